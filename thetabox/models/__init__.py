@@ -1,0 +1,28 @@
+"""The networks, the recurrent protocol, and checkpoints."""
+
+from thetabox.models.checkpoint import ARCHITECTURES, architecture, build, checkpoint_info, load, save, sha256
+from thetabox.models.convnet import ConvNet
+from thetabox.models.lsnn import LSNN, LSNNState
+from thetabox.models.mlp import MLP
+from thetabox.models.recurrent import Recurrent, RecurrentModule, is_recurrent, logits, run_steps
+from thetabox.models.resnet import ResNet32
+
+__all__ = [
+    "ARCHITECTURES",
+    "LSNN",
+    "MLP",
+    "ConvNet",
+    "LSNNState",
+    "Recurrent",
+    "RecurrentModule",
+    "ResNet32",
+    "architecture",
+    "build",
+    "checkpoint_info",
+    "is_recurrent",
+    "load",
+    "logits",
+    "run_steps",
+    "save",
+    "sha256",
+]
