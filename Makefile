@@ -1,0 +1,64 @@
+# make demo | test | lint | format | clean
+# Needs Python 3.11 or newer, make and git; everything else is installed into .venv.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format clean
+MAKEFLAGS += --no-print-directory
+
+VENV ?= .venv
+PYTHON ?= $(shell for p in python3.11 python3 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO_OUT ?= demo
+WORKERS ?= 2
+PYTEST_ARGS ?=
+
+# Small tensors, many steps: one thread each is faster than two, and gives the same bits everywhere.
+export OMP_NUM_THREADS ?= 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+help:
+	@echo "make demo    train four small networks on real data, certify them, write $(DEMO_OUT)/report.html"
+	@echo "make test    run the test suite (PYTEST_ARGS='-m \"not slow\"' for the quick part)"
+	@echo "make lint    ruff and mypy"
+	@echo "make format  ruff format and safe fixes"
+	@echo "make clean   remove the environment, caches and the demo's output"
+
+setup: $(STAMP)
+
+$(BIN)/python:
+	@if [ -z "$(PYTHON)" ]; then \
+	  echo "thetabox needs Python 3.11 or newer, and none was found on PATH; install it, or name one: make PYTHON=/path/to/python3.11" >&2; exit 1; fi
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "thetabox needs Python 3.11 or newer, but $(PYTHON) is $$("$(PYTHON)" --version 2>&1); name another: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -m venv "$(VENV)" || { rm -rf "$(VENV)"; \
+	  echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu install python3-venv" >&2; exit 1; }
+
+# auto_LiRPA 0.3 asks for torch < 1.13 in its metadata though it runs with newer ones, so it goes in by itself.
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing thetabox and what it needs into $(VENV) (once, a few minutes)"
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[audio,ecg,check,test]"
+	@$(BIN)/python -m pip install --quiet -c constraints.txt appdirs tqdm packaging ninja pyyaml
+	@$(BIN)/python -m pip install --quiet --no-deps auto_LiRPA==0.3
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/thetabox demo --out "$(DEMO_OUT)"
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(STAMP)
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:
+	rm -rf "$(VENV)" "$(DEMO_OUT)" build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find thetabox tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
