@@ -92,7 +92,7 @@ def sample_dots(w: Any, x: Any, bias: Any = None, *, rng: random.Random) -> Floa
 
 
 def sample_forward(model: nn.Sequential, x: Any, *, rng: random.Random) -> Float32:
-    """One float32 evaluation of a batch x, each sum in a random order: Linear, Conv1d, Conv2d, ReLU, MaxPool, Flatten."""
+    """One float32 evaluation of a batch x, each sum in a random order: Linear, Conv, ReLU, MaxPool, Flatten."""
     value = np.asarray(x, np.float32)
     for module in model:
         if isinstance(module, nn.Sequential):
