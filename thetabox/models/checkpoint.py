@@ -219,7 +219,7 @@ def _fill(path: Path, model: nn.Module, state: dict[str, Tensor]) -> None:
     for key, value in state.items():
         if value.shape != own[key].shape:
             raise InputError(
-                f"{path}: {key} has shape {list(value.shape)}, but {type(model).__name__} expects {list(own[key].shape)}"
+                f"{path}: {key} has shape {list(value.shape)}, not {list(own[key].shape)} as in {type(model).__name__}"
             )
     floating = next((v.dtype for v in state.values() if v.is_floating_point()), None)
     if floating is not None and floating in (torch.float32, torch.float64):

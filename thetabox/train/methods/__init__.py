@@ -1,0 +1,58 @@
+"""Training methods by name; ``a+b`` combines two of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from thetabox.errors import InputError
+from thetabox.train.methods.forward_noise import ForwardNoise
+from thetabox.train.methods.method import Combined, Method, Step, hyper_parameters, parse_value, run_step
+from thetabox.train.methods.standard import Standard
+from thetabox.train.methods.weight_attack import WeightAttack
+
+METHODS: dict[str, type[Method]] = {kind.name: kind for kind in (Standard, ForwardNoise, WeightAttack)}
+"""Name → method; ``thetabox methods`` lists them with their hyper-parameters."""
+
+
+def method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
+    """The method of a name, or several joined by ``+``, with its hyper-parameters set.
+
+    Args:
+        name: ``"weight-attack"``, ``"weight-attack+forward-noise"``, …
+        settings: hyper-parameter → value (a string is parsed); with several methods each value goes to those that
+            have it, and ``method.name`` (``"forward-noise.noise"``) to one alone.
+
+    Raises:
+        InputError: unknown method or hyper-parameter, the same method twice, or a value out of range.
+    """
+    names = [part.strip() for part in name.split("+")]
+    for part in names:
+        if part not in METHODS:
+            raise InputError(f"unknown training method {part!r}; choose one of {', '.join(METHODS)}, or join with +")
+    if len(set(names)) < len(names):
+        raise InputError(f"training method {name!r} names a method twice")
+    left = dict(settings or {})
+    used: set[str] = set()
+    parts = []
+    for part in names:
+        values = {}
+        for parameter, default in hyper_parameters(METHODS[part]).items():
+            for key in (parameter, f"{part}.{parameter}"):
+                if key in left:
+                    values[parameter] = parse_value(parameter, left[key], default)
+                    used.add(key)
+        parts.append(METHODS[part](**values))
+    unknown = [key for key in left if key not in used]
+    if unknown:
+        known = [parameter for part in names for parameter in hyper_parameters(METHODS[part])]
+        raise InputError(
+            f"method {name!r} has no hyper-parameter {unknown[0]!r}; it has {', '.join(known) if known else 'none'}"
+        )
+    own_backward = [part.name for part in parts if type(part).backward is not Method.backward]
+    if len(own_backward) > 1:
+        raise InputError(f"training methods {' and '.join(own_backward)} cannot be combined")
+    return parts[0] if len(parts) == 1 else Combined(tuple(parts))
+
+
+__all__ = ["METHODS", "Combined", "Method", "Step", "hyper_parameters", "method", "run_step"]
