@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import tempfile
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from thetabox.models.convnet import ConvNet
 from thetabox.models.lsnn import LSNN
 from thetabox.models.mlp import MLP
 from thetabox.models.resnet import ResNet32
+from thetabox.version import __version__
 
 ARCHITECTURES: dict[str, type[nn.Module]] = {"lsnn": LSNN, "convnet": ConvNet, "mlp": MLP, "resnet32": ResNet32}
 """Networks that a checkpoint may name; add your own class (with ``config``) to have it saved and loaded."""
@@ -66,7 +66,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], info: dict[str, Any] | 
             f"{type(model).__name__} is not in thetabox.models.ARCHITECTURES; add its class there, "
             "or keep its state_dict with torch.save and load it with model="
         )
-    meta = {"architecture": name, "config": model.config, "version": _version(), "info": info or {}}
+    meta = {"architecture": name, "config": model.config, "version": __version__, "info": info or {}}
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
     write_atomically(Path(path), to_bytes(tensors, metadata={METADATA_KEY: json.dumps(meta)}))
 
@@ -240,10 +240,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _version() -> str:
-    try:
-        return version("thetabox")
-    except PackageNotFoundError:
-        return "0"

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import io
 import json
 import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from thetabox.errors import InputError
 from thetabox.models import is_recurrent, logits, save
-from thetabox.models.checkpoint import write_atomically
+from thetabox.train import side_file
+from thetabox.train.history import Best, Epoch, TrainResult, copied
 from thetabox.train.methods import Method, Step, run_step
 from thetabox.train.methods import method as method_of
+from thetabox.train.progress_bar import TrainingBar
+from thetabox.train.settings import Settings
 
-RESUME_SUFFIX = ".resume"
-RESUME_EVERY_SECONDS = 10.0
+SAVE_EVERY_SECONDS = 10.0
 EVALUATION_BATCH = 1024
 
 
@@ -39,55 +38,13 @@ class Labelled(Protocol):
     def y(self) -> Any: ...
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """One line of the training history; losses are means over the training batches."""
-
-    epoch: int
-    loss: float
-    validation_accuracy: float
-    validation_loss: float
-
-
-@dataclass
-class TrainResult:
-    """What a training gave: the model at its best epoch, by validation.
-
-    Attributes:
-        model: the same module that was passed in, holding the best weights, in evaluation mode, on its device.
-        best_validation_accuracy, best_epoch: of these weights.
-        history: one entry an epoch.
-        seconds: time spent, earlier parts of a resumed training included.
-        interrupted: whether Ctrl-C ended it early.
-    """
-
-    model: nn.Module
-    best_validation_accuracy: float
-    best_epoch: int
-    history: list[Epoch]
-    seconds: float
-    interrupted: bool = False
-
-
-@dataclass
-class _Best:
-    accuracy: float = -1.0
-    loss: float = math.inf
-    epoch: int = 0
-    state: dict[str, Tensor] = field(default_factory=dict)
-
-    def improve(self, record: Epoch, model: nn.Module) -> bool:
-        better = (record.validation_accuracy, -record.validation_loss) > (self.accuracy, -self.loss)
-        if better:
-            self.accuracy, self.loss, self.epoch = record.validation_accuracy, record.validation_loss, record.epoch
-            self.state = _copied(model.state_dict())
-        return better
+Data = Labelled | tuple[Any, Any]
 
 
 def fit(
     model: nn.Module,
-    train: Labelled | tuple[Any, Any],
-    validation: Labelled | tuple[Any, Any],
+    train: Data,
+    validation: Data,
     method: str | Method = "standard",
     *,
     epochs: int = 20,
@@ -112,12 +69,16 @@ def fit(
     r"""Train ``model`` in place and leave it at its best epoch by validation accuracy (ties: lower loss).
 
     The same arguments give the same weights bit for bit on one machine, device and thread count, resumed or not.
+    Ctrl-C ends the training; the best weights so far stand in the model and in ``out``.
 
     Args:
         model: any module that maps x to logits; recurrent ones by the protocol.
-        train, validation: objects with ``x`` and ``y``, or pairs (x, y), tensors or arrays.
+        train: object with ``x`` and ``y``, or a pair (x, y), of tensors or arrays.
+        validation: the same.
         method: a name of ``METHODS``, several joined by ``+``, or a :class:`Method`.
-        epochs, batch_size, lr: as usual; ``lr`` is the rate of Adam (or SGD).
+        epochs: passes over the training data.
+        batch_size: samples a step.
+        lr: rate of the optimiser.
         seed: of batch order, noise and dropout (initial weights are the caller's).
         set: hyper-parameters of the method.
         optimizer: ``"adam"`` or ``"sgd"`` (Nesterov momentum 0.9).
@@ -125,13 +86,13 @@ def fit(
             60, 120, 160 of 300).
         weight_decay: L2 penalty of the optimiser.
         clip_norm: largest gradient norm, 0 for none.
-        rate_penalty, target_rate: spiking networks: adds ``rate_penalty`` · mean over units of (rate/target − 1)², the
-            rate of a unit being its mean spikes a step / dt, ``target_rate`` in Hz with dt in ms.
+        rate_penalty: spiking networks: adds ``rate_penalty`` · mean over units of (rate/target − 1)².
+        target_rate: the target of it, Hz (with dt in ms); a unit's rate is its mean spikes a step, over dt.
         device: ``"auto"`` (a GPU where there is one), ``"cpu"``, ``"cuda"``.
         threads: CPU threads; by default 1 for recurrent networks, whose steps are too small to share, else torch's.
         progress: show a progress bar.
         on_epoch: called after every epoch.
-        out: checkpoint file; holds the best weights from the first improvement on. Beside it lies, until the end,
+        out: checkpoint file for the best weights, renewed while training goes on. Beside it lies, until the end,
             ``out + ".resume"``.
         info: facts for the checkpoint's metadata (task, …).
         resume: go on from the side file if there is one.
@@ -140,154 +101,189 @@ def fit(
         InputError: bad data or settings, an unknown method, a loss that is not finite, a side file of other settings.
     """
     chosen = method_of(method, set) if isinstance(method, str) else method
+    settings = Settings(
+        epochs, batch_size, lr, seed, optimizer, schedule, weight_decay, clip_norm, rate_penalty, target_rate
+    )
     where = _device(device)
-    x, y = _arrays(train, "training", where)
-    x_val, y_val = _arrays(validation, "validation", where)
-    _check_settings(epochs, batch_size, lr, schedule, optimizer)
-    path = None if out is None else Path(out)
-    facts = {
-        "method": method if isinstance(method, str) else method.name,
-        "settings": repr(chosen),
-        **{"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "optimizer": optimizer},
-        **{"schedule": schedule, "weight_decay": weight_decay, "clip_norm": clip_norm},
-        **{"rate_penalty": rate_penalty, "target_rate": target_rate},
-    }
-    identity = json.dumps([facts, str(where), _digest(x, y, x_val, y_val), _shapes(model)], sort_keys=True)
-    started = time.perf_counter()
-    spent = 0.0
-    history: list[Epoch] = []
-    best = _Best()
-    interrupted = False
-    with _reproducible(model, threads, where):
-        torch.manual_seed(seed)
-        model.to(where)
-        model.train()
-        _check_fits(model, x, y)
-        theta = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        stepper = _optimizer(optimizer, list(theta.values()), lr, weight_decay)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(stepper, _rate_factor(schedule, epochs))
-        order = torch.Generator().manual_seed(seed)
-        noise = torch.Generator(where).manual_seed(seed + 1)
-        penalty = _rate_penalty(model, rate_penalty, target_rate)
-
-        def snapshot() -> dict[str, Any]:
-            return {
-                "identity": identity,
-                "model": _copied(model.state_dict()),
-                "optimizer": _copied(stepper.state_dict()),
-                "scheduler": _copied(scheduler.state_dict()),
-                "random": [order.get_state(), noise.get_state(), torch.get_rng_state(), *_cuda_random(where)],
-                "best": asdict(best),
-                "history": [asdict(record) for record in history],
-                "seconds": spent + time.perf_counter() - started,
-            }
-
-        side = None if path is None else path.with_name(path.name + RESUME_SUFFIX)
-        if side is not None and resume and side.exists():
-            stored = _read_side_file(side, identity)
-            model.load_state_dict(stored["model"])
-            stepper.load_state_dict(stored["optimizer"])
-            scheduler.load_state_dict(stored["scheduler"])
-            order_state, noise_state, global_state, *cuda_state = stored["random"]
-            order.set_state(order_state)
-            noise.set_state(noise_state)
-            torch.set_rng_state(global_state)
-            if cuda_state:
-                torch.cuda.set_rng_state(cuda_state[0], where)
-            best = _Best(**stored["best"])
-            history = [Epoch(**record) for record in stored["history"]]
-            spent = stored["seconds"]
-        finished = snapshot()
-        written = time.perf_counter()
-        saved_epoch = best.epoch
-        batches = math.ceil(len(x) / batch_size)
+    data, held_out = _arrays(train, "training", where), _arrays(validation, "validation", where)
+    facts = {"method": method if isinstance(method, str) else method.name, "hyper_parameters": repr(chosen)}
+    facts |= asdict(settings)
+    with _surroundings(model, threads, where), TrainingBar(progress) as bar:
+        training = _Training(model.to(where), data, held_out, chosen, settings, where)
+        keeper = _Keeper(training, None if out is None else Path(out), {**facts, **(info or {})}, resume)
+        bar.begin(len(training.history) * training.batches, epochs * training.batches)
+        interrupted = False
         try:
-            with _Bar(progress, epochs * batches, len(history) * batches) as bar:
-                for epoch in range(len(history) + 1, epochs + 1):
-                    model.train()
-                    total = torch.zeros((), dtype=torch.float64, device=where)
-                    for index, rows in enumerate(torch.randperm(len(x), generator=order).split(batch_size)):
-                        rows = rows.to(where)
-                        done = (epoch - 1 + index / batches) / epochs
-                        stepper.zero_grad(set_to_none=True)
-                        step = Step(model, x[rows], y[rows], theta, noise, done, penalty)
-                        total += run_step(chosen, step).double() * len(rows)
-                        if clip_norm > 0:
-                            nn.utils.clip_grad_norm_(theta.values(), clip_norm)
-                        stepper.step()
-                        bar.advance()
-                    scheduler.step()
-                    loss = (total / len(x)).item()
-                    if not math.isfinite(loss):
-                        raise InputError(f"the training loss became {loss} in epoch {epoch}; lower lr (now {lr:g})")
-                    accuracy, validation_loss = evaluate(model, x_val, y_val)
-                    record = Epoch(epoch, loss, accuracy, validation_loss)
-                    history.append(record)
-                    best.improve(record, model)
-                    bar.show(record, best.accuracy)
-                    if on_epoch is not None:
-                        on_epoch(record)
-                    finished = snapshot()
-                    if path is not None and side is not None and time.perf_counter() - written > RESUME_EVERY_SECONDS:
-                        saved_epoch = _save_best(path, model, best, saved_epoch, facts, info)
-                        _write_side_file(side, finished)
-                        written = time.perf_counter()
+            while len(training.history) < epochs:
+                record = training.epoch(bar.advance)
+                bar.show(record, training.best.accuracy)
+                keeper.epoch_done()
+                if on_epoch is not None:
+                    on_epoch(record)
         except KeyboardInterrupt:
             interrupted = True
-            if side is not None and finished["history"]:
-                _write_side_file(side, finished)
-        if best.state:
-            model.load_state_dict(best.state)
-        if path is not None and best.state:
-            save(model, path, _info(facts, info, best))
-            if not interrupted and side is not None:
-                side.unlink(missing_ok=True)
+        if training.best.state:
+            model.load_state_dict(training.best.state)
         model.eval()
-    seconds = spent + time.perf_counter() - started
-    return TrainResult(model, max(best.accuracy, 0.0), best.epoch, history, seconds, interrupted)
+        keeper.close(interrupted)
+    best = training.best
+    return TrainResult(model, max(best.accuracy, 0.0), best.epoch, training.history, training.seconds(), interrupted)
 
 
 def evaluate(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
-    """(accuracy, mean cross entropy) in evaluation mode, which is left as it was."""
+    """(accuracy, mean cross entropy) in evaluation mode; the model's mode is left as it was."""
     mode = model.training
     model.eval()
     correct, loss = 0, 0.0
     with torch.no_grad():
-        for part, labels in zip(x.split(EVALUATION_BATCH), y.split(EVALUATION_BATCH), strict=True):
-            answer = logits(model, part)
+        for first in range(0, len(x), EVALUATION_BATCH):
+            labels = y[first : first + EVALUATION_BATCH]
+            answer = logits(model, x[first : first + EVALUATION_BATCH])
             correct += int((answer.argmax(1) == labels).sum())
             loss += float(nn.functional.cross_entropy(answer, labels, reduction="sum"))
     model.train(mode)
     return correct / len(y), loss / len(y)
 
 
-class _Bar:
-    """Progress bar over optimiser steps, with loss and validation accuracy; silent when not wanted."""
+class _Training:
+    """A training between two epochs: everything that a resumed one must find again."""
 
-    def __init__(self, shown: bool, total: int, completed: int) -> None:
-        columns = (
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[state]}"),
-            TimeRemainingColumn(),
-        )
-        self._progress = Progress(*columns, disable=not shown)
-        self._task = self._progress.add_task("training", total=total, completed=completed, state="")
+    def __init__(
+        self,
+        model: nn.Module,
+        data: tuple[Tensor, Tensor],
+        held_out: tuple[Tensor, Tensor],
+        method: Method,
+        settings: Settings,
+        device: torch.device,
+    ) -> None:
+        self.model, self.method, self.settings, self.device = model, method, settings, device
+        self.x, self.y = data
+        self.held_out = held_out
+        self.batches = math.ceil(len(self.x) / settings.batch_size)
+        _check_fits(model, self.x, self.y, held_out)
+        torch.manual_seed(settings.seed)
+        self.order = torch.Generator().manual_seed(settings.seed)
+        self.noise = torch.Generator(device).manual_seed(settings.seed + 1)
+        self.theta = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.optimizer = settings.make_optimizer(self.theta.values())
+        self.schedule = settings.make_schedule(self.optimizer)
+        self.penalty = settings.output_penalty(model)
+        self.best = Best()
+        self.history: list[Epoch] = []
+        self._started, self._earlier = time.perf_counter(), 0.0
 
-    def __enter__(self) -> _Bar:
-        self._progress.start()
-        return self
+    def epoch(self, advance: Callable[[], None]) -> Epoch:
+        """One pass over the data and one over the validation data."""
+        number = len(self.history) + 1
+        self.model.train()
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        order = torch.randperm(len(self.x), generator=self.order).to(self.device)
+        for index in range(self.batches):
+            rows = order[index * self.settings.batch_size : (index + 1) * self.settings.batch_size]
+            done = (number - 1 + index / self.batches) / self.settings.epochs
+            total += self._step(rows, done).double() * len(rows)
+            advance()
+        self.schedule.step()
+        loss = float(total) / len(self.x)
+        if not math.isfinite(loss):
+            raise InputError(f"the training loss became {loss} in epoch {number}; lower lr (now {self.settings.lr:g})")
+        record = Epoch(number, loss, *evaluate(self.model, *self.held_out))
+        self.history.append(record)
+        self.best.improve(record, self.model)
+        return record
 
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+    def seconds(self) -> float:
+        """Time spent, earlier parts included."""
+        return self._earlier + time.perf_counter() - self._started
 
-    def advance(self) -> None:
-        self._progress.advance(self._task)
+    def state(self) -> dict[str, Any]:
+        """All that :meth:`restore` needs, copied."""
+        random = [self.order.get_state(), self.noise.get_state(), torch.get_rng_state()]
+        if self.device.type == "cuda":
+            random.append(torch.cuda.get_rng_state(self.device))
+        return {
+            "model": copied(self.model.state_dict()),
+            "optimizer": copied(self.optimizer.state_dict()),
+            "schedule": copied(self.schedule.state_dict()),
+            "random": random,
+            "best": asdict(self.best),
+            "history": [asdict(record) for record in self.history],
+            "seconds": self.seconds(),
+        }
 
-    def show(self, record: Epoch, best: float) -> None:
-        state = f"loss {record.loss:.4f}  validation {record.validation_accuracy:.4f} (best {best:.4f})"
-        self._progress.update(self._task, state=state)
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`state` was taken."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        for target, value in zip((self.order, self.noise), state["random"], strict=False):
+            target.set_state(value)
+        torch.set_rng_state(state["random"][2])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random"][3], self.device)
+        self.best = Best(**state["best"])
+        self.history = [Epoch(**record) for record in state["history"]]
+        self._earlier = state["seconds"]
+
+    def _step(self, rows: Tensor, done: float) -> Tensor:
+        self.optimizer.zero_grad(set_to_none=True)
+        theta: dict[str, Tensor] = dict(self.theta)
+        step = Step(self.model, self.x[rows], self.y[rows], theta, self.noise, done, self.penalty)
+        loss = run_step(self.method, step)
+        if self.settings.clip_norm > 0:
+            nn.utils.clip_grad_norm_(self.theta.values(), self.settings.clip_norm)
+        self.optimizer.step()
+        return loss
+
+
+class _Keeper:
+    """Checkpoint and side file of a training; does nothing without a path."""
+
+    def __init__(self, training: _Training, path: Path | None, facts: Mapping[str, Any], resume: bool) -> None:
+        self.training, self.path, self.facts = training, path, facts
+        self._written = time.perf_counter()
+        self._state: dict[str, Any] | None = None
+        if path is None:
+            return
+        if not path.parent.is_dir() or path.is_dir():
+            raise InputError(f"cannot write {path}: " + ("it is a folder" if path.is_dir() else "no such folder"))
+        data = side_file.digest(training.x, training.y, *training.held_out)
+        shapes = [[name, list(value.shape)] for name, value in training.model.state_dict().items()]
+        self._identity = json.dumps([facts, str(training.device), data, shapes], sort_keys=True, default=str)
+        self._side = side_file.side_file(path)
+        if resume and self._side.exists():
+            training.restore(side_file.read(self._side, self._identity))
+
+    def epoch_done(self) -> None:
+        """Remember where the epoch ended, and write it down every few seconds."""
+        if self.path is None:
+            return
+        self._state = self.training.state()
+        if time.perf_counter() - self._written > SAVE_EVERY_SECONDS:
+            side_file.write(self._side, self._identity, self._state)
+            newest = self._state["model"]
+            self.training.model.load_state_dict(self.training.best.state)
+            self._save()
+            self.training.model.load_state_dict(newest)
+            self._written = time.perf_counter()
+
+    def close(self, interrupted: bool) -> None:
+        """The best weights, which the model holds now, into the checkpoint; the side file goes unless interrupted."""
+        if self.path is None:
+            return
+        if self.training.best.state:
+            self._save()
+        if not interrupted:
+            self._side.unlink(missing_ok=True)
+        elif self._state is not None:
+            side_file.write(self._side, self._identity, self._state)
+
+    def _save(self) -> None:
+        assert self.path is not None
+        best = self.training.best
+        found = {"best_epoch": best.epoch, "best_validation_accuracy": best.accuracy}
+        save(self.training.model, self.path, {**self.facts, **found})
 
 
 def _device(name: str) -> torch.device:
@@ -300,10 +296,10 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _arrays(data: Labelled | tuple[Any, Any], name: str, device: torch.device) -> tuple[Tensor, Tensor]:
+def _arrays(data: Data, name: str, device: torch.device) -> tuple[Tensor, Tensor]:
     x, y = data if isinstance(data, tuple) else (data.x, data.y)
     x, y = torch.as_tensor(x), torch.as_tensor(y)
-    if len(x) == 0:
+    if x.ndim == 0 or len(x) == 0:
         raise InputError(f"the {name} data is empty")
     if y.shape != x.shape[:1]:
         raise InputError(f"the {name} data has {len(x)} inputs, but labels of shape {list(y.shape)}")
@@ -311,21 +307,10 @@ def _arrays(data: Labelled | tuple[Any, Any], name: str, device: torch.device) -
         raise InputError(f"the {name} labels must be integers of at least 0")
     if not torch.isfinite(x).all():
         raise InputError(f"the {name} inputs hold NaN or infinite values")
-    return x.to(device, torch.get_default_dtype()), y.to(device, torch.int64)
+    return x.to(device), y.to(device, torch.int64)
 
 
-def _check_settings(epochs: int, batch_size: int, lr: float, schedule: str, optimizer: str) -> None:
-    if epochs < 1 or batch_size < 1:
-        raise InputError(f"epochs and batch_size must be at least 1, not {epochs} and {batch_size}")
-    if not (math.isfinite(lr) and lr > 0):
-        raise InputError(f"lr is {lr}; it must be positive and finite")
-    if schedule not in ("constant", "cosine", "steps"):
-        raise InputError(f"unknown schedule {schedule!r}; choose constant, cosine or steps")
-    if optimizer not in ("adam", "sgd"):
-        raise InputError(f"unknown optimizer {optimizer!r}; choose adam or sgd")
-
-
-def _check_fits(model: nn.Module, x: Tensor, y: Tensor) -> None:
+def _check_fits(model: nn.Module, x: Tensor, y: Tensor, held_out: tuple[Tensor, Tensor]) -> None:
     """One forward pass before anything is trained: input shape and number of classes."""
     mode = model.training
     model.eval()
@@ -333,41 +318,20 @@ def _check_fits(model: nn.Module, x: Tensor, y: Tensor) -> None:
         with torch.no_grad():
             classes = logits(model, x[:1]).shape[1]
     except (RuntimeError, IndexError) as error:
-        detail = str(error).strip().splitlines()[0]
+        detail = (str(error).strip().splitlines() or [""])[0]
         raise InputError(f"the network does not take inputs of shape {list(x.shape[1:])}: {detail}") from None
     finally:
         model.train(mode)
-    if int(y.max()) >= classes:
-        raise InputError(f"labels go up to {int(y.max())}, but the network has {classes} classes")
-
-
-def _optimizer(name: str, parameters: list[nn.Parameter], lr: float, decay: float) -> torch.optim.Optimizer:
-    if name == "sgd":
-        return torch.optim.SGD(parameters, lr, momentum=0.9, nesterov=True, weight_decay=decay)
-    return torch.optim.Adam(parameters, lr, weight_decay=decay)
-
-
-def _rate_factor(schedule: str, epochs: int) -> Callable[[int], float]:
-    def factor(epoch: int) -> float:
-        done = epoch / epochs
-        if schedule == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
-        if schedule == "steps":
-            return float(0.2 ** sum(done >= at for at in (60 / 300, 120 / 300, 160 / 300)))
-        return 1.0
-
-    return factor
-
-
-def _rate_penalty(model: nn.Module, strength: float, target: float) -> Callable[[Tensor], Tensor] | None:
-    if strength <= 0 or not is_recurrent(model) or type(model).forward is nn.Module.forward:
-        return None
-    per_step = target * float(getattr(model, "dt", 1.0)) / 1000
-    return lambda outputs: strength * (outputs.mean((0, 1)) / per_step - 1).square().mean()
+    if held_out[0].shape[1:] != x.shape[1:]:
+        shapes = f"{list(x.shape[1:])} and {list(held_out[0].shape[1:])}"
+        raise InputError(f"training and validation inputs have different shapes: {shapes}")
+    largest = max(int(y.max()), int(held_out[1].max()))
+    if largest >= classes:
+        raise InputError(f"labels go up to {largest}, but the network has {classes} classes")
 
 
 @contextlib.contextmanager
-def _reproducible(model: nn.Module, threads: int | None, device: torch.device) -> Iterator[None]:
+def _surroundings(model: nn.Module, threads: int | None, device: torch.device) -> Iterator[None]:
     """Thread count, deterministic convolution and global random state for the time of a training."""
     before, deterministic = torch.get_num_threads(), torch.backends.cudnn.deterministic
     if threads is None and device.type == "cpu" and is_recurrent(model):
@@ -380,65 +344,3 @@ def _reproducible(model: nn.Module, threads: int | None, device: torch.device) -
     finally:
         torch.set_num_threads(before)
         torch.backends.cudnn.deterministic = deterministic
-
-
-def _cuda_random(device: torch.device) -> list[Tensor]:
-    return [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
-
-
-def _copied(value: Any) -> Any:
-    """Deep copy of nested dicts and lists of tensors, off the graph."""
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_copied(item) for item in value)
-    return value
-
-
-def _digest(*arrays: Tensor) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(str(list(array.shape)).encode())
-        digest.update(array.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _shapes(model: nn.Module) -> list[list[Any]]:
-    return [[name, list(value.shape)] for name, value in model.state_dict().items()]
-
-
-def _info(facts: Mapping[str, Any], info: Mapping[str, Any] | None, best: _Best) -> dict[str, Any]:
-    return {**facts, "best_epoch": best.epoch, "best_validation_accuracy": best.accuracy, **(info or {})}
-
-
-def _save_best(
-    path: Path, model: nn.Module, best: _Best, saved: int, facts: Mapping[str, Any], info: Mapping[str, Any] | None
-) -> int:
-    """Put the best weights into the checkpoint while training goes on with the newest."""
-    if best.epoch != saved:
-        newest = _copied(model.state_dict())
-        model.load_state_dict(best.state)
-        save(model, path, _info(facts, info, best))
-        model.load_state_dict(newest)
-    return best.epoch
-
-
-def _write_side_file(side: Path, content: dict[str, Any]) -> None:
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    write_atomically(side, buffer.getvalue())
-
-
-def _read_side_file(side: Path, identity: str) -> dict[str, Any]:
-    try:
-        stored = torch.load(side, weights_only=True)
-        same = stored["identity"] == identity
-    except Exception as error:
-        raise InputError(
-            f"{side}: cannot be resumed from; delete it to start afresh ({type(error).__name__})"
-        ) from None
-    if not same:
-        raise InputError(f"{side}: belongs to a training with other settings or data; use those, or delete it")
-    return dict(stored)

@@ -104,7 +104,7 @@ class Method:
         return None
 
     def backward(self, step: Step, objective: Callable[[], Tensor]) -> Tensor:
-        """Leave the gradient of the step in ``theta[...].grad`` and answer the loss; sharpness-aware methods override."""
+        """Leave the gradient in ``theta[...].grad`` and answer the loss; sharpness-aware methods override this."""
         loss = objective()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()

@@ -1,0 +1,81 @@
+"""Numbers that a training runs by, whatever the method."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from thetabox.errors import InputError
+from thetabox.models import is_recurrent
+
+SCHEDULES = ("constant", "cosine", "steps")
+OPTIMIZERS = ("adam", "sgd")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """See :func:`thetabox.train.fit` for what each one means.
+
+    Raises:
+        InputError: a number out of range, an unknown optimiser or schedule.
+    """
+
+    epochs: int = 20
+    batch_size: int = 64
+    lr: float = 1e-3
+    seed: int = 0
+    optimizer: str = "adam"
+    schedule: str = "constant"
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
+    rate_penalty: float = 0.0
+    target_rate: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1:
+            raise InputError(f"epochs and batch_size must be at least 1, not {self.epochs} and {self.batch_size}")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise InputError(f"lr is {self.lr}; it must be positive and finite")
+        for name in ("weight_decay", "clip_norm", "rate_penalty"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise InputError(f"{name} is {value}; it must be finite and at least 0")
+        if not (math.isfinite(self.target_rate) and self.target_rate > 0):
+            raise InputError(f"target_rate is {self.target_rate}; it must be positive and finite")
+        if self.schedule not in SCHEDULES:
+            raise InputError(f"unknown schedule {self.schedule!r}; choose {', '.join(SCHEDULES)}")
+        if self.optimizer not in OPTIMIZERS:
+            raise InputError(f"unknown optimizer {self.optimizer!r}; choose {', '.join(OPTIMIZERS)}")
+        if not -(2**63) <= self.seed < 2**63 - 1:
+            raise InputError(f"seed {self.seed} does not fit into 64 bits")
+
+    def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """Adam, or SGD with Nesterov momentum 0.9."""
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(
+                list(parameters), self.lr, momentum=0.9, nesterov=True, weight_decay=self.weight_decay
+            )
+        return torch.optim.Adam(list(parameters), self.lr, weight_decay=self.weight_decay)
+
+    def make_schedule(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        """Factor on the rate, by epoch."""
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate_factor)
+
+    def output_penalty(self, model: nn.Module) -> Callable[[Tensor], Tensor] | None:
+        """Firing-rate regulariser of a recurrent network's outputs, None where it has none."""
+        if self.rate_penalty == 0 or not is_recurrent(model):
+            return None
+        per_step = self.target_rate * float(getattr(model, "dt", 1.0)) / 1000
+        return lambda outputs: self.rate_penalty * (outputs.mean((0, 1)) / per_step - 1).square().mean()
+
+    def _rate_factor(self, epoch: int) -> float:
+        done = epoch / self.epochs
+        if self.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+        if self.schedule == "steps":
+            return float(0.2 ** sum(done >= at for at in (60 / 300, 120 / 300, 160 / 300)))
+        return 1.0
