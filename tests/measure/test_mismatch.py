@@ -1,0 +1,96 @@
+"""Random mismatch: shapes, seeds, the size of the noise, and the network left alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from thetabox.box import Box
+from thetabox.errors import InputError
+from thetabox.measure import mismatch
+from thetabox.models import LSNN
+
+
+def linear() -> tuple[nn.Sequential, Tensor, Tensor]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3))
+    x = torch.randn(50, 4)
+    with torch.no_grad():
+        return model, x, model(x).argmax(1)
+
+
+def test_shapes_and_statistics() -> None:
+    model, x, y = linear()
+    result = mismatch(model, x, y, level=[0.0, 0.1, 1.0], samples=12)
+    assert result.accuracy.shape == (3, 12)
+    assert torch.equal(result.accuracy[0], torch.ones(12, dtype=torch.float64))
+    assert torch.allclose(result.mean, result.accuracy.mean(1))
+    assert torch.allclose(result.std, result.accuracy.std(1))
+    assert torch.equal(result.min, result.accuracy.min(1).values)
+    assert result.mean[0] > result.mean[1] > result.mean[2]
+    assert result.clean_accuracy == 1
+    assert mismatch(model, x, y, 0.1, samples=1).std.tolist() == [0.0]
+
+
+def test_same_seed_same_draws_and_chunks_do_not_matter() -> None:
+    model, x, y = linear()
+    one = mismatch(model, x, y, 0.5, samples=6, seed=1).accuracy
+    assert torch.equal(one, mismatch(model, x, y, 0.5, samples=6, seed=1, chunk=7).accuracy)
+    assert not torch.equal(one, mismatch(model, x, y, 0.5, samples=6, seed=2).accuracy)
+
+
+def test_noise_has_the_stated_spread() -> None:
+    """One weight of 2, one input of 1, threshold moved through: the share of draws above it is the normal's."""
+    model = nn.Sequential(nn.Linear(1, 2, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[2.0], [1.8]]))  # type: ignore[operator]
+    x, y = torch.ones(1, 1), torch.tensor([0])
+    draws = mismatch(model, x, y, 0.1, samples=2000, box=Box(include="*", exclude="")).accuracy[0]
+    sigma = 0.1 * (2.0**2 + 1.8**2) ** 0.5
+    expected = torch.distributions.Normal(0.0, 1.0).cdf(torch.tensor(0.2 / sigma))
+    assert float(draws.mean()) == pytest.approx(float(expected), abs=0.03)
+
+
+@pytest.mark.parametrize("kind", ["absolute", "range"])
+def test_other_boxes(kind: str) -> None:
+    model, x, y = linear()
+    assert mismatch(model, x, y, 2.0, samples=5, box=Box(kind=kind)).mean[0] < 1
+    assert mismatch(model, x, y, 2.0, samples=5, box=Box(kind=kind, scale={"*": 0.0001})).mean[0] > 0.95
+
+
+def test_the_network_is_left_as_it_was() -> None:
+    torch.manual_seed(0)
+    model = LSNN(3, 8, 2).train()
+    before = {n: v.clone() for n, v in model.state_dict().items()}
+    calls: list[tuple[int, int]] = []
+    result = mismatch(
+        model,
+        torch.randn(5, 7, 3).numpy(),
+        [0, 1, 0, 1, 0],  # type: ignore[arg-type]
+        [0.1, 0.3],
+        samples=3,
+        progress=lambda a, b: calls.append((a, b)),
+    )
+    assert model.training
+    assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
+    assert calls[-1] == (6, 6)
+    assert result.to_json()["samples"] == 3
+
+
+def test_neuron_parameters_are_drawn_when_named() -> None:
+    torch.manual_seed(0)
+    model, x = LSNN(3, 16, 3), torch.randn(30, 10, 3)
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    assert mismatch(model, x, y, 0.5, samples=4, box=Box(include="threshold,tau")).mean[0] < 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"level": -0.1}, "at least 0"), ({"samples": 0}, "at least 1"), ({"box": Box(include="none")}, "no parameter")],
+)
+def test_bad_input_is_one_clear_line(change: dict[str, object], message: str) -> None:
+    model, x, y = linear()
+    with pytest.raises(InputError, match=message):
+        mismatch(model, x, y, **change)  # type: ignore[arg-type]

@@ -1,0 +1,138 @@
+"""What the measurements are given, checked: data, levels, device, and a copy of the network to work on."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from thetabox.box import Box
+from thetabox.errors import InputError
+from thetabox.models.recurrent import logits
+
+Levels = float | Sequence[float] | np.ndarray | Tensor
+
+
+class Logits(nn.Module):
+    """Any network behind a plain ``forward(x) -> logits``, so that ``functional_call`` reaches the protocol's loop."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return logits(self.network, x)
+
+
+def levels(values: Levels, what: str) -> list[float]:
+    """A number or several as a list.
+
+    Raises:
+        InputError: empty, not numbers, negative, NaN or infinite.
+    """
+    try:
+        numbers = [float(v) for v in torch.as_tensor(values, dtype=torch.float64).reshape(-1)]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{what} must be a number or a list of numbers, not {values!r}") from error
+    if not numbers:
+        raise InputError(f"{what} is empty; give one number at least")
+    for number in numbers:
+        if not (math.isfinite(number) and number >= 0):
+            raise InputError(f"{what} is {number}; it must be finite and at least 0")
+    return numbers
+
+
+def checked(x: Tensor | np.ndarray, y: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
+    """Inputs and labels as CPU tensors.
+
+    Raises:
+        InputError: no samples, lengths that differ, labels that are not integers, or inputs that are not finite.
+    """
+    inputs, labels = (torch.as_tensor(values).detach().cpu() for values in (x, y))
+    if inputs.ndim == 0 or len(inputs) == 0:
+        raise InputError("x holds no samples")
+    if labels.shape != inputs.shape[:1]:
+        raise InputError(f"y has shape {list(labels.shape)}; it must hold one label for each of {len(inputs)} samples")
+    if labels.is_floating_point() or labels.is_complex():
+        raise InputError(f"y has type {labels.dtype}; labels must be integers")
+    if inputs.is_floating_point() and not torch.isfinite(inputs).all():
+        raise InputError("x holds NaN or infinite values")
+    return inputs, labels.long()
+
+
+def chosen_device(name: str) -> torch.device:
+    """The device meant by "auto", "cpu" or "cuda".
+
+    Raises:
+        InputError: CUDA asked for where there is none, or another name.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"unknown device {name!r}; choose auto, cpu or cuda") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError("device cuda was asked for, but torch sees no CUDA device; choose cpu")
+    return device
+
+
+def working_copy(model: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> Logits:
+    """A copy in evaluation mode, so that the user's network stays as it is.
+
+    Raises:
+        InputError: a parameter is NaN or infinite.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not torch.isfinite(parameter).all():
+            raise InputError(f"parameter {name} of the network holds NaN or infinite values")
+    twin = Logits(copy.deepcopy(model)).to(device=device, dtype=dtype).eval()
+    return twin.requires_grad_(False)
+
+
+def boxed(model: nn.Module, box: Box) -> dict[str, tuple[Tensor, Tensor]]:
+    """(θ, its radius at ε = 1) in float64 of every tensor in the box, by its name in ``model``.
+
+    Raises:
+        InputError: nothing is in the box, or the box speaks of a folded network.
+    """
+    if box.fold and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
+        raise InputError("measurements take the network as it is: fold its batch norm first, or use Box(fold=False)")
+    found = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    values = {}
+    for name, factor in box.factors(model).items():
+        theta = found[name].detach().cpu().double()
+        values[name] = (theta, box.unit_radius(theta) * factor)
+    if not values:
+        raise InputError(f"no parameter is in the box (include {box.include!r}, exclude {box.exclude!r})")
+    return values
+
+
+def class_count(model: nn.Module, example: Tensor, labels: Tensor) -> int:
+    """Number of logits, from one sample; a forward pass that fails is the user's to know about.
+
+    Raises:
+        InputError: the network does not take such inputs, answers no [N, K] logits, or labels lie outside 0 … K − 1.
+    """
+    try:
+        answer = model(example)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"the network does not take inputs of shape {list(example.shape)}: {reason}") from error
+    if answer.ndim != 2 or answer.shape[1] < 2:
+        raise InputError(f"the network answers shape {list(answer.shape)}; logits must be [batch, classes ≥ 2]")
+    classes = answer.shape[1]
+    if labels.min() < 0 or labels.max() >= classes:
+        raise InputError(f"labels run from {labels.min()} to {labels.max()}; the network knows 0 to {classes - 1}")
+    return classes
+
+
+def numbers_for(x: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """``x`` on the device; floating inputs in the network's precision."""
+    return x.to(device=device, dtype=dtype if x.is_floating_point() else None)
