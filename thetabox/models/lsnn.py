@@ -243,8 +243,8 @@ class LSNN(RecurrentModule):
 
     def initial_state(self, batch: int) -> LSNNState:
         """Silent state: four tensors of zeros [batch, units]."""
-        zeros = self.W_out.new_zeros(batch, self.units)
-        return LSNNState(zeros, zeros, zeros, zeros)
+        # Four tensors, not one four times: torch.export would take the parts of a shared one for the same input.
+        return LSNNState(*(self.W_out.new_zeros(batch, self.units) for _ in range(4)))
 
     def step(
         self, x_t: Float[Tensor, "batch inputs"], state: LSNNState
