@@ -1,0 +1,203 @@
+"""A second opinion from auto_LiRPA: bounds of dense networks under weight noise. No certificate rests on it."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import logging
+import sys
+import types
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from thetabox.box import Box
+from thetabox.errors import InputError
+
+METHODS = ("IBP", "CROWN-IBP", "CROWN")
+HOW_TO_INSTALL = (
+    "auto_LiRPA is not installed; run: pip install --no-deps auto_LiRPA==0.3 && "
+    "pip install appdirs tqdm packaging ninja pyyaml"
+)
+PASSIVE = (nn.Identity, nn.Dropout, nn.Flatten)
+
+
+def lirpa_bounds(
+    model: nn.Module,
+    x: Float[Tensor, "batch ..."],
+    epsilon: float,
+    method: str = "IBP",
+    *,
+    box: Box | None = None,
+    rows: Float[Tensor, "batch row classes"] | None = None,
+) -> tuple[Float[Tensor, "batch row"], Float[Tensor, "batch row"]]:
+    r"""Lower and upper bounds of the logits for all weights in the box, by auto_LiRPA.
+
+    Each weight and bias :math:`\theta` is an interval :math:`\theta \pm \varepsilon f r` (by default
+    :math:`\varepsilon|\theta|`) to auto_LiRPA. Nothing is rounded outward: the bounds may miss the truth by a few
+    units in the last place, and are for comparison only. The network's precision is used.
+
+    Args:
+        model: a chain of Linear and ReLU (Flatten, Identity and Dropout are passed over); it stays as it is.
+        x: inputs [N, ...].
+        epsilon: one number ≥ 0.
+        method: "IBP", "CROWN-IBP" or "CROWN".
+        box: which tensors move and how far; every weight and bias by relative error when omitted.
+        rows: bound these combinations of the logits instead, [N, R, K], for instance margins.
+
+    Raises:
+        InputError: auto_LiRPA is not installed, an unknown method, or a network of other layers.
+
+    Source: Xu et al., Automatic Perturbation Analysis for Scalable Certified Robustness and Beyond (NeurIPS 2020).
+    """
+    if method not in METHODS:
+        raise InputError(f"unknown auto_LiRPA method {method!r}; choose one of {', '.join(METHODS)}")
+    chain = _chain(model, x)
+    library = _library()
+    parameters, radii = dict(model.named_parameters()), {}
+    for name, factor in (box or Box()).factors(model).items():
+        if name in parameters:
+            radii[name] = (box or Box()).unit_radius(parameters[name].detach()) * factor * epsilon
+    network = nn.Sequential(*(copy.deepcopy(layer) for _, layer in chain)).eval()
+    for (name, _), layer in zip(chain, network, strict=True):
+        for kind in ("weight", "bias"):
+            theta, radius = getattr(layer, kind, None), radii.get(f"{name}.{kind}" if name else kind)
+            if theta is not None and radius is not None:
+                noise = _noise(library, radius)
+                setattr(layer, kind, library.BoundedParameter(theta.detach().clone(), noise))
+    inputs = _like_parameters(model, x).flatten(1)
+    options = {
+        "sparse_intermediate_bounds": False,
+        "sparse_conv_intermediate_bounds": False,
+        "sparse_intermediate_bounds_with_ibp": False,
+        "sparse_features_alpha": False,
+        "sparse_spec_alpha": False,
+    }
+    with torch.no_grad(), _shims(), _quiet(), _default_dtype(inputs.dtype):
+        bounded = library.BoundedModule(network, inputs, bound_opts=options, device=inputs.device)
+        lower, upper = bounded.compute_bounds(x=(inputs,), C=rows, method=method)
+    return lower.detach(), upper.detach()
+
+
+def _chain(model: nn.Module, x: Tensor) -> list[tuple[str, nn.Module]]:
+    """The network's Linear and ReLU layers in order; that they are all of it is tried on ``x``."""
+    layers = []
+    for name, module in model.named_modules():
+        if any(True for _ in module.children()):
+            continue
+        if isinstance(module, nn.Linear | nn.ReLU):
+            layers.append((name, module))
+        elif not isinstance(module, PASSIVE):
+            raise InputError(f"auto_LiRPA bounds take Linear and ReLU layers; {name} is a {type(module).__name__}")
+    training = {m: m.training for m in model.modules()}
+    try:
+        model.eval()
+        with torch.no_grad():
+            example = _like_parameters(model, x[:8])
+            expected, answer = model(example), example.flatten(1)
+            for _, layer in layers:
+                answer = layer(answer)
+    except RuntimeError as error:
+        raise InputError(f"auto_LiRPA bounds take a plain chain of Linear and ReLU: {error}") from error
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+    if answer.shape != expected.shape or not torch.allclose(answer, expected, rtol=1e-4, atol=1e-5):
+        raise InputError("auto_LiRPA bounds take a plain chain of Linear and ReLU; this network does more than that")
+    return layers
+
+
+def _like_parameters(model: nn.Module, x: Tensor) -> Tensor:
+    first = next(model.parameters())
+    return x.detach().to(device=first.device, dtype=first.dtype)
+
+
+def _library() -> Any:
+    """auto_LiRPA, imported with what it misses in newer torch and numpy.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    with _shims(), _quiet():
+        try:
+            return importlib.import_module("auto_LiRPA")
+        except ImportError as error:
+            hint = HOW_TO_INSTALL if error.name == "auto_LiRPA" else f"auto_LiRPA cannot be imported: {error}"
+            raise InputError(hint) from error
+
+
+def _noise(library: Any, radius: Tensor) -> Any:
+    """An ℓ∞ perturbation with a radius of its own for every number."""
+
+    class Elementwise(library.PerturbationLpNorm):  # type: ignore[misc]
+        def get_input_bounds(self, x: Tensor, A: Any) -> tuple[Tensor, Tensor]:
+            reach = radius.reshape(x.shape) if x.numel() == radius.numel() else radius
+            return x - reach, x + reach
+
+        def init(self, x: Tensor, aux: Any = None, forward: bool = False) -> Any:
+            low, high = self.get_input_bounds(x, None)
+            bound = importlib.import_module("auto_LiRPA.linear_bound").LinearBound
+            return bound(None, None, None, None, low, high), x, None
+
+    return Elementwise(norm=np.inf, eps=float(radius.max()))
+
+
+@contextlib.contextmanager
+def _shims() -> Iterator[None]:
+    """Names that auto_LiRPA 0.3 imports and that newer releases of numpy and torch no longer have, while it runs."""
+    symbolic_helper: Any = importlib.import_module("torch.onnx.symbolic_helper")
+    with contextlib.ExitStack() as undo:
+        if not hasattr(np.lib, "arraysetops") and "numpy.lib.arraysetops" not in sys.modules:
+            stand_in = types.ModuleType("numpy.lib.arraysetops")
+            stand_in.isin = np.isin  # type: ignore[attr-defined]
+            sys.modules["numpy.lib.arraysetops"] = stand_in
+            undo.callback(sys.modules.pop, "numpy.lib.arraysetops", None)
+        if not hasattr(symbolic_helper, "_set_opset_version"):
+            symbolic_helper._set_opset_version = _set_opset_version
+            undo.callback(delattr, symbolic_helper, "_set_opset_version")
+            undo.callback(_set_opset_version, _opset_globals().export_onnx_opset_version)
+        if not hasattr(torch._C.Node, "__getitem__"):
+            torch._C.Node.__getitem__ = _attribute  # type: ignore[attr-defined]
+            undo.callback(delattr, torch._C.Node, "__getitem__")
+        yield
+
+
+def _opset_globals() -> Any:
+    return importlib.import_module("torch.onnx._internal.torchscript_exporter._globals").GLOBALS
+
+
+def _set_opset_version(version: int) -> None:
+    _opset_globals().export_onnx_opset_version = version
+
+
+def _attribute(node: Any, key: str) -> Any:
+    """Item access on a graph node: the attribute by the getter its kind names ("i", "f", "s", "is", "t", …)."""
+    return getattr(node, node.kindOf(key))(key)
+
+
+@contextlib.contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """auto_LiRPA makes its identity matrices in torch's default type."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Swallow warnings, and leave their filters and the logging level as they were; auto_LiRPA changes both."""
+    level = logging.getLogger().level
+    try:
+        with warnings.catch_warnings(record=True):
+            yield
+    finally:
+        logging.getLogger().setLevel(level)
