@@ -1,0 +1,14 @@
+"""The one exception for anything wrong with what the user gave."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """Bad input: one line that says what is wrong and what to do about it.
+
+    The command line prints the message and exits with status 2; in Python it is a ``ValueError``.
+    """
+
+
+class UnsupportedOperator(InputError):
+    """The network holds an operator that no rule covers; the message names it and where it stands."""

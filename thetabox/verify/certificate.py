@@ -1,0 +1,179 @@
+"""What a certification found, and its form on disk."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from thetabox.box import Box
+from thetabox.errors import InputError
+
+if TYPE_CHECKING:
+    from thetabox.measure.attack import AttackResult
+
+SCHEMA = "thetabox.certificate/1"
+COLUMNS = ("sample", "label", "predicted", "epsilon", "margin", "verified")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Where verification fails first.
+
+    Attributes:
+        kind: ``layers`` (share of activations whose kink lies inside their interval) or ``steps`` (share of spikes
+            that are uncertain at each time step).
+        names: of the layers, or the time steps.
+        share: ``[E, L]``, in 0 to 1.
+    """
+
+    kind: str
+    names: list[str]
+    share: Float[Tensor, "sweeps places"]
+
+
+@dataclass
+class Certificate:
+    """Verified samples at every ε.
+
+    Attributes:
+        epsilon: ``[E]``.
+        margin: proven lower bound of ``min_k (logit_y - logit_k)``, ``[E, N]``; minus infinity where nothing is known.
+        label, predicted: ``[N]``.
+        domain, criterion, options, sound, arithmetic, precision, box: how it was proven.
+        model_info, data_info: what it speaks of.
+        seconds: time that the bounds took.
+        radius: certified radius of each sample ``[N]``, if it was computed.
+        baseline: verified accuracy ``[E]`` by disjoint logit intervals, if it was computed.
+        profile: where verification fails first, if it was asked for.
+    """
+
+    epsilon: Float[Tensor, " sweeps"]
+    margin: Float[Tensor, "sweeps samples"]
+    label: Int[Tensor, " samples"]
+    predicted: Int[Tensor, " samples"]
+    domain: str = "interval"
+    criterion: str = "margin"
+    options: dict[str, Any] = field(default_factory=dict)
+    sound: bool = True
+    arithmetic: str = "real"
+    precision: str = "float64"
+    box: Box = field(default_factory=Box)
+    model_info: dict[str, Any] = field(default_factory=dict)
+    data_info: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    radius: Float[Tensor, " samples"] | None = None
+    baseline: Float[Tensor, " sweeps"] | None = None
+    profile: Profile | None = None
+
+    @property
+    def verified(self) -> Bool[Tensor, "sweeps samples"]:
+        """Samples whose margin is proven to be above 0; a tie is not."""
+        return self.margin > 0
+
+    @property
+    def verified_accuracy(self) -> Float[Tensor, " sweeps"]:
+        """Verified samples divided by samples, ``[E]``."""
+        return self.verified.double().mean(1)
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Accuracy of the unperturbed network, in float64."""
+        return float((self.predicted == self.label).double().mean())
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of ``certificate.json``."""
+        from thetabox import __version__
+
+        total = self.label.numel()
+        counts = self.verified.sum(1).tolist()
+        return {
+            "schema": SCHEMA,
+            "tool": {"name": "thetabox", "version": __version__, "torch": str(torch.__version__)},
+            "model": self.model_info,
+            "data": self.data_info,
+            "box": self.box.describe(),
+            "domain": self.domain,
+            "options": {"criterion": self.criterion, **self.options},
+            "sound": self.sound,
+            "arithmetic": self.arithmetic,
+            "precision": self.precision,
+            "clean_accuracy": self.clean_accuracy,
+            "curve": [
+                {"epsilon": epsilon, "verified": count, "total": total, "verified_accuracy": count / total}
+                for epsilon, count in zip(self.epsilon.tolist(), counts, strict=True)
+            ],
+            "seconds": self.seconds,
+        }
+
+    def rows(self) -> Iterator[tuple[int, int, int, float, float, bool]]:
+        """Rows of ``samples.csv``, in the order of :data:`COLUMNS`."""
+        label, predicted, verified = self.label.tolist(), self.predicted.tolist(), self.verified.tolist()
+        for e, (epsilon, margins) in enumerate(zip(self.epsilon.tolist(), self.margin.tolist(), strict=True)):
+            for n, margin in enumerate(margins):
+                yield n, label[n], predicted[n], epsilon, margin, verified[e][n]
+
+    def save(self, out: str | Path, attack: AttackResult | None = None) -> None:
+        """Write certificate.json, samples.csv, verified_accuracy.png and report.html into the folder ``out``."""
+        from thetabox import report
+
+        report.write(Path(out), self, attack)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Certificate:
+        """Read a stored certificate: its folder, or the ``certificate.json`` in it (``samples.csv`` stands beside).
+
+        Raises:
+            InputError: no such file, not a certificate, or the two files do not fit.
+        """
+        path = Path(path)
+        path = path / "certificate.json" if path.is_dir() else path
+        if not path.is_file():
+            raise InputError(f"no certificate at {path}")
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            if stored.get("schema") != SCHEMA:
+                raise InputError(f"{path} is not a {SCHEMA} certificate")
+            return cls._read(stored, path.with_name("samples.csv"))
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path} is not a readable certificate ({type(error).__name__}: {error})") from error
+
+    @classmethod
+    def _read(cls, stored: dict[str, Any], samples: Path) -> Certificate:
+        epsilons = [point["epsilon"] for point in stored["curve"]]
+        total = stored["curve"][0]["total"]
+        with samples.open(newline="", encoding="utf-8") as file:
+            table = list(csv.DictReader(file))
+        if len(table) != total * len(epsilons):
+            raise InputError(f"{samples} has {len(table)} rows, the certificate speaks of {total * len(epsilons)}")
+        margin = torch.tensor([float(row["margin"]) for row in table], dtype=torch.float64)
+        box = Box(**stored["box"])
+        options = dict(stored["options"])
+        certificate = cls(
+            epsilon=torch.tensor(epsilons, dtype=torch.float64),
+            margin=margin.view(len(epsilons), total),
+            label=torch.tensor([int(row["label"]) for row in table[:total]]),
+            predicted=torch.tensor([int(row["predicted"]) for row in table[:total]]),
+            domain=stored["domain"],
+            criterion=options.pop("criterion", "margin"),
+            options=options,
+            sound=bool(stored["sound"]),
+            arithmetic=stored["arithmetic"],
+            precision=stored["precision"],
+            box=box,
+            model_info=stored["model"],
+            data_info=stored["data"],
+            seconds=float(stored["seconds"]),
+        )
+        if certificate.verified.sum(1).tolist() != [point["verified"] for point in stored["curve"]]:
+            raise InputError(f"{samples} does not fit the certificate beside it")
+        return certificate

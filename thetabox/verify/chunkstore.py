@@ -1,0 +1,69 @@
+"""Finished chunks of a certification on disk, so that an interrupted run goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from thetabox.errors import InputError
+
+
+class ChunkStore:
+    """Margins by range of samples, in a folder that is deleted when the run succeeds.
+
+    Args:
+        folder: where to keep chunks; ``None`` keeps nothing.
+        key: what must be the same for chunks to be used again.
+        samples: number of samples in all.
+    """
+
+    def __init__(self, folder: str | Path | None, key: list[str], samples: int) -> None:
+        self.root = None if folder is None else Path(folder)
+        digest = hashlib.sha256(repr([key, samples]).encode()).hexdigest()[:16]
+        self.folder = None if self.root is None else self.root / digest
+        if self.folder is not None:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"cannot keep finished chunks in {folder}: {error.strerror or error}") from error
+
+    def __enter__(self) -> ChunkStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None and self.root is not None:
+            shutil.rmtree(self.root, ignore_errors=True)
+
+    def _path(self, start: int, stop: int) -> Path | None:
+        return None if self.folder is None else self.folder / f"{start}-{stop}.safetensors"
+
+    def read(self, start: int, stop: int) -> Tensor | None:
+        """The chunk, if it was finished before."""
+        path = self._path(start, stop)
+        if path is None or not path.is_file():
+            return None
+        try:
+            return load_file(path)["margin"]
+        except Exception:  # a damaged chunk is computed again
+            return None
+
+    def write(self, start: int, stop: int, margin: Tensor) -> None:
+        """Keep a finished chunk; it appears whole or not at all."""
+        path = self._path(start, stop)
+        if path is None:
+            return
+        part = path.with_suffix(".part")
+        try:
+            save_file({"margin": margin.contiguous()}, part)
+            os.replace(part, path)
+        except Exception as error:
+            part.unlink(missing_ok=True)
+            raise InputError(f"cannot write {path.parent}: {getattr(error, 'strerror', None) or error}") from error

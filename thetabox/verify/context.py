@@ -1,0 +1,195 @@
+"""What a rule needs beside its operands: ε of every row, rounding, and where the operation stands."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from thetabox.errors import InputError
+from thetabox.verify.graph import Layout, Operation
+from thetabox.verify.interval import Interval
+from thetabox.verify.parameter import Parameter
+from thetabox.verify.rounding import SAFETY, Rounding
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """ε of every row: ``E`` values for each of ``N`` samples, row ``e * N + n`` in every tensor of rows.
+
+    Values that do not depend on ε are kept once a sample (``N`` rows) until they meet one that does.
+    """
+
+    values: Tensor
+
+    @property
+    def sweeps(self) -> int:
+        """Number of ε a sample."""
+        return self.values.shape[0]
+
+    @property
+    def samples(self) -> int:
+        """Number of samples."""
+        return self.values.shape[1]
+
+    @cached_property
+    def largest(self) -> float:
+        """Largest ε of all rows."""
+        return float(self.values.max()) if self.values.numel() else 0.0
+
+    @cached_property
+    def uniform(self) -> float | None:
+        """The one ε of all rows, if there is one."""
+        same = self.values.numel() > 0 and float(self.values.min()) == self.largest
+        return self.largest if same else None
+
+    @cached_property
+    def by_sweep(self) -> bool:
+        """Whether all samples of one sweep share their ε."""
+        return bool((self.values == self.values[:, :1]).all())
+
+    def repeated(self, times: int) -> Sweep:
+        """The sweep of ``times`` copies of each sample, copies outermost (``[E, times * N]``)."""
+        return Sweep(self.values.repeat(1, times))
+
+
+@dataclass
+class Context:
+    """State of one evaluation.
+
+    Attributes:
+        sweep: ε of every row.
+        rounding: errors of the bounds' and the network's evaluation.
+        operation: the operation whose rule runs.
+    """
+
+    sweep: Sweep
+    rounding: Rounding
+    operation: Operation | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the bounds."""
+        return self.rounding.dtype
+
+    def epsilon(self, factor: float) -> Tensor:
+        """``factor`` times ε, rounded up: ``[E, N]`` in the dtype of the bounds."""
+        values = self.sweep.values
+        if factor != 1.0:
+            values = torch.nextafter(values * factor, torch.full_like(values, math.inf))
+        rounded = values.to(self.dtype)
+        if self.dtype != values.dtype:
+            rounded = torch.where(
+                rounded.double() < values, torch.nextafter(rounded, torch.full_like(rounded, math.inf)), rounded
+            )
+        return rounded
+
+    def uniform(self, factor: float) -> float | None:
+        """``factor`` times ε, rounded up, where all rows share it."""
+        if factor == 0.0:
+            return 0.0
+        if self.sweep.uniform is None:
+            return None
+        return float(self.epsilon(factor)[0, 0])
+
+    def largest(self, factor: float) -> float:
+        """Upper bound of ``factor`` times ε over all rows."""
+        return self.sweep.largest * factor * SAFETY
+
+    def rows(self, x: Interval) -> int:
+        """How many rows the batched value has: ``N`` or ``E N``."""
+        assert x.batch is not None
+        return int(x.shape[x.batch]) // x.merged
+
+    def column(self, values: Tensor, x: Interval) -> Tensor:
+        """One number a row, ``[E, N]``, shaped to multiply the batched value ``x``."""
+        assert x.batch is not None
+        flat = values.reshape(-1)
+        if x.merged > 1:
+            flat = flat.repeat_interleave(x.merged)
+        shape = [1] * x.lower.dim()
+        shape[x.batch] = flat.numel()
+        return flat.view(shape)
+
+    def expanded(self, x: Interval) -> Interval:
+        """The batched value with one row for every ε and sample."""
+        sweeps = self.sweep.sweeps
+        if x.batch is None or sweeps == 1 or self.rows(x) == sweeps * self.sweep.samples:
+            return x
+        dim = x.batch
+        return x.map(lambda t: torch.cat([t] * sweeps, dim))
+
+    def interval(self, parameter: Parameter) -> Interval:
+        """The box of a parameter as an interval, one a row where rows differ in ε."""
+        theta = parameter.theta
+        if parameter.factor == 0.0:
+            out = Interval.point(theta, nonnegative=bool((theta >= 0).all()))
+            out.slack = parameter.blur * out.magnitude
+            return out
+        unit = parameter.magnitude if parameter.unit is None else parameter.unit
+        uniform = self.uniform(parameter.factor)
+        if uniform is not None:
+            radius, by_row = unit * uniform, False
+        else:
+            column = self.epsilon(parameter.factor).reshape([-1] + [1] * theta.dim())
+            radius, by_row = unit * column, True
+        out = Interval(theta - radius, theta + radius, by_row=by_row)
+        out.slack = (4.0 * self.rounding.own + parameter.blur * (1.0 + self.largest(parameter.factor))) * out.magnitude
+        out.slack += 4.0 * self.rounding.subnormal
+        low = float(out.lower.detach().amin()) if out.lower.numel() else 0.0
+        if low >= 0.0:
+            # The slack reaches below zero, the true box does not: θ(1 - ε) >= 0 while ε <= 1.
+            out.nonnegative = (
+                bool((theta >= 0).all()) and parameter.unit is None and self.largest(parameter.factor) <= 1
+            )
+        return out
+
+    def aligned(self, values: list[Interval], layout: Layout) -> list[Interval]:
+        """Values that broadcast against each other to ``layout``, rows included."""
+        if layout.batch is None:
+            if not any(v.by_row for v in values):
+                return values
+            rank = len(layout.shape)
+            return [self._lead(v, rank) for v in values]
+        differs = self.sweep.sweeps > 1 and (
+            any(v.by_row for v in values)
+            or any(v.batch is not None and self.rows(v) != self.sweep.samples for v in values)
+        )
+        out = []
+        for v in values:
+            if v.by_row:
+                out.append(self._at_batch(v, layout))
+            elif v.batch is not None and differs:
+                out.append(self.expanded(v))
+            else:
+                out.append(v)
+        return out
+
+    def _lead(self, v: Interval, rank: int) -> Interval:
+        """A by-row (or shared) value viewed as ``[rows, ...]`` over ``rank`` dimensions."""
+        if v.by_row:
+            missing = rank - (v.lower.dim() - 1)
+            return v.map(lambda t: t.view(t.shape[0], *[1] * missing, *t.shape[1:]))
+        return replace(v.map(lambda t: t[None].view(1, *[1] * (rank - t.dim()), *t.shape)), by_row=True)
+
+    def _at_batch(self, v: Interval, layout: Layout) -> Interval:
+        """A by-row value with its rows in the samples' dimension of ``layout``."""
+        assert layout.batch is not None
+        rank, batch = len(layout.shape), layout.batch
+        led = self._lead(v, rank)
+        if led.shape[batch + 1] != 1:
+            raise InputError(f"{self.where} combines a parameter with the samples' dimension")
+
+        def place(t: Tensor) -> Tensor:
+            t = t.squeeze(batch + 1).movedim(0, batch)
+            return t.repeat_interleave(layout.merged, batch) if layout.merged > 1 else t
+
+        return replace(led.map(place), by_row=False, batch=batch, merged=layout.merged)
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return "the network" if self.operation is None else self.operation.describe()

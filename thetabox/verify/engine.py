@@ -1,0 +1,87 @@
+"""Bounds of many samples and many ε, in chunks that fit memory."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from thetabox.errors import InputError
+from thetabox.models.recurrent import logits as model_logits
+from thetabox.verify.context import Context, Sweep
+from thetabox.verify.graph import evaluation_mode
+from thetabox.verify.interval import Interval
+from thetabox.verify.network import Final, Network, StepObserver, Tensors, network
+from thetabox.verify.request import Settings, check_weights, input_interval
+from thetabox.verify.rounding import sound_kernels
+
+Progress = Callable[[int, int], None]
+Which = slice | Tensor
+
+# Bytes that the values alive at once may take.
+MEMORY = {"cpu": 256 << 20, "cuda": 4 << 30}
+
+
+@dataclass
+class Engine:
+    """A traced model with its parameters at hand.
+
+    Create one a call: parameter values are read when it is made.
+    """
+
+    model: nn.Module
+    settings: Settings
+    x: Tensor
+
+    def __post_init__(self) -> None:
+        check_weights(self.model)
+        with torch.no_grad():
+            self.network: Network = network(self.model, self.x)
+            self.tensors = Tensors(self.model, self.settings.box, self.settings.rounding.dtype, self.settings.device)
+        if self.settings.box.include.strip() and not self.tensors.factors and self.settings.box.scale == {}:
+            raise InputError(f"no parameter matches the box's include pattern {self.settings.box.include!r}")
+
+    def chunk_size(self, sweeps: int) -> int:
+        """Samples that fit memory together."""
+        width = torch.finfo(self.settings.rounding.dtype).bits // 8
+        return max(1, MEMORY[self.settings.device.type] // (self.network.elements() * width * sweeps))
+
+    def evaluate(self, which: Which, epsilon: Tensor, observe: StepObserver | None = None) -> Final:
+        """The samples ``which`` (a range or places) at ``epsilon [E, samples]``."""
+        values = epsilon.to(self.settings.device, torch.float64)
+        context = Context(Sweep(values), self.settings.rounding)
+        x = input_interval(self.x[which], self.settings)
+        with evaluation_mode(self.model), sound_kernels():
+            return self.network.run(context, self.tensors, x, observe)
+
+    def margins(self, which: Which, epsilon: Tensor, y: Tensor, criterion: str = "margin") -> Tensor:
+        """Proven margins ``[E, samples]``, float64 on the CPU."""
+        with torch.no_grad(), sound_kernels():
+            final = self.evaluate(which, epsilon)
+            return final.margins(y[which].to(self.settings.device), criterion).double().cpu()
+
+    def logits(self, which: Which, epsilon: Tensor) -> Interval:
+        """Bounds of the logits, rows ``[E samples, K]``."""
+        with torch.no_grad(), sound_kernels():
+            bounds = self.evaluate(which, epsilon).logits().settled(self.settings.rounding.own)
+        lower = torch.where(bounds.lower.isnan() | (bounds.lower == torch.inf), -torch.inf, bounds.lower)
+        upper = torch.where(bounds.upper.isnan() | (bounds.upper == -torch.inf), torch.inf, bounds.upper)
+        return Interval(lower.double().cpu(), upper.double().cpu())
+
+    def chunks(self, samples: int, sweeps: int) -> Iterator[tuple[int, int]]:
+        """Ranges of samples."""
+        size = self.chunk_size(sweeps)
+        for start in range(0, samples, size):
+            yield start, min(start + size, samples)
+
+    def clean_logits(self) -> Tensor:
+        """Logits of the unperturbed network in float64, on the CPU."""
+        exact = copy.deepcopy(self.model).double().to(self.settings.device).eval()
+        answers = []
+        with torch.no_grad():
+            for start, stop in self.chunks(len(self.x), 1):
+                answers.append(model_logits(exact, self.x[start:stop].double().to(self.settings.device)).cpu())
+        return torch.cat(answers)

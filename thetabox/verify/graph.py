@@ -1,0 +1,298 @@
+"""From a module to a graph of operators, with the samples' axis known at every value."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from inspect import signature
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.fx.node import Node, map_arg
+
+from thetabox.errors import InputError
+
+# Batch size of the example that is traced: anything above 1, which torch.export would take for a constant.
+EXAMPLE_BATCH = 3
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A value of the graph, by its position."""
+
+    index: int
+
+
+class BatchSize:
+    """Stands for the number of samples, which no value of a network may depend on."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Shape of a traced value.
+
+    Attributes:
+        shape: sizes; ``None`` in the samples' dimension.
+        batch: the samples' dimension, ``None`` where the value is the same for all samples.
+        merged: positions that a sample holds in that dimension.
+    """
+
+    shape: tuple[int | None, ...]
+    batch: int | None = None
+    merged: int = 1
+
+    def sizes(self, rows: int) -> list[int]:
+        """Concrete sizes for ``rows`` samples."""
+        return [rows * self.merged if s is None else s for s in self.shape]
+
+    @property
+    def before_batch(self) -> int:
+        """Number of elements in front of the samples' dimension."""
+        count = 1
+        for size in self.shape[: self.batch or 0]:
+            count *= size or 1
+        return count
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One call of an operator."""
+
+    index: int
+    name: str
+    operator: str
+    target: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    layout: Layout | tuple[Layout | None, ...] | None
+    inputs: tuple[int, ...]
+    where: str
+
+    def describe(self) -> str:
+        """For messages: the operator and where it stands."""
+        return f"{self.operator} at {self.where or 'the top level'} ({self.name})"
+
+
+@dataclass
+class Graph:
+    """A traced module.
+
+    Attributes:
+        inputs: positions of the module's arguments.
+        tensors: position → name of a parameter or buffer.
+        constants: position → tensor lifted out of the code.
+        operations: in order of evaluation; each writes the position ``index``.
+        output: tree of :class:`Ref` and numbers.
+        layouts: of every value that is one tensor.
+    """
+
+    inputs: list[int]
+    tensors: dict[int, str]
+    constants: dict[int, Tensor]
+    operations: list[Operation]
+    output: Any
+    layouts: dict[int, Layout]
+    last_use: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for operation in self.operations:
+            for index in operation.inputs:
+                self.last_use[index] = operation.index
+        map_arg_refs(self.output, lambda ref: self.last_use.__setitem__(ref.index, 1 << 60))
+
+
+def map_arg_refs(tree: Any, function: Any) -> Any:
+    """Replace every :class:`Ref` in nested lists, tuples, dictionaries and slices."""
+    if isinstance(tree, Ref):
+        return function(tree)
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(map_arg_refs(t, function) for t in tree)
+    if isinstance(tree, dict):
+        return {k: map_arg_refs(v, function) for k, v in tree.items()}
+    return tree
+
+
+_cache: WeakKeyDictionary[nn.Module, dict[Any, Graph]] = WeakKeyDictionary()
+
+
+def trace(model: nn.Module, module: nn.Module, role: str, examples: Sequence[Tensor]) -> Graph:
+    """Trace ``module`` (the model itself, or one part of a recurrent one) on one-sample examples.
+
+    Args:
+        model: what the graph is cached for, and what parameter names refer to.
+        module: traced; parameters are named as in ``model``.
+        role: distinguishes the parts of one model in the cache.
+        examples: tensors ``[1 or more, ...]``; only shape, dtype and device count.
+
+    Raises:
+        InputError: ``torch.export`` cannot trace it with a batch of any size.
+    """
+    key = (role, tuple((tuple(e.shape[1:]), e.dtype, e.device) for e in examples), _fingerprint(model))
+    graphs = _cache.setdefault(model, {})
+    if key not in graphs:
+        graphs[key] = _trace(module, examples)
+    return graphs[key]
+
+
+def _fingerprint(model: nn.Module) -> Any:
+    """Everything but the parameters' values that a trace may have baked in."""
+    plain = (int, float, bool, str, type(None), tuple)
+    parts: list[Any] = []
+    for name, module in model.named_modules():
+        settings = tuple((k, repr(v)) for k, v in vars(module).items() if isinstance(v, plain) and k != "training")
+        loose = tuple((k, id(v), v._version) for k, v in vars(module).items() if isinstance(v, Tensor))
+        parts.append((name, type(module), settings, loose))
+    for name, t in [*model.named_parameters(), *model.named_buffers()]:
+        parts.append((name, tuple(t.shape), t.dtype, t.device))
+    return tuple(parts)
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, every module's own mode again afterwards."""
+    training = [m for m in model.modules() if m.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _trace(module: nn.Module, examples: Sequence[Tensor]) -> Graph:
+    inputs = tuple(torch.zeros((EXAMPLE_BATCH, *e.shape[1:]), dtype=e.dtype, device=e.device) for e in examples)
+    dynamic: tuple[Any, ...] = tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs)
+    if any(p.kind is p.VAR_POSITIONAL for p in signature(module.forward).parameters.values()):
+        dynamic = (dynamic,)
+    try:
+        with warnings.catch_warnings(), evaluation_mode(module), torch.enable_grad():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(module, inputs, dynamic_shapes=dynamic, strict=False)
+            program = program.run_decompositions({})
+    except Exception as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise InputError(
+            f"torch.export cannot trace {type(module).__name__} on inputs of shape "
+            f"{[tuple(e.shape[1:]) for e in examples]} with a free batch size: {reason.strip()[:300]}"
+        ) from error
+    return _read(program)
+
+
+def _read(program: Any) -> Graph:
+    roles = program.graph_signature
+    names = {**roles.inputs_to_parameters, **roles.inputs_to_buffers}
+    lifted = roles.inputs_to_lifted_tensor_constants
+    position: dict[Node, int] = {}
+    graph_inputs: list[int] = []
+    tensors: dict[int, str] = {}
+    constants: dict[int, Tensor] = {}
+    operations: list[Operation] = []
+    layouts: dict[int, Layout] = {}
+    output: Any = None
+
+    def reference(tree: Any) -> Any:
+        def refer(node: Node) -> Any:
+            return Ref(position[node])
+
+        return map_arg(tree, refer)
+
+    for index, node in enumerate(program.graph.nodes):
+        position[node] = index
+        if node.op == "placeholder":
+            if node.name in names:
+                tensors[index] = names[node.name]
+            elif node.name in lifted:
+                constants[index] = program.constants[lifted[node.name]]
+            else:
+                graph_inputs.append(index)
+            if isinstance(node.meta.get("val"), Tensor):
+                layouts[index] = _layout(node.meta["val"], node.name)
+        elif node.op == "output":
+            output = reference(node.args[0])
+        elif node.op == "call_function":
+            if "_assert" in str(node.target):
+                continue  # an export's own checks of sizes and dtypes have no result
+            operation = _operation(index, node, reference)
+            operations.append(operation)
+            if isinstance(operation.layout, Layout):
+                layouts[index] = operation.layout
+        else:
+            raise InputError(f"the exported graph holds a {node.op} node ({node.name}), which has no rule")
+    graph = Graph(graph_inputs, tensors, constants, operations, output, layouts)
+    for operation in operations:
+        _check_samples_apart(graph, operation)
+    return graph
+
+
+def _operation(index: int, node: Node, reference: Any) -> Operation:
+    target = node.target
+    name = "getitem" if target is operator.getitem else str(target)
+    stack = node.meta.get("nn_module_stack") or {}
+    where = list(stack.values())[-1][0] if stack else ""
+    value = node.meta.get("val")
+    layout: Layout | tuple[Layout | None, ...] | None = None
+    where = where if isinstance(where, str) and not where.startswith("_empty") else ""
+    if isinstance(value, Tensor):
+        layout = _layout(value, f"{name} at {where}")
+    elif isinstance(value, (tuple, list)):
+        layout = tuple(_layout(v, name) if isinstance(v, Tensor) else None for v in value)
+    return Operation(
+        index=index,
+        name=node.name,
+        operator=name,
+        target=target,
+        args=reference(node.args),
+        kwargs=reference(dict(node.kwargs)),
+        layout=layout,
+        inputs=tuple(reference(list(node.all_input_nodes))[i].index for i in range(len(node.all_input_nodes))),
+        where=where,
+    )
+
+
+def _layout(value: Tensor, what: str) -> Layout:
+    batch, merged = None, 1
+    shape: list[int | None] = []
+    for dim, size in enumerate(value.shape):
+        if isinstance(size, int):
+            shape.append(size)
+            continue
+        expression = size.node.expr
+        symbols = list(expression.free_symbols)
+        factor = expression.subs(dict.fromkeys(symbols, 1))
+        if batch is not None or len(symbols) != 1 or expression != factor * symbols[0]:
+            raise InputError(f"{what} mixes samples: its shape is {tuple(str(s) for s in value.shape)}")
+        batch, merged = dim, int(factor)
+        shape.append(None)
+    return Layout(tuple(shape), batch, merged)
+
+
+# Operators that may turn the samples' dimension into a merged one and back.
+RESHAPING = ("view", "reshape", "flatten", "unflatten", "_unsafe_view")
+
+
+def _check_samples_apart(graph: Graph, operation: Operation) -> None:
+    """Refuse whatever lets one sample's values reach another's."""
+    outputs = operation.layout if isinstance(operation.layout, tuple) else (operation.layout,)
+    batched = [graph.layouts[i] for i in operation.inputs if i in graph.layouts and graph.layouts[i].batch is not None]
+    if not batched:
+        return
+    for layout in outputs:
+        if layout is None:
+            continue
+        if layout.batch is None:
+            if 0 in layout.shape:
+                continue
+            raise InputError(f"{operation.describe()} mixes samples: a whole batch becomes one value")
+        reshaping = any(f"aten.{r}." in operation.operator for r in RESHAPING)
+        if reshaping:
+            apart = layout.before_batch == batched[0].before_batch
+        else:
+            apart = all(b.merged == layout.merged for b in batched)
+        if not apart:
+            raise InputError(f"{operation.describe()} mixes samples: it moves the batch into another dimension")

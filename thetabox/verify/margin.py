@@ -1,0 +1,120 @@
+r"""The proof's last step: the margin as one row over the shared hidden values.
+
+The logits of two classes read the same hidden values :math:`h \in [l, u]`. With :math:`d = \theta_y - \theta_k` and
+:math:`s` the sum of the two weights' radii, the least :math:`logit_y - logit_k` over the whole box is exactly
+
+.. math:: \sum_i \min_{h \in \{l_i, u_i\}} (d_i h - s_i |h|) + b_y - b_k - r_y - r_k ,
+
+never below what two separate logit intervals tell.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from thetabox.verify.context import Context
+from thetabox.verify.interval import Interval
+from thetabox.verify.parameter import Parameter
+from thetabox.verify.rounding import SAFETY
+
+
+def row_margins(
+    context: Context,
+    hidden: Interval,
+    weight: Parameter,
+    bias: Parameter | None,
+    labels: Int[Tensor, " samples"],
+) -> Float[Tensor, "sweeps samples"]:
+    """Proven lower bound of ``min_k (logit_y - logit_k)`` of every row.
+
+    Args:
+        context: ε, rounding.
+        hidden: input of the last layer, ``[rows, features]``.
+        weight: of the last layer, ``[classes, features]``.
+        bias: of the last layer, ``[classes]``.
+        labels: right class of each sample.
+    """
+    hidden = context.expanded(hidden).settled(context.rounding.own)
+    sweeps, samples = context.sweep.sweeps, context.sweep.samples
+    rows = hidden.lower.shape[0]
+    if rows != sweeps * samples:
+        sweeps = 1
+    lower, upper = hidden.lower, hidden.upper
+    classes, features = weight.theta.shape
+    unit = weight.magnitude if weight.unit is None else weight.unit
+    relative = context.rounding.of_dot(2 * features + 8) + 4.0 * weight.blur
+    reach = torch.maximum(lower.abs(), upper.abs())
+    epsilon = context.epsilon(weight.factor).reshape(-1) if weight.factor else reach.new_zeros(rows)
+    # Rounding of every row, from Σ (|θ_y| + |θ_k|)(1 + ε) max|h|, in one product for all classes.
+    around = (reach @ weight.magnitude.T) + (reach @ unit.T) * epsilon[:, None]
+    label = labels.repeat(sweeps)
+    by_class = around.gather(1, label[:, None]) + around
+    rounding = by_class * (relative * (1.0 + relative) * SAFETY) + context.rounding.subnormal * features * 16
+    groups = _groups(context, weight, sweeps, label)
+    if hidden.nonnegative and groups is not None:
+        sums = lower.new_empty(rows, classes)
+        for members, own_class, radius in groups:
+            d = weight.theta[own_class] - weight.theta
+            slope = d - radius * (unit[own_class] + unit)
+            least = lower[members] @ slope.clamp(min=0).T + upper[members] @ slope.clamp(max=0).T
+            sums = sums.index_put((members,), least)
+    else:
+        own, own_unit = weight.theta[label], unit[label]
+        columns = []
+        for k in range(classes):
+            d = own - weight.theta[k]
+            s = (own_unit + unit[k]) * epsilon[:, None]
+            columns.append(torch.minimum(d * lower - s * lower.abs(), d * upper - s * upper.abs()).sum(1))
+        sums = torch.stack(columns, 1)
+    margins = sums - rounding
+    if bias is not None:
+        margins = margins + _bias_margins(context, bias, label, features)
+    own_column = torch.zeros_like(margins, dtype=torch.bool).scatter_(1, label[:, None], True)
+    least_margin = margins.masked_fill(own_column, torch.inf).amin(1)
+    least_margin = least_margin - context.rounding.of_operation(8) * least_margin.abs().clamp(
+        max=torch.finfo(lower.dtype).max
+    )
+    return known(least_margin).view(sweeps, samples)
+
+
+def _groups(context: Context, weight: Parameter, sweeps: int, label: Tensor) -> list[tuple[Tensor, int, float]] | None:
+    """Rows that share label and ε, each a matrix product; ``None`` where ε differs from sample to sample."""
+    if weight.factor and not context.sweep.by_sweep:
+        return None
+    radii = context.epsilon(weight.factor)[:, 0].tolist() if weight.factor else [0.0] * sweeps
+    samples = label.numel() // sweeps
+    present = torch.unique(label).tolist()
+    places = {y: (label[:samples] == y).nonzero().squeeze(1) for y in present}
+    return [(places[y] + e * samples, y, radii[e]) for e in range(sweeps) for y in present]
+
+
+def _bias_margins(context: Context, bias: Parameter, label: Tensor, features: int) -> Tensor:
+    unit = bias.magnitude if bias.unit is None else bias.unit
+    epsilon = context.epsilon(bias.factor).reshape(-1, 1) if bias.factor else 0.0
+    both = unit[label][:, None] + unit
+    size = bias.magnitude[label][:, None] + bias.magnitude
+    # The bias may be the first term of the network's own sum, so it errs like the whole of it.
+    relative = context.rounding.of_dot(features + 8) + 4.0 * bias.blur
+    total = (both * epsilon * (1.0 + 4.0 * relative)) + (size + both * epsilon) * relative
+    return bias.theta[label][:, None] - bias.theta - total - context.rounding.subnormal * 8
+
+
+def logit_margins(
+    context: Context, logits: Interval, labels: Int[Tensor, " samples"]
+) -> Float[Tensor, "sweeps samples"]:
+    """Lower bound from two separate intervals: the baseline criterion of Büchel, Faber, Muir (ICLR 2022)."""
+    logits = context.expanded(logits).settled(context.rounding.own)
+    sweeps = logits.lower.shape[0] // labels.numel()
+    label = labels.repeat(sweeps)[:, None]
+    others = logits.upper.scatter(1, label, -torch.inf).amax(1)
+    own = logits.lower.gather(1, label).squeeze(1)
+    size = own.abs() + others.abs()
+    margin = own - others - 2.0 * context.rounding.own * torch.where(size.isfinite(), size, 0.0)
+    return known(margin).view(sweeps, labels.numel())
+
+
+def known(margin: Tensor) -> Tensor:
+    """Minus infinity where nothing is known; an overflow to plus infinity is no proof."""
+    return torch.where(margin.isnan() | (margin == torch.inf), -torch.inf, margin)

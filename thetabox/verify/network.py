@@ -1,0 +1,350 @@
+"""A model as the interpreter sees it: one graph, or the three graphs of a recurrent network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from thetabox.box import Box
+from thetabox.errors import InputError
+from thetabox.models.recurrent import is_recurrent
+from thetabox.verify.context import Context
+from thetabox.verify.graph import Graph, Operation, Ref, trace
+from thetabox.verify.interpreter import Value, check_rules, dependants, evaluate
+from thetabox.verify.interval import Interval
+from thetabox.verify.margin import logit_margins, row_margins
+from thetabox.verify.parameter import Parameter, stored
+
+# Called with the time step (0 without time), the operation, its operands and its result.
+StepObserver = Callable[[int, Operation, tuple[Any, ...], Any], None]
+
+# After this many steps a state's magnitude is measured instead of propagated.
+MEASURE_EVERY = 8
+
+
+class Tensors:
+    """Parameters, buffers and constants of a model in the dtype and on the device of the bounds."""
+
+    def __init__(self, model: nn.Module, box: Box, dtype: torch.dtype, device: torch.device) -> None:
+        self.model, self.box, self.dtype, self.device = model, box, dtype, device
+        self.values: dict[str, Tensor] = {
+            **dict(model.named_buffers(remove_duplicate=False)),
+            **dict(model.named_parameters(remove_duplicate=False)),
+        }
+        factors = box.factors(model)
+        # A tensor shared under two names is in the box under both.
+        self.factors = {id(self.values[name]): factor for name, factor in factors.items()}
+        self.known: dict[int, Parameter] = {}
+
+    def of(self, graph: Graph) -> dict[int, Value]:
+        """Position → parameter, for every tensor of the graph."""
+        found: dict[int, Value] = {i: self._named(name) for i, name in graph.tensors.items()}
+        for i, constant in graph.constants.items():
+            found[i] = stored("a constant of the graph", constant.detach().to(self.device), self.dtype)
+        return found
+
+    def _named(self, name: str) -> Parameter:
+        # Parts of a recurrent network are traced inside a wrapper, which prefixes their names.
+        value = self.values[name.removeprefix("cell.")]
+        if id(value) not in self.known:
+            factor = self.factors.get(id(value), 0.0)
+            held = value.to(self.device)
+            if not torch.is_grad_enabled():
+                held = held.detach()
+            unit = None
+            if factor and self.box.kind != "relative":
+                unit = self.box.unit_radius(held.to(torch.float64))
+                unit = torch.nextafter(unit, torch.full_like(unit, torch.inf)) if self.box.kind == "range" else unit
+                if self.dtype == torch.float32:
+                    unit = torch.nextafter(unit.float(), torch.full_like(unit.float(), torch.inf))
+            self.known[id(value)] = stored(name, held, self.dtype, factor, unit)
+        return self.known[id(value)]
+
+
+@dataclass
+class Final:
+    """Values in front of the last layer, and what is needed to go on from there."""
+
+    context: Context
+    graph: Graph
+    values: dict[int, Value]
+    head: Head | None
+
+    def margins(self, labels: Tensor, criterion: str = "margin") -> Tensor:
+        """Proven lower bounds ``[E, N]`` of the margin."""
+        if criterion == "margin" and self.head is not None:
+            hidden, weight, bias = self.head.read(self.values)
+            if hidden is not None and isinstance(weight, Parameter) and isinstance(bias, Parameter | None):
+                return row_margins(self.context, hidden, weight, bias, labels)
+        return logit_margins(self.context, self.logits(), labels)
+
+    def logits(self) -> Interval:
+        """Bounds of the logits, ``[E N, K]``."""
+        output = _only_output(self.graph)
+        if output not in self.values:
+            assert self.head is not None
+            evaluate(self.context, self.graph, self.values, self.head.operations, keep=True)
+        value = self.values[output]
+        if not isinstance(value, Interval) or value.lower.dim() != 2 or value.batch != 0:
+            raise InputError("the network must answer logits of shape [samples, classes]")
+        return self.context.expanded(value)
+
+
+@dataclass(frozen=True)
+class Head:
+    """The operations that make the last dense layer."""
+
+    operations: list[Operation]
+    hidden: int
+    weight: int
+    bias: int | None
+    transposed: bool
+
+    def read(self, values: dict[int, Value]) -> tuple[Interval | None, Value, Value]:
+        """Hidden interval ``[rows, features]``, weight ``[classes, features]``, bias."""
+        hidden, weight = values[self.hidden], values[self.weight]
+        bias = None if self.bias is None else values[self.bias]
+        if isinstance(weight, Parameter) and self.transposed:
+            weight = weight.moved(lambda t: t.T)
+        if not (isinstance(hidden, Interval) and hidden.batch == 0 and hidden.lower.dim() == 2):
+            return None, weight, bias
+        return hidden, weight, bias
+
+
+def find_head(graph: Graph) -> Head | None:
+    """The last layer, where it is ``linear``, ``addmm`` or ``x @ W (+ b)``."""
+    by_index = {o.index: o for o in graph.operations}
+    last = by_index.get(_only_output(graph))
+    if last is None:
+        return None
+    refs = [a.index if isinstance(a, Ref) else None for a in last.args]
+    if last.operator == "aten.linear.default" and refs[0] is not None and refs[1] is not None:
+        return Head([last], refs[0], refs[1], refs[2] if len(refs) > 2 else None, False)
+    if last.operator == "aten.addmm.default" and refs[1] is not None and refs[2] is not None and not last.kwargs:
+        return Head([last], refs[1], refs[2], refs[0], True)
+    if last.operator in ("aten.mm.default", "aten.matmul.default") and refs[0] is not None and refs[1] is not None:
+        return Head([last], refs[0], refs[1], None, True)
+    if last.operator == "aten.add.Tensor" and not last.kwargs and None not in refs:
+        for first, second in ((refs[0], refs[1]), (refs[1], refs[0])):
+            before = by_index.get(first) if first is not None else None
+            bias = graph.layouts.get(second) if second is not None else None
+            used_once = sum(first in o.inputs for o in graph.operations) == 1
+            if before is None or bias is None or bias.batch is not None or len(bias.shape) != 1 or not used_once:
+                continue
+            product = find_head(replace(graph, output=(Ref(before.index),), last_use={}))
+            if product is not None and product.bias is None:
+                return replace(product, operations=[*product.operations, last], bias=second)
+    return None
+
+
+def _only_output(graph: Graph) -> int:
+    leaves = [leaf for leaf in pytree.tree_leaves(graph.output) if isinstance(leaf, Ref)]
+    if len(leaves) != 1:
+        raise InputError(f"the network must answer one tensor of logits, not {len(leaves)}")
+    return leaves[0].index
+
+
+class Network:
+    """A feed-forward model."""
+
+    steps = 1
+
+    def __init__(self, model: nn.Module, x: Tensor) -> None:
+        self.model = model
+        self.main = trace(model, model, "forward", [_example(model, x)])
+        self._check()
+
+    @property
+    def graphs(self) -> dict[str, Graph]:
+        """Every graph of the network, by role."""
+        return {"forward": self.main}
+
+    def _check(self) -> None:
+        for graph in self.graphs.values():
+            check_rules(graph)
+
+    @cached_property
+    def head(self) -> Head | None:
+        """The last dense layer, if there is one."""
+        return find_head(self.main)
+
+    def elements(self) -> int:
+        """About how many numbers of a sample are alive at once."""
+        return 6 * max(
+            (_count(layout.shape) for layout in self.main.layouts.values() if layout.batch is not None), default=1
+        )
+
+    def run(self, context: Context, tensors: Tensors, x: Interval, observe: StepObserver | None = None) -> Final:
+        """Evaluate up to the last layer."""
+        values = tensors.of(self.main)
+        values[self.main.inputs[0]] = x
+        return self._finish(context, self.main, values, observe, 0)
+
+    def _finish(
+        self, context: Context, graph: Graph, values: dict[int, Value], observe: StepObserver | None, time: int
+    ) -> Final:
+        head = set() if self.head is None else {o.index for o in self.head.operations}
+        body = [o for o in graph.operations if o.index not in head]
+        watch = None if observe is None else lambda o, args, result: observe(time, o, args, result)
+        evaluate(context, graph, values, body, observe=watch)
+        return Final(context, graph, values, self.head)
+
+
+class _InitialState(nn.Module):
+    def __init__(self, cell: nn.Module) -> None:
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, x_t: Tensor) -> list[Tensor]:
+        return list(pytree.tree_leaves(self.cell.initial_state(x_t.shape[0])))  # type: ignore[operator]  # the protocol
+
+
+class _Step(nn.Module):
+    def __init__(self, cell: nn.Module, structure: Any) -> None:
+        super().__init__()
+        self.cell, self.structure = cell, structure
+
+    def forward(self, *tensors: Tensor) -> list[Tensor]:
+        state = pytree.tree_unflatten(list(tensors[1:]), self.structure)
+        output, state = self.cell.step(tensors[0], state)  # type: ignore[operator]  # the protocol
+        return [output, *pytree.tree_leaves(state)]
+
+
+class _Readout(nn.Module):
+    def __init__(self, cell: nn.Module) -> None:
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, outputs: Tensor) -> Tensor:
+        return self.cell.readout(outputs)  # type: ignore[operator, no-any-return]  # the protocol
+
+
+class RecurrentNetwork(Network):
+    """A recurrent model: its one-step graph, walked once a time step.
+
+    What depends on parameters alone is evaluated once; what depends on the input but on no state, once for all time
+    steps together, so that the products of the input layer serve every step and every ε.
+    """
+
+    def __init__(self, model: nn.Module, x: Tensor) -> None:
+        self.model = model
+        if x.dim() != 3 or x.shape[1] < 1:
+            raise InputError(f"a recurrent network takes x of shape [samples, time, inputs], not {list(x.shape)}")
+        self.steps = x.shape[1]
+        x_t = _example(model, x)[:, 0]
+        with torch.no_grad():
+            state = model.initial_state(2)  # type: ignore[operator]  # the protocol
+        leaves, structure = pytree.tree_flatten(state)
+        if not all(isinstance(s, Tensor) for s in leaves):
+            raise InputError("initial_state must answer tensors, or tuples, lists or dictionaries of tensors")
+        self.initial = trace(model, _InitialState(model), "initial", [x_t])
+        self.step = trace(model, _Step(model, structure), "step", [x_t, *leaves])
+        produced = self.step.layouts[pytree.tree_leaves(self.step.output)[0].index]
+        outputs = torch.zeros(
+            (1, self.steps, *[s or 1 for s in produced.shape[1:]]), dtype=x_t.dtype, device=x_t.device
+        )
+        self.main = trace(model, _Readout(model), "readout", [outputs])
+        on_state = dependants(self.step, self.step.inputs[1:])
+        on_input = dependants(self.step, self.step.inputs[:1]) - on_state
+        operations = self.step.operations
+        self.fixed = [o for o in operations if o.index not in on_state and o.index not in on_input]
+        self.driven = [o for o in operations if o.index in on_input]
+        self.moving = [o for o in operations if o.index in on_state]
+        needed = {i for o in self.moving for i in o.inputs} | {r.index for r in pytree.tree_leaves(self.step.output)}
+        self.drive = sorted((on_input & needed) | (set(self.step.inputs[:1]) & needed))
+        self._check()
+
+    @property
+    def graphs(self) -> dict[str, Graph]:
+        """The graphs of initial state, step and readout."""
+        return {"initial_state": self.initial, "step": self.step, "readout": self.main}
+
+    def elements(self) -> int:
+        """About how many numbers of a sample are alive at once."""
+        kept = sum(_count(self.step.layouts[i].shape) for i in self.drive)
+        output = pytree.tree_leaves(self.step.output)[0].index
+        return 4 * self.steps * (kept + _count(self.step.layouts[output].shape)) + 1
+
+    def run(self, context: Context, tensors: Tensors, x: Interval, observe: StepObserver | None = None) -> Final:
+        """Evaluate all time steps, and the readout up to the last layer."""
+        started = tensors.of(self.initial)
+        started[self.initial.inputs[0]] = replace(x.map(lambda t: t[:, 0]), bound=None)
+        evaluate(context, self.initial, started)
+        state = [_interval(context, started[r.index]) for r in pytree.tree_leaves(self.initial.output)]
+        fixed = evaluate(context, self.step, tensors.of(self.step), self.fixed, keep=True)
+        drive = self._drive(context, tensors, x)
+        inputs, results = self.step.inputs, pytree.tree_leaves(self.step.output)
+        outputs = []
+        for time in range(self.steps):
+            values = dict(fixed)
+            values.update({i: _at(v, time, self.steps, context.sweep.samples) for i, v in drive.items()})
+            values.update(zip(inputs[1:], state, strict=True))
+            watch = None if observe is None else (lambda o, args, result, t=time: observe(t, o, args, result))
+            evaluate(context, self.step, values, self.moving, observe=watch)
+            outputs.append(context.expanded(_interval(context, values[results[0].index])))
+            state = [_interval(context, values[r.index]) for r in results[1:]]
+            if time % MEASURE_EVERY == MEASURE_EVERY - 1:
+                state = [replace(s, bound=None) for s in state]
+        values = tensors.of(self.main)
+        values[self.main.inputs[0]] = _stacked(outputs)
+        return self._finish(context, self.main, values, observe, self.steps - 1)
+
+    def _drive(self, context: Context, tensors: Tensors, x: Interval) -> dict[int, Interval]:
+        """Everything that depends on the input alone, for all time steps: rows ``[E, T, N]``."""
+        everywhere = Context(context.sweep.repeated(self.steps), context.rounding)
+        values = tensors.of(self.step)
+        values[self.step.inputs[0]] = x.map(lambda t: t.transpose(0, 1).flatten(0, 1))
+        evaluate(everywhere, self.step, values, [*self.fixed, *self.driven], keep=True)
+        return {i: _interval(context, values[i]) for i in self.drive}
+
+
+def _interval(context: Context, value: Value) -> Interval:
+    if isinstance(value, Parameter):
+        value = context.interval(value)
+    assert isinstance(value, Interval)
+    return value
+
+
+def _at(v: Interval, time: int, steps: int, samples: int) -> Interval:
+    """One time step of a value computed for all of them."""
+    assert v.batch is not None
+    dim = v.batch
+
+    def pick(t: Tensor) -> Tensor:
+        return t.unflatten(dim, (-1, steps, samples * v.merged)).select(dim + 1, time).flatten(dim, dim + 1)
+
+    return replace(v.map(pick), bound=v.bound)
+
+
+def _stacked(outputs: list[Interval]) -> Interval:
+    lower = torch.stack([o.lower for o in outputs], 1)
+    upper = lower if all(o.is_point for o in outputs) else torch.stack([o.upper for o in outputs], 1)
+    bounds = [o.bound for o in outputs]
+    bound = None if any(b is None for b in bounds) else max(b for b in bounds if b is not None)
+    nonnegative = all(o.nonnegative for o in outputs)
+    return Interval(lower, upper, max(o.slack for o in outputs), bound, nonnegative, batch=0)
+
+
+def _count(shape: tuple[int | None, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size or 1
+    return count
+
+
+def _example(model: nn.Module, x: Tensor) -> Tensor:
+    """One sample in the dtype and on the device of the model."""
+    like = next((t for t in [*model.parameters(), *model.buffers()] if t.is_floating_point()), None)
+    dtype, device = (x.dtype, x.device) if like is None else (like.dtype, like.device)
+    return torch.zeros(x[:1].shape, dtype=dtype if dtype.is_floating_point else torch.float32, device=device)
+
+
+def network(model: nn.Module, x: Tensor) -> Network:
+    """The model as graphs, traced for inputs like ``x``."""
+    return RecurrentNetwork(model, x) if is_recurrent(model) else Network(model, x)

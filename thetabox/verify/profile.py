@@ -1,0 +1,46 @@
+"""Where verification fails first: uncertain activations by layer, uncertain spikes by time step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thetabox.verify.certificate import Profile
+from thetabox.verify.engine import Engine
+from thetabox.verify.graph import Operation
+from thetabox.verify.interval import Interval
+
+KINKS = ("aten.relu.default", "aten.leaky_relu.default", "aten.hardtanh.default")
+COMPARISONS = ("aten.gt.Tensor", "aten.ge.Tensor", "aten.lt.Tensor", "aten.le.Tensor")
+MOST_SAMPLES = 64
+
+
+def profile_of(engine: Engine, sweep: Tensor) -> Profile | None:
+    """Shares over the first samples; ``None`` for a network without kinks or comparisons."""
+    samples = min(len(engine.x), MOST_SAMPLES, engine.chunk_size(len(sweep)))
+    epsilon = sweep[:, None].expand(-1, samples)
+    shares: dict[str, list[Tensor]] = {}
+    steps = engine.network.steps > 1
+
+    def share(uncertain: Tensor) -> Tensor:
+        rows = uncertain.double().flatten(1).mean(1)
+        return rows.view(-1, samples).mean(1).expand(len(sweep)).cpu()
+
+    def observe(time: int, operation: Operation, args: tuple[Any, ...], result: Any) -> None:
+        if not isinstance(result, Interval) or result.batch != 0:
+            return
+        if steps and operation.operator in COMPARISONS:
+            shares.setdefault(str(time), []).append(share(result.lower != result.upper))
+        elif not steps and operation.operator in KINKS:
+            x = args[0]
+            name = operation.where or operation.name
+            shares.setdefault(name, []).append(share((x.lower < 0) & (x.upper > 0)))
+
+    with torch.no_grad():
+        engine.evaluate(slice(0, samples), epsilon, observe)
+    if not shares:
+        return None
+    columns = [torch.stack(parts).amax(0) for parts in shares.values()]
+    return Profile("steps" if steps else "layers", list(shares), torch.stack(columns, 1))

@@ -1,0 +1,173 @@
+"""Checks of what the user gave, before any work starts."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from thetabox.box import Box
+from thetabox.errors import InputError
+from thetabox.verify.interval import Interval
+from thetabox.verify.rounding import ARITHMETICS, PRECISIONS, Rounding
+
+DOMAINS = {"auto": "interval", "interval": "interval"}
+CRITERIA = ("margin", "logits")
+
+Array = Tensor | np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to bound: box, rounding, device, domain."""
+
+    box: Box
+    rounding: Rounding
+    device: torch.device
+    domain: str
+    precision: str
+
+
+def settings(
+    domain: str, box: Box | None, arithmetic: str, precision: str, device: str, options: dict[str, Any] | None = None
+) -> Settings:
+    """Checked settings.
+
+    Raises:
+        InputError: unknown domain, arithmetic, precision or option, or a device that is not there.
+    """
+    if domain not in DOMAINS:
+        raise InputError(f"unknown domain {domain!r}; choose one of {', '.join(DOMAINS)}")
+    if arithmetic not in ARITHMETICS:
+        raise InputError(f"unknown arithmetic {arithmetic!r}; choose one of {', '.join(ARITHMETICS)}")
+    if precision not in PRECISIONS:
+        raise InputError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
+    if options:
+        raise InputError(f"the domain {DOMAINS[domain]!r} has no option {next(iter(options))!r}")
+    if box is not None and not isinstance(box, Box):
+        raise InputError("box must be a thetabox.Box")
+    rounding = Rounding(PRECISIONS[precision], arithmetic)
+    return Settings(box or Box(), rounding, choose_device(device), DOMAINS[domain], precision)
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` is CUDA where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"unknown device {name!r}; choose auto, cpu or cuda") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError("device 'cuda' asked for, but this torch sees no GPU; choose 'cpu'")
+    return device
+
+
+def epsilons(epsilon: float | Sequence[float] | Tensor) -> Tensor:
+    """A sweep of ε, ``[E]`` float64.
+
+    Raises:
+        InputError: empty, negative, not finite, or not a number.
+    """
+    try:
+        values = torch.as_tensor(epsilon, dtype=torch.float64).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"epsilon must be a number or a list of numbers, not {epsilon!r}") from error
+    if values.dim() > 1 or values.numel() == 0:
+        raise InputError("epsilon must be a number or a list of at least one number")
+    for value in values.reshape(-1).tolist():
+        if not math.isfinite(value) or value < 0:
+            raise InputError(f"epsilon must be finite and at least 0, not {value}")
+    return values.reshape(-1)
+
+
+def inputs(x: Array) -> Tensor:
+    """Inputs as a CPU tensor of finite floats."""
+    try:
+        t = torch.as_tensor(x).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"x must be a tensor or an array of numbers, not {type(x).__name__}") from error
+    if t.is_complex():
+        raise InputError("x must be real")
+    if t.dim() < 2 or t.shape[0] == 0 or t.numel() == 0:
+        raise InputError(f"x must hold at least one sample, [samples, ...]; its shape is {list(t.shape)}")
+    t = t if t.is_floating_point() else t.double()
+    if not bool(torch.isfinite(t).all()):
+        raise InputError("x has values that are NaN or infinite")
+    return t
+
+
+def labels(y: Array, samples: int) -> Tensor:
+    """Labels as int64 ``[N]``."""
+    try:
+        t = torch.as_tensor(y).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"y must be a tensor or an array of class numbers, not {type(y).__name__}") from error
+    if t.dim() != 1 or t.shape[0] != samples:
+        raise InputError(f"y must hold one label for each of the {samples} samples; its shape is {list(t.shape)}")
+    if t.is_floating_point() and not bool((t == t.round()).all()):
+        raise InputError("y must hold whole class numbers")
+    return t.long()
+
+
+def check_labels(y: Tensor, classes: int) -> None:
+    """Raise unless every label is one of ``classes``."""
+    if classes < 2:
+        raise InputError(f"the network must tell at least 2 classes apart, not {classes}")
+    low, high = int(y.min()), int(y.max())
+    if low < 0 or high >= classes:
+        raise InputError(f"y has label {low if low < 0 else high}; the network has classes 0 to {classes - 1}")
+
+
+def check_weights(model: nn.Module) -> None:
+    """Raise for parameters that are not finite numbers."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+    for name, t in [*model.named_parameters(), *model.named_buffers()]:
+        if t.is_floating_point() and not bool(torch.isfinite(t).all()):
+            raise InputError(f"the model's {name} has values that are NaN or infinite")
+
+
+def input_interval(x: Tensor, settings: Settings) -> Interval:
+    """The inputs as the network sees them: exact where the dtype holds them, else rounded outward."""
+    rounding = settings.rounding
+    x = x.to(settings.device)
+    value = x.to(rounding.dtype)
+    exact = bool((value.double() == x.double()).all())
+    in_float32 = rounding.network == 0.0 or bool((x.float().double() == x.double()).all())
+    if exact and in_float32:
+        out = Interval.point(value)
+    else:
+        wide = value.abs() * (4.0 * (2.0**-24)) + 4.0 * rounding.subnormal
+        out = Interval(value - wide, value + wide)
+    out.batch = 0
+    return out
+
+
+def model_facts(model: nn.Module, box: Box) -> dict[str, Any]:
+    """Counts for the certificate, and a hash of the parameters."""
+    factors = box.factors(model)
+    tensors = dict(model.named_parameters())
+    perturbed = sum(t.numel() for name, t in [*tensors.items(), *model.named_buffers()] if name in factors)
+    return {
+        "source": type(model).__name__,
+        "sha256": tensor_hash([t for _, t in sorted([*tensors.items(), *model.named_buffers()])]),
+        "parameters": sum(t.numel() for t in tensors.values()),
+        "perturbed": perturbed,
+    }
+
+
+def tensor_hash(tensors: Sequence[Tensor]) -> str:
+    """SHA-256 over dtype, shape and bytes."""
+    digest = hashlib.sha256()
+    for t in tensors:
+        t = t.detach().cpu().contiguous()
+        digest.update(f"{t.dtype}{list(t.shape)}".encode())
+        digest.update(t.reshape(-1).view(torch.uint8).numpy().tobytes() if t.numel() else b"")
+    return digest.hexdigest()

@@ -1,0 +1,18 @@
+"""Operator rules, one file a family; importing this package fills the table."""
+
+from thetabox.verify.rules import activation, arithmetic, compare, dense, movement, normalise, pooling, reduction
+from thetabox.verify.rules.table import TABLE, Rule, rule
+
+__all__ = [
+    "TABLE",
+    "Rule",
+    "activation",
+    "arithmetic",
+    "compare",
+    "dense",
+    "movement",
+    "normalise",
+    "pooling",
+    "reduction",
+    "rule",
+]

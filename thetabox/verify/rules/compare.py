@@ -1,0 +1,134 @@
+"""Comparisons, logic, selection, elementwise extremes. A truth value is an interval of 0 and 1.
+
+``must`` is asked as "strictly on one side" and ``may`` as "not certainly on the other": an end that is not a number
+then leaves both answers open.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from thetabox.verify.context import Context
+from thetabox.verify.interval import Interval
+from thetabox.verify.rounding import SAFETY
+from thetabox.verify.rules.arithmetic import sub
+from thetabox.verify.rules.table import rule
+
+Number = int | float
+Operand = Interval | Number
+
+
+def _truth(context: Context, must: Tensor, may: Tensor) -> Interval:
+    """Certainly true, possibly true."""
+    lower = must.to(context.dtype)
+    upper = lower if may is must else may.to(context.dtype)
+    return Interval(lower, upper, bound=1.0, nonnegative=True)
+
+
+def _as_interval(context: Context, v: Operand, like: Interval) -> Interval:
+    if isinstance(v, Interval):
+        return v
+    return Interval.point(torch.full((), float(v), dtype=context.dtype, device=like.lower.device), nonnegative=v >= 0)
+
+
+@rule("aten.gt.Tensor", "aten.gt.Scalar", elementwise=True, slack=True)
+def greater(context: Context, a: Operand, b: Operand) -> Interval:
+    """``a > b``."""
+    return _compare(context, a, b, strict=True)
+
+
+@rule("aten.ge.Tensor", "aten.ge.Scalar", elementwise=True, slack=True)
+def greater_equal(context: Context, a: Operand, b: Operand) -> Interval:
+    """``a >= b``."""
+    return _compare(context, a, b, strict=False)
+
+
+@rule("aten.lt.Tensor", "aten.lt.Scalar", elementwise=True, slack=True)
+def less(context: Context, a: Operand, b: Operand) -> Interval:
+    """``a < b``."""
+    return _compare(context, b, a, strict=True)
+
+
+@rule("aten.le.Tensor", "aten.le.Scalar", elementwise=True, slack=True)
+def less_equal(context: Context, a: Operand, b: Operand) -> Interval:
+    """``a <= b``."""
+    return _compare(context, b, a, strict=False)
+
+
+def _compare(context: Context, a: Operand, b: Operand, *, strict: bool) -> Interval:
+    """``a > b`` (strict) or ``a >= b``."""
+    like = a if isinstance(a, Interval) else b
+    assert isinstance(like, Interval)
+    a, b = _as_interval(context, a, like), _as_interval(context, b, like)
+    slack = a.slack + b.slack
+    if slack == 0.0:
+        exact = a.is_point and b.is_point
+        must = a.lower > b.upper if strict else a.lower >= b.upper
+        return _truth(context, must, must if exact else ~(a.upper <= b.lower if strict else a.upper < b.lower))
+    # The differences round as well.
+    slack = (slack + 2.0 * context.rounding.own * (a.magnitude + b.magnitude)) * SAFETY
+    if b.is_point and b.lower.numel() == 1:
+        must, never = a.lower > float(b.lower) + slack, a.upper < float(b.lower) - slack
+    else:
+        must, never = a.lower - b.upper > slack, a.upper - b.lower < -slack
+    return _truth(context, must, ~never)
+
+
+@rule("aten.logical_and.default", "aten.bitwise_and.Tensor", elementwise=True)
+def logical_and(context: Context, a: Interval, b: Interval) -> Interval:
+    """Both."""
+    return Interval(torch.minimum(a.lower, b.lower), torch.minimum(a.upper, b.upper), bound=1.0, nonnegative=True)
+
+
+@rule("aten.logical_or.default", "aten.bitwise_or.Tensor", elementwise=True)
+def logical_or(context: Context, a: Interval, b: Interval) -> Interval:
+    """Either."""
+    return Interval(torch.maximum(a.lower, b.lower), torch.maximum(a.upper, b.upper), bound=1.0, nonnegative=True)
+
+
+@rule("aten.logical_not.default", "aten.bitwise_not.default")
+def logical_not(context: Context, a: Interval) -> Interval:
+    """Neither."""
+    lower = 1.0 - a.upper
+    return replace(a, lower=lower, upper=lower if a.is_point else 1.0 - a.lower, bound=1.0, nonnegative=True)
+
+
+@rule("aten.where.self", "aten.where.ScalarOther", "aten.where.ScalarSelf", elementwise=True)
+def where(context: Context, condition: Interval, a: Operand, b: Operand) -> Interval:
+    """``a`` where the condition holds, else ``b``; both where it is open."""
+    a, b = _as_interval(context, a, condition), _as_interval(context, b, condition)
+    must, never = condition.lower >= 1, condition.upper <= 0
+    lower = torch.where(must, a.lower, torch.where(never, b.lower, torch.minimum(a.lower, b.lower)))
+    upper = torch.where(must, a.upper, torch.where(never, b.upper, torch.maximum(a.upper, b.upper)))
+    return Interval(lower, upper, nonnegative=a.nonnegative and b.nonnegative)
+
+
+@rule("aten.maximum.default", elementwise=True, slack=True)
+def maximum(context: Context, a: Interval, b: Interval) -> Interval:
+    """The larger, exact."""
+    lower = torch.maximum(a.lower, b.lower)
+    upper = lower if a.is_point and b.is_point else torch.maximum(a.upper, b.upper)
+    return Interval(lower, upper, max(a.slack, b.slack), nonnegative=a.nonnegative or b.nonnegative)
+
+
+@rule("aten.minimum.default", elementwise=True, slack=True)
+def minimum(context: Context, a: Interval, b: Interval) -> Interval:
+    """The smaller, exact."""
+    lower = torch.minimum(a.lower, b.lower)
+    upper = lower if a.is_point and b.is_point else torch.minimum(a.upper, b.upper)
+    return Interval(lower, upper, max(a.slack, b.slack), nonnegative=a.nonnegative and b.nonnegative)
+
+
+@rule("aten.sign.default", slack=True)
+def sign(context: Context, a: Interval) -> Interval:
+    """-1, 0 or 1."""
+    positive, negative = _compare(context, a, 0.0, strict=True), _compare(context, _flip(a), 0.0, strict=True)
+    return sub(context, positive, negative)
+
+
+def _flip(a: Interval) -> Interval:
+    lower = -a.upper
+    return replace(a, lower=lower, upper=lower if a.is_point else -a.lower, nonnegative=False)

@@ -1,0 +1,306 @@
+r"""Dense layers, convolutions and matrix products.
+
+Relative noise on a weight is noise on its input: :math:`\theta(1 + \varepsilon\delta)x` with :math:`|\delta| \le 1`
+ranges over :math:`\theta` times :math:`[1-\varepsilon, 1+\varepsilon]\cdot[l, u] = [L, U]`, so the exact hull of
+:math:`\sum w x` over a whole box of weights is :math:`\theta m \pm |\theta|\rho` with centre :math:`m` and radius
+:math:`\rho` of :math:`[L, U]`: two ordinary products, whatever the layer.
+
+Rounding is added to :math:`\rho` before the product with :math:`|\theta|`: with :math:`G` the relative error of the
+dot product (see :meth:`Rounding.of_dot`), the radius becomes :math:`\rho + G(|m| + \rho)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from thetabox.errors import InputError
+from thetabox.verify.context import Context
+from thetabox.verify.graph import Layout
+from thetabox.verify.interval import Interval
+from thetabox.verify.parameter import Parameter
+from thetabox.verify.rounding import SAFETY
+from thetabox.verify.rules.arithmetic import add
+from thetabox.verify.rules.table import rule
+
+# product(input, weight, bias or None): linear in both operands, adds the bias.
+Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+Operand = Interval | Parameter | None
+
+
+@rule("aten.linear.default", parameters=True, slack=True)
+def linear(context: Context, x: Operand, weight: Operand, bias: Operand = None) -> Interval:
+    """``x Wᵀ + b``."""
+    x = _input(context, x)
+    return affine(context, x, weight, bias, F.linear, _size(weight)[-1])
+
+
+@rule("aten.addmm.default", parameters=True, slack=True)
+def addmm(
+    context: Context, bias: Operand, x: Operand, weight: Operand, *, beta: float = 1, alpha: float = 1
+) -> Interval:
+    """``b + x W``."""
+    if beta != 1 or alpha != 1:
+        raise InputError(f"{context.where}: addmm with beta or alpha other than 1 has no rule")
+    return affine(context, _input(context, x), weight, bias, _times, _size(weight)[0])
+
+
+@rule("aten.mm.default", "aten.matmul.default", "aten.bmm.default", parameters=True, slack=True)
+def matmul(context: Context, x: Operand, weight: Operand) -> Interval:
+    """``x W`` with a parameter, or the product of two values."""
+    if isinstance(x, Interval) and x.batch is not None and not _is_value(weight):
+        return affine(context, x, weight, None, _times, _size(weight)[0])
+    return _product_of_values(context, _input(context, x), _input(context, weight))
+
+
+@rule("aten.conv1d.default", "aten.conv2d.default", "aten.conv1d.padding", "aten.conv2d.padding",
+      parameters=True, slack=True)  # fmt: skip
+def convolution(
+    context: Context,
+    x: Operand,
+    weight: Operand,
+    bias: Operand = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Interval:
+    """A 1d or 2d convolution; the weights are never unfolded."""
+    x = _input(context, x)
+    function = F.conv1d if len(_size(weight)) == 3 else F.conv2d
+    if x.batch != 0 or x.lower.dim() != len(_size(weight)):
+        raise InputError(f"{context.where}: the first dimension of a convolution's input must be the samples'")
+
+    def product(t: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        return function(t, w, b, stride, padding, dilation, groups)
+
+    return affine(context, x, weight, bias, product, prod(_size(weight)[1:]))
+
+
+def affine(context: Context, x: Interval, weight: Operand, bias: Operand, product: Product, terms: int) -> Interval:
+    """Hull of ``product(x, w) + b`` over ``x`` and the boxes of ``w`` and ``b``, each output by itself."""
+    if isinstance(weight, Interval):
+        return _add_bias(context, _interval_weight(context, x, weight, product, terms), bias, terms)
+    assert isinstance(weight, Parameter)
+    if x.batch is None:
+        return _add_bias(context, _interval_weight(context, x, context.interval(weight), product, terms), bias, terms)
+    if isinstance(bias, Interval):
+        return _add_bias(context, affine(context, x, weight, None, product, terms), bias, terms)
+    if not weight.relative:
+        return _absolute_weight(context, x, weight, bias, product, terms)
+    if x.is_point and x.slack == 0.0:
+        return _known_input(context, x, weight, bias, product, terms)
+    centre, radius = _relative_radius(context, x, weight, terms)
+    epsilon = context.uniform(bias.factor) if bias is not None and bias.relative else None
+    if bias is None or epsilon is not None:
+        # One number serves all rows: the bias rides along in the products.
+        shift = None if bias is None else bias.theta
+        spread = _bias_radius(context, bias, epsilon, weight, product, terms)
+        middle, around = product(centre, weight.theta, shift), product(radius, weight.magnitude, spread)
+        return _ends(context, middle, around, context.rounding.of_dot(terms))
+    middle = product(centre, weight.theta, None)
+    around = product(radius, weight.magnitude, _constant_like(weight, context.rounding.subnormal * terms, product))
+    return _add_bias(context, _ends(context, middle, around, context.rounding.of_dot(terms)), bias, terms)
+
+
+def _relative_radius(context: Context, x: Interval, weight: Parameter, terms: int) -> tuple[Tensor, Tensor]:
+    """Centre and radius of ``[1 - ε, 1 + ε] x``, with the rounding of everything up to the layer's output."""
+    relative = context.rounding.of_dot(terms) + 2.0 * weight.blur
+    largest = context.largest(weight.factor)
+    extra = (x.slack * (1.0 + 3.0 * largest) + context.rounding.floor * (1.0 + largest)) * (1.0 + relative) * SAFETY
+    epsilon: Tensor | float | None = context.uniform(weight.factor)
+    if epsilon is None:
+        x = context.expanded(x)
+        epsilon = context.column(context.epsilon(weight.factor), x)
+    low, high = x.lower, x.upper
+    if x.nonnegative:
+        if isinstance(epsilon, float):
+            near = low * max((1.0 - epsilon) / 2, 0.0)
+            far = high * (max((1.0 + epsilon) / 2, epsilon) * (1.0 + 4.0 * relative)) + extra
+            return high * min((1.0 + epsilon) / 2, 1.0) + near, far - near
+        near = low * ((1.0 - epsilon) / 2).clamp(min=0.0)
+        far = high * (torch.maximum((1.0 + epsilon) / 2, epsilon) * (1.0 + 4.0 * relative)) + extra
+        return high * ((1.0 + epsilon) / 2).clamp(max=1.0) + near, far - near
+    bottom, top = low - low.abs() * epsilon, high + high.abs() * epsilon
+    if largest > 1.0:
+        bottom = torch.minimum(bottom, high - high.abs() * epsilon)
+        top = torch.maximum(top, low + low.abs() * epsilon)
+    centre, radius = (bottom + top) / 2, (top - bottom) / 2
+    return centre, (radius + extra) * (1.0 + relative) + centre.abs() * relative
+
+
+def _known_input(
+    context: Context, x: Interval, weight: Parameter, bias: Operand, product: Product, terms: int
+) -> Interval:
+    """``x`` is one tensor: its two products serve every ε."""
+    assert bias is None or isinstance(bias, Parameter)
+    batch = x.batch
+    assert batch is not None
+    rounding = context.rounding
+    relative = rounding.of_dot(terms) + 2.0 * weight.blur
+    together = bias is not None and bias.relative and (bias.factor, bias.blur) == (weight.factor, weight.blur)
+    shift = bias.theta if bias is not None and together else None
+    middle = product(x.lower, weight.theta, shift)
+    around = product(x.lower.abs(), weight.magnitude, None if shift is None else shift.abs())
+    # Underflow, divided by the least factor that multiplies it next.
+    around = around + 4.0 * rounding.subnormal * terms / relative
+    scale: Tensor | float | None = context.uniform(weight.factor)
+    if scale is not None:
+        scale = (scale + relative) * (1.0 + relative) * SAFETY
+        out = _ends(context, middle, around * scale, relative)
+    else:
+        scale = (context.epsilon(weight.factor) + relative) * ((1.0 + relative) * SAFETY)
+        sweeps = context.sweep.sweeps if context.rows(x) == context.sweep.samples else 1
+        scale = scale.reshape(sweeps, -1).repeat_interleave(x.merged, 1)
+        shape = [sweeps] + [1] * middle.dim()
+        shape[batch + 1] = scale.shape[1]
+        out = _ends(context, middle[None], around[None] * scale.view(shape), relative)
+        out = out.map(lambda t: t.movedim(0, batch).flatten(batch, batch + 1))
+    out.batch, out.merged = x.batch, x.merged
+    return out if together else _add_bias(context, out, bias, terms)
+
+
+def _absolute_weight(
+    context: Context, x: Interval, weight: Parameter, bias: Operand, product: Product, terms: int
+) -> Interval:
+    r"""A box not proportional to the weight: :math:`|\theta|r + \varepsilon u (|c| + r)`; exact for known inputs."""
+    relative = context.rounding.of_dot(terms) + 2.0 * weight.blur
+    x = context.expanded(x)
+    extra = x.slack + context.rounding.floor
+    centre = x.lower if x.is_point else (x.lower + x.upper) / 2
+    radius = (torch.zeros_like(centre) if x.is_point else (x.upper - x.lower) / 2) + (extra if x.slack else 0.0)
+    reach = centre.abs() + radius
+    middle = product(centre, weight.theta, None)
+    assert weight.unit is not None
+    spread = product(reach * (1.0 + 2.0 * relative), weight.unit, None)
+    uniform = context.uniform(weight.factor)
+    epsilon: Tensor | float = (
+        uniform if uniform is not None else context.column(context.epsilon(weight.factor), replace(x, lower=middle))
+    )
+    around = product(radius + reach * (2.0 * relative), weight.magnitude, None)
+    around = around + spread * epsilon * (1.0 + 2.0 * relative)
+    around = around + context.rounding.subnormal * terms * (2.0 + context.largest(weight.factor))
+    out = _ends(context, middle, around, relative)
+    out.batch, out.merged = x.batch, x.merged
+    return _add_bias(context, out, bias, terms)
+
+
+def _interval_weight(context: Context, x: Interval, weight: Interval, product: Product, terms: int) -> Interval:
+    """Weights that are the result of a computation: :math:`|W_c| r + W_r (|c| + r)`."""
+    if weight.by_row or x.by_row:
+        raise InputError(
+            f"{context.where} multiplies by weights computed from perturbed parameters; give one ε at a time"
+        )
+    own = context.rounding.own
+    relative = context.rounding.of_dot(terms)
+    x, weight = x.settled(own), weight.settled(own)
+    centre, radius = _centre_radius(x, own, context.rounding.floor)
+    middle_weight, spread_weight = _centre_radius(weight, own, 0.0)
+    reach = centre.abs() + radius
+    middle = product(centre, middle_weight, None)
+    around = product(radius + reach * (2.0 * relative), middle_weight.abs(), None)
+    around = around + product(reach * (1.0 + 2.0 * relative), spread_weight, None)
+    around = around + context.rounding.subnormal * terms * 4.0
+    out = _ends(context, middle, around, relative)
+    out.batch, out.merged = x.batch, x.merged
+    return out
+
+
+def _product_of_values(context: Context, a: Interval, b: Interval) -> Interval:
+    """Midpoint-radius product of two values (Rump, Fast and parallel interval arithmetic, BIT 39, 1999)."""
+    own = context.rounding.own
+    terms = a.shape[-1]
+    relative = context.rounding.of_dot(terms)
+    a, b = a.settled(own), b.settled(own)
+    ca, ra = _centre_radius(a, own, context.rounding.floor)
+    cb, rb = _centre_radius(b, own, context.rounding.floor)
+    middle = torch.matmul(ca, cb)
+    reach = cb.abs() + rb
+    around = torch.matmul(ca.abs(), rb + reach * (2.0 * relative)) + torch.matmul(ra, reach * (1.0 + 2.0 * relative))
+    around = around + context.rounding.subnormal * terms * 4.0
+    return _ends(context, middle, around, relative)
+
+
+def _centre_radius(x: Interval, own: float, floor: float) -> tuple[Tensor, Tensor]:
+    if x.is_point:
+        return x.lower, torch.zeros_like(x.lower)
+    centre = (x.lower + x.upper) / 2
+    return centre, (x.upper - x.lower) / 2 * (1.0 + 4.0 * own) + centre.abs() * (4.0 * own) + floor
+
+
+def _ends(context: Context, middle: Tensor, around: Tensor, relative: float) -> Interval:
+    """``middle ± around``; where either overflowed nothing is known."""
+    lower, upper = middle - around, middle + around
+    limit = context.rounding.overflow
+    if not bool(torch.isfinite(middle.detach().sum() + around.detach().sum())) or (
+        limit < float("inf") and float(around.detach().max()) >= relative * limit
+    ):
+        # A partial sum of the network may overflow once Σ|w||x| does; around holds at least relative times it.
+        unknown = ~torch.isfinite(middle) | ~torch.isfinite(around) | (around >= relative * limit)
+        lower = torch.where(unknown, -torch.inf, lower)
+        upper = torch.where(unknown, torch.inf, upper)
+    return Interval(lower, upper)
+
+
+def _add_bias(context: Context, out: Interval, bias: Operand, terms: int) -> Interval:
+    """Add a bias whose ε differs from row to row, or that is a computed value."""
+    if bias is None:
+        return out
+    assert context.operation is not None
+    layout = context.operation.layout
+    assert isinstance(layout, Layout)
+    term = context.interval(bias) if isinstance(bias, Parameter) else bias
+    if out.lower.dim() > 2 and context.operation.operator.startswith("aten.conv"):
+        spatial = [1] * (out.lower.dim() - 2)
+        term = term.map(lambda t: t.view(*t.shape, *spatial))
+    if out.batch is None:
+        out = replace(out, batch=layout.batch, merged=layout.merged)
+    left, right = context.aligned([out, term], layout)
+    added = add(context, left, right)
+    if context.rounding.network:
+        # The network may start its sum with the bias, which then errs like the whole sum.
+        added.slack += context.rounding.of_dot(terms) * right.magnitude
+    return added
+
+
+def _bias_radius(
+    context: Context, bias: Parameter | None, epsilon: float | None, weight: Parameter, product: Product, terms: int
+) -> Tensor:
+    """Radius of the bias, its rounding, and the underflow of the whole dot product."""
+    tiny = context.rounding.subnormal * terms * 2.0
+    if bias is None or epsilon is None:
+        return _constant_like(weight, tiny, product)
+    relative = context.rounding.of_dot(terms) + 2.0 * bias.blur
+    return bias.magnitude * ((epsilon + relative * (1.0 + epsilon)) * SAFETY) + tiny
+
+
+def _constant_like(weight: Parameter, value: float, product: Product) -> Tensor:
+    """One number for each output of the layer."""
+    outputs = weight.theta.shape[-1] if product is _times else weight.theta.shape[0]
+    return torch.full((outputs,), value, dtype=weight.theta.dtype, device=weight.theta.device)
+
+
+def _times(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if bias is None:
+        return torch.matmul(x, weight)
+    if x.dim() == 2 and weight.dim() == 2:
+        return torch.addmm(bias, x, weight)
+    return torch.matmul(x, weight) + bias
+
+
+def _input(context: Context, x: Operand) -> Interval:
+    return context.interval(x) if isinstance(x, Parameter) else x  # type: ignore[return-value]  # never None here
+
+
+def _size(weight: Operand) -> torch.Size:
+    return weight.theta.shape if isinstance(weight, Parameter) else weight.shape  # type: ignore[union-attr]  # never None here
+
+
+def _is_value(operand: Operand) -> bool:
+    return isinstance(operand, Interval) and operand.batch is not None

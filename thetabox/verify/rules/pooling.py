@@ -1,0 +1,82 @@
+"""Max and average pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from thetabox.errors import InputError
+from thetabox.verify.context import Context
+from thetabox.verify.interval import Interval
+from thetabox.verify.rounding import SAFETY
+from thetabox.verify.rules.table import rule
+
+
+def _check(context: Context, x: Interval) -> None:
+    if x.batch != 0:
+        raise InputError(f"{context.where}: the first dimension of a pooling's input must be the samples'")
+
+
+@rule("aten.max_pool1d.default", "aten.max_pool2d.default", "aten.max_pool2d_with_indices.default", slack=True)
+def max_pool(
+    context: Context,
+    x: Interval,
+    kernel: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+) -> Any:
+    """Largest of each window, exact."""
+    _check(context, x)
+    assert context.operation is not None
+    pool = F.max_pool1d if "1d" in context.operation.operator else F.max_pool2d
+    out = x.map(lambda t: pool(t, kernel, stride or None, padding, dilation, ceil_mode))
+    return (out, None) if "indices" in context.operation.operator else out
+
+
+@rule("aten.adaptive_max_pool1d.default", "aten.adaptive_max_pool2d.default", slack=True)
+def adaptive_max_pool(context: Context, x: Interval, size: Any) -> tuple[Interval, None]:
+    """Largest of each part, exact."""
+    _check(context, x)
+    assert context.operation is not None
+    pool = F.adaptive_max_pool1d if "1d" in context.operation.operator else F.adaptive_max_pool2d
+    return x.map(lambda t: pool(t, size)), None
+
+
+@rule("aten.avg_pool1d.default", "aten.avg_pool2d.default", slack=True)
+def average_pool(context: Context, x: Interval, kernel: Any, *args: Any, **kwargs: Any) -> Interval:
+    """Mean of each window: a sum and a division by a whole number."""
+    _check(context, x)
+    assert context.operation is not None
+    one = "1d" in context.operation.operator
+    terms = prod(kernel) * (kernel[0] if not one and len(kernel) == 1 else 1)
+    pool: Callable[..., Tensor] = F.avg_pool1d if one else F.avg_pool2d
+    return _averaged(context, x, lambda t: pool(t, kernel, *_stride(args), **kwargs), terms)
+
+
+def _stride(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """An empty stride stands for the kernel's size."""
+    return (args[0] or None, *args[1:]) if args else args
+
+
+@rule("aten.adaptive_avg_pool1d.default", "aten.adaptive_avg_pool2d.default", "aten._adaptive_avg_pool2d.default",
+      slack=True)  # fmt: skip
+def adaptive_average_pool(context: Context, x: Interval, size: Any) -> Interval:
+    """Mean of each part."""
+    _check(context, x)
+    assert context.operation is not None
+    pool = F.adaptive_avg_pool1d if "1d" in context.operation.operator else F.adaptive_avg_pool2d
+    return _averaged(context, x, lambda t: pool(t, size), prod(x.shape[2:]))
+
+
+def _averaged(context: Context, x: Interval, function: Callable[[Tensor], Tensor], terms: int) -> Interval:
+    out = replace(x.map(function), bound=x.bound)
+    out.slack = x.slack + context.rounding.of_sum(terms) * x.magnitude + context.rounding.subnormal
+    out.slack *= SAFETY
+    return out

@@ -1,0 +1,75 @@
+"""Sums, means and extremes over dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+from torch import Tensor
+
+from thetabox.errors import InputError
+from thetabox.verify.context import Context
+from thetabox.verify.interval import Interval
+from thetabox.verify.rounding import SAFETY
+from thetabox.verify.rules.table import rule
+
+
+def _dims(context: Context, x: Interval, dim: Any) -> tuple[int, ...]:
+    rank = x.lower.dim()
+    chosen = range(rank) if dim is None or dim == [] else (dim if isinstance(dim, Sequence) else [dim])
+    dims = tuple(d % rank for d in chosen)
+    if x.batch in dims:
+        raise InputError(f"{context.where} mixes samples")
+    return dims
+
+
+@rule("aten.sum.dim_IntList", "aten.sum.default", slack=True)
+def total(context: Context, x: Interval, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Interval:
+    """Sum; ``n`` terms of magnitude ``M`` err by at most ``γ n M``."""
+    dims = _dims(context, x, dim)
+    terms = prod(x.shape[d] for d in dims)
+    out = Interval(*_ends(x, lambda t: t.sum(dims, keepdim)), nonnegative=x.nonnegative)
+    out.slack = (x.slack + context.rounding.of_sum(terms) * x.magnitude) * terms * SAFETY
+    return out
+
+
+@rule("aten.mean.dim", "aten.mean.default", slack=True)
+def mean(context: Context, x: Interval, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Interval:
+    """Mean: the sum divided by a whole number."""
+    dims = _dims(context, x, dim)
+    terms = prod(x.shape[d] for d in dims)
+    out = Interval(*_ends(x, lambda t: t.mean(dims, keepdim)), bound=x.bound, nonnegative=x.nonnegative)
+    out.slack = (x.slack + context.rounding.of_sum(terms) * x.magnitude + context.rounding.subnormal) * SAFETY
+    return out
+
+
+@rule("aten.amax.default", slack=True)
+def largest(context: Context, x: Interval, dim: Any = (), keepdim: bool = False) -> Interval:
+    """Maximum, exact."""
+    dims = _dims(context, x, list(dim))
+    return Interval(*_ends(x, lambda t: t.amax(dims, keepdim)), x.slack, x.bound, x.nonnegative)
+
+
+@rule("aten.amin.default", slack=True)
+def smallest(context: Context, x: Interval, dim: Any = (), keepdim: bool = False) -> Interval:
+    """Minimum, exact."""
+    dims = _dims(context, x, list(dim))
+    return Interval(*_ends(x, lambda t: t.amin(dims, keepdim)), x.slack, x.bound, x.nonnegative)
+
+
+@rule("aten.max.dim", slack=True)
+def largest_with_place(context: Context, x: Interval, dim: int, keepdim: bool = False) -> tuple[Interval, None]:
+    """Maximum; the place of it has no rule."""
+    return largest(context, x, [dim], keepdim), None
+
+
+@rule("aten.min.dim", slack=True)
+def smallest_with_place(context: Context, x: Interval, dim: int, keepdim: bool = False) -> tuple[Interval, None]:
+    """Minimum; the place of it has no rule."""
+    return smallest(context, x, [dim], keepdim), None
+
+
+def _ends(x: Interval, function: Any) -> tuple[Tensor, Tensor]:
+    lower = function(x.lower)
+    return lower, lower if x.is_point else function(x.upper)
