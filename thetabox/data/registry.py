@@ -5,13 +5,15 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from thetabox.data import digits, fashion_mnist, vowels
+from thetabox.data import digits, ecg, fashion_mnist, speech, vowels
 from thetabox.data.arrays import load_arrays
 from thetabox.data.dataset import SPLITS, Dataset
 from thetabox.data.task import Task
 from thetabox.errors import InputError
 
-TASKS: dict[str, Task] = {task.name: task for task in (digits.TASK, vowels.TASK, fashion_mnist.TASK)}
+TASKS: dict[str, Task] = {
+    task.name: task for task in (digits.TASK, vowels.TASK, fashion_mnist.TASK, ecg.TASK, speech.TASK)
+}
 
 
 def load(name: str | Path, split: str = "test", data_dir: str | Path | None = None) -> Dataset:
