@@ -1,5 +1,7 @@
 """Own data: what a ``.npz`` may hold, and one clear line for everything else."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -120,3 +122,17 @@ def test_arrays_in_memory():
     assert data.y.tolist() == [2, 1, 0]
     with pytest.raises(InputError, match="y of mine"):
         from_arrays(torch.ones(3, 2), [0.5, 1, 0], name="mine")
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_any_damaged_byte_is_an_input_error_or_harmless(tmp_path, compressed):
+    path = tmp_path / "own.npz"
+    (np.savez_compressed if compressed else np.savez)(path, x=X, y=Y)
+    good = path.read_bytes()
+    for position in range(0, len(good), 2):
+        for change in (0xFF, 0x01):
+            content = bytearray(good)
+            content[position] ^= change
+            path.write_bytes(bytes(content))
+            with contextlib.suppress(InputError):
+                assert torch.isfinite(load(path).x).all()
