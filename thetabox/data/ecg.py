@@ -32,7 +32,7 @@ RECORDS = {
     ),
 }  # fmt: skip
 # At most so many beats of a class: nine of ten beats are normal. The test split stays as it is.
-LIMIT = {"train": 2000, "validation": 500, "test": None}
+LIMIT = {"train": 3000, "validation": 500, "test": None}
 
 STEPS, BEFORE, STRIDE = 100, 40, 5  # 100 steps at 72 Hz, the annotated R peak at step 40
 BAND = (0.5, 30.0)  # Hz
@@ -116,7 +116,7 @@ def _make(split: str, found: dict[str, tuple[Path, Path, Path]]) -> dict[str, np
 def read(split: str, data_dir: Path | None = None) -> Dataset:
     """Beats ``[N, 100, 7]``; the record number is the group."""
     found = record_files(TASK.name, [str(number) for number in RECORDS[split]], data_dir)
-    recipe = f"ecg 2 {split} {RECORDS[split]} {LIMIT} {STEPS} {BEFORE} {STRIDE} {BAND} {RHYTHM_SCALE} {RHYTHM_BEATS}"
+    recipe = f"ecg 1 {split} {RECORDS[split]} {LIMIT} {STEPS} {BEFORE} {STRIDE} {BAND} {RHYTHM_SCALE} {RHYTHM_BEATS}"
     sources = [path for paths in found.values() for path in paths]
     arrays = processed(TASK.name, recipe, sources, lambda: _make(split, found))
     return from_arrays(
@@ -140,7 +140,7 @@ TASK = Task(
     "Goldberger et al.: PhysioBank, PhysioToolkit, and PhysioNet, Circulation 101(23):e215, 2000",
     description="A window a beat, 100 steps at 72 Hz, R peak at step 40: leads MLII and other, band-passed 0.5-30 Hz "
     "and scaled by record, their slopes, and three constant channels of rhythm (intervals, rate). "
-    "Patients of DS1 (de Chazal et al. 2004, without 201, who is 202 of DS2) train and validate, at most 2,000 and 500 "
+    "Patients of DS1 (de Chazal et al. 2004, without 201, who is 202 of DS2) train and validate, at most 3,000 and 500 "
     "beats a class; patients of DS2 test, every beat.",
     embedded=False,
     read=read,

@@ -173,7 +173,7 @@ def _make(sources: list[Path]) -> dict[str, np.ndarray]:
 def read(split: str, data_dir: Path | None = None) -> Dataset:
     """Clips as coefficients ``[N, 49, 40]``; the speaker is the group."""
     sources = _sources(data_dir)
-    recipe = f"speech 2 {RATE} {LENGTH} {COEFFICIENTS} {FRAME_MS} {SHIFT_MS} {TEST} {VALIDATION} {COPIES}"
+    recipe = f"speech 1 {RATE} {LENGTH} {COEFFICIENTS} {FRAME_MS} {SHIFT_MS} {TEST} {VALIDATION} {COPIES}"
     arrays = processed(TASK.name, recipe, sources, lambda: _make(sources))
     chosen = arrays["split"] == SPLITS.index(split)
     return from_arrays(
