@@ -1,0 +1,49 @@
+"""Attack and proof about the same box never contradict each other."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import thetabox as tb
+
+EPSILON = [0.0, 1e-9, 1e-4, 1e-3, 1e-2, 0.1, 1.5]
+
+
+def networks() -> dict[str, tuple[nn.Module, Tensor]]:
+    torch.manual_seed(0)
+    return {
+        "mlp": (tb.models.MLP((6, 10, 3)), torch.randn(12, 6)),
+        "cnn": (tb.models.ConvNet.small(), torch.randn(8, 1, 8, 8)),
+        "lsnn": (tb.models.LSNN(3, 10, 3), torch.randn(8, 12, 3)),
+    }
+
+
+@pytest.mark.parametrize("kind", ["relative", "absolute", "range"])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "lsnn"])
+def test_no_verified_sample_is_flipped(name: str, kind: str) -> None:
+    model, x = networks()[name]
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    y[0] = (y[0] + 1) % 3
+    box = tb.Box(kind=kind)
+    proof = tb.certify(model, x, y, EPSILON, domain="interval", box=box)
+    found = tb.attack(model, x, y, EPSILON, box=box, steps=6)
+    assert not (proof.verified & ~found.correct).any()
+    assert (proof.margin <= found.margin + 1e-12).all()
+    assert found.clean_accuracy == proof.clean_accuracy
+    assert torch.equal(found.predicted, proof.predicted)
+    assert proof.verified[0, 1:].all()
+    assert not found.correct[-1].all()
+
+
+def test_neuron_parameters_in_the_box() -> None:
+    model, x = networks()["lsnn"]
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    box = tb.Box(include="*,threshold,tau,tau_adapt,beta")
+    proof = tb.certify(model, x, y, [1e-3, 0.1], domain="interval", box=box)
+    found = tb.attack(model, x, y, [1e-3, 0.1], box=box, steps=6)
+    assert not (proof.verified & ~found.correct).any()
+    assert (proof.margin <= found.margin + 1e-12).all()
