@@ -21,4 +21,5 @@
 |          | all_dots(w, x, bias) | every float32 value of a short dot product, any order, FMA or not |
 |          | sample_dots(w, x, bias, rng=) | one float32 evaluation in a random order (n of any size) |
 |          | sample_forward(model, x, rng=) | one float32 evaluation of a feed-forward network, batch in |
+|          | sample_lsnn(x, values, rng=) | one float32 evaluation of an LSNN's logits |
 """

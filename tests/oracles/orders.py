@@ -115,6 +115,47 @@ def sample_forward(model: nn.Sequential, x: Any, *, rng: random.Random) -> Float
     return value
 
 
+def sample_lsnn(x: Any, values: dict[str, Any], *, rng: random.Random, refractory: int = 2, dt: float = 1.0) -> Float32:
+    """One float32 evaluation of an LSNN's logits for a sample x [T, inputs], parameters as in ``tests.oracles.lsnn``.
+
+    Dot products run in random orders; α, ρ come from the double-precision exponential, rounded; each multiply-add of
+    the state may be fused or not, and (1 − α) is applied before or after the sums, as the step and the fast path do.
+    """
+    inputs = np.asarray(x, np.float64).astype(np.float32)
+    p = {name: np.asarray(value, np.float64).astype(np.float32) for name, value in values.items()}
+    step, one = np.float32(dt), np.float32(1)
+    fused = rng.random() < 0.5
+
+    def multiply_add(a: Any, b: Any, c: Any) -> Any:
+        return fused_multiply_add(a, b, c) if fused else a * b + c
+
+    def dot(row: Any, weight: Any) -> Any:
+        return sample_dots(weight.T, row[None], rng=rng)
+
+    alpha, rho = (np.exp((-step / p[name]).astype(np.float64)).astype(np.float32) for name in ("tau", "tau_adapt"))
+    recurrent = p["W_rec"] * (1 - np.eye(len(alpha), dtype=np.float32)) if "W_rec" in p else None
+    early = rng.random() < 0.5
+    if early and recurrent is not None:
+        recurrent = recurrent * (one - alpha)
+    v, b, z, r = (np.zeros_like(alpha) for _ in range(4))
+    total = np.zeros_like(alpha)
+    for row in inputs:
+        b = multiply_add(rho, b, (one - rho) * z)
+        threshold = multiply_add(p["beta"], b, p["threshold"])
+        drive = dot(row, p["W_in"])
+        drive = drive * (one - alpha) if early else drive
+        if recurrent is not None:
+            drive = drive + dot(z, recurrent)
+        drive = drive if early else drive * (one - alpha)
+        v = multiply_add(alpha, v, drive)
+        v = v - z * threshold * step
+        z = ((r <= np.float32(0.1)) & (v > threshold)).astype(np.float32)
+        r = np.clip(r + np.float32(refractory) * z - one, 0, refractory).astype(np.float32)
+        total = total + z
+    rate = total / np.float32(len(inputs)) if rng.random() < 0.5 else total * np.float32(one / np.float32(len(inputs)))
+    return sample_dots(p["W_out"].T, rate[None], p["b_out"], rng=rng)
+
+
 def _float32(tensor: Any) -> Float32 | None:
     return None if tensor is None else tensor.detach().float().numpy()
 

@@ -219,3 +219,13 @@ def test_sampled_forward_is_near_torch_and_differs_between_orders() -> None:
     draws = [orders.sample_forward(model, x, rng=random.Random(seed)) for seed in range(10)]
     assert max(np.abs(d - expected).max() for d in draws) < 1e-5
     assert len({d.tobytes() for d in draws}) > 1
+
+
+def test_sampled_lsnn_is_near_the_exact_one() -> None:
+    same = 0
+    for seed in range(20):
+        values, x = lsnn.tiny(seed), lsnn.random_inputs(seed, steps=10)
+        expected = lsnn.logits(x, values).astype(float)
+        got = orders.sample_lsnn(x, values, rng=random.Random(seed))
+        same += bool(np.abs(got - expected).max() < 1e-5)
+    assert same >= 19
