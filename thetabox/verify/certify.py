@@ -112,13 +112,15 @@ def _margins(
 ) -> Tensor:
     total = len(labels) * len(sweep)
     margin = torch.empty(len(sweep), len(labels), dtype=torch.float64)
+    # Samples of one class together: the margin's products are one for each class of a chunk.
+    order = torch.argsort(labels, stable=True)
     for start, stop in engine.chunks(len(labels), len(sweep)):
         part = store.read(start, stop)
         if part is None:
             epsilon = sweep[:, None].expand(-1, stop - start)
-            part = engine.margins(slice(start, stop), epsilon, labels, criterion)
+            part = engine.margins(order[start:stop], epsilon, labels, criterion)
             store.write(start, stop, part)
-        margin[:, start:stop] = part
+        margin[:, order[start:stop]] = part
         if progress is not None:
             progress(stop * len(sweep), total)
     return margin

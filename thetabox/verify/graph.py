@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx.node import Node, map_arg
 
 from thetabox.errors import InputError
+from thetabox.verify.rounding import plain_precision
 
 # Batch size of the example that is traced: anything above 1, which torch.export would take for a constant.
 EXAMPLE_BATCH = 3
@@ -72,6 +74,7 @@ class Operation:
     layout: Layout | tuple[Layout | None, ...] | None
     inputs: tuple[int, ...]
     where: str
+    dtype: torch.dtype | None = None
 
     def describe(self) -> str:
         """For messages: the operator and where it stands."""
@@ -141,15 +144,53 @@ def trace(model: nn.Module, module: nn.Module, role: str, examples: Sequence[Ten
 
 def _fingerprint(model: nn.Module) -> Any:
     """Everything but the parameters' values that a trace may have baked in."""
-    plain = (int, float, bool, str, type(None), tuple)
     parts: list[Any] = []
     for name, module in model.named_modules():
-        settings = tuple((k, repr(v)) for k, v in vars(module).items() if isinstance(v, plain) and k != "training")
-        loose = tuple((k, id(v), v._version) for k, v in vars(module).items() if isinstance(v, Tensor))
-        parts.append((name, type(module), settings, loose))
+        settings = tuple((k, _setting(v)) for k, v in vars(module).items() if k not in _NO_SETTINGS)
+        parts.append((name, type(module), _Same(type(module).forward), settings))
     for name, t in [*model.named_parameters(), *model.named_buffers()]:
         parts.append((name, tuple(t.shape), t.dtype, t.device))
     return tuple(parts)
+
+
+# Attributes of every module that a trace does not depend on, or that stand in the fingerprint by themselves.
+_NO_SETTINGS = frozenset({"training", "_parameters", "_buffers", "_modules", "_backward_hooks", "_backward_pre_hooks"})
+
+
+class _Same:
+    """Equal to itself and to nothing else; never taken for a later object at the same address."""
+
+    def __init__(self, thing: Any) -> None:
+        self.code = id(thing)
+        try:
+            self.refer: Callable[[], Any] = ref(thing)
+        except TypeError:
+            self.refer = lambda: thing
+
+    def __hash__(self) -> int:
+        return self.code
+
+    def __eq__(self, other: object) -> bool:
+        mine = self.refer()
+        return isinstance(other, _Same) and mine is not None and mine is other.refer()
+
+
+def _setting(value: Any, depth: int = 4) -> Any:
+    """An attribute in a form that differs as soon as its content does."""
+    if isinstance(value, (int, float, bool, str, type(None))):
+        return type(value), repr(value)
+    if isinstance(value, Tensor):
+        return _Same(value), value._version
+    if isinstance(value, np.ndarray):
+        return value.shape, str(value.dtype), value.tobytes()
+    if depth and isinstance(value, (list, tuple, set, frozenset)):
+        return type(value), tuple(_setting(v, depth - 1) for v in value)
+    if depth and isinstance(value, Mapping):
+        return type(value), tuple((repr(k), _setting(v, depth - 1)) for k, v in value.items())
+    content = getattr(value, "__dict__", None)
+    if depth and isinstance(content, dict) and not isinstance(value, (nn.Module, type)) and not callable(value):
+        return _Same(value), tuple((k, _setting(v, depth - 1)) for k, v in content.items())
+    return _Same(value)
 
 
 @contextmanager
@@ -171,7 +212,7 @@ def _trace(module: nn.Module, examples: Sequence[Tensor]) -> Graph:
     if any(p.kind is p.VAR_POSITIONAL for p in signature(module.forward).parameters.values()):
         dynamic = (dynamic,)
     try:
-        with warnings.catch_warnings(), evaluation_mode(module), torch.enable_grad():
+        with warnings.catch_warnings(), evaluation_mode(module), torch.enable_grad(), plain_precision():
             warnings.simplefilter("ignore")
             program = torch.export.export(module, inputs, dynamic_shapes=dynamic, strict=False)
             program = program.run_decompositions({})
@@ -252,6 +293,7 @@ def _operation(index: int, node: Node, reference: Any) -> Operation:
         layout=layout,
         inputs=tuple(reference(list(node.all_input_nodes))[i].index for i in range(len(node.all_input_nodes))),
         where=where,
+        dtype=value.dtype if isinstance(value, Tensor) else None,
     )
 
 

@@ -55,6 +55,7 @@ def evaluate(
         args = map_arg_refs(operation.args, lambda ref: values[ref.index])
         kwargs = map_arg_refs(operation.kwargs, lambda ref: values[ref.index]) if operation.kwargs else {}
         context.operation = operation
+        context.last_reader = not keep and observe is None and _dies(graph, operation)
         result = apply(context, operation, args, kwargs)
         values[operation.index] = result
         if observe is not None:
@@ -65,6 +66,11 @@ def evaluate(
                     values.pop(index, None)
     context.operation = None
     return values
+
+
+def _dies(graph: Graph, operation: Operation) -> bool:
+    first = operation.args[0] if operation.args else None
+    return isinstance(first, Ref) and graph.last_use.get(first.index) == operation.index
 
 
 def apply(context: Context, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -30,6 +30,7 @@ class Interval:
             but on no sample).
         batch: dimension of the samples, ``None`` for a value that is the same for all of them.
         merged: how many positions a sample holds in that dimension (more than 1 after ``[N, T, ...] -> [N T, ...]``).
+        owned: both ends are fresh memory that nothing else refers to.
     """
 
     lower: Tensor
@@ -40,6 +41,7 @@ class Interval:
     by_row: bool = False
     batch: int | None = None
     merged: int = 1
+    owned: bool = False
 
     @classmethod
     def point(cls, value: Tensor, slack: float = 0.0, *, nonnegative: bool = False) -> Interval:
@@ -88,4 +90,4 @@ class Interval:
         """Apply an exact, increasing or merely rearranging function to both ends."""
         lower = function(self.lower)
         upper = lower if self.is_point else function(self.upper)
-        return replace(self, lower=lower, upper=upper, nonnegative=self.nonnegative and keep_sign)
+        return replace(self, lower=lower, upper=upper, nonnegative=self.nonnegative and keep_sign, owned=False)

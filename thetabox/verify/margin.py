@@ -42,32 +42,20 @@ def row_margins(
     if rows != sweeps * samples:
         sweeps = 1
     lower, upper = hidden.lower, hidden.upper
-    classes, features = weight.theta.shape
+    features = weight.theta.shape[1]
     unit = weight.magnitude if weight.unit is None else weight.unit
-    relative = context.rounding.of_dot(2 * features + 8) + 4.0 * weight.blur
-    reach = torch.maximum(lower.abs(), upper.abs())
-    epsilon = context.epsilon(weight.factor).reshape(-1) if weight.factor else reach.new_zeros(rows)
-    # Rounding of every row, from Σ (|θ_y| + |θ_k|)(1 + ε) max|h|, in one product for all classes.
-    around = (reach @ weight.magnitude.T) + (reach @ unit.T) * epsilon[:, None]
     label = labels.repeat(sweeps)
-    by_class = around.gather(1, label[:, None]) + around
-    rounding = by_class * (relative * (1.0 + relative) * SAFETY) + context.rounding.subnormal * features * 16
-    groups = _groups(context, weight, sweeps, label)
-    if hidden.nonnegative and groups is not None:
-        sums = lower.new_empty(rows, classes)
-        for members, own_class, radius in groups:
-            d = weight.theta[own_class] - weight.theta
-            slope = d - radius * (unit[own_class] + unit)
-            least = lower[members] @ slope.clamp(min=0).T + upper[members] @ slope.clamp(max=0).T
-            sums = sums.index_put((members,), least)
+    epsilon = context.epsilon(weight.factor).reshape(-1) if weight.factor else lower.new_zeros(rows)
+    # Rounding of every row: relative to Σ (|θ_y| + |θ_k|)(1 + ε) max|h|.
+    reach = upper if hidden.nonnegative else torch.maximum(lower.abs(), upper.abs())
+    around = _reach(context, reach, weight.magnitude) + _reach(context, reach, unit) * epsilon[:, None]
+    relative = context.rounding.of_dot(2 * features + 8) + 4.0 * weight.blur
+    rounding = around.gather(1, label[:, None]) + around
+    rounding = rounding * (relative * (1.0 + relative) * SAFETY) + context.rounding.subnormal * features * 16
+    if hidden.nonnegative and (context.sweep.by_sweep or not weight.factor):
+        sums = _by_class(lower, upper, weight.theta, unit, epsilon.view(sweeps, -1)[:, 0], labels)
     else:
-        own, own_unit = weight.theta[label], unit[label]
-        columns = []
-        for k in range(classes):
-            d = own - weight.theta[k]
-            s = (own_unit + unit[k]) * epsilon[:, None]
-            columns.append(torch.minimum(d * lower - s * lower.abs(), d * upper - s * upper.abs()).sum(1))
-        sums = torch.stack(columns, 1)
+        sums = _row_by_row(lower, upper, weight.theta, unit, epsilon, label)
     margins = sums - rounding
     if bias is not None:
         margins = margins + _bias_margins(context, bias, label, features)
@@ -79,15 +67,36 @@ def row_margins(
     return known(least_margin).view(sweeps, samples)
 
 
-def _groups(context: Context, weight: Parameter, sweeps: int, label: Tensor) -> list[tuple[Tensor, int, float]] | None:
-    """Rows that share label and ε, each a matrix product; ``None`` where ε differs from sample to sample."""
-    if weight.factor and not context.sweep.by_sweep:
-        return None
-    radii = context.epsilon(weight.factor)[:, 0].tolist() if weight.factor else [0.0] * sweeps
-    samples = label.numel() // sweeps
-    present = torch.unique(label).tolist()
-    places = {y: (label[:samples] == y).nonzero().squeeze(1) for y in present}
-    return [(places[y] + e * samples, y, radii[e]) for e in range(sweeps) for y in present]
+def _reach(context: Context, reach: Tensor, weight: Tensor) -> Tensor:
+    """``Σ |w| max|h|`` for every row and class, or an upper bound without a product where it is only rounding."""
+    if context.rounding.network:
+        return reach @ weight.T
+    return reach.amax(1)[:, None] * weight.sum(1)
+
+
+def _by_class(lower: Tensor, upper: Tensor, theta: Tensor, unit: Tensor, epsilon: Tensor, labels: Tensor) -> Tensor:
+    """Sums for hidden values of at least 0 and one ε a sweep: two matrix products for each class."""
+    sweeps, features = len(epsilon), theta.shape[1]
+    low, high = lower.view(sweeps, -1, features), upper.view(sweeps, -1, features)
+    sums = lower.new_empty(sweeps, low.shape[1], theta.shape[0])
+    for y in torch.unique(labels).tolist():
+        members = (labels == y).nonzero().squeeze(1)
+        slope = (theta[y] - theta) - epsilon[:, None, None] * (unit[y] + unit)
+        rising, falling = slope.clamp(min=0).transpose(1, 2), slope.clamp(max=0).transpose(1, 2)
+        everyone = len(members) == low.shape[1]
+        near, far = (low, high) if everyone else (low[:, members], high[:, members])
+        sums = sums.index_copy(1, members, torch.bmm(near, rising) + torch.bmm(far, falling))
+    return sums.flatten(0, 1)
+
+
+def _row_by_row(lower: Tensor, upper: Tensor, theta: Tensor, unit: Tensor, epsilon: Tensor, label: Tensor) -> Tensor:
+    """Sums for hidden values of any sign and any ε: each end of each value tried."""
+    own, own_unit = theta[label], unit[label]
+    columns = []
+    for k in range(theta.shape[0]):
+        d, s = own - theta[k], (own_unit + unit[k]) * epsilon[:, None]
+        columns.append(torch.minimum(d * lower - s * lower.abs(), d * upper - s * upper.abs()).sum(1))
+    return torch.stack(columns, 1)
 
 
 def _bias_margins(context: Context, bias: Parameter, label: Tensor, features: int) -> Tensor:

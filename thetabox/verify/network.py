@@ -174,11 +174,13 @@ class Network:
         """The last dense layer, if there is one."""
         return find_head(self.main)
 
-    def elements(self) -> int:
+    def largest(self) -> int:
+        """Numbers of a sample in the largest value of any operation."""
+        return max(_largest(graph) for graph in self.graphs.values())
+
+    def alive(self) -> int:
         """About how many numbers of a sample are alive at once."""
-        return 6 * max(
-            (_count(layout.shape) for layout in self.main.layouts.values() if layout.batch is not None), default=1
-        )
+        return 6 * self.largest()
 
     def run(self, context: Context, tensors: Tensors, x: Interval, observe: StepObserver | None = None) -> Final:
         """Evaluate up to the last layer."""
@@ -265,7 +267,11 @@ class RecurrentNetwork(Network):
         """The graphs of initial state, step and readout."""
         return {"initial_state": self.initial, "step": self.step, "readout": self.main}
 
-    def elements(self) -> int:
+    def largest(self) -> int:
+        """Numbers of a sample in the largest value of one step."""
+        return max(_largest(self.initial), _largest(self.step))
+
+    def alive(self) -> int:
         """About how many numbers of a sample are alive at once."""
         kept = sum(_count(self.step.layouts[i].shape) for i in self.drive)
         output = pytree.tree_leaves(self.step.output)[0].index
@@ -329,6 +335,10 @@ def _stacked(outputs: list[Interval]) -> Interval:
     bound = None if any(b is None for b in bounds) else max(b for b in bounds if b is not None)
     nonnegative = all(o.nonnegative for o in outputs)
     return Interval(lower, upper, max(o.slack for o in outputs), bound, nonnegative, batch=0)
+
+
+def _largest(graph: Graph) -> int:
+    return max((_count(v.shape) for v in graph.layouts.values() if v.batch is not None), default=1)
 
 
 def _count(shape: tuple[int | None, ...]) -> int:

@@ -139,8 +139,8 @@ def input_interval(x: Tensor, settings: Settings) -> Interval:
     rounding = settings.rounding
     x = x.to(settings.device)
     value = x.to(rounding.dtype)
-    exact = bool((value.double() == x.double()).all())
-    in_float32 = rounding.network == 0.0 or bool((x.float().double() == x.double()).all())
+    exact = value.dtype == torch.float64 or x.dtype == value.dtype or bool((value.double() == x.double()).all())
+    in_float32 = rounding.network == 0.0 or x.dtype == torch.float32 or bool((x.float().double() == x).all())
     if exact and in_float32:
         out = Interval.point(value)
     else:

@@ -7,6 +7,7 @@ Algorithms, 2nd ed., ch. 3); underflow adds at most ``n`` times the smallest sub
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,6 +76,14 @@ class Rounding:
         """Magnitude beyond which the network's own evaluation may overflow."""
         return float("inf") if self.arithmetic == "real" else _FLOAT32_MAX
 
+    def beyond(self, *sizes: float) -> float:
+        """Slack for what may overflow, in the bounds' or the network's evaluation: infinite beyond the largest number.
+
+        An end that overflowed to plus or minus infinity says nothing of the number it stands for.
+        """
+        limit = min(torch.finfo(self.dtype).max, self.overflow)
+        return 0.0 if all(size < limit for size in sizes) else math.inf
+
     def of_dot(self, terms: int) -> float:
         """Relative error of a dot product and of the few operations on its bounds, doubled for its own rounding."""
         own = 2.0 * gamma(terms + 16, self.own)
@@ -91,6 +100,20 @@ class Rounding:
 
 
 @contextmanager
+def plain_precision() -> Iterator[None]:
+    """Products in the dtype of their operands: no autocast, no bfloat16 or TF32 inside a float32 product."""
+    wanted = torch.get_float32_matmul_precision()
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        if wanted != "highest":
+            torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            if wanted != "highest":
+                torch.set_float32_matmul_precision(wanted)
+
+
+@contextmanager
 def sound_kernels() -> Iterator[None]:
     """Ordinary IEEE sums only: no TF32, no Winograd or FFT convolution, no flush to zero."""
     tf32 = torch.backends.cuda.matmul.allow_tf32
@@ -99,7 +122,7 @@ def sound_kernels() -> Iterator[None]:
         torch.set_flush_denormal(False)
     torch.backends.cuda.matmul.allow_tf32 = False
     try:
-        with torch.backends.cudnn.flags(enabled=False, allow_tf32=False):
+        with plain_precision(), torch.backends.cudnn.flags(enabled=False, allow_tf32=False):
             yield
     finally:
         torch.backends.cuda.matmul.allow_tf32 = tf32

@@ -122,11 +122,11 @@ def _relative_radius(context: Context, x: Interval, weight: Parameter, terms: in
     if x.nonnegative:
         if isinstance(epsilon, float):
             near = low * max((1.0 - epsilon) / 2, 0.0)
-            far = high * (max((1.0 + epsilon) / 2, epsilon) * (1.0 + 4.0 * relative)) + extra
-            return high * min((1.0 + epsilon) / 2, 1.0) + near, far - near
+            far = (high * (max((1.0 + epsilon) / 2, epsilon) * (1.0 + 4.0 * relative))).add_(extra)
+            return (high * min((1.0 + epsilon) / 2, 1.0)).add_(near), far.sub_(near)
         near = low * ((1.0 - epsilon) / 2).clamp(min=0.0)
-        far = high * (torch.maximum((1.0 + epsilon) / 2, epsilon) * (1.0 + 4.0 * relative)) + extra
-        return high * ((1.0 + epsilon) / 2).clamp(max=1.0) + near, far - near
+        far = (high * (torch.maximum((1.0 + epsilon) / 2, epsilon) * (1.0 + 4.0 * relative))).add_(extra)
+        return (high * ((1.0 + epsilon) / 2).clamp(max=1.0)).add_(near), far.sub_(near)
     bottom, top = low - low.abs() * epsilon, high + high.abs() * epsilon
     if largest > 1.0:
         bottom = torch.minimum(bottom, high - high.abs() * epsilon)
@@ -149,7 +149,7 @@ def _known_input(
     middle = product(x.lower, weight.theta, shift)
     around = product(x.lower.abs(), weight.magnitude, None if shift is None else shift.abs())
     # Underflow, divided by the least factor that multiplies it next.
-    around = around + 4.0 * rounding.subnormal * terms / relative
+    around = around.add_(4.0 * rounding.subnormal * terms / relative)
     scale: Tensor | float | None = context.uniform(weight.factor)
     if scale is not None:
         scale = (scale + relative) * (1.0 + relative) * SAFETY
@@ -235,17 +235,18 @@ def _centre_radius(x: Interval, own: float, floor: float) -> tuple[Tensor, Tenso
 
 
 def _ends(context: Context, middle: Tensor, around: Tensor, relative: float) -> Interval:
-    """``middle ± around``; where either overflowed nothing is known."""
-    lower, upper = middle - around, middle + around
+    """``middle ± around``, written over ``middle`` where it fits; where either overflowed nothing is known."""
     limit = context.rounding.overflow
-    if not bool(torch.isfinite(middle.detach().sum() + around.detach().sum())) or (
-        limit < float("inf") and float(around.detach().max()) >= relative * limit
-    ):
+    sound = bool(torch.isfinite(middle.detach().sum() + around.detach().sum()))
+    if sound and limit < float("inf"):
         # A partial sum of the network may overflow once Σ|w||x| does; around holds at least relative times it.
-        unknown = ~torch.isfinite(middle) | ~torch.isfinite(around) | (around >= relative * limit)
-        lower = torch.where(unknown, -torch.inf, lower)
-        upper = torch.where(unknown, torch.inf, upper)
-    return Interval(lower, upper)
+        sound = float(around.detach().max()) < relative * limit
+    if sound:
+        lower = middle - around
+        return Interval(lower, middle.add_(around) if middle.shape == lower.shape else middle + around, owned=True)
+    unknown = ~torch.isfinite(middle) | ~torch.isfinite(around) | (around >= relative * limit)
+    lower = torch.where(unknown, -torch.inf, middle - around)
+    return Interval(lower, torch.where(unknown, torch.inf, middle + around))
 
 
 def _add_bias(context: Context, out: Interval, bias: Operand, terms: int) -> Interval:
