@@ -64,13 +64,13 @@ class Context:
         sweep: ε of every row.
         rounding: errors of the bounds' and the network's evaluation.
         operation: the operation whose rule runs.
-        last_reader: nothing reads the first operand after this operation.
+        only_reader: nothing else ever reads the first operand.
     """
 
     sweep: Sweep
     rounding: Rounding
     operation: Operation | None = None
-    last_reader: bool = False
+    only_reader: bool = False
 
     @property
     def dtype(self) -> torch.dtype:

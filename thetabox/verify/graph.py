@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -101,12 +102,19 @@ class Graph:
     output: Any
     layouts: dict[int, Layout]
     last_use: dict[int, int] = field(default_factory=dict)
+    readers: Counter[int] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         for operation in self.operations:
             for index in operation.inputs:
                 self.last_use[index] = operation.index
-        map_arg_refs(self.output, lambda ref: self.last_use.__setitem__(ref.index, 1 << 60))
+                self.readers[index] += 1
+
+        def leave(ref: Ref) -> None:
+            self.last_use[ref.index] = 1 << 60
+            self.readers[ref.index] += 1
+
+        map_arg_refs(self.output, leave)
 
 
 def map_arg_refs(tree: Any, function: Any) -> Any:

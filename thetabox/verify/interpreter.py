@@ -55,7 +55,7 @@ def evaluate(
         args = map_arg_refs(operation.args, lambda ref: values[ref.index])
         kwargs = map_arg_refs(operation.kwargs, lambda ref: values[ref.index]) if operation.kwargs else {}
         context.operation = operation
-        context.last_reader = not keep and observe is None and _dies(graph, operation)
+        context.only_reader = not keep and observe is None and _only_reader(graph, operation)
         result = apply(context, operation, args, kwargs)
         values[operation.index] = result
         if observe is not None:
@@ -68,9 +68,9 @@ def evaluate(
     return values
 
 
-def _dies(graph: Graph, operation: Operation) -> bool:
+def _only_reader(graph: Graph, operation: Operation) -> bool:
     first = operation.args[0] if operation.args else None
-    return isinstance(first, Ref) and graph.last_use.get(first.index) == operation.index
+    return isinstance(first, Ref) and graph.readers[first.index] == 1
 
 
 def apply(context: Context, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -101,6 +101,8 @@ def apply(context: Context, operation: Operation, args: tuple[Any, ...], kwargs:
     result = _labelled(found.function(context, *args, **kwargs), operation.layout)
     if isinstance(result, Interval) and result.batch is None and any(v.by_row for v in intervals):
         result = replace(result, by_row=True)
+    if isinstance(result, Interval) and result.owned and any(result is v for v in intervals):
+        result = replace(result, owned=False)
     return result
 
 

@@ -91,7 +91,7 @@ class Final:
             assert self.head is not None
             evaluate(self.context, self.graph, self.values, self.head.operations, keep=True)
         value = self.values[output]
-        if not isinstance(value, Interval) or value.lower.dim() != 2 or value.batch != 0:
+        if not isinstance(value, Interval) or value.lower.dim() != 2 or (value.batch, value.merged) != (0, 1):
             raise InputError("the network must answer logits of shape [samples, classes]")
         return self.context.expanded(value)
 
@@ -112,7 +112,7 @@ class Head:
         bias = None if self.bias is None else values[self.bias]
         if isinstance(weight, Parameter) and self.transposed:
             weight = weight.moved(lambda t: t.T)
-        if not (isinstance(hidden, Interval) and hidden.batch == 0 and hidden.lower.dim() == 2):
+        if not isinstance(hidden, Interval) or hidden.lower.dim() != 2 or (hidden.batch, hidden.merged) != (0, 1):
             return None, weight, bias
         return hidden, weight, bias
 
@@ -314,7 +314,8 @@ def _interval(context: Context, value: Value) -> Interval:
     if isinstance(value, Parameter):
         value = context.interval(value)
     assert isinstance(value, Interval)
-    return value
+    # A state is also an output, and read again in the next step.
+    return replace(value, owned=False)
 
 
 def _at(v: Interval, time: int, steps: int, samples: int) -> Interval:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -101,30 +102,39 @@ class Rounding:
 
 @contextmanager
 def plain_precision() -> Iterator[None]:
-    """Products in the dtype of their operands: no autocast, no bfloat16 or TF32 inside a float32 product."""
-    wanted = torch.get_float32_matmul_precision()
-    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-        if wanted != "highest":
-            torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            if wanted != "highest":
-                torch.set_float32_matmul_precision(wanted)
+    """Products in the dtype of their operands: no autocast, no TF32 or bfloat16 inside a float32 product."""
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False), _ieee_products():
+        yield
+
+
+@contextmanager
+def _ieee_products() -> Iterator[None]:
+    parts: list[Any] = [torch.backends.cuda.matmul]
+    setting: str = "fp32_precision"
+    plain: Any = "ieee"
+    if hasattr(parts[0], setting):
+        parts += [getattr(torch.backends.mkldnn, name) for name in ("matmul", "conv")]
+    else:  # before torch 2.9
+        setting, plain = "allow_tf32", False
+    wanted = [getattr(part, setting) for part in parts]
+    for part in parts:
+        setattr(part, setting, plain)
+    try:
+        yield
+    finally:
+        for part, value in zip(parts, wanted, strict=True):
+            setattr(part, setting, value)
 
 
 @contextmanager
 def sound_kernels() -> Iterator[None]:
     """Ordinary IEEE sums only: no TF32, no Winograd or FFT convolution, no flush to zero."""
-    tf32 = torch.backends.cuda.matmul.allow_tf32
     flushed = bool((torch.tensor([2.0**-1074], dtype=torch.float64) * 1.0 == 0).item())
     if flushed:
         torch.set_flush_denormal(False)
-    torch.backends.cuda.matmul.allow_tf32 = False
     try:
         with plain_precision(), torch.backends.cudnn.flags(enabled=False, allow_tf32=False):
             yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = tf32
         if flushed:
             torch.set_flush_denormal(True)

@@ -29,7 +29,7 @@ def relu(context: Context, a: Interval) -> Interval:
     """``max(a, 0)``."""
     if a.nonnegative and a.slack == 0.0:
         return a
-    if a.owned and context.last_reader and not a.lower.requires_grad:
+    if a.owned and context.only_reader and not a.lower.requires_grad:
         # Writing in place saves the page faults of new memory, most of the cost of a pass.
         return replace(a, lower=torch.relu_(a.lower), upper=torch.relu_(a.upper), nonnegative=True)
     return replace(a.map(torch.relu), nonnegative=True)

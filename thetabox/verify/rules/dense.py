@@ -55,7 +55,7 @@ def addmm(
 def matmul(context: Context, x: Operand, weight: Operand) -> Interval:
     """``x W`` with a parameter, or the product of two values."""
     if isinstance(x, Interval) and x.batch is not None and not _is_value(weight):
-        return affine(context, x, weight, None, _times, _size(weight)[0])
+        return affine(context, x, weight, None, _times, _size(weight)[-2])
     return _product_of_values(context, _input(context, x), _input(context, weight))
 
 
