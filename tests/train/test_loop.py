@@ -14,6 +14,7 @@ from thetabox.models import LSNN, MLP, checkpoint_info, load
 from thetabox.train import Epoch, TrainResult, evaluate, fit, method
 from thetabox.train import loop as loop_module
 from thetabox.train.methods import Method
+from thetabox.train.settings import Settings
 
 Pair = tuple[Tensor, Tensor]
 
@@ -214,6 +215,16 @@ def test_rate_penalty_lowers_the_firing_rate() -> None:
     free = train(lsnn(), epochs=10).model.outputs(x).mean()
     held = train(lsnn(), epochs=10, rate_penalty=0.1).model.outputs(x).mean()
     assert held < 0.7 * free
+
+
+def test_augmentation() -> None:
+    x = torch.arange(8.0).expand(500, 8)[:, :, None]
+    moved = Settings(time_shift=2).augment(x, torch.Generator().manual_seed(0))[:, :, 0]
+    allowed = {tuple(min(max(t + s, 0), 7) for t in range(8)) for s in range(-2, 3)}
+    assert {tuple(int(v) for v in row) for row in moved} == allowed
+    noise = Settings(input_noise=0.3).augment(x, torch.Generator().manual_seed(0)) - x
+    assert noise.std().item() == pytest.approx(0.3, rel=0.05)
+    assert train(lsnn(), input_noise=0.1, time_shift=2).best_validation_accuracy > 0.9
 
 
 def test_a_methods_own_backward_is_used() -> None:

@@ -58,6 +58,8 @@ def fit(
     clip_norm: float = 0.0,
     rate_penalty: float = 0.0,
     target_rate: float = 10.0,
+    input_noise: float = 0.0,
+    time_shift: int = 0,
     device: str = "auto",
     threads: int | None = None,
     progress: bool = True,
@@ -88,6 +90,8 @@ def fit(
         clip_norm: largest gradient norm, 0 for none.
         rate_penalty: spiking networks: adds ``rate_penalty`` · mean over units of (rate/target − 1)².
         target_rate: the target of it, Hz (with dt in ms); a unit's rate is its mean spikes a step, over dt.
+        input_noise: standard deviation of noise on the training inputs.
+        time_shift: training sequences [N, T, inputs] are moved by up to so many steps, their ends repeated.
         device: ``"auto"`` (a GPU where there is one), ``"cpu"``, ``"cuda"``.
         threads: CPU threads; by default 1 for recurrent networks, whose steps are too small to share, else torch's.
         progress: show a progress bar.
@@ -102,7 +106,18 @@ def fit(
     """
     chosen = method_of(method, set) if isinstance(method, str) else method
     settings = Settings(
-        epochs, batch_size, lr, seed, optimizer, schedule, weight_decay, clip_norm, rate_penalty, target_rate
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        seed=seed,
+        optimizer=optimizer,
+        schedule=schedule,
+        weight_decay=weight_decay,
+        clip_norm=clip_norm,
+        rate_penalty=rate_penalty,
+        target_rate=target_rate,
+        input_noise=input_noise,
+        time_shift=time_shift,
     )
     where = _device(device)
     data, held_out = _arrays(train, "training", where), _arrays(validation, "validation", where)
@@ -229,7 +244,8 @@ class _Training:
     def _step(self, rows: Tensor, done: float) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
         theta: dict[str, Tensor] = dict(self.theta)
-        step = Step(self.model, self.x[rows], self.y[rows], theta, self.noise, done, self.penalty)
+        x = self.settings.augment(self.x[rows], self.noise)
+        step = Step(self.model, x, self.y[rows], theta, self.noise, done, self.penalty)
         loss = run_step(self.method, step)
         if self.settings.clip_norm > 0:
             nn.utils.clip_grad_norm_(self.theta.values(), self.settings.clip_norm)

@@ -34,13 +34,15 @@ class Settings:
     clip_norm: float = 0.0
     rate_penalty: float = 0.0
     target_rate: float = 10.0
+    input_noise: float = 0.0
+    time_shift: int = 0
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1:
             raise InputError(f"epochs and batch_size must be at least 1, not {self.epochs} and {self.batch_size}")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise InputError(f"lr is {self.lr}; it must be positive and finite")
-        for name in ("weight_decay", "clip_norm", "rate_penalty"):
+        for name in ("weight_decay", "clip_norm", "rate_penalty", "input_noise", "time_shift"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise InputError(f"{name} is {value}; it must be finite and at least 0")
@@ -71,6 +73,18 @@ class Settings:
             return None
         per_step = self.target_rate * float(getattr(model, "dt", 1.0)) / 1000
         return lambda outputs: self.rate_penalty * (outputs.mean((0, 1)) / per_step - 1).square().mean()
+
+    def augment(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Inputs with noise, and sequences [N, T, inputs] moved in time, their ends repeated."""
+        if self.time_shift > 0 and x.ndim == 3:
+            shift = torch.randint(
+                -self.time_shift, self.time_shift + 1, (len(x), 1), generator=generator, device=x.device
+            )
+            frames = (torch.arange(x.shape[1], device=x.device) + shift).clamp(0, x.shape[1] - 1)
+            x = x.gather(1, frames[:, :, None].expand_as(x))
+        if self.input_noise > 0:
+            x = x + self.input_noise * torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+        return x
 
     def _rate_factor(self, epoch: int) -> float:
         done = epoch / self.epochs

@@ -101,7 +101,7 @@ def apply(context: Context, operation: Operation, args: tuple[Any, ...], kwargs:
     result = _labelled(found.function(context, *args, **kwargs), operation.layout)
     if isinstance(result, Interval) and result.batch is None and any(v.by_row for v in intervals):
         result = replace(result, by_row=True)
-    if isinstance(result, Interval) and result.owned and any(result is v for v in intervals):
+    if isinstance(result, Interval) and result.owned and any(result.lower is v.lower for v in intervals):
         result = replace(result, owned=False)
     return result
 
