@@ -87,7 +87,7 @@ def lirpa_bounds(
 
 def _chain(model: nn.Module, x: Tensor) -> list[tuple[str, nn.Module]]:
     """The network's Linear and ReLU layers in order; that they are all of it is tried on ``x``."""
-    layers = []
+    layers: list[tuple[str, nn.Module]] = []
     for name, module in model.named_modules():
         if any(True for _ in module.children()):
             continue
@@ -162,9 +162,10 @@ def _shims() -> Iterator[None]:
             symbolic_helper._set_opset_version = _set_opset_version
             undo.callback(delattr, symbolic_helper, "_set_opset_version")
             undo.callback(_set_opset_version, _opset_globals().export_onnx_opset_version)
-        if not hasattr(torch._C.Node, "__getitem__"):
-            torch._C.Node.__getitem__ = _attribute  # type: ignore[attr-defined]
-            undo.callback(delattr, torch._C.Node, "__getitem__")
+        node: Any = torch._C.Node
+        if not hasattr(node, "__getitem__"):
+            node.__getitem__ = _attribute
+            undo.callback(delattr, node, "__getitem__")
         yield
 
 
