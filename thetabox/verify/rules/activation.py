@@ -18,6 +18,7 @@ from thetabox.errors import InputError
 from thetabox.verify.context import Context
 from thetabox.verify.interval import Interval
 from thetabox.verify.rounding import SAFETY
+from thetabox.verify.rules.arithmetic import literal
 from thetabox.verify.rules.table import rule
 
 Number = int | float
@@ -42,8 +43,10 @@ def leaky_relu(context: Context, a: Interval, negative_slope: Number = 0.01) -> 
     if slope < 0:
         raise InputError(f"{context.where}: a leaky ReLU with a negative slope has no rule")
     out = a.map(lambda t: F.leaky_relu(t, slope))
-    out.slack = a.slack * max(1.0, slope) + context.rounding.of_operation() * a.magnitude * max(1.0, slope)
-    out.slack = (out.slack + context.rounding.subnormal) * SAFETY
+    magnitude = a.magnitude * max(1.0, slope)
+    tiny = context.rounding.subnormal * (1.0 + a.magnitude)
+    out.slack = (a.slack * max(1.0, slope) + context.rounding.of_operation(2) * magnitude + tiny) * SAFETY
+    out.slack += context.rounding.beyond(magnitude)
     out.bound = None if a.bound is None else a.bound * max(1.0, slope)
     return out
 
@@ -54,6 +57,10 @@ def clamp(context: Context, a: Interval, low: Number | None = None, high: Number
     if context.operation is not None and context.operation.operator == "aten.hardtanh.default":
         low, high = (-1.0 if low is None else low), (1.0 if high is None else high)
     out = a.map(lambda t: t.clamp(low, high))
+    for end in (low, high):
+        # Which of the two holds an entry is not known, so the literal's rounding adds to the slack.
+        if end is not None and math.isfinite(end):
+            out.slack += literal(context, float(end), (), a.lower.device).slack
     out.nonnegative = (low is not None and low >= 0) or (a.nonnegative and (high is None or high >= 0))
     out.bound = None
     return out
@@ -134,7 +141,11 @@ def log1p(context: Context, a: Interval) -> Interval:
 @rule("aten.softplus.default", slack=True)
 def softplus(context: Context, a: Interval, beta: Number = 1, threshold: Number = 20) -> Interval:
     """``log(1 + exp(beta a)) / beta``; torch returns ``a`` above the threshold, which the slack covers."""
-    out = _increasing(context, a, lambda t: F.softplus(t, beta, threshold), 1.0, nonnegative=True, ulps=2 * ULPS)
+    if not beta > 0:
+        raise InputError(f"{context.where}: softplus has a rule for beta above 0, not {beta}")
+    # The rounding of beta a is magnified by exp; beyond 750 the result is 0 or a itself.
+    ulps = 2 * ULPS + (0 if beta == 1 else 4 * math.ceil(min(a.magnitude * float(beta), 750.0)))
+    out = _increasing(context, a, lambda t: F.softplus(t, beta, threshold), 1.0, nonnegative=True, ulps=ulps)
     out.slack += math.exp(-float(threshold)) / float(beta) * 1.01
     return out
 

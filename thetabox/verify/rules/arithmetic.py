@@ -7,7 +7,9 @@ most ``u M``.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,21 +27,42 @@ Operand = Interval | Number
 
 @rule("aten.add.Tensor", "aten.add.Scalar", elementwise=True, slack=True)
 def add(context: Context, a: Operand, b: Operand, *, alpha: Number = 1) -> Interval:
-    """``a + alpha b``."""
+    """``a + alpha b``; of truth values, either."""
     if alpha != 1:
-        b = mul(context, b, alpha)
+        b = mul(context, b, alpha) if isinstance(b, Interval) else number(context, b) * alpha
     if not isinstance(a, Interval):
         a, b = b, a
     assert isinstance(a, Interval)
     if not isinstance(b, Interval):
-        return a if b == 0 else _shifted(context, a, float(b))
+        b = number(context, b)
+        return a if b == 0 else _shifted(context, a, b)
+    if context.operation is not None and context.operation.dtype is torch.bool:
+        return Interval(torch.maximum(a.lower, b.lower), torch.maximum(a.upper, b.upper), bound=1.0, nonnegative=True)
     return _sum(context, a, b, a.lower + b.lower, a, b)
+
+
+def number(context: Context, value: Any) -> float:
+    """A literal of the graph; the number of samples is none."""
+    if not isinstance(value, (int, float)):
+        raise InputError(f"{context.where} computes with the number of samples")
+    return float(value)
+
+
+def literal(context: Context, value: float, size: Sequence[int], device: torch.device) -> Interval:
+    """A literal as a tensor; a network or bounds in float32 may hold it rounded."""
+    out = Interval.point(torch.full(tuple(size), value, dtype=context.dtype, device=device), nonnegative=value >= 0)
+    in_float32 = context.rounding.network > 0 or context.dtype == torch.float32
+    if in_float32 and math.isfinite(value) and float(torch.tensor(value, dtype=torch.float32)) != value:
+        out.slack = (context.rounding.of_operation() * abs(value) + context.rounding.subnormal) * SAFETY
+        out.slack += context.rounding.beyond(abs(value))
+    return out
 
 
 def _shifted(context: Context, a: Interval, b: float) -> Interval:
     magnitude = (a.magnitude + abs(b)) * SAFETY
     out = a.map(lambda t: t + b, keep_sign=b >= 0)
     out.slack = (a.slack + context.rounding.of_operation(2) * magnitude) * SAFETY
+    out.slack += context.rounding.beyond(magnitude)
     out.bound = magnitude
     return out
 
@@ -49,6 +72,7 @@ def _sum(context: Context, a: Interval, b: Interval, lower: Tensor, up_a: Interv
     upper = lower if both else up_a.upper + up_b.upper
     magnitude = (a.magnitude + b.magnitude) * SAFETY
     slack = (a.slack + b.slack + context.rounding.of_operation() * magnitude) * SAFETY
+    slack += context.rounding.beyond(magnitude)
     return Interval(lower, upper, slack, magnitude, a.nonnegative and b.nonnegative)
 
 
@@ -56,15 +80,16 @@ def _sum(context: Context, a: Interval, b: Interval, lower: Tensor, up_a: Interv
 def sub(context: Context, a: Operand, b: Operand, *, alpha: Number = 1) -> Interval:
     """``a - alpha b``."""
     if alpha != 1:
-        b = mul(context, b, alpha)
+        b = mul(context, b, alpha) if isinstance(b, Interval) else number(context, b) * alpha
     if not isinstance(b, Interval):
-        return add(context, a, -b)
+        return add(context, a, -number(context, b))
     if not isinstance(a, Interval):
         return add(context, neg(context, b), a)
     lower = a.lower - b.upper
     upper = lower if a.is_point and b.is_point else a.upper - b.lower
     magnitude = (a.magnitude + b.magnitude) * SAFETY
     slack = (a.slack + b.slack + context.rounding.of_operation() * magnitude) * SAFETY
+    slack += context.rounding.beyond(magnitude)
     return Interval(lower, upper, slack, magnitude)
 
 
@@ -81,7 +106,7 @@ def neg(context: Context, a: Interval) -> Interval:
     return replace(a, lower=lower, upper=lower if a.is_point else -a.lower, nonnegative=False)
 
 
-@rule("aten.mul.Tensor", "aten.mul.Scalar", parameters=True, slack=True)
+@rule("aten.mul.Tensor", "aten.mul.Scalar", parameters=True, slack=True, rows=True)
 def multiply(context: Context, a: Operand | Parameter, b: Operand | Parameter) -> Interval | Parameter:
     """``a b``; a parameter times an exact mask stays a parameter."""
     for parameter, mask in ((a, b), (b, a)):
@@ -107,11 +132,13 @@ def mul(context: Context, a: Operand, b: Operand) -> Interval:
         a, b = b, a
     assert isinstance(a, Interval)
     if not isinstance(b, Interval):
-        return _scaled(context, a, float(b))
+        return _scaled(context, a, number(context, b))
     magnitude_a, magnitude_b = a.magnitude, b.magnitude
     magnitude = magnitude_a * magnitude_b * SAFETY
     slack = a.slack * magnitude_b + b.slack * magnitude_a + context.rounding.of_operation() * magnitude
-    slack = (slack + context.rounding.subnormal) * SAFETY
+    slack = (slack + context.rounding.subnormal) * SAFETY + context.rounding.beyond(magnitude)
+    if math.isnan(slack):  # infinity times zero
+        slack = magnitude = math.inf
     if b.is_point and not a.is_point:
         a, b = b, a
     if a.is_point and b.is_point:
@@ -144,8 +171,10 @@ def _scaled(context: Context, a: Interval, factor: float) -> Interval:
     out = a.map(lambda t: t * factor, keep_sign=factor >= 0)
     if factor < 0 and not out.is_point:
         out.lower, out.upper = out.upper, out.lower
-    out.slack = a.slack * abs(factor) + context.rounding.of_operation(2) * magnitude + context.rounding.subnormal
-    out.slack *= SAFETY
+    # A literal may itself underflow where it is held in float32.
+    tiny = context.rounding.subnormal * (1.0 + a.magnitude)
+    out.slack = (a.slack * abs(factor) + context.rounding.of_operation(2) * magnitude + tiny) * SAFETY
+    out.slack += context.rounding.beyond(magnitude, abs(factor))
     out.bound = magnitude
     return out
 
@@ -156,6 +185,7 @@ def div(context: Context, a: Operand, b: Operand) -> Interval:
     if isinstance(b, Interval):
         return mul(context, reciprocal(context, b.settled(context.rounding.own)), a)
     assert isinstance(a, Interval)
+    b = number(context, b)
     if b == 0:
         raise InputError(f"{context.where} divides by zero")
     if math.frexp(b)[0] in (0.5, -0.5) and abs(b) < 2.0**60:
@@ -176,6 +206,7 @@ def reciprocal(context: Context, b: Interval) -> Interval:
         upper = torch.where(through, torch.inf, 1.0 / b.lower)
         out = Interval(lower, upper, nonnegative=b.nonnegative and not bool(through.any()))
     out.slack = (context.rounding.of_operation(2) * out.magnitude + context.rounding.subnormal) * SAFETY
+    out.slack += context.rounding.beyond(out.magnitude)
     return out
 
 
@@ -195,6 +226,7 @@ def power(context: Context, a: Interval, exponent: Number) -> Interval:
         low, high = torch.where(through, 0.0, torch.minimum(low, high)), torch.maximum(low, high)
     out = Interval(low, high, nonnegative=count % 2 == 0 or a.nonnegative)
     out.slack = (context.rounding.of_operation(2 * count) * out.magnitude + context.rounding.subnormal) * SAFETY
+    out.slack += context.rounding.beyond(out.magnitude)
     return out
 
 

@@ -11,10 +11,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from thetabox.errors import InputError
 from thetabox.verify.context import Context
 from thetabox.verify.interval import Interval
 from thetabox.verify.rounding import SAFETY
-from thetabox.verify.rules.arithmetic import sub
+from thetabox.verify.rules.arithmetic import literal, number, sub
 from thetabox.verify.rules.table import rule
 
 Number = int | float
@@ -31,7 +32,7 @@ def _truth(context: Context, must: Tensor, may: Tensor) -> Interval:
 def _as_interval(context: Context, v: Operand, like: Interval) -> Interval:
     if isinstance(v, Interval):
         return v
-    return Interval.point(torch.full((), float(v), dtype=context.dtype, device=like.lower.device), nonnegative=v >= 0)
+    return literal(context, number(context, v), (), like.lower.device)
 
 
 @rule("aten.gt.Tensor", "aten.gt.Scalar", elementwise=True, slack=True)
@@ -77,21 +78,29 @@ def _compare(context: Context, a: Operand, b: Operand, *, strict: bool) -> Inter
     return _truth(context, must, ~never)
 
 
+def _check_truth(context: Context) -> None:
+    if context.operation is not None and context.operation.dtype is not torch.bool:
+        raise InputError(f"{context.where} works on the bits of a number; only truth values have a rule")
+
+
 @rule("aten.logical_and.default", "aten.bitwise_and.Tensor", elementwise=True)
 def logical_and(context: Context, a: Interval, b: Interval) -> Interval:
     """Both."""
+    _check_truth(context)
     return Interval(torch.minimum(a.lower, b.lower), torch.minimum(a.upper, b.upper), bound=1.0, nonnegative=True)
 
 
 @rule("aten.logical_or.default", "aten.bitwise_or.Tensor", elementwise=True)
 def logical_or(context: Context, a: Interval, b: Interval) -> Interval:
     """Either."""
+    _check_truth(context)
     return Interval(torch.maximum(a.lower, b.lower), torch.maximum(a.upper, b.upper), bound=1.0, nonnegative=True)
 
 
 @rule("aten.logical_not.default", "aten.bitwise_not.default")
 def logical_not(context: Context, a: Interval) -> Interval:
     """Neither."""
+    _check_truth(context)
     lower = 1.0 - a.upper
     return replace(a, lower=lower, upper=lower if a.is_point else 1.0 - a.lower, bound=1.0, nonnegative=True)
 
@@ -99,7 +108,8 @@ def logical_not(context: Context, a: Interval) -> Interval:
 @rule("aten.where.self", "aten.where.ScalarOther", "aten.where.ScalarSelf", elementwise=True)
 def where(context: Context, condition: Interval, a: Operand, b: Operand) -> Interval:
     """``a`` where the condition holds, else ``b``; both where it is open."""
-    a, b = _as_interval(context, a, condition), _as_interval(context, b, condition)
+    own = context.rounding.own
+    a, b = (_as_interval(context, v, condition).settled(own) for v in (a, b))
     must, never = condition.lower >= 1, condition.upper <= 0
     lower = torch.where(must, a.lower, torch.where(never, b.lower, torch.minimum(a.lower, b.lower)))
     upper = torch.where(must, a.upper, torch.where(never, b.upper, torch.maximum(a.upper, b.upper)))

@@ -14,6 +14,7 @@ from thetabox.verify.context import Context
 from thetabox.verify.graph import BatchSize, Layout
 from thetabox.verify.interval import Interval
 from thetabox.verify.parameter import Parameter
+from thetabox.verify.rules.arithmetic import literal
 from thetabox.verify.rules.table import rule
 
 Value = Interval | Parameter
@@ -41,12 +42,23 @@ def same(context: Context, x: Value, *args: Any, **kwargs: Any) -> Value:
 def cast(context: Context, x: Value, *args: Any, dtype: torch.dtype | None = None, **kwargs: Any) -> Value:
     """A cast between floating types, or of a truth value; the real number stays what it is."""
     dtype = next((a for a in args if isinstance(a, torch.dtype)), dtype)
-    truth = isinstance(x, Interval) and x.bound == 1.0 and x.nonnegative and x.slack == 0.0
-    if dtype is not None and not dtype.is_floating_point and not truth:
+    truth = isinstance(x, Interval) and _is_truth(x)
+    if dtype is not None and not dtype.is_floating_point and not (truth and dtype in WHOLE):
         raise InputError(f"{context.where} turns real values into {dtype}, which has no rule")
     if dtype in (torch.float16, torch.bfloat16) and not truth:
         raise InputError(f"{context.where} rounds to {dtype}, which has no rule; use float32 or float64")
     return x
+
+
+# Integers too narrow to count in, or without a sign, wrap around.
+WHOLE = (torch.bool, torch.int32, torch.int64)
+
+
+def _is_truth(x: Interval) -> bool:
+    """Whether both ends are 0 or 1: then a cast to whole numbers changes nothing, whatever lies between."""
+    if x.bound != 1.0 or x.slack != 0.0:
+        return False
+    return all(bool(((t == 0) | (t == 1)).all()) for t in ((x.lower,) if x.is_point else (x.lower, x.upper)))
 
 
 @rule("aten.view.default", "aten.reshape.default", "aten._unsafe_view.default", "aten.flatten.using_ints",
@@ -55,6 +67,8 @@ def reshape(context: Context, x: Value, *args: Any, **kwargs: Any) -> Value:
     """A new shape, read from the trace, with as many rows as the value has."""
     layout = _layout(context)
     expanding = "expand" in context.operation.operator  # type: ignore[union-attr]  # set by _layout
+    if isinstance(x, Parameter) and layout.batch is not None:
+        x = context.aligned([context.interval(x)], layout)[0]
     rows = context.rows(x) if isinstance(x, Interval) and x.batch is not None else context.sweep.samples
     sizes = layout.sizes(rows)
     if expanding:
@@ -74,9 +88,12 @@ def rearrange(context: Context, x: Value, *args: Any, **kwargs: Any) -> Value:
         return _moved(x, lambda t: t.squeeze(dims))
     if context.operation.operator == "aten.constant_pad_nd.default":
         fill = float(plain[1]) if len(plain) > 1 else 0.0
+        if fill and isinstance(x, Parameter):
+            x = context.interval(x)
         moved = _moved(x, lambda t: target(t, *plain))
         if isinstance(moved, Interval):
-            moved = replace(moved, nonnegative=moved.nonnegative and fill >= 0, bound=None)
+            slack = max(moved.slack, literal(context, fill, (), moved.lower.device).slack)
+            moved = replace(moved, nonnegative=moved.nonnegative and fill >= 0, bound=None, slack=slack)
         return moved
     return _moved(x, lambda t: target(t, *plain, **kwargs))
 
@@ -141,7 +158,9 @@ def split(context: Context, x: Value, *args: Any) -> tuple[Value, ...]:
         return tuple(x.moved(partial(_part, target, args, i)) for i in range(count))
     lower = target(x.lower, *args)
     upper = lower if x.is_point else target(x.upper, *args)
-    return tuple(replace(x, lower=low, upper=high, batch=None) for low, high in zip(lower, upper, strict=True))
+    return tuple(
+        replace(x, lower=low, upper=high, batch=None, owned=False) for low, high in zip(lower, upper, strict=True)
+    )
 
 
 def _part(target: Any, args: tuple[Any, ...], place: int, t: Tensor) -> Tensor:
@@ -201,10 +220,12 @@ def arange(context: Context, *args: Any, **kwargs: Any) -> Interval:
     """Whole numbers in order."""
     if _layout(context).batch is not None:
         raise InputError(f"{context.where} counts samples")
-    return Interval.point(torch.arange(*args, dtype=context.dtype, device=context.sweep.values.device))
+    out = Interval.point(torch.arange(*args, dtype=context.dtype, device=context.sweep.values.device))
+    if not all(isinstance(a, int) for a in args) or out.magnitude >= 2.0**24:
+        out.slack = 4 * context.rounding.of_operation() * out.magnitude
+    return out
 
 
 def _constant(context: Context, value: float) -> Interval:
     sizes = _layout(context).sizes(context.sweep.samples)
-    filled: Tensor = torch.full(sizes, value, dtype=context.dtype, device=context.sweep.values.device)
-    return Interval.point(filled, nonnegative=value >= 0)
+    return literal(context, value, sizes, context.sweep.values.device)

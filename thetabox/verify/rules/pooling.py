@@ -57,7 +57,11 @@ def average_pool(context: Context, x: Interval, kernel: Any, *args: Any, **kwarg
     one = "1d" in context.operation.operator
     terms = prod(kernel) * (kernel[0] if not one and len(kernel) == 1 else 1)
     pool: Callable[..., Tensor] = F.avg_pool1d if one else F.avg_pool2d
-    return _averaged(context, x, lambda t: pool(t, kernel, *_stride(args), **kwargs), terms)
+    divisor = kwargs.get("divisor_override", args[4] if len(args) > 4 else None)
+    if divisor is not None and divisor < 1:
+        raise InputError(f"{context.where}: an average pool has a rule for divisors of at least 1, not {divisor}")
+    gain = 1.0 if divisor is None else max(terms / divisor, 1.0)
+    return _averaged(context, x, lambda t: pool(t, kernel, *_stride(args), **kwargs), terms, gain)
 
 
 def _stride(args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -72,11 +76,14 @@ def adaptive_average_pool(context: Context, x: Interval, size: Any) -> Interval:
     _check(context, x)
     assert context.operation is not None
     pool = F.adaptive_avg_pool1d if "1d" in context.operation.operator else F.adaptive_avg_pool2d
-    return _averaged(context, x, lambda t: pool(t, size), prod(x.shape[2:]))
+    return _averaged(context, x, lambda t: pool(t, size), prod(x.shape[1:]))
 
 
-def _averaged(context: Context, x: Interval, function: Callable[[Tensor], Tensor], terms: int) -> Interval:
-    out = replace(x.map(function), bound=x.bound)
-    out.slack = x.slack + context.rounding.of_sum(terms) * x.magnitude + context.rounding.subnormal
-    out.slack *= SAFETY
+def _averaged(
+    context: Context, x: Interval, function: Callable[[Tensor], Tensor], terms: int, gain: float = 1.0
+) -> Interval:
+    """``gain``: how much larger than ``x`` the result may be (1 for a mean)."""
+    out = replace(x.map(function), bound=x.bound if gain == 1.0 else None)
+    out.slack = (x.slack + context.rounding.of_sum(terms) * x.magnitude) * gain + context.rounding.subnormal
+    out.slack = out.slack * SAFETY + context.rounding.beyond(terms * x.magnitude)
     return out

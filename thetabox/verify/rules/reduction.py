@@ -31,6 +31,7 @@ def total(context: Context, x: Interval, dim: Any = None, keepdim: bool = False,
     terms = prod(x.shape[d] for d in dims)
     out = Interval(*_ends(x, lambda t: t.sum(dims, keepdim)), nonnegative=x.nonnegative)
     out.slack = (x.slack + context.rounding.of_sum(terms) * x.magnitude) * terms * SAFETY
+    out.slack += context.rounding.beyond(terms * x.magnitude)
     return out
 
 
@@ -41,6 +42,7 @@ def mean(context: Context, x: Interval, dim: Any = None, keepdim: bool = False, 
     terms = prod(x.shape[d] for d in dims)
     out = Interval(*_ends(x, lambda t: t.mean(dims, keepdim)), bound=x.bound, nonnegative=x.nonnegative)
     out.slack = (x.slack + context.rounding.of_sum(terms) * x.magnitude + context.rounding.subnormal) * SAFETY
+    out.slack += context.rounding.beyond(terms * x.magnitude)
     return out
 
 

@@ -38,7 +38,11 @@ TABLE: dict[str, Rule] = {}
 
 
 def rule(
-    *operators: str, elementwise: bool = False, parameters: bool = False, slack: bool = False
+    *operators: str,
+    elementwise: bool = False,
+    parameters: bool = False,
+    slack: bool = False,
+    rows: bool = False,
 ) -> Callable[[RuleFunction], RuleFunction]:
     """Register a function as the rule of operators such as ``"aten.relu.default"``.
 
@@ -47,7 +51,7 @@ def rule(
 
     def register(function: RuleFunction) -> RuleFunction:
         for operator in operators:
-            TABLE[operator] = Rule(function, elementwise, parameters, slack, rows=elementwise)
+            TABLE[operator] = Rule(function, elementwise, parameters, slack, rows=rows or elementwise)
         return function
 
     return register
