@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -56,15 +56,19 @@ class Box:
     def factors(self, model: nn.Module) -> dict[str, float]:
         """Factor on ε of every tensor in the box, by name; what is absent is exact."""
         factors = {}
-        for name, explicit_only in _candidates(model):
+        for names, explicit_only in _candidates(model):
             patterns = _patterns(self.include)
             if explicit_only:
                 patterns = [p for p in patterns if p.strip("*?")]
-            if _matches(name, patterns) and not _matches(name, _patterns(self.exclude)):
-                factor = next((float(f) for p, f in self.scale.items() if fnmatchcase(name, p)), 1.0)
-                if factor > 0:
-                    factors[name] = factor
+            # A tensor that is shared under several names is in the box as soon as one of them is.
+            wanted = [n for n in names if _matches(n, patterns) and not _matches(n, _patterns(self.exclude))]
+            factor = max((self._factor(name) for name in wanted), default=0.0)
+            if factor > 0:
+                factors[names[0]] = factor
         return factors
+
+    def _factor(self, name: str) -> float:
+        return next((float(f) for p, f in self.scale.items() if fnmatchcase(name, p)), 1.0)
 
     def unit_radius(self, theta: Tensor) -> Tensor:
         """Radius of the box at ε = 1 and factor 1: same shape as ``theta``."""
@@ -93,12 +97,18 @@ def _matches(name: str, patterns: list[str]) -> bool:
     return any(fnmatchcase(name, p) for p in patterns)
 
 
-def _candidates(model: nn.Module) -> list[tuple[str, bool]]:
-    """(name, only when named explicitly) of each tensor that a box may hold."""
+def _candidates(model: nn.Module) -> list[tuple[list[str], bool]]:
+    """(names, only when named explicitly) of each tensor that a box may hold."""
     spiking = hasattr(model, "initial_state") and hasattr(model, "step")
-    found = []
-    for name, p in model.named_parameters():
-        if p.is_floating_point():
-            found.append((name, spiking and name.rsplit(".", 1)[-1] in NEURON_PARAMETERS))
-    found += [(name, True) for name, b in model.named_buffers() if b.is_floating_point()]
-    return found
+    parameters = _by_tensor(model.named_parameters(remove_duplicate=False))
+    found = [(n, spiking and any(name.rsplit(".", 1)[-1] in NEURON_PARAMETERS for name in n)) for n in parameters]
+    return found + [(names, True) for names in _by_tensor(model.named_buffers(remove_duplicate=False))]
+
+
+def _by_tensor(named: Iterable[tuple[str, Tensor]]) -> list[list[str]]:
+    """All names of each floating-point tensor, in order."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in named:
+        if tensor.is_floating_point():
+            names.setdefault(id(tensor), []).append(name)
+    return list(names.values())

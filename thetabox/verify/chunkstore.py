@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -39,8 +41,11 @@ class ChunkStore:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None and self.root is not None:
-            shutil.rmtree(self.root, ignore_errors=True)
+        if kind is None and self.root is not None and self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            # The folder is the user's: it goes only when nothing else is in it.
+            with suppress(OSError):
+                self.root.rmdir()
 
     def _path(self, start: int, stop: int) -> Path | None:
         return None if self.folder is None else self.folder / f"{start}-{stop}.safetensors"
@@ -51,9 +56,11 @@ class ChunkStore:
         if path is None or not path.is_file():
             return None
         try:
-            return load_file(path)["margin"]
+            margin = load_file(path)["margin"]
         except Exception:  # a damaged chunk is computed again
             return None
+        fits = margin.dim() == 2 and margin.shape[1] == stop - start and margin.dtype == torch.float64
+        return margin if fits else None
 
     def write(self, start: int, stop: int, margin: Tensor) -> None:
         """Keep a finished chunk; it appears whole or not at all."""

@@ -138,6 +138,10 @@ def input_interval(x: Tensor, settings: Settings) -> Interval:
     """The inputs as the network sees them: exact where the dtype holds them, else rounded outward."""
     rounding = settings.rounding
     x = x.to(settings.device)
+    if torch.float32 in (rounding.dtype, torch.float32 if rounding.network else None):
+        largest = float(x.abs().max())
+        if largest > torch.finfo(torch.float32).max:
+            raise InputError(f"x has a value of size {largest:g}, which float32 cannot hold")
     value = x.to(rounding.dtype)
     exact = value.dtype == torch.float64 or x.dtype == value.dtype or bool((value.double() == x.double()).all())
     in_float32 = rounding.network == 0.0 or x.dtype == torch.float32 or bool((x.float().double() == x).all())

@@ -28,7 +28,7 @@ _FLOOR = {torch.float64: 2.0**-980, torch.float32: 2.0**-100}
 _FLOAT32_MAX = float(torch.finfo(torch.float32).max)
 
 # Scalars of the error analysis are themselves computed in double precision: this factor covers their rounding.
-SAFETY = 1.0 + 2.0**-20
+SAFETY = 1.0 + 2.0**-44
 
 
 def gamma(terms: int, roundoff: float) -> float:
