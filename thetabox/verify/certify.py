@@ -79,8 +79,9 @@ def certify(
     if clean.dim() != 2:
         raise InputError(f"the network must answer logits [samples, classes], not {list(clean.shape)}")
     request.check_labels(labels, clean.shape[1])
-    facts = {**request.model_facts(model, chosen.box), **(model_info or {})}
-    key = [facts["sha256"], request.tensor_hash([inputs, labels, sweep]), repr(chosen), criterion]
+    found = request.model_facts(model, chosen.box)
+    facts = {**found, **(model_info or {})}
+    key = [found["sha256"], engine.signature(), request.tensor_hash([inputs, labels, sweep]), repr(chosen), criterion]
     started = time.perf_counter()
     with ChunkStore(resume, key, len(inputs)) as store:
         margin = _margins(engine, labels, sweep, criterion, store, progress)

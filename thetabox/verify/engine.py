@@ -15,8 +15,9 @@ from thetabox.verify.context import Context, Sweep
 from thetabox.verify.graph import evaluation_mode
 from thetabox.verify.interval import Interval
 from thetabox.verify.network import Final, Network, StepObserver, Tensors, network
-from thetabox.verify.request import Settings, check_weights, input_interval
+from thetabox.verify.request import Settings, check_weights, input_interval, tensor_hash
 from thetabox.verify.rounding import sound_kernels
+from thetabox.version import __version__
 
 Progress = Callable[[int, int], None]
 Which = slice | Tensor
@@ -45,6 +46,12 @@ class Engine:
             self.tensors = Tensors(self.model, self.settings.box, self.settings.rounding.dtype, self.settings.device)
         if self.settings.box.include.strip() and not self.tensors.factors and self.settings.box.scale == {}:
             raise InputError(f"no parameter matches the box's include pattern {self.settings.box.include!r}")
+
+    def signature(self) -> str:
+        """What is computed, apart from parameter values: networks of equal parameters may differ in the rest."""
+        graphs = self.network.graphs
+        constants = [t for graph in graphs.values() for t in graph.constants.values()]
+        return repr((__version__, tensor_hash(constants), {role: graph.describe() for role, graph in graphs.items()}))
 
     def chunk_size(self, sweeps: int) -> int:
         """Samples that fit memory together."""

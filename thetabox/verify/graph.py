@@ -116,6 +116,11 @@ class Graph:
 
         map_arg_refs(self.output, leave)
 
+    def describe(self) -> str:
+        """Every operation with its arguments, the names of parameters, the places of constants."""
+        steps = [(o.index, o.operator, o.args, o.kwargs) for o in self.operations]
+        return repr((self.inputs, self.tensors, sorted(self.constants), steps, self.output))
+
 
 def map_arg_refs(tree: Any, function: Any) -> Any:
     """Replace every :class:`Ref` in nested lists, tuples, dictionaries and slices."""

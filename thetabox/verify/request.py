@@ -138,7 +138,7 @@ def input_interval(x: Tensor, settings: Settings) -> Interval:
     """The inputs as the network sees them: exact where the dtype holds them, else rounded outward."""
     rounding = settings.rounding
     x = x.to(settings.device)
-    if torch.float32 in (rounding.dtype, torch.float32 if rounding.network else None):
+    if rounding.network or rounding.dtype == torch.float32:
         largest = float(x.abs().max())
         if largest > torch.finfo(torch.float32).max:
             raise InputError(f"x has a value of size {largest:g}, which float32 cannot hold")
