@@ -43,7 +43,7 @@ class Engine:
         check_weights(self.model)
         with torch.no_grad():
             self.network: Network = network(self.model, self.x)
-            self.tensors = Tensors(self.model, self.settings.box, self.settings.rounding.dtype, self.settings.device)
+            self.tensors = Tensors(self.model, self.settings.box, self.settings.rounding, self.settings.device)
         if self.settings.box.include.strip() and not self.tensors.factors and self.settings.box.scale == {}:
             raise InputError(f"no parameter matches the box's include pattern {self.settings.box.include!r}")
 

@@ -20,6 +20,7 @@ from thetabox.verify.interpreter import Value, check_rules, dependants, evaluate
 from thetabox.verify.interval import Interval
 from thetabox.verify.margin import logit_margins, row_margins
 from thetabox.verify.parameter import Parameter, stored
+from thetabox.verify.rounding import Rounding
 
 # Called with the time step (0 without time), the operation, its operands and its result.
 StepObserver = Callable[[int, Operation, tuple[Any, ...], Any], None]
@@ -31,8 +32,8 @@ MEASURE_EVERY = 8
 class Tensors:
     """Parameters, buffers and constants of a model in the dtype and on the device of the bounds."""
 
-    def __init__(self, model: nn.Module, box: Box, dtype: torch.dtype, device: torch.device) -> None:
-        self.model, self.box, self.dtype, self.device = model, box, dtype, device
+    def __init__(self, model: nn.Module, box: Box, rounding: Rounding, device: torch.device) -> None:
+        self.model, self.box, self.rounding, self.device = model, box, rounding, device
         self.values: dict[str, Tensor] = {
             **dict(model.named_buffers(remove_duplicate=False)),
             **dict(model.named_parameters(remove_duplicate=False)),
@@ -46,7 +47,7 @@ class Tensors:
         """Position → parameter, for every tensor of the graph."""
         found: dict[int, Value] = {i: self._named(name) for i, name in graph.tensors.items()}
         for i, constant in graph.constants.items():
-            found[i] = stored("a constant of the graph", constant.detach().to(self.device), self.dtype)
+            found[i] = stored("a constant of the graph", constant.detach().to(self.device), self.rounding)
         return found
 
     def _named(self, name: str) -> Parameter:
@@ -61,9 +62,9 @@ class Tensors:
             if factor and self.box.kind != "relative":
                 unit = self.box.unit_radius(held.to(torch.float64))
                 unit = torch.nextafter(unit, torch.full_like(unit, torch.inf)) if self.box.kind == "range" else unit
-                if self.dtype == torch.float32:
+                if self.rounding.dtype == torch.float32:
                     unit = torch.nextafter(unit.float(), torch.full_like(unit.float(), torch.inf))
-            self.known[id(value)] = stored(name, held, self.dtype, factor, unit)
+            self.known[id(value)] = stored(name, held, self.rounding, factor, unit)
         return self.known[id(value)]
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from thetabox.errors import InputError
+from thetabox.verify.rounding import Rounding
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,18 @@ class Parameter:
         return Parameter(theta, self.factor, unit, self.blur)
 
 
-def stored(name: str, value: Tensor, dtype: torch.dtype, factor: float = 0.0, unit: Tensor | None = None) -> Parameter:
-    """A tensor of the model, converted to the dtype of the bounds."""
-    theta = value.to(dtype)
-    blur = 0.0
-    if value.is_floating_point() and torch.finfo(value.dtype).eps < torch.finfo(dtype).eps:
-        blur = float(torch.finfo(dtype).eps)
-        size = value[value != 0].abs()
-        limits = torch.finfo(dtype)
-        if size.numel() and (float(size.min()) < limits.smallest_normal or float(size.max()) > limits.max):
-            raise InputError(f"{name} has values outside the range of {dtype}; use precision='float64'")
-    return Parameter(theta, factor, None if unit is None else unit.to(dtype), blur)
+def stored(name: str, value: Tensor, rounding: Rounding, factor: float = 0.0, unit: Tensor | None = None) -> Parameter:
+    """A tensor of the model in the dtype of the bounds; a network or bounds in float32 may hold it rounded."""
+    dtype, blur = rounding.dtype, 0.0
+    wide = value.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.bool)
+    if wide and (rounding.network or dtype == torch.float32):
+        exact = value.float().double() == value.double()
+        if not bool(exact.all()):
+            limits = torch.finfo(torch.float32)
+            size = value[~exact].double().abs()
+            if float(size.min()) < limits.smallest_normal or float(size.max()) > limits.max:
+                raise InputError(
+                    f"{name} has values that float32 cannot hold; use precision float64 and real arithmetic"
+                )
+            blur = limits.eps
+    return Parameter(value.to(dtype), factor, None if unit is None else unit.to(dtype), blur)
