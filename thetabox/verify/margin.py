@@ -64,6 +64,10 @@ def row_margins(
     least_margin = least_margin - context.rounding.of_operation(8) * least_margin.abs().clamp(
         max=torch.finfo(lower.dtype).max
     )
+    if context.rounding.network:
+        # A partial sum of the network's own logits may overflow once Σ|w||h| + |b| does.
+        size = around if bias is None else around + bias.magnitude + _bias_radius(context, bias)
+        least_margin = torch.where(size.amax(1) * SAFETY < context.rounding.overflow, least_margin, -torch.inf)
     return known(least_margin).view(sweeps, samples)
 
 
@@ -100,14 +104,19 @@ def _row_by_row(lower: Tensor, upper: Tensor, theta: Tensor, unit: Tensor, epsil
 
 
 def _bias_margins(context: Context, bias: Parameter, label: Tensor, features: int) -> Tensor:
-    unit = bias.magnitude if bias.unit is None else bias.unit
-    epsilon = context.epsilon(bias.factor).reshape(-1, 1) if bias.factor else 0.0
-    both = unit[label][:, None] + unit
+    radius = _bias_radius(context, bias).expand(len(label), -1)
+    both = radius.gather(1, label[:, None]) + radius
     size = bias.magnitude[label][:, None] + bias.magnitude
     # The bias may be the first term of the network's own sum, so it errs like the whole of it.
     relative = context.rounding.of_dot(features + 8) + 4.0 * bias.blur
-    total = (both * epsilon * (1.0 + 4.0 * relative)) + (size + both * epsilon) * relative
+    total = both * (1.0 + 4.0 * relative) + (size + both) * relative
     return bias.theta[label][:, None] - bias.theta - total - context.rounding.subnormal * 8
+
+
+def _bias_radius(context: Context, bias: Parameter) -> Tensor:
+    """Radius of each class's bias, ``[rows or 1, classes]``."""
+    unit = bias.magnitude if bias.unit is None else bias.unit
+    return unit * context.epsilon(bias.factor).reshape(-1, 1) if bias.factor else torch.zeros_like(unit)[None]
 
 
 def logit_margins(
