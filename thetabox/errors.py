@@ -10,5 +10,9 @@ class InputError(ValueError):
     """
 
 
+class OneEpsilonAtATime(InputError):
+    """The network computes values from perturbed parameters in a way that rows of different ε cannot share."""
+
+
 class UnsupportedOperator(InputError):
     """The network holds an operator that no rule covers; the message names it and where it stands."""

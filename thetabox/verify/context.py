@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from thetabox.errors import InputError
+from thetabox.errors import OneEpsilonAtATime
 from thetabox.verify.graph import Layout, Operation
 from thetabox.verify.interval import Interval
 from thetabox.verify.parameter import Parameter
@@ -183,7 +183,7 @@ class Context:
         rank, batch = len(layout.shape), layout.batch
         led = self._lead(v, rank)
         if led.shape[batch + 1] != 1:
-            raise InputError(f"{self.where} combines a parameter with the samples' dimension")
+            raise OneEpsilonAtATime(f"{self.where} combines a parameter with the samples' dimension")
 
         def place(t: Tensor) -> Tensor:
             t = t.squeeze(batch + 1).movedim(0, batch)

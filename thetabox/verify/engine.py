@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from thetabox.errors import InputError
+from thetabox.errors import InputError, OneEpsilonAtATime
+from thetabox.models.fold import folded
 from thetabox.models.recurrent import logits as model_logits
 from thetabox.verify.context import Context, Sweep
 from thetabox.verify.graph import evaluation_mode
@@ -42,6 +43,8 @@ class Engine:
     def __post_init__(self) -> None:
         check_weights(self.model)
         with torch.no_grad():
+            if self.settings.box.fold:
+                self.model = folded(self.model)
             self.network: Network = network(self.model, self.x)
             self.tensors = Tensors(self.model, self.settings.box, self.settings.rounding, self.settings.device)
         if self.settings.box.include.strip() and not self.tensors.factors and self.settings.box.scale == {}:
@@ -70,17 +73,44 @@ class Engine:
 
     def margins(self, which: Which, epsilon: Tensor, y: Tensor, criterion: str = "margin") -> Tensor:
         """Proven margins ``[E, samples]``, float64 on the CPU."""
-        with torch.no_grad(), sound_kernels():
-            final = self.evaluate(which, epsilon)
-            return final.margins(y[which].to(self.settings.device), criterion).double().cpu()
+
+        def bounds(rows: Which, values: Tensor) -> Tensor:
+            final = self.evaluate(rows, values)
+            return final.margins(y[rows].to(self.settings.device), criterion).double().cpu()
+
+        return self._shared(bounds, which, epsilon)
 
     def logits(self, which: Which, epsilon: Tensor) -> Interval:
         """Bounds of the logits, rows ``[E samples, K]``."""
+
+        def bounds(rows: Which, values: Tensor) -> Tensor:
+            found = self.evaluate(rows, values).logits().settled(self.settings.rounding.own)
+            ends = torch.stack([found.lower, found.upper], -1).double().cpu()
+            return ends.view(*values.shape, *ends.shape[1:])
+
+        lower, upper = self._shared(bounds, which, epsilon).flatten(0, 1).unbind(-1)
+        lower = torch.where(lower.isnan() | (lower == torch.inf), -torch.inf, lower)
+        return Interval(lower, torch.where(upper.isnan() | (upper == -torch.inf), torch.inf, upper))
+
+    def _shared(self, bounds: Callable[[Which, Tensor], Tensor], which: Which, epsilon: Tensor) -> Tensor:
+        """``bounds`` of all rows together, or of one ε after the other where the network asks for that."""
         with torch.no_grad(), sound_kernels():
-            bounds = self.evaluate(which, epsilon).logits().settled(self.settings.rounding.own)
-        lower = torch.where(bounds.lower.isnan() | (bounds.lower == torch.inf), -torch.inf, bounds.lower)
-        upper = torch.where(bounds.upper.isnan() | (bounds.upper == -torch.inf), torch.inf, bounds.upper)
-        return Interval(lower.double().cpu(), upper.double().cpu())
+            try:
+                return bounds(which, epsilon)
+            except OneEpsilonAtATime:
+                if len(epsilon.unique()) == 1:
+                    raise
+            places = torch.arange(len(self.x))[which]
+            found: Tensor | None = None
+            for sweep, values in enumerate(epsilon):
+                for value in values.unique():
+                    members = (values == value).nonzero().squeeze(1)
+                    part = bounds(places[members], value.expand(1, len(members)))[0]
+                    if found is None:
+                        found = part.new_empty(*epsilon.shape, *part.shape[1:])
+                    found[sweep, members] = part
+        assert found is not None
+        return found
 
     def chunks(self, samples: int, sweeps: int) -> Iterator[tuple[int, int]]:
         """Ranges of samples."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from thetabox.errors import InputError, UnsupportedOperator
+from thetabox.errors import OneEpsilonAtATime, UnsupportedOperator
 from thetabox.verify import rules  # noqa: F401  # fills the table
 from thetabox.verify.context import Context
 from thetabox.verify.graph import BatchSize, Graph, Layout, Operation, Ref, map_arg_refs
@@ -129,7 +129,7 @@ def _row_by_row(context: Context, operation: Operation, found: Rule, args: Any, 
 
     results = [call(row) for row in range(context.sweep.sweeps * context.sweep.samples)]
     if not all(isinstance(r, Interval) for r in results):
-        raise InputError(f"{operation.describe()} depends on ε in a way that needs one ε at a time")
+        raise OneEpsilonAtATime(f"{operation.describe()} answers several values that depend on ε alone")
     lower = torch.stack([r.lower for r in results])
     upper = lower if all(r.is_point for r in results) else torch.stack([r.upper for r in results])
     slack = max(r.slack for r in results)

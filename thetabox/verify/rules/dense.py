@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from thetabox.errors import InputError
+from thetabox.errors import InputError, OneEpsilonAtATime
 from thetabox.verify.context import Context
 from thetabox.verify.graph import Layout
 from thetabox.verify.interval import Interval
@@ -194,9 +194,7 @@ def _absolute_weight(
 def _interval_weight(context: Context, x: Interval, weight: Interval, product: Product, terms: int) -> Interval:
     """Weights that are the result of a computation: :math:`|W_c| r + W_r (|c| + r)`."""
     if weight.by_row or x.by_row:
-        raise InputError(
-            f"{context.where} multiplies by weights computed from perturbed parameters; give one ε at a time"
-        )
+        raise OneEpsilonAtATime(f"{context.where} multiplies by weights computed from perturbed parameters")
     own = context.rounding.own
     relative = context.rounding.of_dot(terms)
     x, weight = x.settled(own), weight.settled(own)
@@ -214,6 +212,8 @@ def _interval_weight(context: Context, x: Interval, weight: Interval, product: P
 
 def _product_of_values(context: Context, a: Interval, b: Interval) -> Interval:
     """Midpoint-radius product of two values (Rump, Fast and parallel interval arithmetic, BIT 39, 1999)."""
+    if a.by_row or b.by_row:
+        raise OneEpsilonAtATime(f"{context.where} multiplies by weights computed from perturbed parameters")
     own = context.rounding.own
     terms = a.shape[-1]
     relative = context.rounding.of_dot(terms)
