@@ -66,12 +66,12 @@ RECIPES: dict[str, Recipe] = {
     "digits": Recipe(
         "convnet",
         {"input": [1, 8, 8], "channels": [16, 32], "kernel": 3, "hidden": [64], "classes": 10},
-        epochs=40,
+        epochs=50,
         batch_size=64,
         lr=5e-3,
         fit={"schedule": "cosine"},
         methods={
-            "weight-attack": {"zeta": 0.1, "beta_rob": 0.25, "steps": 2},
+            "weight-attack": {"zeta": 0.1, "beta_rob": 0.25, "steps": 3},
             "forward-noise": {"noise": 0.2},
         },
     ),
@@ -85,7 +85,7 @@ RECIPES: dict[str, Recipe] = {
         lr=1e-2,
         fit={"schedule": "cosine", "clip_norm": 1.0, "rate_penalty": 0.03},
         methods={
-            "weight-attack": {"zeta": 0.1, "beta_rob": 0.25, "steps": 2},
+            "weight-attack": {"zeta": 0.1, "beta_rob": 0.25, "steps": 3},
             "forward-noise": {"noise": 0.2},
         },
     ),
@@ -110,10 +110,10 @@ RECIPES: dict[str, Recipe] = {
     "speech": Recipe(
         "lsnn",
         {"inputs": 40, "units": 128, "classes": 4},
-        epochs=30,
+        epochs=15,
         batch_size=32,
         lr=5e-3,
-        fit={"schedule": "cosine", "clip_norm": 1.0, "rate_penalty": 0.01},
+        fit={"schedule": "cosine", "clip_norm": 1.0, "rate_penalty": 0.03, "input_noise": 0.3, "time_shift": 8},
         methods={"weight-attack": {"zeta": 0.1, "beta_rob": 0.25, "steps": 5}},
     ),
 }
