@@ -1,0 +1,21 @@
+"""Reports: folders, pages, figures, tables and JUnit files, made from result objects."""
+
+from thetabox.report.folder import output_folder, write_file, write_files
+from thetabox.report.junit import Case, write_junit
+from thetabox.report.tables import comparison_tables, curve_table, plain_table
+from thetabox.report.write import csv_text, json_text, write, write_comparison
+
+__all__ = [
+    "Case",
+    "comparison_tables",
+    "csv_text",
+    "curve_table",
+    "json_text",
+    "output_folder",
+    "plain_table",
+    "write",
+    "write_comparison",
+    "write_file",
+    "write_files",
+    "write_junit",
+]

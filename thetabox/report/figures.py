@@ -1,0 +1,215 @@
+"""Figures of a report: PNG for the folder, inline SVG for the page."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+
+from thetabox.report.results import Curve, Failure, Radii, number
+
+# Told apart with any colour vision, and in print (Okabe and Ito).
+VERIFIED, ATTACKED, BASELINE, CLEAN = "#0072b2", "#d55e00", "#8a8a8a", "#444444"
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+
+_STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "figure.constrained_layout.use": True,
+}
+
+
+def accuracy_figure(curve: Curve, title: str = "") -> Figure:
+    """Verified accuracy (proven from below) and attacked accuracy (found from above) over ε."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(7.2, 3.9)
+        _epsilon_axis(axes, curve.epsilon)
+        if curve.attacked is not None:
+            upper = np.maximum(curve.attacked, curve.verified)
+            axes.fill_between(curve.epsilon, curve.verified, upper, color="#f3ead9", linewidth=0, label="not known")
+            axes.plot(
+                curve.epsilon, curve.attacked, "v-", color=ATTACKED, label="attacked (upper bound)", clip_on=False
+            )
+        axes.plot(curve.epsilon, curve.verified, "o-", color=VERIFIED, label="verified (proven)", clip_on=False)
+        if curve.baseline is not None:
+            axes.plot(
+                curve.epsilon,
+                curve.baseline,
+                "x--",
+                color=BASELINE,
+                label="verified, criterion of the paper",
+                clip_on=False,
+            )
+        axes.axhline(curve.clean, color=CLEAN, linestyle=":", linewidth=1, label="clean")
+        _accuracy_axis(axes)
+        axes.set_title(title or f"{curve.samples} samples", loc="left", fontsize=11)
+        axes.legend(loc="lower left")
+    return figure
+
+
+def comparison_figure(groups: Sequence[tuple[str, Sequence[tuple[str, Curve]]]]) -> Figure:
+    """One panel a data set; solid lines are proven, dashed ones are what an attack left standing.
+
+    Args:
+        groups: (name of the data set, its (model name, curve) pairs).
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(5.4 * len(groups), 3.9))
+        FigureCanvasAgg(figure)
+        panels = figure.subplots(1, len(groups), squeeze=False)[0]
+        for axes, (title, curves) in zip(panels, groups, strict=True):
+            _epsilon_axis(axes, np.concatenate([c.epsilon for _, c in curves]))
+            for (name, curve), color in zip(curves, _colors(len(curves)), strict=True):
+                axes.plot(curve.epsilon, curve.verified, "o-", color=color, label=f"{name}: verified", clip_on=False)
+                if curve.attacked is not None:
+                    axes.plot(
+                        curve.epsilon,
+                        curve.attacked,
+                        "v--",
+                        color=color,
+                        markersize=4,
+                        linewidth=1,
+                        label=f"{name}: attacked",
+                        clip_on=False,
+                    )
+            _accuracy_axis(axes)
+            axes.set_title(title, loc="left", fontsize=11)
+            axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2)
+    return figure
+
+
+def radius_figure(radii: Radii, epsilon: np.ndarray) -> Figure:
+    """Histogram of certified radii on a logarithmic axis, or of the largest verified ε of the grid."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(7.2, 2.9)
+        none = int((radii.values <= 0).sum())
+        if radii.bisected:
+            _radius_bars(axes, radii.proven)
+            axes.set_xlabel("certified radius ε")
+        else:
+            grid = [e for e in epsilon if e > 0]
+            counts = [int((radii.values == e).sum()) for e in grid]
+            bars = axes.bar([number(e) for e in grid], counts, color=VERIFIED, width=0.7)
+            axes.bar_label(bars, fontsize=8)
+            axes.set_xlabel("largest verified ε of the sweep")
+        axes.set_ylabel("samples")
+        axes.set_title(f"{len(radii.proven)} samples with a radius, {none} without", loc="left", fontsize=11)
+        axes.grid(axis="x", visible=False)
+    return figure
+
+
+def failure_figure(failure: Failure) -> Figure:
+    """Share of uncertain spikes over time, or of uncertain ReLUs a layer, one series for each positive ε."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _figure(7.2, 3.2)
+        rows = [(e, s) for e, s in zip(failure.epsilon, failure.share, strict=True) if e > 0]
+        shades = mpl.colormaps["viridis"](np.linspace(0.0, 0.85, max(len(rows), 1)))
+        if failure.kind == "steps":
+            steps = np.arange(len(failure.names))
+            for (epsilon, share), color in zip(rows, shades, strict=True):
+                axes.plot(steps, share, color=color, label=f"ε = {number(epsilon)}")
+            axes.set_xlabel("time step")
+        else:
+            width = 0.8 / max(len(rows), 1)
+            at = np.arange(len(failure.names))
+            for i, ((epsilon, share), color) in enumerate(zip(rows, shades, strict=True)):
+                axes.bar(
+                    at + (i - (len(rows) - 1) / 2) * width, share, width, color=color, label=f"ε = {number(epsilon)}"
+                )
+            axes.set_xticks(at, failure.names)
+            axes.set_xlabel("layer")
+            axes.grid(axis="x", visible=False)
+        axes.set_ylim(0, 1)
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.set_ylabel(f"uncertain {failure.unit}")
+        if rows:
+            axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def to_png(figure: Figure, dpi: int = 160) -> bytes:
+    """The figure as a PNG file."""
+    return _saved(figure, lambda buffer: figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None}))
+
+
+def to_svg(figure: Figure, name: str) -> str:
+    """The figure as an ``<svg>`` element to stand in a page; ``name`` keeps its ids apart from other figures'."""
+    nothing = {"Creator": None, "Date": None, "Format": None, "Type": None}
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": name, "svg.id": None}):
+        text = _saved(figure, lambda buffer: figure.savefig(buffer, format="svg", metadata=nothing)).decode()
+    text = text[text.index("<svg") :]
+    text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
+    text = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', text)
+    text = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", text)
+    return re.sub(r'<svg[^>]*viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1" role="img">', text, count=1)
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots()
+
+
+def _saved(figure: Figure, save: Callable[[io.BytesIO], object]) -> bytes:
+    buffer = io.BytesIO()
+    save(buffer)
+    return buffer.getvalue()
+
+
+def _colors(count: int) -> list[str]:
+    return [SERIES[i % len(SERIES)] for i in range(count)]
+
+
+def _epsilon_axis(axes: Axes, epsilon: np.ndarray) -> None:
+    positive = np.asarray(epsilon)[np.asarray(epsilon) > 0]
+    axes.set_xlabel("ε (every parameter anywhere in its box)")
+    if not len(positive):
+        axes.set_xlim(-0.5, 0.5)
+        axes.set_xticks([0])
+        return
+    # Linear up to the smallest ε, so that 0 has a place; that stretch is drawn one decade wide or less.
+    axes.set_xscale("symlog", linthresh=float(positive.min()), linscale=0.6)
+    low = 0.0 if (np.asarray(epsilon) == 0).any() else float(positive.min()) * 0.9
+    axes.set_xlim(low, float(positive.max()) * 1.08)
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_minor_locator(LogLocator(subs=range(2, 10)))
+    ticks = sorted({0.0, *(10.0**k for k in range(int(np.floor(np.log10(positive.min()))), 4))})
+    axes.set_xticks([t for t in ticks if (t == 0 and low == 0) or positive.min() * 0.99 <= t <= positive.max() * 1.05])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+
+
+def _accuracy_axis(axes: Axes) -> None:
+    axes.set_ylim(0, 1.02)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set_ylabel("accuracy")
+
+
+def _radius_bars(axes: Axes, proven: np.ndarray) -> None:
+    if not len(proven):
+        axes.text(0.5, 0.5, "no sample has a certified radius", ha="center", transform=axes.transAxes)
+        axes.set_xticks([])
+        return
+    low, high = float(proven.min()), float(proven.max())
+    if high <= low * 1.01:
+        low, high = low / 1.5, high * 1.5
+    bins = np.geomspace(low, high * (1 + 1e-9), min(30, max(8, len(proven) // 8)))
+    axes.hist(proven, bins=list(bins), color=VERIFIED)
+    axes.set_xscale("log")
+    median = float(np.median(proven))
+    axes.axvline(median, color=CLEAN, linestyle=":", label=f"median of these {number(median)}")
+    axes.legend()

@@ -1,0 +1,230 @@
+"""The report page: one self-contained HTML file, figures inline."""
+
+from __future__ import annotations
+
+import functools
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import numpy as np
+import torch
+from markupsafe import Markup
+
+from thetabox.report.figures import accuracy_figure, comparison_figure, failure_figure, radius_figure, to_svg
+from thetabox.report.results import (
+    FLOAT32_WARNING,
+    UNSOUND_WARNING,
+    Curve,
+    Radii,
+    curve_of,
+    failure_of,
+    number,
+    percent,
+    radii_of,
+)
+from thetabox.version import __version__
+
+if TYPE_CHECKING:
+    from thetabox.verify.certificate import Certificate
+
+Entry = tuple[str, "Certificate", Any]
+"""(name, certificate, attack or None)"""
+
+
+def single_page(certificate: Certificate, attack: Any = None, title: str | None = None) -> str:
+    """Report of one certificate."""
+    name = title or f"{_source(certificate)} on {certificate.data_info.get('name', 'data')}"
+    return _render(title=name, summary=None, entries=[_section(name, certificate, attack, 0)])
+
+
+def comparison_page(entries: Sequence[Entry], title: str) -> str:
+    """Report of several networks: their curves side by side by data set, then each by itself."""
+    groups = grouped(entries)
+    summary = {
+        "figure": Markup(to_svg(comparison_figure(groups), "summary")),
+        "tables": [_summary_table(data, curves) for data, curves in groups],
+    }
+    sections = [_section(name, cert, attack, i) for i, (name, cert, attack) in enumerate(entries)]
+    return _render(title=title, summary=summary, entries=sections)
+
+
+def grouped(entries: Sequence[Entry]) -> list[tuple[str, list[tuple[str, Curve]]]]:
+    """Curves by data set, in order of first appearance."""
+    groups: dict[str, list[tuple[str, Curve]]] = {}
+    for name, certificate, attack in entries:
+        groups.setdefault(str(certificate.data_info.get("name", "data")), []).append(
+            (name, curve_of(certificate, attack))
+        )
+    return list(groups.items())
+
+
+def _render(**context: Any) -> str:
+    tool = {
+        "version": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
+    return _template().render(tool=tool, **context)
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("thetabox.report"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.get_template("report.html.j2")
+
+
+def _section(name: str, certificate: Certificate, attack: Any, index: int) -> dict[str, Any]:
+    curve, radii, failure = curve_of(certificate, attack), radii_of(certificate), failure_of(certificate)
+    key = f"model{index}"
+    warnings = []
+    if certificate.arithmetic == "float32":
+        warnings.append(FLOAT32_WARNING)
+    if not certificate.sound:
+        warnings.append(UNSOUND_WARNING)
+    section: dict[str, Any] = {
+        "id": key,
+        "name": name,
+        "warnings": warnings,
+        "samples": curve.samples,
+        "attacked": curve.attacked is not None,
+        "baseline": curve.baseline is not None,
+        "cards": _cards(curve, radii),
+        "rows": _rows(curve),
+        "curve_figure": Markup(to_svg(accuracy_figure(curve), f"{key}-curve")),
+        "radius_figure": Markup(to_svg(radius_figure(radii, curve.epsilon), f"{key}-radius")),
+        "radius_caption": _radius_caption(radii),
+        "failure": None,
+        "facts": _facts(certificate),
+    }
+    if failure is not None and (failure.epsilon > 0).any():
+        caption = (
+            "Share of neurons whose spike is not certain at a time step, over all samples and neurons."
+            if failure.kind == "steps"
+            else "Share of ReLUs whose sign is not certain, by layer, over all samples and units."
+        )
+        section["failure"] = {
+            "figure": Markup(to_svg(failure_figure(failure), f"{key}-failure")),
+            "caption": caption,
+            "sentences": failure.sentences(),
+        }
+    return section
+
+
+def _cards(curve: Curve, radii: Radii) -> list[dict[str, str]]:
+    cards = [{"label": "clean accuracy", "value": percent(curve.clean)}]
+    for e in np.flatnonzero(curve.epsilon > 0)[:3]:
+        cards.append({"label": f"verified at ε = {number(curve.epsilon[e])}", "value": percent(curve.verified[e])})
+    if radii.bisected and len(radii.values):
+        cards.append({"label": "median certified radius (all samples)", "value": number(float(np.median(radii.values)))})
+    return cards
+
+
+def _rows(curve: Curve) -> list[dict[str, Any]]:
+    rows = []
+    for i, epsilon in enumerate(curve.epsilon):
+        row = {"epsilon": number(epsilon), "verified": percent(curve.verified[i]), "count": curve.count(i)}
+        if curve.attacked is not None:
+            row |= {
+                "attacked": percent(curve.attacked[i]),
+                "gap": percent(max(curve.attacked[i] - curve.verified[i], 0.0)),
+            }
+        if curve.baseline is not None:
+            row["baseline"] = percent(curve.baseline[i])
+        rows.append(row)
+    return rows
+
+
+def _summary_table(data: str, curves: Sequence[tuple[str, Curve]]) -> dict[str, Any]:
+    grid = sorted({float(e) for _, curve in curves for e in curve.epsilon})
+
+    def spread(curve: Curve, values: np.ndarray) -> list[str]:
+        found = dict(zip(curve.epsilon.tolist(), values.tolist(), strict=True))
+        return [percent(found[e]) if e in found else "–" for e in grid]
+
+    return {
+        "title": data,
+        "epsilon": [number(e) for e in grid],
+        "rows": [
+            {
+                "name": name,
+                "clean": percent(curve.clean),
+                "verified": spread(curve, curve.verified),
+                "attacked": None if curve.attacked is None else spread(curve, curve.attacked),
+            }
+            for name, curve in curves
+        ],
+    }
+
+
+def _radius_caption(radii: Radii) -> str:
+    if radii.bisected:
+        return "Each radius is an ε at which that very sample was proven; found by bisection."
+    return "The largest ε of the sweep at which a sample is verified; its own radius was not searched for."
+
+
+def _facts(certificate: Certificate) -> list[tuple[str, str | Markup]]:
+    model, data, box = certificate.model_info, certificate.data_info, certificate.box.describe()
+    boxes = {"relative": "θ ± ε|θ|", "absolute": "θ ± ε", "range": "θ ± ε(max θ − min θ)"}
+    parameters = model.get("parameters")
+    perturbed = model.get("perturbed")
+    rows: list[tuple[str, str | Markup]] = [
+        ("model", _source(certificate)),
+        ("model sha256", _code(model.get("sha256"))),
+        ("parameters", f"{_count(parameters)}, of which {_count(perturbed)} in the box"),
+        ("data", f"{data.get('name', 'data')}, {_count(data.get('samples', certificate.label.shape[0]))} samples"),
+        ("data sha256", _code(data.get("sha256"))),
+        ("box", f"{box['kind']}: {boxes.get(box['kind'], '')}; {_patterns(box)}"),
+        ("domain", certificate.domain + _options(certificate.options)),
+        ("criterion", _criterion(certificate.criterion)),
+        ("sound", "yes, rounding outward throughout" if certificate.sound else "no: a second opinion, not a proof"),
+        ("arithmetic covered", _arithmetic(certificate.arithmetic)),
+        ("precision of the bounds", certificate.precision),
+        ("time", f"{certificate.seconds:.1f} s"),
+    ]
+    return rows
+
+
+def _source(certificate: Certificate) -> str:
+    return str(certificate.model_info.get("source") or "model")
+
+
+def _patterns(box: Mapping[str, Any]) -> str:
+    text = "every weight and bias" if box["include"] == "*" else f"parameters {box['include']}"
+    if box["exclude"]:
+        text += f" but {box['exclude']}"
+    if box["scale"]:
+        text += "; ε times " + ", ".join(f"{number(f)} for {p}" for p, f in box["scale"].items())
+    return text + ("; batch norm folded" if box["fold"] else "")
+
+
+def _options(options: Mapping[str, Any]) -> str:
+    return "" if not options else " (" + ", ".join(f"{k} = {v}" for k, v in options.items()) + ")"
+
+
+def _criterion(name: str) -> str:
+    words = {"margin": "smallest difference of two logits is positive", "logits": "logit intervals are disjoint"}
+    return f"{name}: {words[name]}" if name in words else name
+
+
+def _arithmetic(name: str) -> str:
+    words = {
+        "real": "real numbers: parameters, inputs and ε as stored, everything computed from them exact",
+        "float32": "every binary32 evaluation by ordinary dot products",
+    }
+    return f"{name}: {words[name]}" if name in words else name
+
+
+def _count(value: Any) -> str:
+    return f"{value:,}".replace(",", "\u202f") if isinstance(value, int) else str(value if value is not None else "–")
+
+
+def _code(value: Any) -> str | Markup:
+    text = str(value or "–")
+    return Markup("<code>{}</code>").format(text) if re.fullmatch(r"[0-9a-f]{16,}", text) else text

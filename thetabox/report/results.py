@@ -1,0 +1,153 @@
+"""What a report needs of its inputs, as plain numbers: one place that reads certificates and attacks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from thetabox.errors import InputError
+
+if TYPE_CHECKING:
+    from thetabox.verify.certificate import Certificate
+
+FLOAT32_WARNING = (
+    "This certificate covers every IEEE binary32 evaluation by ordinary dot products: any order of summation, any "
+    "batch size and thread count, fused multiply-add or not. It does not cover TF32, bfloat16, Winograd, FFT or flush "
+    "to zero. The rounding term it must allow for is as large as ε itself at ε ≤ 1e-5 on large layers, where this "
+    "claim is worth little."
+)
+UNSOUND_WARNING = (
+    "The domain of these numbers rounds without care for direction: they are a second opinion and no proof, "
+    "and the gate refuses them."
+)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Accuracies over ε, in ascending order of ε; each array has shape [E], as fractions of the samples."""
+
+    epsilon: np.ndarray
+    verified: np.ndarray
+    attacked: np.ndarray | None
+    baseline: np.ndarray | None
+    clean: float
+    samples: int
+
+    def count(self, index: int) -> int:
+        """Verified samples at one ε."""
+        return round(float(self.verified[index]) * self.samples)
+
+
+@dataclass(frozen=True)
+class Radii:
+    """Largest proven ε of every sample; ``exact`` when found by bisection, else the largest verified ε of the grid."""
+
+    values: np.ndarray
+    bisected: bool
+
+    @property
+    def proven(self) -> np.ndarray:
+        """The positive ones."""
+        return self.values[self.values > 0]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Where certainty is lost: share of uncertain units by layer or time step, [E, L], for ε ascending."""
+
+    kind: str
+    names: list[str]
+    epsilon: np.ndarray
+    share: np.ndarray
+
+    @property
+    def unit(self) -> str:
+        return "spikes" if self.kind == "steps" else "ReLUs"
+
+    def sentences(self) -> list[str]:
+        """One line an ε: where the first uncertain unit stands and where half are uncertain."""
+        where = "time step" if self.kind == "steps" else "layer"
+        lines = []
+        for epsilon, share in zip(self.epsilon, self.share, strict=True):
+            if epsilon <= 0:
+                continue
+            some, half = np.flatnonzero(share > 0), np.flatnonzero(share >= 0.5)
+            if not len(some):
+                lines.append(f"ε = {number(epsilon)}: no uncertain {self.unit} at all.")
+                continue
+            text = f"ε = {number(epsilon)}: the first uncertain {self.unit} at {where} {self.names[some[0]]}"
+            if len(half):
+                text += f", half of them uncertain from {where} {self.names[half[0]]}"
+            else:
+                peak = int(share.argmax())
+                text += f", at most {percent(float(share[peak]))} uncertain (at {where} {self.names[peak]})"
+            lines.append(text + ".")
+        return lines
+
+
+def curve_of(certificate: Certificate, attack: Any = None) -> Curve:
+    """The accuracies of a certificate and, where its ε match, of an attack.
+
+    Raises:
+        InputError: the attack was run at other ε than the certificate.
+    """
+    epsilon = _array(certificate.epsilon)
+    order = np.argsort(epsilon, kind="stable")
+    attacked = None
+    if attack is not None:
+        attacked = _array(attack.accuracy)
+        own = getattr(attack, "epsilon", None)
+        if len(attacked) != len(epsilon) or (own is not None and not np.array_equal(_array(own), epsilon)):
+            raise InputError("the attack was run at other ε than the certificate; run both at the same ε")
+        attacked = attacked[order]
+    baseline = getattr(certificate, "baseline", None)
+    return Curve(
+        epsilon[order],
+        _array(certificate.verified_accuracy)[order],
+        attacked,
+        None if baseline is None else _array(baseline)[order],
+        float(certificate.clean_accuracy),
+        int(certificate.label.shape[0]),
+    )
+
+
+def radii_of(certificate: Certificate) -> Radii:
+    """Certified radii [N] where they were computed, else the largest verified ε of the grid (0 where none)."""
+    radius = getattr(certificate, "radius", None)
+    if radius is not None:
+        return Radii(_array(radius), True)
+    epsilon = _array(certificate.epsilon)
+    verified = np.asarray(certificate.verified.cpu(), dtype=bool)
+    return Radii((verified * epsilon[:, None]).max(0), False)
+
+
+def failure_of(certificate: Certificate) -> Failure | None:
+    """The certificate's profile of uncertain units, if it has one."""
+    profile = getattr(certificate, "profile", None)
+    if profile is None or not len(profile.names):
+        return None
+    epsilon = _array(certificate.epsilon)
+    order = np.argsort(epsilon, kind="stable")
+    return Failure(profile.kind, [str(n) for n in profile.names], epsilon[order], _array(profile.share)[order])
+
+
+def number(value: float) -> str:
+    """A number as people write it: ``0``, ``0.0005``, ``1e-05``."""
+    if value == 0:
+        return "0"
+    return f"{value:.4g}"
+
+
+def percent(fraction: float) -> str:
+    """``0.975`` → ``97.5 %``."""
+    return "–" if not math.isfinite(fraction) else f"{100 * fraction:.1f} %"
+
+
+def _array(values: Any) -> np.ndarray:
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu().numpy()
+    return np.asarray(values, dtype=np.float64)
