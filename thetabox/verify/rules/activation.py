@@ -160,6 +160,12 @@ def elu(context: Context, a: Interval, alpha: Number = 1, scale: Number = 1, inp
     return out
 
 
+@rule("aten.selu.default", slack=True)
+def selu(context: Context, a: Interval) -> Interval:
+    """ELU of fixed constants (Klambauer et al., NeurIPS 2017)."""
+    return elu(context, a, 1.6732632423543772, 1.0507009873554805)
+
+
 def _dipped(
     context: Context,
     a: Interval,

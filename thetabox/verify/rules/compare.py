@@ -83,14 +83,14 @@ def _check_truth(context: Context) -> None:
         raise InputError(f"{context.where} works on the bits of a number; only truth values have a rule")
 
 
-@rule("aten.logical_and.default", "aten.bitwise_and.Tensor", elementwise=True)
+@rule("aten.logical_and.default", "aten.bitwise_and.Tensor", "aten.__and__.Tensor", elementwise=True)
 def logical_and(context: Context, a: Interval, b: Interval) -> Interval:
     """Both."""
     _check_truth(context)
     return Interval(torch.minimum(a.lower, b.lower), torch.minimum(a.upper, b.upper), bound=1.0, nonnegative=True)
 
 
-@rule("aten.logical_or.default", "aten.bitwise_or.Tensor", elementwise=True)
+@rule("aten.logical_or.default", "aten.bitwise_or.Tensor", "aten.__or__.Tensor", elementwise=True)
 def logical_or(context: Context, a: Interval, b: Interval) -> Interval:
     """Either."""
     _check_truth(context)

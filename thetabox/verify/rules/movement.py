@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from thetabox.errors import InputError
@@ -42,10 +43,12 @@ def same(context: Context, x: Value, *args: Any, **kwargs: Any) -> Value:
 def cast(context: Context, x: Value, *args: Any, dtype: torch.dtype | None = None, **kwargs: Any) -> Value:
     """A cast between floating types, or of a truth value; the real number stays what it is."""
     dtype = next((a for a in args if isinstance(a, torch.dtype)), dtype)
+    if dtype in (None, torch.float32, torch.float64):
+        return x
     truth = isinstance(x, Interval) and _is_truth(x)
-    if dtype is not None and not dtype.is_floating_point and not (truth and dtype in WHOLE):
+    if not dtype.is_floating_point and not (truth and dtype in WHOLE):
         raise InputError(f"{context.where} turns real values into {dtype}, which has no rule")
-    if dtype in (torch.float16, torch.bfloat16) and not truth:
+    if dtype.is_floating_point and not truth:
         raise InputError(f"{context.where} rounds to {dtype}, which has no rule; use float32 or float64")
     return x
 
@@ -78,7 +81,7 @@ def reshape(context: Context, x: Value, *args: Any, **kwargs: Any) -> Value:
 
 @rule("aten.permute.default", "aten.transpose.int", "aten.t.default", "aten.unsqueeze.default", "aten.squeeze.dim",
       "aten.squeeze.dims", "aten.squeeze.default", "aten.select.int", "aten.index_select.default",
-      "aten.movedim.int", "aten.constant_pad_nd.default", parameters=True, slack=True)  # fmt: skip
+      "aten.movedim.int", parameters=True, slack=True)  # fmt: skip
 def rearrange(context: Context, x: Value, *args: Any, **kwargs: Any) -> Value:
     """The operator itself on both ends."""
     assert context.operation is not None
@@ -86,16 +89,27 @@ def rearrange(context: Context, x: Value, *args: Any, **kwargs: Any) -> Value:
     if context.operation.operator == "aten.squeeze.default" and isinstance(x, Interval) and x.batch is not None:
         dims = [d for d, size in enumerate(x.shape) if size == 1 and d != x.batch]
         return _moved(x, lambda t: t.squeeze(dims))
-    if context.operation.operator == "aten.constant_pad_nd.default":
-        fill = float(plain[1]) if len(plain) > 1 else 0.0
-        if fill and isinstance(x, Parameter):
-            x = context.interval(x)
-        moved = _moved(x, lambda t: target(t, *plain))
-        if isinstance(moved, Interval):
-            slack = max(moved.slack, literal(context, fill, (), moved.lower.device).slack)
-            moved = replace(moved, nonnegative=moved.nonnegative and fill >= 0, bound=None, slack=slack)
-        return moved
     return _moved(x, lambda t: target(t, *plain, **kwargs))
+
+
+@rule("aten.pad.default", parameters=True, slack=True)
+def pad(context: Context, x: Value, sizes: list[int], mode: str = "constant", value: float | None = None) -> Value:
+    """One number around; other modes have no rule."""
+    if mode != "constant":
+        raise InputError(f"{context.where}: padding has a rule for mode 'constant', not {mode!r}")
+    return padded(context, x, sizes, value or 0.0)
+
+
+@rule("aten.constant_pad_nd.default", parameters=True, slack=True)
+def padded(context: Context, x: Value, sizes: list[int], value: float = 0.0) -> Value:
+    """One number around."""
+    if value and isinstance(x, Parameter):
+        x = context.interval(x)
+    moved = _moved(x, lambda t: F.pad(t, sizes, value=value))
+    if isinstance(moved, Interval):
+        slack = max(moved.slack, literal(context, value, (), moved.lower.device).slack)
+        moved = replace(moved, nonnegative=moved.nonnegative and value >= 0, bound=None, slack=slack)
+    return moved
 
 
 @rule("aten.slice.Tensor", parameters=True, slack=True)
