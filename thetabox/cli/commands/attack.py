@@ -1,0 +1,73 @@
+"""``thetabox attack``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+import thetabox as tb
+from thetabox import report
+from thetabox.cli import options
+from thetabox.cli.console import Steps, progress_bar, show
+from thetabox.cli.inputs import read_all
+from thetabox.report.results import number, percent
+
+COLUMNS = ("sample", "label", "predicted", "epsilon", "margin", "correct")
+
+
+@click.command("attack", short_help="Search the box for weights that change a prediction.")
+@options.model_options
+@options.data_options()
+@options.epsilon_option()
+@options.box_options
+@options.machine_options
+@options.out_option(required=False)
+@click.option("--steps", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--restarts", type=click.IntRange(min=1), default=2, show_default=True)
+def command(
+    epsilon: list[float], device: str, seed: int, out: Path | None, steps: int, restarts: int, **source: Any
+) -> None:
+    """Search the box for weights that change a prediction, each sample by itself.
+
+    What is left is an upper bound of the accuracy that could be proven. With --out: attack.json and attack.csv.
+    """
+    given = read_all(**source)
+
+    def run() -> tb.measure.AttackResult:
+        with progress_bar() as bar:
+            return tb.attack(
+                given.model,
+                given.data.x,
+                given.data.y,
+                epsilon,
+                steps=steps,
+                restarts=restarts,
+                box=given.box,
+                seed=seed,
+                device=device,
+                progress=Steps(bar, "attack"),
+            )
+
+    if out is None:
+        found = run()
+    else:
+        with report.output_folder(out) as folder:
+            found = run()
+            facts = {"schema": "thetabox.attack/1", "model": given.model_info, "data": given.data_info}
+            files = {
+                "attack.json": report.json_text(facts | found.to_json()),
+                "attack.csv": report.csv_text(COLUMNS, _rows(found)),
+            }
+            report.write_files(folder, files)
+    table = report.plain_table("ε", "attacked accuracy", f"of {len(given.data)}")
+    for e, accuracy, correct in zip(found.epsilon, found.accuracy, found.correct, strict=True):
+        table.add_row(number(float(e)), percent(float(accuracy)), str(int(correct.sum())))
+    show(f"clean accuracy {percent(found.clean_accuracy)}", table)
+
+
+def _rows(found: tb.measure.AttackResult) -> Any:
+    for e, epsilon in enumerate(found.epsilon.tolist()):
+        for n, margin in enumerate(found.margin[e].tolist()):
+            yield n, int(found.label[n]), int(found.predicted[n]), epsilon, margin, bool(found.correct[e, n])

@@ -1,0 +1,119 @@
+"""``thetabox certify``."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+import thetabox as tb
+from thetabox import report
+from thetabox.cli import options
+from thetabox.cli.console import Steps, progress_bar, show
+from thetabox.cli.inputs import Given, read_all
+from thetabox.verify import Radii
+
+PARTIAL = "partial"
+
+
+@click.command("certify", short_help="Prove which predictions survive every weight error up to ε.")
+@options.model_options
+@options.data_options()
+@options.epsilon_option()
+@options.proof_options
+@options.box_options
+@options.machine_options
+@options.out_option()
+@click.option("--attack/--no-attack", default=True, help="Search for counterexamples too: the report's upper line.")
+@click.option("--attack-steps", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--attack-restarts", type=click.IntRange(min=1), default=2, show_default=True)
+@click.option("--radius/--no-radius", default=True, help="Find every sample's certified radius as well.")
+def command(
+    epsilon: list[float],
+    domain: str,
+    criterion: str,
+    arithmetic: str,
+    precision: str,
+    device: str,
+    seed: int,
+    out: Path,
+    attack: bool,
+    attack_steps: int,
+    attack_restarts: int,
+    radius: bool,
+    **source: Any,
+) -> None:
+    """Prove which predictions of MODEL survive every weight error up to ε, and write a report.
+
+    The folder gets certificate.json, samples.csv, verified_accuracy.png and report.html. Ctrl-C keeps the finished
+    part; the same command goes on from there.
+    """
+    given = read_all(**source)
+    how: dict[str, Any] = {"domain": domain, "criterion": criterion, "arithmetic": arithmetic, "precision": precision}
+    how |= {"box": given.box, "device": device}
+    with report.output_folder(out) as folder, progress_bar() as bar:
+        certificate = _certify(given, epsilon, how, folder, Steps(bar, "certify"))
+        found = None
+        try:
+            if radius:
+                radii = tb.certified_radius(
+                    given.model, given.data.x, given.data.y, details=True, progress=Steps(bar, "radius"), **how
+                )
+                assert isinstance(radii, Radii)
+                certificate = replace(certificate, radius=radii.radius)
+            if attack:
+                found = tb.attack(
+                    given.model,
+                    given.data.x,
+                    given.data.y,
+                    epsilon,
+                    steps=attack_steps,
+                    restarts=attack_restarts,
+                    box=given.box,
+                    seed=seed,
+                    device=device,
+                    progress=Steps(bar, "attack"),
+                )
+        except KeyboardInterrupt:
+            report.write(folder, certificate)
+            raise KeyboardInterrupt(f"interrupted; {folder}/report.html holds the proof, less the rest") from None
+        page = report.write(folder, certificate, found)
+    show(report.curve_table(certificate, found), f"report: {page}")
+
+
+def _certify(given: Given, epsilon: list[float], how: dict[str, Any], folder: Path, progress: Steps) -> tb.Certificate:
+    partial = folder / PARTIAL
+    try:
+        return tb.certify(
+            given.model,
+            given.data.x,
+            given.data.y,
+            epsilon,
+            baseline=True,
+            profile=True,
+            progress=progress,
+            resume=partial,
+            model_info=given.model_info,
+            data_info=given.data_info,
+            **how,
+        )
+    except BaseException as error:
+        kept = _kept(partial)
+        if isinstance(error, KeyboardInterrupt) and kept:
+            raise KeyboardInterrupt(
+                f"interrupted; the finished part is kept in {partial}, and the same command goes on from there"
+            ) from None
+        raise
+
+
+def _kept(partial: Path) -> bool:
+    """Whether finished chunks lie in the folder; empty folders are removed."""
+    for path in sorted(partial.glob("*"), reverse=True):
+        with suppress(OSError):
+            path.rmdir()
+    with suppress(OSError):
+        partial.rmdir()
+    return partial.exists()

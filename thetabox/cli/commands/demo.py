@@ -1,0 +1,192 @@
+"""``thetabox demo``."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, wait
+from dataclasses import dataclass, replace
+from pathlib import Path
+from queue import Empty, Queue
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from thetabox import report
+from thetabox.cli import options
+from thetabox.cli.console import show
+
+EPSILON = "0,1e-4,2e-4,5e-4,1e-3,2e-3,5e-3"
+ROBUST = "weight-attack+forward-noise"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One network of the demo; ``steps`` of the attack, in ``restarts`` runs."""
+
+    name: str
+    task: str
+    method: str
+    steps: int
+    restarts: int
+
+
+# The longest first, so that two processes end at about the same time.
+JOBS = (
+    Job("LSNN, weight attack + noise", "vowels", ROBUST, 10, 1),
+    Job("LSNN, standard", "vowels", "standard", 10, 1),
+    Job("CNN, weight attack + noise", "digits", ROBUST, 20, 2),
+    Job("CNN, standard", "digits", "standard", 20, 2),
+)
+SHOWN = (3, 2, 1, 0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all jobs share."""
+
+    epsilon: list[float]
+    samples: int
+    seed: int
+    device: str
+    epochs: int | None
+    folder: Path
+
+
+@click.command("demo", short_help="Train four small networks on real data, certify them, write one report.")
+@click.option("--epsilon", type=options.Numbers(), default=EPSILON, show_default=True, metavar="E[,E…]")
+@click.option("--samples", type=click.IntRange(min=1), default=100, show_default=True, help="Test samples a data set.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--device", default="cpu", show_default=True, metavar="auto|cpu|cuda")
+@click.option("--processes", type=click.IntRange(min=1), default=2, show_default=True, help="Networks at a time.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Shorten the training (for a quick look).")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, metavar="DIR")
+def command(
+    epsilon: list[float], samples: int, seed: int, device: str, processes: int, epochs: int | None, out: Path
+) -> None:
+    """Train four small networks on real data, certify them on the same samples, write one report.
+
+    A CNN learns handwritten digits and a recurrent spiking network spoken vowels, each in the standard way and against
+    a weight attack with forward noise.
+    """
+    started = time.perf_counter()
+    with report.output_folder(out) as folder:
+        results = _run(Plan(epsilon, samples, seed, device, epochs, folder), processes)
+        entries = [(JOBS[i].name, *results[i]) for i in SHOWN]
+        page = report.write_comparison(folder, entries, title="Four networks and what is proven of them")
+    for table in report.comparison_tables(entries):
+        show("", table)
+    show("", f"{time.perf_counter() - started:.0f} s; report: {page}")
+
+
+def _run(plan: Plan, processes: int) -> list[Any]:
+    """Results of all jobs, each in a process of its own with one thread, with their progress shown."""
+    context = multiprocessing.get_context("spawn")
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[phase]}"))
+    console = Console(stderr=True)
+    with (
+        context.Manager() as manager,
+        Progress(*columns, TimeElapsedColumn(), console=console, disable=not sys.stderr.isatty()) as bar,
+    ):
+        queue = manager.Queue()
+        lines = [bar.add_task(job.name, total=1.0, phase="waiting") for job in JOBS]
+        pool = ProcessPoolExecutor(min(processes, len(JOBS)), mp_context=context)
+        try:
+            futures = [pool.submit(_one, index, plan, queue) for index in range(len(JOBS))]
+            while wait(futures, timeout=0.2, return_when="FIRST_EXCEPTION").not_done:
+                _follow(queue, bar, lines, console)
+                if any(future.done() and future.exception() for future in futures):
+                    break
+            _follow(queue, bar, lines, console)
+            for future in futures:  # the one that failed speaks first, not those that it left waiting
+                if future.done():
+                    future.result()
+            return [future.result() for future in futures]
+        except BaseException:
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+            raise
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _follow(queue: Queue[tuple[int, str, float]], bar: Progress, lines: list[TaskID], console: Console) -> None:
+    """Show what the processes have sent; where there is no terminal, a line a phase."""
+    while True:
+        try:
+            index, phase, share = queue.get_nowait()
+        except Empty:
+            return
+        if bar.disable and bar.tasks[index].fields["phase"] != phase:
+            console.print(f"{JOBS[index].name}: {phase}", highlight=False)
+        bar.update(lines[index], completed=share, phase=phase)
+
+
+def _one(index: int, plan: Plan, queue: Queue[tuple[int, str, float]]) -> tuple[Any, Any]:
+    """Train, certify and attack one network: (certificate, attack)."""
+    import torch
+
+    import thetabox as tb
+    from thetabox.models import sha256
+    from thetabox.train import fit, recipe
+    from thetabox.verify import Radii
+
+    torch.set_num_threads(1)
+    job = JOBS[index]
+
+    def tell(phase: str) -> Any:
+        return lambda done, total: queue.put((index, phase, done / total))
+
+    train, validation = (tb.data.load(job.task, split) for split in ("train", "validation"))
+    test = tb.data.load(job.task, "test").subset(plan.samples)
+    how = recipe(job.task)
+    arguments = how.options(job.method) | ({} if plan.epochs is None else {"epochs": plan.epochs})
+    telling = tell("training")
+    telling(0, 1)
+    path = plan.folder / f"{job.task}-{'standard' if job.method == 'standard' else 'robust'}.safetensors"
+    result = fit(
+        how.model(plan.seed),
+        train,
+        validation,
+        job.method,
+        seed=plan.seed,
+        device=plan.device,
+        threads=1,
+        progress=False,
+        on_epoch=lambda record: telling(record.epoch, arguments["epochs"]),
+        out=path,
+        info={"task": job.task},
+        **arguments,
+    )
+    if result.interrupted:
+        raise KeyboardInterrupt
+    certificate = tb.certify(
+        result.model,
+        test.x,
+        test.y,
+        plan.epsilon,
+        device=plan.device,
+        baseline=True,
+        profile=True,
+        progress=tell("certifying"),
+        model_info={"source": path.name, "sha256": sha256(path)},
+        data_info=test.info,
+    )
+    radius = tb.certified_radius(result.model, test.x, test.y, device=plan.device, details=True, progress=tell("radii"))
+    assert isinstance(radius, Radii)
+    attack = tb.attack(
+        result.model,
+        test.x,
+        test.y,
+        plan.epsilon,
+        steps=job.steps,
+        restarts=job.restarts,
+        seed=plan.seed,
+        device=plan.device,
+        progress=tell("attacking"),
+    )
+    queue.put((index, "done", 1.0))
+    return replace(certificate, radius=radius.radius), attack

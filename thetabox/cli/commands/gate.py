@@ -1,0 +1,98 @@
+"""``thetabox gate``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+import thetabox as tb
+from thetabox import report
+from thetabox.cli import options
+from thetabox.cli.console import Steps, progress_bar, show
+from thetabox.cli.inputs import read_all, read_data
+from thetabox.errors import InputError
+from thetabox.report.results import number
+
+
+@click.command("gate", short_help="Pass or fail: is enough verified at ε? For CI.")
+@options.model_options
+@options.data_options(required=False)
+@options.epsilon_option()
+@click.option(
+    "--min-verified",
+    type=click.FloatRange(0, 1),
+    required=True,
+    metavar="SHARE",
+    help="Least verified accuracy.",
+)
+@click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write the outcome as JUnit XML.")
+@options.proof_options
+@options.box_options
+@options.machine_options
+def command(model: Path, epsilon: list[float], min_verified: float, junit: Path | None, **source: Any) -> None:
+    """Exit 0 when MODEL (a checkpoint, or the folder of a stored certificate) verifies enough at ε, else 1.
+
+    A stored certificate counts for every ε up to one that it holds: the smaller box lies inside the larger one.
+    Bad input is exit status 2.
+    """
+    if junit is not None and junit.is_dir():
+        raise InputError(f"cannot write {junit}: it is a folder; name a file")
+    if model.is_dir() or model.suffix == ".json":
+        certificate = _stored(model, source)
+    else:
+        certificate = _computed(model, epsilon, source)
+    if not certificate.sound:
+        raise InputError(f"the domain {certificate.domain!r} is not sound; the gate takes proofs only")
+    cases = [_case(certificate, e, min_verified) for e in epsilon]
+    if junit is not None:
+        report.write_junit(junit, "thetabox.gate", cases, certificate.seconds)
+    for case in cases:
+        show(("pass  " if case.failure is None else "FAIL  ") + case.output)
+    sys.exit(0 if all(case.failure is None for case in cases) else 1)
+
+
+def _stored(path: Path, source: dict[str, Any]) -> tb.Certificate:
+    certificate = tb.Certificate.load(path)
+    if source["data"] is not None:
+        data = read_data(source["data"], source["split"], source["samples"], source["data_dir"])
+        if data.sha256 != certificate.data_info.get("sha256"):
+            raise InputError(f"the certificate at {path} speaks of other data than --data {source['data']}")
+    return certificate
+
+
+def _computed(model: Path, epsilon: list[float], source: dict[str, Any]) -> tb.Certificate:
+    if source["data"] is None:
+        raise InputError("--data is needed to gate a model; only a stored certificate holds its samples")
+    how = {key: source.pop(key) for key in ("domain", "criterion", "arithmetic", "precision", "device")}
+    source.pop("seed")
+    given = read_all(model=model, **source)
+    with progress_bar() as bar:
+        return tb.certify(
+            given.model,
+            given.data.x,
+            given.data.y,
+            epsilon,
+            box=given.box,
+            progress=Steps(bar, "certify"),
+            model_info=given.model_info,
+            data_info=given.data_info,
+            **how,
+        )
+
+
+def _case(certificate: tb.Certificate, epsilon: float, least: float) -> report.Case:
+    covering = [(float(e), i) for i, e in enumerate(certificate.epsilon) if float(e) >= epsilon]
+    if not covering:
+        largest = number(float(certificate.epsilon.max()))
+        raise InputError(f"the certificate goes up to ε = {largest}, so it says nothing of ε = {number(epsilon)}")
+    at, index = min(covering)
+    count, total = int(certificate.verified[index].sum()), int(certificate.label.shape[0])
+    text = f"verified accuracy at ε = {number(epsilon)}: {count}/{total} = {count / total:.4f}, required {least:g}"
+    if at != epsilon:
+        text += f" (proven at ε = {number(at)})"
+    name = f"verified accuracy at epsilon {number(epsilon)} is at least {least:g}"
+    # Counts are compared, not rounded shares: 0.9 of 10 samples is 9.
+    return report.Case(name, None if count >= least * total - 1e-9 else text, text)

@@ -1,0 +1,88 @@
+"""``thetabox inspect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import torch
+from torch import Tensor, nn
+
+from thetabox import report
+from thetabox.cli import options
+from thetabox.cli.console import show
+from thetabox.cli.inputs import make_box, read_data, read_model
+from thetabox.errors import InputError
+from thetabox.models import architecture as architecture_of
+from thetabox.models import checkpoint_info
+
+
+@click.command("inspect", short_help="List layers, parameters, operators and whether each has a rule.")
+@options.model_options
+@options.data_options(required=False)
+@options.box_options
+@click.option("--shape", metavar="N[,N…]", help="Shape of one input, where neither --data nor the network tells it.")
+def command(
+    model: Path,
+    architecture: str | None,
+    config: tuple[tuple[str, str], ...],
+    data: str | None,
+    split: str,
+    samples: int | None,
+    data_dir: Path | None,
+    box_kind: str,
+    include: str,
+    exclude: str,
+    scale: tuple[tuple[str, float], ...],
+    fold: bool,
+    shape: str | None,
+) -> None:
+    """List the parameters of MODEL and which are in the box, its operators and whether each has a rule."""
+    from thetabox.verify.inspect import inspect
+
+    network = read_model(model, architecture, config)
+    factors = make_box(box_kind, include, exclude, scale, fold).factors(network)
+    info = checkpoint_info(model)
+    show(f"{type(network).__name__} from {model}")
+    for key, value in {**(info.get("config") or {}), **(info.get("info") or {})}.items():
+        show(f"  {key}: {value}")
+    table = report.plain_table("parameter", "shape", "numbers", "in the box", text=2)
+    tensors = [*network.named_parameters(), *((n, b) for n, b in network.named_buffers() if n in factors)]
+    for name, tensor in tensors:
+        inside = "no" if name not in factors else "yes" if factors[name] == 1 else f"ε × {factors[name]:g}"
+        table.add_row(name, str(list(tensor.shape)), str(tensor.numel()), inside)
+    show("", table, "")
+    if data is not None:
+        example = read_data(data, split, 1, data_dir).x
+    else:
+        example = _example(network, shape)
+    operators = inspect(network, example)
+    table = report.plain_table("operator", "where", "shape", "rule", text=3)
+    for operator in operators:
+        table.add_row(
+            operator.operator, operator.name, str(list(operator.shape or [])), "yes" if operator.rule else "NO"
+        )
+    missing = sorted({operator.operator for operator in operators if not operator.rule})
+    show(table, "", f"no rule for {', '.join(missing)}" if missing else "every operator has a rule")
+
+
+def _example(network: nn.Module, shape: str | None) -> Tensor:
+    if shape is not None:
+        try:
+            sizes = [int(part) for part in shape.split(",")]
+        except ValueError:
+            raise InputError(f"--shape {shape!r} is not a list of whole numbers, such as 1,28,28") from None
+        if min(sizes) < 1:
+            raise InputError(f"--shape {shape!r} must be of positive numbers")
+        return torch.zeros(1, *sizes)
+    config = getattr(network, "config", {})
+    known = architecture_of(network)
+    if known == "convnet":
+        return torch.zeros(1, *config["input"])
+    if known == "lsnn":
+        return torch.zeros(1, 2, config["inputs"])
+    if known == "mlp":
+        return torch.zeros(1, config["sizes"][0])
+    if known == "resnet32":
+        return torch.zeros(1, config.get("channels", 3), 32, 32)
+    raise InputError("give the shape of one input with --shape, or samples with --data")

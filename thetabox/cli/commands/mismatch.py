@@ -1,0 +1,68 @@
+"""``thetabox mismatch``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+import thetabox as tb
+from thetabox import report
+from thetabox.cli import options
+from thetabox.cli.console import Steps, progress_bar, show
+from thetabox.cli.inputs import read_all
+from thetabox.report.results import number, percent
+
+
+@click.command("mismatch", short_help="Draw the weights at random and measure accuracy.")
+@options.model_options
+@options.data_options()
+@click.option("--level", type=options.Numbers(), default="0.1,0.3", show_default=True, metavar="L[,L…]")
+@click.option(
+    "--draws", type=click.IntRange(min=1), default=100, show_default=True, help="Draws of the weights a level."
+)
+@options.box_options
+@options.machine_options
+@options.out_option(required=False)
+def command(level: list[float], draws: int, device: str, seed: int, out: Path | None, **source: Any) -> None:
+    """Draw every weight from N(θ, (level |θ|)²), many times, and measure accuracy.
+
+    With --out: mismatch.json and mismatch.csv.
+    """
+    given = read_all(**source)
+
+    def run() -> tb.measure.MismatchResult:
+        with progress_bar() as bar:
+            return tb.mismatch(
+                given.model,
+                given.data.x,
+                given.data.y,
+                level,
+                draws,
+                seed=seed,
+                box=given.box,
+                device=device,
+                progress=Steps(bar, "mismatch"),
+            )
+
+    if out is None:
+        found = run()
+    else:
+        with report.output_folder(out) as folder:
+            found = run()
+            facts = {"schema": "thetabox.mismatch/1", "model": given.model_info, "data": given.data_info}
+            rows = (
+                (float(at), draw, accuracy)
+                for at, row in zip(found.level, found.accuracy.tolist(), strict=True)
+                for draw, accuracy in enumerate(row)
+            )
+            files = {
+                "mismatch.json": report.json_text(facts | found.to_json()),
+                "mismatch.csv": report.csv_text(("level", "draw", "accuracy"), rows),
+            }
+            report.write_files(folder, files)
+    table = report.plain_table("level", "mean", "std", "worst draw")
+    for at, mean, std, least in zip(found.level, found.mean, found.std, found.min, strict=True):
+        table.add_row(number(float(at)), percent(float(mean)), percent(float(std)), percent(float(least)))
+    show(f"clean accuracy {percent(found.clean_accuracy)}, {draws} draws", table)

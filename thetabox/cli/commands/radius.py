@@ -1,0 +1,92 @@
+"""``thetabox radius``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+
+import thetabox as tb
+from thetabox import report
+from thetabox.cli import options
+from thetabox.cli.console import Steps, progress_bar, show
+from thetabox.cli.inputs import read_all
+from thetabox.report.results import number
+from thetabox.verify import Radii
+from thetabox.version import __version__
+
+SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
+
+
+@click.command("radius", short_help="Find every sample's largest proven ε.")
+@options.model_options
+@options.data_options()
+@options.proof_options
+@options.box_options
+@options.machine_options
+@options.out_option()
+@click.option("--max-epsilon", type=float, default=1.0, show_default=True, help="Where the search ends.")
+@click.option("--rtol", type=float, default=1e-2, show_default=True, help="Relative resolution.")
+def command(
+    domain: str,
+    criterion: str,
+    arithmetic: str,
+    precision: str,
+    device: str,
+    seed: int,
+    out: Path,
+    max_epsilon: float,
+    rtol: float,
+    **source: Any,
+) -> None:
+    """Find every sample's certified radius: the largest ε at which it was proven.
+
+    The folder gets radius.json and radius.csv (sample, label, radius, status).
+    """
+    given = read_all(**source)
+    with report.output_folder(out) as folder, progress_bar() as bar:
+        found = tb.certified_radius(
+            given.model,
+            given.data.x,
+            given.data.y,
+            domain=domain,
+            criterion=criterion,
+            arithmetic=arithmetic,
+            precision=precision,
+            max_epsilon=max_epsilon,
+            rtol=rtol,
+            box=given.box,
+            device=device,
+            details=True,
+            progress=Steps(bar, "radius"),
+        )
+        assert isinstance(found, Radii)
+        quantiles = {str(q): float(found.radius.quantile(q)) for q in SHARES}
+        facts = {
+            "schema": "thetabox.radius/1",
+            "tool": {"name": "thetabox", "version": __version__},
+            "model": given.model_info,
+            "data": given.data_info,
+            "box": given.box.describe(),
+            "domain": domain,
+            "criterion": criterion,
+            "arithmetic": arithmetic,
+            "precision": precision,
+            "max_epsilon": max_epsilon,
+            "rtol": rtol,
+            "status": dict(Counter(found.status)),
+            "quantiles": quantiles,
+        }
+        rows = zip(range(len(given.data)), given.data.y.tolist(), found.radius.tolist(), found.status, strict=True)
+        files = {
+            "radius.json": report.json_text(facts),
+            "radius.csv": report.csv_text(("sample", "label", "radius", "status"), rows),
+        }
+        report.write_files(folder, files)
+    table = report.plain_table("share of samples at or below", "certified radius")
+    for share, value in quantiles.items():
+        table.add_row(f"{100 * float(share):.0f} %", number(value))
+    counts = ", ".join(f"{count} {status}" for status, count in sorted(Counter(found.status).items()))
+    show(table, counts, f"radii: {folder / 'radius.csv'}")

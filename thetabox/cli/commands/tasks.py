@@ -1,0 +1,29 @@
+"""``thetabox tasks``."""
+
+from __future__ import annotations
+
+import click
+
+from thetabox.cli.console import show
+from thetabox.data import TASKS
+from thetabox.errors import InputError
+from thetabox.report import plain_table
+
+
+@click.command("tasks", short_help="List the data sets.")
+@click.argument("name", required=False)
+def command(name: str | None) -> None:
+    """List the data sets, or tell all about one."""
+    if name is not None:
+        if name not in TASKS:
+            raise InputError(f"unknown task {name!r}; there are {', '.join(TASKS)}")
+        task = TASKS[name]
+        show(f"{task.name}: {task.title}", "", task.description, "")
+        show(f"input     {list(task.shape)}", f"classes   {', '.join(task.classes)}", f"licence   {task.licence}")
+        show(f"source    {task.source}", f"citation  {task.citation}", f"embedded  {'yes' if task.embedded else 'no'}")
+        return
+    table = plain_table("task", "input", "classes", "embedded", "what", text=5)
+    for task in TASKS.values():
+        embedded = "yes" if task.embedded else "no"
+        table.add_row(task.name, str(list(task.shape)), str(len(task.classes)), embedded, task.title)
+    show(table)

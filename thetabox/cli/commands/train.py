@@ -1,0 +1,89 @@
+"""``thetabox train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from thetabox.cli import options
+from thetabox.cli.console import show
+from thetabox.data import load
+from thetabox.errors import InputError
+from thetabox.models import build
+from thetabox.report import output_folder
+from thetabox.report.results import percent
+from thetabox.train import fit
+from thetabox.train import recipe as recipe_of
+from thetabox.train.methods import method as checked_method
+
+
+@click.command("train", short_help="Train a network on a task or on data of your own.")
+@click.option("--task", "--data", "task", required=True, metavar="TASK_OR_NPZ", help="A task, or a .npz with x and y.")
+@click.option("--method", default="standard", show_default=True, help="See `thetabox methods`; join two with +.")
+@click.option("--set", "settings", type=options.Setting(), multiple=True, help="Setting of the method; repeatable.")
+@click.option("--model", "architecture", metavar="NAME", help="Another network than the task's own.")
+@click.option("--model-set", type=options.Setting(), multiple=True, help="Constructor argument of it; repeatable.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Passes over the data; the task's own by default.")
+@click.option("--batch-size", type=click.IntRange(min=1))
+@click.option("--lr", type=float, help="Rate of the optimiser.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Folder of the task's files (or set THETABOX_DATA).")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted training.")
+@options.machine_options
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Checkpoint, .safetensors.")
+def command(
+    task: str,
+    method: str,
+    settings: tuple[tuple[str, str], ...],
+    architecture: str | None,
+    model_set: tuple[tuple[str, str], ...],
+    epochs: int | None,
+    batch_size: int | None,
+    lr: float | None,
+    data_dir: Path | None,
+    resume: bool,
+    device: str,
+    threads: int | None,
+    seed: int,
+    out: Path,
+) -> None:
+    """Train a network; the best epoch by validation accuracy is kept.
+
+    Ctrl-C keeps the best so far, --resume goes on.
+    """
+    if out.is_dir():
+        raise InputError(f"cannot write {out}: it is a folder; name a file")
+    checked_method(method, dict(settings))
+    train, validation = (load(task, split, data_dir) for split in ("train", "validation"))
+    recipe = recipe_of(task, train.x.shape[1:], len(train.classes))
+    arguments: dict[str, Any] = recipe.options(method, dict(settings))
+    for name, value in {"epochs": epochs, "batch_size": batch_size, "lr": lr}.items():
+        if value is not None:
+            arguments[name] = value
+    changed = {key: options.literal(text) for key, text in model_set}
+    if architecture is None or architecture == recipe.architecture:
+        recipe = type(recipe)(**{**recipe.__dict__, "config": {**recipe.config, **changed}})
+    else:
+        recipe = type(recipe)(**{**recipe.__dict__, "architecture": architecture, "config": changed})
+        build(architecture, **changed)  # refuses what does not fit before anything is written
+    with output_folder(out.parent):
+        result = fit(
+            recipe.model(seed),
+            train,
+            validation,
+            method,
+            seed=seed,
+            device=device,
+            threads=threads,
+            out=out,
+            info={"task": task},
+            resume=resume,
+            **arguments,
+        )
+    if result.best_epoch == 0:
+        raise KeyboardInterrupt("interrupted before the first epoch; nothing was written")
+    best = percent(result.best_validation_accuracy)
+    show(f"{out}: validation accuracy {best} (epoch {result.best_epoch}, {result.seconds:.0f} s)")
+    if result.interrupted:
+        raise KeyboardInterrupt(f"interrupted; {out} holds the best epoch so far, and --resume goes on")

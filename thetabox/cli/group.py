@@ -1,0 +1,108 @@
+"""The command group, and the one place where errors become a line and an exit status."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from thetabox.errors import InputError
+from thetabox.version import __version__
+
+COMMANDS = {
+    "demo": "Train four small networks on real data, certify them, write one report.",
+    "train": "Train a network on a task or on data of your own.",
+    "certify": "Prove which predictions survive every weight error up to ε.",
+    "radius": "Find every sample's largest proven ε.",
+    "attack": "Search the box for weights that change a prediction.",
+    "mismatch": "Draw the weights at random and measure accuracy.",
+    "gate": "Pass or fail: is enough verified at ε? For CI.",
+    "inspect": "List layers, parameters, operators and whether each has a rule.",
+    "tasks": "List the data sets.",
+    "methods": "List the training methods and their settings.",
+}
+BAD_INPUT, UNEXPECTED, INTERRUPTED = 2, 70, 130
+
+
+class LazyGroup(click.Group):
+    """Imports a command only when it runs, so that help is quick; turns every error into one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"thetabox.cli.commands.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def main(  # type: ignore[override]
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        args = sys.argv[1:] if args is None else list(args)
+        try:
+            status = super().main(args, prog_name or "thetabox", complete_var, standalone_mode=False, **extra)
+        except Exception as error:
+            if "--debug" in args[:1] or os.environ.get("THETABOX_DEBUG"):
+                raise
+            line, status = explained(error)
+            if line:
+                click.echo(f"thetabox: {line}", err=True)
+        if not standalone_mode:
+            return status
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def explained(error: BaseException) -> tuple[str, int]:
+    """(one line for the user, exit status) of an exception; an empty line where nothing is to be said."""
+    if isinstance(error, click.exceptions.Abort | KeyboardInterrupt):
+        return str(error.__cause__ or error.__context__ or "") or "interrupted", INTERRUPTED
+    if isinstance(error, click.exceptions.Exit):
+        return "", error.exit_code
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        return _one_line(f"no command given; one of: {', '.join(COMMANDS)}"), BAD_INPUT
+    if isinstance(error, click.ClickException):
+        return _one_line(error.format_message()), BAD_INPUT
+    if isinstance(error, InputError):
+        return _one_line(str(error)), BAD_INPUT
+    if isinstance(error, OSError):
+        if error.errno == errno.EPIPE:  # the reader of our output went away
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - stays open until the interpreter ends
+            return "", 0
+        where = f"{error.filename}: " if error.filename else ""
+        return _one_line(f"{where}{error.strerror or error}"), BAD_INPUT
+    if isinstance(error, MemoryError) or "out of memory" in str(error):
+        return "not enough memory; take fewer --samples, or a smaller network", BAD_INPUT
+    text = _one_line(f"unexpected {type(error).__name__}: {error}")
+    return f"{text} (thetabox --debug COMMAND … shows where)", UNEXPECTED
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line; never returns."""
+    thetabox.main(args)
+    sys.exit(0)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, message="thetabox %(version)s")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def thetabox(debug: bool) -> None:
+    """Prove how much every weight of a trained network may be off before a prediction can change."""
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

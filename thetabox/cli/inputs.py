@@ -1,0 +1,105 @@
+"""From options to the objects that the library takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from thetabox.box import Box
+from thetabox.cli.options import literal
+from thetabox.data import Dataset
+from thetabox.data import load as load_data
+from thetabox.errors import InputError
+from thetabox.models import build, is_recurrent, logits, sha256
+from thetabox.models import load as load_model
+
+
+@dataclass(frozen=True)
+class Given:
+    """Network, samples and box of one command, checked against each other."""
+
+    model: nn.Module
+    data: Dataset
+    box: Box
+    model_info: dict[str, Any]
+
+    @property
+    def data_info(self) -> dict[str, Any]:
+        return self.data.info
+
+
+def read_model(path: Path, architecture: str | None, config: Sequence[tuple[str, str]]) -> nn.Module:
+    """The network of a checkpoint.
+
+    Raises:
+        InputError: no such file, not a checkpoint, an unknown architecture, settings that do not fit.
+    """
+    if config and architecture is None:
+        raise InputError("--set describes the network named by --model; name it, for instance --model lsnn")
+    if architecture is None or not config:
+        return load_model(path, architecture)
+    return load_model(path, build(architecture, **{key: literal(text) for key, text in config}))
+
+
+def read_data(data: str, split: str, samples: int | None, data_dir: Path | None) -> Dataset:
+    """The samples, or their fixed subset."""
+    found = load_data(data, split, data_dir)
+    return found if samples is None else found.subset(samples)
+
+
+def make_box(box_kind: str, include: str, exclude: str, scale: Sequence[tuple[str, float]], fold: bool) -> Box:
+    """The parameter box."""
+    return Box(kind=box_kind, include=include, exclude=exclude, scale=dict(scale), fold=fold)
+
+
+def read_all(
+    model: Path,
+    architecture: str | None,
+    config: Sequence[tuple[str, str]],
+    data: str,
+    split: str,
+    samples: int | None,
+    data_dir: Path | None,
+    box_kind: str,
+    include: str,
+    exclude: str,
+    scale: Sequence[tuple[str, float]],
+    fold: bool,
+    threads: int | None,
+) -> Given:
+    """Everything that a command needs, read and checked before anything is computed or written."""
+    box = make_box(box_kind, include, exclude, scale, fold)
+    network = read_model(model, architecture, config)
+    found = read_data(data, split, samples, data_dir)
+    set_threads(threads, network)
+    _check_fits(network, found)
+    return Given(network, found, box, {"source": str(model), "sha256": sha256(model)})
+
+
+def set_threads(threads: int | None, model: nn.Module) -> None:
+    """CPU threads as asked for; one for recurrent networks otherwise."""
+    if threads is not None or is_recurrent(model):
+        torch.set_num_threads(threads or 1)
+
+
+def _check_fits(model: nn.Module, data: Dataset) -> None:
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    shape = list(data.x.shape[1:])
+    try:
+        with torch.no_grad():
+            classes = logits(model, data.x[:1].to(dtype)).shape[1]
+    except InputError:
+        raise
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"the network does not take inputs of shape {shape} as {data.name} has them: {reason}"
+        ) from None
+    largest = int(data.y.max())
+    if largest >= classes:
+        raise InputError(f"{data.name} has label {largest}, but the network has classes 0 to {classes - 1}")

@@ -1,0 +1,172 @@
+"""Options that several commands share, and the types of their values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+Function = Callable[..., Any]
+
+
+class Numbers(click.ParamType):
+    """One number or several, separated by commas; finite and at least 0."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[float]:
+        if isinstance(value, list):
+            return value
+        numbers = []
+        for part in str(value).split(","):
+            try:
+                number = float(part)
+            except ValueError:
+                self.fail(f"{part.strip()!r} is not a number; write for instance 0,1e-4,1e-3", param, ctx)
+            if not 0 <= number < float("inf"):
+                self.fail(f"{part.strip()} is not a finite number of at least 0", param, ctx)
+            numbers.append(number)
+        if len(set(numbers)) < len(numbers):
+            self.fail("a value stands twice", param, ctx)
+        return numbers
+
+
+class Setting(click.ParamType):
+    """``name=value``."""
+
+    name = "name=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        key, equals, text = str(value).partition("=")
+        if not equals or not key.strip():
+            self.fail(f"{value!r} is not of the form name=value", param, ctx)
+        return key.strip(), text.strip()
+
+
+class Scale(Setting):
+    """``pattern=factor``."""
+
+    name = "pattern=factor"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        key, text = super().convert(value, param, ctx)
+        try:
+            return key, float(text)
+        except ValueError:
+            self.fail(f"{text!r} is not a number", param, ctx)
+
+
+def literal(text: str) -> Any:
+    """A value as JSON reads it (numbers, lists, true, false), else the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def model_options(function: Function) -> Function:
+    """Which network: a checkpoint, and how to read one that does not say what it holds."""
+    return _apply(
+        function,
+        click.argument("model", metavar="MODEL", type=click.Path(path_type=Path)),
+        click.option("--model", "architecture", metavar="NAME", help="Network of a state_dict: lsnn, convnet, mlp, …"),
+        click.option(
+            "--set",
+            "config",
+            type=Setting(),
+            multiple=True,
+            help="Constructor argument of it, e.g. units=128; repeatable.",
+        ),
+    )
+
+
+def data_options(required: bool = True) -> Callable[[Function], Function]:
+    """Which samples."""
+
+    def decorate(function: Function) -> Function:
+        return _apply(
+            function,
+            click.option("--data", metavar="TASK_OR_NPZ", required=required, help="A task, or a .npz with x and y."),
+            click.option(
+                "--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True
+            ),
+            click.option(
+                "--samples",
+                type=click.IntRange(min=1),
+                metavar="N",
+                help="A fixed class-balanced subset, the same for every command; all by default.",
+            ),
+            click.option(
+                "--data-dir", type=click.Path(path_type=Path), help="Folder of the task's files (or set THETABOX_DATA)."
+            ),
+        )
+
+    return decorate
+
+
+def box_options(function: Function) -> Function:
+    """Which parameters may be off, and how ε is meant."""
+    return _apply(
+        function,
+        click.option(
+            "--box-kind",
+            type=click.Choice(["relative", "absolute", "range"]),
+            default="relative",
+            show_default=True,
+            help="θ ± ε|θ|, θ ± ε, or θ ± ε(max − min).",
+        ),
+        click.option("--include", default="*", show_default=True, help="Patterns of parameter names in the box."),
+        click.option("--exclude", default="", help="Patterns left out again."),
+        click.option("--scale", type=Scale(), multiple=True, help="Factor on ε for a pattern; repeatable."),
+        click.option("--fold", is_flag=True, help="Fold batch norm into the layer before it first."),
+    )
+
+
+def machine_options(function: Function) -> Function:
+    """Where and how to compute."""
+    return _apply(
+        function,
+        click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda"),
+        click.option(
+            "--threads",
+            type=click.IntRange(min=1),
+            help="CPU threads; by default 1 for recurrent networks, whose steps are too small to share.",
+        ),
+        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+    )
+
+
+def proof_options(function: Function) -> Function:
+    """How to bound."""
+    return _apply(
+        function,
+        click.option("--domain", default="auto", show_default=True, help="Of the bounds: auto, interval, …"),
+        click.option("--criterion", default="margin", show_default=True, metavar="margin|logits"),
+        click.option("--arithmetic", default="real", show_default=True, metavar="real|float32"),
+        click.option("--precision", default="float64", show_default=True, metavar="float64|float32"),
+    )
+
+
+def epsilon_option(default: str | None = None) -> Callable[[Function], Function]:
+    """One ε or several."""
+    return click.option(
+        "--epsilon", type=Numbers(), required=default is None, default=default, metavar="E[,E…]", show_default=True
+    )
+
+
+def out_option(required: bool = True) -> Callable[[Function], Function]:
+    """The output folder."""
+    return click.option(
+        "--out", type=click.Path(path_type=Path), required=required, metavar="DIR", help="Output folder."
+    )
+
+
+def _apply(function: Function, *decorators: Callable[[Function], Function]) -> Function:
+    for decorator in reversed(decorators):
+        function = decorator(function)
+    return function
