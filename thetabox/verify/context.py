@@ -192,6 +192,11 @@ class Context:
         return replace(led.map(place), by_row=False, batch=batch, merged=layout.merged)
 
     @property
+    def is_convolution(self) -> bool:
+        """Whether outputs lie in the second dimension rather than in the last."""
+        return self.operation is not None and self.operation.operator.startswith("aten.conv")
+
+    @property
     def where(self) -> str:
         """For messages."""
         return "the network" if self.operation is None else self.operation.describe()

@@ -87,8 +87,10 @@ def _by_class(lower: Tensor, upper: Tensor, theta: Tensor, unit: Tensor, epsilon
         members = (labels == y).nonzero().squeeze(1)
         slope = (theta[y] - theta) - epsilon[:, None, None] * (unit[y] + unit)
         rising, falling = slope.clamp(min=0).transpose(1, 2), slope.clamp(max=0).transpose(1, 2)
-        everyone = len(members) == low.shape[1]
-        near, far = (low, high) if everyone else (low[:, members], high[:, members])
+        first, last = int(members[0]), int(members[-1])
+        together = last - first + 1 == len(members)
+        places = slice(first, last + 1) if together else members
+        near, far = low[:, places], high[:, places]
         sums = sums.index_copy(1, members, torch.bmm(near, rising) + torch.bmm(far, falling))
     return sums.flatten(0, 1)
 

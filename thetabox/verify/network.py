@@ -285,6 +285,7 @@ class RecurrentNetwork(Network):
         evaluate(context, self.initial, started)
         state = [_interval(context, started[r.index]) for r in pytree.tree_leaves(self.initial.output)]
         fixed = evaluate(context, self.step, tensors.of(self.step), self.fixed, keep=True)
+        fixed = {i: _signed(v) for i, v in fixed.items()}
         drive = self._drive(context, tensors, x)
         inputs, results = self.step.inputs, pytree.tree_leaves(self.step.output)
         outputs = []
@@ -317,6 +318,13 @@ def _interval(context: Context, value: Value) -> Interval:
     assert isinstance(value, Interval)
     # A state is also an output, and read again in the next step.
     return replace(value, owned=False)
+
+
+def _signed(value: Value) -> Value:
+    """A value that every step multiplies by: whether it is at least 0 is worth a look."""
+    if not isinstance(value, Interval) or value.nonnegative or value.lower.numel() == 0:
+        return value
+    return replace(value, nonnegative=bool(value.lower.detach().amin() >= value.slack))
 
 
 def _at(v: Interval, time: int, steps: int, samples: int) -> Interval:

@@ -85,110 +85,136 @@ def convolution(
 
 def affine(context: Context, x: Interval, weight: Operand, bias: Operand, product: Product, terms: int) -> Interval:
     """Hull of ``product(x, w) + b`` over ``x`` and the boxes of ``w`` and ``b``, each output by itself."""
+    if isinstance(weight, Parameter) and x.batch is None:
+        weight = context.interval(weight)
     if isinstance(weight, Interval):
         return _add_bias(context, _interval_weight(context, x, weight, product, terms), bias, terms)
-    assert isinstance(weight, Parameter)
-    if x.batch is None:
-        return _add_bias(context, _interval_weight(context, x, context.interval(weight), product, terms), bias, terms)
     if isinstance(bias, Interval):
         return _add_bias(context, affine(context, x, weight, None, product, terms), bias, terms)
+    assert isinstance(weight, Parameter)
     if not weight.relative:
         return _absolute_weight(context, x, weight, bias, product, terms)
-    if x.is_point and x.slack == 0.0:
+    if x.is_point and x.slack == 0.0 and _share_radius(weight, bias):
         return _known_input(context, x, weight, bias, product, terms)
-    centre, radius = _relative_radius(context, x, weight, terms)
-    epsilon = context.uniform(bias.factor) if bias is not None and bias.relative else None
-    if bias is None or epsilon is not None:
-        # One number serves all rows: the bias rides along in the products.
-        shift = None if bias is None else bias.theta
-        spread = _bias_radius(context, bias, epsilon, weight, product, terms)
-        middle, around = product(centre, weight.theta, shift), product(radius, weight.magnitude, spread)
-        return _ends(context, middle, around, context.rounding.of_dot(terms))
-    middle = product(centre, weight.theta, None)
-    around = product(radius, weight.magnitude, _constant_like(weight, context.rounding.subnormal * terms, product))
-    return _add_bias(context, _ends(context, middle, around, context.rounding.of_dot(terms)), bias, terms)
-
-
-def _relative_radius(context: Context, x: Interval, weight: Parameter, terms: int) -> tuple[Tensor, Tensor]:
-    """Centre and radius of ``[1 - ε, 1 + ε] x``, with the rounding of everything up to the layer's output."""
     relative = context.rounding.of_dot(terms) + 2.0 * weight.blur
+    if context.uniform(weight.factor) is None or (bias is not None and context.uniform(bias.factor) is None):
+        x = context.expanded(x)
+    centre, radius, extra = _relative_radius(context, x, weight, relative)
+    # What is the same for every input rides along as a bias of the second product, as does underflow.
+    constant = _row_sums(weight, product) * (extra * (1.0 + 2.0 * relative)) + 2.0 * context.rounding.subnormal * terms
+    middle = product(centre, weight.theta, None if bias is None else bias.theta)
+    if bias is None:
+        around = product(radius, weight.magnitude, constant)
+    elif context.uniform(bias.factor) is not None:
+        around = product(radius, weight.magnitude, constant + _bias_radius(context, x, bias, 1, terms))
+    else:
+        around = product(radius, weight.magnitude, constant)
+        around = around.add_(_bias_radius(context, x, bias, middle.dim(), terms))
+    return _ends(context, middle, around, relative)
+
+
+def _bias_radius(context: Context, x: Interval, bias: Parameter, rank: int, terms: int) -> Tensor:
+    """Radius of the bias and of its rounding, ``[outputs]``, or a row each in the shape of the layer's output."""
+    relative = context.rounding.of_dot(terms) + 2.0 * bias.blur
+    unit = bias.magnitude if bias.unit is None else bias.unit
+    uniform = context.uniform(bias.factor)
+    if uniform is not None:
+        return unit * (uniform * (1.0 + 4.0 * relative)) + bias.magnitude * relative
+    if context.is_convolution:
+        unit, magnitude = (t.view(-1, *[1] * (rank - 2)) for t in (unit, bias.magnitude))
+    else:
+        magnitude = bias.magnitude
+    epsilon = context.epsilon(bias.factor) * (1.0 + 4.0 * relative)
+    flat = epsilon.reshape(-1).repeat_interleave(x.merged)
+    shape = [1] * rank
+    shape[x.batch or 0] = flat.numel()
+    return flat.view(shape) * unit + magnitude * relative
+
+
+def _row_sums(weight: Parameter, product: Product) -> Tensor:
+    """Σ|θ| of every output."""
+    if product is _times:
+        return weight.magnitude.sum(-2, keepdim=weight.theta.dim() > 2)
+    return weight.magnitude.flatten(1).sum(1)
+
+
+def _relative_radius(context: Context, x: Interval, weight: Parameter, relative: float) -> tuple[Tensor, Tensor, float]:
+    """Centre and radius of ``[1 - ε, 1 + ε] x`` with the rounding of the layer, and a radius that all inputs share."""
     largest = context.largest(weight.factor)
     extra = (x.slack * (1.0 + 3.0 * largest) + context.rounding.floor * (1.0 + largest)) * (1.0 + relative) * SAFETY
     epsilon: Tensor | float | None = context.uniform(weight.factor)
     if epsilon is None:
-        x = context.expanded(x)
         epsilon = context.column(context.epsilon(weight.factor), x)
     low, high = x.lower, x.upper
     if x.nonnegative:
         if isinstance(epsilon, float):
-            near = low * max((1.0 - epsilon) / 2, 0.0)
-            far = (high * (max((1.0 + epsilon) / 2, epsilon) * (1.0 + 4.0 * relative))).add_(extra)
-            return (high * min((1.0 + epsilon) / 2, 1.0)).add_(near), far.sub_(near)
+            share = max((1.0 - epsilon) / 2, 0.0)
+            far = high * (max((1.0 + epsilon) / 2, epsilon) * (1.0 + 4.0 * relative))
+            middle = (high * min((1.0 + epsilon) / 2, 1.0)).add_(low, alpha=share)
+            return middle, far.sub_(low, alpha=share), extra
         near = low * ((1.0 - epsilon) / 2).clamp(min=0.0)
-        far = (high * (torch.maximum((1.0 + epsilon) / 2, epsilon) * (1.0 + 4.0 * relative))).add_(extra)
-        return (high * ((1.0 + epsilon) / 2).clamp(max=1.0)).add_(near), far.sub_(near)
+        far = high * (torch.maximum((1.0 + epsilon) / 2, epsilon) * (1.0 + 4.0 * relative))
+        return (high * ((1.0 + epsilon) / 2).clamp(max=1.0)).add_(near), far.sub_(near), extra
     bottom, top = low - low.abs() * epsilon, high + high.abs() * epsilon
     if largest > 1.0:
         bottom = torch.minimum(bottom, high - high.abs() * epsilon)
         top = torch.maximum(top, low + low.abs() * epsilon)
     centre, radius = (bottom + top) / 2, (top - bottom) / 2
-    return centre, (radius + extra) * (1.0 + relative) + centre.abs() * relative
+    return centre, radius * (1.0 + relative) + centre.abs() * relative, extra
 
 
 def _known_input(
-    context: Context, x: Interval, weight: Parameter, bias: Operand, product: Product, terms: int
+    context: Context, x: Interval, weight: Parameter, bias: Parameter | None, product: Product, terms: int
 ) -> Interval:
-    """``x`` is one tensor: its two products serve every ε."""
-    assert bias is None or isinstance(bias, Parameter)
+    """``x`` is one tensor: its two products serve every ε, that of the bias included."""
     batch = x.batch
     assert batch is not None
-    rounding = context.rounding
-    relative = rounding.of_dot(terms) + 2.0 * weight.blur
-    together = bias is not None and bias.relative and (bias.factor, bias.blur) == (weight.factor, weight.blur)
-    shift = bias.theta if bias is not None and together else None
-    middle = product(x.lower, weight.theta, shift)
-    around = product(x.lower.abs(), weight.magnitude, None if shift is None else shift.abs())
+    relative = context.rounding.of_dot(terms) + 2.0 * weight.blur
+    middle = product(x.lower, weight.theta, None if bias is None else bias.theta)
+    around = product(x.lower.abs(), weight.magnitude, None if bias is None else bias.magnitude)
     # Underflow, divided by the least factor that multiplies it next.
-    around = around.add_(4.0 * rounding.subnormal * terms / relative)
-    scale: Tensor | float | None = context.uniform(weight.factor)
-    if scale is not None:
-        scale = (scale + relative) * (1.0 + relative) * SAFETY
-        out = _ends(context, middle, around * scale, relative)
-    else:
-        scale = (context.epsilon(weight.factor) + relative) * ((1.0 + relative) * SAFETY)
-        sweeps = context.sweep.sweeps if context.rows(x) == context.sweep.samples else 1
-        scale = scale.reshape(sweeps, -1).repeat_interleave(x.merged, 1)
-        shape = [sweeps] + [1] * middle.dim()
-        shape[batch + 1] = scale.shape[1]
-        out = _ends(context, middle[None], around[None] * scale.view(shape), relative)
-        out = out.map(lambda t: t.movedim(0, batch).flatten(batch, batch + 1))
-    out.batch, out.merged = x.batch, x.merged
-    return out if together else _add_bias(context, out, bias, terms)
+    around = around.add_(4.0 * context.rounding.subnormal * terms / relative)
+    uniform = context.uniform(weight.factor)
+    if uniform is not None:
+        return _ends(context, middle, around.mul_((uniform + relative) * (1.0 + relative) * SAFETY), relative)
+    scale = (context.epsilon(weight.factor) + relative) * ((1.0 + relative) * SAFETY)
+    sweeps = context.sweep.sweeps if context.rows(x) == context.sweep.samples else 1
+    scale = scale.reshape(sweeps, -1).repeat_interleave(x.merged, 1)
+    shape = [sweeps] + [1] * middle.dim()
+    shape[batch + 1] = scale.shape[1]
+    out = _ends(context, middle[None], around[None] * scale.view(shape), relative)
+    return out.map(lambda t: t.movedim(0, batch).flatten(batch, batch + 1))
+
+
+def _share_radius(weight: Parameter, bias: Parameter | None) -> bool:
+    """Whether one factor turns weight and bias into their radii."""
+    return bias is None or (bias.relative and (bias.factor, bias.blur) == (weight.factor, weight.blur))
 
 
 def _absolute_weight(
-    context: Context, x: Interval, weight: Parameter, bias: Operand, product: Product, terms: int
+    context: Context, x: Interval, weight: Parameter, bias: Parameter | None, product: Product, terms: int
 ) -> Interval:
     r"""A box not proportional to the weight: :math:`|\theta|r + \varepsilon u (|c| + r)`; exact for known inputs."""
+    assert weight.unit is not None
     relative = context.rounding.of_dot(terms) + 2.0 * weight.blur
     x = context.expanded(x)
-    extra = x.slack + context.rounding.floor
+    exact = x.is_point and x.slack == 0.0
     centre = x.lower if x.is_point else (x.lower + x.upper) / 2
-    radius = (torch.zeros_like(centre) if x.is_point else (x.upper - x.lower) / 2) + (extra if x.slack else 0.0)
+    radius = torch.zeros_like(centre) if exact else (x.upper - x.lower) / 2 + (x.slack + context.rounding.floor)
     reach = centre.abs() + radius
-    middle = product(centre, weight.theta, None)
-    assert weight.unit is not None
-    spread = product(reach * (1.0 + 2.0 * relative), weight.unit, None)
+    middle = product(centre, weight.theta, None if bias is None else bias.theta)
+    around = product(radius + reach * (2.0 * relative), weight.magnitude, None)
     uniform = context.uniform(weight.factor)
     epsilon: Tensor | float = (
         uniform if uniform is not None else context.column(context.epsilon(weight.factor), replace(x, lower=middle))
     )
-    around = product(radius + reach * (2.0 * relative), weight.magnitude, None)
-    around = around + spread * epsilon * (1.0 + 2.0 * relative)
-    around = around + context.rounding.subnormal * terms * (2.0 + context.largest(weight.factor))
-    out = _ends(context, middle, around, relative)
-    out.batch, out.merged = x.batch, x.merged
-    return _add_bias(context, out, bias, terms)
+    around = around + product(reach, weight.unit, None) * epsilon * (1.0 + 4.0 * relative)
+    around = around + 2.0 * context.rounding.subnormal * terms * (1.0 + context.largest(weight.factor))
+    if bias is not None:
+        spread = _bias_radius(context, x, bias, middle.dim(), terms)
+        convolved = spread.dim() == 1 and context.is_convolution
+        around = around + (spread.view(-1, *[1] * (middle.dim() - 2)) if convolved else spread)
+    return _ends(context, middle, around, relative)
 
 
 def _interval_weight(context: Context, x: Interval, weight: Interval, product: Product, terms: int) -> Interval:
@@ -257,7 +283,7 @@ def _add_bias(context: Context, out: Interval, bias: Operand, terms: int) -> Int
     layout = context.operation.layout
     assert isinstance(layout, Layout)
     term = context.interval(bias) if isinstance(bias, Parameter) else bias
-    if out.lower.dim() > 2 and context.operation.operator.startswith("aten.conv"):
+    if out.lower.dim() > 2 and context.is_convolution:
         spatial = [1] * (out.lower.dim() - 2)
         term = term.map(lambda t: t.view(*t.shape, *spatial))
     if out.batch is None:
@@ -268,23 +294,6 @@ def _add_bias(context: Context, out: Interval, bias: Operand, terms: int) -> Int
         # The network may start its sum with the bias, which then errs like the whole sum.
         added.slack += context.rounding.of_dot(terms) * right.magnitude
     return added
-
-
-def _bias_radius(
-    context: Context, bias: Parameter | None, epsilon: float | None, weight: Parameter, product: Product, terms: int
-) -> Tensor:
-    """Radius of the bias, its rounding, and the underflow of the whole dot product."""
-    tiny = context.rounding.subnormal * terms * 2.0
-    if bias is None or epsilon is None:
-        return _constant_like(weight, tiny, product)
-    relative = context.rounding.of_dot(terms) + 2.0 * bias.blur
-    return bias.magnitude * ((epsilon + relative * (1.0 + epsilon)) * SAFETY) + tiny
-
-
-def _constant_like(weight: Parameter, value: float, product: Product) -> Tensor:
-    """One number for each output of the layer."""
-    outputs = weight.theta.shape[-1] if product is _times else weight.theta.shape[0]
-    return torch.full((outputs,), value, dtype=weight.theta.dtype, device=weight.theta.device)
 
 
 def _times(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import reduce
 from math import prod
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -15,6 +17,9 @@ from thetabox.verify.context import Context
 from thetabox.verify.interval import Interval
 from thetabox.verify.rounding import SAFETY
 from thetabox.verify.rules.table import rule
+
+# A window of more values is left to torch's max-pool.
+MOST_SLICES = 16
 
 
 def _check(context: Context, x: Interval) -> None:
@@ -35,9 +40,29 @@ def max_pool(
     """Largest of each window, exact."""
     _check(context, x)
     assert context.operation is not None
-    pool = F.max_pool1d if "1d" in context.operation.operator else F.max_pool2d
-    out = x.map(lambda t: pool(t, kernel, stride or None, padding, dilation, ceil_mode))
+    flat = "1d" in context.operation.operator
+    window = _sizes(kernel, 1 if flat else 2)
+    tiled = _sizes(stride or kernel, len(window)) == window and prod(window) <= MOST_SLICES
+    if tiled and not ceil_mode and not any(_sizes(padding, 1)) and set(_sizes(dilation, 1)) == {1}:
+        out = x.map(lambda t: _tiles(t, window))
+    else:
+        pool = F.max_pool1d if flat else F.max_pool2d
+        out = x.map(lambda t: pool(t, kernel, stride or None, padding, dilation, ceil_mode))
     return (out, None) if "indices" in context.operation.operator else out
+
+
+def _sizes(value: Any, count: int) -> tuple[int, ...]:
+    sizes = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    return sizes * count if len(sizes) == 1 else sizes
+
+
+def _tiles(t: Tensor, window: tuple[int, ...]) -> Tensor:
+    """Max-pool without overlap as maxima of strided slices: several times faster on a processor than torch's own."""
+    for dim, size in enumerate(window, start=2):
+        whole = t.shape[dim] // size * size
+        parts = [t.narrow(dim, 0, whole).unflatten(dim, (-1, size)).select(dim + 1, i) for i in range(size)]
+        t = parts[0] if size == 1 else reduce(torch.maximum, parts)
+    return t
 
 
 @rule("aten.adaptive_max_pool1d.default", "aten.adaptive_max_pool2d.default", slack=True)

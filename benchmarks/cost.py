@@ -1,0 +1,202 @@
+"""What a certificate costs, against one plain forward pass of the same batch in the same precision, in one run.
+
+    python benchmarks/cost.py --out docs/figures
+
+Prints the table of docs/performance.md and writes ``cost.json`` and ``growth.png``. One thread, processor time; times are
+taken in turns, and the least of all rounds counts, since such machines are shared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import thetabox as tb
+from thetabox.verify.engine import Engine
+from thetabox.verify.request import settings
+
+SWEEP = [0.0, 1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2]
+EPSILON = 1e-3
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "MLP 784-256-256-10, batch 512": (lambda: tb.models.MLP([784, 256, 256, 10]), (512, 784)),
+    "CNN of the paper, batch 64": (lambda: tb.models.ConvNet(), (64, 1, 28, 28)),
+    "LSNN 40-256-4, T = 50, batch 256": (lambda: tb.models.LSNN(40, 256, 4), (256, 50, 40)),
+}
+
+
+class Case:
+    """One network with its batch, in float64, exported and warm."""
+
+    def __init__(self, model: nn.Module, shape: tuple[int, ...]) -> None:
+        torch.manual_seed(0)
+        self.model = model.double().eval()
+        self.x = torch.randn(shape, dtype=torch.float64)
+        with torch.no_grad():
+            self.y = self.model(self.x).argmax(1)
+        # As certify does: samples of one class together.
+        order = self.y.argsort(stable=True)
+        self.x, self.y = self.x[order].contiguous(), self.y[order]
+        self.engine = Engine(self.model, settings("interval", None, "real", "float64", "cpu"), self.x)
+
+    def forward(self) -> None:
+        """One plain pass."""
+        with torch.no_grad():
+            self.model(self.x)
+
+    def certify(self, sweep: list[float]) -> None:
+        """Margins of the whole batch at every ε."""
+        epsilon = torch.tensor(sweep, dtype=torch.float64)[:, None].expand(-1, len(self.x))
+        for start, stop in self.engine.chunks(len(self.x), len(sweep)):
+            self.engine.margins(slice(start, stop), epsilon[:, start:stop], self.y)
+
+
+def least(rounds: int, *functions: Callable[[], None]) -> list[float]:
+    """Least seconds of each function over rounds in which they take turns."""
+    times = [float("inf")] * len(functions)
+    for function in functions:
+        function()
+    for _ in range(rounds):
+        for i, function in enumerate(functions):
+            started = time.process_time()
+            function()
+            times[i] = min(times[i], time.process_time() - started)
+    return times
+
+
+def ratios(rounds: int) -> dict[str, dict[str, float]]:
+    """Cost of one ε and of a sweep of ten."""
+    found = {}
+    for name, (make, shape) in NETWORKS.items():
+        case = Case(make(), shape)
+        forward, one, ten = least(
+            rounds, case.forward, lambda c=case: c.certify([EPSILON]), lambda c=case: c.certify(SWEEP)
+        )
+        found[name] = {"forward_s": forward, "one": one / forward, "sweep": ten / one}
+        print(
+            f"{name:35} forward {forward * 1e3:8.1f} ms   one ε {one / forward:5.2f} passes   ten ε {ten / one:5.2f} times one"
+        )
+    return found
+
+
+def against_lirpa() -> float | None:
+    """auto_LiRPA's IBP on the MLP, in units of our time."""
+    from thetabox.verify.lirpa import lirpa_bounds
+
+    model = tb.models.MLP([784, 256, 256, 10])
+    x = torch.randn(512, 784)
+    case = Case(tb.models.MLP([784, 256, 256, 10]), (512, 784))
+    try:
+        ours, theirs = least(2, lambda: case.certify([EPSILON]), lambda: lirpa_bounds(model, x, EPSILON, method="IBP"))
+    except tb.InputError as error:
+        print(error)
+        return None
+    print(
+        f"auto_LiRPA's IBP takes {theirs / ours:.0f} times as long ({theirs:.2f} s; ours in float64, theirs in float32)"
+    )
+    return theirs / ours
+
+
+def growth(rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """Seconds against samples, ε, width and time steps (LSNN; MLP for samples)."""
+    found: dict[str, list[tuple[float, float]]] = {"samples": [], "number of ε": [], "units": [], "time steps": []}
+    for samples in (32, 64, 128, 256, 512):
+        case = Case(tb.models.LSNN(12, 128, 9), (samples, 30, 12))
+        found["samples"].append((samples, least(rounds, lambda c=case: c.certify([EPSILON]))[0]))
+    case = Case(tb.models.LSNN(12, 128, 9), (64, 30, 12))
+    for count in (1, 2, 4, 8, 16):
+        found["number of ε"].append((count, least(rounds, lambda n=count: case.certify([EPSILON] * n))[0]))
+    for units in (64, 128, 256, 512):
+        case = Case(tb.models.LSNN(12, units, 9), (64, 30, 12))
+        found["units"].append((units, least(rounds, lambda c=case: c.certify([EPSILON]))[0]))
+    for steps in (15, 30, 60, 120):
+        case = Case(tb.models.LSNN(12, 128, 9), (64, steps, 12))
+        found["time steps"].append((steps, least(rounds, lambda c=case: c.certify([EPSILON]))[0]))
+    return found
+
+
+MEMORY_PROBE = """
+import resource, sys, torch
+import benchmarks.cost as cost
+torch.set_num_threads(1)
+make, shape = cost.NETWORKS[sys.argv[1]]
+case = cost.Case(make(), shape)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+case.certify(cost.SWEEP) if sys.argv[2] == "sweep" else case.forward()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def memory() -> dict[str, dict[str, float]]:
+    """Peak memory above the loaded network, MiB, each in a process of its own."""
+    found: dict[str, dict[str, float]] = {}
+    for name in NETWORKS:
+        found[name] = {}
+        for what in ("forward", "sweep"):
+            answer = subprocess.run(
+                [sys.executable, "-W", "ignore", "-c", MEMORY_PROBE, name, what],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            found[name][what] = int(answer.stdout.split()[-1]) / 1024
+        print(
+            f"{name:35} peak memory: forward {found[name]['forward']:6.0f} MiB, ten ε {found[name]['sweep']:6.0f} MiB"
+        )
+    return found
+
+
+def draw(found: dict[str, list[tuple[float, float]]], path: Path) -> None:
+    """Four panels, log-log, with the line of linear growth."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 4, figsize=(13, 3.2), constrained_layout=True)
+    for axis, (name, points) in zip(axes, found.items(), strict=True):
+        sizes, seconds = zip(*points, strict=True)
+        axis.loglog(sizes, seconds, "o-", label="measured")
+        axis.loglog(sizes, [seconds[-1] * s / sizes[-1] for s in sizes], ":", color="grey", label="linear")
+        axis.set_xlabel(name)
+        axis.set_xticks(sizes, [str(s) for s in sizes])
+        axis.minorticks_off()
+    axes[0].set_ylabel("seconds")
+    axes[0].legend(frameon=False)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Run everything."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("docs/figures"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", choices=["ratios", "lirpa", "growth", "memory"])
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    args.out.mkdir(parents=True, exist_ok=True)
+    record = args.out / "cost.json"
+    found = json.loads(record.read_text()) if record.exists() else {}
+    found["machine"] = f"{platform.machine()}, torch {torch.__version__}, one thread, {time.strftime('%Y-%m-%d')}"
+    if args.only in (None, "ratios"):
+        found["ratios"] = ratios(args.rounds)
+    if args.only in (None, "lirpa"):
+        found["auto_lirpa"] = against_lirpa()
+    if args.only in (None, "memory"):
+        found["memory_mib"] = memory()
+    if args.only in (None, "growth"):
+        found["growth_s"] = growth(args.rounds)
+        draw(found["growth_s"], args.out / "growth.png")
+    record.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
