@@ -134,7 +134,8 @@ def failure_figure(failure: Failure) -> Figure:
             axes.set_xticks(at, failure.names)
             axes.set_xlabel("layer")
             axes.grid(axis="x", visible=False)
-        axes.set_ylim(0, 1)
+        most = max((float(share.max()) for _, share in rows), default=0.0)
+        axes.set_ylim(0, min(1.0, max(1.1 * most, 0.05)))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.set_ylabel(f"uncertain {failure.unit}")
         if rows:

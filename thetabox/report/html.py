@@ -105,9 +105,9 @@ def _section(name: str, certificate: Certificate, attack: Any, index: int) -> di
     }
     if failure is not None and (failure.epsilon > 0).any():
         caption = (
-            "Share of neurons whose spike is not certain at a time step, over all samples and neurons."
+            "Share of neurons whose spike is not certain at a time step, over up to 64 of the samples."
             if failure.kind == "steps"
-            else "Share of ReLUs whose sign is not certain, by layer, over all samples and units."
+            else "Share of ReLUs whose sign is not certain, by layer, over up to 64 of the samples."
         )
         section["failure"] = {
             "figure": Markup(to_svg(failure_figure(failure), f"{key}-failure")),
@@ -119,10 +119,11 @@ def _section(name: str, certificate: Certificate, attack: Any, index: int) -> di
 
 def _cards(curve: Curve, radii: Radii) -> list[dict[str, str]]:
     cards = [{"label": "clean accuracy", "value": percent(curve.clean)}]
-    for e in np.flatnonzero(curve.epsilon > 0)[:3]:
+    positive = np.flatnonzero(curve.epsilon > 0)
+    for e in positive[sorted({0, len(positive) // 2, len(positive) - 1})] if len(positive) else positive:
         cards.append({"label": f"verified at ε = {number(curve.epsilon[e])}", "value": percent(curve.verified[e])})
     if radii.bisected and len(radii.values):
-        cards.append({"label": "median certified radius (all samples)", "value": number(float(np.median(radii.values)))})
+        cards.append({"label": "median certified radius", "value": number(float(np.median(radii.values)))})
     return cards
 
 

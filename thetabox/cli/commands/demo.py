@@ -19,7 +19,7 @@ from thetabox import report
 from thetabox.cli import options
 from thetabox.cli.console import show
 
-EPSILON = "0,1e-4,2e-4,5e-4,1e-3,2e-3,5e-3"
+EPSILON = "0,1e-4,2e-4,5e-4,1e-3,2e-3,5e-3,1e-2"
 ROBUST = "weight-attack+forward-noise"
 
 
@@ -58,7 +58,7 @@ class Plan:
 
 @click.command("demo", short_help="Train four small networks on real data, certify them, write one report.")
 @click.option("--epsilon", type=options.Numbers(), default=EPSILON, show_default=True, metavar="E[,E…]")
-@click.option("--samples", type=click.IntRange(min=1), default=100, show_default=True, help="Test samples a data set.")
+@click.option("--samples", type=click.IntRange(min=1), default=200, show_default=True, help="Test samples a data set.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--device", default="cpu", show_default=True, metavar="auto|cpu|cuda")
 @click.option("--processes", type=click.IntRange(min=1), default=2, show_default=True, help="Networks at a time.")
