@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -24,6 +24,9 @@ from thetabox.verify.rounding import Rounding
 
 # Called with the time step (0 without time), the operation, its operands and its result.
 StepObserver = Callable[[int, Operation, tuple[Any, ...], Any], None]
+
+# Bytes of the input's drive that are computed at once.
+DRIVE_BYTES = 4 << 20
 
 # After this many steps a state's magnitude is measured instead of propagated.
 MEASURE_EVERY = 8
@@ -257,7 +260,8 @@ class RecurrentNetwork(Network):
         on_input = dependants(self.step, self.step.inputs[:1]) - on_state
         operations = self.step.operations
         self.fixed = [o for o in operations if o.index not in on_state and o.index not in on_input]
-        self.driven = [o for o in operations if o.index in on_input]
+        on_fixed = _needed(operations, on_input)
+        self.driven = [o for o in operations if o.index in on_input or (o in self.fixed and o.index in on_fixed)]
         self.moving = [o for o in operations if o.index in on_state]
         needed = {i for o in self.moving for i in o.inputs} | {r.index for r in pytree.tree_leaves(self.step.output)}
         self.drive = sorted((on_input & needed) | (set(self.step.inputs[:1]) & needed))
@@ -269,14 +273,13 @@ class RecurrentNetwork(Network):
         return {"initial_state": self.initial, "step": self.step, "readout": self.main}
 
     def largest(self) -> int:
-        """Numbers of a sample in the largest value of one step."""
-        return max(_largest(self.initial), _largest(self.step))
+        """Numbers of a sample in the largest value of one step, which a dozen values of a step share the cache with."""
+        return 8 * max(_largest(self.initial), _largest(self.step))
 
     def alive(self) -> int:
         """About how many numbers of a sample are alive at once."""
-        kept = sum(_count(self.step.layouts[i].shape) for i in self.drive)
         output = pytree.tree_leaves(self.step.output)[0].index
-        return 4 * self.steps * (kept + _count(self.step.layouts[output].shape)) + 1
+        return 4 * self.steps * _count(self.step.layouts[output].shape) + 1
 
     def run(self, context: Context, tensors: Tensors, x: Interval, observe: StepObserver | None = None) -> Final:
         """Evaluate all time steps, and the readout up to the last layer."""
@@ -286,12 +289,16 @@ class RecurrentNetwork(Network):
         state = [_interval(context, started[r.index]) for r in pytree.tree_leaves(self.initial.output)]
         fixed = evaluate(context, self.step, tensors.of(self.step), self.fixed, keep=True)
         fixed = {i: _signed(v) for i, v in fixed.items()}
-        drive = self._drive(context, tensors, x)
         inputs, results = self.step.inputs, pytree.tree_leaves(self.step.output)
         outputs = []
+        block = self._block(context)
+        drive: dict[int, Interval] = {}
         for time in range(self.steps):
+            if time % block == 0:
+                drive = self._drive(context, tensors, x.map(partial(_steps, first=time, count=block)))
+            steps = min(block, self.steps - time // block * block)
             values = dict(fixed)
-            values.update({i: _at(v, time, self.steps, context.sweep.samples) for i, v in drive.items()})
+            values.update({i: _at(v, time % block, steps, context.sweep.samples) for i, v in drive.items()})
             values.update(zip(inputs[1:], state, strict=True))
             watch = None if observe is None else (lambda o, args, result, t=time: observe(t, o, args, result))
             evaluate(context, self.step, values, self.moving, observe=watch)
@@ -303,12 +310,17 @@ class RecurrentNetwork(Network):
         values[self.main.inputs[0]] = _stacked(outputs)
         return self._finish(context, self.main, values, observe, self.steps - 1)
 
+    def _block(self, context: Context) -> int:
+        """Time steps whose drive is computed together: long enough for the products, short enough for the cache."""
+        width = _largest(self.step) * context.sweep.values.numel() * torch.finfo(context.dtype).bits // 8
+        return max(1, min(self.steps, DRIVE_BYTES // width))
+
     def _drive(self, context: Context, tensors: Tensors, x: Interval) -> dict[int, Interval]:
-        """Everything that depends on the input alone, for all time steps: rows ``[E, T, N]``."""
-        everywhere = Context(context.sweep.repeated(self.steps), context.rounding)
+        """Everything that depends on the input alone, for some time steps: rows ``[E, T, N]``."""
+        everywhere = Context(context.sweep.repeated(x.shape[1]), context.rounding)
         values = tensors.of(self.step)
         values[self.step.inputs[0]] = x.map(lambda t: t.transpose(0, 1).flatten(0, 1))
-        evaluate(everywhere, self.step, values, [*self.fixed, *self.driven], keep=True)
+        evaluate(everywhere, self.step, values, self.driven, keep=True)
         return {i: _interval(context, values[i]) for i in self.drive}
 
 
@@ -318,6 +330,19 @@ def _interval(context: Context, value: Value) -> Interval:
     assert isinstance(value, Interval)
     # A state is also an output, and read again in the next step.
     return replace(value, owned=False)
+
+
+def _steps(t: Tensor, first: int, count: int) -> Tensor:
+    return t[:, first : first + count]
+
+
+def _needed(operations: list[Operation], targets: set[int]) -> set[int]:
+    """Positions that the target operations read, directly or not."""
+    needed = set(targets)
+    for operation in reversed(operations):
+        if operation.index in needed:
+            needed.update(operation.inputs)
+    return needed
 
 
 def _signed(value: Value) -> Value:

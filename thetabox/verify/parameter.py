@@ -44,6 +44,18 @@ class Parameter:
         """Whether every value is 0, 1 or -1, so that multiplying by it never rounds."""
         return bool(((self.theta == 0) | (self.magnitude == 1)).all())
 
+    def sums(self, *, last: bool) -> Tensor:
+        """Σ|θ| of every output: over all but the first dimension (``last``), or over the last but one."""
+        return self._sums_last if last else self._sums_before
+
+    @cached_property
+    def _sums_last(self) -> Tensor:
+        return self.magnitude.flatten(1).sum(1)
+
+    @cached_property
+    def _sums_before(self) -> Tensor:
+        return self.magnitude.sum(-2, keepdim=self.theta.dim() > 2)
+
     def moved(self, function: Callable[[Tensor], Tensor]) -> Parameter:
         """The same parameter under a function that only rearranges or selects values."""
         return replace(self, theta=function(self.theta), unit=None if self.unit is None else function(self.unit))

@@ -101,7 +101,10 @@ def affine(context: Context, x: Interval, weight: Operand, bias: Operand, produc
         x = context.expanded(x)
     centre, radius, extra = _relative_radius(context, x, weight, relative)
     # What is the same for every input rides along as a bias of the second product, as does underflow.
-    constant = _row_sums(weight, product) * (extra * (1.0 + 2.0 * relative)) + 2.0 * context.rounding.subnormal * terms
+    constant = (
+        weight.sums(last=product is not _times) * (extra * (1.0 + 2.0 * relative))
+        + 2.0 * context.rounding.subnormal * terms
+    )
     middle = product(centre, weight.theta, None if bias is None else bias.theta)
     if bias is None:
         around = product(radius, weight.magnitude, constant)
@@ -129,13 +132,6 @@ def _bias_radius(context: Context, x: Interval, bias: Parameter, rank: int, term
     shape = [1] * rank
     shape[x.batch or 0] = flat.numel()
     return flat.view(shape) * unit + magnitude * relative
-
-
-def _row_sums(weight: Parameter, product: Product) -> Tensor:
-    """Σ|θ| of every output."""
-    if product is _times:
-        return weight.magnitude.sum(-2, keepdim=weight.theta.dim() > 2)
-    return weight.magnitude.flatten(1).sum(1)
 
 
 def _relative_radius(context: Context, x: Interval, weight: Parameter, relative: float) -> tuple[Tensor, Tensor, float]:
@@ -183,7 +179,8 @@ def _known_input(
     shape = [sweeps] + [1] * middle.dim()
     shape[batch + 1] = scale.shape[1]
     out = _ends(context, middle[None], around[None] * scale.view(shape), relative)
-    return out.map(lambda t: t.movedim(0, batch).flatten(batch, batch + 1))
+    merged = out.map(lambda t: t.movedim(0, batch).flatten(batch, batch + 1))
+    return replace(merged, owned=out.owned)
 
 
 def _share_radius(weight: Parameter, bias: Parameter | None) -> bool:
