@@ -1,0 +1,132 @@
+"""A user's own recurrent cell through the protocol, in all its shapes."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import thetabox as tb
+from thetabox.models.recurrent import logits
+
+X = torch.linspace(-2, 2, 3 * 6 * 2).view(3, 6, 2).sin()
+
+
+class Cell(nn.Module):
+    """Leaky units; the state is a tensor, a tuple or a dictionary, zero or learned, one layer or two."""
+
+    def __init__(self, state: str = "tensor", learned: bool = False, layers: int = 1, spiking: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.kind, self.layers, self.spiking = state, layers, spiking
+        self.enter = nn.ModuleList([nn.Linear(2 if i == 0 else 4, 4) for i in range(layers)])
+        self.loop = nn.ModuleList([nn.Linear(4, 4, bias=False) for _ in range(layers)])
+        self.leave = nn.Linear(4, 3)
+        self.first = nn.Parameter(torch.randn(layers, 4)) if learned else None
+        self.tau = nn.Parameter(torch.full((4,), 3.0))
+
+    def initial_state(self, batch: int) -> Any:
+        if self.first is None:
+            parts = [self.leave.weight.new_zeros(batch, 4) for _ in range(self.layers)]
+        else:
+            parts = [self.first[i].expand(batch, -1) for i in range(self.layers)]
+        return self._pack(parts)
+
+    def _pack(self, parts: list[Tensor]) -> Any:
+        if self.kind == "tensor":
+            return parts[0]
+        return tuple(parts) if self.kind == "tuple" else {f"layer{i}": p for i, p in enumerate(parts)}
+
+    def step(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any]:
+        parts = [state] if self.kind == "tensor" else list(state if self.kind == "tuple" else state.values())
+        keep = torch.exp(-1 / self.tau)
+        value, after = x_t, []
+        for enter, loop, part in zip(self.enter, self.loop, parts, strict=True):
+            part = keep * part + (1 - keep) * (enter(value) + loop(part.tanh()))
+            after.append(part)
+            value = (part > 0.1).to(part.dtype) if self.spiking else part.tanh()
+        return value, self._pack(after)
+
+    def readout(self, outputs: Tensor) -> Tensor:
+        return self.leave(outputs.mean(1))
+
+
+CELLS = {
+    "tensor": {},
+    "tuple": {"state": "tuple", "layers": 2},
+    "dictionary": {"state": "dict", "layers": 2},
+    "learned": {"learned": True},
+    "learned layers": {"state": "tuple", "layers": 2, "learned": True},
+    "spiking": {"state": "dict", "layers": 2, "spiking": True, "learned": True},
+}
+
+
+class Unrolled(nn.Module):
+    """The same network as one forward pass."""
+
+    def __init__(self, cell: Cell) -> None:
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs, state = [], self.cell.initial_state(x.shape[0])
+        for x_t in x.unbind(1):
+            output, state = self.cell.step(x_t, state)
+            outputs.append(output)
+        return self.cell.readout(torch.stack(outputs, 1))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_samples_lie_inside(name: str) -> None:
+    cell = Cell(**CELLS[name])  # type: ignore[arg-type]
+    sweep = [0.0, 1e-3, 0.1]
+    for settings in ({}, {"arithmetic": "float32"}, {"precision": "float32"}):
+        bounds = tb.logit_bounds(cell, X, sweep, **settings)  # type: ignore[arg-type]
+        for place, epsilon in enumerate(sweep):
+            one = tb.logit_bounds(cell, X, epsilon, **settings)  # type: ignore[arg-type]
+            torch.testing.assert_close(bounds.lower[place], one.lower, rtol=1e-4, atol=1e-5)
+            for trial in range(10):
+                point = copy.deepcopy(cell).double()
+                with torch.no_grad():
+                    for p in point.parameters():
+                        noise = 2 * torch.rand_like(p) - 1
+                        p.mul_(1 + epsilon * (noise.sign() if trial % 2 else noise))
+                    answer = logits(point, X.double())
+                assert (bounds.lower[place] - 1e-12 <= answer).all()
+                assert (answer <= bounds.upper[place] + 1e-12).all()
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_one_epsilon_a_sample(name: str) -> None:
+    cell = Cell(**CELLS[name])  # type: ignore[arg-type]
+    many = tb.logit_bounds(cell, X, [0.0, 0.05])
+    mixed = tb.logit_bounds(cell, X, torch.tensor([0.05, 0.0, 0.05], dtype=torch.float64))
+    for n, place in enumerate((1, 0, 1)):
+        torch.testing.assert_close(mixed.lower[n], many.lower[place, n], rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(mixed.upper[n], many.upper[place, n], rtol=1e-9, atol=1e-9)
+
+
+def test_steps_equal_the_unrolled_network() -> None:
+    cell = Cell("tuple", layers=2)
+    by_step, unrolled = tb.logit_bounds(cell, X, 0.01), tb.logit_bounds(Unrolled(cell), X, 0.01)
+    torch.testing.assert_close(by_step.lower, unrolled.lower, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(by_step.upper, unrolled.upper, rtol=1e-9, atol=1e-9)
+
+
+def test_certify_and_radius() -> None:
+    cell = Cell("dict", learned=True)
+    label = logits(cell, X).argmax(1)
+    certificate = tb.certify(cell, X, label, [0.0, 1e-4, 10.0])
+    assert certificate.verified.all(1).tolist() == [True, True, False]
+    radius = tb.certified_radius(cell, X, label)
+    assert (radius > 1e-4).all()
+
+
+def test_wrong_shapes() -> None:
+    with pytest.raises(tb.InputError, match="recurrent"):
+        tb.logit_bounds(Cell(), X[:, 0], 0.0)
+    with pytest.raises(tb.InputError):
+        tb.logit_bounds(Cell(), X[:, :, :1], 0.0)
