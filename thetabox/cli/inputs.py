@@ -75,9 +75,10 @@ def read_all(
     """Everything that a command needs, read and checked before anything is computed or written."""
     box = make_box(box_kind, include, exclude, scale, fold)
     network = read_model(model, architecture, config)
-    found = read_data(data, split, samples, data_dir)
+    found = read_data(data, split, None, data_dir)
     set_threads(threads, network)
     _check_fits(network, found)
+    found = found if samples is None else found.subset(samples)
     return Given(network, found, box, {"source": str(model), "sha256": sha256(model)})
 
 

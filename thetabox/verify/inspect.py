@@ -1,0 +1,75 @@
+"""What a network consists of, in the verifier's eyes: operators, and whether each has a rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from thetabox.models.recurrent import is_recurrent
+from thetabox.verify.graph import Layout
+from thetabox.verify.network import Network, RecurrentNetwork
+from thetabox.verify.rules.table import TABLE
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator of a traced network.
+
+    Attributes:
+        name: where it stands: the graph (forward, or initial_state, step and readout of a recurrent network), the
+            module's path, and its own name.
+        operator: as torch.export calls it, ``aten.conv2d.default``.
+        rule: whether it has a rule.
+        shape: of its result, the batch as -1; None where it answers several tensors or none.
+    """
+
+    name: str
+    operator: str
+    rule: bool
+    shape: tuple[int, ...] | None
+
+
+class _Unchecked(Network):
+    """A network whose operators need no rules: it is looked at, not evaluated."""
+
+    def _check(self) -> None:
+        pass
+
+
+class _UncheckedRecurrent(RecurrentNetwork):
+    def _check(self) -> None:
+        pass
+
+
+def inspect(model: nn.Module, x: Float[Tensor, "batch ..."]) -> list[Operator]:
+    """Operators of a network in order of evaluation.
+
+    Args:
+        model: any network that torch.export can trace, or a recurrent one that implements the protocol.
+        x: an input, of which only shape and dtype matter.
+
+    Raises:
+        InputError: the network cannot be traced, or does not take such an input.
+    """
+    kind = _UncheckedRecurrent if is_recurrent(model) else _Unchecked
+    with torch.no_grad():
+        graphs = kind(model, x).graphs
+    return [
+        Operator(
+            name=": ".join([role, ".".join(part for part in (operation.where, operation.name) if part)]),
+            operator=operation.operator,
+            rule=operation.operator in TABLE,
+            shape=_shape(operation.layout),
+        )
+        for role, graph in graphs.items()
+        for operation in graph.operations
+    ]
+
+
+def _shape(layout: Layout | tuple[Layout | None, ...] | None) -> tuple[int, ...] | None:
+    if not isinstance(layout, Layout):
+        return None
+    return tuple(-1 if size is None else size for size in layout.shape)
