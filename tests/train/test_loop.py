@@ -318,3 +318,10 @@ def test_on_a_gpu(build: object, tmp_path: Path) -> None:
     assert next(first.model.parameters()).is_cuda
     assert equal(weights(first.model), weights(second.model))
     assert not next(load(tmp_path / "m.safetensors").parameters()).is_cuda
+
+
+def test_rare_classes_come_more_often() -> None:
+    y = torch.tensor([0] * 10 + [1] * 4 + [2])
+    places = Settings(repeat_rare=5).places(y)
+    assert y[places].bincount().tolist() == [10, 8, 5]
+    assert Settings().places(y).tolist() == list(range(15))

@@ -60,6 +60,7 @@ def fit(
     target_rate: float = 10.0,
     input_noise: float = 0.0,
     time_shift: int = 0,
+    repeat_rare: int = 1,
     device: str = "auto",
     threads: int | None = None,
     progress: bool = True,
@@ -91,6 +92,7 @@ def fit(
         rate_penalty: spiking networks: adds ``rate_penalty`` · mean over units of (rate/target − 1)².
         target_rate: the target of it, Hz (with dt in ms); a unit's rate is its mean spikes a step, over dt.
         input_noise: standard deviation of noise on the training inputs.
+        repeat_rare: samples of rare classes come up to this many times an epoch, up to the most common class's count.
         time_shift: training sequences [N, T, inputs] are moved by up to so many steps, their ends repeated.
         device: ``"auto"`` (a GPU where there is one), ``"cpu"``, ``"cuda"``.
         threads: CPU threads; by default 1 for recurrent networks, whose steps are too small to share, else torch's.
@@ -118,6 +120,7 @@ def fit(
         target_rate=target_rate,
         input_noise=input_noise,
         time_shift=time_shift,
+        repeat_rare=repeat_rare,
     )
     where = _device(device)
     data, held_out = _arrays(train, "training", where), _arrays(validation, "validation", where)
@@ -175,7 +178,8 @@ class _Training:
         self.model, self.method, self.settings, self.device = model, method, settings, device
         self.x, self.y = data
         self.held_out = held_out
-        self.batches = math.ceil(len(self.x) / settings.batch_size)
+        self.places = settings.places(self.y)
+        self.batches = math.ceil(len(self.places) / settings.batch_size)
         _check_fits(model, self.x, self.y, held_out)
         torch.manual_seed(settings.seed)
         self.order = torch.Generator().manual_seed(settings.seed)
@@ -193,14 +197,14 @@ class _Training:
         number = len(self.history) + 1
         self.model.train()
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        order = torch.randperm(len(self.x), generator=self.order).to(self.device)
+        order = self.places[torch.randperm(len(self.places), generator=self.order).to(self.device)]
         for index in range(self.batches):
             rows = order[index * self.settings.batch_size : (index + 1) * self.settings.batch_size]
             done = (number - 1 + index / self.batches) / self.settings.epochs
             total += self._step(rows, done).double() * len(rows)
             advance()
         self.schedule.step()
-        loss = float(total) / len(self.x)
+        loss = float(total) / len(self.places)
         if not math.isfinite(loss):
             raise InputError(f"the training loss became {loss} in epoch {number}; lower lr (now {self.settings.lr:g})")
         record = Epoch(number, loss, *evaluate(self.model, *self.held_out))

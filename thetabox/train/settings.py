@@ -36,6 +36,7 @@ class Settings:
     target_rate: float = 10.0
     input_noise: float = 0.0
     time_shift: int = 0
+    repeat_rare: int = 1
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1:
@@ -46,6 +47,8 @@ class Settings:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise InputError(f"{name} is {value}; it must be finite and at least 0")
+        if self.repeat_rare < 1:
+            raise InputError(f"repeat_rare is {self.repeat_rare}; it must be at least 1")
         if not (math.isfinite(self.target_rate) and self.target_rate > 0):
             raise InputError(f"target_rate is {self.target_rate}; it must be positive and finite")
         if self.schedule not in SCHEDULES:
@@ -54,6 +57,12 @@ class Settings:
             raise InputError(f"unknown optimizer {self.optimizer!r}; choose {', '.join(OPTIMIZERS)}")
         if not -(2**63) <= self.seed < 2**63 - 1:
             raise InputError(f"seed {self.seed} does not fit into 64 bits")
+
+    def places(self, y: Tensor) -> Tensor:
+        """The samples of one epoch, rare classes repeated."""
+        counts = y.bincount()
+        repeats = (counts.max() // counts.clamp(min=1)).clamp(1, self.repeat_rare)
+        return torch.arange(len(y), device=y.device).repeat_interleave(repeats[y])
 
     def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Adam, or SGD with Nesterov momentum 0.9."""
