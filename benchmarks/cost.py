@@ -2,8 +2,8 @@
 
     python benchmarks/cost.py --out docs/figures
 
-Prints the table of docs/performance.md and writes ``cost.json`` and ``growth.png``. One thread, processor time; times are
-taken in turns, and the least of all rounds counts, since such machines are shared.
+Prints the table of docs/performance.md and writes ``cost.json`` and ``growth.png``. One thread, processor time;
+times are taken in turns, and the least of all rounds counts, since such machines are shared.
 """
 
 from __future__ import annotations
@@ -81,9 +81,8 @@ def ratios(rounds: int) -> dict[str, dict[str, float]]:
             rounds, case.forward, lambda c=case: c.certify([EPSILON]), lambda c=case: c.certify(SWEEP)
         )
         found[name] = {"forward_s": forward, "one": one / forward, "sweep": ten / one}
-        print(
-            f"{name:35} forward {forward * 1e3:8.1f} ms   one ε {one / forward:5.2f} passes   ten ε {ten / one:5.2f} times one"
-        )
+        print(f"{name:35} forward {forward * 1e3:8.1f} ms", end="")
+        print(f"   one ε {one / forward:5.2f} passes   ten ε {ten / one:5.2f} times one")
     return found
 
 
