@@ -1,0 +1,43 @@
+"""What README shows does work."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import click
+
+from thetabox.cli import thetabox
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_python_example_runs(cnn, tmp_path, monkeypatch, capsys):
+    shutil.copy(cnn, tmp_path / "model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(code.replace("subset(100)", "subset(10)"), {})
+    assert capsys.readouterr().out.count("tensor(") == 1
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_the_commands_exist_with_their_options():
+    shown = re.findall(r"(?:^\$|run:) (thetabox [^\n]*)", README, re.MULTILINE)
+    assert len(shown) >= 6
+    for line in shown:
+        words = shlex.split(line, comments=True)[1:]
+        if words[0].startswith("-"):
+            continue
+        command = thetabox.get_command(click.Context(thetabox), words[0])
+        assert command is not None, line
+        assert command.make_context(words[0], words[1:]) is not None
+
+
+def test_links_and_places_exist():
+    for place in re.findall(r"\]\(([^)]+)\)", README):
+        assert (ROOT / place).exists(), place
+    for place in re.findall(r"`((?:thetabox|tests|docs|benchmarks)/[^`]*)`", README):
+        assert (ROOT / place).exists(), place
