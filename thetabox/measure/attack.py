@@ -26,6 +26,7 @@ from thetabox.measure.inputs import (
     numbers_for,
     working_copy,
 )
+from thetabox.models.fold import folded
 
 Weights = dict[str, Tensor]
 """Tensors by parameter name; where each sample has its own, the first dimension is the sample."""
@@ -147,7 +148,8 @@ def attack(
         raise InputError(f"chunk is {chunk}; it must be at least 1")
     inputs, labels = checked(x, y)
     where = chosen_device(device)
-    search = _Search(model, box or Box(), where, steps, restarts, give_up)
+    box = box or Box()
+    search = _Search(folded(model) if box.fold else model, box, where, steps, restarts, give_up)
     class_count(search.precise, numbers_for(inputs[:1], where, torch.float64), labels)
     size = chunk or search.chunk()
     order = sorted(range(len(epsilons)), key=epsilons.__getitem__)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from thetabox.box import Box
 from thetabox.errors import InputError
+from thetabox.models.precision import default_dtype
 from thetabox.models.recurrent import logits
 
 Levels = float | Sequence[float] | np.ndarray | Tensor
@@ -20,12 +21,13 @@ Levels = float | Sequence[float] | np.ndarray | Tensor
 class Logits(nn.Module):
     """Any network behind a plain ``forward(x) -> logits``, so that ``functional_call`` reaches the protocol's loop."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.dtype = network, dtype or torch.get_default_dtype()
 
     def forward(self, x: Tensor) -> Tensor:
-        return logits(self.network, x)
+        with default_dtype(self.dtype):
+            return logits(self.network, x)
 
 
 def levels(values: Levels, what: str) -> list[float]:
@@ -90,7 +92,7 @@ def working_copy(model: nn.Module, device: torch.device, dtype: torch.dtype | No
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() and not torch.isfinite(parameter).all():
             raise InputError(f"parameter {name} of the network holds NaN or infinite values")
-    twin = Logits(copy.deepcopy(model)).to(device=device, dtype=dtype).eval()
+    twin = Logits(copy.deepcopy(model), dtype).to(device=device, dtype=dtype).eval()
     return twin.requires_grad_(False)
 
 
@@ -98,10 +100,8 @@ def boxed(model: nn.Module, box: Box) -> dict[str, tuple[Tensor, Tensor]]:
     """(θ, its radius at ε = 1) in float64 of every tensor in the box, by its name in ``model``.
 
     Raises:
-        InputError: nothing is in the box, or the box speaks of a folded network.
+        InputError: nothing is in the box.
     """
-    if box.fold and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
-        raise InputError("measurements take the network as it is: fold its batch norm first, or use Box(fold=False)")
     found = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     values = {}
     for name, factor in box.factors(model).items():

@@ -24,6 +24,7 @@ from thetabox.measure.inputs import (
     numbers_for,
     working_copy,
 )
+from thetabox.models.fold import folded
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,7 @@ def mismatch(
         raise InputError(f"samples is {samples} and chunk is {chunk}; both must be at least 1")
     inputs, labels = checked(x, y)
     where, chosen = chosen_device(device), box or Box()
+    model = folded(model) if chosen.fold else model
     kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
     dtype = torch.float64 if torch.float64 in kinds else torch.float32
     precise, drawn = working_copy(model, where, torch.float64), working_copy(model, where, dtype)

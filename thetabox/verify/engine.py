@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from thetabox.errors import InputError, OneEpsilonAtATime
 from thetabox.models.fold import folded
+from thetabox.models.precision import default_dtype
 from thetabox.models.recurrent import logits as model_logits
 from thetabox.verify.context import Context, Sweep
 from thetabox.verify.graph import evaluation_mode
@@ -122,7 +123,7 @@ class Engine:
         """Logits of the unperturbed network in float64, on the CPU."""
         exact = copy.deepcopy(self.model).double().to(self.settings.device).eval()
         answers = []
-        with torch.no_grad():
+        with torch.no_grad(), default_dtype(torch.float64):
             for start, stop in self.chunks(len(self.x), 1):
                 answers.append(model_logits(exact, self.x[start:stop].double().to(self.settings.device)).cpu())
         return torch.cat(answers)

@@ -81,7 +81,7 @@ def _reach(context: Context, reach: Tensor, weight: Tensor) -> Tensor:
 def _by_class(lower: Tensor, upper: Tensor, theta: Tensor, unit: Tensor, epsilon: Tensor, labels: Tensor) -> Tensor:
     """Sums for hidden values of at least 0 and one ε a sweep: two matrix products for each class."""
     sweeps, features = len(epsilon), theta.shape[1]
-    low, high = lower.view(sweeps, -1, features), upper.view(sweeps, -1, features)
+    low, high = lower.reshape(sweeps, -1, features), upper.reshape(sweeps, -1, features)
     sums = lower.new_empty(sweeps, low.shape[1], theta.shape[0])
     for y in torch.unique(labels).tolist():
         members = (labels == y).nonzero().squeeze(1)

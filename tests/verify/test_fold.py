@@ -1,0 +1,71 @@
+"""Folded batch norm, and networks that make tensors of the default dtype on their way."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import thetabox as tb
+from thetabox.models.fold import folded
+
+
+def normalised() -> nn.Sequential:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+    for _ in range(3):
+        model(torch.randn(20, 1, 4, 4))
+    return model.eval()
+
+
+def test_folded_network_computes_the_same() -> None:
+    model, x = normalised(), torch.randn(8, 1, 4, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(folded(model)(x), model(x), rtol=1e-4, atol=1e-5)
+    assert isinstance(model[1], nn.BatchNorm2d)
+
+
+def test_fold_is_another_box_and_the_certificate_says_which() -> None:
+    model, x = normalised(), torch.randn(8, 1, 4, 4)
+    y = model(x).argmax(1)
+    epsilon = [0.0, 1e-3, 1e-2]
+    plain = tb.certify(model, x, y, epsilon)
+    fold = tb.certify(model, x, y, epsilon, box=tb.Box(fold=True))
+    assert fold.to_json()["box"]["fold"] is True
+    assert plain.to_json()["box"]["fold"] is False
+    direct = tb.certify(folded(model), x, y, epsilon)
+    torch.testing.assert_close(fold.margin, direct.margin)
+    assert not torch.allclose(fold.margin[2], plain.margin[2])
+
+
+def test_fold_needs_a_convolution_before() -> None:
+    model = nn.Sequential(nn.ReLU(), nn.BatchNorm1d(4), nn.Linear(4, 2)).eval()
+    with pytest.raises(tb.InputError, match="no convolution"):
+        tb.certify(model, torch.randn(3, 4), torch.zeros(3, dtype=torch.long), 1e-3, box=tb.Box(fold=True))
+
+
+class Cell(nn.Module):
+    """A user's own recurrent network; its state has the default dtype."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.back, self.out = nn.Linear(3, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def initial_state(self, batch: int) -> dict[str, Tensor]:
+        return {"h": torch.zeros(batch, 8)}
+
+    def step(self, x_t: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        h = torch.tanh(self.inner(x_t) + self.back(state["h"]))
+        return h, {"h": h}
+
+    def readout(self, outputs: Tensor) -> Tensor:
+        return self.out(outputs[:, -1])
+
+
+def test_default_dtype_state_is_certified_and_attacked() -> None:
+    model, x = Cell(), torch.randn(6, 5, 3)
+    y = tb.models.logits(model, x).argmax(1)
+    certificate = tb.certify(model, x, y, [0.0, 1e-4])
+    assert certificate.clean_accuracy == 1.0
+    assert bool(certificate.verified[0].all())
+    assert tb.attack(model, x, y, epsilon=[1e-2], steps=2, restarts=1).correct.shape == (1, 6)
+    assert torch.get_default_dtype() == torch.float32
