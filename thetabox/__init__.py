@@ -7,8 +7,7 @@ from thetabox.measure.attack import attack
 from thetabox.measure.mismatch import mismatch
 from thetabox.models.checkpoint import load, save
 from thetabox.verify import Certificate, Interval, certified_radius, certify, logit_bounds
-
-__version__ = "0.1.0"
+from thetabox.version import __version__
 
 __all__ = [
     "Box",
@@ -16,6 +15,7 @@ __all__ = [
     "InputError",
     "Interval",
     "UnsupportedOperator",
+    "__version__",
     "attack",
     "certified_radius",
     "certify",

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from thetabox.box import Box
+from thetabox.device import choose_device
 from thetabox.errors import InputError
 from thetabox.measure.inputs import (
     Levels,
     Logits,
     boxed,
     checked,
-    chosen_device,
     class_count,
     levels,
     numbers_for,
@@ -147,7 +147,7 @@ def attack(
     if chunk is not None and chunk < 1:
         raise InputError(f"chunk is {chunk}; it must be at least 1")
     inputs, labels = checked(x, y)
-    where = chosen_device(device)
+    where = choose_device(device)
     box = box or Box()
     search = _Search(folded(model) if box.fold else model, box, where, steps, restarts, give_up)
     class_count(search.precise, numbers_for(inputs[:1], where, torch.float64), labels)

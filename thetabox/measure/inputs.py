@@ -66,23 +66,6 @@ def checked(x: Tensor | np.ndarray, y: Tensor | np.ndarray) -> tuple[Tensor, Ten
     return inputs, labels.long()
 
 
-def chosen_device(name: str) -> torch.device:
-    """The device meant by "auto", "cpu" or "cuda".
-
-    Raises:
-        InputError: CUDA asked for where there is none, or another name.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"unknown device {name!r}; choose auto, cpu or cuda") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("device cuda was asked for, but torch sees no CUDA device; choose cpu")
-    return device
-
-
 def working_copy(model: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> Logits:
     """A copy in evaluation mode, so that the user's network stays as it is.
 

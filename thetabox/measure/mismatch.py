@@ -13,12 +13,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from thetabox.box import Box
+from thetabox.device import choose_device
 from thetabox.errors import InputError
 from thetabox.measure.inputs import (
     Levels,
     boxed,
     checked,
-    chosen_device,
     class_count,
     levels,
     numbers_for,
@@ -120,7 +120,7 @@ def mismatch(
     if samples < 1 or chunk < 1:
         raise InputError(f"samples is {samples} and chunk is {chunk}; both must be at least 1")
     inputs, labels = checked(x, y)
-    where, chosen = chosen_device(device), box or Box()
+    where, chosen = choose_device(device), box or Box()
     model = folded(model) if chosen.fold else model
     kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
     dtype = torch.float64 if torch.float64 in kinds else torch.float32

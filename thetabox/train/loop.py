@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from thetabox.device import choose_device
 from thetabox.errors import InputError
 from thetabox.models import is_recurrent, logits, save
 from thetabox.train import side_file
@@ -122,7 +123,7 @@ def fit(
         time_shift=time_shift,
         repeat_rare=repeat_rare,
     )
-    where = _device(device)
+    where = choose_device(device)
     data, held_out = _arrays(train, "training", where), _arrays(validation, "validation", where)
     facts = {"method": method if isinstance(method, str) else method.name, "hyper_parameters": repr(chosen)}
     facts |= asdict(settings)
@@ -304,16 +305,6 @@ class _Keeper:
         best = self.training.best
         found = {"best_epoch": best.epoch, "best_validation_accuracy": best.accuracy}
         save(self.training.model, self.path, {**self.facts, **found})
-
-
-def _device(name: str) -> torch.device:
-    if name not in ("auto", "cpu", "cuda"):
-        raise InputError(f"unknown device {name!r}; choose auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("device cuda is not available here; use cpu or auto")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def _arrays(data: Data, name: str, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from thetabox.box import Box
+from thetabox.device import choose_device
 from thetabox.errors import InputError
 from thetabox.verify.interval import Interval
 from thetabox.verify.rounding import ARITHMETICS, PRECISIONS, Rounding
@@ -54,19 +55,6 @@ def settings(
         raise InputError("box must be a thetabox.Box")
     rounding = Rounding(PRECISIONS[precision], arithmetic)
     return Settings(box or Box(), rounding, choose_device(device), DOMAINS[domain], precision)
-
-
-def choose_device(name: str) -> torch.device:
-    """``auto`` is CUDA where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"unknown device {name!r}; choose auto, cpu or cuda") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("device 'cuda' asked for, but this torch sees no GPU; choose 'cpu'")
-    return device
 
 
 def epsilons(epsilon: float | Sequence[float] | Tensor) -> Tensor:
