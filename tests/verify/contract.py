@@ -15,9 +15,15 @@ from torch import Tensor, nn
 import thetabox as tb
 from thetabox.verify import request
 from thetabox.verify.engine import Engine
+from thetabox.verify.interval import Interval
 
 SWEEP = [0.0, 1e-9, 1e-3, 0.1, 1.5]
-SETTINGS = list(itertools.product(("real", "float32"), ("float64", "float32")))
+SETTINGS = [
+    ("real", "float64"),
+    ("float32", "float32"),
+    pytest.param("real", "float32", marks=pytest.mark.slow),
+    pytest.param("float32", "float64", marks=pytest.mark.slow),
+]
 # Rounding of the float64 evaluation that stands for the truth; exact oracles are compared without any tolerance.
 EVALUATION = 1e-13
 
@@ -145,6 +151,21 @@ class RuleContract:
                 for point in points(module, epsilon, self.samples, inside=1 - 1e-3):
                     rounded = {n: p.float() for n, p in point.items()}
                     assert_inside(row(bounds, place), evaluate(module, rounded, x))
+
+    def test_slack_is_carried(self, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Inputs known up to a slack: whatever they are within it, the answer lies inside."""
+        module, x = probe(case)
+
+        def loose(x: Tensor, settings: Any) -> Interval:
+            return Interval(x.double(), x.double(), slack=0.05, batch=0)
+
+        monkeypatch.setattr("thetabox.verify.engine.input_interval", loose)
+        bounds = tb.logit_bounds(module, x, [0.0, 0.1])
+        values = {n: p.detach().double() for n, p in module.named_parameters()}
+        for part in (1.0, -1.0, 0.5, torch.rand(x.shape) * 2 - 1, (torch.rand(x.shape) - 0.5).sign()):
+            answer = evaluate(module, values, x.double() + 0.05 * part)
+            assert_inside(row(bounds, 0), answer, EVALUATION)
+            assert_inside(row(bounds, 1), answer, EVALUATION)
 
     def test_tight(self, case: Case) -> None:
         if not case.tight:

@@ -34,7 +34,7 @@ def cnn() -> tuple[nn.Sequential, Tensor]:
 @cache
 def reached(make: Any, sample: int, epsilon: float, label: int) -> networks.Extremes:
     model, x = make()
-    return networks.extremes(model, x[sample], epsilon, label, limit=512 if make is mlp else 40, inner=5)
+    return networks.extremes(model, x[sample], epsilon, label, limit=150 if make is mlp else 40, inner=5)
 
 
 @pytest.mark.parametrize("precision", ["float64", "float32"])
@@ -55,10 +55,17 @@ def test_every_vertex_inside(make: Any, precision: str) -> None:
     assert (certificate.margin >= plain.margin - room * plain.margin.abs().amax()).all()
 
 
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("kind", ["relative", "absolute", "range"])
-@pytest.mark.parametrize("relu", [True, False])
-@pytest.mark.parametrize("huge", [False, True])
+@pytest.mark.parametrize(
+    ("bias", "kind", "relu", "huge"),
+    [
+        (True, "relative", True, False),
+        (False, "relative", True, True),
+        (True, "relative", False, True),
+        (True, "absolute", True, False),
+        (False, "absolute", False, False),
+        (True, "range", True, True),
+    ],
+)
 def test_margin_row_is_the_exact_minimum(bias: bool, kind: str, relu: bool, huge: bool) -> None:
     torch.manual_seed(3)
     body = nn.Linear(3, 5)
@@ -70,9 +77,7 @@ def test_margin_row_is_the_exact_minimum(bias: bool, kind: str, relu: bool, huge
     hidden = tb.logit_bounds(nn.Sequential(model[0], model[1]), x, SWEEP, box=box)
     margin = tb.certify(model, x, y, SWEEP, box=box).margin
     plain = tb.certify(model, x, y, SWEEP, box=box, criterion="logits").margin
-    mixed = tb.certified_radius(model, x, y, box=box, max_epsilon=1.5)
     assert (margin >= plain - 1e-12 * plain.abs().amax()).all()
-    assert mixed.shape == (3,)
     for place, epsilon in enumerate(SWEEP):
         weight = box_ends(model[2].weight, epsilon, kind)
         offset = box_ends(model[2].bias, epsilon, kind) if bias else None
@@ -86,6 +91,21 @@ def test_margin_row_is_the_exact_minimum(bias: bool, kind: str, relu: bool, huge
             assert abs(got - truth) <= Fraction(1e-13) * size
             # Hidden bounds are settled a little wider inside than printed, so only a one-sided claim is exact.
             assert got <= truth + Fraction(1e-15) * size
+
+
+def test_margin_of_known_hidden_values_without_tolerance() -> None:
+    """Never above the exact minimum, not by one unit in the last place."""
+    torch.manual_seed(4)
+    model = nn.Linear(6, 3).double()
+    x, y = torch.randn(40, 6, dtype=torch.float64), torch.randint(3, (40,))
+    for precision, samples in (("float64", x), ("float32", x.float())):
+        margin = tb.certify(model, samples, y, [0.0, 1e-3], precision=precision).margin
+        for place, epsilon in enumerate((0.0, 1e-3)):
+            weight, bias = box_ends(model.weight, epsilon), box_ends(model.bias, epsilon)
+            for n in range(40):
+                known = exact(samples[n])
+                rows = layers.margin_minimum(weight, bias, (known, known), int(y[n]))
+                assert exact(margin[place, n]) <= min(r for k, r in enumerate(rows) if k != y[n])
 
 
 def test_margin_in_the_head() -> None:
@@ -163,7 +183,7 @@ def test_float32_dot_in_every_order() -> None:
         with torch.no_grad():
             layer.weight.copy_(torch.tensor(np.array([weight]), dtype=torch.float32))
             layer.bias.fill_(0.3)
-        values = orders.all_dots(layer.weight[0].detach().numpy(), x, float(layer.bias))
+        values = orders.all_dots(layer.weight[0].detach().numpy(), x, layer.bias.item())
         for precision in ("float64", "float32"):
             bounds = tb.logit_bounds(layer, torch.from_numpy(x)[None], 0.0, arithmetic="float32", precision=precision)
             assert bounds.lower.item() <= min(values)
