@@ -112,7 +112,9 @@ def growth(rounds: int) -> dict[str, list[tuple[float, float]]]:
         found["samples"].append((samples, least(rounds, lambda c=case: c.certify([EPSILON]))[0]))
     case = Case(tb.models.LSNN(12, 128, 9), (64, 30, 12))
     for count in (1, 2, 4, 8, 16):
-        found["number of ε"].append((count, least(rounds, lambda n=count: case.certify([EPSILON] * n))[0]))
+        found["number of ε"].append(
+            (count, least(rounds, lambda n=count: case.certify([EPSILON * (1 + i / 100) for i in range(n)]))[0])
+        )
     for units in (64, 128, 256, 512):
         case = Case(tb.models.LSNN(12, units, 9), (64, 30, 12))
         found["units"].append((units, least(rounds, lambda c=case: c.certify([EPSILON]))[0]))
