@@ -111,7 +111,9 @@ def test_one_epsilon_a_sample(name: str) -> None:
 
 def test_steps_equal_the_unrolled_network() -> None:
     cell = Cell("tuple", layers=2)
-    by_step, unrolled = tb.logit_bounds(cell, X, 0.01), tb.logit_bounds(Unrolled(cell), X, 0.01)
+    # As a plain network it has no neuron parameters that stay exact unless named.
+    box = tb.Box(exclude="*tau")
+    by_step, unrolled = (tb.logit_bounds(m, X, 0.01, box=box) for m in (cell, Unrolled(cell)))
     torch.testing.assert_close(by_step.lower, unrolled.lower, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(by_step.upper, unrolled.upper, rtol=1e-9, atol=1e-9)
 

@@ -259,6 +259,23 @@ def test_tied_weights() -> None:
         assert (answer <= alone.upper + 1e-12).all()
 
 
+class Nested(nn.Module):
+    """Names that look like those of the wrapper in which parts of a recurrent network are traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(6)
+        self.weight = nn.Parameter(torch.randn(4, 4))
+        self.cell = nn.Linear(4, 4, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.cell(x) + x @ self.weight.sigmoid()
+
+
+def test_parameters_are_read_by_their_full_name() -> None:
+    contains_own_answer(Nested(), X)
+
+
 class Reader(nn.Module):
     """A hidden value read by several others, in views and copies, beside its ReLU."""
 

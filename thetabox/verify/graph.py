@@ -152,6 +152,9 @@ def trace(model: nn.Module, module: nn.Module, role: str, examples: Sequence[Ten
     graphs = _cache.setdefault(model, {})
     if key not in graphs:
         graphs[key] = _trace(module, examples)
+        if module is not model:
+            # A part of a recurrent network is traced inside a wrapper, whose only child is the model.
+            graphs[key].tensors = {i: name.removeprefix("cell.") for i, name in graphs[key].tensors.items()}
     return graphs[key]
 
 

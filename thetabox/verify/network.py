@@ -54,8 +54,7 @@ class Tensors:
         return found
 
     def _named(self, name: str) -> Parameter:
-        # Parts of a recurrent network are traced inside a wrapper, which prefixes their names.
-        value = self.values[name.removeprefix("cell.")]
+        value = self.values[name]
         if id(value) not in self.known:
             factor = self.factors.get(id(value), 0.0)
             held = value.to(self.device)
