@@ -99,10 +99,10 @@ def test_margin_of_known_hidden_values_without_tolerance() -> None:
     model = nn.Linear(6, 3, bias=False).double()
     with torch.no_grad():
         # Terms that cancel: the margin is small beside its rounding.
-        model.weight[:, 5] = 1e6
-        model.weight[:, 4] = torch.tensor([-1e6, -1e6 - 1e-4, -1e6 + 1e-4])
+        model.weight[:, 0] = torch.tensor([1e6, -1e6, 2e6])
+        model.weight[:, 1] = -model.weight[:, 0]
     x, y = torch.randn(40, 6, dtype=torch.float64), torch.randint(3, (40,))
-    x[:, 4] = x[:, 5]
+    x[:, 0] = x[:, 1]
     for precision, samples in (("float64", x), ("float32", x.float())):
         margin = tb.certify(model, samples, y, [0.0, 1e-3], precision=precision).margin
         for place, epsilon in enumerate((0.0, 1e-3)):
