@@ -66,7 +66,7 @@ def run_steps(model: Recurrent, x: Float[Tensor, "batch time inputs"]) -> Float[
         InputError: ``x`` is not [batch, time, inputs] with at least one time step.
     """
     check_sequence(x)
-    state = model.initial_state(len(x))
+    state = model.initial_state(x.shape[0])
     outputs = []
     for x_t in x.unbind(1):
         output, state = model.step(x_t, state)

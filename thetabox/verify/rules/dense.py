@@ -222,7 +222,7 @@ def _interval_weight(context: Context, x: Interval, weight: Interval, product: P
     relative = context.rounding.of_dot(terms)
     x, weight = x.settled(own), weight.settled(own)
     centre, radius = _centre_radius(x, own, context.rounding.floor)
-    middle_weight, spread_weight = _centre_radius(weight, own, 0.0)
+    middle_weight, spread_weight = _centre_radius(weight, own, context.rounding.subnormal)
     reach = centre.abs() + radius
     middle = product(centre, middle_weight, None)
     around = product(radius + reach * (2.0 * relative), middle_weight.abs(), None)
