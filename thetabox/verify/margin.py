@@ -82,17 +82,19 @@ def _by_class(lower: Tensor, upper: Tensor, theta: Tensor, unit: Tensor, epsilon
     """Sums for hidden values of at least 0 and one ε a sweep: two matrix products for each class."""
     sweeps, features = len(epsilon), theta.shape[1]
     low, high = lower.reshape(sweeps, -1, features), upper.reshape(sweeps, -1, features)
-    sums = lower.new_empty(sweeps, low.shape[1], theta.shape[0])
-    for y in torch.unique(labels).tolist():
-        members = (labels == y).nonzero().squeeze(1)
+    # Whole chunks come in the order of their classes, other rows are brought into it.
+    order = None if bool((labels[1:] >= labels[:-1]).all()) else labels.argsort(stable=True)
+    if order is not None:
+        labels, low, high = labels[order], low[:, order], high[:, order]
+    present, counts = torch.unique_consecutive(labels, return_counts=True)
+    sizes = counts.tolist()
+    sums = []
+    for y, near, far in zip(present.tolist(), low.split(sizes, 1), high.split(sizes, 1), strict=True):
         slope = (theta[y] - theta) - epsilon[:, None, None] * (unit[y] + unit)
         rising, falling = slope.clamp(min=0).transpose(1, 2), slope.clamp(max=0).transpose(1, 2)
-        first, last = int(members[0]), int(members[-1])
-        together = last - first + 1 == len(members)
-        places = slice(first, last + 1) if together else members
-        near, far = low[:, places], high[:, places]
-        sums = sums.index_copy(1, members, torch.bmm(near, rising) + torch.bmm(far, falling))
-    return sums.flatten(0, 1)
+        sums.append(torch.bmm(near, rising) + torch.bmm(far, falling))
+    joined = torch.cat(sums, 1)
+    return (joined if order is None else joined[:, order.argsort()]).flatten(0, 1)
 
 
 def _row_by_row(lower: Tensor, upper: Tensor, theta: Tensor, unit: Tensor, epsilon: Tensor, label: Tensor) -> Tensor:
