@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from thetabox.box import Box
 from thetabox.errors import InputError
+from thetabox.models.precision import default_dtype
 
 METHODS = ("IBP", "CROWN-IBP", "CROWN")
 HOW_TO_INSTALL = (
@@ -79,7 +80,7 @@ def lirpa_bounds(
         "sparse_features_alpha": False,
         "sparse_spec_alpha": False,
     }
-    with torch.no_grad(), _shims(), _quiet(), _default_dtype(inputs.dtype):
+    with torch.no_grad(), _shims(), _quiet(), default_dtype(inputs.dtype):
         bounded = library.BoundedModule(network, inputs, bound_opts=options, device=inputs.device)
         lower, upper = bounded.compute_bounds(x=(inputs,), C=rows, method=method)
     return lower.detach(), upper.detach()
@@ -180,17 +181,6 @@ def _set_opset_version(version: int) -> None:
 def _attribute(node: Any, key: str) -> Any:
     """Item access on a graph node: the attribute by the getter its kind names ("i", "f", "s", "is", "t", …)."""
     return getattr(node, node.kindOf(key))(key)
-
-
-@contextlib.contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """auto_LiRPA makes its identity matrices in torch's default type."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 @contextlib.contextmanager
