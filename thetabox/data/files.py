@@ -19,7 +19,7 @@ def cache_folder() -> Path:
     named = os.environ.get("THETABOX_CACHE")
     if named:
         return Path(named).expanduser()
-    import pooch  # type: ignore[import-untyped]
+    import pooch  # type: ignore[import-untyped]  # pooch ships no types
 
     return Path(pooch.os_cache("thetabox"))
 

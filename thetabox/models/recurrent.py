@@ -84,5 +84,5 @@ def check_sequence(x: Tensor, inputs: int | None = None) -> None:
 def logits(model: nn.Module, x: Tensor) -> Float[Tensor, "batch classes"]:
     """Logits of any model: its forward, or the protocol's loop where a recurrent module has no forward of its own."""
     if is_recurrent(model) and type(model).forward is nn.Module.forward:
-        return model.readout(run_steps(model, x))  # type: ignore[operator, arg-type]
+        return model.readout(run_steps(model, x))  # type: ignore[operator, arg-type]  # the protocol
     return model(x)

@@ -106,7 +106,7 @@ class Method:
     def backward(self, step: Step, objective: Callable[[], Tensor]) -> Tensor:
         """Leave the gradient in ``theta[...].grad`` and answer the loss; sharpness-aware methods override this."""
         loss = objective()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return loss.detach()
 
 
