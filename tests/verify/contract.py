@@ -162,7 +162,9 @@ class RuleContract:
         monkeypatch.setattr("thetabox.verify.engine.input_interval", loose)
         bounds = tb.logit_bounds(module, x, [0.0, 0.1])
         values = {n: p.detach().double() for n, p in module.named_parameters()}
-        for part in (1.0, -1.0, 0.5, torch.rand(x.shape) * 2 - 1, (torch.rand(x.shape) - 0.5).sign()):
+        # In float64: a float32 product of 0.05 and 1 lies outside the slack.
+        random = torch.rand(x.shape, dtype=torch.float64) * 2 - 1
+        for part in (1.0, -1.0, 0.5, random, random.sign()):
             answer = evaluate(module, values, x.double() + 0.05 * part)
             assert_inside(row(bounds, 0), answer, EVALUATION)
             assert_inside(row(bounds, 1), answer, EVALUATION)

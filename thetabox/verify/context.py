@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,6 +58,22 @@ class Sweep:
         return Sweep(self.values.repeat(1, times))
 
 
+class Memo:
+    """Products of known inputs with parameters, kept from one ε of a sweep to the next."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, tuple[Tensor, Any]] = {}
+
+    def products(self, context: Context, x: Tensor, compute: Callable[[], tuple[Tensor, Tensor]]) -> Any:
+        """What ``compute`` answered for the same operation, time step and input."""
+        place = (id(context.operation), context.time)
+        known, found = self._known.get(place, (None, None))
+        if known is None or not torch.equal(known, x):
+            found = compute()
+            self._known[place] = (x, found)
+        return found
+
+
 @dataclass
 class Context:
     """State of one evaluation.
@@ -64,13 +82,18 @@ class Context:
         sweep: ε of every row.
         rounding: errors of the bounds' and the network's evaluation.
         operation: the operation whose rule runs.
-        only_reader: nothing else ever reads the first operand.
+        memo: what other evaluations of the same samples share with this one, if there are any.
+        time: the time step, to tell the uses of the memo apart.
     """
 
     sweep: Sweep
     rounding: Rounding
     operation: Operation | None = None
-    only_reader: bool = False
+    memo: Memo | None = None
+    time: int = 0
+    _epsilon: dict[float, Tensor] = field(default_factory=dict)
+    _uniform: dict[float, float | None] = field(default_factory=dict)
+    _exact: dict[int, tuple[Parameter, Interval]] = field(default_factory=dict)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -79,6 +102,11 @@ class Context:
 
     def epsilon(self, factor: float) -> Tensor:
         """``factor`` times ε, rounded up: ``[E, N]`` in the dtype of the bounds."""
+        if factor not in self._epsilon:
+            self._epsilon[factor] = self._rounded_up(factor)
+        return self._epsilon[factor]
+
+    def _rounded_up(self, factor: float) -> Tensor:
         values = self.sweep.values
         if factor != 1.0:
             values = torch.nextafter(values * factor, torch.full_like(values, math.inf))
@@ -91,11 +119,10 @@ class Context:
 
     def uniform(self, factor: float) -> float | None:
         """``factor`` times ε, rounded up, where all rows share it."""
-        if factor == 0.0:
-            return 0.0
-        if self.sweep.uniform is None:
-            return None
-        return float(self.epsilon(factor)[0, 0])
+        if factor not in self._uniform:
+            one = self.sweep.uniform is not None
+            self._uniform[factor] = 0.0 if factor == 0.0 else float(self.epsilon(factor)[0, 0]) if one else None
+        return self._uniform[factor]
 
     def largest(self, factor: float) -> float:
         """Upper bound of ``factor`` times ε over all rows."""
@@ -128,9 +155,12 @@ class Context:
         """The box of a parameter as an interval, one a row where rows differ in ε."""
         theta = parameter.theta
         if parameter.factor == 0.0:
-            out = Interval.point(theta, nonnegative=bool((theta >= 0).all()))
-            out.slack = parameter.blur * out.magnitude
-            return out
+            # Read again in every time step.
+            if id(parameter) not in self._exact:
+                out = Interval.point(theta, nonnegative=bool((theta >= 0).all()))
+                out.slack = parameter.blur * out.magnitude
+                self._exact[id(parameter)] = (parameter, out)
+            return self._exact[id(parameter)][1]
         unit = parameter.magnitude if parameter.unit is None else parameter.unit
         uniform = self.uniform(parameter.factor)
         if uniform is not None:

@@ -13,7 +13,7 @@ from thetabox.errors import InputError, OneEpsilonAtATime
 from thetabox.models.fold import folded
 from thetabox.models.precision import default_dtype
 from thetabox.models.recurrent import logits as model_logits
-from thetabox.verify.context import Context, Sweep
+from thetabox.verify.context import Context, Memo, Sweep
 from thetabox.verify.graph import evaluation_mode
 from thetabox.verify.interval import Interval
 from thetabox.verify.network import Final, Network, StepObserver, Tensors, network
@@ -23,6 +23,8 @@ from thetabox.version import __version__
 
 Progress = Callable[[int, int], None]
 Which = slice | Tensor
+# Samples, their ε [E, samples], and what other calls for the same samples share → a tensor [E, samples, ...].
+Bounds = Callable[[Which, Tensor, Memo | None], Tensor]
 
 # Bytes that the values alive at once may take, and those of the largest single one: on a processor small enough to
 # stay near the cache, which is worth more than longer products.
@@ -59,15 +61,17 @@ class Engine:
 
     def chunk_size(self, sweeps: int) -> int:
         """Samples that fit memory together."""
-        width = torch.finfo(self.settings.rounding.dtype).bits // 8 * sweeps
         kind = self.settings.device.type
+        width = torch.finfo(self.settings.rounding.dtype).bits // 8 * (sweeps if kind == "cuda" else 1)
         rows = min(MEMORY[kind] // self.network.alive(), LARGEST[kind] // self.network.largest())
         return max(1, rows // width)
 
-    def evaluate(self, which: Which, epsilon: Tensor, observe: StepObserver | None = None) -> Final:
+    def evaluate(
+        self, which: Which, epsilon: Tensor, observe: StepObserver | None = None, memo: Memo | None = None
+    ) -> Final:
         """The samples ``which`` (a range or places) at ``epsilon [E, samples]``."""
         values = epsilon.to(self.settings.device, torch.float64)
-        context = Context(Sweep(values), self.settings.rounding)
+        context = Context(Sweep(values), self.settings.rounding, memo=memo)
         x = input_interval(self.x[which], self.settings)
         with evaluation_mode(self.model), sound_kernels():
             return self.network.run(context, self.tensors, x, observe)
@@ -75,8 +79,8 @@ class Engine:
     def margins(self, which: Which, epsilon: Tensor, y: Tensor, criterion: str = "margin") -> Tensor:
         """Proven margins ``[E, samples]``, float64 on the CPU."""
 
-        def bounds(rows: Which, values: Tensor) -> Tensor:
-            final = self.evaluate(rows, values)
+        def bounds(rows: Which, values: Tensor, memo: Memo | None) -> Tensor:
+            final = self.evaluate(rows, values, memo=memo)
             return final.margins(y[rows].to(self.settings.device), criterion).double().cpu()
 
         return self._shared(bounds, which, epsilon)
@@ -84,8 +88,8 @@ class Engine:
     def logits(self, which: Which, epsilon: Tensor) -> Interval:
         """Bounds of the logits, rows ``[E samples, K]``."""
 
-        def bounds(rows: Which, values: Tensor) -> Tensor:
-            found = self.evaluate(rows, values).logits().settled(self.settings.rounding.own)
+        def bounds(rows: Which, values: Tensor, memo: Memo | None) -> Tensor:
+            found = self.evaluate(rows, values, memo=memo).logits().settled(self.settings.rounding.own)
             ends = torch.stack([found.lower, found.upper], -1).double().cpu()
             return ends.view(*values.shape, *ends.shape[1:])
 
@@ -93,11 +97,14 @@ class Engine:
         lower = torch.where(lower.isnan() | (lower == torch.inf), -torch.inf, lower)
         return Interval(lower, torch.where(upper.isnan() | (upper == -torch.inf), torch.inf, upper))
 
-    def _shared(self, bounds: Callable[[Which, Tensor], Tensor], which: Which, epsilon: Tensor) -> Tensor:
-        """``bounds`` of all rows together, or of one ε after the other where the network asks for that."""
+    def _shared(self, bounds: Bounds, which: Which, epsilon: Tensor) -> Tensor:
+        """``bounds`` of all rows together, or of one ε after the other where that is faster or has to be."""
         with torch.no_grad(), sound_kernels():
+            if self._in_turn(epsilon):
+                memo = Memo()
+                return torch.cat([bounds(which, row[None], memo) for row in epsilon])
             try:
-                return bounds(which, epsilon)
+                return bounds(which, epsilon, None)
             except OneEpsilonAtATime:
                 if len(epsilon.unique()) == 1:
                     raise
@@ -106,12 +113,19 @@ class Engine:
             for sweep, values in enumerate(epsilon):
                 for value in values.unique():
                     members = (values == value).nonzero().squeeze(1)
-                    part = bounds(places[members], value.expand(1, len(members)))[0]
+                    part = bounds(places[members], value.expand(1, len(members)), None)[0]
                     if found is None:
                         found = part.new_empty(*epsilon.shape, *part.shape[1:])
                     found[sweep, members] = part
         assert found is not None
         return found
+
+    def _in_turn(self, epsilon: Tensor) -> bool:
+        """Whether the ε of a sweep go through the network one by one, sharing the products of known inputs.
+
+        A processor gains from one number where there would be a tensor; an accelerator, from more rows at once.
+        """
+        return len(epsilon) > 1 and self.settings.device.type == "cpu" and bool((epsilon == epsilon[:, :1]).all())
 
     def chunks(self, samples: int, sweeps: int) -> Iterator[tuple[int, int]]:
         """Ranges of samples."""

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from inspect import signature
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -77,6 +78,13 @@ class Operation:
     where: str
     dtype: torch.dtype | None = None
 
+    @cached_property
+    def flat(self) -> bool:
+        """Whether every operand is an argument by itself, none in a list or by keyword."""
+        found: list[Ref] = []
+        map_arg_refs((self.args, self.kwargs), found.append)
+        return len(found) == sum(isinstance(a, Ref) for a in self.args)
+
     def describe(self) -> str:
         """For messages: the operator and where it stands."""
         return f"{self.operator} at {self.where or 'the top level'} ({self.name})"
@@ -105,16 +113,22 @@ class Graph:
     readers: Counter[int] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        for operation in self.operations:
-            for index in operation.inputs:
-                self.last_use[index] = operation.index
-                self.readers[index] += 1
-
-        def leave(ref: Ref) -> None:
-            self.last_use[ref.index] = 1 << 60
+        def read(ref: Ref) -> None:
             self.readers[ref.index] += 1
 
-        map_arg_refs(self.output, leave)
+        for operation in self.operations:
+            self.last_use.update(dict.fromkeys(operation.inputs, operation.index))
+            map_arg_refs((operation.args, operation.kwargs), read)
+        for index in self.outputs:
+            self.last_use[index] = 1 << 60
+            self.readers[index] += 1
+
+    @property
+    def outputs(self) -> list[int]:
+        """Positions of the module's results."""
+        found: list[int] = []
+        map_arg_refs(self.output, lambda ref: found.append(ref.index))
+        return found
 
     def describe(self) -> str:
         """Every operation with its arguments, the names of parameters, the places of constants."""

@@ -52,11 +52,16 @@ def evaluate(
         ``values``, with the results in it.
     """
     for operation in graph.operations if operations is None else operations:
-        args = map_arg_refs(operation.args, lambda ref: values[ref.index])
-        kwargs = map_arg_refs(operation.kwargs, lambda ref: values[ref.index]) if operation.kwargs else {}
+        if operation.flat:
+            args = tuple([values[a.index] if isinstance(a, Ref) else a for a in operation.args])
+            kwargs = operation.kwargs
+        else:
+            args = map_arg_refs(operation.args, lambda ref: values[ref.index])
+            kwargs = map_arg_refs(operation.kwargs, lambda ref: values[ref.index])
         context.operation = operation
-        context.only_reader = not keep and observe is None and _only_reader(graph, operation)
         result = apply(context, operation, args, kwargs)
+        if keep or observe is not None or graph.readers[operation.index] != 1:
+            _share(result)
         values[operation.index] = result
         if observe is not None:
             observe(operation, args, result)
@@ -68,9 +73,11 @@ def evaluate(
     return values
 
 
-def _only_reader(graph: Graph, operation: Operation) -> bool:
-    first = operation.args[0] if operation.args else None
-    return isinstance(first, Ref) and graph.readers[first.index] == 1
+def _share(result: Any) -> None:
+    """Several will read this: nobody may write over it."""
+    for part in result if isinstance(result, tuple) else (result,):
+        if isinstance(part, Interval):
+            part.owned = False
 
 
 def apply(context: Context, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -78,31 +85,33 @@ def apply(context: Context, operation: Operation, args: tuple[Any, ...], kwargs:
     found = TABLE.get(operation.operator)
     if found is None:
         raise UnsupportedOperator(f"no rule for operator {operation.describe()}")
-    if not found.parameters:
-        args = _each(args, lambda v: context.interval(v) if isinstance(v, Parameter) else v)
-        kwargs = _each(kwargs, lambda v: context.interval(v) if isinstance(v, Parameter) else v)
     intervals: list[Interval] = []
-    _each((args, kwargs), lambda v: intervals.append(v) if isinstance(v, Interval) else None)
-    if any(v.by_row for v in intervals) and not found.rows:
+    if operation.flat:
+        if not found.parameters:
+            args = tuple([context.interval(v) if isinstance(v, Parameter) else v for v in args])
+        intervals += [v for v in args if isinstance(v, Interval)]
+    else:
+        if not found.parameters:
+            args, kwargs = _each((args, kwargs), lambda v: context.interval(v) if isinstance(v, Parameter) else v)
+        _each((args, kwargs), lambda v: intervals.append(v) if isinstance(v, Interval) else None)
+    by_row = any(v.by_row for v in intervals)
+    if by_row and not found.rows:
         layout = operation.layout
         if isinstance(layout, Layout) and layout.batch is not None:
             args, kwargs = _align(context, layout, intervals, args, kwargs)
         else:
             return _row_by_row(context, operation, found, args, kwargs)
-    elif found.elementwise and isinstance(operation.layout, Layout):
-        args, kwargs = _align(context, operation.layout, intervals, args, kwargs)
-    elif len(intervals) > 1 and context.sweep.sweeps > 1:
-        batched = [v for v in intervals if v.batch is not None]
-        if len({context.rows(v) for v in batched}) > 1:
+    elif context.sweep.sweeps > 1 and len(intervals) > 1:
+        if found.elementwise and isinstance(operation.layout, Layout):
+            args, kwargs = _align(context, operation.layout, intervals, args, kwargs)
+        elif len({context.rows(v) for v in intervals if v.batch is not None}) > 1:
             args = _each(args, lambda v: context.expanded(v) if isinstance(v, Interval) else v)
-    if not found.slack:
+    if not found.slack and any(v.slack for v in intervals):
         own = context.rounding.own
-        args = _each(args, lambda v: v.settled(own) if isinstance(v, Interval) else v)
-    result = _labelled(found.function(context, *args, **kwargs), operation.layout)
-    if isinstance(result, Interval) and result.batch is None and any(v.by_row for v in intervals):
+        args, kwargs = _each((args, kwargs), lambda v: v.settled(own) if isinstance(v, Interval) else v)
+    result = _labelled(found.function(context, *args, **kwargs), operation.layout, intervals)
+    if by_row and isinstance(result, Interval) and result.batch is None and not result.by_row:
         result = replace(result, by_row=True)
-    if isinstance(result, Interval) and result.owned and any(result.lower is v.lower for v in intervals):
-        result = replace(result, owned=False)
     return result
 
 
@@ -136,17 +145,18 @@ def _row_by_row(context: Context, operation: Operation, found: Rule, args: Any, 
     return Interval(lower, upper, slack, nonnegative=all(r.nonnegative for r in results), by_row=True)
 
 
-def _labelled(result: Any, layout: Layout | tuple[Layout | None, ...] | None) -> Any:
+def _labelled(result: Any, layout: Layout | tuple[Layout | None, ...] | None, operands: list[Interval]) -> Any:
     """The result with the samples' dimension written on it."""
     if isinstance(result, (tuple, list)):
         layouts = layout if isinstance(layout, tuple) else (layout,) * len(result)
-        return tuple(_labelled(r, part) for r, part in zip(result, layouts, strict=False))
+        return tuple(_labelled(r, part, operands) for r, part in zip(result, layouts, strict=False))
     if not (isinstance(result, Interval) and isinstance(layout, Layout)):
         return result
-    if (result.batch, result.merged) == (layout.batch, layout.merged):
-        return result
-    # A rule may hand back its operand: never write on that.
-    return replace(result, batch=layout.batch, merged=layout.merged)
+    if result.batch != layout.batch or result.merged != layout.merged:
+        if any(result is v for v in operands):
+            result = replace(result)
+        result.batch, result.merged = layout.batch, layout.merged
+    return result
 
 
 def _each(tree: Any, function: Callable[[Any], Any]) -> Any:

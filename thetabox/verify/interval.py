@@ -12,7 +12,7 @@ from torch import Tensor
 from thetabox.verify.rounding import SAFETY
 
 
-@dataclass
+@dataclass(slots=True)
 class Interval:
     r"""All tensors :math:`t` with ``lower - slack <= t <= upper + slack``, elementwise.
 
@@ -30,7 +30,8 @@ class Interval:
             but on no sample).
         batch: dimension of the samples, ``None`` for a value that is the same for all of them.
         merged: how many positions a sample holds in that dimension (more than 1 after ``[N, T, ...] -> [N T, ...]``).
-        owned: both ends are fresh memory that nothing else refers to.
+        owned: both ends are memory of their own (a point's, one and the same) that nothing else will read, so that a
+            rule may write over them.
     """
 
     lower: Tensor
@@ -90,4 +91,15 @@ class Interval:
         """Apply an exact, increasing or merely rearranging function to both ends."""
         lower = function(self.lower)
         upper = lower if self.is_point else function(self.upper)
-        return replace(self, lower=lower, upper=upper, nonnegative=self.nonnegative and keep_sign, owned=False)
+        nonnegative = self.nonnegative and keep_sign
+        return Interval(lower, upper, self.slack, self.bound, nonnegative, self.by_row, self.batch, self.merged)
+
+    def fresh(self, function: Callable[[Tensor, Tensor | None], Tensor], *, keep_sign: bool = True) -> Interval:
+        """As :meth:`map`, for a function that writes into its second argument, or else into new memory."""
+        reuse = self.owned and not torch.is_grad_enabled()
+        lower = function(self.lower, self.lower if reuse else None)
+        upper = lower if self.is_point else function(self.upper, self.upper if reuse else None)
+        nonnegative = self.nonnegative and keep_sign
+        return Interval(
+            lower, upper, self.slack, self.bound, nonnegative, self.by_row, self.batch, self.merged, owned=True
+        )

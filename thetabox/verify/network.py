@@ -291,13 +291,12 @@ class RecurrentNetwork(Network):
         inputs, results = self.step.inputs, pytree.tree_leaves(self.step.output)
         outputs = []
         block = self._block(context)
-        drive: dict[int, Interval] = {}
+        drive: list[dict[int, Value]] = []
         for time in range(self.steps):
+            context.time = time
             if time % block == 0:
                 drive = self._drive(context, tensors, x.map(partial(_steps, first=time, count=block)))
-            steps = min(block, self.steps - time // block * block)
-            values = dict(fixed)
-            values.update({i: _at(v, time % block, steps, context.sweep.samples) for i, v in drive.items()})
+            values = fixed | drive[time % block]
             values.update(zip(inputs[1:], state, strict=True))
             watch = None if observe is None else (lambda o, args, result, t=time: observe(t, o, args, result))
             evaluate(context, self.step, values, self.moving, observe=watch)
@@ -314,21 +313,22 @@ class RecurrentNetwork(Network):
         width = _largest(self.step) * context.sweep.values.numel() * torch.finfo(context.dtype).bits // 8
         return max(1, min(self.steps, DRIVE_BYTES // width))
 
-    def _drive(self, context: Context, tensors: Tensors, x: Interval) -> dict[int, Interval]:
-        """Everything that depends on the input alone, for some time steps: rows ``[E, T, N]``."""
-        everywhere = Context(context.sweep.repeated(x.shape[1]), context.rounding)
+    def _drive(self, context: Context, tensors: Tensors, x: Interval) -> list[dict[int, Value]]:
+        """Everything that depends on the input alone, a dictionary a time step: rows ``[E, T, N]`` while computed."""
+        everywhere = Context(context.sweep.repeated(x.shape[1]), context.rounding, memo=context.memo, time=context.time)
         values = tensors.of(self.step)
         values[self.step.inputs[0]] = x.map(lambda t: t.transpose(0, 1).flatten(0, 1))
         evaluate(everywhere, self.step, values, self.driven, keep=True)
-        return {i: _interval(context, values[i]) for i in self.drive}
+        steps = [_unstacked(_interval(context, values[i]), x.shape[1], context.sweep.samples) for i in self.drive]
+        return [{i: step[t] for i, step in zip(self.drive, steps, strict=True)} for t in range(x.shape[1])]
 
 
 def _interval(context: Context, value: Value) -> Interval:
     if isinstance(value, Parameter):
         value = context.interval(value)
     assert isinstance(value, Interval)
-    # A state is also an output, and read again in the next step.
-    return replace(value, owned=False)
+    value.owned = False  # a state is also an output, and read again in the next step
+    return value
 
 
 def _steps(t: Tensor, first: int, count: int) -> Tensor:
@@ -351,20 +351,24 @@ def _signed(value: Value) -> Value:
     return replace(value, nonnegative=bool(value.lower.detach().amin() >= value.slack))
 
 
-def _at(v: Interval, time: int, steps: int, samples: int) -> Interval:
-    """One time step of a value computed for all of them."""
+def _unstacked(v: Interval, steps: int, samples: int) -> list[Interval]:
+    """The time steps of a value computed for several of them."""
     assert v.batch is not None
     dim = v.batch
 
-    def pick(t: Tensor) -> Tensor:
-        return t.unflatten(dim, (-1, steps, samples * v.merged)).select(dim + 1, time).flatten(dim, dim + 1)
+    def parts(t: Tensor) -> list[Tensor]:
+        unbound = t.unflatten(dim, (-1, steps, samples * v.merged)).unbind(dim + 1)
+        return [part.flatten(dim, dim + 1) for part in unbound]
 
-    return replace(v.map(pick), bound=v.bound)
+    lower = parts(v.lower)
+    upper = lower if v.is_point else parts(v.upper)
+    return [replace(v, lower=low, upper=high) for low, high in zip(lower, upper, strict=True)]
 
 
 def _stacked(outputs: list[Interval]) -> Interval:
-    lower = torch.stack([o.lower for o in outputs], 1)
-    upper = lower if all(o.is_point for o in outputs) else torch.stack([o.upper for o in outputs], 1)
+    # Time outermost in memory: whole blocks are copied.
+    lower = torch.stack([o.lower for o in outputs]).transpose(0, 1)
+    upper = lower if all(o.is_point for o in outputs) else torch.stack([o.upper for o in outputs]).transpose(0, 1)
     bounds = [o.bound for o in outputs]
     bound = None if any(b is None for b in bounds) else max(b for b in bounds if b is not None)
     nonnegative = all(o.nonnegative for o in outputs)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -82,8 +83,11 @@ class Rounding:
 
         An end that overflowed to plus or minus infinity says nothing of the number it stands for.
         """
-        limit = min(torch.finfo(self.dtype).max, self.overflow)
-        return 0.0 if all(size < limit for size in sizes) else math.inf
+        return 0.0 if max(sizes) < self._limit else math.inf
+
+    @cached_property
+    def _limit(self) -> float:
+        return min(torch.finfo(self.dtype).max, self.overflow)
 
     def of_dot(self, terms: int) -> float:
         """Relative error of a dot product and of the few operations on its bounds, doubled for its own rounding."""

@@ -23,6 +23,8 @@ from thetabox.verify.rules.table import rule
 
 Number = int | float
 ULPS = 8
+# Up to here the slack of an exponent may stay slack.
+SMALL = 1e-6
 
 
 @rule("aten.relu.default", "aten.relu_.default", slack=True)
@@ -30,10 +32,9 @@ def relu(context: Context, a: Interval) -> Interval:
     """``max(a, 0)``."""
     if a.nonnegative and a.slack == 0.0:
         return a
-    if a.owned and context.only_reader and not a.lower.requires_grad:
-        # Writing in place saves the page faults of new memory, most of the cost of a pass.
-        return replace(a, lower=torch.relu_(a.lower), upper=torch.relu_(a.upper), nonnegative=True)
-    return replace(a.map(torch.relu), nonnegative=True)
+    out = a.fresh(lambda t, spare: torch.relu(t) if spare is None else torch.relu_(t))
+    out.nonnegative = True
+    return out
 
 
 @rule("aten.leaky_relu.default", slack=True)
@@ -56,7 +57,7 @@ def clamp(context: Context, a: Interval, low: Number | None = None, high: Number
     """``min(max(a, low), high)``."""
     if context.operation is not None and context.operation.operator == "aten.hardtanh.default":
         low, high = (-1.0 if low is None else low), (1.0 if high is None else high)
-    out = a.map(lambda t: t.clamp(low, high))
+    out = a.fresh(lambda t, spare: torch.clamp(t, low, high, out=spare))
     for end in (low, high):
         # Which of the two holds an entry is not known, so the literal's rounding adds to the slack.
         if end is not None and math.isfinite(end):
@@ -124,10 +125,16 @@ def tanh(context: Context, a: Interval) -> Interval:
     return replace(_increasing(context, a, torch.tanh, 1.0), nonnegative=a.nonnegative)
 
 
-@rule("aten.exp.default")
+@rule("aten.exp.default", slack=True)
 def exp(context: Context, a: Interval) -> Interval:
-    """Exponential."""
-    return _increasing(context, a, torch.exp, 0.0, nonnegative=True)
+    """Exponential; a small slack stays one, times the largest result."""
+    if a.slack > SMALL:
+        a = a.settled(context.rounding.own)
+    slack, a = a.slack, replace(a, slack=0.0)
+    out = _increasing(context, a, torch.exp, 0.0, nonnegative=True)
+    # exp(s) - 1 <= s (1 + s) for s below 1.
+    out.slack = (out.slack + slack * (1.0 + slack) * out.magnitude) * SAFETY
+    return out
 
 
 @rule("aten.log1p.default")

@@ -38,7 +38,42 @@ def add(context: Context, a: Operand, b: Operand, *, alpha: Number = 1) -> Inter
         return a if b == 0 else _shifted(context, a, b)
     if context.operation is not None and context.operation.dtype is torch.bool:
         return Interval(torch.maximum(a.lower, b.lower), torch.maximum(a.upper, b.upper), bound=1.0, nonnegative=True)
-    return _sum(context, a, b, a.lower + b.lower, a, b)
+    magnitude, slack = _sum_error(context, a, b)
+    low, high = spare(a, b)
+    lower = torch.add(a.lower, b.lower, out=low)
+    upper = lower if a.is_point and b.is_point else torch.add(a.upper, b.upper, out=high)
+    return Interval(lower, upper, slack, magnitude, a.nonnegative and b.nonnegative, owned=True)
+
+
+def spare(*operands: Interval) -> tuple[Tensor | None, Tensor | None]:
+    """Memory for both ends of an elementwise result: that of an operand which nothing else needs, or none.
+
+    New memory costs several times the arithmetic. The ends are those of the first such operand, lower before upper:
+    write each only once it has been read.
+    """
+    if not torch.is_grad_enabled():
+        for v in operands:
+            if v.owned and all(_stands_in(w, v) for w in operands):
+                return v.lower, v.upper
+    return None, None
+
+
+def _stands_in(a: Interval, b: Interval) -> bool:
+    """Whether ``a`` broadcasts to the shape of ``b`` and is not an interval where ``b`` is a point."""
+    if b.is_point and not a.is_point:
+        return False
+    small, large = a.lower.shape, b.lower.shape
+    if small == large:
+        return True
+    offset = len(large) - len(small)
+    return offset >= 0 and all(n in (1, m) for n, m in zip(small, large[offset:], strict=True))
+
+
+def _sum_error(context: Context, a: Interval, b: Interval) -> tuple[float, float]:
+    """Magnitude and slack of a sum or difference."""
+    magnitude = (a.magnitude + b.magnitude) * SAFETY
+    slack = (a.slack + b.slack + context.rounding.of_operation() * magnitude) * SAFETY
+    return magnitude, slack + context.rounding.beyond(magnitude)
 
 
 def number(context: Context, value: Any) -> float:
@@ -50,30 +85,26 @@ def number(context: Context, value: Any) -> float:
 
 def literal(context: Context, value: float, size: Sequence[int], device: torch.device) -> Interval:
     """A literal as a tensor; a network or bounds in float32 may hold it rounded."""
-    out = Interval.point(torch.full(tuple(size), value, dtype=context.dtype, device=device), nonnegative=value >= 0)
+    tensor = torch.full(tuple(size), value, dtype=context.dtype, device=device)
+    return Interval.point(tensor, literal_error(context, value), nonnegative=value >= 0)
+
+
+def literal_error(context: Context, value: float) -> float:
+    """What a literal may be off by: a network or bounds in float32 may hold it rounded."""
     in_float32 = context.rounding.network > 0 or context.dtype == torch.float32
-    if in_float32 and math.isfinite(value) and float(torch.tensor(value, dtype=torch.float32)) != value:
-        out.slack = (context.rounding.of_operation() * abs(value) + context.rounding.subnormal) * SAFETY
-        out.slack += context.rounding.beyond(abs(value))
-    return out
+    if not in_float32 or not math.isfinite(value) or float(torch.tensor(value, dtype=torch.float32)) == value:
+        return 0.0
+    error = (context.rounding.of_operation() * abs(value) + context.rounding.subnormal) * SAFETY
+    return error + context.rounding.beyond(abs(value))
 
 
 def _shifted(context: Context, a: Interval, b: float) -> Interval:
     magnitude = (a.magnitude + abs(b)) * SAFETY
-    out = a.map(lambda t: t + b, keep_sign=b >= 0)
+    out = a.fresh(lambda t, spare: torch.add(t, b, out=spare), keep_sign=b >= 0)
     out.slack = (a.slack + context.rounding.of_operation(2) * magnitude) * SAFETY
     out.slack += context.rounding.beyond(magnitude)
     out.bound = magnitude
     return out
-
-
-def _sum(context: Context, a: Interval, b: Interval, lower: Tensor, up_a: Interval, up_b: Interval) -> Interval:
-    both = a.is_point and b.is_point
-    upper = lower if both else up_a.upper + up_b.upper
-    magnitude = (a.magnitude + b.magnitude) * SAFETY
-    slack = (a.slack + b.slack + context.rounding.of_operation() * magnitude) * SAFETY
-    slack += context.rounding.beyond(magnitude)
-    return Interval(lower, upper, slack, magnitude, a.nonnegative and b.nonnegative)
 
 
 @rule("aten.sub.Tensor", "aten.sub.Scalar", elementwise=True, slack=True)
@@ -85,12 +116,13 @@ def sub(context: Context, a: Operand, b: Operand, *, alpha: Number = 1) -> Inter
         return add(context, a, -number(context, b))
     if not isinstance(a, Interval):
         return add(context, neg(context, b), a)
-    lower = a.lower - b.upper
-    upper = lower if a.is_point and b.is_point else a.upper - b.lower
-    magnitude = (a.magnitude + b.magnitude) * SAFETY
-    slack = (a.slack + b.slack + context.rounding.of_operation() * magnitude) * SAFETY
-    slack += context.rounding.beyond(magnitude)
-    return Interval(lower, upper, slack, magnitude)
+    magnitude, slack = _sum_error(context, a, b)
+    low, high = spare(a, b)
+    if low is b.lower:  # each end of b is read for the other end of the result
+        low, high = high, low
+    lower = torch.sub(a.lower, b.upper, out=low)
+    upper = lower if a.is_point and b.is_point else torch.sub(a.upper, b.lower, out=high)
+    return Interval(lower, upper, slack, magnitude, owned=True)
 
 
 @rule("aten.rsub.Scalar", "aten.rsub.Tensor", elementwise=True, slack=True)
@@ -102,8 +134,9 @@ def rsub(context: Context, a: Operand, b: Operand, *, alpha: Number = 1) -> Inte
 @rule("aten.neg.default", elementwise=True, slack=True)
 def neg(context: Context, a: Interval) -> Interval:
     """``-a``, exact."""
-    lower = -a.upper
-    return replace(a, lower=lower, upper=lower if a.is_point else -a.lower, nonnegative=False)
+    out = a.fresh(lambda t, spare: torch.neg(t, out=spare), keep_sign=False)
+    out.lower, out.upper = out.upper, out.lower
+    return out
 
 
 @rule("aten.mul.Tensor", "aten.mul.Scalar", parameters=True, slack=True, rows=True)
@@ -123,7 +156,9 @@ def multiply(context: Context, a: Operand | Parameter, b: Operand | Parameter) -
     aligned = iter(context.aligned(intervals, layout))
     left, right = (next(aligned) if isinstance(v, Interval) else v for v in operands)
     out = mul(context, left, right)
-    return replace(out, by_row=layout.batch is None and any(v.by_row for v in intervals))
+    if layout.batch is None and any(v.by_row for v in intervals):
+        out = replace(out, by_row=True)
+    return out
 
 
 def mul(context: Context, a: Operand, b: Operand) -> Interval:
@@ -139,27 +174,42 @@ def mul(context: Context, a: Operand, b: Operand) -> Interval:
     slack = (slack + context.rounding.subnormal) * SAFETY + context.rounding.beyond(magnitude)
     if math.isnan(slack):  # infinity times zero
         slack = magnitude = math.inf
+    lower, upper = _product_ends(a, b)
+    return Interval(lower, upper, slack, magnitude, a.nonnegative and b.nonnegative, owned=True)
+
+
+def _product_ends(a: Interval, b: Interval) -> tuple[Tensor, Tensor]:
+    """Least and largest product of the ends, with as few products as the signs allow."""
+    low, high = spare(a, b)
     if b.is_point and not a.is_point:
         a, b = b, a
     if a.is_point and b.is_point:
-        lower = upper = a.lower * b.lower
-    elif a.is_point:
-        first, second = a.lower * b.lower, a.lower * b.upper
-        lower, upper = (
-            (first, second) if a.nonnegative else (torch.minimum(first, second), torch.maximum(first, second))
-        )
-    elif a.nonnegative and b.nonnegative:
-        lower, upper = a.lower * b.lower, a.upper * b.upper
-    elif a.nonnegative or b.nonnegative:
+        lower = torch.mul(a.lower, b.lower, out=low)
+        return lower, lower
+    if a.nonnegative and (a.is_point or b.nonnegative):
+        return torch.mul(a.lower, b.lower, out=low), torch.mul(a.upper, b.upper, out=high)
+    if a.is_point:
+        first, second = torch.mul(a.lower, b.lower, out=low), torch.mul(a.lower, b.upper, out=high)
+        lower = torch.minimum(first, second)
+        return lower, torch.maximum(first, second, out=None if second.requires_grad else second)
+    if a.nonnegative or b.nonnegative:
         if b.nonnegative:
             a, b = b, a
-        lower = torch.minimum(a.lower * b.lower, a.upper * b.lower)
-        upper = torch.maximum(a.lower * b.upper, a.upper * b.upper)
-    else:
-        corners = (a.lower * b.lower, a.lower * b.upper, a.upper * b.lower, a.upper * b.upper)
-        lower = torch.minimum(torch.minimum(corners[0], corners[1]), torch.minimum(corners[2], corners[3]))
-        upper = torch.maximum(torch.maximum(corners[0], corners[1]), torch.maximum(corners[2], corners[3]))
-    return Interval(lower, upper, slack, magnitude, a.nonnegative and b.nonnegative)
+        products = (a.lower * b.lower, a.upper * b.lower, a.lower * b.upper, a.upper * b.upper)
+        return _least(products[0], products[1]), _largest(products[2], products[3])
+    corners = (a.lower * b.lower, a.lower * b.upper, a.upper * b.lower, a.upper * b.upper)
+    lower = _least(torch.minimum(corners[0], corners[1]), torch.minimum(corners[2], corners[3]))
+    return lower, _largest(_largest(corners[0], corners[1]), _largest(corners[2], corners[3]))
+
+
+def _least(a: Tensor, b: Tensor) -> Tensor:
+    """Minimum, written over ``a`` where no gradient needs it."""
+    return torch.minimum(a, b, out=None if a.requires_grad or a.shape != b.shape else a)
+
+
+def _largest(a: Tensor, b: Tensor) -> Tensor:
+    """Maximum, written over ``a`` where no gradient needs it."""
+    return torch.maximum(a, b, out=None if a.requires_grad or a.shape != b.shape else a)
 
 
 def _scaled(context: Context, a: Interval, factor: float) -> Interval:
@@ -168,7 +218,7 @@ def _scaled(context: Context, a: Interval, factor: float) -> Interval:
     if factor == -1.0:
         return neg(context, a)
     magnitude = a.magnitude * abs(factor) * SAFETY
-    out = a.map(lambda t: t * factor, keep_sign=factor >= 0)
+    out = a.fresh(lambda t, spare: torch.mul(t, factor, out=spare), keep_sign=factor >= 0)
     if factor < 0 and not out.is_point:
         out.lower, out.upper = out.upper, out.lower
     # A literal may itself underflow where it is held in float32.

@@ -7,6 +7,7 @@ then leaves both answers open.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from thetabox.errors import InputError
 from thetabox.verify.context import Context
 from thetabox.verify.interval import Interval
 from thetabox.verify.rounding import SAFETY
-from thetabox.verify.rules.arithmetic import literal, number, sub
+from thetabox.verify.rules.arithmetic import literal, literal_error, number, sub
 from thetabox.verify.rules.table import rule
 
 Number = int | float
@@ -61,21 +62,26 @@ def less_equal(context: Context, a: Operand, b: Operand) -> Interval:
 
 def _compare(context: Context, a: Operand, b: Operand, *, strict: bool) -> Interval:
     """``a > b`` (strict) or ``a >= b``."""
-    like = a if isinstance(a, Interval) else b
-    assert isinstance(like, Interval)
-    a, b = _as_interval(context, a, like), _as_interval(context, b, like)
-    slack = a.slack + b.slack
+    (low_a, high_a, error_a), (low_b, high_b, error_b) = _ends(context, a), _ends(context, b)
+    slack = error_a + error_b
     if slack == 0.0:
-        exact = a.is_point and b.is_point
-        must = a.lower > b.upper if strict else a.lower >= b.upper
-        return _truth(context, must, must if exact else ~(a.upper <= b.lower if strict else a.upper < b.lower))
+        must = low_a > high_b if strict else low_a >= high_b
+        exact = low_a is high_a and low_b is high_b
+        return _truth(context, must, must if exact else ~(high_a <= low_b if strict else high_a < low_b))
     # The differences round as well.
-    slack = (slack + 2.0 * context.rounding.own * (a.magnitude + b.magnitude)) * SAFETY
-    if b.is_point and b.lower.numel() == 1:
-        must, never = a.lower > float(b.lower) + slack, a.upper < float(b.lower) - slack
-    else:
-        must, never = a.lower - b.upper > slack, a.upper - b.lower < -slack
-    return _truth(context, must, ~never)
+    size = sum(v.magnitude if isinstance(v, Interval) else abs(float(v)) for v in (a, b))
+    slack = (slack + 2.0 * context.rounding.own * size) * SAFETY
+    if isinstance(b, Interval):
+        return _truth(context, low_a - high_b > slack, ~(high_a - low_b < -slack))
+    return _truth(context, low_a > high_b + slack, ~(high_a < low_b - slack))
+
+
+def _ends(context: Context, v: Operand) -> tuple[Any, Any, float]:
+    """Lower end, upper end and slack of a tensor or a number."""
+    if isinstance(v, Interval):
+        return v.lower, v.upper, v.slack
+    value = number(context, v)
+    return value, value, literal_error(context, value)
 
 
 def _check_truth(context: Context) -> None:

@@ -11,6 +11,7 @@ dot product (see :meth:`Rounding.of_dot`), the radius becomes :math:`\rho + G(|m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from math import prod
@@ -166,13 +167,18 @@ def _known_input(
     batch = x.batch
     assert batch is not None
     relative = context.rounding.of_dot(terms) + 2.0 * weight.blur
-    middle = product(x.lower, weight.theta, None if bias is None else bias.theta)
-    around = product(x.lower.abs(), weight.magnitude, None if bias is None else bias.magnitude)
-    # Underflow, divided by the least factor that multiplies it next.
-    around = around.add_(4.0 * context.rounding.subnormal * terms / relative)
+
+    def products() -> tuple[Tensor, Tensor]:
+        middle = product(x.lower, weight.theta, None if bias is None else bias.theta)
+        around = product(x.lower.abs(), weight.magnitude, None if bias is None else bias.magnitude)
+        # Underflow, divided by the least factor that multiplies it next.
+        return middle, around.add_(4.0 * context.rounding.subnormal * terms / relative)
+
+    middle, around = products() if context.memo is None else context.memo.products(context, x.lower, products)
     uniform = context.uniform(weight.factor)
     if uniform is not None:
-        return _ends(context, middle, around.mul_((uniform + relative) * (1.0 + relative) * SAFETY), relative)
+        factor = (uniform + relative) * (1.0 + relative) * SAFETY
+        return _ends(context, middle, around, relative, factor, keep=context.memo is not None)
     scale = (context.epsilon(weight.factor) + relative) * ((1.0 + relative) * SAFETY)
     sweeps = context.sweep.sweeps if context.rows(x) == context.sweep.samples else 1
     scale = scale.reshape(sweeps, -1).repeat_interleave(x.merged, 1)
@@ -257,19 +263,26 @@ def _centre_radius(x: Interval, own: float, floor: float) -> tuple[Tensor, Tenso
     return centre, (x.upper - x.lower) / 2 * (1.0 + 4.0 * own) + centre.abs() * (4.0 * own) + floor
 
 
-def _ends(context: Context, middle: Tensor, around: Tensor, relative: float) -> Interval:
-    """``middle ± around``, written over ``middle`` where it fits; where either overflowed nothing is known."""
+def _ends(
+    context: Context, middle: Tensor, around: Tensor, relative: float, scale: float = 1.0, *, keep: bool = False
+) -> Interval:
+    """``middle ± scale around``, written over ``middle`` where it fits; where either overflowed nothing is known."""
     limit = context.rounding.overflow
-    sound = bool(torch.isfinite(middle.detach().sum() + around.detach().sum()))
-    if sound and limit < float("inf"):
-        # A partial sum of the network may overflow once Σ|w||x| does; around holds at least relative times it.
-        sound = float(around.detach().max()) < relative * limit
-    if sound:
-        lower = middle - around
-        return Interval(lower, middle.add_(around) if middle.shape == lower.shape else middle + around, owned=True)
-    unknown = ~torch.isfinite(middle) | ~torch.isfinite(around) | (around >= relative * limit)
-    lower = torch.where(unknown, -torch.inf, middle - around)
-    return Interval(lower, torch.where(unknown, torch.inf, middle + around))
+    # A partial sum of the network may overflow once Σ|w||x| does; around holds at least relative times it.
+    if limit < math.inf and not float(around.detach().max()) * scale < relative * limit:
+        around = torch.where(around * scale < relative * limit, around, torch.inf)
+    lower = torch.sub(middle, around, alpha=scale)
+    if keep or middle.shape != lower.shape:
+        upper = torch.add(middle, around, alpha=scale)
+    else:
+        upper = middle.add_(around, alpha=scale)
+    if not lower.numel():
+        return Interval(lower, upper)
+    least, greatest = float(lower.detach().amin()), float(upper.detach().amax())
+    if math.isfinite(least) and math.isfinite(greatest):
+        return Interval(lower, upper, bound=max(-least, greatest, 0.0), owned=True)
+    known = torch.isfinite(lower) & torch.isfinite(upper)
+    return Interval(torch.where(known, lower, -torch.inf), torch.where(known, upper, torch.inf))
 
 
 def _add_bias(context: Context, out: Interval, bias: Operand, terms: int) -> Interval:

@@ -49,6 +49,7 @@ def batch_norm(
         return v if not v.by_row else context.aligned([v], layout)[0]
 
     own = context.rounding.own
+    size = x.magnitude if context.rounding.network else 0.0  # x itself may be written over
     centre, spread, scale, shift = channels(mean), channels(variance), channels(weight), channels(bias)
     assert centre is not None
     assert spread is not None
@@ -63,7 +64,7 @@ def batch_norm(
         out = add(context, *_matched(context, out, shift, layout))
     if context.rounding.network:
         # An implementation may fold the statistics: x * (w s) + (b - mean w s), whose terms need not be small.
-        terms = (x.magnitude + centre.magnitude) * factor.magnitude * (scale.magnitude if scale is not None else 1.0)
+        terms = (size + centre.magnitude) * factor.magnitude * (scale.magnitude if scale is not None else 1.0)
         out.slack += 12 * context.rounding.network * (terms + (shift.magnitude if shift is not None else 0.0)) * SAFETY
     return out
 
