@@ -13,7 +13,7 @@ from thetabox.report.results import curve_of, failure_of, number, percent, radii
 
 
 def text_of(*tables):
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115 - closed with the test
     for table in tables:
         console.print(table)
     return console.export_text()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,42 @@ def test_interrupted_run_goes_on(task: Any, tmp_path: Path, counted: list[int]) 
     assert len(counted) == 5
     assert torch.equal(again.margin, whole.margin)
     assert not (tmp_path / "chunks").exists()
+
+
+FULL_DISK = """
+import resource, signal, sys, torch
+import thetabox as tb
+from thetabox.verify.engine import Engine
+
+model, x, y = torch.load(sys.argv[1], weights_only=False)
+Engine.chunk_size = lambda self, sweeps: 4
+
+def progress(done, total):
+    if done == 16:  # the kernel refuses to write any further, as on a full disk
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+
+try:
+    tb.certify(model, x, y, [0.0, 0.1], resume=sys.argv[2], progress=progress)
+except tb.InputError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits on file size on Windows")
+def test_a_disk_that_fills_up_costs_one_chunk(task: Any, tmp_path: Path, counted: list[int]) -> None:
+    model, x, y = task
+    torch.save(task, tmp_path / "task.pt")
+    folder = tmp_path / "chunks"
+    command = [sys.executable, "-W", "ignore", "-c", FULL_DISK, str(tmp_path / "task.pt"), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("cannot write")
+    assert len(done.stdout.splitlines()) == 1
+    kept = sorted(path.name for path in folder.rglob("*.*"))
+    assert kept == ["0-4.safetensors", "4-8.safetensors"]
+    tb.certify(model, x, y, [0.0, 0.1], resume=folder)
+    assert len(counted) == 3
 
 
 @pytest.mark.parametrize("change", ["weights", "activation", "labels", "epsilon", "box", "arithmetic", "damage"])

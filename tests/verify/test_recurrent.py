@@ -81,12 +81,12 @@ class Unrolled(nn.Module):
 
 @pytest.mark.parametrize("name", CELLS)
 def test_samples_lie_inside(name: str) -> None:
-    cell = Cell(**CELLS[name])  # type: ignore[arg-type]
+    cell = Cell(**CELLS[name])  # type: ignore[arg-type]  # options by name
     sweep = [0.0, 1e-3, 0.1]
     for settings in ({}, {"arithmetic": "float32"}, {"precision": "float32"}):
-        bounds = tb.logit_bounds(cell, X, sweep, **settings)  # type: ignore[arg-type]
+        bounds = tb.logit_bounds(cell, X, sweep, **settings)  # type: ignore[arg-type]  # options by name
         for place, epsilon in enumerate(sweep):
-            one = tb.logit_bounds(cell, X, epsilon, **settings)  # type: ignore[arg-type]
+            one = tb.logit_bounds(cell, X, epsilon, **settings)  # type: ignore[arg-type]  # options by name
             torch.testing.assert_close(bounds.lower[place], one.lower, rtol=1e-4, atol=1e-5)
             for trial in range(10):
                 point = copy.deepcopy(cell).double()
@@ -101,7 +101,7 @@ def test_samples_lie_inside(name: str) -> None:
 
 @pytest.mark.parametrize("name", CELLS)
 def test_one_epsilon_a_sample(name: str) -> None:
-    cell = Cell(**CELLS[name])  # type: ignore[arg-type]
+    cell = Cell(**CELLS[name])  # type: ignore[arg-type]  # options by name
     many = tb.logit_bounds(cell, X, [0.0, 0.05])
     mixed = tb.logit_bounds(cell, X, torch.tensor([0.05, 0.0, 0.05], dtype=torch.float64))
     for n, place in enumerate((1, 0, 1)):

@@ -108,7 +108,7 @@ def processed(
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
         try:
             with os.fdopen(descriptor, "wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
+                np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy types the keywords as flags
             Path(temporary).replace(path)
         finally:
             Path(temporary).unlink(missing_ok=True)

@@ -153,7 +153,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | N
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             meta = (file.metadata() or {}).get(METADATA_KEY)
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: not a checkpoint, or truncated ({_first_line(error)})") from None
     if meta is None:

@@ -136,7 +136,7 @@ def _library() -> Any:
 def _noise(library: Any, radius: Tensor) -> Any:
     """An ℓ∞ perturbation with a radius of its own for every number."""
 
-    class Elementwise(library.PerturbationLpNorm):  # type: ignore[misc]
+    class Elementwise(library.PerturbationLpNorm):  # type: ignore[misc]  # the library is not typed
         def get_input_bounds(self, x: Tensor, A: Any) -> tuple[Tensor, Tensor]:
             reach = radius.reshape(x.shape) if x.numel() == radius.numel() else radius
             return x - reach, x + reach
@@ -156,7 +156,7 @@ def _shims() -> Iterator[None]:
     with contextlib.ExitStack() as undo:
         if not hasattr(np.lib, "arraysetops") and "numpy.lib.arraysetops" not in sys.modules:
             stand_in = types.ModuleType("numpy.lib.arraysetops")
-            stand_in.isin = np.isin  # type: ignore[attr-defined]
+            stand_in.isin = np.isin  # type: ignore[attr-defined]  # a stand-in for what the library imports
             sys.modules["numpy.lib.arraysetops"] = stand_in
             undo.callback(sys.modules.pop, "numpy.lib.arraysetops", None)
         if not hasattr(symbolic_helper, "_set_opset_version"):
