@@ -2,7 +2,6 @@
 
     python benchmarks/real_data.py run --task ecg --method standard --out results/   # one cell; any order, any machine
     python benchmarks/real_data.py table --out results/                               # the table, as Markdown
-    python benchmarks/real_data.py linear --out results/                              # what a linear classifier scores
 
 ``run`` leaves ``TASK-METHOD.safetensors`` and ``TASK-METHOD.json``; a checkpoint that is there is not trained again.
 """
@@ -143,23 +142,10 @@ def table(args: argparse.Namespace) -> None:
                 print("| " + " | ".join(cells) + " |")
 
 
-def linear(args: argparse.Namespace) -> None:
-    """Logistic regression on the same training data, for each task on the same 500 samples and the whole test split."""
-    from sklearn.linear_model import LogisticRegression
-
-    for task in [args.task] if args.task else TASKS:
-        data, whole = (tb.data.load(task, split=s, data_dir=args.data_dir) for s in ("train", "test"))
-        data = data.subset(8000)
-        weights = "balanced" if task == "ecg" else None
-        fitted = LogisticRegression(max_iter=200, class_weight=weights).fit(data.x.flatten(1).numpy(), data.y.numpy())
-        scores = [fitted.score(part.x.flatten(1).numpy(), part.y.numpy()) for part in (whole.subset(SAMPLES), whole)]
-        print(f"{task}: {scores[0]:.3f} of the {SAMPLES} samples, {scores[1]:.3f} of the whole test split", flush=True)
-
-
 def main() -> None:
     """Parse and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=["run", "table", "linear"])
+    parser.add_argument("action", choices=["run", "table"])
     parser.add_argument("--task", choices=TASKS)
     parser.add_argument("--method", choices=METHODS)
     parser.add_argument("--out", type=Path, required=True)
@@ -174,8 +160,6 @@ def main() -> None:
     args = parser.parse_args()
     if args.action == "table":
         table(args)
-    elif args.action == "linear":
-        linear(args)
     else:
         run(args)
 
