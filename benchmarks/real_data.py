@@ -30,7 +30,7 @@ DRAWS = 100
 EPOCHS = {
     "fashion-mnist": {"standard": 4, "forward-noise": 4, "weight-attack": 1},
     "ecg": {"standard": 8, "forward-noise": 8, "weight-attack": 4},
-    "speech": {"standard": 25, "forward-noise": 25, "weight-attack": 8},
+    "speech": {"standard": 12, "forward-noise": 12, "weight-attack": 12},
 }
 # Steps of the attack in training; the paper takes 10.
 ATTACK_STEPS = 3

@@ -110,10 +110,10 @@ RECIPES: dict[str, Recipe] = {
     "speech": Recipe(
         "lsnn",
         {"inputs": 40, "units": 128, "classes": 4},
-        epochs=15,
+        epochs=12,
         batch_size=32,
         lr=5e-3,
-        fit={"schedule": "cosine", "clip_norm": 1.0, "rate_penalty": 0.03, "input_noise": 0.3, "time_shift": 8},
+        fit={"schedule": "cosine", "clip_norm": 1.0, "input_noise": 0.3},
         methods={"weight-attack": {"zeta": 0.1, "beta_rob": 0.25, "steps": 5}},
     ),
 }

@@ -170,9 +170,11 @@ def _known_input(
 
     def products() -> tuple[Tensor, Tensor]:
         middle = product(x.lower, weight.theta, None if bias is None else bias.theta)
-        around = product(x.lower.abs(), weight.magnitude, None if bias is None else bias.magnitude)
         # Underflow, divided by the least factor that multiplies it next.
-        return middle, around.add_(4.0 * context.rounding.subnormal * terms / relative)
+        tiny = 4.0 * context.rounding.subnormal * terms / relative
+        if bias is None:
+            return middle, product(x.lower.abs(), weight.magnitude, None).add_(tiny)
+        return middle, product(x.lower.abs(), weight.magnitude, bias.magnitude + tiny)
 
     middle, around = products() if context.memo is None else context.memo.products(context, x.lower, products)
     uniform = context.uniform(weight.factor)
