@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 import thetabox as tb
 
 TASKS = ("ecg", "speech", "fashion-mnist")
-PENALTY = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # inverse strength C
+PENALTY = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # inverse strength C
 ITERATIONS = 500
 TRAINING = 20_000  # samples at most, balanced
 SAMPLES = 500

@@ -29,7 +29,7 @@ DRAWS = 100
 # Epochs of this run, shortened for a CPU.
 EPOCHS = {
     "fashion-mnist": {"standard": 4, "forward-noise": 4, "weight-attack": 1},
-    "ecg": {"standard": 8, "forward-noise": 8, "weight-attack": 4},
+    "ecg": {"standard": 12, "forward-noise": 12, "weight-attack": 12},
     "speech": {"standard": 12, "forward-noise": 12, "weight-attack": 12},
 }
 # Steps of the attack in training; the paper takes 10.

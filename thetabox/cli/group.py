@@ -21,6 +21,7 @@ COMMANDS = {
     "radius": "Find every sample's largest proven ε.",
     "attack": "Search the box for weights that change a prediction.",
     "mismatch": "Draw the weights at random and measure accuracy.",
+    "compare": "Train by several methods, measure and certify all, one report.",
     "gate": "Pass or fail: is enough verified at ε? For CI.",
     "inspect": "List layers, parameters, operators and whether each has a rule.",
     "tasks": "List the data sets.",

@@ -20,7 +20,7 @@ from thetabox.report.results import Curve, Failure, Radii, number
 VERIFIED, ATTACKED, BASELINE, CLEAN = "#0072b2", "#d55e00", "#8a8a8a", "#444444"
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.spines.top": False,
@@ -36,9 +36,9 @@ _STYLE: dict[Any, Any] = {
 
 def accuracy_figure(curve: Curve, title: str = "") -> Figure:
     """Verified accuracy (proven from below) and attacked accuracy (found from above) over ε."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _figure(7.2, 3.9)
-        _epsilon_axis(axes, curve.epsilon)
+        epsilon_axis(axes, curve.epsilon)
         if curve.attacked is not None:
             upper = np.maximum(curve.attacked, curve.verified)
             axes.fill_between(curve.epsilon, curve.verified, upper, color="#f3ead9", linewidth=0, label="not known")
@@ -56,7 +56,7 @@ def accuracy_figure(curve: Curve, title: str = "") -> Figure:
                 clip_on=False,
             )
         axes.axhline(curve.clean, color=CLEAN, linestyle=":", linewidth=1, label="clean")
-        _accuracy_axis(axes)
+        accuracy_axis(axes)
         axes.set_title(title or f"{curve.samples} samples", loc="left", fontsize=11)
         axes.legend(loc="lower left")
     return figure
@@ -68,13 +68,13 @@ def comparison_figure(groups: Sequence[tuple[str, Sequence[tuple[str, Curve]]]])
     Args:
         groups: (name of the data set, its (model name, curve) pairs).
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.4 * len(groups), 3.9))
         FigureCanvasAgg(figure)
         panels = figure.subplots(1, len(groups), squeeze=False)[0]
         for axes, (title, curves) in zip(panels, groups, strict=True):
-            _epsilon_axis(axes, np.concatenate([c.epsilon for _, c in curves]))
-            for (name, curve), color in zip(curves, _colors(len(curves)), strict=True):
+            epsilon_axis(axes, np.concatenate([c.epsilon for _, c in curves]))
+            for (name, curve), color in zip(curves, series_colors(len(curves)), strict=True):
                 axes.plot(curve.epsilon, curve.verified, "o-", color=color, label=f"{name}: verified", clip_on=False)
                 if curve.attacked is not None:
                     axes.plot(
@@ -87,7 +87,7 @@ def comparison_figure(groups: Sequence[tuple[str, Sequence[tuple[str, Curve]]]])
                         label=f"{name}: attacked",
                         clip_on=False,
                     )
-            _accuracy_axis(axes)
+            accuracy_axis(axes)
             axes.set_title(title, loc="left", fontsize=11)
             axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2)
     return figure
@@ -95,7 +95,7 @@ def comparison_figure(groups: Sequence[tuple[str, Sequence[tuple[str, Curve]]]])
 
 def radius_figure(radii: Radii, epsilon: np.ndarray) -> Figure:
     """Histogram of certified radii on a logarithmic axis, or of the largest verified ε of the grid."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _figure(7.2, 2.9)
         none = int((radii.values <= 0).sum())
         if radii.bisected:
@@ -115,7 +115,7 @@ def radius_figure(radii: Radii, epsilon: np.ndarray) -> Figure:
 
 def failure_figure(failure: Failure) -> Figure:
     """Share of uncertain spikes over time, or of uncertain ReLUs a layer, one series for each positive ε."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _figure(7.2, 3.2)
         rows = [(e, s) for e, s in zip(failure.epsilon, failure.share, strict=True) if e > 0]
         shades = mpl.colormaps["viridis"](np.linspace(0.0, 0.85, max(len(rows), 1)))
@@ -151,7 +151,7 @@ def to_png(figure: Figure, dpi: int = 160) -> bytes:
 def to_svg(figure: Figure, name: str) -> str:
     """The figure as an ``<svg>`` element to stand in a page; ``name`` keeps its ids apart from other figures'."""
     nothing = {"Creator": None, "Date": None, "Format": None, "Type": None}
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": name, "svg.id": None}):
+    with mpl.rc_context({**STYLE, "svg.hashsalt": name, "svg.id": None}):
         text = _saved(figure, lambda buffer: figure.savefig(buffer, format="svg", metadata=nothing)).decode()
     text = text[text.index("<svg") :]
     text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
@@ -172,11 +172,13 @@ def _saved(figure: Figure, save: Callable[[io.BytesIO], object]) -> bytes:
     return buffer.getvalue()
 
 
-def _colors(count: int) -> list[str]:
+def series_colors(count: int) -> list[str]:
+    """A colour for each of several series; from the eighth on they come again."""
     return [SERIES[i % len(SERIES)] for i in range(count)]
 
 
-def _epsilon_axis(axes: Axes, epsilon: np.ndarray) -> None:
+def epsilon_axis(axes: Axes, epsilon: np.ndarray) -> None:
+    """A logarithmic axis with a place for 0."""
     positive = np.asarray(epsilon)[np.asarray(epsilon) > 0]
     axes.set_xlabel("ε (every parameter anywhere in its box)")
     if not len(positive):
@@ -194,10 +196,12 @@ def _epsilon_axis(axes: Axes, epsilon: np.ndarray) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
 
 
-def _accuracy_axis(axes: Axes) -> None:
+def accuracy_axis(axes: Axes, *, label: bool = True) -> None:
+    """Percent, from 0 to 100."""
     axes.set_ylim(0, 1.02)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.set_ylabel("accuracy")
+    if label:
+        axes.set_ylabel("accuracy")
 
 
 def _radius_bars(axes: Axes, proven: np.ndarray) -> None:

@@ -37,7 +37,7 @@ Entry = tuple[str, "Certificate", Any]
 def single_page(certificate: Certificate, attack: Any = None, title: str | None = None) -> str:
     """Report of one certificate."""
     name = title or f"{_source(certificate)} on {certificate.data_info.get('name', 'data')}"
-    return _render(title=name, summary=None, entries=[_section(name, certificate, attack, 0)])
+    return render("report.html.j2", title=name, summary=None, entries=[_section(name, certificate, attack, 0)])
 
 
 def comparison_page(entries: Sequence[Entry], title: str) -> str:
@@ -48,7 +48,7 @@ def comparison_page(entries: Sequence[Entry], title: str) -> str:
         "tables": [_summary_table(data, curves) for data, curves in groups],
     }
     sections = [_section(name, cert, attack, i) for i, (name, cert, attack) in enumerate(entries)]
-    return _render(title=title, summary=summary, entries=sections)
+    return render("report.html.j2", title=title, summary=summary, entries=sections)
 
 
 def grouped(entries: Sequence[Entry]) -> list[tuple[str, list[tuple[str, Curve]]]]:
@@ -61,7 +61,8 @@ def grouped(entries: Sequence[Entry]) -> list[tuple[str, list[tuple[str, Curve]]
     return list(groups.items())
 
 
-def _render(**context: Any) -> str:
+def render(template: str, **context: Any) -> str:
+    """A page of one of the templates, with the tool's versions at its foot."""
     tool = {
         "version": __version__,
         "torch": torch.__version__,
@@ -69,15 +70,14 @@ def _render(**context: Any) -> str:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
     }
-    return _template().render(tool=tool, **context)
+    return _environment().get_template(template).render(tool=tool, **context)
 
 
 @functools.cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
         loader=jinja2.PackageLoader("thetabox.report"), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    return environment.get_template("report.html.j2")
 
 
 def _section(name: str, certificate: Certificate, attack: Any, index: int) -> dict[str, Any]:

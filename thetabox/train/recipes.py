@@ -101,10 +101,10 @@ RECIPES: dict[str, Recipe] = {
     "ecg": Recipe(
         "lsnn",
         {"inputs": 7, "units": 128, "classes": 5},
-        epochs=8,
+        epochs=12,
         batch_size=64,
         lr=5e-3,
-        fit={"schedule": "cosine", "clip_norm": 1.0, "repeat_rare": 5},
+        fit={"schedule": "cosine", "clip_norm": 1.0, "repeat_rare": 2},
         methods={"weight-attack": {"zeta": 0.1, "beta_rob": 0.25, "steps": 5}},
     ),
     "speech": Recipe(

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import Empty, Queue
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from thetabox import report
 from thetabox.cli import options
 from thetabox.cli.console import show
+from thetabox.cli.jobs_bar import jobs_bar
+from thetabox.processes import Tell, run_all
 
 EPSILON = "0,1e-4,2e-4,5e-4,1e-3,2e-3,5e-3,1e-2"
 ROBUST = "weight-attack+forward-noise"
@@ -74,7 +70,9 @@ def command(
     """
     started = time.perf_counter()
     with report.output_folder(out) as folder:
-        results = _run(Plan(epsilon, samples, seed, device, epochs, folder), processes)
+        plan = Plan(epsilon, samples, seed, device, epochs, folder)
+        with jobs_bar([job.name for job in JOBS]) as event:
+            results = run_all(_one, [(job, plan) for job in JOBS], processes, event)
         entries = [(JOBS[i].name, *results[i]) for i in SHOWN]
         page = report.write_comparison(folder, entries, title="Four networks and what is proven of them")
     for table in report.comparison_tables(entries):
@@ -82,70 +80,19 @@ def command(
     show("", f"{time.perf_counter() - started:.0f} s; report: {page}")
 
 
-def _run(plan: Plan, processes: int) -> list[Any]:
-    """Results of all jobs, each in a process of its own with one thread, with their progress shown."""
-    context = multiprocessing.get_context("spawn")
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[phase]}"))
-    console = Console(stderr=True)
-    with (
-        context.Manager() as manager,
-        Progress(*columns, TimeElapsedColumn(), console=console, disable=not sys.stderr.isatty()) as bar,
-    ):
-        queue = manager.Queue()
-        lines = [bar.add_task(job.name, total=1.0, phase="waiting") for job in JOBS]
-        pool = ProcessPoolExecutor(min(processes, len(JOBS)), mp_context=context)
-        try:
-            futures = [pool.submit(_one, index, plan, queue) for index in range(len(JOBS))]
-            while wait(futures, timeout=0.2, return_when="FIRST_EXCEPTION").not_done:
-                _follow(queue, bar, lines, console)
-                if any(future.done() and future.exception() for future in futures):
-                    break
-            _follow(queue, bar, lines, console)
-            for future in futures:  # the one that failed speaks first, not those that it left waiting
-                if future.done():
-                    future.result()
-            return [future.result() for future in futures]
-        except BaseException:
-            for process in list((pool._processes or {}).values()):
-                process.terminate()
-            raise
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _follow(queue: Queue[tuple[int, str, float]], bar: Progress, lines: list[TaskID], console: Console) -> None:
-    """Show what the processes have sent; where there is no terminal, a line a phase."""
-    while True:
-        try:
-            index, phase, share = queue.get_nowait()
-        except Empty:
-            return
-        if bar.disable and bar.tasks[index].fields["phase"] != phase:
-            console.print(f"{JOBS[index].name}: {phase}", highlight=False)
-        bar.update(lines[index], completed=share, phase=phase)
-
-
-def _one(index: int, plan: Plan, queue: Queue[tuple[int, str, float]]) -> tuple[Any, Any]:
+def _one(work: tuple[Job, Plan], tell: Tell) -> tuple[Any, Any]:
     """Train, certify and attack one network: (certificate, attack)."""
-    import torch
-
     import thetabox as tb
     from thetabox.models import sha256
     from thetabox.train import fit, recipe
     from thetabox.verify import Radii
 
-    torch.set_num_threads(1)
-    job = JOBS[index]
-
-    def tell(phase: str) -> Any:
-        return lambda done, total: queue.put((index, phase, done / total))
-
+    job, plan = work
     train, validation = (tb.data.load(job.task, split) for split in ("train", "validation"))
     test = tb.data.load(job.task, "test").subset(plan.samples)
     how = recipe(job.task)
     arguments = how.options(job.method) | ({} if plan.epochs is None else {"epochs": plan.epochs})
     telling = tell("training")
-    telling(0, 1)
     path = plan.folder / f"{job.task}-{'standard' if job.method == 'standard' else 'robust'}.safetensors"
     result = fit(
         how.model(plan.seed),
@@ -188,5 +135,5 @@ def _one(index: int, plan: Plan, queue: Queue[tuple[int, str, float]]) -> tuple[
         device=plan.device,
         progress=tell("attacking"),
     )
-    queue.put((index, "done", 1.0))
+    tell("done")(1, 1)
     return replace(certificate, radius=radius.radius), attack

@@ -1,0 +1,151 @@
+"""Comparisons that are run: stages kept, interrupted and gone on with, and their report."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from thetabox.compare import Comparison, Config, Variant, cells, compare
+from thetabox.compare.cells import run_cell
+from thetabox.compare.run import Row
+from thetabox.compare.summary import draws, mismatch_table, p_table, write_report
+
+
+@pytest.fixture(scope="module")
+def own_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three clouds of points: an MLP learns them in two epochs."""
+    random = np.random.default_rng(0)
+    y = np.arange(240) % 3
+    x = random.normal(size=(240, 4)) + 2.0 * np.eye(4)[y]
+    path = tmp_path_factory.mktemp("data") / "clouds.npz"
+    np.savez(path, x=x.astype(np.float32), y=y)
+    return path
+
+
+@pytest.fixture
+def config(own_data: Path) -> Config:
+    return Config(
+        str(own_data), methods=("standard", "weight-attack"), seeds=2, fit={"epochs": 2}, set={"steps": 2},
+        samples=20, proof_samples=10, level=(0.0, 0.3), draws=4, epsilon=(0.0, 1e-3), attack=(0.05,), attack_steps=4,
+        directions=2,
+    )  # fmt: skip
+
+
+def silent(phase: str) -> Callable[[int, int], None]:
+    return lambda done, total: None
+
+
+def run(config: Config, out: Path) -> Comparison:
+    """In this process, cell by cell."""
+    for cell in cells(config, out):
+        run_cell(cell, silent)
+    return compare(config, out)
+
+
+def times(out: Path) -> dict[str, int]:
+    return {str(path.relative_to(out)): path.stat().st_mtime_ns for path in out.glob("cells/*/*")}
+
+
+def test_all_stages_and_the_report(config: Config, tmp_path: Path) -> None:
+    found = run(config, tmp_path)
+    assert [row.variant.label for row in found.rows] == ["standard", "weight-attack"]
+    assert all(len(results) == 2 for row in found.rows for results in row.found.values())
+    for row in found.rows:
+        for attacked, proven in zip(row.found["attack"], row.found["certify"], strict=True):
+            places = [attacked["epsilon"].index(e) for e in proven["epsilon"]]
+            for place, verified in zip(places, proven["verified"], strict=True):
+                assert all(a >= v for a, v in zip(attacked["correct"][place], verified, strict=True))
+    page = write_report(tmp_path, found).read_text()
+    for title in ("Random mismatch", "Worst case", "Proven", "Loss landscape", "Cost of training", "Configuration"):
+        assert title in page
+    assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]+"', "", page)
+    assert not (tmp_path / "missing.txt").exists()
+    stored = json.loads((tmp_path / "results.json").read_text())
+    assert len(stored["rows"][1]["train"][0]["history"]) == 2
+    assert "seconds" not in (tmp_path / "results.json").read_text()
+
+
+def test_only_what_changed_is_done_again(config: Config, tmp_path: Path) -> None:
+    run(config, tmp_path)
+    before = times(tmp_path)
+    run(config, tmp_path)
+    assert times(tmp_path) == before
+    run(replace(config, draws=5), tmp_path)
+    changed = {name for name, stamp in times(tmp_path).items() if stamp != before[name]}
+    assert {Path(name).name for name in changed} == {"mismatch.json"}
+    model = next(tmp_path.glob("cells/standard-seed0/model.safetensors"))
+    model.write_bytes((tmp_path / "cells/standard-seed1/model.safetensors").read_bytes())
+    some = {cell.folder.name: cell.missing() for cell in cells(replace(config, draws=5), tmp_path)}
+    assert some["standard-seed0"] == ["mismatch", "attack", "certify", "landscape"]
+    assert some["standard-seed1"] == []
+    (tmp_path / "cells/standard-seed1/attack.json").write_text("{")
+    assert cells(replace(config, draws=5), tmp_path)[1].missing() == ["attack"]
+
+
+def command(config: Config, out: Path) -> list[str]:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    file = out.parent / "config.toml"
+    file.write_text(config.to_toml())
+    return [sys.executable, "-W", "ignore", "-m", "thetabox", "compare", "--config", str(file), "--out", str(out)]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for a group of processes")
+def test_interrupted_anywhere_it_ends_the_same(config: Config, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "a" / "whole", tmp_path / "b" / "parts"
+    done = subprocess.run(command(config, whole), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for stages in (1, 5):
+        process = subprocess.Popen(
+            command(config, parts), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        deadline = time.monotonic() + 200
+        while len(list(parts.glob("cells/*/*.json"))) < stages and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        _, complaint = process.communicate(timeout=120)
+        assert process.returncode == 130, complaint
+        assert "Traceback" not in complaint
+        assert (parts / "missing.txt").read_text().strip()
+    kept = times(parts)
+    done = subprocess.run(command(config, parts), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    now = times(parts)
+    assert all(now[name] == stamp for name, stamp in kept.items() if name.endswith(".json"))
+    assert not (parts / "missing.txt").exists()
+    for name in ("results.json", "tables.md", "config.toml", "random-mismatch.png", "proven.png"):
+        assert (parts / name).read_bytes() == (whole / name).read_bytes()
+
+    def page(out: Path) -> str:
+        text = (out / "report.html").read_text()
+        return text[: text.index("Cost of training")]
+
+    assert page(parts) == page(whole)
+
+
+def row(label: str, accuracy: list[list[float]]) -> Row:
+    found: dict[str, list[dict[str, Any]]] = {"mismatch": [{"accuracy": accuracy, "clean_accuracy": 0.9}]}
+    return Row(Variant(label, label), found, {})
+
+
+def test_tables_by_hand() -> None:
+    rows = [row("low", [[0.9, 0.9], [0.1, 0.3]]), row("high", [[0.8, 0.8], [0.5, 0.7]])]
+    assert draws(rows[0]).tolist() == [[0.9, 0.9], [0.1, 0.3]]
+    table = mismatch_table(rows, (0.0, 0.3))
+    assert table.columns == ["method", "clean", "mismatch 0", "mismatch 0.3"]
+    assert table.rows[0] == ["low", "90.00", "90.00 ± 0.00 (90.00)", "20.00 ± 14.14 (10.00)"]
+    # Two against two, all of one above the other: 2 of the 6 orders are as extreme.
+    assert p_table(rows, (0.0, 0.3)).rows == [["low", "–", "0.33"], ["high", "–", "best"]]
+    assert "| low | – | 0.33 |" in p_table(rows, (0.0, 0.3)).markdown()

@@ -1,0 +1,62 @@
+"""``thetabox compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from thetabox.cli import options
+from thetabox.cli.console import show
+from thetabox.cli.jobs_bar import jobs_bar
+from thetabox.compare import cells, compare, read_config
+from thetabox.compare.summary import curve_table, mismatch_table, write_report
+from thetabox.report import plain_table
+
+
+@click.command("compare", short_help="Train by several methods, measure and certify all, one report.")
+@click.option("--task", "--data", "task", metavar="TASK_OR_NPZ", help="A task, or a .npz with x and y.")
+@click.option("--methods", metavar="M[,M…]", help="Training methods, a+b for two at once; see `thetabox methods`.")
+@click.option("--seeds", type=click.IntRange(min=1), help="Networks a method.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Passes over the data; the task's own by default.")
+@click.option("--sweep", type=options.Setting(), multiple=True, metavar="NAME=V,V…", help="Values to try; repeatable.")
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE.toml", help="All of this and more.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Folder of the task's files (or set THETABOX_DATA).")
+@click.option("--device", default="cpu", show_default=True, metavar="auto|cpu|cuda")
+@click.option("--processes", type=click.IntRange(min=1), default=2, show_default=True, help="Networks at a time.")
+@options.out_option()
+def command(
+    task: str | None,
+    methods: str | None,
+    seeds: int | None,
+    epochs: int | None,
+    sweep: tuple[tuple[str, str], ...],
+    config: Path | None,
+    data_dir: Path | None,
+    device: str,
+    processes: int,
+    out: Path,
+) -> None:
+    """Train by several methods, measure and certify every network, write one report.
+
+    Interrupt it at any time: the same command goes on, and what is finished is never done again.
+    """
+    changes: dict[str, Any] = {"task": task, "seeds": seeds}
+    if methods is not None:
+        changes["methods"] = [name.strip() for name in methods.split(",") if name.strip()]
+    if sweep:
+        changes["sweep"] = {name: [options.literal(v.strip()) for v in text.split(",")] for name, text in sweep}
+    chosen = read_config(config, **changes)
+    if epochs is not None:
+        chosen = read_config(config, **changes, fit={**chosen.fit, "epochs": epochs})
+    with jobs_bar([cell.name for cell in cells(chosen, out)]) as event:
+        found = compare(chosen, out, data_dir=data_dir, device=device, processes=processes, on_event=event)
+    page = write_report(out, found)
+    tables = [("mismatch", mismatch_table(found.rows, chosen.level)), ("verified", curve_table(found.rows, "certify"))]
+    for title, table in tables:
+        shown = plain_table(title, *table.columns[1:], text=1)
+        for row in table.rows:
+            shown.add_row(*row)
+        show("", shown)
+    show("", f"report: {page}")

@@ -1,0 +1,236 @@
+"""One network of a comparison: trained, measured and certified, each stage kept on disk when it is done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from thetabox import data
+from thetabox.compare.config import Config, Variant
+from thetabox.errors import InputError
+from thetabox.measure import attack, mismatch
+from thetabox.models import load, sha256
+from thetabox.processes import Tell
+from thetabox.report.folder import write_file
+from thetabox.report.write import json_text
+from thetabox.train import fit, recipe
+from thetabox.train.settings import Settings
+from thetabox.verify import certify
+from thetabox.version import __version__
+
+STAGES = ("train", "mismatch", "attack", "certify", "landscape")
+SCHEMA = "thetabox.compare/1"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One network: a row of the comparison with one seed.
+
+    Attributes:
+        config, variant, seed: what it is.
+        folder: where it is kept: ``model.safetensors`` and one JSON file a stage.
+        data_dir: of the task's files.
+        device: where it is trained and measured.
+    """
+
+    config: Config
+    variant: Variant
+    seed: int
+    folder: Path
+    data_dir: Path | None = None
+    device: str = "cpu"
+
+    @property
+    def name(self) -> str:
+        """For progress and tables."""
+        return f"{self.variant.label}, seed {self.seed}"
+
+    @property
+    def model(self) -> Path:
+        """The checkpoint."""
+        return self.folder / "model.safetensors"
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Those that the configuration asks for."""
+        return STAGES if self.config.directions else STAGES[:-1]
+
+    @cached_property
+    def training(self) -> dict[str, Any]:
+        """Arguments of ``fit``: the task's recipe with the comparison's changes."""
+        arguments = recipe_of(self).options(self.variant.method, dict(self.variant.set))
+        return arguments | dict(self.variant.fit)
+
+    def read(self, stage: str) -> dict[str, Any] | None:
+        """What the stage found, if it is finished and was made with these very settings."""
+        try:
+            found: dict[str, Any] = json.loads((self.folder / f"{stage}.json").read_text(encoding="utf-8"))
+            known = found["key"] == self._key(stage)
+        except (OSError, ValueError, KeyError, InputError):
+            return None
+        return found if known else None
+
+    def missing(self) -> list[str]:
+        """Stages that are not finished."""
+        return [stage for stage in self.stages if self.read(stage) is None]
+
+    def _key(self, stage: str) -> str:
+        """What must be the same for a finished stage to stand."""
+        c = self.config
+        settings: dict[str, Any] = {
+            "train": [self.variant.method, self.training, self.seed, c.task],
+            "mismatch": [c.level, c.draws, c.samples],
+            "attack": [self.curve, c.attack_steps, c.attack_restarts, c.proof_samples],
+            "certify": [c.epsilon, c.proof_samples, c.domain],
+            "landscape": [c.landscape, c.directions, c.samples],
+        }
+        made_from = None if stage == "train" else sha256(self.model)
+        text = json.dumps([SCHEMA, __version__, torch.__version__, stage, settings[stage], made_from], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def curve(self) -> list[float]:
+        """ε of the attack: its own and those of the certificates."""
+        return sorted({*self.config.attack, *self.config.epsilon})
+
+    def write(self, stage: str, result: Any, seconds: float) -> None:
+        """Keep a finished stage, all or nothing."""
+        content = {"key": self._key(stage), "result": result, "seconds": round(seconds, 2)}
+        write_file(self.folder / f"{stage}.json", json_text(content))
+
+
+def recipe_of(cell: Cell) -> Any:
+    """The task's recipe, or one that fits the data of one's own."""
+    validation = data.load(cell.config.task, "validation", cell.data_dir)
+    return recipe(cell.config.task, validation.x.shape[1:], len(validation.classes))
+
+
+def run_cell(cell: Cell, tell: Tell) -> None:
+    """Do what is missing of a cell."""
+    for stage in cell.stages:
+        if cell.read(stage) is None:
+            started = time.perf_counter()
+            result = RUN[stage](cell, tell(stage))
+            cell.write(stage, result, result.pop("seconds", time.perf_counter() - started))
+    tell("done")(1, 1)
+
+
+def _train(cell: Cell, progress: Callable[[int, int], None]) -> dict[str, Any]:
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    train, validation = (data.load(cell.config.task, split, cell.data_dir) for split in ("train", "validation"))
+    arguments = cell.training
+    done = fit(
+        recipe_of(cell).model(cell.seed),
+        train,
+        validation,
+        cell.variant.method,
+        seed=cell.seed,
+        device=cell.device,
+        threads=1,
+        progress=False,
+        on_epoch=lambda record: progress(record.epoch, arguments["epochs"]),
+        out=cell.model,
+        info={"task": cell.config.task},
+        resume=True,
+        **arguments,
+    )
+    if done.interrupted:
+        raise KeyboardInterrupt
+    places = Settings(repeat_rare=arguments.get("repeat_rare", 1)).places(train.y)
+    return {
+        "seconds": done.seconds,
+        "batches": math.ceil(len(places) / arguments["batch_size"]),
+        "best_epoch": done.best_epoch,
+        "validation_accuracy": done.best_validation_accuracy,
+        "epochs": len(done.history),
+        "history": [[r.epoch, r.loss, r.validation_accuracy] for r in done.history],
+    }
+
+
+def _network(cell: Cell) -> nn.Module:
+    return load(cell.model)
+
+
+def _test(cell: Cell, samples: int) -> data.Dataset:
+    whole = data.load(cell.config.task, "test", cell.data_dir)
+    return whole.subset(samples) if samples else whole
+
+
+def _mismatch(cell: Cell, progress: Callable[[int, int], None]) -> dict[str, Any]:
+    c, test = cell.config, _test(cell, cell.config.samples)
+    found = mismatch(
+        _network(cell), test.x, test.y, c.level, c.draws, seed=cell.seed, device=cell.device, progress=progress
+    )
+    return {"clean_accuracy": found.clean_accuracy, "accuracy": found.accuracy.tolist(), "samples": len(test)}
+
+
+def _attack(cell: Cell, progress: Callable[[int, int], None]) -> dict[str, Any]:
+    c, test = cell.config, _test(cell, cell.config.proof_samples)
+    found = attack(
+        _network(cell),
+        test.x,
+        test.y,
+        cell.curve,
+        steps=c.attack_steps,
+        restarts=c.attack_restarts,
+        seed=cell.seed,
+        device=cell.device,
+        progress=progress,
+    )
+    return {"epsilon": cell.curve, "accuracy": found.accuracy.tolist(), "correct": _rows(found.correct)}
+
+
+def _certify(cell: Cell, progress: Callable[[int, int], None]) -> dict[str, Any]:
+    c, test = cell.config, _test(cell, cell.config.proof_samples)
+    found = certify(
+        _network(cell), test.x, test.y, list(c.epsilon), domain=c.domain, device=cell.device, progress=progress
+    )
+    return {
+        "epsilon": list(c.epsilon),
+        "clean_accuracy": found.clean_accuracy,
+        "accuracy": found.verified_accuracy.tolist(),
+        "verified": _rows(found.verified),
+        "domain": found.domain,
+        "sound": found.sound,
+    }
+
+
+def _rows(values: torch.Tensor) -> list[str]:
+    """Truth values [E, N] as one string of 0 and 1 a row."""
+    return ["".join("1" if v else "0" for v in row) for row in values.tolist()]
+
+
+def _landscape(cell: Cell, progress: Callable[[int, int], None]) -> dict[str, Any]:
+    from thetabox.measure import landscape
+
+    c, test = cell.config, _test(cell, cell.config.samples)
+    found: dict[str, Any] = landscape(
+        _network(cell),
+        test.x,
+        test.y,
+        zeta=c.landscape,
+        directions=c.directions,
+        seed=cell.seed,
+        device=cell.device,
+        progress=progress,
+    ).to_json()
+    return found
+
+
+RUN: dict[str, Callable[[Cell, Callable[[int, int], None]], dict[str, Any]]] = {
+    "train": _train,
+    "mismatch": _mismatch,
+    "attack": _attack,
+    "certify": _certify,
+    "landscape": _landscape,
+}

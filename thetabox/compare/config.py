@@ -1,0 +1,215 @@
+"""What a comparison trains and measures, from arguments or a TOML file."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from thetabox.errors import InputError
+from thetabox.train.methods import METHODS, hyper_parameters, method
+from thetabox.train.settings import Settings
+
+MISMATCH = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7)
+EPSILON = (0.0, 1e-5, 1e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
+ATTACK = (0.0, 1e-3, 5e-3, 1e-2, 5e-2, 0.1)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the comparison: a training method with its hyper-parameters.
+
+    Attributes:
+        label: name in tables and figures.
+        method: as for :func:`thetabox.train.fit`.
+        set: hyper-parameters that differ from the task's recipe.
+        fit: arguments of ``fit`` that do.
+    """
+
+    label: str
+    method: str
+    set: Mapping[str, Any] = field(default_factory=dict)
+    fit: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> str:
+        """The label in letters that every file system takes."""
+        return re.sub(r"[^A-Za-z0-9._=+-]+", "-", self.label).strip("-")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A comparison. Everything that changes a number of its report stands here.
+
+    Attributes:
+        task: name of a task, or an ``.npz`` file.
+        methods: training methods by name, ``a+b`` for two at once.
+        seeds: networks a method, seeds 0, 1, ….
+        fit: arguments of ``fit`` for all methods (``epochs``, ``lr``, …), over the task's recipe.
+        set: hyper-parameters for every method that has them.
+        only: method → its own ``fit`` arguments and hyper-parameters.
+        sweep: hyper-parameter → values; every method that has it is trained with each value.
+        samples: test samples for mismatch and landscape, all when 0.
+        proof_samples: test samples that are attacked and certified.
+        level, draws: of random mismatch.
+        epsilon: of certificates.
+        attack: ε of the worst-case attack, in addition to those of the certificates.
+        attack_steps, attack_restarts: of the worst-case attack.
+        landscape, directions: size ζ and number of directions of the loss landscape; 0 directions for none.
+        domain: of the certificates.
+    """
+
+    task: str
+    methods: tuple[str, ...] = ("standard", "forward-noise", "weight-attack", "weight-attack+forward-noise")
+    seeds: int = 2
+    fit: Mapping[str, Any] = field(default_factory=dict)
+    set: Mapping[str, Any] = field(default_factory=dict)
+    only: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    sweep: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    samples: int = 1000
+    proof_samples: int = 200
+    level: tuple[float, ...] = MISMATCH
+    draws: int = 100
+    epsilon: tuple[float, ...] = EPSILON
+    attack: tuple[float, ...] = ATTACK
+    attack_steps: int = 20
+    attack_restarts: int = 1
+    landscape: float = 0.1
+    directions: int = 5
+    domain: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, least in COUNTS.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise InputError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+        for name in ("level", "epsilon", "attack"):
+            values = getattr(self, name)
+            plain = all(isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v < math.inf for v in values)
+            if not values or not plain:
+                raise InputError(f"{name} must be a list of finite numbers of at least 0, not {values!r}")
+        if not self.methods:
+            raise InputError("no training method is named")
+        self.variants()
+
+    def variants(self) -> list[Variant]:
+        """Rows of the comparison: every method, or every method with every value of the sweep.
+
+        Raises:
+            InputError: an unknown method or hyper-parameter, or two rows of one name.
+        """
+        rows = []
+        for name in self.methods:
+            own = {f"{part}.{p}": p for part in _parts(name) for p in hyper_parameters(METHODS[part])}
+            swept = {p: v for p, v in self.sweep.items() if p in own or p in own.values() or p in FIT}
+            for values in itertools.product(*swept.values()):
+                chosen = dict(zip(swept, values, strict=True))
+                settings = {p: v for p, v in self.set.items() if p in own or p in own.values()}
+                settings |= {p: v for p, v in self.only.get(name, {}).items() if p not in FIT}
+                settings |= {p: v for p, v in chosen.items() if p not in FIT}
+                arguments = dict(self.fit) | {p: v for p, v in self.only.get(name, {}).items() if p in FIT}
+                arguments |= {p: v for p, v in chosen.items() if p in FIT}
+                label = " ".join([name, *(f"{p}={v}" for p, v in chosen.items())])
+                method(name, settings)
+                rows.append(Variant(label, name, settings, arguments))
+        if len({row.folder for row in rows}) < len(rows):
+            raise InputError("two rows of the comparison have the same name")
+        strange = [p for p in self.sweep if not any(f"{p}=" in row.label for row in rows)]
+        if strange:
+            raise InputError(f"no method of this comparison has the hyper-parameter {strange[0]!r}")
+        return rows
+
+    def to_toml(self) -> str:
+        """The whole configuration, defaults included, as a file that :func:`read_config` takes."""
+        plain, tables = [], []
+        for name, value in dataclasses.asdict(self).items():
+            if not isinstance(value, Mapping):
+                plain.append(f"{name} = {_toml(value)}")
+            elif name == "only":
+                tables += [_table(f'only."{key}"', inner) for key, inner in value.items()]
+            elif value:
+                tables.append(_table(name, value))
+        return "\n".join([*plain, *tables]) + "\n"
+
+
+COUNTS = {
+    "seeds": 1, "samples": 0, "proof_samples": 1, "draws": 1, "attack_steps": 1, "attack_restarts": 1, "directions": 0,
+}  # fmt: skip
+# Arguments of ``fit`` that a configuration may set.
+FIT = {f.name for f in dataclasses.fields(Settings)} - {"seed"}
+
+
+def read_config(path: Path | None, **changes: Any) -> Config:
+    """A configuration from a TOML file, with arguments over it.
+
+    Args:
+        path: the file, whose keys are the attributes of :class:`Config`; ``None`` for none.
+        changes: attributes that are not ``None`` replace those of the file.
+
+    Raises:
+        InputError: no such file, not TOML, an unknown key, or a value that does not fit.
+    """
+    found: dict[str, Any] = {}
+    if path is not None:
+        try:
+            found = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} is not a TOML file: {error}") from None
+    known = {f.name: f for f in dataclasses.fields(Config)}
+    for key in found:
+        if key not in known:
+            raise InputError(f"{path}: unknown key {key!r}; there are {', '.join(known)}")
+    found |= {key: value for key, value in changes.items() if value is not None}
+    if not found.get("task"):
+        raise InputError("no task is named: give --task, or task = … in the configuration")
+    for key, value in found.items():
+        if known[key].type.startswith("tuple"):
+            if not isinstance(value, list | tuple):
+                raise InputError(f"{key} must be a list, not {value!r}")
+            found[key] = tuple(value)
+        elif known[key].type.startswith("Mapping"):
+            found[key] = _mapping(key, value)
+    return Config(**found)
+
+
+def _mapping(key: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InputError(f"{key} must be a table of names and values, not {value!r}")
+    inner = dict(value)
+    if key == "fit" and (strange := sorted(set(inner) - FIT)):
+        raise InputError(f"fit has no argument {strange[0]!r}; there are {', '.join(sorted(FIT))}")
+    if key == "sweep":
+        for name, values in inner.items():
+            if not isinstance(values, list | tuple) or not values:
+                raise InputError(f"sweep.{name} must be a list of values")
+        return {name: tuple(values) for name, values in inner.items()}
+    if key == "only":
+        return {name: _mapping(f"only.{name}", settings) for name, settings in inner.items()}
+    return inner
+
+
+def _parts(name: str) -> list[str]:
+    method(name)  # raises for an unknown one
+    return [part.strip() for part in name.split("+")]
+
+
+def _table(name: str, values: Mapping[str, Any]) -> str:
+    return "\n".join([f"\n[{name}]", *(f'"{key}" = {_toml(value)}' for key, value in values.items())])
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return repr(value)

@@ -1,0 +1,237 @@
+"""Tables and figures of a finished comparison."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from scipy.stats import mannwhitneyu
+
+from thetabox.compare.run import Comparison, Row
+from thetabox.report.figures import to_png, to_svg
+from thetabox.report.folder import write_files
+from thetabox.report.html import render
+from thetabox.report.methods_figures import landscapes_figure, lines_figure, violin_figure
+from thetabox.report.results import number, percent
+from thetabox.report.write import json_text
+from thetabox.train.methods import method
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text; the first column names the row."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+    def markdown(self) -> str:
+        """For a page of the documentation."""
+        lines = [self.columns, ["---"] * len(self.columns), *self.rows]
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def write_report(out: Path, comparison: Comparison) -> Path:
+    """Write report.html, results.json, tables.md and the figures as PNG.
+
+    Everything but the seconds follows from the configuration alone, however often the run was interrupted.
+
+    Returns:
+        Path of report.html.
+    """
+    rows, config = comparison.rows, comparison.config
+    parts = [
+        _part("Random mismatch", mismatch_note(comparison), mismatch_figure(rows, config.level),
+              [mismatch_table(rows, config.level), p_table(rows, config.level)]),
+        _part("Worst case found inside the box", ATTACK_NOTE, lines_figure(_lines(rows, "attack")),
+              [curve_table(rows, "attack")]),
+        _part("Proven", PROOF_NOTE, lines_figure(_lines(rows, "certify")), [curve_table(rows, "certify")]),
+    ]  # fmt: skip
+    if all("landscape" in row.found for row in rows):
+        parts.append(_part("Loss landscape", LANDSCAPE_NOTE, landscapes_figure(_landscapes(rows)), [flatness(rows)]))
+    parts.append(_part("Cost of training", COST_NOTE, None, [cost_table(comparison)]))
+    files: dict[str, bytes | str] = {
+        "results.json": json_text(results(comparison)),
+        "tables.md": "\n".join(
+            f"## {table.title or part['title']}\n\n{table.markdown()}"
+            for part in parts
+            if part["title"] != "Cost of training"
+            for table in part["tables"]
+        ),
+    }
+    pages = []
+    for part in parts:
+        figure = part.pop("drawn")
+        if figure is not None:
+            files[f"{part['id']}.png"] = to_png(figure)
+        pages.append(part | {"figure": None if figure is None else Markup(to_svg(figure, part["id"]))})
+    files["report.html"] = render(
+        "methods.html.j2",
+        title=f"Training methods on {Path(config.task).stem}",
+        cards=_cards(rows),
+        parts=pages,
+        configuration=config.to_toml(),
+    )
+    write_files(out, files)
+    return out / "report.html"
+
+
+ATTACK_NOTE = (
+    "Projected gradient with weights of its own for every sample: an upper bound of the accuracy that holds for every "
+    "choice of weights. Mean over the seeds; thin lines are single networks."
+)
+PROOF_NOTE = "Verified accuracy: a lower bound, proven with outward rounding. Mean over the seeds."
+LANDSCAPE_NOTE = "Cross entropy along random directions ξ ~ N(0, 1) relative to each weight, mean over directions."
+COST_NOTE = (
+    "Gradient steps: passes forward and backward through the network for one batch, the inner steps of a method "
+    "included. Seconds on one thread of the machine that ran it."
+)
+
+
+def mismatch_note(comparison: Comparison) -> str:
+    """What the mismatch table counts."""
+    config, found = comparison.config, comparison.rows[0].found["mismatch"][0]
+    return (
+        f"Accuracy in percent on {found['samples']} test samples with θ ~ N(θ, (level · |θ|)²): mean ± standard "
+        f"deviation, and the worst, of {config.draws} frozen draws for each of {config.seeds} networks."
+    )
+
+
+def results(comparison: Comparison) -> dict[str, Any]:
+    """Everything that was found, without the time that it took."""
+    return {
+        "schema": "thetabox.comparison/1",
+        "task": comparison.config.task,
+        "rows": [
+            {"label": row.variant.label, "method": row.variant.method, "set": dict(row.variant.set), **row.found}
+            for row in comparison.rows
+        ],
+    }
+
+
+def draws(row: Row) -> np.ndarray:
+    """Accuracy of every draw of every seed, [levels, seeds · draws]."""
+    return np.concatenate([np.asarray(found["accuracy"]) for found in row.found["mismatch"]], axis=1)
+
+
+def mismatch_figure(rows: Sequence[Row], level: Sequence[float]) -> Any:
+    """A violin a method, a panel a level."""
+    return violin_figure({row.variant.label: draws(row) for row in rows}, level)
+
+
+def mismatch_table(rows: Sequence[Row], level: Sequence[float]) -> Table:
+    """As Table 1 of the paper: mean ± std (min) in percent."""
+    means = np.asarray([draws(row).mean(1) for row in rows])
+    lines = []
+    for row, own in zip(rows, means, strict=True):
+        found = draws(row)
+        cells = [row.variant.label, *_spread([f["clean_accuracy"] for f in row.found["mismatch"]])]
+        for i in range(len(level)):
+            text = f"{100 * own[i]:.2f} ± {100 * found[i].std(ddof=1 if found.shape[1] > 1 else 0):.2f}"
+            cells.append(text + f" ({100 * found[i].min():.2f})")
+        lines.append(cells)
+    return Table("", ["method", "clean", *(f"mismatch {number(v)}" for v in level)], lines)
+
+
+def p_table(rows: Sequence[Row], level: Sequence[float]) -> Table:
+    """Two-sided Mann-Whitney U test of each method's draws against the best method's: p."""
+    every = [draws(row) for row in rows]
+    best = [int(np.argmax([found[i].mean() for found in every])) for i in range(len(level))]
+    lines = []
+    for place, row in enumerate(rows):
+        cells = [row.variant.label]
+        for i in range(len(level)):
+            if level[i] == 0:  # nothing is random
+                cells.append("–")
+            elif place == best[i]:
+                cells.append("best")
+            else:
+                p = float(mannwhitneyu(every[place][i], every[best[i]][i]).pvalue)
+                cells.append(f"{p:.2g}" if math.isfinite(p) else "–")
+        lines.append(cells)
+    columns = ["method", *(f"mismatch {number(v)}" for v in level)]
+    return Table("p of a Mann-Whitney U test against the best method", columns, lines)
+
+
+def curve_table(rows: Sequence[Row], stage: str) -> Table:
+    """Accuracy over ε, mean over seeds, in percent."""
+    epsilon = rows[0].found[stage][0]["epsilon"]
+    lines = [
+        [row.variant.label, *(f"{100 * v:.1f}" for v in np.mean([f["accuracy"] for f in row.found[stage]], 0))]
+        for row in rows
+    ]
+    return Table("", ["method", *(f"ε = {number(e)}" for e in epsilon)], lines)
+
+
+def flatness(rows: Sequence[Row]) -> Table:
+    """The flatness figure of each method's landscape."""
+    lines = [[row.variant.label, *_spread([f["flatness"] for f in row.found["landscape"]], 1.0)] for row in rows]
+    return Table("", ["method", "flatness"], lines)
+
+
+def cost_table(comparison: Comparison) -> Table:
+    """Epochs, gradient steps and seconds of one training."""
+    lines = []
+    for row in comparison.rows:
+        per_step = method(row.variant.method, row.variant.set).gradients_per_step
+        trained = row.found["train"]
+        seconds = row.seconds["train"]
+        steps = np.mean([found["batches"] * found["epochs"] for found in trained]) * per_step
+        best = ", ".join(str(found["best_epoch"]) for found in trained)
+        lines.append(
+            [row.variant.label, str(trained[0]["epochs"]), best, f"{steps:,.0f}".replace(",", " "),
+             f"{np.mean(seconds):.0f}"]
+        )  # fmt: skip
+    return Table("", ["method", "epochs", "best epoch of each seed", "gradient steps", "seconds"], lines)
+
+
+def _cards(rows: Sequence[Row]) -> list[dict[str, str]]:
+    def best(stage: str, pick: Any) -> tuple[str, float]:
+        means = [float(np.mean([pick(f) for f in row.found[stage]])) for row in rows]
+        place = int(np.argmax(means))
+        return rows[place].variant.label, means[place]
+
+    level = len(rows[0].found["mismatch"][0]["accuracy"]) - 1
+    chosen = [
+        ("clean", best("mismatch", lambda f: f["clean_accuracy"])),
+        ("under the largest mismatch", best("mismatch", lambda f: float(np.mean(f["accuracy"][level])))),
+        ("proven, mean over the ε", best("certify", lambda f: float(np.mean(f["accuracy"])))),
+    ]
+    return [{"value": percent(value), "label": f"best {what}: {name}"} for what, (name, value) in chosen]
+
+
+def _part(title: str, note: str, figure: Any, tables: list[Table]) -> dict[str, Any]:
+    return {
+        "id": title.lower().replace(" ", "-"), "title": title, "note": note, "drawn": figure, "tables": tables,
+    }  # fmt: skip
+
+
+def _lines(rows: Sequence[Row], stage: str) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    return [
+        (
+            row.variant.label,
+            np.asarray(row.found[stage][0]["epsilon"]),
+            np.asarray([f["accuracy"] for f in row.found[stage]]),
+        )
+        for row in rows
+    ]
+
+
+def _landscapes(rows: Sequence[Row]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    return {
+        row.variant.label: (
+            np.asarray(row.found["landscape"][0]["alpha"]),
+            np.mean([np.mean(f["loss"], 0) for f in row.found["landscape"]], 0),
+        )
+        for row in rows
+    }
+
+
+def _spread(values: Sequence[float], scale: float = 100.0) -> list[str]:
+    mean, std = scale * float(np.mean(values)), scale * float(np.std(values, ddof=1 if len(values) > 1 else 0))
+    return [f"{mean:.2f} ± {std:.2f}" if len(values) > 1 else f"{mean:.2f}"]
