@@ -201,16 +201,16 @@ class _Training:
         order = self.places[torch.randperm(len(self.places), generator=self.order).to(self.device)]
         for index in range(self.batches):
             rows = order[index * self.settings.batch_size : (index + 1) * self.settings.batch_size]
-            done = (number - 1 + index / self.batches) / self.settings.epochs
-            total += self._step(rows, done).double() * len(rows)
+            total += self._step(rows, (number - 1) * self.batches + index).double() * len(rows)
             advance()
         self.schedule.step()
         loss = float(total) / len(self.places)
         if not math.isfinite(loss):
             raise InputError(f"the training loss became {loss} in epoch {number}; lower lr (now {self.settings.lr:g})")
-        record = Epoch(number, loss, *evaluate(self.model, *self.held_out))
+        with _as_stored(self.method, self.theta):
+            record = Epoch(number, loss, *evaluate(self.model, *self.held_out))
+            self.best.improve(record, self.model)
         self.history.append(record)
-        self.best.improve(record, self.model)
         return record
 
     def seconds(self) -> float:
@@ -246,16 +246,20 @@ class _Training:
         self.history = [Epoch(**record) for record in state["history"]]
         self._earlier = state["seconds"]
 
-    def _step(self, rows: Tensor, done: float) -> Tensor:
+    def _step(self, rows: Tensor, index: int) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
         theta: dict[str, Tensor] = dict(self.theta)
         x = self.settings.augment(self.x[rows], self.noise)
-        step = Step(self.model, x, self.y[rows], theta, self.noise, done, self.penalty)
+        done = index / self.batches / self.settings.epochs
+        step = Step(self.model, x, self.y[rows], theta, self.noise, done, self.penalty, index, self._descend)
         loss = run_step(self.method, step)
+        self._descend()
+        return loss
+
+    def _descend(self) -> None:
         if self.settings.clip_norm > 0:
             nn.utils.clip_grad_norm_(self.theta.values(), self.settings.clip_norm)
         self.optimizer.step()
-        return loss
 
 
 class _Keeper:
@@ -339,6 +343,26 @@ def _check_fits(model: nn.Module, x: Tensor, y: Tensor, held_out: tuple[Tensor, 
     largest = max(int(y.max()), int(held_out[1].max()))
     if largest >= classes:
         raise InputError(f"labels go up to {largest}, but the network has {classes} classes")
+
+
+@contextlib.contextmanager
+def _as_stored(method: Method, theta: Mapping[str, Tensor]) -> Iterator[None]:
+    """The parameters as the method's device would hold them, inside (those of quantised training: rounded)."""
+    with torch.no_grad():
+        before = {name: value.detach() for name, value in theta.items()}
+        stored = method.stored(before)
+        if stored is before:
+            yield
+            return
+        before = {name: value.clone() for name, value in before.items()}
+        for name, value in theta.items():
+            value.copy_(stored[name])
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, value in theta.items():
+                value.copy_(before[name])
 
 
 @contextlib.contextmanager

@@ -6,12 +6,35 @@ from collections.abc import Mapping
 from typing import Any
 
 from thetabox.errors import InputError
+from thetabox.train.methods.abcd import Abcd
+from thetabox.train.methods.amp import Amp
+from thetabox.train.methods.awp import Awp
+from thetabox.train.methods.dropout import Dropout
+from thetabox.train.methods.entropy_sgd import EntropySgd
 from thetabox.train.methods.forward_noise import ForwardNoise
 from thetabox.train.methods.method import Combined, Method, Step, hyper_parameters, parse_value, run_step
+from thetabox.train.methods.quantised import Quantised
+from thetabox.train.methods.sharpness import Asam, Sam, Samson
 from thetabox.train.methods.standard import Standard
 from thetabox.train.methods.weight_attack import WeightAttack
 
-METHODS: dict[str, type[Method]] = {kind.name: kind for kind in (Standard, ForwardNoise, WeightAttack)}
+METHODS: dict[str, type[Method]] = {
+    kind.name: kind
+    for kind in (
+        Standard,
+        Dropout,
+        ForwardNoise,
+        WeightAttack,
+        Awp,
+        Amp,
+        Abcd,
+        EntropySgd,
+        Sam,
+        Asam,
+        Samson,
+        Quantised,
+    )
+}
 """Name → method; ``thetabox methods`` lists them with their hyper-parameters."""
 
 
@@ -24,7 +47,8 @@ def method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
             have it, and ``method.name`` (``"forward-noise.noise"``) to one alone.
 
     Raises:
-        InputError: unknown method or hyper-parameter, the same method twice, or a value out of range.
+        InputError: unknown method or hyper-parameter, the same method twice, a value out of range, or two methods that
+            search for weights of their own.
     """
     names = [part.strip() for part in name.split("+")]
     for part in names:
@@ -49,9 +73,9 @@ def method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
         raise InputError(
             f"method {name!r} has no hyper-parameter {unknown[0]!r}; it has {', '.join(known) if known else 'none'}"
         )
-    own_backward = [part.name for part in parts if type(part).backward is not Method.backward]
-    if len(own_backward) > 1:
-        raise InputError(f"training methods {' and '.join(own_backward)} cannot be combined")
+    searching = [part.name for part in parts if part.searches or type(part).backward is not Method.backward]
+    if len(searching) > 1:
+        raise InputError(f"training methods {' and '.join(searching)} cannot be combined: each searches for weights")
     return parts[0] if len(parts) == 1 else Combined(tuple(parts))
 
 

@@ -1,11 +1,11 @@
-"""What a training method is: up to three hooks around one optimiser step, and how methods combine."""
+"""What a training method is: a few hooks around one optimiser step, and how methods combine."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,10 @@ class Step:
         generator: source of everything random, on the batch's device.
         progress: how much of the training is done, 0 to 1 (for ramps).
         output_penalty: what the task adds for a recurrent network's outputs (firing rates), or None.
+        index: steps before this one, since the training began.
+        descend: takes an optimiser step with the gradients at hand, for methods that take several in one step;
+            the last of them is the training loop's.
+        statistics: whether the next task loss moves batch norm's running statistics; once a step.
     """
 
     model: nn.Module
@@ -38,15 +42,19 @@ class Step:
     generator: torch.Generator
     progress: float
     output_penalty: Callable[[Tensor], Tensor] | None = None
+    index: int = 0
+    descend: Callable[[], None] = lambda: None
+    statistics: bool = True
 
-    def logits(self, weights: Mapping[str, Tensor], *, x: Tensor | None = None, statistics: bool = False) -> Tensor:
-        """Logits under other weights; batch norm's running statistics move only with ``statistics=True``."""
-        return self._run(weights, self.x if x is None else x, statistics, outputs=False)[0]
+    def logits(self, weights: Mapping[str, Tensor], *, x: Tensor | None = None) -> Tensor:
+        """Logits under other weights; batch norm's running statistics stay as they are."""
+        return self._run(weights, self.x if x is None else x, statistics=False, outputs=False)[0]
 
     def task(self, weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """(cross entropy plus the task's penalty, logits) of the batch under ``weights``."""
         wanted = self.output_penalty is not None
-        logits, outputs = self._run(weights, self.x, statistics=True, outputs=wanted)
+        logits, outputs = self._run(weights, self.x, statistics=self.statistics, outputs=wanted)
+        self.statistics = False
         loss = nn.functional.cross_entropy(logits, self.y)
         if self.output_penalty is not None and outputs is not None:
             loss = loss + self.output_penalty(outputs)
@@ -59,9 +67,11 @@ class Step:
     def _run(
         self, weights: Mapping[str, Tensor], x: Tensor, statistics: bool, outputs: bool
     ) -> tuple[Tensor, Tensor | None]:
-        tensors = {f"model.{name}": value for name, value in weights.items()}
+        tensors: Weights = {}
         if not statistics:
-            tensors |= {f"model.{name}": value.clone() for name, value in self.model.named_buffers()}
+            tensors = {f"model.{name}": value.clone() for name, value in self.model.named_buffers()}
+        # Weights may name buffers too (neuron parameters), so they come last.
+        tensors |= {f"model.{name}": value for name, value in weights.items()}
         answer: tuple[Tensor, Tensor | None] = functional_call(_Runner(self.model), tensors, (x, outputs))
         return answer
 
@@ -81,12 +91,18 @@ class _Runner(nn.Module):
         return model_logits(self.model, x), None
 
 
+class Objective(Protocol):
+    """What one step minimises, as a function of the parameters (those of the step when omitted)."""
+
+    def __call__(self, theta: Weights | None = None) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Method:
     """A training method; its dataclass fields are its hyper-parameters. Override the hooks that it needs.
 
-    A step minimises ``task(weights) + Σ extra``. A new method is one file with one subclass, registered in
-    ``thetabox.train.methods.METHODS``.
+    A step minimises ``task(weights(stored(theta))) + Σ extra``. A new method is one file with one subclass, registered
+    in ``thetabox.train.methods.METHODS``.
     """
 
     name: ClassVar[str] = ""
@@ -94,16 +110,36 @@ class Method:
     source: ClassVar[str] = ""
     meanings: ClassVar[dict[str, str]] = {}
     """Hyper-parameter → what it means, one line each (with unit)."""
+    searches: ClassVar[bool] = False
+    """Whether it looks for other weights by gradients of its own; only one method in a combination may."""
+
+    @property
+    def gradients_per_step(self) -> float:
+        """Forward and backward passes over a batch that one batch costs (mean over the training); 1 for the task."""
+        return 1.0
+
+    @property
+    def inner_loops(self) -> int:
+        """Descents (of the optimiser, or of a walk) that are made on one batch.
+
+        Where methods train for equal epochs, one with inner loops has its epochs divided by this: arXiv 2106.05009
+        counts the loops of Entropy-SGD and ABCD.
+        """
+        return 1
+
+    def stored(self, weights: Weights) -> Weights:
+        """Weights as a device would hold them (quantised, …), a differentiable function of the parameters."""
+        return weights
 
     def weights(self, step: Step, weights: Weights) -> Weights:
-        """Weights at which the task loss is taken, a differentiable function of ``weights``."""
+        """Weights at which the task loss is taken, a differentiable function of ``weights``; may add buffers."""
         return weights
 
     def extra(self, step: Step, logits: Tensor | None) -> Tensor | None:
-        """A term to add to the loss; ``logits`` are those at the unchanged weights where they are at hand."""
+        """A term to add to the loss; ``logits`` are those at ``step.theta``, as stored, where they are at hand."""
         return None
 
-    def backward(self, step: Step, objective: Callable[[], Tensor]) -> Tensor:
+    def backward(self, step: Step, objective: Objective) -> Tensor:
         """Leave the gradient in ``theta[...].grad`` and answer the loss; sharpness-aware methods override this."""
         loss = objective()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -116,6 +152,23 @@ class Combined(Method):
 
     parts: tuple[Method, ...] = ()
 
+    @property
+    def gradients_per_step(self) -> float:
+        own = self._own()
+        passes = 1 + sum(part.gradients_per_step - 1 for part in self.parts if part is not own)
+        if self._overridden("extra") and self._overridden("weights"):
+            passes += 1  # the outputs at the unchanged weights are no by-product of the task loss then
+        return passes if own is None else passes * own.gradients_per_step
+
+    @property
+    def inner_loops(self) -> int:
+        return max(part.inner_loops for part in self.parts)
+
+    def stored(self, weights: Weights) -> Weights:
+        for part in self.parts:
+            weights = part.stored(weights)
+        return weights
+
     def weights(self, step: Step, weights: Weights) -> Weights:
         for part in self.parts:
             weights = part.weights(step, weights)
@@ -125,21 +178,43 @@ class Combined(Method):
         terms = [term for part in self.parts if (term := part.extra(step, logits)) is not None]
         return torch.stack(terms).sum() if terms else None
 
-    def backward(self, step: Step, objective: Callable[[], Tensor]) -> Tensor:
-        own = [part for part in self.parts if type(part).backward is not Method.backward]
-        return own[0].backward(step, objective) if own else super().backward(step, objective)
+    def backward(self, step: Step, objective: Objective) -> Tensor:
+        own = self._own()
+        return super().backward(step, objective) if own is None else own.backward(step, objective)
+
+    def _own(self) -> Method | None:
+        return next((part for part in self.parts if type(part).backward is not Method.backward), None)
+
+    def _overridden(self, hook: str) -> bool:
+        return any(getattr(type(part), hook) is not getattr(Method, hook) for part in self.parts)
 
 
 def run_step(method: Method, step: Step) -> Tensor:
     """Gradient of one step by a method; answers the loss."""
 
-    def objective() -> Tensor:
-        weights = method.weights(step, step.theta)
-        loss, logits = step.task(weights)
-        extra = method.extra(step, logits if weights is step.theta else None)
+    def objective(theta: Weights | None = None) -> Tensor:
+        here = replace(step, theta=method.stored(step.theta if theta is None else theta))
+        weights = method.weights(here, here.theta)
+        loss, logits = here.task(weights)
+        step.statistics = here.statistics
+        extra = method.extra(here, logits if weights is here.theta else None)
         return loss if extra is None else loss + extra
 
     return method.backward(step, objective)
+
+
+def gradient_at(objective: Objective, weights: Weights) -> tuple[Tensor, Weights]:
+    """(loss, gradient by every tensor) at any weights; zeros where the loss does not depend on one."""
+    leaves = {name: value.detach().requires_grad_() for name, value in weights.items()}
+    loss = objective(leaves)
+    found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+    return loss.detach(), dict(zip(leaves, found, strict=True))
+
+
+def set_gradient(theta: Weights, gradient: Weights) -> None:
+    """Leave a gradient where the optimiser finds it."""
+    for name, value in theta.items():
+        value.grad = gradient[name]
 
 
 def hyper_parameters(kind: type[Method]) -> dict[str, Any]:

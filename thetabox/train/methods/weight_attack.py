@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
-from torch.nn.functional import kl_div, log_softmax
 
-from thetabox.train.methods.method import Method, Step, check_range
+from thetabox.errors import InputError
+from thetabox.train.methods.boundary import BOUNDARY_LOSSES
+from thetabox.train.methods.disturbed import BATCH_NORM, EXCLUDE_MEANING, INCLUDE_MEANING, disturbed
+from thetabox.train.methods.method import Method, Step, Weights, check_range
+from thetabox.train.methods.relative_attack import moved, relative_attack
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,11 @@ class WeightAttack(Method):
 
     loss = task loss + β_rob · KL(f(θ), f(θ*)), δ held constant in the gradient, so that ∂θ*/∂θ is the paper's
     diagonal Jacobian 1 + sign(θ) δ. Π clips δ to [−ζ, ζ]: θ* never leaves the relative box of size ζ (the authors'
-    code does not project). Algorithm 1 of arXiv 2106.05009.
+    code does not project). Algorithm 1 of arXiv 2106.05009. ``loss`` puts another distance of the outputs in the
+    place of KL, in the attack and in the loss (:mod:`thetabox.train.methods.boundary`, from the authors' code);
+    ``warmup`` is the share of the training before the attack sets in (0 from a pretrained network). Neuron parameters
+    are attacked where ``include`` names them: they are not trained, but the weights learn to do without their exact
+    values.
     """
 
     name: ClassVar[str] = "weight-attack"
@@ -35,43 +41,54 @@ class WeightAttack(Method):
         "zeta": "size of the attack, relative to each weight's size",
         "steps": "gradient steps of the attack",
         "sigma": "standard deviation of the random start, relative to each weight's size",
+        "loss": f"distance of the outputs: {', '.join(BOUNDARY_LOSSES)}",
+        "warmup": "share of the training before the attack sets in, 0 to 1",
+        "include": INCLUDE_MEANING,
+        "exclude": EXCLUDE_MEANING,
     }
+    searches: ClassVar[bool] = True
 
     beta_rob: float = 0.25
     zeta: float = 0.1
     steps: int = 10
     sigma: float = 1e-3
+    loss: str = "kl"
+    warmup: float = 0.0
+    include: str = "*"
+    exclude: str = BATCH_NORM
 
     def __post_init__(self) -> None:
         check_range("beta_rob", self.beta_rob, 0)
         check_range("zeta", self.zeta, 0)
         check_range("steps", self.steps, 1)
         check_range("sigma", self.sigma, 0)
+        check_range("warmup", self.warmup, 0, 1)
+        if self.loss not in BOUNDARY_LOSSES:
+            raise InputError(f"loss={self.loss!r} is unknown; choose one of {', '.join(BOUNDARY_LOSSES)}")
 
-    def attack(self, step: Step, target: Tensor) -> dict[str, Tensor]:
-        """Relative offsets δ that move the outputs away from ``target`` (log-probabilities at θ)."""
-        theta = {name: value.detach() for name, value in step.theta.items()}
-        size = {name: value.abs() for name, value in theta.items()}
-        delta = {name: self._inside(self.sigma * step.normal(value)) for name, value in theta.items()}
-        for _ in range(self.steps):
-            attacked = {name: torch.addcmul(theta[name], size[name], delta[name]).requires_grad_() for name in theta}
-            divergence = _divergence(target, step.logits(attacked))
-            gradients = torch.autograd.grad(divergence, list(attacked.values()), allow_unused=True)
-            for name, gradient in zip(attacked, gradients, strict=True):
-                if gradient is not None:
-                    delta[name] = self._inside(delta[name] + (self.zeta / self.steps) * gradient.sign())
-        return delta
+    @property
+    def gradients_per_step(self) -> float:
+        return 1 + (1 - self.warmup) * (self.steps + 1)
 
-    def extra(self, step: Step, logits: Tensor | None) -> Tensor:
-        clean = log_softmax(step.logits(step.theta) if logits is None else logits, 1)
+    def attack(self, step: Step, clean: Tensor) -> Weights:
+        """Relative offsets δ that move the outputs away from ``clean`` (the logits at θ, detached)."""
+        centre = {
+            name: value.detach()
+            for name, value in disturbed(step.model, step.theta, self.include, self.exclude).items()
+        }
+        others = {name: value.detach() for name, value in step.theta.items() if name not in centre}
+        start = {name: self.sigma * step.normal(value) for name, value in centre.items()}
+
+        def damage(attacked: Weights) -> Tensor:
+            return BOUNDARY_LOSSES[self.loss](clean, step.logits({**others, **attacked}))
+
+        return relative_attack(damage, centre, start, self.zeta, self.steps)
+
+    def extra(self, step: Step, logits: Tensor | None) -> Tensor | None:
+        if step.progress < self.warmup:
+            return None
+        clean = step.logits(step.theta) if logits is None else logits
         delta = self.attack(step, clean.detach())
-        attacked = {name: theta + theta.abs() * delta[name] for name, theta in step.theta.items()}
-        return self.beta_rob * _divergence(clean, step.logits(attacked))
-
-    def _inside(self, delta: Tensor) -> Tensor:
-        return delta.clamp(-self.zeta, self.zeta)
-
-
-def _divergence(log_p: Tensor, logits: Tensor) -> Tensor:
-    """Mean over the batch of KL(p, softmax(logits)), in nats."""
-    return kl_div(log_softmax(logits, 1), log_p, reduction="batchmean", log_target=True)
+        centre = disturbed(step.model, step.theta, self.include, self.exclude)
+        attacked = {name: moved(value, delta[name]) for name, value in centre.items()}
+        return self.beta_rob * BOUNDARY_LOSSES[self.loss](clean, step.logits({**step.theta, **attacked}))
