@@ -1,4 +1,4 @@
-"""One update of every method equals its definition written out in numpy (float64), random numbers from the same seed."""
+"""One update of every method equals its definition written out in numpy (float64), with the same random numbers."""
 
 from __future__ import annotations
 
@@ -337,9 +337,7 @@ def test_weight_attack_gradient_is_autograd_through_the_unrolled_attack(sigma: f
         }
     total = torch.nn.functional.cross_entropy(clean, p.y) + beta * divergence(clean, logits(star))
     expected = torch.autograd.grad(total, list(theta.values()))
-    step = Step(
-        p.model, p.x, p.y, dict(p.model.named_parameters()), torch.Generator().manual_seed(SEED), progress=0.0
-    )
+    step = Step(p.model, p.x, p.y, dict(p.model.named_parameters()), torch.Generator().manual_seed(SEED), progress=0.0)
     run_step(method("weight-attack", {"beta_rob": beta, "zeta": zeta, "steps": steps, "sigma": sigma}), step)
     for parameter, gradient in zip(p.model.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=0, atol=1e-5)
