@@ -245,14 +245,14 @@ def test_an_attack_on_neurons_alone_teaches_the_weights() -> None:
 # --- boxes ---
 
 
-@given(seed=st.integers(0, 50), gamma=st.floats(0, 1), sigma=st.floats(0, 1))
-def test_awp_stays_in_its_boxes(seed: int, gamma: float, sigma: float) -> None:
+@given(seed=st.integers(0, 50), zeta=st.floats(0, 1), sigma=st.floats(0, 1))
+def test_awp_stays_in_its_boxes(seed: int, zeta: float, sigma: float) -> None:
     torch.manual_seed(seed)
     model, x = MLP((3, 6, 4)), torch.randn(8, 3)
     step = step_of(model, x, seed)
     theta = {name: p.detach() for name, p in step.theta.items()}
-    chosen = Awp(gamma=gamma, sigma=sigma, steps=3, eps_pga=0.1)
-    assert all((d.abs() <= gamma).all() for d in chosen.attack(step, theta, theta).values())
+    chosen = Awp(zeta=zeta, sigma=sigma, steps=3, eps_pga=0.1)
+    assert all((d.abs() <= zeta).all() for d in chosen.attack(step, theta, theta).values())
     assert ((chosen.attacked_inputs(step, theta) - x).abs() <= 0.1 + 1e-6).all()
 
 

@@ -221,19 +221,20 @@ def test_quantised_under_attack() -> None:
 @pytest.mark.parametrize("eps", [0.0, 0.2])
 def test_awp(eps: float) -> None:
     p = Problem()
-    clean_x, steps, sigma, gamma = p.network.x, 4, 0.05, 0.1
+    clean_x, steps, sigma, gamma, zeta = p.network.x, 4, 0.05, 0.3, 0.2
     if eps > 0:
         offset = eps * (2 * p.uniform(8, 3) - 1)
         for _ in range(3):
             p.network.x = clean_x + offset
             offset = np.clip(offset + eps / 3 * np.sign(p.network.task(p.theta)[1]["x"]), -eps, eps)
         p.network.x = clean_x + offset
-    delta = {n: np.clip(sigma * p.normal(n), -gamma, gamma) for n in NAMES}
+    delta = {n: np.clip(sigma * p.normal(n), -zeta, zeta) for n in NAMES}
     for _ in range(steps):
         g = p.network.task({n: p.theta[n] + np.abs(p.theta[n]) * delta[n] for n in NAMES})[1]
-        delta = {n: np.clip(delta[n] + gamma / steps * np.sign(g[n]), -gamma, gamma) for n in NAMES}
-    loss, g = p.network.task({n: p.theta[n] + np.abs(p.theta[n]) * delta[n] for n in NAMES})
-    p.check("awp", {"eps_pga": eps, "steps": steps, "sigma": sigma}, p.descended(g), loss)
+        delta = {n: np.clip(delta[n] + zeta / steps * np.sign(g[n]), -zeta, zeta) for n in NAMES}
+    loss, g = p.network.task({n: p.theta[n] + gamma * np.abs(p.theta[n]) * delta[n] for n in NAMES})
+    settings = {"eps_pga": eps, "steps": steps, "sigma": sigma, "gamma": gamma, "zeta": zeta}
+    p.check("awp", settings, p.descended(g), loss)
 
 
 def length(tensors: Arrays) -> float:
@@ -283,7 +284,7 @@ def test_abcd(zeta: float) -> None:
         theta = {n: theta[n] + np.clip(0.1 * up[n] * g[n], -reach[n], reach[n]) for n in NAMES}
         g = p.network.task(theta)[1]
         theta = {n: theta[n] - RATE * ~up[n] * g[n] for n in NAMES}
-    p.check("abcd", {"zeta": zeta}, theta, first)
+    p.check("abcd", {"zeta": zeta, "eta_a": 0.1}, theta, first)
 
 
 @pytest.mark.parametrize("index", [0, 700])

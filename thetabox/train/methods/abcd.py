@@ -23,8 +23,9 @@ class Abcd(Method):
 
     Π keeps θ' in [θ − ζ|θ|, θ + ζ|θ|], the relative box of this ascent. The ascent stays in the weights; later
     descents undo it where it hurts. Every descent is one step of the training's optimiser. Cicek and Soatto (arXiv
-    1805.09302); two loops and η_A = 0.1 in the code beside arXiv 2106.05009 (whose clipping is around θ' itself and
-    so does nothing). Batch norm only descends, as does all else that ``exclude`` names.
+    1805.09302); two loops in the code beside arXiv 2106.05009 (whose clipping is around θ' itself and so does
+    nothing). η_A there is 0.1 or 0.001; at 0.1 a network without normalisation can run away, since weights that rise
+    make gradients rise. Batch norm only descends, as does all else that ``exclude`` names.
     """
 
     name: ClassVar[str] = "abcd"
@@ -39,7 +40,7 @@ class Abcd(Method):
     }
     searches: ClassVar[bool] = True
 
-    eta_a: float = 0.1
+    eta_a: float = 0.01
     loops: int = 2
     zeta: float = 0.1
     include: str = "*"

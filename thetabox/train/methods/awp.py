@@ -21,21 +21,23 @@ class Awp(Method):
     .. math::
         x^* &= \text{sign-gradient ascent of } \mathrm{CE}(f(x; \theta), y) \text{ within } \|x^* - x\|_\infty \le
             \epsilon_{pga}, \quad \text{from } x + U(-\epsilon_{pga}, \epsilon_{pga}) \\
-        \delta_0 &= \sigma n, \qquad \delta_{i+1} = \Pi\!\left(\delta_i + \tfrac{\gamma}{N}\,\mathrm{sign}\,
+        \delta_0 &= \sigma n, \qquad \delta_{i+1} = \Pi\!\left(\delta_i + \tfrac{\zeta}{N}\,\mathrm{sign}\,
             \nabla \mathrm{CE}(f(x^*; \theta + |\theta|\delta_i), y)\right) \\
-        \theta &\leftarrow \theta - \eta\,\nabla L(\theta + |\theta|\delta_N; x^*, y)
+        \theta &\leftarrow \theta - \eta\,\nabla L(\theta + \gamma|\theta|\delta_N; x^*, y)
 
-    Π clips to [−γ, γ]. Wu et al. (arXiv 2004.05884) allow ‖v‖ ≤ γ‖w‖ for a layer; adapted to the relative box that is
-    |v| ≤ γ|w| for a weight. Büchel, Faber, Muir (ICLR 2022) set γ = 0.1 with N = 10 steps and 3 on the inputs, and
-    multiply by γ an attack of size ζ made on the clean inputs; here γ is the box. ``eps_pga`` is in the unit of the
-    inputs as the network sees them; 0 leaves them alone.
+    Π clips to [−ζ, ζ], so the attack searches the relative box of size ζ, and the gradient is taken in that of size
+    γζ. Wu et al. (arXiv 2004.05884) allow ‖v‖ ≤ γ‖w‖ for a layer. The code beside arXiv 2106.05009 adapts it so, with
+    γ = 0.1, ζ = 0.2, N = 10 and 3 steps on the inputs; its attack on the weights sees the clean inputs, ours the
+    attacked ones, as in Wu et al. ``eps_pga`` is in the unit of the inputs as the network sees them; 0 leaves them
+    alone.
     """
 
     name: ClassVar[str] = "awp"
     summary: ClassVar[str] = "gradient at attacked weights (and inputs)"
     source: ClassVar[str] = "Wu, Xia, Wang, NeurIPS 2020; relative as in Büchel, Faber, Muir, ICLR 2022"
     meanings: ClassVar[dict[str, str]] = {
-        "gamma": "size of the attack on the weights, relative to each weight's size",
+        "gamma": "share of the attack on the weights at which the gradient is taken",
+        "zeta": "size of the attack on the weights, relative to each weight's size",
         "eps_pga": "size of the attack on the inputs, in their unit",
         "steps": "gradient steps of the attack on the weights",
         "input_steps": "gradient steps of the attack on the inputs",
@@ -46,6 +48,7 @@ class Awp(Method):
     searches: ClassVar[bool] = True
 
     gamma: float = 0.1
+    zeta: float = 0.2
     eps_pga: float = 0.0
     steps: int = 10
     input_steps: int = 3
@@ -54,7 +57,8 @@ class Awp(Method):
     exclude: str = BATCH_NORM
 
     def __post_init__(self) -> None:
-        check_range("gamma", self.gamma, 0)
+        check_range("gamma", self.gamma, 0, 1)
+        check_range("zeta", self.zeta, 0)
         check_range("eps_pga", self.eps_pga, 0)
         check_range("steps", self.steps, 1)
         check_range("input_steps", self.input_steps, 1)
@@ -70,7 +74,7 @@ class Awp(Method):
             step.x = self.attacked_inputs(step, theta)
         centre = disturbed(step.model, theta, self.include, self.exclude)
         delta = self.attack(step, theta, centre)
-        attacked = {name: moved(value, delta[name]) for name, value in centre.items()}
+        attacked = {name: moved(value, self.gamma * delta[name]) for name, value in centre.items()}
         loss, gradient = gradient_at(objective, {**theta, **attacked})
         set_gradient(step.theta, gradient)
         return loss
@@ -82,7 +86,7 @@ class Awp(Method):
         def damage(attacked: Weights) -> Tensor:
             return cross_entropy(step.logits({**theta, **attacked}), step.y)
 
-        return relative_attack(damage, centre, start, self.gamma, self.steps)
+        return relative_attack(damage, centre, start, self.zeta, self.steps)
 
     def attacked_inputs(self, step: Step, theta: Weights) -> Tensor:
         """Inputs within ``eps_pga`` of the batch that raise the cross entropy."""
