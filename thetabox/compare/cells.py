@@ -23,7 +23,7 @@ from thetabox.models import load, sha256
 from thetabox.processes import Tell
 from thetabox.report.folder import write_file
 from thetabox.report.write import json_text
-from thetabox.train import fit, recipe
+from thetabox.train import fit, method, recipe
 from thetabox.train.settings import Settings
 from thetabox.verify import certify
 from thetabox.version import __version__
@@ -67,9 +67,16 @@ class Cell:
 
     @cached_property
     def training(self) -> dict[str, Any]:
-        """Arguments of ``fit``: the task's recipe with the comparison's changes."""
-        arguments = recipe_of(self).options(self.variant.method, dict(self.variant.set))
-        return arguments | dict(self.variant.fit)
+        """Arguments of ``fit``: the task's recipe with the comparison's changes.
+
+        All methods train for equally many passes over the data; those whose inner loops descend too, for so many
+        times fewer epochs, unless the configuration gives them a number of their own.
+        """
+        name = self.variant.method
+        arguments = recipe_of(self).options(name, dict(self.variant.set)) | dict(self.variant.fit)
+        if "epochs" not in self.config.only.get(name, {}):
+            arguments["epochs"] = math.ceil(arguments["epochs"] / method(name, arguments["set"]).inner_loops)
+        return arguments
 
     def read(self, stage: str) -> dict[str, Any] | None:
         """What the stage found, if it is finished and was made with these very settings."""
