@@ -24,9 +24,9 @@ Operand = Interval | Number
 
 
 def _truth(context: Context, must: Tensor, may: Tensor) -> Interval:
-    """Certainly true, possibly true."""
+    """Certainly true, possibly true; a point where everything is certain, so that what follows costs half."""
     lower = must.to(context.dtype)
-    upper = lower if may is must else may.to(context.dtype)
+    upper = lower if may is must or torch.equal(must, may) else may.to(context.dtype)
     return Interval(lower, upper, bound=1.0, nonnegative=True)
 
 
