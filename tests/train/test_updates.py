@@ -273,6 +273,21 @@ def test_sharpness_aware(case: str) -> None:
     p.check(case.split("-")[0], settings, p.descended(p.network.task(uphill)[1]), loss)
 
 
+@pytest.mark.parametrize("name", ["sam", "amp"])
+def test_both_gradients_see_the_same_noise(name: str) -> None:
+    p = Problem()
+    noise = {n: 0.3 * p.normal(n) for n in NAMES}
+
+    def noisy(w: Arrays) -> tuple[float, Arrays]:
+        return p.network.task({n: w[n] + np.abs(w[n]) * noise[n] for n in NAMES})
+
+    loss, g = noisy(p.theta)
+    factor = 0.4 / length(g) if name == "sam" else 1.0
+    uphill = {n: p.theta[n] + factor * g[n] for n in NAMES}
+    settings = {"rho": 0.4} if name == "sam" else {"epsilon": 100.0}
+    p.check(f"forward-noise+{name}", settings, p.descended(noisy(uphill)[1]), loss)
+
+
 @pytest.mark.parametrize("zeta", [0.002, 0.5])
 def test_abcd(zeta: float) -> None:
     p = Problem()
