@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from thetabox.errors import InputError
 from thetabox.models import LSNN, MLP, ConvNet, ResNet32
-from thetabox.train import METHODS, Epoch, TrainResult, evaluate, fit, method
+from thetabox.train import METHODS, Epoch, TrainResult, evaluate, fit, loop, method
 from thetabox.train.methods import Step, run_step
 from thetabox.train.methods.abcd import Abcd
 from thetabox.train.methods.awp import Awp
@@ -320,10 +320,10 @@ def blobs(n: int, seed: int) -> tuple[Tensor, Tensor]:
     return centres[y] + 0.6 * torch.randn(n, 2, generator=torch.Generator().manual_seed(seed)), y
 
 
-def train(name: str, **kwargs: object) -> TrainResult:
+def train(name: str | Method, **kwargs: object) -> TrainResult:
     torch.manual_seed(5)
     chosen = {"epochs": 6, "batch_size": 16, "lr": 2e-2, "seed": 3, "progress": False, "device": "cpu"}
-    return fit(MLP((2, 12, 3)), blobs(90, 0), blobs(60, 1), name, set=settings(name), **{**chosen, **kwargs})
+    return fit(MLP((2, 12, 3)), blobs(90, 0), blobs(60, 1), name, set=settings(str(name)), **{**chosen, **kwargs})
 
 
 @pytest.mark.parametrize("name", [*METHODS, "quantised+weight-attack"])
@@ -349,6 +349,50 @@ def test_quantised_training_leaves_the_quantised_network() -> None:
         assert len(weight.unique()) <= 15
         torch.testing.assert_close(Quantised().stored({"w": weight})["w"], weight)
     assert evaluate(result.model, *blobs(60, 1))[0] == result.best_validation_accuracy
+
+
+def test_rounded_weights_are_lent_to_validation_alone() -> None:
+    model = MLP((2, 12, 3))
+    before = [p.detach().clone() for p in model.parameters()]
+
+    def interrupted() -> None:
+        with loop._as_stored(Quantised(bits=2), dict(model.named_parameters())):
+            assert len(model.dense1.weight.unique()) <= 3
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+
+
+def test_the_loop_counts_steps_and_lends_its_optimiser(tmp_path: Path) -> None:
+    """Steps are counted through a resumption; ``descend`` takes a whole optimiser step, gradient clipping included."""
+    seen: list[tuple[int, float]] = []
+    moves: list[float] = []
+
+    class Seeing(Method):
+        def backward(self, step: Step, objective: object) -> Tensor:
+            seen.append((step.index, step.progress))
+            loss = super().backward(step, objective)
+            before = [p.detach().clone() for p in step.theta.values()]
+            step.descend()
+            shifts = [(p.detach() - b).norm() for p, b in zip(step.theta.values(), before, strict=True)]
+            moves.append(float(torch.stack(shifts).norm()))
+            return loss
+
+    def stop(record: Epoch) -> None:
+        if record.epoch == 2:
+            raise KeyboardInterrupt
+
+    out, more = tmp_path / "m.safetensors", {"optimizer": "sgd", "lr": 0.1, "clip_norm": 1e-3}
+    train(Seeing(), out=out, on_epoch=stop, epochs=4, **more)
+    train(Seeing(), out=out, resume=True, epochs=4, **more)
+    batches = 6  # 90 samples, 16 a batch
+    assert [index for index, _ in seen] == list(range(4 * batches))
+    assert [progress for _, progress in seen] == pytest.approx([i / (4 * batches) for i in range(4 * batches)])
+    # The first move of Nesterov's SGD is 1.9 times rate and gradient, and the gradient's norm is clipped.
+    assert moves[0] == pytest.approx(0.1 * 1.9 * 1e-3, rel=1e-3)
+    assert min(moves) > 0
 
 
 @given(seed=st.integers(0, 50), bits=st.integers(2, 24), size=st.floats(1e-6, 1e6))

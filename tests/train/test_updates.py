@@ -166,15 +166,18 @@ def damage_gradients(kind: str, clean: np.ndarray, other: np.ndarray) -> tuple[f
     return value, halves[0], halves[1]
 
 
-def attacked_step(p: Problem, centre: Arrays, kind: str, zeta: float, steps: int, sigma: float) -> tuple[float, Arrays]:
+def attacked_step(
+    p: Problem, centre: Arrays, kind: str, zeta: float, steps: int, sigma: float, attacked: tuple[str, ...] = NAMES
+) -> tuple[float, Arrays]:
     """β·boundary loss and its gradient by ``centre``, β = 0.25, δ constant: Algorithm 1 with the projection."""
     clean = p.network.forward(centre)
-    delta = {n: np.clip(sigma * p.normal(n), -zeta, zeta) for n in NAMES}
+    delta = {n: np.zeros_like(centre[n]) for n in NAMES}
+    delta |= {n: np.clip(sigma * p.normal(n), -zeta, zeta) for n in attacked}
     for _ in range(steps):
         star = {n: centre[n] + np.abs(centre[n]) * delta[n] for n in NAMES}
         other = p.network.forward(star)
         g = p.network.back(star, damage_gradients(kind, clean, other)[2])
-        delta = {n: np.clip(delta[n] + zeta / steps * np.sign(g[n]), -zeta, zeta) for n in NAMES}
+        delta |= {n: np.clip(delta[n] + zeta / steps * np.sign(g[n]), -zeta, zeta) for n in attacked}
     star = {n: centre[n] + np.abs(centre[n]) * delta[n] for n in NAMES}
     other = p.network.forward(star)
     value, by_clean, by_other = damage_gradients(kind, clean, other)
@@ -207,14 +210,19 @@ def test_weight_attack_waits_for_its_warmup() -> None:
     p.check("weight-attack", {"warmup": 0.5}, p.descended(total), loss + extra)
 
 
-def test_quantised_under_attack() -> None:
-    """The attack starts from, and is relative to, the rounded weights; the gradient goes straight through them."""
+@pytest.mark.parametrize("include", ["*", "dense1.*"])
+def test_quantised_under_attack(include: str) -> None:
+    """The attack starts from, and is relative to, the rounded weights; the gradient goes straight through them.
+
+    Where only some tensors are attacked, the others are rounded too while it searches.
+    """
     p = Problem()
-    rounded = {n: quantise(w, 3) if w.ndim == 2 else w for n, w in p.theta.items()}
-    extra, by_extra = attacked_step(p, rounded, "kl", 0.1, 2, 0.05)
+    rounded = {n: quantise(w, 2) if w.ndim == 2 else w for n, w in p.theta.items()}
+    attacked = NAMES if include == "*" else NAMES[:2]
+    extra, by_extra = attacked_step(p, rounded, "kl", 0.3, 3, 0.05, attacked)
     loss, g = p.network.task(rounded)
     total = {n: g[n] + by_extra[n] for n in NAMES}
-    settings = {"bits": 3, "zeta": 0.1, "steps": 2, "sigma": 0.05}
+    settings = {"bits": 2, "zeta": 0.3, "steps": 3, "sigma": 0.05, "include": include}
     p.check("quantised+weight-attack", settings, p.descended(total), loss + extra)
 
 
