@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.func import functional_call, grad, vmap
@@ -213,3 +213,17 @@ def test_bad_arguments(kwargs: dict, word: str) -> None:
 def test_bad_input_shape(shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match="shape"):
         LSNN(3, 6, 4)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@settings(max_examples=15)
+@given(seed=st.integers(0, 100), recurrent=st.booleans(), refractory=st.integers(0, 4))
+def test_without_a_gradient_the_spikes_are_the_same_bit_for_bit(
+    dtype: torch.dtype, seed: int, recurrent: bool, refractory: int
+) -> None:
+    model, x = network(seed, recurrent, refractory)
+    model, x = model.to(dtype), x.to(dtype)
+    with torch.no_grad():
+        alone = model.outputs(x)
+    assert torch.equal(alone, model.outputs(x))
+    assert 0 < alone.mean() < 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,11 @@ from thetabox.measure.inputs import (
     numbers_for,
     working_copy,
 )
+from thetabox.measure.many_weights import ManyWeights, correct_count
 from thetabox.models.fold import folded
+
+PAPER_LEVELS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7)
+"""Mismatch levels of the paper's Table 1."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,25 @@ class MismatchResult:
         """The worst draw."""
         return self.accuracy.amin(1)
 
+    def joined(self, *others: MismatchResult) -> MismatchResult:
+        """Draws of several instances of a model (trained from other seeds) as one result: [L, S₁ + S₂ + …].
+
+        Raises:
+            InputError: other levels or another box.
+        """
+        results = (self, *others)
+        if any(not torch.equal(r.level, self.level) or r.box != self.box for r in others):
+            raise InputError("only mismatch results of the same levels and the same box can be joined")
+        draws = [r.accuracy.shape[1] for r in results]
+        return MismatchResult(
+            level=self.level,
+            accuracy=torch.cat([r.accuracy for r in results], 1),
+            clean_accuracy=sum(r.clean_accuracy * n for r, n in zip(results, draws, strict=True)) / sum(draws),
+            seed=self.seed,
+            box=self.box,
+            seconds=sum(r.seconds for r in results),
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The result, for a report or a file."""
         rows = zip(self.level, self.mean, self.std, self.min, strict=True)
@@ -88,6 +112,7 @@ def mismatch(
     box: Box | None = None,
     device: str = "auto",
     chunk: int = 500,
+    batch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> MismatchResult:
     r"""Draw the weights many times and measure accuracy with each draw.
@@ -108,6 +133,8 @@ def mismatch(
         box: which tensors are drawn and what their unit is; every weight and bias by relative error when omitted.
         device: "auto", "cpu" or "cuda".
         chunk: samples of the data in one forward pass.
+        batch: draws in one call (``torch.func.vmap``); by default whatever is fastest in a short trial on the first
+            draws, which for large networks is one. The accuracies are the same.
         progress: called with (done, total) draws.
 
     Raises:
@@ -119,38 +146,39 @@ def mismatch(
     sigmas = levels(level, "level")
     if samples < 1 or chunk < 1:
         raise InputError(f"samples is {samples} and chunk is {chunk}; both must be at least 1")
+    if batch is not None and batch < 1:
+        raise InputError(f"batch is {batch}; it must be at least 1")
     inputs, labels = checked(x, y)
     where, chosen = choose_device(device), box or Box()
     model = folded(model) if chosen.fold else model
-    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    dtype = torch.float64 if torch.float64 in kinds else torch.float32
-    precise, drawn = working_copy(model, where, torch.float64), working_copy(model, where, dtype)
+    precise = working_copy(model, where, torch.float64)
     class_count(precise, numbers_for(inputs[:1], where, torch.float64), labels)
-    tensors = {**dict(drawn.network.named_parameters()), **dict(drawn.network.named_buffers())}
+    many = ManyWeights(model, inputs, labels, where, chunk, batch)
     ends = boxed(model, chosen)
-    accuracy = torch.empty(len(sigmas), samples, dtype=torch.float64)
-    for draw in range(samples):
+    total = samples * len(sigmas)
+
+    @lru_cache(maxsize=1)
+    def noise(draw: int) -> dict[str, Tensor]:
         stream = torch.Generator().manual_seed(seed * 1_000_003 + draw)
-        noise = {name: torch.randn(theta.shape, generator=stream) for name, (theta, _) in ends.items()}
-        for row, sigma in enumerate(sigmas):
-            for name, (theta, radius) in ends.items():
-                tensors[name].copy_(theta + sigma * radius * noise[name])
-            accuracy[row, draw] = _accuracy(drawn, inputs, labels, where, dtype, chunk)
-            if progress is not None:
-                progress(draw * len(sigmas) + row + 1, samples * len(sigmas))
+        return {name: torch.randn(theta.shape, generator=stream) for name, (theta, _) in ends.items()}
+
+    def weights(index: int) -> dict[str, Tensor]:
+        draw, row = divmod(index, len(sigmas))
+        drawn = noise(draw)
+        return {name: theta + sigmas[row] * radius * drawn[name] for name, (theta, radius) in ends.items()}
+
+    right = many.scores(weights, total, correct_count, None if progress is None else lambda done: progress(done, total))
     return MismatchResult(
         level=torch.tensor(sigmas, dtype=torch.float64),
-        accuracy=accuracy,
-        clean_accuracy=_accuracy(precise, inputs, labels, where, torch.float64, chunk),
+        accuracy=(right / len(inputs)).reshape(samples, len(sigmas)).T.contiguous(),
+        clean_accuracy=_clean(precise, inputs, labels, where, chunk),
         seed=seed,
         box=chosen,
         seconds=time.perf_counter() - started,
     )
 
 
-def _accuracy(model: nn.Module, x: Tensor, y: Tensor, device: torch.device, dtype: torch.dtype, chunk: int) -> float:
-    right = 0
-    for start in range(0, len(x), chunk):
-        answer = model(numbers_for(x[start : start + chunk], device, dtype))
-        right += int((answer.argmax(1).cpu() == y[start : start + chunk]).sum())
-    return right / len(x)
+def _clean(model: nn.Module, x: Tensor, y: Tensor, device: torch.device, chunk: int) -> float:
+    """Accuracy in float64."""
+    parts = [model(numbers_for(part, device, torch.float64)) for part in x.split(chunk)]
+    return float(correct_count(torch.cat(parts).cpu(), y)) / len(x)

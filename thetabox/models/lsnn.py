@@ -159,6 +159,35 @@ class SpikeTrain(torch.autograd.Function):
         return by_v, by_weights, *by_neuron, None, None
 
 
+def _spikes_alone(
+    drive: Tensor,
+    weights: Tensor | None,
+    alpha: Tensor,
+    rho: Tensor,
+    rest: Tensor,
+    beta: Tensor,
+    refractory: int,
+    dt: float,
+) -> Tensor:
+    """Spikes of :class:`SpikeTrain`, the same bit for bit, without what only its gradient needs."""
+    v = drive[0]
+    b = counter = torch.zeros_like(v)
+    z = (v > rest).to(v.dtype)
+    spikes = [z]
+    kept = 1 - rho
+    for driven in drive[1:]:
+        counter = (torch.add(counter, z, alpha=refractory) - 1).clamp(0, refractory)
+        b = torch.addcmul(kept * z, rho, b)
+        threshold = torch.addcmul(rest, beta, b)
+        if weights is not None:
+            driven = torch.addmm(driven, z, weights)
+        v = torch.addcmul(torch.addcmul(driven, alpha, v), z, threshold, value=-dt)
+        # v > A and counter = 0 (a whole number), without bools: turning those into floats takes longer than the rest.
+        z = torch.minimum((v - threshold).sign(), 1 - counter).clamp(min=0)
+        spikes.append(z)
+    return torch.stack(spikes)
+
+
 def _surrogate(ratio: Tensor) -> Tensor:
     """Slope of the spike over u = ratio − 1, ratio = v/A."""
     return SURROGATE_HEIGHT * (1 - (ratio - 1).abs()).clamp(min=0)
@@ -266,9 +295,15 @@ class LSNN(RecurrentModule):
         """Spikes of all steps: as ``step`` in a loop, faster (see :class:`SpikeTrain`)."""
         check_sequence(x, self.inputs)
         alpha, rho = torch.exp(-self.dt / self.tau), torch.exp(-self.dt / self.tau_adapt)
-        drive = (x.transpose(0, 1) @ self.W_in) * (1 - alpha)
+        # One product of two matrices: under vmap over the weights as well, and each step's drive lies in one piece.
+        frames = x.transpose(0, 1)
+        drive = ((frames.reshape(-1, self.inputs) @ self.W_in) * (1 - alpha)).unflatten(0, frames.shape[:2])
         weights = (1 - alpha) * self.W_rec * self.off_diagonal if self.recurrent else None
-        spikes, *_ = SpikeTrain.apply(drive, weights, alpha, rho, self.threshold, self.beta, self.refractory, self.dt)
+        neurons = (alpha, rho, self.threshold, self.beta, self.refractory, self.dt)
+        if torch.is_grad_enabled():
+            spikes, *_ = SpikeTrain.apply(drive, weights, *neurons)
+        else:
+            spikes = _spikes_alone(drive, weights, *neurons)
         return spikes.transpose(0, 1)
 
     def readout(self, outputs: Float[Tensor, "batch time units"]) -> Float[Tensor, "batch classes"]:

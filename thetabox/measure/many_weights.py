@@ -1,0 +1,179 @@
+"""One network under many draws of its weights: several draws in one batched call where that is faster."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from thetabox.measure.inputs import numbers_for, working_copy
+from thetabox.models.recurrent import is_recurrent
+
+Weights = dict[str, Tensor]
+Score = Callable[[Tensor, Tensor], Tensor]
+"""(logits [..., n, classes], labels [n]) → sum over the n samples [...]."""
+Run = Callable[[int, int], tuple[float, list[Tensor]]]
+"""(first draw, draws) → (seconds a draw, logits)."""
+
+# Draws of one batched call that are tried in turn, while each is faster than the one before.
+BATCHES = (16, 64)
+# A call that takes longer keeps a core busy with few large operators: batching gains nothing and takes memory. Seconds,
+# of a network as a whole and of a recurrent one, whose operators work on one time step. On one core batching gave: LSNN
+# 12-32-9, 64 samples, T = 30, 3 ms a call, 2.5 to 3.3; 12-64-9, 100 samples, T = 60, 10 ms, 1.0 to 1.3; small CNN, 360
+# samples, 6 ms, 1.0 to 1.3; the paper's CNN, 64 samples, 50 ms, 0.95.
+LONGEST_CALL = 0.005
+LONGEST_RECURRENT_CALL = 0.03
+# Draws by which the two ways are compared: the same ones in both, so that a difference would be seen.
+COMPARED = 2
+# With fewer draws a trial would cost more than it gains.
+FEWEST = 20
+GAIN = 0.95
+
+
+def correct_count(logits: Float[Tensor, "*draw sample classes"], y: Tensor) -> Float[Tensor, "*draw"]:
+    """Samples whose label has the largest logit."""
+    return (logits.argmax(-1) == y).sum(-1).double()
+
+
+def loss_sum(logits: Float[Tensor, "*draw sample classes"], y: Tensor) -> Float[Tensor, "*draw"]:
+    """Cross entropy, summed over the samples, nats."""
+    log_p = logits.double().log_softmax(-1)
+    return -log_p.gather(-1, y.expand(log_p.shape[:-1])[..., None])[..., 0].sum(-1)
+
+
+class ManyWeights:
+    """A network whose weights are replaced draw by draw, and the data it is measured on.
+
+    Several draws go into one call (``torch.func.vmap`` over stacked weights) where a short trial on the first draws
+    finds that faster; large networks and ones that vmap refuses take one draw after the other. Both ways see the same
+    weights and the same chunks of data, and the trial takes its first draws in both ways: where they differ in any
+    logit, the draws are taken one by one.
+
+    Args:
+        model: any network; a copy is worked on.
+        x: inputs [N, ...], on the CPU.
+        y: labels [N], on the CPU.
+        device: where to compute.
+        chunk: samples of the data in one call.
+        batch: draws in one call; found by trial when omitted.
+    """
+
+    def __init__(
+        self, model: nn.Module, x: Tensor, y: Tensor, device: torch.device, chunk: int, batch: int | None = None
+    ) -> None:
+        kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
+        self.dtype = torch.float64 if torch.float64 in kinds else torch.float32
+        self.device = device
+        self.network = working_copy(model, device, self.dtype)
+        self.tensors = {**dict(self.network.network.named_parameters()), **dict(self.network.network.named_buffers())}
+        self.parts = [
+            (numbers_for(x[start : start + chunk], device, self.dtype), y[start : start + chunk].to(device))
+            for start in range(0, len(x), chunk)
+        ]
+        self.batch = batch
+
+    @torch.no_grad()
+    def scores(
+        self,
+        weights: Callable[[int], Weights],
+        count: int,
+        score: Score,
+        progress: Callable[[int], None] | None = None,
+    ) -> Float[Tensor, " draw"]:
+        """Sum of ``score`` over the data for draws 0 … ``count`` − 1.
+
+        Args:
+            weights: draw → the tensors that it replaces, by name (each call in rising order of draws, some twice).
+            count: number of draws.
+            score: what is summed.
+            progress: called with the number of draws done.
+        """
+        found = torch.empty(count, dtype=torch.float64)
+
+        def run(start: int, size: int) -> tuple[float, list[Tensor]]:
+            """Draws start … start + size − 1, by one call; answers seconds a draw, and the logits."""
+            began = time.perf_counter()
+            drawn = [weights(draw) for draw in range(start, start + size)]
+            logits = self._one(drawn[0]) if size == 1 else self._batched(drawn)
+            found[start : start + size] = self._sum(logits, score)
+            if progress is not None:
+                progress(start + size)
+            return (time.perf_counter() - began) / size, logits
+
+        with self._kept():
+            if self.batch is None:
+                done, self.batch = self._trial(weights, count, run)
+            else:
+                done = 0
+            while done < count:
+                size = min(self.batch, count - done)
+                run(done, size)
+                done += size
+        return found
+
+    def _trial(self, weights: Callable[[int], Weights], count: int, run: Run) -> tuple[int, int]:
+        """(draws done, draws in one call from here on), by time on the first draws; their scores are kept."""
+        if count < FEWEST:
+            return 0, 1
+        longest = LONGEST_RECURRENT_CALL if is_recurrent(self.network.network) else LONGEST_CALL
+        alone = [run(draw, 1) for draw in range(COMPARED)]
+        best, size, done = alone[-1][0], 1, COMPARED
+        if best / len(self.parts) > longest:
+            return done, size
+        if not self._same([weights(draw) for draw in range(COMPARED)], [logits for _, logits in alone]):
+            return done, size
+        for batch in BATCHES:
+            if batch > count - done:
+                break
+            seconds, _ = run(done, batch)
+            done += batch
+            if seconds > GAIN * best:
+                break
+            best, size = seconds, batch
+        return done, size
+
+    def _same(self, drawn: list[Weights], alone: list[list[Tensor]]) -> bool:
+        """Whether one call for all gives the same logits; False also where vmap refuses the network."""
+        try:
+            together = self._batched(drawn)
+        except torch.OutOfMemoryError:
+            return False
+        except RuntimeError as error:
+            if "vmap" not in str(error):
+                raise
+            return False
+        return all(
+            torch.equal(part, torch.stack([logits[index] for logits in alone])) for index, part in enumerate(together)
+        )
+
+    def _one(self, weights: Weights) -> list[Tensor]:
+        """Logits of each part of the data, under one draw."""
+        for name, value in weights.items():
+            self.tensors[name].copy_(value)
+        return [self.network(x) for x, _ in self.parts]
+
+    def _batched(self, drawn: list[Weights]) -> list[Tensor]:
+        """The same, [draws, ...], of several draws in one call."""
+        stacked = {
+            f"network.{name}": torch.stack([one[name] for one in drawn]).to(self.device, self.dtype)
+            for name in drawn[0]
+        }
+        return [vmap(lambda w, x=x: functional_call(self.network, w, (x,)))(stacked) for x, _ in self.parts]
+
+    def _sum(self, logits: list[Tensor], score: Score) -> Tensor:
+        return torch.stack([score(part, y) for part, (_, y) in zip(logits, self.parts, strict=True)]).sum(0).cpu()
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """The copy's own weights are back afterwards."""
+        before = {name: value.clone() for name, value in self.tensors.items()}
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                self.tensors[name].copy_(value)
