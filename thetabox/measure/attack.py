@@ -26,6 +26,7 @@ from thetabox.measure.inputs import (
     numbers_for,
     working_copy,
 )
+from thetabox.measure.inside import inward_ends, placed
 from thetabox.models.fold import folded
 
 Weights = dict[str, Tensor]
@@ -36,6 +37,7 @@ LARGEST_CHUNK = 64
 # A run is left when it took less than this share off the clean margin, after two steps, a quarter of all, and all.
 # In runs that flipped a sample (LSNN and CNN) the shares were at least 0.23 after one step and 0.5 after a quarter.
 GOALS = (0.05, 0.3, 0.5)
+MOMENTUM = 0.5
 
 
 @dataclass(frozen=True)
@@ -114,10 +116,15 @@ def attack(
     .. math:: \delta \leftarrow \mathrm{clip}(\delta - \eta_t\, \mathrm{sign} \nabla_{\theta'} m, -1, 1)
 
     with :math:`\eta_t` falling from 1, a jump to a vertex of the box, to 1/steps. The first run of a sample starts at
-    the centre, the second at the worst δ of the next smaller ε (random where there is none), others at random. ε are
-    taken in rising order, and a sample once flipped is flipped at all larger ε. A flip counts only when a wrong
-    class wins strictly in float64, with weights inside the box rounded inward. Spiking networks go by their
-    surrogate gradients.
+    the centre, the second at the worst δ of the next smaller ε (random where there is none), others at random. From
+    the second run on the sign is that of a running sum with momentum, and the first half of run r goes for one wrong
+    class, the r-th closest, :math:`z_y - z_{k_r}`, before all count again. Each run ends with the vertex
+    nearest to its worst δ. ε are taken in rising order, and a sample once flipped is flipped at all larger ε. A flip
+    counts only when a wrong class wins strictly in float64, with weights inside the box rounded inward. Spiking
+    networks go by their surrogate gradients.
+
+    Each sample has weights of its own; :func:`thetabox.measure.shared_attack` looks for one perturbation that harms
+    the whole set.
 
     Args:
         model: any network; it stays as it is. Recurrent ones may implement the protocol only.
@@ -138,7 +145,8 @@ def attack(
     Raises:
         InputError: anything wrong with the arguments.
 
-    Source: the relative box of Büchel, Faber, Muir (ICLR 2022); projected gradient after Madry et al. (2018).
+    Source: the relative box of Büchel, Faber, Muir (ICLR 2022); projected gradient after Madry et al. (2018), with the
+    margin of Carlini and Wagner (2017), the momentum of Dong et al. (2018), the targeted runs of Gowal et al. (2019).
     """
     started = time.perf_counter()
     epsilons = levels(epsilon, "epsilon")
@@ -219,55 +227,45 @@ class _Search:
         memory = MEMORY if self.device.type == "cpu" else torch.cuda.mem_get_info(self.device)[0] // 4
         return max(1, min(LARGEST_CHUNK if self.device.type == "cpu" else 512, memory // (32 * numbers)))
 
-    def ends(self, epsilon: float) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-        """(θ, lower, upper) in float64, the ends rounded inward: inside the real box."""
-        found = {}
-        for name, (theta, radius) in self.precise_box.items():
-            reach = (radius * epsilon) * (1 - 2.0**-50)
-            low, high = torch.nextafter(theta - reach, theta), torch.nextafter(theta + reach, theta)
-            found[name] = (theta, low, high)
-        return found
-
     def weights(self, delta: Weights, epsilon: float, dtype: torch.dtype) -> Weights:
-        """Weights of every sample, from the lower end at δ = −1 over θ at 0 to the upper end at 1."""
-        values = {}
-        for name, ends in self.ends(epsilon).items():
-            theta, low, high = (end.to(dtype) for end in ends)
-            d = delta[name].to(dtype)
-            moved = theta + d.clamp(min=0) * (high - theta) + d.clamp(max=0) * (theta - low)
-            values[name] = moved.clamp(low, high)
-        return values
+        """Weights of every sample at its δ."""
+        return placed(inward_ends(self.precise_box, epsilon), delta, dtype)
 
     def margins(self, weights: Weights, x: Tensor, y: Tensor) -> Tensor:
         """Margins in float64, each sample with its own weights."""
         return self._each(lambda *one: _margin(self.precise, *one), weights, numbers_for(x, x.device, torch.float64), y)
 
-    def slopes(self, weights: Weights, x: Tensor, y: Tensor) -> tuple[Tensor, Weights]:
-        """Margins and their gradients with respect to each sample's own weights, in the network's precision."""
+    def slopes(self, weights: Weights, x: Tensor, y: Tensor, target: Tensor) -> tuple[Tensor, Weights]:
+        """Margins, and gradients of the margins over ``target`` (−1: over the closest class), by each sample's weights.
+
+        In the network's precision.
+        """
         x = numbers_for(x, x.device, self.dtype)
 
-        def one(w: Weights, a: Tensor, b: Tensor) -> tuple[Weights, Tensor]:
+        def one(w: Weights, a: Tensor, b: Tensor, k: Tensor) -> tuple[Weights, Tensor]:
             if self.batched:
-                return grad_and_value(lambda v: _margin(self.fast, v, a, b))(w)
+                gradient, (_, margin) = grad_and_value(lambda v: _margins(self.fast, v, a, b, k), has_aux=True)(w)
+                return gradient, margin
             with torch.enable_grad():
                 leaves = {name: value.detach().requires_grad_() for name, value in w.items()}
-                margin = _margin(self.fast, leaves, a, b)
-                found = torch.autograd.grad(margin, list(leaves.values()), allow_unused=True, materialize_grads=True)
+                aimed, margin = _margins(self.fast, leaves, a, b, k)
+                found = torch.autograd.grad(aimed, list(leaves.values()), allow_unused=True, materialize_grads=True)
             return dict(zip(leaves, found, strict=True)), margin.detach()
 
-        gradients, margins = self._each(one, weights, x, y)
+        gradients, margins = self._each(one, weights, x, y, target)
         return margins, gradients
 
-    def _each(self, function: Callable[..., Any], weights: Weights, x: Tensor, y: Tensor) -> Any:
+    def _each(self, function: Callable[..., Any], weights: Weights, *rows_of: Tensor) -> Any:
         """``function`` of every sample: batched by vmap, in a loop where the network has parts that vmap refuses."""
         if self.batched:
             try:
-                return vmap(function)(weights, x, y)
+                return vmap(function)(weights, *rows_of)
             except RuntimeError as error:
                 if isinstance(error, torch.OutOfMemoryError) or "vmap" not in str(error):
                     raise
                 self.batched = False
-        rows = [function({n: w[i] for n, w in weights.items()}, x[i], y[i]) for i in range(len(y))]
+        count = len(rows_of[0])
+        rows = [function({n: w[i] for n, w in weights.items()}, *(r[i] for r in rows_of)) for i in range(count)]
         leaves = [torch.utils._pytree.tree_flatten(row) for row in rows]
         stacked = [torch.stack(column) for column in zip(*(leaf for leaf, _ in leaves), strict=True)]
         return torch.utils._pytree.tree_unflatten(stacked, leaves[0][1])
@@ -281,6 +279,9 @@ class _Part:
         exact = search.precise(numbers_for(x, x.device, torch.float64))
         self.predicted = exact.argmax(1)
         self.clean = _row_margin(exact, y)
+        # Wrong classes, the closest first.
+        right = torch.arange(exact.shape[1], device=y.device) == y[:, None]
+        self.rivals = exact.masked_fill(right, -torch.inf).argsort(1, descending=True)[:, :-1]
         self.margin = self.clean.clone()
         self.wrong = self.predicted != y
         self.delta: Weights | None = None
@@ -306,9 +307,14 @@ class _Part:
         search = self.search
         delta = self._start(restart, rows)
         best, best_delta = self.margin.new_full((len(rows),), torch.inf), delta
+        momentum = {n: torch.zeros_like(d) for n, d in delta.items()}
         for step in range(search.steps + 1):
             weights = search.weights(delta, epsilon, search.dtype)
-            margin, gradient = search.slopes(weights, self.x[rows], self.y[rows])
+            aim = self._aim(restart, step, rows)
+            margin, gradient = search.slopes(weights, self.x[rows], self.y[rows], aim)
+            if restart:
+                gradient = _gathered(momentum, gradient)
+                momentum = gradient
             better = margin < best
             best = torch.where(better, margin.double(), best)
             best_delta = {n: torch.where(_like(better, d), d, best_delta[n]) for n, d in delta.items()}
@@ -327,11 +333,18 @@ class _Part:
                 left = stay.nonzero()[:, 0]
                 self._judge(epsilon, rows[~stay], _take(best_delta, (~stay).nonzero()[:, 0]))
                 rows, best = rows[left], best[left]
-                delta, best_delta = _take(delta, left), _take(best_delta, left)
+                delta, best_delta, momentum = (_take(values, left) for values in (delta, best_delta, momentum))
             if not len(rows):
                 return
         self._judge(epsilon, rows, best_delta)
+        self._judge(epsilon, rows, {n: d.sign() for n, d in best_delta.items()})
         self._remember(rows, best_delta)
+
+    def _aim(self, restart: int, step: int, rows: Tensor) -> Tensor:
+        """The wrong class that this step of a run goes for; −1: whichever is closest now."""
+        if restart == 0 or 2 * step >= self.search.steps or self.rivals.shape[1] == 1:
+            return torch.full_like(rows, -1)
+        return self.rivals[rows, restart % self.rivals.shape[1]]
 
     def _start(self, restart: int, rows: Tensor) -> Weights:
         """δ at the centre, at the worst of the last ε, or at random; each sample has its own random stream."""
@@ -376,13 +389,31 @@ class _Part:
 
 def _margin(model: Logits, weights: Weights, x: Tensor, y: Tensor) -> Tensor:
     """Min over k ≠ y of logit_y − logit_k of one sample."""
-    answer = functional_call(model, {f"network.{name}": value for name, value in weights.items()}, (x[None],))
-    return _row_margin(answer, y[None])[0]
+    return _margins(model, weights, x, y, torch.full_like(y, -1))[1]
+
+
+def _margins(model: Logits, weights: Weights, x: Tensor, y: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """logit_y − logit_target of one sample (−1: the least such difference), and the least one."""
+    answer = functional_call(model, {f"network.{name}": value for name, value in weights.items()}, (x[None],))[0]
+    classes = torch.arange(len(answer), device=answer.device)
+    right = torch.where(classes == y, answer, 0).sum()
+    least = right - torch.where(classes == y, -torch.inf, answer).amax()
+    aimed = right - torch.where(classes == target, answer, 0).sum()
+    return torch.where(target < 0, least, aimed), least
 
 
 def _row_margin(answer: Tensor, y: Tensor) -> Tensor:
     right = torch.arange(answer.shape[1], device=answer.device) == y[:, None]
     return torch.where(right, answer, 0).sum(1) - torch.where(right, -torch.inf, answer).amax(1)
+
+
+def _gathered(momentum: Weights, gradient: Weights) -> Weights:
+    """Momentum times the sum so far, plus the gradient at a mean size of 1, tensor by tensor."""
+    found = {}
+    for name, value in gradient.items():
+        size = value.abs().reshape(len(value), -1).mean(1)
+        found[name] = MOMENTUM * momentum[name] + value / _like(size.clamp(min=1e-30), value)
+    return found
 
 
 def _take(values: Weights, rows: Tensor) -> Weights:

@@ -61,13 +61,21 @@ class ManyWeights:
         device: where to compute.
         chunk: samples of the data in one call.
         batch: draws in one call; found by trial when omitted.
+        dtype: precision; the network's own when omitted.
     """
 
     def __init__(
-        self, model: nn.Module, x: Tensor, y: Tensor, device: torch.device, chunk: int, batch: int | None = None
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        device: torch.device,
+        chunk: int,
+        batch: int | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
-        self.dtype = torch.float64 if torch.float64 in kinds else torch.float32
+        self.dtype = dtype or (torch.float64 if torch.float64 in kinds else torch.float32)
         self.device = device
         self.network = working_copy(model, device, self.dtype)
         self.tensors = {**dict(self.network.network.named_parameters()), **dict(self.network.network.named_buffers())}
@@ -77,7 +85,6 @@ class ManyWeights:
         ]
         self.batch = batch
 
-    @torch.no_grad()
     def scores(
         self,
         weights: Callable[[int], Weights],
@@ -85,22 +92,40 @@ class ManyWeights:
         score: Score,
         progress: Callable[[int], None] | None = None,
     ) -> Float[Tensor, " draw"]:
-        """Sum of ``score`` over the data for draws 0 … ``count`` − 1.
+        """Sum of ``score`` over the data for draws 0 … ``count`` − 1; arguments as of :meth:`visit`."""
+        found = torch.empty(count, dtype=torch.float64)
+
+        def see(draws: slice, logits: list[Tensor]) -> None:
+            sums = [score(part, y) for part, (_, y) in zip(logits, self.parts, strict=True)]
+            found[draws] = torch.stack(sums).sum(0).cpu()
+
+        self.visit(weights, count, see, progress)
+        return found
+
+    @torch.no_grad()
+    def visit(
+        self,
+        weights: Callable[[int], Weights],
+        count: int,
+        see: Callable[[slice, list[Tensor]], None],
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        """Run draws 0 … ``count`` − 1.
 
         Args:
             weights: draw → the tensors that it replaces, by name (each call in rising order of draws, some twice).
             count: number of draws.
-            score: what is summed.
+            see: called with each stretch of draws and their logits, for every part of the data [draws, n, classes]
+                ([n, classes] for a draw by itself).
             progress: called with the number of draws done.
         """
-        found = torch.empty(count, dtype=torch.float64)
 
         def run(start: int, size: int) -> tuple[float, list[Tensor]]:
             """Draws start … start + size − 1, by one call; answers seconds a draw, and the logits."""
             began = time.perf_counter()
             drawn = [weights(draw) for draw in range(start, start + size)]
             logits = self._one(drawn[0]) if size == 1 else self._batched(drawn)
-            found[start : start + size] = self._sum(logits, score)
+            see(slice(start, start + size), logits)
             if progress is not None:
                 progress(start + size)
             return (time.perf_counter() - began) / size, logits
@@ -114,7 +139,6 @@ class ManyWeights:
                 size = min(self.batch, count - done)
                 run(done, size)
                 done += size
-        return found
 
     def _trial(self, weights: Callable[[int], Weights], count: int, run: Run) -> tuple[int, int]:
         """(draws done, draws in one call from here on), by time on the first draws; their scores are kept."""
@@ -164,9 +188,6 @@ class ManyWeights:
             for name in drawn[0]
         }
         return [vmap(lambda w, x=x: functional_call(self.network, w, (x,)))(stacked) for x, _ in self.parts]
-
-    def _sum(self, logits: list[Tensor], score: Score) -> Tensor:
-        return torch.stack([score(part, y) for part, (_, y) in zip(logits, self.parts, strict=True)]).sum(0).cpu()
 
     @contextmanager
     def _kept(self) -> Iterator[None]:
