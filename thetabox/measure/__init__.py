@@ -1,4 +1,4 @@
-"""What happens empirically: the worst weights that can be found in the box, and random ones; the loss around them."""
+"""What happens empirically: the worst weights in the box, and random ones; the loss around them; ageing devices."""
 
 from thetabox.measure.attack import AttackResult, attack
 from thetabox.measure.constant_noise import ConstantNoiseResult, constant_noise, grown
@@ -6,6 +6,8 @@ from thetabox.measure.during_training import AttackedDuring, attacked_during
 from thetabox.measure.landscape import LandscapeResult, landscape
 from thetabox.measure.membrane import MembraneResult, membrane
 from thetabox.measure.mismatch import PAPER_LEVELS, MismatchResult, mismatch
+from thetabox.measure.pcm import PCMResult, pcm
+from thetabox.measure.quantise import QuantisationResult, quantisation, quantised
 from thetabox.measure.random_attack import RandomAttackResult, random_attack
 from thetabox.measure.shared_attack import SharedAttackResult, shared_attack
 from thetabox.measure.significance import mann_whitney
@@ -18,6 +20,8 @@ __all__ = [
     "LandscapeResult",
     "MembraneResult",
     "MismatchResult",
+    "PCMResult",
+    "QuantisationResult",
     "RandomAttackResult",
     "SharedAttackResult",
     "attack",
@@ -28,6 +32,9 @@ __all__ = [
     "mann_whitney",
     "membrane",
     "mismatch",
+    "pcm",
+    "quantisation",
+    "quantised",
     "random_attack",
     "shared_attack",
 ]

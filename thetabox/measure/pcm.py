@@ -1,0 +1,220 @@
+"""Accuracy on phase-change memory over time: many chips, each programmed once and read again and again."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from thetabox.box import Box
+from thetabox.device import choose_device
+from thetabox.errors import InputError
+from thetabox.measure.accuracy import accuracy
+from thetabox.measure.converters import Converters
+from thetabox.measure.crossbar import Array, stored
+from thetabox.measure.inputs import Levels, checked, class_count, levels, numbers_for, working_copy
+from thetabox.measure.quantise import checked_bits
+from thetabox.models.fold import folded
+from thetabox.models.precision import default_dtype
+from thetabox.models.recurrent import is_recurrent, run_steps
+
+TIMES = (25.0, 3600.0, 86400.0, 2592000.0, 31536000.0)
+"""25 s, 1 hour, 1 day, 30 days, 1 year after programming."""
+CALIBRATION = 256
+"""Samples of the data, evenly spread, that set the converters' full scales."""
+
+
+@dataclass(frozen=True)
+class PCMResult:
+    """Accuracy of each chip at each time.
+
+    Attributes:
+        times: [T], seconds since the end of programming, as given.
+        accuracy: [T, S], accuracy over all samples of chip s at time t.
+        clean_accuracy: of the network itself, in float64.
+        stored: names of the tensors on devices.
+        converted: those of them whose products passed the converters; empty with ideal converters.
+    """
+
+    times: Float[Tensor, " time"]
+    accuracy: Float[Tensor, "time draw"]
+    clean_accuracy: float
+    stored: list[str]
+    converted: list[str]
+    compensation: bool
+    adc_bits: int
+    dac_bits: int
+    tile: int
+    seed: int
+    box: Box
+    seconds: float
+
+    @property
+    def mean(self) -> Float[Tensor, " time"]:
+        """Mean over the chips."""
+        return self.accuracy.mean(1)
+
+    @property
+    def std(self) -> Float[Tensor, " time"]:
+        """Standard deviation over the chips (divided by S − 1; 0 for one chip)."""
+        return self.accuracy.std(1, correction=1 if self.accuracy.shape[1] > 1 else 0)
+
+    @property
+    def min(self) -> Float[Tensor, " time"]:
+        """The worst chip."""
+        return self.accuracy.amin(1)
+
+    def to_json(self) -> dict[str, Any]:
+        """The result, for a report or a file."""
+        rows = zip(self.times, self.mean, self.std, self.min, strict=True)
+        return {
+            "samples": self.accuracy.shape[1],
+            "seed": self.seed,
+            "include": self.box.include,
+            "exclude": self.box.exclude,
+            "fold": self.box.fold,
+            "compensation": self.compensation,
+            "adc_bits": self.adc_bits,
+            "dac_bits": self.dac_bits,
+            "tile": self.tile,
+            "stored": self.stored,
+            "converted": self.converted,
+            "clean_accuracy": self.clean_accuracy,
+            "times": [
+                {"time": float(at), "mean": float(mean), "std": float(std), "min": float(least)}
+                for at, mean, std, least in rows
+            ],
+            "accuracy": self.accuracy.tolist(),
+            "seconds": self.seconds,
+        }
+
+
+@torch.no_grad()
+def pcm(
+    model: nn.Module,
+    x: Tensor | np.ndarray,
+    y: Tensor | np.ndarray,
+    times: Levels = TIMES,
+    samples: int = 10,
+    *,
+    seed: int = 0,
+    compensation: bool = True,
+    adc_bits: int = 8,
+    dac_bits: int = 8,
+    tile: int = 256,
+    box: Box | None = None,
+    device: str = "auto",
+    chunk: int = 500,
+    progress: Callable[[int, int], None] | None = None,
+) -> PCMResult:
+    r"""Store the weights on pairs of phase-change memory devices, many times, and measure accuracy as they age.
+
+    A chip is one draw of programming noise and drift exponents for all devices; at each time it is read with fresh
+    read noise (:mod:`thetabox.measure.devices`). Weights of two dimensions or more (dense, convolutional, ``W_in``,
+    ``W_rec``, ``W_out``) stand on tiles with a scale of their own (:class:`thetabox.measure.crossbar.Array`); biases,
+    batch norm and neuron values are digital and exact. Products with the stored matrices pass DAC and ADC
+    (:class:`thetabox.measure.converters.Converters`); a recurrent network is then run step by step by its protocol,
+    so each time step's products are converted. Evaluated in the network's own precision.
+
+    Args:
+        model: any network; it stays as it is.
+        x: inputs [N, ...].
+        y: labels [N].
+        times: seconds since the end of programming, one or several, each at least 0.
+        samples: chips S.
+        seed: of the chips; chip s is the same at whatever times it is read.
+        compensation: correct each tile's mean size by two readings (global drift compensation).
+        adc_bits, dac_bits: bit widths of the converters, 2 to 24; 0 for ideal ones.
+        tile: rows and columns of a tile at most.
+        box: its ``include``, ``exclude`` and ``fold`` choose what stands on devices; all weight matrices when omitted.
+        device: "auto", "cpu" or "cuda".
+        chunk: samples of the data in one forward pass.
+        progress: called with (done, total) readings.
+
+    Raises:
+        InputError: anything wrong with the arguments.
+
+    Source: Joshi et al., Accurate deep neural network inference using computational phase-change memory, Nature
+    Communications 11, 2473 (2020); the constants as documented by aihwkit (IBM).
+    """
+    started = time.perf_counter()
+    moments = levels(times, "times")
+    if samples < 1 or chunk < 1 or tile < 1:
+        raise InputError(f"samples is {samples}, chunk is {chunk} and tile is {tile}; all must be at least 1")
+    for bits in (adc_bits, dac_bits):
+        if bits != 0:
+            checked_bits(bits)
+    inputs, labels = checked(x, y)
+    where, chosen = choose_device(device), box or Box()
+    model = folded(model) if chosen.fold else model
+    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    dtype = torch.float64 if torch.float64 in kinds else torch.float32
+    precise, drawn = working_copy(model, where, torch.float64), working_copy(model, where, dtype)
+    class_count(precise, numbers_for(inputs[:1], where, torch.float64), labels)
+    found = {**dict(drawn.network.named_parameters()), **dict(drawn.network.named_buffers())}
+    tensors = {name: found[name] for name in stored(model, chosen)}
+    arrays = {name: Array(tensor, tile) for name, tensor in tensors.items()}
+    network: nn.Module = drawn
+    converters = None
+    if adc_bits or dac_bits:
+        network = _Stepwise(drawn.network, dtype) if is_recurrent(drawn.network) else drawn
+        converters = Converters(arrays, tensors, dac_bits, adc_bits)
+        spread = torch.linspace(0, len(inputs) - 1, min(CALIBRATION, len(inputs))).long()
+        with converters.calibrating():
+            network(numbers_for(inputs[spread], where, dtype))
+    shares = torch.empty(len(moments), samples, dtype=torch.float64)
+    for draw in range(samples):
+        stream = _stream(f"{seed} {draw}")
+        chips = {name: array.program(stream) for name, array in arrays.items()}
+        for row, moment in enumerate(moments):
+            stream = _stream(f"{seed} {draw} {moment}")
+            for name, chip in chips.items():
+                weight, gain = chip.read(moment, compensation, stream)
+                tensors[name].copy_(weight)
+                if converters is not None:
+                    converters.gain[name] = gain
+            with converters or nullcontext():
+                shares[row, draw] = accuracy(network, inputs, labels, where, dtype, chunk)
+            if progress is not None:
+                progress(draw * len(moments) + row + 1, samples * len(moments))
+    return PCMResult(
+        times=torch.tensor(moments, dtype=torch.float64),
+        accuracy=shares,
+        clean_accuracy=accuracy(precise, inputs, labels, where, torch.float64, chunk),
+        stored=list(arrays),
+        converted=[] if converters is None else converters.converted,
+        compensation=compensation,
+        adc_bits=adc_bits,
+        dac_bits=dac_bits,
+        tile=tile,
+        seed=seed,
+        box=chosen,
+        seconds=time.perf_counter() - started,
+    )
+
+
+class _Stepwise(nn.Module):
+    """A recurrent network by its protocol alone, so that each step's products can be told apart."""
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network, self.dtype = network, dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        with default_dtype(self.dtype):
+            outputs = run_steps(self.network, x)  # type: ignore[arg-type]  # is_recurrent was asked
+            answer: Tensor = self.network.readout(outputs)  # type: ignore[operator]  # the protocol
+            return answer
+
+
+def _stream(key: str) -> torch.Generator:
+    """Random numbers of their own for every chip and every reading, whatever else is asked for."""
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big"))
