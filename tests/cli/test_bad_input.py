@@ -332,3 +332,28 @@ def test_models_of_other_names(tmp_path, run, out):
     torch.save(LSNN(12, 8, 9).state_dict(), tmp_path / "lsnn.pt")
     result = certify(run, tmp_path / "lsnn.pt", out, "vowels", "0", "--model", "lsnn", "--set", "units=7", *quick)
     refused(result)
+
+
+# --- devices
+
+
+@pytest.mark.parametrize("times", ["-1", "abc", "1w", "nan", "1e400y", "1h,,2h", "", "60,1min", "1.2.3"])
+def test_times(run, out, cnn, times):
+    refused(run("pcm", cnn, "--data", "digits", "--samples", 6, "--times", times, "--out", out), "--times")
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (("--adc-bits", 1), "integer from 2 to 24"),
+        (("--dac-bits", 25), "--dac-bits"),
+        (("--tile", 0), "--tile"),
+        (("--tile", 4), "tiles of at least 9"),
+        (("--draws", 0), "--draws"),
+        (("--include", "nothing"), "no weight matrix"),
+    ],
+)
+def test_what_devices_cannot_be(run, out, cnn, option, said):
+    refused(run("pcm", cnn, "--data", "digits", "--samples", 6, "--times", "25", *option, "--out", out), said)
+    assert not out.exists()

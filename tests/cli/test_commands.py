@@ -253,3 +253,36 @@ def test_demo_into_a_file_is_refused(run, tmp_path):
     result = run("demo", "--out", tmp_path / "demo")
     assert result.exit_code == 2
     assert (tmp_path / "demo").read_text() == "mine"
+
+
+def test_pcm(run, cnn, tmp_path):
+    given = ("pcm", cnn, *SMALL, "--times", "25s,1d,1y", "--draws", 2)
+    text = ok(run(*given, "--out", tmp_path / "a")).output
+    assert names(tmp_path / "a") == ["pcm.csv", "pcm.json", "pcm.png"]
+    assert all(word in text for word in ("2 chips", "25 s", "1 d", "1 y", "worst chip"))
+    # The command says what the library says.
+    test = tb.data.load("digits").subset(10)
+    expected = tb.measure.pcm(tb.load(cnn), test.x, test.y, [25, 86400, 31536000], 2)
+    found = json.loads((tmp_path / "a" / "pcm.json").read_text())
+    assert found["schema"] == "thetabox.pcm/1"
+    assert found["data"] == test.info
+    assert found["model"]["sha256"] == tb.models.sha256(cnn)
+    assert found["accuracy"] == expected.accuracy.tolist()
+    rows = list(csv.DictReader((tmp_path / "a" / "pcm.csv").open(newline="")))
+    assert [float(row["accuracy"]) for row in rows] == expected.accuracy.flatten().tolist()
+    assert (tmp_path / "a" / "pcm.png").read_bytes().startswith(b"\x89PNG")
+    ideal = ("--adc-bits", 0, "--dac-bits", 0, "--tile", 9, "--no-compensation", "--exclude", "dense*", "--seed", 3)
+    ok(run(*given, *ideal, "--out", tmp_path / "b"))
+    found = json.loads((tmp_path / "b" / "pcm.json").read_text())
+    assert found["stored"] == ["conv1.weight", "conv2.weight"]
+    assert found["converted"] == []
+    assert (found["tile"], found["compensation"], found["seed"]) == (9, False, 3)
+
+
+def test_pcm_of_a_spiking_network(run, lsnn, tmp_path):
+    given = ("--data", "vowels", "--samples", 4, "--draws", 1, "--times", "0,10min")
+    text = ok(run("pcm", lsnn, *given)).output
+    assert "3 matrices stored" in text
+    assert "10 min" in text
+    assert "no converters" not in text
+    assert list(tmp_path.iterdir()) == []

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 
@@ -32,6 +34,30 @@ class Numbers(click.ParamType):
         if len(set(numbers)) < len(numbers):
             self.fail("a value stands twice", param, ctx)
         return numbers
+
+
+class Durations(click.ParamType):
+    """One time or several, separated by commas; seconds, or with a unit (s, min, h, d, y of 365 days)."""
+
+    name = "times"
+    UNITS: ClassVar[dict[str, float]] = {"s": 1, "min": 60, "h": 3600, "d": 86_400, "y": 31_536_000}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[float]:
+        if isinstance(value, list):
+            return value
+        times = []
+        for part in str(value).split(","):
+            found = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*(s|min|h|d|y)?\s*", part)
+            try:
+                time = float(found[1]) * self.UNITS[found[2] or "s"] if found else math.nan
+            except ValueError:
+                time = math.nan
+            if not math.isfinite(time):
+                self.fail(f"{part.strip()!r} is not a time; write for instance 25s,1h,30d,1y", param, ctx)
+            times.append(time)
+        if len(set(times)) < len(times):
+            self.fail("a time stands twice", param, ctx)
+        return times
 
 
 class Setting(click.ParamType):
@@ -123,6 +149,16 @@ def box_options(function: Function) -> Function:
         click.option("--include", default="*", show_default=True, help="Patterns of parameter names in the box."),
         click.option("--exclude", default="", help="Patterns left out again."),
         click.option("--scale", type=Scale(), multiple=True, help="Factor on ε for a pattern; repeatable."),
+        click.option("--fold", is_flag=True, help="Fold batch norm into the layer before it first."),
+    )
+
+
+def stored_options(function: Function) -> Function:
+    """Which parameters a measurement is about that has errors of its own."""
+    return _apply(
+        function,
+        click.option("--include", default="*", show_default=True, help="Patterns of the weight matrices meant."),
+        click.option("--exclude", default="", help="Patterns left out again."),
         click.option("--fold", is_flag=True, help="Fold batch norm into the layer before it first."),
     )
 

@@ -1,5 +1,6 @@
 """Reports: folders, pages, figures, tables and JUnit files, made from result objects."""
 
+from thetabox.report.figures import ageing_figure, landscape_figure, to_png
 from thetabox.report.folder import output_folder, write_file, write_files
 from thetabox.report.junit import Case, write_junit
 from thetabox.report.tables import comparison_tables, curve_table, plain_table
@@ -7,12 +8,15 @@ from thetabox.report.write import csv_text, json_text, write, write_comparison
 
 __all__ = [
     "Case",
+    "ageing_figure",
     "comparison_tables",
     "csv_text",
     "curve_table",
     "json_text",
+    "landscape_figure",
     "output_folder",
     "plain_table",
+    "to_png",
     "write",
     "write_comparison",
     "write_file",

@@ -147,6 +147,14 @@ def percent(fraction: float) -> str:
     return "–" if not math.isfinite(fraction) else f"{100 * fraction:.1f} %"
 
 
+def duration(seconds: float) -> str:
+    """A time as people write it: ``25 s``, ``1 h``, ``30 d``, ``1 y``."""
+    for size, unit in ((31_536_000, "y"), (86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{number(seconds / size)} {unit}"
+    return f"{number(seconds)} s"
+
+
 def _array(values: Any) -> np.ndarray:
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu().numpy()

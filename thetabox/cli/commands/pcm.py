@@ -1,0 +1,97 @@
+"""``thetabox pcm``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+import thetabox as tb
+from thetabox import report
+from thetabox.cli import options
+from thetabox.cli.console import Steps, progress_bar, show
+from thetabox.cli.inputs import read_all
+from thetabox.report.results import duration, percent
+
+BITS = click.IntRange(min=0, max=24)
+
+
+@click.command("pcm", short_help="Store the weights on phase-change memory and measure accuracy over a year.")
+@options.model_options
+@options.data_options()
+@click.option("--times", type=options.Durations(), default="25s,1h,1d,30d,1y", show_default=True, metavar="T[,T…]")
+@click.option("--draws", type=click.IntRange(min=1), default=10, show_default=True, help="Chips, each programmed once.")
+@click.option("--adc-bits", type=BITS, default=8, show_default=True, help="Of what a tile puts out; 0 for ideal ones.")
+@click.option("--dac-bits", type=BITS, default=8, show_default=True, help="Of what a tile takes in; 0 for ideal ones.")
+@click.option(
+    "--tile", type=click.IntRange(min=1), default=256, show_default=True, help="Rows and columns of a tile at most."
+)
+@click.option(
+    "--compensation/--no-compensation", default=True, show_default=True, help="Correct each tile's mean drift."
+)
+@options.stored_options
+@options.machine_options
+@options.out_option(required=False)
+def command(
+    times: list[float],
+    draws: int,
+    adc_bits: int,
+    dac_bits: int,
+    tile: int,
+    compensation: bool,
+    device: str,
+    seed: int,
+    out: Path | None,
+    **source: Any,
+) -> None:
+    """Store the weight matrices on pairs of phase-change memory devices, many times, and measure accuracy as they age.
+
+    Programming noise, drift and read noise as measured on real devices (Joshi et al. 2020). With --out: pcm.json,
+    pcm.csv and pcm.png.
+    """
+    given = read_all(**source, box_kind="relative", scale=())
+
+    def run() -> tb.measure.PCMResult:
+        with progress_bar() as bar:
+            return tb.measure.pcm(
+                given.model,
+                given.data.x,
+                given.data.y,
+                times,
+                draws,
+                seed=seed,
+                compensation=compensation,
+                adc_bits=adc_bits,
+                dac_bits=dac_bits,
+                tile=tile,
+                box=given.box,
+                device=device,
+                progress=Steps(bar, "pcm"),
+            )
+
+    if out is None:
+        found = run()
+    else:
+        with report.output_folder(out) as folder:
+            found = run()
+            facts = {"schema": "thetabox.pcm/1", "model": given.model_info, "data": given.data_info}
+            rows = (
+                (float(at), chip, accuracy)
+                for at, row in zip(found.times, found.accuracy.tolist(), strict=True)
+                for chip, accuracy in enumerate(row)
+            )
+            figure = report.ageing_figure(found.times.numpy(), found.accuracy.numpy(), found.clean_accuracy)
+            files: dict[str, bytes | str] = {
+                "pcm.json": report.json_text(facts | found.to_json()),
+                "pcm.csv": report.csv_text(("time", "chip", "accuracy"), rows),
+                "pcm.png": report.to_png(figure),
+            }
+            report.write_files(folder, files)
+    table = report.plain_table("after", "mean", "std", "worst chip")
+    for at, mean, std, least in zip(found.times, found.mean, found.std, found.min, strict=True):
+        table.add_row(duration(float(at)), percent(float(mean)), percent(float(std)), percent(float(least)))
+    show(f"clean accuracy {percent(found.clean_accuracy)}, {draws} chips, {len(found.stored)} matrices stored", table)
+    without = [name for name in found.stored if name not in found.converted]
+    if without and (adc_bits or dac_bits):
+        show(f"no converters could be placed at: {', '.join(without)}")
