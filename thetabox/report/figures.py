@@ -174,7 +174,7 @@ def ageing_figure(times: np.ndarray, accuracy: np.ndarray, clean: float, title: 
         axes.set_xlabel("time since programming")
         _accuracy_axis(axes)
         axes.set_title(title or f"{accuracy.shape[1]} chips", loc="left", fontsize=11)
-        axes.legend(loc="lower left")
+        axes.legend(loc="lower left" if accuracy.min() > 0.5 else "upper right" if accuracy.max() < 0.5 else "best")
     return figure
 
 
