@@ -3,8 +3,8 @@
     python benchmarks/natural_split.py --data-dir DATA --out results/
 
 Networks and linear classifier were trained on fewer normal beats than there are. Their answers are moved to the class
-frequencies of the *training* patients, by adding log(natural share / share in training) to the logits (Saerens, Latinne,
-Decaestecker, Neural Computation 14(1), 2002); nothing of the test split is used. Writes ``natural.json``.
+frequencies of the *training* patients, by adding log(natural share / share in training) to the logits (Saerens,
+Latinne, Decaestecker, Neural Computation 14(1), 2002); nothing of the test split is used. Writes ``natural.json``.
 """
 
 from __future__ import annotations

@@ -18,12 +18,13 @@ from torch import nn
 from thetabox import data
 from thetabox.compare.config import Config, Variant
 from thetabox.errors import InputError
-from thetabox.measure import attack, mismatch
+from thetabox.measure import attack, landscape, mismatch
 from thetabox.models import load, sha256
 from thetabox.processes import Tell
 from thetabox.report.folder import write_file
 from thetabox.report.write import json_text
-from thetabox.train import fit, method, recipe
+from thetabox.train import fit, recipe
+from thetabox.train.methods import method
 from thetabox.train.settings import Settings
 from thetabox.verify import certify
 from thetabox.version import __version__
@@ -218,10 +219,8 @@ def _rows(values: torch.Tensor) -> list[str]:
 
 
 def _landscape(cell: Cell, progress: Callable[[int, int], None]) -> dict[str, Any]:
-    from thetabox.measure import landscape
-
     c, test = cell.config, _test(cell, cell.config.samples)
-    found: dict[str, Any] = landscape(
+    return landscape(
         _network(cell),
         test.x,
         test.y,
@@ -231,7 +230,6 @@ def _landscape(cell: Cell, progress: Callable[[int, int], None]) -> dict[str, An
         device=cell.device,
         progress=progress,
     ).to_json()
-    return found
 
 
 RUN: dict[str, Callable[[Cell, Callable[[int, int], None]], dict[str, Any]]] = {

@@ -80,7 +80,7 @@ class Config:
     attack: tuple[float, ...] = ATTACK
     attack_steps: int = 20
     attack_restarts: int = 1
-    landscape: float = 0.1
+    landscape: float = 0.2
     directions: int = 5
     domain: str = "auto"
 

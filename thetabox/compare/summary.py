@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from markupsafe import Markup
-from scipy.stats import mannwhitneyu
 
 from thetabox.compare.run import Comparison, Row
+from thetabox.measure import mann_whitney
 from thetabox.report.figures import to_png, to_svg
 from thetabox.report.folder import write_files
 from thetabox.report.html import render
@@ -151,8 +150,7 @@ def p_table(rows: Sequence[Row], level: Sequence[float]) -> Table:
             elif place == best[i]:
                 cells.append("best")
             else:
-                p = float(mannwhitneyu(every[place][i], every[best[i]][i]).pvalue)
-                cells.append(f"{p:.2g}" if math.isfinite(p) else "–")
+                cells.append(f"{mann_whitney(every[place][i], every[best[i]][i]):.2g}")
         lines.append(cells)
     columns = ["method", *(f"mismatch {number(v)}" for v in level)]
     return Table("p of a Mann-Whitney U test against the best method", columns, lines)

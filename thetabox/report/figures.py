@@ -152,7 +152,7 @@ def ageing_figure(times: np.ndarray, accuracy: np.ndarray, clean: float, title: 
         clean: accuracy of the network itself.
         title: above the figure.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _figure(7.2, 3.9)
         order = np.argsort(times, kind="stable")
         times, accuracy = np.asarray(times, dtype=float)[order], np.asarray(accuracy)[order]
@@ -172,7 +172,7 @@ def ageing_figure(times: np.ndarray, accuracy: np.ndarray, clean: float, title: 
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xticks(times, [duration(t) for t in times])
         axes.set_xlabel("time since programming")
-        _accuracy_axis(axes)
+        accuracy_axis(axes)
         axes.set_title(title or f"{accuracy.shape[1]} chips", loc="left", fontsize=11)
         axes.legend(loc="lower left" if accuracy.min() > 0.5 else "upper right" if accuracy.max() < 0.5 else "best")
     return figure
@@ -186,7 +186,7 @@ def landscape_figure(alpha: np.ndarray, loss: np.ndarray, title: str = "") -> Fi
         loss: [D, A], cross entropy of direction d at α.
         title: above the figure.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = _figure(7.2, 3.9)
         order = np.argsort(alpha, kind="stable")
         alpha, loss = np.asarray(alpha)[order], np.asarray(loss)[:, order]
