@@ -357,3 +357,20 @@ def test_times(run, out, cnn, times):
 def test_what_devices_cannot_be(run, out, cnn, option, said):
     refused(run("pcm", cnn, "--data", "digits", "--samples", 6, "--times", "25", *option, "--out", out), said)
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (("--zeta", 0), "--zeta"),
+        (("--zeta", "inf"), "zeta"),
+        (("--reach", -1), "--reach"),
+        (("--reach", "inf"), "alpha"),
+        (("--points", 2), "--points"),
+        (("--directions", 0), "--directions"),
+        (("--include", "nothing"), "no parameter is in the box"),
+    ],
+)
+def test_what_a_landscape_cannot_be(run, out, cnn, option, said):
+    refused(run("landscape", cnn, "--data", "digits", "--samples", 6, *option, "--out", out), said)
+    assert not out.exists()

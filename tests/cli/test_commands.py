@@ -286,3 +286,24 @@ def test_pcm_of_a_spiking_network(run, lsnn, tmp_path):
     assert "10 min" in text
     assert "no converters" not in text
     assert list(tmp_path.iterdir()) == []
+
+
+def test_landscape(run, cnn, tmp_path):
+    given = ("landscape", cnn, *SMALL, "--zeta", 0.3, "--reach", 1.5, "--points", 7, "--directions", 2)
+    text = ok(run(*given, "--out", tmp_path)).output
+    assert names(tmp_path) == ["landscape.csv", "landscape.json", "landscape.png"]
+    assert "2 directions" in text
+    # The command says what the library says.
+    test = tb.data.load("digits").subset(10)
+    alpha = [-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5]
+    expected = tb.measure.landscape(tb.load(cnn), test.x, test.y, alpha=alpha, directions=2, zeta=0.3)
+    found = json.loads((tmp_path / "landscape.json").read_text())
+    assert found["schema"] == "thetabox.landscape/1"
+    assert found["data"] == test.info
+    assert torch.allclose(torch.tensor(found["loss"]), expected.loss.float())
+    assert found["flatness"] == pytest.approx(expected.flatness)
+    rows = list(csv.DictReader((tmp_path / "landscape.csv").open(newline="")))
+    assert [float(row["loss"]) for row in rows] == pytest.approx(expected.loss.flatten().tolist())
+    assert [float(row["alpha"]) for row in rows[:7]] == pytest.approx(alpha)
+    assert rows[3]["alpha"] == "0.0"
+    assert (tmp_path / "landscape.png").read_bytes().startswith(b"\x89PNG")

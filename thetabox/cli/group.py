@@ -22,6 +22,7 @@ COMMANDS = {
     "attack": "Search the box for weights that change a prediction.",
     "mismatch": "Draw the weights at random and measure accuracy.",
     "compare": "Train by several methods, measure and certify all, one report.",
+    "landscape": "Follow the loss along random directions of weight error.",
     "pcm": "Store the weights on phase-change memory and measure accuracy over a year.",
     "gate": "Pass or fail: is enough verified at ε? For CI.",
     "inspect": "List layers, parameters, operators and whether each has a rule.",

@@ -1,0 +1,88 @@
+"""``thetabox landscape``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+import thetabox as tb
+from thetabox import report
+from thetabox.cli import options
+from thetabox.cli.console import Steps, progress_bar, show
+from thetabox.cli.inputs import read_all
+from thetabox.report.results import number
+
+
+@click.command("landscape", short_help="Follow the loss along random directions of weight error.")
+@options.model_options
+@options.data_options()
+@click.option(
+    "--zeta", type=click.FloatRange(min=0, min_open=True), default=0.2, show_default=True, help="Error at α = 1."
+)
+@click.option(
+    "--reach", type=click.FloatRange(min=0, min_open=True), default=2.0, show_default=True, help="α from −reach to it."
+)
+@click.option("--points", type=click.IntRange(min=3), default=51, show_default=True, help="Values of α.")
+@click.option("--directions", type=click.IntRange(min=1), default=5, show_default=True)
+@options.box_options
+@options.machine_options
+@options.out_option(required=False)
+def command(
+    zeta: float,
+    reach: float,
+    points: int,
+    directions: int,
+    device: str,
+    seed: int,
+    out: Path | None,
+    **source: Any,
+) -> None:
+    """Cross entropy at weights θ + α ζ |θ| ξ, over α, for several random directions ξ.
+
+    With --out: landscape.json, landscape.csv and landscape.png.
+    """
+    given = read_all(**source)
+    alpha = [reach * (2 * index / (points - 1) - 1) for index in range(points)]  # exactly 0 in the middle
+
+    def run() -> tb.measure.LandscapeResult:
+        with progress_bar() as bar:
+            return tb.measure.landscape(
+                given.model,
+                given.data.x,
+                given.data.y,
+                alpha=alpha,
+                directions=directions,
+                zeta=zeta,
+                seed=seed,
+                box=given.box,
+                device=device,
+                progress=Steps(bar, "landscape"),
+            )
+
+    if out is None:
+        found = run()
+    else:
+        with report.output_folder(out) as folder:
+            found = run()
+            facts = {"schema": "thetabox.landscape/1", "model": given.model_info, "data": given.data_info}
+            rows = (
+                (direction, at, loss)
+                for direction, row in enumerate(found.loss.tolist())
+                for at, loss in zip(found.alpha.tolist(), row, strict=True)
+            )
+            title = f"ζ = {number(zeta)}, flatness {number(found.flatness)}"
+            figure = report.landscape_figure(found.alpha.numpy(), found.loss.numpy(), title)
+            files: dict[str, bytes | str] = {
+                "landscape.json": report.json_text(facts | found.to_json()),
+                "landscape.csv": report.csv_text(("direction", "alpha", "loss"), rows),
+                "landscape.png": report.to_png(figure),
+            }
+            report.write_files(folder, files)
+    table = report.plain_table("α", "mean loss", "largest")
+    chosen = sorted({0, points // 4, points // 2, points - 1 - points // 4, points - 1})
+    for index in chosen:
+        losses = found.loss[:, index]
+        table.add_row(number(float(found.alpha[index])), number(float(losses.mean())), number(float(losses.max())))
+    show(f"flatness {number(found.flatness)}, {directions} directions", table)
