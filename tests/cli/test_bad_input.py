@@ -374,3 +374,18 @@ def test_what_devices_cannot_be(run, out, cnn, option, said):
 def test_what_a_landscape_cannot_be(run, out, cnn, option, said):
     refused(run("landscape", cnn, "--data", "digits", "--samples", 6, *option, "--out", out), said)
     assert not out.exists()
+
+
+def test_compare_refuses_what_does_not_fit(run, tmp_path):
+    def compare(*more):
+        return run("compare", "--out", tmp_path / "out", *more)
+
+    refused(compare(), "no task")
+    refused(compare("--task", "magic"), "unknown task")
+    refused(compare("--task", "digits", "--methods", "magic"), "unknown training method")
+    refused(compare("--task", "digits", "--sweep", "magic=1,2"), "magic")
+    refused(compare("--task", "digits", "--config", tmp_path / "none.toml"), "cannot read")
+    refused(compare("--task", "digits", "--seeds", 0), "--seeds")
+    (tmp_path / "out").write_text("mine")
+    refused(compare("--task", "digits"), "is a file")
+    assert (tmp_path / "out").read_text() == "mine"
