@@ -343,6 +343,17 @@ def test_learns_and_resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
     assert whole.best_validation_accuracy > (0.8 if name == "entropy-sgd" else 0.9)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", [*METHODS, *COMBINED])
+def test_on_a_gpu(name: str) -> None:
+    first, second = (train(name, device="cuda", epochs=2) for _ in range(2))
+    for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True):
+        assert a.is_cuda
+        assert torch.isfinite(a).all()
+        assert torch.equal(a, b)
+
+
 def test_quantised_training_leaves_the_quantised_network() -> None:
     result = train("quantised", epochs=8)
     for weight in (p for p in result.model.parameters() if p.ndim == 2):
