@@ -41,14 +41,14 @@ def test_the_loss_along_each_direction_written_out(batch: int | None) -> None:
 
 def test_flatness_by_hand() -> None:
     """L = 3|α|: smoothed slopes are ∓3 but for the windows across 0."""
-    alpha = torch.linspace(-4, 4, 9, dtype=torch.float64)
+    alpha = torch.linspace(-2, 2, 9, dtype=torch.float64)
     v = LandscapeResult(alpha, torch.stack([2 * alpha.abs(), 4 * alpha.abs()]), 0.2, 0, Box(), 0.0)
-    # Windows of 5 around −2 … 2: means of 3|α| are 6, 18/5·… = [6, 4.2, 3.6, 4.2, 6].
-    assert v.flatness == pytest.approx((1.8 + 0.6 + 0.6 + 1.8) / 4)
+    # Windows of 5 around −1 … 1: means of 3·|α| are 3, 2.1, 1.8, 2.1, 3, half a unit of α apart.
+    assert v.flatness == pytest.approx((0.9 + 0.3 + 0.3 + 0.9) / 4 / 0.5)
     straight = LandscapeResult(alpha, 0.7 * alpha[None] + 9, 0.2, 0, Box(), 0.0)
     assert straight.flatness == pytest.approx(0.7)
     short = LandscapeResult(alpha[:2], torch.tensor([[1.0, 4.0]], dtype=torch.float64), 0.2, 0, Box(), 0.0)
-    assert short.flatness == pytest.approx(3)
+    assert short.flatness == pytest.approx(6)
 
 
 def test_defaults_on_spikes() -> None:
