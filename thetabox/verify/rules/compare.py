@@ -6,6 +6,7 @@ then leaves both answers open.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -23,11 +24,11 @@ Number = int | float
 Operand = Interval | Number
 
 
-def _truth(context: Context, must: Tensor, may: Tensor) -> Interval:
-    """Certainly true, possibly true; a point where everything is certain, so that what follows costs half."""
-    lower = must.to(context.dtype)
-    upper = lower if may is must or torch.equal(must, may) else may.to(context.dtype)
-    return Interval(lower, upper, bound=1.0, nonnegative=True)
+def _truth(must: Tensor, never: Tensor) -> Interval:
+    """From 0 and 1 where it is certainly true and where certainly false; a point where all of it is certain."""
+    may = never.eq_(0)
+    upper = must if torch.equal(must, may) else may
+    return Interval(must, upper, bound=1.0, nonnegative=True, owned=True)
 
 
 def _as_interval(context: Context, v: Operand, like: Interval) -> Interval:
@@ -65,21 +66,34 @@ def _compare(context: Context, a: Operand, b: Operand, *, strict: bool) -> Inter
     (low_a, high_a, error_a), (low_b, high_b, error_b) = _ends(context, a), _ends(context, b)
     slack = error_a + error_b
     if slack == 0.0:
-        must = low_a > high_b if strict else low_a >= high_b
-        exact = low_a is high_a and low_b is high_b
-        return _truth(context, must, must if exact else ~(high_a <= low_b if strict else high_a < low_b))
+        if strict:
+            return _truth(_into(torch.gt, low_a, high_b), _into(torch.le, high_a, low_b))
+        return _truth(_into(torch.ge, low_a, high_b), _into(torch.lt, high_a, low_b))
     # The differences round as well.
     size = sum(v.magnitude if isinstance(v, Interval) else abs(float(v)) for v in (a, b))
     slack = (slack + 2.0 * context.rounding.own * size) * SAFETY
-    if isinstance(b, Interval):
-        return _truth(context, low_a - high_b > slack, ~(high_a - low_b < -slack))
-    return _truth(context, low_a > high_b + slack, ~(high_a < low_b - slack))
+    if not isinstance(b, Interval):
+        return _truth(_into(torch.gt, low_a, high_b + slack), _into(torch.lt, high_a, low_b - slack))
+    if not isinstance(a, Interval):
+        return _truth(_into(torch.lt, high_b, low_a - slack), _into(torch.gt, low_b, high_a + slack))
+    return _truth((low_a - high_b).gt_(slack), (high_a - low_b).lt_(-slack))
+
+
+def _into(function: Callable[..., Tensor], a: Any, b: Any) -> Tensor:
+    """A comparison as numbers 0 and 1; to turn truth values into numbers takes longer than to compare."""
+    like = a if isinstance(a, Tensor) else b
+    if not isinstance(a, Tensor):
+        a, b, function = b, a, MIRRORED[function]
+    return function(a, b, out=like.new_empty(0))
+
+
+MIRRORED = {torch.gt: torch.lt, torch.lt: torch.gt, torch.ge: torch.le, torch.le: torch.ge}
 
 
 def _ends(context: Context, v: Operand) -> tuple[Any, Any, float]:
     """Lower end, upper end and slack of a tensor or a number."""
     if isinstance(v, Interval):
-        return v.lower, v.upper, v.slack
+        return v.lower.detach(), v.upper.detach(), v.slack
     value = number(context, v)
     return value, value, literal_error(context, value)
 
