@@ -125,14 +125,17 @@ def growth(rounds: int) -> dict[str, list[tuple[float, float]]]:
 
 
 MEMORY_PROBE = """
-import resource, sys, torch
+import re, sys, torch
 import benchmarks.cost as cost
 torch.set_num_threads(1)
 make, shape = cost.NETWORKS[sys.argv[1]]
 case = cost.Case(make(), shape)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def kib(name):
+    return int(re.search(name + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
+open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew: it would be that of the process that forked
+before = kib("VmRSS")
 case.certify(cost.SWEEP) if sys.argv[2] == "sweep" else case.forward()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(kib("VmHWM") - before)
 """
 
 

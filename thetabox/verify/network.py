@@ -278,7 +278,8 @@ class RecurrentNetwork(Network):
     def alive(self) -> int:
         """About how many numbers of a sample are alive at once."""
         output = pytree.tree_leaves(self.step.output)[0].index
-        return 4 * self.steps * _count(self.step.layouts[output].shape) + 1
+        # Both ends of all outputs, their copies for the readout, and the two products of the drive that ε share.
+        return self.steps * (4 * _count(self.step.layouts[output].shape) + 2 * _largest(self.step)) + 1
 
     def run(self, context: Context, tensors: Tensors, x: Interval, observe: StepObserver | None = None) -> Final:
         """Evaluate all time steps, and the readout up to the last layer."""
