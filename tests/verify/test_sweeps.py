@@ -1,4 +1,4 @@
-"""A sweep of ε answers what each ε answers alone: products kept from one to the next change nothing."""
+"""A sweep of ε answers what each ε answers alone, however many go through the network together."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import torch
 from torch import nn
 
 import thetabox as tb
+from tests.verify.contract import assert_close
+from thetabox.verify.engine import Engine
+from thetabox.verify.request import settings
 
 SWEEP = [0.0, 1e-9, 1e-3, 0.1, 1.5]
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -23,19 +26,46 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 
 @pytest.mark.parametrize("arithmetic", ["real", "float32"])
+@pytest.mark.parametrize("together", [1, 2, len(SWEEP)])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_sweep_equals_each_alone(name: str, arithmetic: str) -> None:
+def test_sweep_equals_each_alone(name: str, together: int, arithmetic: str, monkeypatch: pytest.MonkeyPatch) -> None:
     make, shape = NETWORKS[name]
     torch.manual_seed(0)
     model, x = make().eval(), torch.randn(7, *shape)
-    together = tb.logit_bounds(model, x, SWEEP, arithmetic=arithmetic)
+    monkeypatch.setattr(Engine, "_together", lambda self, epsilon: min(together, len(epsilon)))
+    bounds = tb.logit_bounds(model, x, SWEEP, arithmetic=arithmetic)
     for place, epsilon in enumerate(SWEEP):
         alone = tb.logit_bounds(model, x, [epsilon], arithmetic=arithmetic)
-        assert torch.equal(together.lower[place], alone.lower[0])
-        assert torch.equal(together.upper[place], alone.upper[0])
+        lower, upper = bounds.lower[place], bounds.upper[place]
+        if together == 1:
+            assert torch.equal(lower, alone.lower[0])
+            assert torch.equal(upper, alone.upper[0])
+        # Slack is one number for all rows: a row may pay for the rounding of the largest ε beside it. Where a network
+        # in float32 spikes, that may cost a certain spike, so there only the direction is sure.
+        elif arithmetic == "float32" and "lsnn" in name:
+            assert (lower <= alone.lower[0] + 1e-9).all()
+            assert (upper >= alone.upper[0] - 1e-9).all()
+        else:
+            relative = 1e-9 if arithmetic == "real" else 1e-3
+            assert_close(tb.Interval(lower, upper), tb.Interval(alone.lower[0], alone.upper[0]), relative)
 
 
-def test_products_kept_are_those_of_the_same_input() -> None:
+def test_as_many_together_as_fill_the_cache() -> None:
+    model, x = tb.models.MLP([4, 8, 3]), torch.randn(6, 4)
+    engine = Engine(model, settings("interval", None, "real", "float64", "cpu"), x)
+    full = engine.chunk_size(1)
+
+    def together(sweeps: int, samples: int) -> int:
+        return engine._together(torch.full((sweeps, 1), 0.1).expand(sweeps, samples))
+
+    assert together(10, 6) == 10
+    assert together(10, full) == 1
+    assert together(10, full // 3) == 3
+    assert together(1, 6) == 1
+    assert engine._together(torch.rand(4, full)) == 4
+
+
+def test_products_kept_are_those_of_the_same_input(monkeypatch: pytest.MonkeyPatch) -> None:
     """A known value behind a threshold may differ from one ε to the next."""
 
     class Stepped(nn.Module):
@@ -49,6 +79,7 @@ def test_products_kept_are_those_of_the_same_input() -> None:
     torch.manual_seed(0)
     model, x = Stepped(), torch.randn(5, 2)
     sweep = [1e-6, 1e-3, 0.5, 2.0]
+    monkeypatch.setattr(Engine, "_together", lambda self, epsilon: 1)
     together = tb.logit_bounds(model, x, sweep)
     for place, epsilon in enumerate(sweep):
         alone = tb.logit_bounds(model, x, [epsilon])

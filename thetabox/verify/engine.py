@@ -98,13 +98,12 @@ class Engine:
         return Interval(lower, torch.where(upper.isnan() | (upper == -torch.inf), torch.inf, upper))
 
     def _shared(self, bounds: Bounds, which: Which, epsilon: Tensor) -> Tensor:
-        """``bounds`` of all rows together, or of one ε after the other where that is faster or has to be."""
+        """``bounds`` of all rows, as many ε together as is fast, or one by one where the network asks for that."""
+        together = self._together(epsilon)
+        memo = Memo() if together < len(epsilon) else None
         with torch.no_grad(), sound_kernels():
-            if self._in_turn(epsilon):
-                memo = Memo()
-                return torch.cat([bounds(which, row[None], memo) for row in epsilon])
             try:
-                return bounds(which, epsilon, None)
+                return torch.cat([bounds(which, part, memo) for part in epsilon.split(together)])
             except OneEpsilonAtATime:
                 if len(epsilon.unique()) == 1:
                     raise
@@ -120,12 +119,16 @@ class Engine:
         assert found is not None
         return found
 
-    def _in_turn(self, epsilon: Tensor) -> bool:
-        """Whether the ε of a sweep go through the network one by one, sharing the products of known inputs.
+    def _together(self, epsilon: Tensor) -> int:
+        """How many ε of a sweep go through the network as rows of one batch; their groups share first products.
 
-        A processor gains from one number where there would be a tensor; an accelerator, from more rows at once.
+        An accelerator gains from more rows at once; a processor only until the cache is full, and beyond that from one
+        number where there would be a tensor.
         """
-        return len(epsilon) > 1 and self.settings.device.type == "cpu" and bool((epsilon == epsilon[:, :1]).all())
+        sweeps, samples = epsilon.shape
+        if self.settings.device.type != "cpu" or not bool((epsilon == epsilon[:, :1]).all()):
+            return max(sweeps, 1)
+        return min(max(self.chunk_size(1) // max(samples, 1), 1), max(sweeps, 1))
 
     def chunks(self, samples: int, sweeps: int) -> Iterator[tuple[int, int]]:
         """Ranges of samples."""

@@ -186,7 +186,7 @@ def _known_input(
     scale = scale.reshape(sweeps, -1).repeat_interleave(x.merged, 1)
     shape = [sweeps] + [1] * middle.dim()
     shape[batch + 1] = scale.shape[1]
-    out = _ends(context, middle[None], around[None] * scale.view(shape), relative)
+    out = _ends(context, middle[None], around[None] * scale.view(shape), relative, keep=context.memo is not None)
     merged = out.map(lambda t: t.movedim(0, batch).flatten(batch, batch + 1))
     return replace(merged, owned=out.owned)
 
