@@ -157,6 +157,7 @@ def _train(cell: Cell, progress: Callable[[int, int], None]) -> dict[str, Any]:
     places = Settings(repeat_rare=arguments.get("repeat_rare", 1)).places(train.y)
     return {
         "seconds": done.seconds,
+        "gradients_per_step": method(cell.variant.method, arguments["set"]).gradients_per_step,
         "batches": math.ceil(len(places) / arguments["batch_size"]),
         "best_epoch": done.best_epoch,
         "validation_accuracy": done.best_validation_accuracy,

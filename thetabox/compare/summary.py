@@ -18,7 +18,6 @@ from thetabox.report.html import render
 from thetabox.report.methods_figures import landscapes_figure, lines_figure, violin_figure
 from thetabox.report.results import number, percent
 from thetabox.report.write import json_text
-from thetabox.train.methods import method
 
 
 @dataclass(frozen=True)
@@ -176,10 +175,9 @@ def cost_table(comparison: Comparison) -> Table:
     """Epochs, gradient steps and seconds of one training."""
     lines = []
     for row in comparison.rows:
-        per_step = method(row.variant.method, row.variant.set).gradients_per_step
         trained = row.found["train"]
         seconds = row.seconds["train"]
-        steps = np.mean([found["batches"] * found["epochs"] for found in trained]) * per_step
+        steps = np.mean([found["batches"] * found["epochs"] * found["gradients_per_step"] for found in trained])
         best = ", ".join(str(found["best_epoch"]) for found in trained)
         lines.append(
             [row.variant.label, str(trained[0]["epochs"]), best, f"{steps:,.0f}".replace(",", " "),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -10,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from thetabox.report.figures import CLEAN, STYLE, accuracy_axis, epsilon_axis, series_colors
+from thetabox.report.figures import CLEAN, SERIES, STYLE, accuracy_axis, epsilon_axis, series_colors
 from thetabox.report.results import number
 
 Lines = Sequence[tuple[str, np.ndarray, np.ndarray]]
@@ -54,9 +55,10 @@ def lines_figure(lines: Lines) -> Figure:
         FigureCanvasAgg(figure)
         axes = figure.subplots()
         epsilon_axis(axes, np.concatenate([epsilon for _, epsilon, _ in lines]))
-        for (name, epsilon, accuracy), color in zip(lines, series_colors(len(lines)), strict=True):
-            axes.plot(epsilon, accuracy.T, color=color, alpha=0.3, linewidth=0.8)
-            axes.plot(epsilon, accuracy.mean(0), "o-", color=color, markersize=4, label=name)
+        for i, (name, epsilon, accuracy) in enumerate(lines):
+            style = _style(i)
+            axes.plot(epsilon, accuracy.T, color=style["color"], alpha=0.3, linewidth=0.8)
+            axes.plot(epsilon, accuracy.mean(0), markersize=4, label=name, **style)
         accuracy_axis(axes)
         axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
@@ -68,9 +70,19 @@ def landscapes_figure(losses: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Fi
         figure = Figure(figsize=(7.6, 4.0))
         FigureCanvasAgg(figure)
         axes = figure.subplots()
-        for (name, (alpha, loss)), color in zip(losses.items(), series_colors(len(losses)), strict=True):
-            axes.plot(alpha, loss, color=color, label=name)
+        for i, (name, (alpha, loss)) in enumerate(losses.items()):
+            axes.plot(alpha, loss, label=name, markevery=10, markersize=4, **_style(i))
         axes.set_xlabel("α, steps along θ + α ζ |θ| ξ")
         axes.set_ylabel("cross entropy (nats)")
         axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
+
+
+def _style(place: int) -> dict[str, Any]:
+    """Where colours come again, marker and line tell the series apart."""
+    again = place // len(SERIES)
+    return {
+        "color": SERIES[place % len(SERIES)],
+        "marker": "os^D"[again % 4],
+        "linestyle": ("-", "--", ":", "-.")[again % 4],
+    }
