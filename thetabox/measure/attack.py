@@ -16,6 +16,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from thetabox.box import Box
 from thetabox.device import choose_device
 from thetabox.errors import InputError
+from thetabox.measure.correctness import Correctness
 from thetabox.measure.inputs import (
     Levels,
     Logits,
@@ -41,7 +42,7 @@ MOMENTUM = 0.5
 
 
 @dataclass(frozen=True)
-class AttackResult:
+class AttackResult(Correctness):
     """What the attack found: an upper bound of the accuracy that holds for every choice of weights in the box.
 
     Attributes:
@@ -63,16 +64,6 @@ class AttackResult:
     box: Box
     seconds: float
     weights: list[Weights] | None = None
-
-    @property
-    def accuracy(self) -> Float[Tensor, " epsilon"]:
-        """Share of samples still correct, for each ε."""
-        return self.correct.double().mean(1)
-
-    @property
-    def clean_accuracy(self) -> float:
-        """Accuracy of the unperturbed network, in float64."""
-        return float((self.predicted == self.label).double().mean())
 
     def to_json(self) -> dict[str, Any]:
         """The result without its samples, for a report or a file."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from thetabox.box import Box
 from thetabox.device import choose_device
 from thetabox.errors import InputError
+from thetabox.measure.correctness import Correctness
 from thetabox.measure.inputs import Levels, boxed, checked, class_count, levels, numbers_for, working_copy
 from thetabox.measure.inside import inward_ends, placed
 from thetabox.measure.many_weights import ManyWeights
@@ -25,7 +26,7 @@ KINDS = ("uniform", "corner")
 
 
 @dataclass(frozen=True)
-class RandomAttackResult:
+class RandomAttackResult(Correctness):
     """What random weights of the box do, in float64.
 
     Attributes:
@@ -46,19 +47,9 @@ class RandomAttackResult:
     seconds: float
 
     @property
-    def accuracy(self) -> Float[Tensor, " epsilon"]:
-        """Each sample under its own worst draw (beside :func:`thetabox.attack`)."""
-        return self.correct.double().mean(1)
-
-    @property
     def shared_accuracy(self) -> Float[Tensor, " epsilon"]:
         """The worst draw for the whole set (beside :func:`thetabox.measure.shared_attack`)."""
         return self.shared.amin(1)
-
-    @property
-    def clean_accuracy(self) -> float:
-        """Accuracy of the unperturbed network."""
-        return float((self.predicted == self.label).double().mean())
 
     def to_json(self) -> dict[str, Any]:
         """The result without its samples, for a report or a file."""

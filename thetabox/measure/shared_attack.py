@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from thetabox.box import Box
 from thetabox.device import choose_device
 from thetabox.errors import InputError
+from thetabox.measure.correctness import Correctness
 from thetabox.measure.inputs import (
     Levels,
     Logits,
@@ -37,7 +38,7 @@ START = 1e-3
 
 
 @dataclass(frozen=True)
-class SharedAttackResult:
+class SharedAttackResult(Correctness):
     """What one perturbation for all samples does: an upper bound of the accuracy a chip of this tolerance may have.
 
     Attributes:
@@ -60,16 +61,6 @@ class SharedAttackResult:
     box: Box
     seconds: float
     weights: list[Weights] | None = None
-
-    @property
-    def accuracy(self) -> Float[Tensor, " epsilon"]:
-        """Accuracy under the worst weights found, for each ε."""
-        return self.correct.double().mean(1)
-
-    @property
-    def clean_accuracy(self) -> float:
-        """Accuracy of the unperturbed network, in float64."""
-        return float((self.predicted == self.label).double().mean())
 
     def to_json(self) -> dict[str, Any]:
         """The result without its samples, for a report or a file."""
