@@ -1,0 +1,67 @@
+"""What a domain is: a way to bound the margins of a network over its box, at hand for one engine."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from thetabox.errors import InputError
+from thetabox.verify.interval import Interval
+
+if TYPE_CHECKING:
+    from thetabox.verify.engine import Engine, Which
+
+
+class Domain(ABC):
+    """Bounds of one network in one domain.
+
+    Attributes:
+        name: as users give it.
+        sound: whether its answers are proofs.
+        defaults: option → default.
+        cascade: what ``auto`` tries after plain intervals: options of each stage, cheap ones first.
+
+    Args:
+        engine: the traced network, its parameters, box, rounding and inputs.
+        options: over the defaults.
+
+    Raises:
+        InputError: an unknown option, or a network that the domain does not fit (the message names a domain that does).
+    """
+
+    name: ClassVar[str]
+    sound: ClassVar[bool] = True
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    cascade: ClassVar[tuple[Mapping[str, Any], ...]] = ()
+
+    def __init__(self, engine: Engine, options: Mapping[str, Any] | None = None) -> None:
+        strange = sorted(set(options or {}) - set(self.defaults))
+        if strange:
+            known = f"; it has {', '.join(self.defaults)}" if self.defaults else ""
+            raise InputError(f"the domain {self.name!r} has no option {strange[0]!r}{known}")
+        self.engine = engine
+        self.options = {**self.defaults, **(options or {})}
+
+    @abstractmethod
+    def margins(
+        self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]
+    ) -> Float[Tensor, "sweeps samples"]:
+        """Proven lower bounds of ``min_k (logit_y - logit_k)``, float64 on the CPU; minus infinity where there is none.
+
+        Args:
+            which: the samples, as a range or as places in the engine's ``x``.
+            epsilon: ε of each sample, any number of times over.
+            y: labels of all samples of the engine.
+        """
+
+    @abstractmethod
+    def logits(self, which: Which, epsilon: Float[Tensor, "sweeps samples"]) -> Interval:
+        """Bounds of the logits, rows ``[E samples, K]``, float64 on the CPU."""
+
+    def samples_at_once(self, sweeps: int) -> int:
+        """How many samples, each with ``sweeps`` ε, fit memory together."""
+        return self.engine.chunk_size(sweeps)
