@@ -54,6 +54,14 @@ def run(config: Config, out: Path) -> Comparison:
     return compare(config, out)
 
 
+def test_fewer_training_samples(config: Config, tmp_path: Path) -> None:
+    """They are what is trained on, and a network of other samples is not taken for theirs."""
+    config = replace(config, methods=("standard",), seeds=1, directions=0)
+    whole, few = (run(c, tmp_path).rows[0].found["train"][0] for c in (config, replace(config, train_samples=60)))
+    assert (whole["batches"], few["batches"]) == (3, 1)
+    assert whole["history"] != few["history"]
+
+
 def times(out: Path) -> dict[str, int]:
     return {str(path.relative_to(out)): path.stat().st_mtime_ns for path in out.glob("cells/*/*")}
 

@@ -96,7 +96,7 @@ class Cell:
         """What must be the same for a finished stage to stand."""
         c = self.config
         settings: dict[str, Any] = {
-            "train": [self.variant.method, self.training, self.seed, c.task],
+            "train": [self.variant.method, self.training, self.seed, c.task, c.train_samples],
             "mismatch": [c.level, c.draws, c.samples],
             "attack": [self.curve, c.attack_steps, c.attack_restarts, c.proof_samples],
             "certify": [c.epsilon, c.proof_samples, c.domain],
@@ -136,6 +136,8 @@ def run_cell(cell: Cell, tell: Tell) -> None:
 def _train(cell: Cell, progress: Callable[[int, int], None]) -> dict[str, Any]:
     cell.folder.mkdir(parents=True, exist_ok=True)
     train, validation = (data.load(cell.config.task, split, cell.data_dir) for split in ("train", "validation"))
+    if cell.config.train_samples:
+        train = train.subset(cell.config.train_samples)
     arguments = cell.training
     done = fit(
         recipe_of(cell).model(cell.seed),

@@ -55,6 +55,7 @@ class Config:
         set: hyper-parameters for every method that has them.
         only: method → its own ``fit`` arguments and hyper-parameters.
         sweep: hyper-parameter → values; every method that has it is trained with each value.
+        train_samples: training samples, a fixed class-balanced subset, all when 0.
         samples: test samples for mismatch and landscape, all when 0.
         proof_samples: test samples that are attacked and certified.
         level, draws: of random mismatch.
@@ -72,6 +73,7 @@ class Config:
     set: Mapping[str, Any] = field(default_factory=dict)
     only: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     sweep: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    train_samples: int = 0
     samples: int = 1000
     proof_samples: int = 200
     level: tuple[float, ...] = MISMATCH
@@ -139,7 +141,7 @@ class Config:
 
 
 COUNTS = {
-    "seeds": 1, "samples": 0, "proof_samples": 1, "draws": 1, "attack_steps": 1, "attack_restarts": 1, "directions": 0,
+    "seeds": 1, "train_samples": 0, "samples": 0, "proof_samples": 1, "draws": 1, "attack_steps": 1, "attack_restarts": 1, "directions": 0,
 }  # fmt: skip
 # Arguments of ``fit`` that a configuration may set.
 FIT = {f.name for f in dataclasses.fields(Settings)} - {"seed"}
