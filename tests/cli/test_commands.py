@@ -194,6 +194,16 @@ def test_train_and_resume(run, tmp_path):
     assert all(torch.equal(first[k], second[k]) for k in first)
 
 
+def test_train_from_a_checkpoint(run, tmp_path):
+    """A rate of almost nothing leaves the network that it starts from, not a fresh one."""
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    ok(run("train", "--task", "digits", "--epochs", 1, "--seed", 3, "--out", first))
+    ok(run("train", "--task", "digits", "--from", first, "--epochs", 1, "--lr", 1e-9, "--out", second))
+    before, after = (tb.load(p).state_dict() for p in (first, second))
+    assert all(torch.allclose(before[k], after[k], atol=1e-5) for k in before)
+    assert tb.models.checkpoint_info(second)["info"]["from"] == tb.models.sha256(first)
+
+
 def test_train_on_data_of_ones_own(run, npz, tmp_path):
     path = tmp_path / "m.safetensors"
     ok(run("train", "--task", npz(), "--epochs", 1, "--model", "convnet", "--model-set", "hidden=[8]", "--out", path))

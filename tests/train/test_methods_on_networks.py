@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import thetabox as tb
 from thetabox.errors import InputError
 from thetabox.models import LSNN, MLP, ConvNet, ResNet32
+from thetabox.models.lsnn import Spike
 from thetabox.train import METHODS, Epoch, TrainResult, evaluate, fit, loop, method
-from thetabox.train.methods import Step, run_step
+from thetabox.train.methods import Step, ibp, run_step
 from thetabox.train.methods.abcd import Abcd
 from thetabox.train.methods.awp import Awp
 from thetabox.train.methods.disturbed import BATCH_NORM, disturbed
@@ -22,6 +24,7 @@ from thetabox.train.methods.forward_noise import ForwardNoise
 from thetabox.train.methods.method import Method
 from thetabox.train.methods.quantised import Quantised
 from thetabox.train.methods.weight_attack import WeightAttack
+from thetabox.verify.worst_case import worst_margins
 
 NEURONS = ("threshold", "tau", "tau_adapt", "beta")
 COMBINED = (
@@ -35,12 +38,16 @@ COMBINED = (
     "dropout+abcd",
     "forward-noise+awp",
     "quantised+forward-noise+weight-attack",
+    "quantised+ibp",
+    "l1+ibp",
 )
 FEW = {"steps": 2}
 
 
 def settings(name: str) -> dict:
     """Short attacks; AWP with its attack on the inputs."""
+    if "ibp" in name:
+        return {"warmup": 0.0}
     few = FEW if any(part in name for part in ("weight-attack", "awp", "entropy-sgd")) else {}
     return {**few, **({"eps_pga": 0.05} if "awp" in name else {})}
 
@@ -117,7 +124,13 @@ def test_cost_is_the_number_of_passes(name: str, monkeypatch: pytest.MonkeyPatch
         passes += 1
         return run(self, *args, **kwargs)
 
+    def bounding(*args: object, **kwargs: object) -> Tensor:
+        nonlocal passes
+        passes += 2  # two products where a plain pass has one
+        return worst_margins(*args, **kwargs)
+
     monkeypatch.setattr(Step, "_run", counting)
+    monkeypatch.setattr(ibp, "worst_margins", bounding)
     one_step(convnet, name)
     assert method(name, settings(name)).gradients_per_step == passes
 
@@ -131,6 +144,8 @@ def test_cost_of_the_defaults() -> None:
         "awp": 11,
         "abcd": 4,
         "entropy-sgd": 10,
+        "l1": 1,
+        "ibp": pytest.approx(2.8),
     }
     assert method("weight-attack", {"warmup": 0.5, "steps": 1}).gradients_per_step == 2
     loops = {name: method(name).inner_loops for name in METHODS if method(name).inner_loops > 1}
@@ -418,6 +433,50 @@ def test_rounded_weights_lie_on_a_grid_within_half_a_step(seed: int, bits: int, 
     assert torch.equal(stored["b"], w[0])
     assert torch.equal(stored["zero"], torch.zeros(2, 2))
     assert torch.equal(torch.autograd.grad(stored["w"].sum(), w)[0], torch.ones_like(w))
+
+
+def test_best_weights_are_looked_for_behind_the_ramp(tmp_path: Path) -> None:
+    """Before it ends the network is trained for a smaller box, whatever its accuracy."""
+
+    class Ramped(Method):
+        settled_at = 0.5
+
+    result = train(Ramped(), epochs=6)
+    assert result.best_epoch >= 4
+    assert result.best_validation_accuracy == max(r.validation_accuracy for r in result.history[3:])
+
+    class Late(Method):
+        settled_at = 1.0
+
+    assert train(Late(), epochs=3).best_epoch == 3
+
+
+def test_spikes_have_a_gradient_at_both_ends() -> None:
+    """Of the worst case of an LSNN, by the input weights, in which no path goes around the spikes."""
+    torch.manual_seed(0)
+    model, x = lsnn()
+    y = torch.arange(len(x)) % 4
+    margins = worst_margins(model, x, y, 1e-3, surrogate=Spike.apply)
+    margins.sum().backward()
+    assert model.W_in.grad.abs().max() > 0
+    without = worst_margins(model, x, y, 1e-3)
+    torch.testing.assert_close(without, margins, rtol=0, atol=0)
+    assert torch.autograd.grad(without.sum(), model.W_in, allow_unused=True)[0] is None
+    proven = tb.certify(model, x, y, 1e-3, domain="interval").margin[0]
+    own = torch.zeros_like(margins, dtype=torch.bool).scatter_(1, y[:, None], True)
+    least = margins.detach().masked_fill(own, torch.inf).amin(1)
+    torch.testing.assert_close(least, proven, rtol=1e-6, atol=1e-9)
+
+
+def test_ibp_makes_a_network_provable() -> None:
+    """More than standard training does, with the same number of epochs."""
+    x, y = blobs(60, 1)
+    verified = {}
+    for name, more in (("standard", {}), ("ibp", {"epsilon": 0.3, "warmup": 0.0})):
+        chosen = {"epochs": 12, "batch_size": 16, "lr": 2e-2, "seed": 3, "progress": False, "set": more}
+        model = fit(MLP((2, 12, 3)), blobs(90, 0), blobs(60, 1), name, **chosen).model
+        verified[name] = float(tb.certify(model, x, y, 0.3, domain="interval").verified_accuracy[0])
+    assert verified["ibp"] > verified["standard"] + 0.05
 
 
 def test_a_method_of_ones_own_needs_one_hook() -> None:

@@ -327,8 +327,72 @@ def test_entropy_sgd(index: int) -> None:
     p.check("entropy-sgd", {"noise": 0.01}, expected, first, index=index)
 
 
+def test_l1() -> None:
+    p = Problem()
+    loss, g = p.network.task(p.theta)
+    chosen = p.theta["dense2.weight"]
+    g["dense2.weight"] += 0.3 * np.sign(chosen) / 5  # 5 columns
+    p.check("l1", {"strength": 0.3, "include": "dense2*"}, p.descended(g), loss + 0.3 * float(np.abs(chosen).sum()) / 5)
+
+
+def worst_loss(x: np.ndarray, y: np.ndarray, w: Arrays, epsilon: float) -> float:
+    """Cross entropy of the worst margins, interval by interval, for a network whose inputs are known."""
+    w1, b1, w2, b2 = (w[n] for n in NAMES)
+    centre = x @ w1.T + b1
+    radius = epsilon * (np.abs(x) @ np.abs(w1).T + np.abs(b1))
+    low, high = np.maximum(centre - radius, 0), np.maximum(centre + radius, 0)
+    losses = []
+    for n, label in enumerate(y):
+        margins = []
+        for k in range(len(b2)):
+            d, s = w2[label] - w2[k], epsilon * (np.abs(w2[label]) + np.abs(w2[k]))
+            least = np.minimum((d - s) * low[n], (d - s) * high[n]).sum()
+            margins.append(least + b2[label] - b2[k] - epsilon * (abs(b2[label]) + abs(b2[k])))
+        margins[label] = 0.0
+        losses.append(np.log(np.exp(-np.array(margins)).sum()))
+    return float(np.mean(losses))
+
+
+def differences(function: Callable[[Arrays], float], at: Arrays, step: float = 1e-6) -> Arrays:
+    """Gradient by central differences."""
+    found = {n: np.zeros_like(w) for n, w in at.items()}
+    for n, w in at.items():
+        for place in np.ndindex(w.shape):
+            ends = []
+            for sign in (1, -1):
+                moved = {**at, n: w.copy()}
+                moved[n][place] += sign * step
+                ends.append(function(moved))
+            found[n][place] = (ends[0] - ends[1]) / (2 * step)
+    return found
+
+
+@pytest.mark.parametrize("ramp", [0.8, 0.2])
+def test_ibp(ramp: float) -> None:
+    """The step is at half of the training: on the ramp, or behind it."""
+    p = Problem()
+    risen = min((0.5 - 0.1) / ramp, 1.0)
+    epsilon, share = 1e-3 * (0.3 / 1e-3) ** risen, 0.7 * risen
+    loss, g = p.network.task(p.theta)
+
+    def worst(w: Arrays) -> float:
+        return worst_loss(p.network.x, p.network.y, w, epsilon)
+
+    by_worst = differences(worst, p.theta)
+    total = {n: (1 - share) * g[n] + share * by_worst[n] for n in NAMES}
+    settings = {"epsilon": 0.3, "start": 1e-3, "kappa": 0.7, "warmup": 0.1, "ramp": ramp}
+    p.check("ibp", settings, p.descended(total), (1 - share) * loss + share * worst(p.theta))
+
+
+def test_ibp_waits_for_its_warmup() -> None:
+    p = Problem()
+    loss, g = p.network.task(p.theta)
+    p.check("ibp", {"warmup": 0.6, "ramp": 0.2}, p.descended(g), loss)
+
+
 def test_no_method_is_without_a_reference() -> None:
-    known = {"standard", "forward-noise", "dropout", "quantised", "weight-attack", "awp", "amp", "abcd", "entropy-sgd"}
+    known = {"l1", "ibp"}
+    known |= {"standard", "forward-noise", "dropout", "quantised", "weight-attack", "awp", "amp", "abcd", "entropy-sgd"}
     assert set(METHODS) == known | {"sam", "asam", "samson"}
 
 

@@ -141,7 +141,8 @@ class Config:
 
 
 COUNTS = {
-    "seeds": 1, "train_samples": 0, "samples": 0, "proof_samples": 1, "draws": 1, "attack_steps": 1, "attack_restarts": 1, "directions": 0,
+    "seeds": 1, "train_samples": 0, "samples": 0, "proof_samples": 1, "draws": 1, "attack_steps": 1,
+    "attack_restarts": 1, "directions": 0,
 }  # fmt: skip
 # Arguments of ``fit`` that a configuration may set.
 FIT = {f.name for f in dataclasses.fields(Settings)} - {"seed"}

@@ -209,9 +209,15 @@ class _Training:
             raise InputError(f"the training loss became {loss} in epoch {number}; lower lr (now {self.settings.lr:g})")
         with _as_stored(self.method, self.theta):
             record = Epoch(number, loss, *evaluate(self.model, *self.held_out))
+            if number == self._settled_from():
+                self.best = Best()
             self.best.improve(record, self.model)
         self.history.append(record)
         return record
+
+    def _settled_from(self) -> int:
+        """The first epoch whose weights count, if there is a ramp: the whole of it at its end, or else the last one."""
+        return min(math.floor(self.method.settled_at * self.settings.epochs) + 1, self.settings.epochs)
 
     def seconds(self) -> float:
         """Time spent, earlier parts included."""

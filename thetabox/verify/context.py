@@ -84,6 +84,8 @@ class Context:
         operation: the operation whose rule runs.
         memo: what other evaluations of the same samples share with this one, if there are any.
         time: the time step, to tell the uses of the memo apart.
+        surrogate: of ``a > b``: a step function whose gradient stands for the one that a comparison has not; for values
+            against a threshold that is a value or a number other than 0.
     """
 
     sweep: Sweep
@@ -91,6 +93,7 @@ class Context:
     operation: Operation | None = None
     memo: Memo | None = None
     time: int = 0
+    surrogate: Callable[[Tensor, Tensor], Tensor] | None = None
     _epsilon: dict[float, Tensor] = field(default_factory=dict)
     _uniform: dict[float, float | None] = field(default_factory=dict)
     _exact: dict[int, tuple[Parameter, Interval]] = field(default_factory=dict)

@@ -27,7 +27,28 @@ def row_margins(
     bias: Parameter | None,
     labels: Int[Tensor, " samples"],
 ) -> Float[Tensor, "sweeps samples"]:
-    """Proven lower bound of ``min_k (logit_y - logit_k)`` of every row.
+    """Proven lower bound of ``min_k (logit_y - logit_k)`` of every row; arguments as for :func:`class_margins`."""
+    margins, size = class_margins(context, hidden, weight, bias, labels)
+    samples = context.sweep.samples
+    own = labels.repeat(len(margins) // samples)[:, None]
+    least_margin = margins.scatter(1, own, torch.inf).amin(1)
+    least_margin = least_margin - context.rounding.of_operation(8) * least_margin.abs().clamp(
+        max=torch.finfo(margins.dtype).max
+    )
+    if context.rounding.network:
+        # A partial sum of the network's own logits may overflow once Σ|w||h| + |b| does.
+        least_margin = torch.where(size.amax(1) * SAFETY < context.rounding.overflow, least_margin, -torch.inf)
+    return known(least_margin).view(-1, samples)
+
+
+def class_margins(
+    context: Context,
+    hidden: Interval,
+    weight: Parameter,
+    bias: Parameter | None,
+    labels: Int[Tensor, " samples"],
+) -> tuple[Float[Tensor, "rows classes"], Float[Tensor, "rows classes"]]:
+    """Lower bounds of ``logit_y - logit_k`` for every class (the own one says nothing), and sizes Σ|w||h| + |b|.
 
     Args:
         context: ε, rounding.
@@ -59,16 +80,8 @@ def row_margins(
     margins = sums - rounding
     if bias is not None:
         margins = margins + _bias_margins(context, bias, label, features)
-    own_column = torch.zeros_like(margins, dtype=torch.bool).scatter_(1, label[:, None], True)
-    least_margin = margins.masked_fill(own_column, torch.inf).amin(1)
-    least_margin = least_margin - context.rounding.of_operation(8) * least_margin.abs().clamp(
-        max=torch.finfo(lower.dtype).max
-    )
-    if context.rounding.network:
-        # A partial sum of the network's own logits may overflow once Σ|w||h| + |b| does.
-        size = around if bias is None else around + bias.magnitude + _bias_radius(context, bias)
-        least_margin = torch.where(size.amax(1) * SAFETY < context.rounding.overflow, least_margin, -torch.inf)
-    return known(least_margin).view(sweeps, samples)
+        around = around + bias.magnitude + _bias_radius(context, bias)
+    return margins, around
 
 
 def _reach(context: Context, reach: Tensor, weight: Tensor) -> Tensor:

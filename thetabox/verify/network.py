@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -18,7 +18,7 @@ from thetabox.verify.context import Context
 from thetabox.verify.graph import Graph, Operation, Ref, trace
 from thetabox.verify.interpreter import Value, check_rules, dependants, evaluate
 from thetabox.verify.interval import Interval
-from thetabox.verify.margin import logit_margins, row_margins
+from thetabox.verify.margin import class_margins, logit_margins, row_margins
 from thetabox.verify.parameter import Parameter, stored
 from thetabox.verify.rounding import Rounding
 
@@ -33,13 +33,26 @@ MEASURE_EVERY = 8
 
 
 class Tensors:
-    """Parameters, buffers and constants of a model in the dtype and on the device of the bounds."""
+    """Parameters, buffers and constants of a model in the dtype and on the device of the bounds.
 
-    def __init__(self, model: nn.Module, box: Box, rounding: Rounding, device: torch.device) -> None:
+    Args:
+        model, box, rounding, device: whose, which of them move, and how they are held.
+        instead: values by name that stand in for the model's own.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        box: Box,
+        rounding: Rounding,
+        device: torch.device,
+        instead: Mapping[str, Tensor] | None = None,
+    ) -> None:
         self.model, self.box, self.rounding, self.device = model, box, rounding, device
         self.values: dict[str, Tensor] = {
             **dict(model.named_buffers(remove_duplicate=False)),
             **dict(model.named_parameters(remove_duplicate=False)),
+            **(instead or {}),
         }
         factors = box.factors(model)
         # A tensor shared under two names is in the box under both.
@@ -86,6 +99,16 @@ class Final:
             if hidden is not None and isinstance(weight, Parameter) and isinstance(bias, Parameter | None):
                 return row_margins(self.context, hidden, weight, bias, labels)
         return logit_margins(self.context, self.logits(), labels)
+
+    def class_margins(self, labels: Tensor) -> Tensor:
+        """Lower bounds ``[E N, K]`` of the margin against each class, differentiable; the own column says nothing."""
+        if self.head is not None:
+            hidden, weight, bias = self.head.read(self.values)
+            if hidden is not None and isinstance(weight, Parameter) and isinstance(bias, Parameter | None):
+                return class_margins(self.context, hidden, weight, bias, labels)[0]
+        logits = self.logits().settled(self.context.rounding.own)
+        own = labels.repeat(len(logits.lower) // len(labels))[:, None]
+        return logits.lower.gather(1, own) - logits.upper
 
     def logits(self) -> Interval:
         """Bounds of the logits, ``[E N, K]``."""

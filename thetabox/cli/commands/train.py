@@ -11,7 +11,8 @@ from thetabox.cli import options
 from thetabox.cli.console import show
 from thetabox.data import load
 from thetabox.errors import InputError
-from thetabox.models import build
+from thetabox.models import build, sha256
+from thetabox.models import load as load_model
 from thetabox.report import output_folder
 from thetabox.report.results import percent
 from thetabox.train import fit
@@ -29,6 +30,7 @@ from thetabox.train.methods import method as checked_method
 @click.option("--batch-size", type=click.IntRange(min=1))
 @click.option("--lr", type=float, help="Rate of the optimiser.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Folder of the task's files (or set THETABOX_DATA).")
+@click.option("--from", "start", type=click.Path(path_type=Path), metavar="FILE", help="Start from this checkpoint.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted training.")
 @options.machine_options
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Checkpoint, .safetensors.")
@@ -42,6 +44,7 @@ def command(
     batch_size: int | None,
     lr: float | None,
     data_dir: Path | None,
+    start: Path | None,
     resume: bool,
     device: str,
     threads: int | None,
@@ -55,6 +58,9 @@ def command(
     if out.is_dir():
         raise InputError(f"cannot write {out}: it is a folder; name a file")
     checked_method(method, dict(settings))
+    if start is not None and (architecture is not None or model_set):
+        raise InputError("--from brings its own network; leave --model and --model-set out")
+    model = None if start is None else load_model(start)
     train, validation = (load(task, split, data_dir) for split in ("train", "validation"))
     recipe = recipe_of(task, train.x.shape[1:], len(train.classes))
     arguments: dict[str, Any] = recipe.options(method, dict(settings))
@@ -69,7 +75,7 @@ def command(
         build(architecture, **changed)  # refuses what does not fit before anything is written
     with output_folder(out.parent):
         result = fit(
-            recipe.model(seed),
+            recipe.model(seed) if model is None else model,
             train,
             validation,
             method,
@@ -77,7 +83,7 @@ def command(
             device=device,
             threads=threads,
             out=out,
-            info={"task": task},
+            info={"task": task} | ({} if start is None else {"from": sha256(start)}),
             resume=resume,
             **arguments,
         )

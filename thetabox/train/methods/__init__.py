@@ -12,6 +12,8 @@ from thetabox.train.methods.awp import Awp
 from thetabox.train.methods.dropout import Dropout
 from thetabox.train.methods.entropy_sgd import EntropySgd
 from thetabox.train.methods.forward_noise import ForwardNoise
+from thetabox.train.methods.ibp import Ibp
+from thetabox.train.methods.l1 import L1
 from thetabox.train.methods.method import Combined, Method, Step, hyper_parameters, parse_value, run_step
 from thetabox.train.methods.quantised import Quantised
 from thetabox.train.methods.sharpness import Asam, Sam, Samson
@@ -33,6 +35,8 @@ METHODS: dict[str, type[Method]] = {
         Asam,
         Samson,
         Quantised,
+        Ibp,
+        L1,
     )
 }
 """Name → method; ``thetabox methods`` lists them with their hyper-parameters."""

@@ -127,6 +127,11 @@ class Method:
         """
         return 1
 
+    @property
+    def settled_at(self) -> float:
+        """Share of the training after which the best weights are looked for: where a ramp has reached its end."""
+        return 0.0
+
     def stored(self, weights: Weights) -> Weights:
         """Weights as a device would hold them (quantised, …), a differentiable function of the parameters."""
         return weights
@@ -163,6 +168,10 @@ class Combined(Method):
     @property
     def inner_loops(self) -> int:
         return max(part.inner_loops for part in self.parts)
+
+    @property
+    def settled_at(self) -> float:
+        return max(part.settled_at for part in self.parts)
 
     def stored(self, weights: Weights) -> Weights:
         for part in self.parts:

@@ -63,6 +63,17 @@ def less_equal(context: Context, a: Operand, b: Operand) -> Interval:
 
 def _compare(context: Context, a: Operand, b: Operand, *, strict: bool) -> Interval:
     """``a > b`` (strict) or ``a >= b``."""
+    truth = _compared(context, a, b, strict=strict)
+    threshold = isinstance(a, Interval) and (isinstance(b, Interval) or number(context, b) != 0.0)
+    if context.surrogate is None or not threshold or not torch.is_grad_enabled():
+        return truth
+    # Of the values nothing changes: x - x.detach() is zero and carries the gradient.
+    a, b = (_as_interval(context, v, truth) for v in (a, b))
+    low, high = context.surrogate(a.lower, b.upper), context.surrogate(a.upper, b.lower)
+    return replace(truth, lower=truth.lower + (low - low.detach()), upper=truth.upper + (high - high.detach()))
+
+
+def _compared(context: Context, a: Operand, b: Operand, *, strict: bool) -> Interval:
     (low_a, high_a, error_a), (low_b, high_b, error_b) = _ends(context, a), _ends(context, b)
     slack = error_a + error_b
     if slack == 0.0:

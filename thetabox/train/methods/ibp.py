@@ -1,0 +1,76 @@
+"""Certified training: the worst case that intervals prove, as a loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from thetabox.box import Box
+from thetabox.models.lsnn import Spike
+from thetabox.train.methods.method import Method, Step, check_range
+from thetabox.verify.worst_case import worst_margins
+
+
+@dataclass(frozen=True)
+class Ibp(Method):
+    r"""Adds the cross entropy of the worst case that intervals prove for the weights' box.
+
+    .. math::
+        L = (1 - \kappa)\,\mathrm{CE}(f_\theta(x), y) + \kappa\,\mathrm{CE}(-\underline m(x, \varepsilon_t), y), \qquad
+        \underline m_k \le \min_{|\delta| \le \varepsilon_t |\theta|} f_{\theta+\delta}(x)_y - f_{\theta+\delta}(x)_k
+
+    ε_t grows geometrically from ``start`` to ``epsilon`` between ``warmup`` and ``warmup + ramp`` of the training, and
+    κ in a straight line from 0 to ``kappa`` beside it. Interval bound propagation (Gowal et al. 2018, arXiv
+    1810.12715), there for boxes of inputs, here for the relative box of the weights. Best weights are looked for only
+    once ε has its last value. Spikes have the surrogate gradient of the network at both ends of their interval.
+    """
+
+    name: ClassVar[str] = "ibp"
+    summary: ClassVar[str] = "cross entropy of the worst case that intervals prove, with a growing box"
+    source: ClassVar[str] = "Gowal et al. 2018 (arXiv 1810.12715)"
+    meanings: ClassVar[dict[str, str]] = {
+        "epsilon": "size of the box at the end, relative to each weight's size",
+        "start": "size of the box where the ramp begins",
+        "kappa": "share of the worst case in the loss at the end, 0 to 1",
+        "warmup": "share of the training before the ramp",
+        "ramp": "share of the training that the ramp takes",
+    }
+
+    epsilon: float = 1e-2
+    start: float = 1e-5
+    kappa: float = 0.5
+    warmup: float = 0.1
+    ramp: float = 0.6
+
+    def __post_init__(self) -> None:
+        check_range("epsilon", self.epsilon, 1e-12)
+        check_range("start", self.start, 1e-12, self.epsilon)
+        check_range("kappa", self.kappa, 0, 1)
+        check_range("warmup", self.warmup, 0, 1)
+        check_range("ramp", self.ramp, 0, 1 - self.warmup)
+
+    @property
+    def gradients_per_step(self) -> float:
+        return 1 + 2 * (1 - self.warmup)  # two products where a plain pass has one
+
+    @property
+    def settled_at(self) -> float:
+        return self.warmup + self.ramp
+
+    def extra(self, step: Step, logits: Tensor | None) -> Tensor | None:
+        if step.progress < self.warmup:
+            return None
+        risen = min((step.progress - self.warmup) / self.ramp, 1.0) if self.ramp else 1.0
+        epsilon = self.start * (self.epsilon / self.start) ** risen
+        margins = worst_margins(
+            step.model, step.x, step.y, epsilon, box=Box(), weights=step.theta, surrogate=Spike.apply
+        )
+        own = torch.zeros_like(margins, dtype=torch.bool).scatter_(1, step.y[:, None], True)
+        worst = nn.functional.cross_entropy((-margins).masked_fill(own, 0.0), step.y)
+        clean = step.logits(step.theta) if logits is None else logits
+        kappa = self.kappa * risen
+        # The task loss stands outside with weight 1.
+        return kappa * (worst.to(clean.dtype) - nn.functional.cross_entropy(clean, step.y))

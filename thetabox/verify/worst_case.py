@@ -1,0 +1,56 @@
+"""The proven worst case of a batch as a differentiable function of the weights: what certified training minimises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from thetabox.box import Box
+from thetabox.models.recurrent import is_recurrent
+from thetabox.verify.context import Context, Sweep
+from thetabox.verify.graph import evaluation_mode
+from thetabox.verify.interval import Interval
+from thetabox.verify.network import Tensors, network
+from thetabox.verify.rounding import Rounding, sound_kernels
+
+
+def worst_margins(
+    model: nn.Module,
+    x: Float[Tensor, "samples ..."],
+    y: Int[Tensor, " samples"],
+    epsilon: float,
+    *,
+    box: Box | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+    surrogate: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> Float[Tensor, "samples classes"]:
+    r"""Interval bounds of :math:`\min_\theta (logit_y - logit_k)` over the box, with a gradient.
+
+    Computed in the precision of the weights, in double precision for a recurrent network: rounding alone makes spikes
+    uncertain otherwise.
+
+    Args:
+        model: the network; its evaluation mode is what is bounded.
+        x, y: inputs and labels.
+        epsilon: ε of every sample.
+        box: which parameters move; every weight and bias by default.
+        weights: parameters by name that stand in for the model's own (and get the gradient).
+        surrogate: a step function ``(a, b) → a > b`` whose gradient stands for a comparison's.
+
+    Returns:
+        Lower bounds for every class k; the column of y itself says nothing.
+    """
+    first = next(model.parameters())
+    dtype = torch.float64 if is_recurrent(model) else first.dtype
+    rounding = Rounding(dtype)
+    sweep = Sweep(torch.full((1, len(x)), epsilon, dtype=torch.float64, device=first.device))
+    with sound_kernels():
+        tensors = Tensors(model, box or Box(), rounding, first.device, weights)
+        inputs = Interval.point(x.to(dtype))
+        inputs.batch = 0
+        context = Context(sweep, rounding, surrogate=surrogate)
+        with evaluation_mode(model):
+            return network(model, x).run(context, tensors, inputs).class_margins(y)
