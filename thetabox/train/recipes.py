@@ -98,6 +98,16 @@ RECIPES: dict[str, Recipe] = {
         fit={"schedule": "cosine"},
         methods={"weight-attack": {"zeta": 0.1, "beta_rob": 0.25, "steps": 10}},
     ),
+    # As He et al. 2015 train it, with the rates of arXiv 2106.05009; for an accelerator.
+    "cifar10": Recipe(
+        "resnet32",
+        {"classes": 10},
+        epochs=300,
+        batch_size=256,
+        lr=1e-3,
+        fit={"optimizer": "sgd", "schedule": "steps", "weight_decay": 5e-4},
+        methods={"weight-attack": {"zeta": 0.1, "beta_rob": 0.25, "steps": 10}},
+    ),
     "ecg": Recipe(
         "lsnn",
         {"inputs": 7, "units": 128, "classes": 5},
