@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
+from multiprocessing.managers import SyncManager
 from queue import Empty, Queue
 from typing import Any, TypeVar
 
@@ -32,9 +35,12 @@ def run_all(
         on_event: told what the jobs tell.
     """
     context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager:
+    manager = SyncManager(ctx=context)
+    manager.start(_end_with_parent)
+    with manager:
         queue = manager.Queue()
-        pool = ProcessPoolExecutor(max(1, min(processes, len(jobs))), mp_context=context)
+        workers = max(1, min(processes, len(jobs)))
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
         futures: list[Future[Result]] = []
         try:
             futures += [pool.submit(_one, function, index, job, queue) for index, job in enumerate(jobs)]
@@ -57,6 +63,18 @@ def run_all(
             raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is killed, which leaves it no time to say so."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _follow(queue: Queue[tuple[int, str, float]], on_event: Event) -> None:
