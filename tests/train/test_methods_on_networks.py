@@ -40,7 +40,10 @@ COMBINED = (
     "quantised+forward-noise+weight-attack",
     "quantised+ibp",
     "l1+ibp",
+    "l1+counts",
 )
+DENSE = [name for name in METHODS if name != "counts"]
+"""Those that take networks without spikes."""
 FEW = {"steps": 2}
 
 
@@ -88,8 +91,10 @@ def one_step(build: object, name: str, **more: object) -> tuple[nn.Module, float
     return model, float(loss), before
 
 
-@pytest.mark.parametrize("name", [*METHODS, *COMBINED])
-@pytest.mark.parametrize("build", [convnet, lsnn, resnet])
+@pytest.mark.parametrize(
+    ("name", "build"),
+    [(n, b) for n in (*METHODS, *COMBINED) for b in (convnet, lsnn, resnet) if b is lsnn or "counts" not in n],
+)
 def test_one_step(build: object, name: str) -> None:
     model, loss, before = one_step(build, name)
     again = one_step(build, name)[0].state_dict()
@@ -131,7 +136,7 @@ def test_cost_is_the_number_of_passes(name: str, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(Step, "_run", counting)
     monkeypatch.setattr(ibp, "worst_margins", bounding)
-    one_step(convnet, name)
+    one_step(lsnn if "counts" in name else convnet, name)
     assert method(name, settings(name)).gradients_per_step == passes
 
 
@@ -145,6 +150,7 @@ def test_cost_of_the_defaults() -> None:
         "abcd": 4,
         "entropy-sgd": 10,
         "l1": 1,
+        "counts": 2,
         "ibp": pytest.approx(2.8),
     }
     assert method("weight-attack", {"warmup": 0.5, "steps": 1}).gradients_per_step == 2
@@ -341,7 +347,7 @@ def train(name: str | Method, **kwargs: object) -> TrainResult:
     return fit(MLP((2, 12, 3)), blobs(90, 0), blobs(60, 1), name, set=settings(str(name)), **{**chosen, **kwargs})
 
 
-@pytest.mark.parametrize("name", [*METHODS, "quantised+weight-attack"])
+@pytest.mark.parametrize("name", [*DENSE, "quantised+weight-attack"])
 def test_learns_and_resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
     whole = train(name)
 
@@ -360,7 +366,7 @@ def test_learns_and_resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", [*METHODS, *COMBINED])
+@pytest.mark.parametrize("name", [*DENSE, *(name for name in COMBINED if "counts" not in name)])
 def test_on_a_gpu(name: str) -> None:
     first, second = (train(name, device="cuda", epochs=2) for _ in range(2))
     for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True):
@@ -449,6 +455,21 @@ def test_best_weights_are_looked_for_behind_the_ramp(tmp_path: Path) -> None:
         settled_at = 1.0
 
     assert train(Late(), epochs=3).best_epoch == 3
+
+
+def test_counts_are_for_spiking_networks() -> None:
+    with pytest.raises(InputError, match="recurrent"):
+        one_step(convnet, "counts")
+
+    class Peak(LSNN):
+        def readout(self, outputs: Tensor) -> Tensor:
+            return outputs.amax(1) @ self.W_out + self.b_out
+
+    def build() -> tuple[nn.Module, Tensor]:
+        return Peak(3, 9, 4), 2 * torch.randn(6, 15, 3)
+
+    with pytest.raises(InputError, match="linear"):
+        one_step(build, "counts")
 
 
 def test_spikes_have_a_gradient_at_both_ends() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from thetabox.models import MLP
+from thetabox.models import LSNN, MLP
 from thetabox.train import METHODS, method
 from thetabox.train.methods import Step, run_step
 
@@ -390,8 +390,43 @@ def test_ibp_waits_for_its_warmup() -> None:
     p.check("ibp", {"warmup": 0.6, "ramp": 0.2}, p.descended(g), loss)
 
 
+@pytest.mark.parametrize("progress", [0.3, 0.9])
+def test_counts(progress: float) -> None:
+    """By the readout's weights; those behind the spikes have no derivative to compare with, only a surrogate."""
+    torch.manual_seed(3)
+    model = LSNN(3, 6, 4).double()
+    x, y = 2 * torch.randn(5, 12, 3, dtype=torch.float64), np.arange(5) % 4
+    counts, steps = model.outputs(x).sum(1).detach().numpy(), 12
+    theta = {n: getattr(model, n).detach().numpy().copy() for n in ("W_out", "b_out")}
+    risen = min(progress / 0.6, 1)
+    width, epsilon, share = 1.5 * risen, 0.2 * risen, 0.7 * risen
+
+    def total(w: Arrays) -> float:
+        losses = []
+        for n, label in enumerate(y):
+            logits, margins = counts[n] @ w["W_out"] / steps + w["b_out"], np.zeros(4)
+            for k in set(range(4)) - {int(label)}:
+                margins[k] = w["b_out"][label] - w["b_out"][k]
+                margins[k] -= epsilon * (abs(w["b_out"][label]) + abs(w["b_out"][k]))
+                for c, a, b in zip(counts[n], w["W_out"][:, label] / steps, w["W_out"][:, k] / steps, strict=True):
+                    ends = (max(c - width, 0), c + width)
+                    margins[k] += min((a - b - epsilon * (abs(a) + abs(b))) * end for end in ends)
+            own = np.log(np.exp(logits).sum()) - logits[label]
+            losses.append((1 - share) * own + share * np.log(np.exp(-margins).sum()))
+        return float(np.mean(losses))
+
+    gradient = differences(total, theta)
+    chosen = method("counts", {"width": 1.5, "epsilon": 0.2, "kappa": 0.7, "ramp": 0.6})
+    leaves = dict(model.named_parameters())
+    loss = run_step(chosen, Step(model, x, torch.as_tensor(y), leaves, torch.Generator(), progress))
+    assert float(loss) == pytest.approx(total(theta), abs=1e-9)
+    for name, expected in gradient.items():
+        np.testing.assert_allclose(leaves[name].grad.numpy(), expected, err_msg=name, **TOLERANCE)
+    assert model.W_in.grad.abs().max() > 0
+
+
 def test_no_method_is_without_a_reference() -> None:
-    known = {"l1", "ibp"}
+    known = {"l1", "ibp", "counts"}
     known |= {"standard", "forward-noise", "dropout", "quantised", "weight-attack", "awp", "amp", "abcd", "entropy-sgd"}
     assert set(METHODS) == known | {"sam", "asam", "samson"}
 

@@ -9,6 +9,7 @@ from thetabox.errors import InputError
 from thetabox.train.methods.abcd import Abcd
 from thetabox.train.methods.amp import Amp
 from thetabox.train.methods.awp import Awp
+from thetabox.train.methods.counts import Counts
 from thetabox.train.methods.dropout import Dropout
 from thetabox.train.methods.entropy_sgd import EntropySgd
 from thetabox.train.methods.forward_noise import ForwardNoise
@@ -36,6 +37,7 @@ METHODS: dict[str, type[Method]] = {
         Samson,
         Quantised,
         Ibp,
+        Counts,
         L1,
     )
 }

@@ -50,6 +50,12 @@ class Step:
         """Logits under other weights; batch norm's running statistics stay as they are."""
         return self._run(weights, self.x if x is None else x, statistics=False, outputs=False)[0]
 
+    def logits_and_outputs(self, weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits of a recurrent network under other weights, and its outputs ``[batch, time, units]``."""
+        logits, outputs = self._run(weights, self.x, statistics=False, outputs=True)
+        assert outputs is not None
+        return logits, outputs
+
     def task(self, weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """(cross entropy plus the task's penalty, logits) of the batch under ``weights``."""
         wanted = self.output_penalty is not None
