@@ -2,6 +2,7 @@
 
 from thetabox.models.checkpoint import ARCHITECTURES, architecture, build, checkpoint_info, load, save, sha256
 from thetabox.models.convnet import ConvNet
+from thetabox.models.leaky import Leaky, LeakyCells
 from thetabox.models.lsnn import LSNN, LSNNState
 from thetabox.models.mlp import MLP
 from thetabox.models.recurrent import Recurrent, RecurrentModule, is_recurrent, logits, run_steps
@@ -13,6 +14,8 @@ __all__ = [
     "MLP",
     "ConvNet",
     "LSNNState",
+    "Leaky",
+    "LeakyCells",
     "Recurrent",
     "RecurrentModule",
     "ResNet32",

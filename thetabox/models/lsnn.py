@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from thetabox.errors import InputError
+from thetabox.models.leaky import LeakyCells
 from thetabox.models.recurrent import RecurrentModule, check_sequence
 
 REFRACTORY_LEVEL = 0.1
@@ -309,6 +310,12 @@ class LSNN(RecurrentModule):
     def readout(self, outputs: Float[Tensor, "batch time units"]) -> Float[Tensor, "batch classes"]:
         """Logits: mean spikes a step, times ``W_out``, plus ``b_out``."""
         return outputs.mean(1) @ self.W_out + self.b_out
+
+    def leaky_cells(self) -> LeakyCells:
+        """What this network is made of, for proofs that follow the histories of its cells."""
+        recurrent = "W_rec" if self.recurrent else None
+        names = ("W_out", "b_out", "threshold", "tau", "tau_adapt", "beta")
+        return LeakyCells("W_in", recurrent, *names, dt=self.dt, refractory=self.refractory)
 
     @staticmethod
     def config_from(state: dict[str, Tensor]) -> dict[str, Any]:

@@ -61,12 +61,13 @@ class Tensors:
 
     def of(self, graph: Graph) -> dict[int, Value]:
         """Position → parameter, for every tensor of the graph."""
-        found: dict[int, Value] = {i: self._named(name) for i, name in graph.tensors.items()}
+        found: dict[int, Value] = {i: self.parameter(name) for i, name in graph.tensors.items()}
         for i, constant in graph.constants.items():
             found[i] = stored("a constant of the graph", constant.detach().to(self.device), self.rounding)
         return found
 
-    def _named(self, name: str) -> Parameter:
+    def parameter(self, name: str) -> Parameter:
+        """A tensor of the model by name, with its box."""
         value = self.values[name]
         if id(value) not in self.known:
             factor = self.factors.get(id(value), 0.0)

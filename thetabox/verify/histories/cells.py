@@ -1,0 +1,238 @@
+r"""The cells' constants as intervals, and how far everything computed from them may be off.
+
+Traces are deferred: with :math:`g \leftarrow \alpha g + (1-\alpha) x`, :math:`h \leftarrow \alpha h + (1-\alpha) z`
+and :math:`R \leftarrow \alpha R + z A\,dt` the potential is :math:`v = g W_{in} + h W_{rec} - R`, and weights stand
+outside of all time: their box is met once a step, not once more for every step that the potential remembers.
+
+Rounding is kept as a few numbers beside the tensors. A trace of numbers in [0, 1] that errs by s a step errs by no more
+than :math:`e \leftarrow \alpha e + s` in all; the same for R and b. The errors of the matrix products go with their
+radius (Higham's γ, :mod:`thetabox.verify.rounding`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from thetabox.errors import InputError
+from thetabox.models.leaky import Leaky, LeakyCells
+from thetabox.verify.context import Context
+from thetabox.verify.engine import Engine
+from thetabox.verify.network import Tensors
+from thetabox.verify.parameter import Parameter
+from thetabox.verify.rounding import SAFETY, Rounding
+
+# Distinct membrane time constants that a layer may have: each takes a trace of its own.
+MOST_TRACES = 8
+
+INSTEAD = "use the domain 'interval'"
+
+
+@dataclass(frozen=True)
+class Decay:
+    r"""The factor :math:`e^{-dt/\tau}` of one time constant, the units that have it, and its absolute error."""
+
+    value: float
+    error: float
+    units: Tensor
+
+
+@dataclass
+class Ends:
+    """A per-unit constant ``[1 or rows, units]``; one tensor twice where it is exact."""
+
+    lower: Tensor
+    upper: Tensor
+
+    @property
+    def exact(self) -> bool:
+        """Whether both ends are one tensor."""
+        return self.lower is self.upper
+
+    def first(self, rows: int) -> Ends:
+        """Of the first rows alone."""
+        if len(self.lower) == 1:
+            return self
+        lower = self.lower[:rows]
+        return Ends(lower, lower if self.exact else self.upper[:rows])
+
+    def size(self) -> float:
+        """Largest absolute value."""
+        return max(float(self.lower.abs().max()), float(self.upper.abs().max()))
+
+    def at(self, rows: Tensor, units: Tensor) -> tuple[Tensor, Tensor]:
+        """Both ends of some (row, unit) pairs, as columns."""
+        place = rows if len(self.lower) > 1 else torch.zeros_like(rows)
+        lower = self.lower[place, units][:, None]
+        return lower, lower if self.exact else self.upper[place, units][:, None]
+
+
+class Cells:
+    """A layer of leaky cells with its boxes, in the dtype of the bounds.
+
+    Args:
+        engine: of the network.
+        context: ε of the rows.
+
+    Raises:
+        InputError: the network is not of the family, or asks for what the domain does not do.
+    """
+
+    def __init__(self, engine: Engine, context: Context) -> None:
+        self.names = description(engine.model)
+        self.context, self.rounding = context, engine.settings.rounding
+        find = _Finder(engine.tensors)
+        names = self.names
+        self.weight_in = find(names.weight_in)
+        self.weight_rec: Parameter | None = None
+        if names.weight_rec is not None:
+            whole = find(names.weight_rec)
+            off = Parameter(1.0 - torch.eye(len(whole.theta), dtype=whole.theta.dtype, device=whole.theta.device))
+            self.weight_rec = whole.masked(off)
+        self.weight_out = find(names.weight_out).moved(lambda t: t.T)
+        self.bias_out = None if names.bias_out is None else find(names.bias_out)
+        self.units, self.dt, self.refractory = self.weight_in.theta.shape[1], names.dt, names.refractory
+        self.threshold = self._ends(find(names.threshold))
+        zero = torch.zeros_like(self.threshold.lower[:1])
+        self.beta = Ends(zero, zero) if names.beta is None else self._ends(find(names.beta))
+        self.decays = self._decays(find(names.tau))
+        device = self.weight_in.theta.device
+        self.alpha = torch.zeros(1, self.units, dtype=self.rounding.dtype, device=device)
+        for decay in self.decays:
+            self.alpha[0, decay.units] = decay.value
+        self.rho_error = 0.0
+        self.rho = Ends(zero, zero) if names.tau_adapt is None else self._rho(find(names.tau_adapt))
+
+    def _ends(self, parameter: Parameter) -> Ends:
+        theta = parameter.theta.reshape(1, -1)
+        own, subnormal = self.rounding.own, self.rounding.subnormal
+        if parameter.factor == 0.0 and parameter.blur == 0.0:
+            return Ends(theta, theta)
+        unit = parameter.magnitude if parameter.unit is None else parameter.unit
+        epsilon = self.context.epsilon(parameter.factor).reshape(-1, 1) if parameter.factor else theta.new_zeros(1, 1)
+        radius = epsilon * unit.reshape(1, -1)
+        radius = radius * (1.0 + 4.0 * own) + (theta.abs() + radius) * (2.0 * own + 2.0 * parameter.blur) + subnormal
+        return Ends(theta - radius, theta + radius)
+
+    def _decays(self, tau: Parameter) -> list[Decay]:
+        if tau.factor:
+            raise InputError(
+                "the domain 'histories' takes membrane time constants as they are; leave them out of the box, "
+                f"or {INSTEAD}"
+            )
+        found = []
+        values = tau.theta.reshape(-1).expand(self.units)
+        distinct = values.unique().tolist()
+        if len(distinct) > MOST_TRACES:
+            raise InputError(
+                f"the domain 'histories' takes at most {MOST_TRACES} distinct membrane time constants, "
+                f"not {len(distinct)}; {INSTEAD}"
+            )
+        for value in distinct:
+            factor, error = decay(self.dt, value, self.rounding, tau.blur)
+            found.append(Decay(factor, error, (values == value).nonzero().squeeze(1)))
+        return found
+
+    def _rho(self, tau: Parameter) -> Ends:
+        ends = self._ends(tau)
+        if ends.exact:
+            pairs = [decay(self.dt, value, self.rounding, tau.blur) for value in ends.lower[0].tolist()]
+            self.rho_error = max(error for _, error in pairs)
+            value = ends.lower.new_tensor([[factor for factor, _ in pairs]])
+            return Ends(value, value)
+        if float(ends.lower.min()) <= 0.0:
+            raise InputError(f"a time constant's box reaches zero; the domain 'histories' cannot bound it, {INSTEAD}")
+        out = []
+        for side, t in ((-1.0, ends.lower), (1.0, ends.upper)):
+            exponent = self.dt / t.double()
+            factor = torch.exp(-exponent)
+            error = factor * (8.0 + 2.0 * exponent) * 2.0**-53
+            rounded = (factor + side * error).to(self.rounding.dtype)
+            away = torch.full_like(rounded, side * math.inf)
+            out.append(torch.nextafter(torch.nextafter(rounded, away), away).clamp(0.0, 1.0))
+        return Ends(*out)
+
+
+def decay(dt: float, tau: float, rounding: Rounding, blur: float) -> tuple[float, float]:
+    r""":math:`e^{-dt/\tau}` as a number of the bounds' dtype, and its absolute error."""
+    exponent = dt / tau
+    factor = math.exp(-exponent)
+    held = float(torch.tensor(factor, dtype=rounding.dtype))
+    return held, (factor * (8.0 + 4.0 * exponent) * 2.0**-53 + 2.0 * blur * exponent * factor + rounding.own) * SAFETY
+
+
+@dataclass(frozen=True)
+class Errors:
+    """What rounding may add to the comparison of v with A at one step, beside the radii of the products.
+
+    Attributes:
+        potential: ``[1, units]``, of v and A together.
+    """
+
+    potential: Tensor
+
+
+def errors(cells: Cells, largest_input: float, steps: int) -> list[Errors]:
+    """The error of every step; inputs are at most ``largest_input`` in size."""
+    rounding = cells.rounding
+    own, tiny = rounding.own, 64.0 * rounding.subnormal
+    beta, threshold = cells.beta.size(), cells.threshold.size()
+    level = (threshold + beta) * (1.0 + 16.0 * own)
+    sums_in, sums_rec = _reach(cells, cells.weight_in), _reach(cells, cells.weight_rec)
+    terms = cells.weight_in.theta.shape[0] + cells.units
+    g, h = [0.0] * len(cells.decays), [0.0] * len(cells.decays)
+    b = reset = reset_size = 0.0
+    fastest = max(d.value + d.error for d in cells.decays)
+    off = max(d.error for d in cells.decays)
+    found = []
+    for _ in range(steps):
+        for i, d in enumerate(cells.decays):
+            g[i] = ((d.value + d.error) * g[i] + (2.0 * d.error + 6.0 * own) * largest_input + tiny) * SAFETY
+            h[i] = ((d.value + d.error) * h[i] + 2.0 * d.error + 4.0 * own + tiny) * SAFETY
+        b = (b + 2.0 * cells.rho_error + 6.0 * own + tiny) * SAFETY
+        level_error = beta * b + 8.0 * own * level + tiny
+        reset_size = (fastest * reset_size + cells.dt * level) * (1.0 + 8.0 * own)
+        reset = (fastest * reset + off * reset_size + cells.dt * level_error + 8.0 * own * reset_size + tiny) * SAFETY
+        size = largest_input * sums_in + sums_rec
+        total = max(g) * sums_in + max(h) * sums_rec + 16.0 * own * (size + reset_size + level)
+        total = (total + reset + level_error + terms * tiny) * (1.0 + 64.0 * own)
+        found.append(Errors(total))
+    return found
+
+
+def _reach(cells: Cells, weight: Parameter | None) -> Tensor:
+    """Σ over inputs of the largest |weight| in its box, for every unit."""
+    if weight is None:
+        return torch.zeros(1, cells.units, dtype=cells.rounding.dtype, device=cells.alpha.device)
+    unit = weight.magnitude if weight.unit is None else weight.unit
+    sums = weight.magnitude.sum(0) + cells.context.largest(weight.factor) * unit.sum(0)
+    return sums[None] * (1.0 + 4.0 * len(unit) * cells.rounding.own + 4.0 * weight.blur)
+
+
+class _Finder:
+    """Parameters and buffers of a model by name, with their boxes."""
+
+    def __init__(self, tensors: Tensors) -> None:
+        self.tensors = tensors
+
+    def __call__(self, name: str) -> Parameter:
+        if name not in self.tensors.values:
+            raise InputError(f"leaky_cells names {name!r}, which the network does not have")
+        return self.tensors.parameter(name)
+
+
+def description(model: nn.Module) -> LeakyCells:
+    """What the network says of itself.
+
+    Raises:
+        InputError: it says nothing.
+    """
+    if not isinstance(model, Leaky):
+        raise InputError(
+            f"the domain 'histories' is for networks of leaky cells, which {type(model).__name__} does not say it is "
+            f"(a method leaky_cells); {INSTEAD}, or 'linear' for a network without time"
+        )
+    return model.leaky_cells()

@@ -1,0 +1,261 @@
+"""The domain ``histories``: margins and logits of networks of leaky cells."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from thetabox.errors import InputError
+from thetabox.models.precision import default_dtype
+from thetabox.models.recurrent import run_steps
+from thetabox.verify.context import Context, Sweep
+from thetabox.verify.domain import Domain
+from thetabox.verify.histories.cells import INSTEAD, Cells, description, errors
+from thetabox.verify.histories.splits import Tree, grow, split
+from thetabox.verify.histories.walk import Drive, Exact, Walked, walk
+from thetabox.verify.interval import Interval
+from thetabox.verify.margin import known, row_margins
+from thetabox.verify.request import input_interval
+from thetabox.verify.rounding import sound_kernels
+from thetabox.verify.rules.dense import linear
+
+if TYPE_CHECKING:
+    from thetabox.verify.engine import Engine, Which
+
+# Bytes of the active neurons' slots that are walked together, if all neurons were active.
+SLOT_BYTES = {"cpu": 48 << 20, "cuda": 2 << 30}
+
+
+class Histories(Domain):
+    """At most K alternative histories a neuron; with ``splits``, branch and bound over uncertain spikes.
+
+    Options: ``histories`` is K; ``splits`` the most rows a sample and ε may take beside the first, 0 for none.
+    """
+
+    name = "histories"
+    defaults: ClassVar[Mapping[str, Any]] = {"histories": 4, "splits": 0}
+    cascade: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"histories": 4},
+        {"histories": 8},
+        {"histories": 8, "splits": 64},
+        {"histories": 8, "splits": 1024},
+    )
+
+    def __init__(self, engine: Engine, options: Mapping[str, Any] | None = None) -> None:
+        super().__init__(engine, options)
+        for name, least in (("histories", 1), ("splits", 0)):
+            value = self.options[name]
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise InputError(
+                    f"the option {name!r} of the domain 'histories' must be a whole number of at least {least}, "
+                    f"not {value!r}"
+                )
+        rounding = engine.settings.rounding
+        if rounding.network:
+            raise InputError(
+                f"the domain 'histories' sums in another order than the network and speaks of real numbers alone; for "
+                f"arithmetic 'float32' {INSTEAD}"
+            )
+        if engine.x.dim() != 3:
+            description(engine.model)
+            raise InputError(
+                f"a recurrent network takes x of shape [samples, time, inputs], not {list(engine.x.shape)}"
+            )
+        with torch.no_grad():
+            context = Context(Sweep(torch.zeros(1, 1, dtype=torch.float64)), rounding)
+            self._check_description(Cells(engine, context))
+
+    def _check_description(self, cells: Cells) -> None:
+        """The model's own steps against those of its description, on its first inputs.
+
+        Raises:
+            InputError: they differ.
+        """
+        model = copy.deepcopy(self.engine.model).double().to(cells.alpha.device).eval()
+        x = self.engine.x[: min(4, len(self.engine.x))].double().to(cells.alpha.device)
+        spread = float(x.abs().max())
+        noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        x = torch.cat([x, 4.0 * spread * (noise.to(x.device) - 0.5)])
+        with default_dtype(torch.float64):
+            spikes = run_steps(model, x)  # type: ignore[arg-type]  # the protocol, which a traced recurrent network has
+            answer = model.readout(spikes)  # type: ignore[operator]  # the protocol
+        said = spikes_of(cells, x)
+        readout = spikes.mean(1) @ cells.weight_out.theta.double().T
+        if cells.bias_out is not None:
+            readout = readout + cells.bias_out.theta.double()
+        # A potential may lie on its threshold to the last bit; from there on the two trains may differ.
+        same = spikes.shape == said.shape and float((spikes != said).any(2).any(1).double().mean()) <= 0.25
+        if not same or not torch.allclose(readout, answer, rtol=1e-5, atol=1e-6):
+            raise InputError(
+                "the network does something else than leaky_cells says of it, so the domain 'histories' cannot speak "
+                f"of it; {INSTEAD}"
+            )
+
+    def margins(
+        self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]
+    ) -> Float[Tensor, "sweeps samples"]:
+        with torch.no_grad(), sound_kernels():
+            return self._margins(which, epsilon, y)
+
+    def _margins(self, which: Which, epsilon: Tensor, y: Tensor) -> Tensor:
+        places = torch.arange(len(self.engine.x))[which]
+        values = epsilon.reshape(-1).double()
+        sample = torch.arange(len(places)).repeat(len(epsilon))
+        labels = y[places].repeat(len(epsilon))
+        drive, largest = self._drive(which)
+        found = torch.full((len(values),), -torch.inf, dtype=torch.float64)
+        splits = self.options["splits"]
+        for part in torch.arange(len(values)).split(self._rows_at_once()):
+            walked, margin = self._walk(drive, largest, sample[part], values[part], labels[part], remember=splits > 0)
+            if splits:
+                trees = [Tree([]) for _ in part]
+                for row, m in enumerate(margin.tolist()):
+                    grow(trees[row], walked, row, m, 0, splits)
+
+                def run(
+                    some: Tensor, since: Tensor, start: Exact, forced: Tensor, part: Tensor = part
+                ) -> tuple[Walked, Tensor]:
+                    rows = part[some]
+                    return self._walk(
+                        drive, largest, sample[rows], values[rows], labels[rows], True, (since, start, forced)
+                    )
+
+                split(trees, splits, run)
+                margin = torch.tensor([tree.bound() for tree in trees], dtype=torch.float64)
+            found[part] = margin
+        return known(found).view(epsilon.shape)
+
+    def logits(self, which: Which, epsilon: Float[Tensor, "sweeps samples"]) -> Interval:
+        with torch.no_grad(), sound_kernels():
+            values = epsilon.reshape(-1).double()
+            drive, largest = self._drive(which)
+            sample = torch.arange(len(drive.centre)).repeat(len(epsilon))
+            lower, upper = [], []
+            for part in torch.arange(len(values)).split(self._rows_at_once()):
+                cells = self._cells(values[part])
+                walked = self._run(cells, drive, largest, sample[part])
+                hidden = self._hidden(cells, walked, drive.centre.shape[1])
+                ends = linear(cells.context, hidden, cells.weight_out, cells.bias_out)
+                ends = ends.settled(cells.rounding.own)
+                lower.append(ends.lower.double().cpu())
+                upper.append(ends.upper.double().cpu())
+        return Interval(torch.cat(lower), torch.cat(upper))
+
+    def uncertain(self, which: Which, epsilon: Float[Tensor, "sweeps samples"]) -> Float[Tensor, "sweeps time"]:
+        """Share of neurons with more than one history at each time step, over the samples."""
+        with torch.no_grad(), sound_kernels():
+            values = epsilon.reshape(-1).double()
+            drive, largest = self._drive(which)
+            sample = torch.arange(len(drive.centre)).repeat(len(epsilon))
+            shares = [
+                self._run(self._cells(values[part]), drive, largest, sample[part]).open_share
+                for part in torch.arange(len(values)).split(self._rows_at_once())
+            ]
+        return torch.cat(shares).double().cpu().view(*epsilon.shape, -1).mean(1)
+
+    def _walk(
+        self,
+        drive: Drive,
+        largest: float,
+        sample: Tensor,
+        values: Tensor,
+        labels: Tensor,
+        remember: bool,
+        since: tuple[Tensor, Tensor | Exact, Tensor] | None = None,
+    ) -> tuple[Walked, Tensor]:
+        cells = self._cells(values)
+        walked = self._run(cells, drive, largest, sample, remember, since)
+        hidden = self._hidden(cells, walked, drive.centre.shape[1])
+        margin = row_margins(cells.context, hidden, cells.weight_out, cells.bias_out, labels.to(hidden.lower.device))
+        return walked, margin[0].double().cpu()
+
+    def _run(
+        self,
+        cells: Cells,
+        drive: Drive,
+        largest: float,
+        sample: Tensor,
+        remember: bool = False,
+        since: Any = None,
+    ) -> Walked:
+        first, start, forced = (None, None, None) if since is None else since
+        return walk(
+            cells,
+            drive,
+            errors(cells, largest, drive.centre.shape[1]),
+            sample,
+            histories=self.options["histories"],
+            since=first,
+            start=start,
+            forced=forced,
+            remember=remember,
+        )
+
+    def _cells(self, values: Tensor) -> Cells:
+        device = self.engine.settings.device
+        return Cells(self.engine, Context(Sweep(values[None].to(device)), self.engine.settings.rounding))
+
+    def _hidden(self, cells: Cells, walked: Walked, steps: int) -> Interval:
+        """Mean spikes a step: whole numbers divided by one."""
+        lower, upper = walked.least / steps, walked.most / steps
+        hidden = Interval(lower, upper, slack=4.0 * cells.rounding.own, nonnegative=True)
+        hidden.batch = 0
+        return hidden
+
+    def _drive(self, which: Which) -> tuple[Drive, float]:
+        """W_in g for all time steps of some samples, and the largest input."""
+        rounding, device = self.engine.settings.rounding, self.engine.settings.device
+        x = input_interval(self.engine.x[which], self.engine.settings)
+        value, largest = x.lower, x.magnitude * (1.0 + 8.0 * rounding.own)
+        if not x.is_point:
+            value = (x.lower + x.upper) * 0.5
+        cells = self._cells(torch.zeros(1, dtype=torch.float64, device=device))
+        weight = cells.weight_in
+        relative = rounding.of_dot(len(weight.theta) + 8) + 4.0 * weight.blur
+        unit = weight.magnitude if weight.unit is None else weight.unit
+        shape = (*value.shape[:2], cells.units)
+        centre, spread, size = (value.new_empty(shape) for _ in range(3))
+        for decay in cells.decays:
+            trace, traces = torch.zeros_like(value[:, 0]), []
+            for x_t in value.unbind(1):
+                trace = decay.value * trace + (1.0 - decay.value) * x_t
+                traces.append(trace)
+            g = torch.stack(traces, 1)
+            columns = slice(None) if len(cells.decays) == 1 else decay.units
+            centre[..., columns] = g @ weight.theta[:, columns]
+            spread[..., columns] = (g.abs() @ unit[:, columns]) * (1.0 + 4.0 * relative)
+            size[..., columns] = (g.abs() @ weight.magnitude[:, columns]) * (relative * (1.0 + 4.0 * relative))
+        return Drive(centre, spread, size), largest
+
+    def _rows_at_once(self) -> int:
+        device = self.engine.settings.device.type
+        units = len(self.engine.tensors.parameter(description(self.engine.model).threshold).theta)
+        each = units * self.options["histories"] * 16 * 8
+        return max(1, SLOT_BYTES[device] // each)
+
+    def samples_at_once(self, sweeps: int) -> int:
+        return max(1, self._rows_at_once() // max(sweeps, 1))
+
+
+def spikes_of(cells: Cells, x: Tensor) -> Tensor:
+    """Spikes [N, T, units] by the description's equations, in float64."""
+    names_beta = cells.beta.lower.double()
+    threshold, rho = cells.threshold.lower.double(), cells.rho.lower.double()
+    alpha, weight = cells.alpha.double(), cells.weight_in.theta.double()
+    rec = None if cells.weight_rec is None else cells.weight_rec.theta.double()
+    v = b = z = silent = x.new_zeros(len(x), cells.units)
+    out = []
+    for x_t in x.unbind(1):
+        b = rho * b + (1 - rho) * z
+        level = threshold + names_beta * b
+        drive = x_t @ weight if rec is None else x_t @ weight + z @ rec
+        v = alpha * v + (1 - alpha) * drive - z * level * cells.dt
+        z = ((silent == 0) & (v > level)).to(x.dtype)
+        silent = torch.where(z > 0, max(cells.refractory - 1.0, 0.0), (silent - 1).clamp(min=0))
+        out.append(z)
+    return torch.stack(out, 1)

@@ -1,0 +1,113 @@
+"""Branch and bound over spikes: a proof that fails is split in two where its first neuron forks.
+
+Up to its first fork everything in a row is exact. Its two children go on from there, one without that spike and one
+with it, and hold both or neither is a proof; each child in turn is exact up to its own first fork. Rows that are proven
+need no more. (Bunel et al. 2018, A unified view of piecewise linear neural network verification, for ReLUs.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from thetabox.verify.histories.walk import Exact, Walked
+
+# Rows that are walked through time together.
+TOGETHER = 48
+# After so many rows a proof is given up whose tree, by the share that is closed, would outgrow the limit by far.
+TRIAL, OUTGROWN = 48, 16.0
+
+
+@dataclass
+class Leaf:
+    """A part of a row that is still open: spikes up to ``time`` and ``forced`` ones in that step."""
+
+    time: int
+    state: tuple[Exact, int]
+    forced: Tensor
+    depth: int
+    margin: float
+
+
+@dataclass
+class Tree:
+    """The parts of one (sample, ε).
+
+    Attributes:
+        open: leaves to be split.
+        margin: least margin of all leaves that are closed.
+        walked: rows so far.
+        closed: share of the tree that is proven, a leaf of depth d counting 2⁻ᵈ.
+    """
+
+    open: list[Leaf]
+    margin: float = float("inf")
+    walked: int = 1
+    closed: float = 0.0
+    hopeless: bool = False
+
+    def alive(self, most: int) -> bool:
+        """Whether it is worth going on."""
+        return bool(self.open) and not self.hopeless and self.walked < most
+
+    def bound(self) -> float:
+        """What is proven of the whole."""
+        return min([self.margin, *(leaf.margin for leaf in self.open)])
+
+
+# (places of the (sample, ε) pairs, first step, state in front of it, forced spikes) → where that ends, and margins.
+Run = Callable[[Tensor, Tensor, Exact, Tensor], tuple[Walked, Tensor]]
+
+
+def split(trees: list[Tree], most: int, run: Run) -> None:
+    """Walk the open leaves of all trees until each is proven, given up, or has had ``most`` rows."""
+    while True:
+        chosen = _next(trees, most)
+        if not chosen:
+            return
+        chosen.sort(key=lambda pair: pair[1].time)
+        places = torch.tensor([place for place, _ in chosen])
+        since = torch.tensor([leaf.time for _, leaf in chosen])
+        start = Exact.joined([leaf.state[0].take(torch.tensor([leaf.state[1]])) for _, leaf in chosen])
+        forced = torch.stack([leaf.forced for _, leaf in chosen])
+        walked, margins = run(places, since, start, forced)
+        for row, ((place, leaf), margin) in enumerate(zip(chosen, margins.tolist(), strict=True)):
+            grow(trees[place], walked, row, margin, leaf.depth, most)
+
+
+def grow(tree: Tree, walked: Walked, row: int, margin: float, depth: int, most: int) -> None:
+    """Close a leaf that is proven, or put its two children in its place."""
+    tree.walked += depth > 0
+    if margin > 0:
+        tree.margin = min(tree.margin, margin)
+        tree.closed += 2.0**-depth
+        return
+    assert walked.fork is not None
+    if row not in walked.fork.before:
+        # Not one uncertain spike: nothing is left to split.
+        tree.margin, tree.hopeless = min(tree.margin, margin), True
+        return
+    for spike in (0, 1):
+        forced = walked.fork.forced[row].clone()
+        forced[walked.fork.unit[row]] = spike
+        tree.open.append(Leaf(int(walked.fork.time[row]), walked.fork.before[row], forced, depth + 1, margin))
+    if tree.walked >= TRIAL and tree.walked > tree.closed * OUTGROWN * most:
+        tree.hopeless = True
+
+
+def _next(trees: list[Tree], most: int) -> list[tuple[int, Leaf]]:
+    """The deepest leaves of trees that are worth it, a fair share of each."""
+    living = [place for place, tree in enumerate(trees) if tree.alive(most)]
+    share = max(1, TOGETHER // max(len(living), 1))
+    chosen = []
+    for place in living[:TOGETHER]:
+        tree = trees[place]
+        for _ in range(min(share, len(tree.open), most - tree.walked)):
+            chosen.append((place, tree.open.pop()))
+    return chosen
+
+
+__all__ = ["Tree", "grow", "split"]
