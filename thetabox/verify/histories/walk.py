@@ -27,7 +27,7 @@ FAR = 1e6
 
 @dataclass
 class Drive:
-    """What the inputs do to the potentials, the same for every ε and every row of a sample: ``[samples, T, units]`` each.
+    """What inputs do to potentials, the same for every ε and every row of a sample: ``[samples, T, units]`` each.
 
     Attributes:
         centre: W_in g.

@@ -1,0 +1,298 @@
+"""The domain of histories: never wrong against exact oracles, exact where nothing is uncertain, clear in refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import thetabox as tb
+from tests.oracles import lsnn
+from tests.oracles.rational import assert_contains, exact
+from thetabox.errors import InputError
+from thetabox.models import LSNN, LeakyCells
+from thetabox.verify import request
+from thetabox.verify.engine import Engine
+from thetabox.verify.histories import Histories
+
+SWEEP = [0.0, 1e-9, 1e-3, 0.05, 0.9]
+
+
+def domain(
+    model: nn.Module,
+    x: Tensor,
+    *,
+    box: tb.Box | None = None,
+    precision: str = "float64",
+    arithmetic: str = "real",
+    **options: int,
+) -> Histories:
+    chosen = request.settings("interval", box, arithmetic, precision, "cpu")
+    return Histories(Engine(model, chosen, x), options)
+
+
+def sweep_of(epsilon: Sequence[float], samples: int) -> Tensor:
+    return torch.tensor(epsilon, dtype=torch.float64)[:, None].expand(-1, samples)
+
+
+def tiny(seed: int, **more: Any) -> tuple[LSNN, dict[str, Any]]:
+    """3 units, float32 parameters; ``more`` goes to LSNN."""
+    values = lsnn.tiny(seed)
+    model = LSNN(2, 3, 2, **more)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            value.copy_(torch.from_numpy(values[name].astype(np.float32)))
+    return model, lsnn.parameters(model)
+
+
+def check(
+    model: LSNN,
+    values: dict[str, Any],
+    seed: int,
+    epsilon: float,
+    *,
+    perturbed: Sequence[str] = lsnn.WEIGHTS,
+    box: tb.Box | None = None,
+    precision: str = "float64",
+    kind: str = "relative",
+    steps: int = 5,
+    **options: int,
+) -> None:
+    x = lsnn.random_inputs(seed, steps=steps)
+    found = domain(model, torch.from_numpy(x.astype(np.float64))[None], box=box, precision=precision, **options)
+    rows = sweep_of([epsilon], 1)
+    truth = lsnn.extremes(
+        values, x, epsilon, seed % 2, perturbed=perturbed, limit=24, inner=8, refractory=model.refractory,
+        dt=model.dt, kind=kind,
+    )  # fmt: skip
+    bounds = found.logits(slice(0, 1), rows)
+    assert_contains(bounds.lower[0], bounds.upper[0], truth.lower, truth.upper)
+    margin = found.margins(slice(0, 1), rows, torch.tensor([seed % 2]))
+    assert exact(margin[0, 0]) <= truth.margin
+
+
+@pytest.mark.parametrize("options", [{"histories": 1}, {"histories": 2}, {"histories": 4, "splits": 16}])
+@pytest.mark.parametrize("epsilon", SWEEP)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_vertices_inside(seed: int, epsilon: float, options: dict[str, int]) -> None:
+    model, values = tiny(seed)
+    check(model, values, seed, epsilon, precision="float64" if seed else "float32", **options)
+
+
+@pytest.mark.parametrize("options", [{"histories": 1}, {"histories": 3, "splits": 8}])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"refractory": 0},
+        {"refractory": 1},
+        {"refractory": 4},
+        {"dt": 0.5},
+        {"tau": [20.0, 5.0, 20.0]},
+        {"tau": [20.0, 5.0, 9.0], "beta": [0.0, 2.0, 5.0], "threshold": [0.02, 0.01, 0.005]},
+        {"beta": 0.0},
+        {"tau_adapt": [98.0, 3.0, 10.0]},
+    ],
+)
+def test_every_member_of_the_family(more: dict[str, Any], options: dict[str, int]) -> None:
+    for seed, epsilon in ((4, 1e-3), (5, 0.05)):
+        model, values = tiny(seed, **more)
+        check(model, values, seed, epsilon, steps=7, **options)
+
+
+@pytest.mark.parametrize("kind", ["relative", "absolute", "range"])
+@pytest.mark.parametrize("options", [{"histories": 2}, {"histories": 4, "splits": 8}])
+def test_every_kind_of_box(kind: str, options: dict[str, int]) -> None:
+    model, values = tiny(6)
+    for epsilon in (1e-4, 1e-2):
+        check(model, values, 6, epsilon, box=tb.Box(kind=kind), kind=kind, **options)
+        only = tb.Box(kind=kind, include="W_rec,b_out")
+        check(model, values, 6, epsilon, box=only, perturbed=("W_rec", "b_out"), kind=kind, **options)
+
+
+@pytest.mark.parametrize("epsilon", [1e-3, 0.1, 0.9])
+def test_neuron_parameters_in_the_box(epsilon: float) -> None:
+    names = ("threshold", "tau_adapt", "beta")
+    model, values = tiny(7)
+    for options in ({"histories": 1}, {"histories": 4, "splits": 8}):
+        check(
+            model, values, 7, epsilon, box=tb.Box(include="*," + ",".join(names)), perturbed=(*lsnn.WEIGHTS, *names),
+            **options,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", [2, 3, 8])
+def test_reachable_trains_inside(seed: int) -> None:
+    """All spike trains of the box, not its vertices alone."""
+    model, values = tiny(seed)
+    x = lsnn.random_inputs(seed)
+    inputs = torch.from_numpy(x.astype(np.float64))[None]
+    for epsilon in (1e-3, 0.05):
+        trains = [np.array(t) for t in lsnn.reachable(values, x, epsilon)]
+        truth = lsnn.readout_extremes(values, trains, epsilon, 0)
+        for options in ({"histories": 1}, {"histories": 2}, {"histories": 4, "splits": 64}):
+            found = domain(model, inputs, **options)
+            bounds = found.logits(slice(0, 1), sweep_of([epsilon], 1))
+            assert_contains(bounds.lower[0], bounds.upper[0], truth.lower, truth.upper)
+            assert exact(found.margins(slice(0, 1), sweep_of([epsilon], 1), torch.tensor([0]))[0, 0]) <= truth.margin
+
+
+def larger(seed: int = 0, **more: Any) -> tuple[LSNN, Tensor, Tensor]:
+    """A network of 24 units that spikes a lot, with its own answers for labels."""
+    torch.manual_seed(seed)
+    model = LSNN(5, 24, 4, **more)
+    with torch.no_grad():
+        model.W_in.mul_(0.3)
+        if model.recurrent:
+            model.W_rec.mul_(0.3)
+    x = torch.randn(6, 40, 5)
+    return model, x, model.double()(x.double()).argmax(1)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    seed=st.integers(0, 1000), epsilon=st.sampled_from([1e-4, 1e-3, 1e-2, 0.2]), k=st.sampled_from([1, 2, 4]),
+    splits=st.sampled_from([0, 12]), recurrent=st.booleans(),
+)  # fmt: skip
+def test_sampled_networks_inside(seed: int, epsilon: float, k: int, splits: int, recurrent: bool) -> None:
+    """Counts, logits and margins of corners of the box."""
+    model, x, y = larger(seed, recurrent=recurrent)
+    found = domain(model, x, histories=k, splits=splits)
+    rows = sweep_of([epsilon], len(x))
+    bounds, margin = found.logits(slice(0, 6), rows), found.margins(slice(0, 6), rows, y)[0]
+    drive, largest = found._drive(slice(0, 6))
+    walked = found._run(found._cells(rows[0]), drive, largest, torch.arange(6))
+    theta = [p.detach().clone() for p in model.parameters()]
+    for _ in range(8):
+        with torch.no_grad():
+            for p, t in zip(model.parameters(), theta, strict=True):
+                p.copy_(t * (1 + 0.999999 * epsilon * torch.randn_like(t).sign()))
+            counts, answer = model.outputs(x.double()).sum(1), model(x.double())
+        assert (walked.least <= counts).all()
+        assert (counts <= walked.most).all()
+        assert (bounds.lower <= answer + 1e-12).all()
+        assert (answer <= bounds.upper + 1e-12).all()
+        own = answer.gather(1, y[:, None])
+        others = answer.scatter(1, y[:, None], -torch.inf).amax(1)
+        assert (margin <= own[:, 0] - others + 1e-12).all()
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_nothing_is_lost_where_nothing_is_uncertain(precision: str) -> None:
+    """At ε = 0 the margin is the network's own, but for rounding."""
+    model, x, y = larger()
+    found = domain(model, x, precision=precision)
+    margin = found.margins(slice(0, 6), sweep_of([0.0], 6), y)[0]
+    answer = model(x.double())
+    truth = answer.gather(1, y[:, None])[:, 0] - answer.scatter(1, y[:, None], -torch.inf).amax(1)
+    sure = found.uncertain(slice(0, 6), sweep_of([0.0], 6))
+    assert precision == "float32" or not sure.any()
+    if precision == "float64":
+        torch.testing.assert_close(margin, truth.detach(), rtol=0, atol=1e-9)
+
+
+def test_more_histories_and_splits_prove_more() -> None:
+    model, x, y = larger(1)
+    rows = sweep_of([1e-4, 5e-4, 2e-3], 6)
+    margins = [
+        domain(model, x, **options).margins(slice(0, 6), rows, y)
+        for options in ({"histories": 1}, {"histories": 4}, {"histories": 4, "splits": 200})
+    ]
+    verified = [int((m > 0).sum()) for m in margins]
+    assert verified[0] < verified[1] < verified[2]
+    plain = tb.certify(model, x, y, rows[:, 0].tolist(), domain="interval").verified
+    assert (margins[1] > 0).sum() > plain.sum()
+
+
+def test_rows_do_not_depend_on_their_company() -> None:
+    """Samples together and apart, and ε one a sample."""
+    model, x, y = larger(2)
+    found = domain(model, x, histories=4)
+    together = found.margins(slice(0, 6), sweep_of([1e-4, 1e-3], 6), y)
+    for n in range(6):
+        apart = found.margins(torch.tensor([n]), sweep_of([1e-3], 1), y)
+        torch.testing.assert_close(apart[0], together[1, n : n + 1], rtol=1e-9, atol=1e-9)
+    mixed = torch.tensor([[1e-4, 1e-3] * 3], dtype=torch.float64)
+    torch.testing.assert_close(
+        found.margins(slice(0, 6), mixed, y)[0], torch.where(mixed[0] < 5e-4, together[0], together[1])
+    )
+
+
+def test_uncertainty_grows_through_time() -> None:
+    model, x, _ = larger(3)
+    share = domain(model, x).uncertain(slice(0, 6), sweep_of([0.0, 1e-2], 6))
+    assert share.shape == (2, 40)
+    assert not share[0].any()
+    assert (share[1].diff() >= 0).all()
+    assert share[1, -1] > 0
+
+
+class Own(nn.Module):
+    """Somebody's cells, without recurrence: integrate and fire with a fixed threshold."""
+
+    def __init__(self, says: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.weight = nn.Parameter(0.2 * torch.randn(3, 8))
+        self.readout_weight = nn.Parameter(torch.randn(8, 3))
+        self.register_buffer("level", torch.full((8,), 0.02))
+        self.register_buffer("time", torch.full((8,), 10.0))
+        self.says = says or {}
+
+    def initial_state(self, batch: int) -> tuple[Tensor, Tensor]:
+        return self.weight.new_zeros(batch, 8), self.weight.new_zeros(batch, 8)
+
+    def step(self, x_t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        v, z = state
+        alpha = torch.exp(-1.0 / self.time)
+        v = alpha * v + (1 - alpha) * (x_t @ self.weight) - z * self.level
+        z = (v > self.level).to(v.dtype)
+        return z, (v, z)
+
+    def readout(self, outputs: Tensor) -> Tensor:
+        return outputs.mean(1) @ self.readout_weight
+
+    def leaky_cells(self) -> LeakyCells:
+        names = {
+            "weight_in": "weight", "weight_rec": None, "weight_out": "readout_weight", "bias_out": None,
+            "threshold": "level", "tau": "time", "tau_adapt": None, "beta": None, "dt": 1.0, "refractory": 0,
+        }  # fmt: skip
+        return LeakyCells(**{**names, **self.says})
+
+
+def test_cells_of_ones_own() -> None:
+    model, x = Own(), torch.randn(4, 30, 3)
+    y = tb.models.logits(model, x).argmax(1)
+    rows = sweep_of([0.0, 1e-3], 4)
+    margin = domain(model, x).margins(slice(0, 4), rows, y)
+    assert (margin[0] > 0).all()
+    plain = tb.certify(model, x, y, [0.0, 1e-3], domain="interval").margin
+    assert (margin >= plain - 1e-9).all()
+
+
+@pytest.mark.parametrize(
+    "says", [{"refractory": 3}, {"dt": 2.0}, {"tau": "level"}, {"threshold": "time"}, {"weight_in": "nonesuch"}]
+)
+def test_a_wrong_description_is_refused(says: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="leaky_cells"):
+        domain(Own(says), torch.randn(4, 30, 3))
+
+
+def test_refusals() -> None:
+    x = torch.randn(2, 6, 2)
+    with pytest.raises(InputError, match="interval"):
+        domain(nn.Sequential(nn.Linear(2, 3)), torch.randn(4, 2))
+    with pytest.raises(InputError, match="time constants as they are"):
+        domain(LSNN(2, 3, 2), x, box=tb.Box(include="*,tau"))
+    with pytest.raises(InputError, match="at most 8 distinct"):
+        domain(LSNN(2, 9, 2, tau=[float(n) for n in range(5, 14)]), x)
+    with pytest.raises(InputError, match="real numbers alone"):
+        domain(LSNN(2, 3, 2), x, arithmetic="float32")
+    for options in ({"histories": 0}, {"splits": -1}, {"histories": 2.5}, {"depth": 1}):
+        with pytest.raises(InputError, match=next(iter(options))):
+            domain(LSNN(2, 3, 2), x, **options)
