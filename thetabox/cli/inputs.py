@@ -17,6 +17,7 @@ from thetabox.data import load as load_data
 from thetabox.errors import InputError
 from thetabox.models import build, is_recurrent, logits, sha256
 from thetabox.models import load as load_model
+from thetabox.verify import domains
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,29 @@ def read_all(
     _check_fits(network, found)
     found = found if samples is None else found.subset(samples)
     return Given(network, found, box, {"source": str(model), "sha256": sha256(model)})
+
+
+def proof_settings(
+    domain: str,
+    criterion: str,
+    arithmetic: str,
+    precision: str,
+    option: Sequence[tuple[str, str]],
+    budget: float | None,
+) -> dict[str, Any]:
+    """How to prove, as arguments of the library; the domain and its options are known to exist.
+
+    Raises:
+        InputError: an unknown domain or option, or a value that it does not take.
+    """
+    options = {name: literal(text) for name, text in option} | ({} if budget is None else {"budget": budget})
+    return {
+        "domain": domain,
+        "criterion": criterion,
+        "arithmetic": arithmetic,
+        "precision": precision,
+        "options": domains.check(domain, options),
+    }
 
 
 def set_threads(threads: int | None, model: nn.Module) -> None:

@@ -181,7 +181,19 @@ def proof_options(function: Function) -> Function:
     """How to bound."""
     return _apply(
         function,
-        click.option("--domain", default="auto", show_default=True, help="Of the bounds: auto, interval, …"),
+        click.option(
+            "--domain",
+            default="auto",
+            show_default=True,
+            help="Of the bounds: auto, interval, linear (no spikes), histories (spiking), lirpa (no proof).",
+        ),
+        click.option("--option", "option", type=Setting(), multiple=True, help="Of the domain; repeatable."),
+        click.option(
+            "--budget",
+            type=float,
+            metavar="SECONDS",
+            help="Seconds a sample that auto may go on after intervals; 0.25 by default, inf for no limit.",
+        ),
         click.option("--criterion", default="margin", show_default=True, metavar="margin|logits"),
         click.option("--arithmetic", default="real", show_default=True, metavar="real|float32"),
         click.option("--precision", default="float64", show_default=True, metavar="float64|float32"),

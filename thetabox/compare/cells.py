@@ -99,7 +99,7 @@ class Cell:
             "train": [self.variant.method, self.training, self.seed, c.task, c.train_samples],
             "mismatch": [c.level, c.draws, c.samples],
             "attack": [self.curve, c.attack_steps, c.attack_restarts, c.proof_samples],
-            "certify": [c.epsilon, c.proof_samples, c.domain],
+            "certify": [c.epsilon, c.proof_samples, c.domain, dict(c.options)],
             "landscape": [c.landscape, c.directions, c.samples],
         }
         made_from = None if stage == "train" else sha256(self.model)
@@ -204,7 +204,14 @@ def _attack(cell: Cell, progress: Callable[[int, int], None]) -> dict[str, Any]:
 def _certify(cell: Cell, progress: Callable[[int, int], None]) -> dict[str, Any]:
     c, test = cell.config, _test(cell, cell.config.proof_samples)
     found = certify(
-        _network(cell), test.x, test.y, list(c.epsilon), domain=c.domain, device=cell.device, progress=progress
+        _network(cell),
+        test.x,
+        test.y,
+        list(c.epsilon),
+        domain=c.domain,
+        options=dict(c.options),
+        device=cell.device,
+        progress=progress,
     )
     return {
         "epsilon": list(c.epsilon),

@@ -15,6 +15,7 @@ from typing import Any
 from thetabox.errors import InputError
 from thetabox.train.methods import METHODS, hyper_parameters, method
 from thetabox.train.settings import Settings
+from thetabox.verify import domains
 
 MISMATCH = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7)
 EPSILON = (0.0, 1e-5, 1e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
@@ -63,7 +64,7 @@ class Config:
         attack: ε of the worst-case attack, in addition to those of the certificates.
         attack_steps, attack_restarts: of the worst-case attack.
         landscape, directions: size ζ and number of directions of the loss landscape; 0 directions for none.
-        domain: of the certificates.
+        domain, options: of the certificates.
     """
 
     task: str
@@ -85,6 +86,7 @@ class Config:
     landscape: float = 0.2
     directions: int = 5
     domain: str = "auto"
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, least in COUNTS.items():
@@ -98,6 +100,7 @@ class Config:
                 raise InputError(f"{name} must be a list of finite numbers of at least 0, not {values!r}")
         if not self.methods:
             raise InputError("no training method is named")
+        domains.check(self.domain, self.options)
         self.variants()
 
     def variants(self) -> list[Variant]:

@@ -47,29 +47,39 @@ class ChunkStore:
             with suppress(OSError):
                 self.root.rmdir()
 
-    def _path(self, start: int, stop: int) -> Path | None:
-        return None if self.folder is None else self.folder / f"{start}-{stop}.safetensors"
+    def _path(self, name: str) -> Path | None:
+        return None if self.folder is None else self.folder / f"{name}.safetensors"
 
-    def read(self, start: int, stop: int) -> Tensor | None:
+    def read(self, start: int, stop: int, prefix: str = "") -> Tensor | None:
         """The chunk, if it was finished before."""
-        path = self._path(start, stop)
+        held = self.read_part(f"{prefix}{start}-{stop}", ("margin",))
+        margin = None if held is None else held["margin"]
+        fits = margin is not None and margin.dim() == 2 and margin.shape[1] == stop - start
+        return margin if fits and margin is not None and margin.dtype == torch.float64 else None
+
+    def write(self, start: int, stop: int, margin: Tensor, prefix: str = "") -> None:
+        """Keep a finished chunk; it appears whole or not at all."""
+        self.write_part(f"{prefix}{start}-{stop}", {"margin": margin})
+
+    def read_part(self, name: str, keys: tuple[str, ...] = ("found", "seconds")) -> dict[str, Tensor] | None:
+        """The tensors kept under this name, if they are there and whole."""
+        path = self._path(name)
         if path is None or not path.is_file():
             return None
         try:
-            margin = load_file(path)["margin"]
+            held = load_file(path)
         except Exception:  # a damaged chunk is computed again
             return None
-        fits = margin.dim() == 2 and margin.shape[1] == stop - start and margin.dtype == torch.float64
-        return margin if fits else None
+        return held if set(keys) == set(held) else None
 
-    def write(self, start: int, stop: int, margin: Tensor) -> None:
-        """Keep a finished chunk; it appears whole or not at all."""
-        path = self._path(start, stop)
+    def write_part(self, name: str, tensors: dict[str, Tensor]) -> None:
+        """Keep tensors under a name; they appear whole or not at all."""
+        path = self._path(name)
         if path is None:
             return
         part = path.with_suffix(".part")
         try:
-            save_file({"margin": margin.contiguous()}, part)
+            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, part)
             os.replace(part, path)
         except Exception as error:
             part.unlink(missing_ok=True)

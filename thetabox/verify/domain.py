@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from thetabox.errors import InputError
+from thetabox.verify.certificate import Profile
 from thetabox.verify.interval import Interval
 
 if TYPE_CHECKING:
@@ -65,3 +66,9 @@ class Domain(ABC):
     def samples_at_once(self, sweeps: int) -> int:
         """How many samples, each with ``sweeps`` ε, fit memory together."""
         return self.engine.chunk_size(sweeps)
+
+    def profile(self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]) -> Profile | None:
+        """Where the proof of these samples loses its certainty, by layer or time step; that of plain intervals here."""
+        from thetabox.verify.profile import profile_of  # it stands on the engine, which a domain does not import
+
+        return profile_of(self.engine, which, epsilon)

@@ -60,7 +60,7 @@ def lirpa_bounds(
     if method not in METHODS:
         raise InputError(f"unknown auto_LiRPA method {method!r}; choose one of {', '.join(METHODS)}")
     chain = _chain(model, x)
-    library = _library()
+    installed = library()
     parameters, radii = dict(model.named_parameters()), {}
     for name, factor in (box or Box()).factors(model).items():
         if name in parameters:
@@ -70,8 +70,8 @@ def lirpa_bounds(
         for kind in ("weight", "bias"):
             theta, radius = getattr(layer, kind, None), radii.get(f"{name}.{kind}" if name else kind)
             if theta is not None and radius is not None:
-                noise = _noise(library, radius)
-                setattr(layer, kind, library.BoundedParameter(theta.detach().clone(), noise))
+                noise = _noise(installed, radius)
+                setattr(layer, kind, installed.BoundedParameter(theta.detach().clone(), noise))
     inputs = _like_parameters(model, x).flatten(1)
     options = {
         "sparse_intermediate_bounds": False,
@@ -81,7 +81,7 @@ def lirpa_bounds(
         "sparse_spec_alpha": False,
     }
     with torch.no_grad(), _shims(), _quiet(), default_dtype(inputs.dtype):
-        bounded = library.BoundedModule(network, inputs, bound_opts=options, device=inputs.device)
+        bounded = installed.BoundedModule(network, inputs, bound_opts=options, device=inputs.device)
         lower, upper = bounded.compute_bounds(x=(inputs,), C=rows, method=method)
     return lower.detach(), upper.detach()
 
@@ -119,7 +119,7 @@ def _like_parameters(model: nn.Module, x: Tensor) -> Tensor:
     return x.detach().to(device=first.device, dtype=first.dtype)
 
 
-def _library() -> Any:
+def library() -> Any:
     """auto_LiRPA, imported with what it misses in newer torch and numpy.
 
     Raises:

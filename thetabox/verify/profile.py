@@ -5,28 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from thetabox.verify.certificate import Profile
-from thetabox.verify.engine import Engine
+from thetabox.verify.engine import Engine, Which
 from thetabox.verify.graph import Operation
 from thetabox.verify.interval import Interval
 
 KINKS = ("aten.relu.default", "aten.leaky_relu.default", "aten.hardtanh.default")
 COMPARISONS = ("aten.gt.Tensor", "aten.ge.Tensor", "aten.lt.Tensor", "aten.le.Tensor")
-MOST_SAMPLES = 64
 
 
-def profile_of(engine: Engine, sweep: Tensor) -> Profile | None:
-    """Shares over the first samples; ``None`` for a network without kinks or comparisons."""
-    samples = min(len(engine.x), MOST_SAMPLES, engine.chunk_size(len(sweep)))
-    epsilon = sweep[:, None].expand(-1, samples)
+def profile_of(engine: Engine, which: Which, epsilon: Float[Tensor, "sweeps samples"]) -> Profile | None:
+    """Shares over some samples, one ε a row; ``None`` for a network without kinks or comparisons."""
+    sweeps, samples = epsilon.shape
     shares: dict[str, list[Tensor]] = {}
     steps = engine.network.steps > 1
 
     def share(uncertain: Tensor) -> Tensor:
         rows = uncertain.double().flatten(1).mean(1)
-        return rows.view(-1, samples).mean(1).expand(len(sweep)).cpu()
+        return rows.view(-1, samples).mean(1).expand(sweeps).cpu()
 
     def observe(time: int, operation: Operation, args: tuple[Any, ...], result: Any) -> None:
         if not isinstance(result, Interval) or result.batch != 0:
@@ -39,7 +38,7 @@ def profile_of(engine: Engine, sweep: Tensor) -> Profile | None:
             shares.setdefault(name, []).append(share((x.lower < 0) & (x.upper > 0)))
 
     with torch.no_grad():
-        engine.evaluate(slice(0, samples), epsilon, observe)
+        engine.evaluate(which, epsilon, observe)
     if not shares:
         return None
     columns = [torch.stack(parts).amax(0) for parts in shares.values()]

@@ -11,10 +11,16 @@ from torch import Tensor, nn
 
 from thetabox.box import Box
 from thetabox.errors import InputError
-from thetabox.verify import request
+from thetabox.verify import bounds, cascade, domains, request
+from thetabox.verify.chunkstore import ChunkStore
+from thetabox.verify.domain import Domain
 from thetabox.verify.engine import Engine, Progress
+from thetabox.verify.first_order import first_order_radius
+from thetabox.verify.plain import PlainIntervals
+from thetabox.verify.search import FLOOR, largest_proven
 
-FLOOR = 1e-9
+# Plain intervals prove about this share of the first-order radius of a network trained the standard way.
+INTERVAL_SHARE = 16.0
 
 
 @dataclass(frozen=True)
@@ -47,10 +53,11 @@ def certified_radius(
     progress: Progress | None = None,
     details: bool = False,
 ) -> Float[Tensor, " samples"] | Radii:
-    """Largest proven ε of each sample, by bisection of all samples at once.
+    """Largest proven ε of each sample, searched for all samples at once from the first-order estimate.
 
     Each radius r was itself proven; r (1 + rtol) was tried and not proven, or r is ``max_epsilon``. It is 0 where
-    the network is wrong, or where nothing at or above 1e-9 could be proven.
+    the network is wrong, or where nothing at or above 1e-9 could be proven. ``auto`` searches with plain intervals and
+    goes on upward from there with each dearer stage; r (1 + rtol) was tried in the last stage that the budget reached.
 
     Args:
         model, x, y, domain, box, criterion, arithmetic, precision, device, options: as for :func:`certify`.
@@ -76,12 +83,14 @@ def certified_radius(
     clean = engine.clean_logits()
     request.check_labels(labels, clean.shape[1])
     right = clean.argmax(1) == labels
-    radius = torch.zeros(len(inputs), dtype=torch.float64)
-    for start, stop in engine.chunks(len(inputs), 1):
-        radius[start:stop] = _search(engine, labels, start, stop, criterion, top, rtol)
-        if progress is not None:
-            progress(stop, len(inputs))
-    radius = torch.where(right, radius, 0.0)
+    hunt = _Hunt(engine, labels, criterion, top, rtol, progress)
+    start = first_order_radius(engine.model, inputs, labels, chosen.box)
+    if domain == domains.AUTO:
+        radius = hunt.in_stages(right, start, request.margins_of(clean, labels), chosen.options.get("budget"))
+    elif domain == "interval":
+        radius = hunt.over(PlainIntervals(engine), right, start / INTERVAL_SHARE)
+    else:
+        radius = hunt.over(domains.domain_class(domain)(engine, chosen.options), right, start)
     if not details:
         return radius
     status = [
@@ -90,26 +99,72 @@ def certified_radius(
     return Radii(radius, status)
 
 
-def _search(engine: Engine, labels: Tensor, start: int, stop: int, criterion: str, top: float, rtol: float) -> Tensor:
-    """Bisection in log ε: ``low`` was proven, ``high`` tried and not proven; only open samples are evaluated."""
+@dataclass(frozen=True)
+class _Hunt:
+    """One search for radii."""
 
-    def proven(which: Tensor, epsilon: Tensor) -> Tensor:
-        return engine.margins(which + start, epsilon[None], labels, criterion)[0] > 0
+    engine: Engine
+    labels: Tensor
+    criterion: str
+    top: float
+    rtol: float
+    progress: Progress | None
 
-    low, high = torch.zeros(stop - start, dtype=torch.float64), torch.full((stop - start,), top, dtype=torch.float64)
-    open_ = torch.arange(stop - start)
-    for first in (FLOOR, top):
-        holds = proven(open_, torch.full((len(open_),), first, dtype=torch.float64))
-        low[open_[holds]] = first
-        open_ = open_[holds] if first == FLOOR else open_[~holds]
-        if len(open_) == 0:
-            return low
-    while len(open_):
-        wide = high[open_] > low[open_] * (1.0 + rtol)
-        # Once the gap is below rtol, r (1 + rtol) itself is tried.
-        trial = torch.where(wide, (low[open_] * high[open_]).sqrt(), (low[open_] * (1.0 + rtol)).clamp(max=top))
-        holds = proven(open_, trial)
-        low[open_] = torch.where(holds, trial, low[open_])
-        high[open_] = torch.where(holds, high[open_], trial)
-        open_ = open_[(wide | holds) & (low[open_] < top)]
-    return low
+    def over(self, domain: Domain, right: Tensor, start: Tensor) -> Tensor:
+        """Radii in one domain of all samples that are right, in chunks."""
+        radius = torch.zeros(len(self.labels), dtype=torch.float64)
+        # Samples of one class together, as in a certificate.
+        todo = torch.argsort(self.labels, stable=True)
+        todo = todo[right[todo]]
+        done = len(radius) - len(todo)
+        for members in todo.split(max(1, domain.samples_at_once(1))):
+            radius[members] = self.of(domain, members, start[members], radius[members])
+            done += len(members)
+            self.tell(done)
+        self.tell(len(radius))
+        return radius
+
+    def in_stages(self, right: Tensor, start: Tensor, clean: Tensor, budget: float | None) -> Tensor:
+        """``auto``: the radius of plain intervals, then upward from there stage by stage."""
+        radius = self.over(PlainIntervals(self.engine), right, start / INTERVAL_SHARE)
+        purse = cascade.Purse.of(cascade.budget_of(budget, len(radius)), len(radius))
+        nowhere = ChunkStore(None, [], 0)
+        order = clean.argsort(descending=True, stable=True)
+        todo = order[(right & (radius < self.top))[order]]
+        if len(todo) == 0 or purse.left <= 0:
+            return radius
+        for stage in cascade.stages(self.engine):
+            todo = todo[radius[todo] < self.top]
+            if len(todo) == 0 or purse.left <= 0:
+                break
+            known, done = radius.clone(), len(radius) - len(todo)
+
+            def work(members: Tensor, stage: cascade.Stage = stage, known: Tensor = known) -> Tensor:
+                return self.of(stage.domain, members, start[members], known[members])
+
+            try:
+                for members, found in cascade.parts(stage, todo, work, purse, nowhere):
+                    radius[members] = found
+                    done += len(members)
+                    self.tell(done)
+            except cascade.GaveUp:
+                break
+        self.tell(len(radius))
+        return radius
+
+    def of(self, domain: Domain, members: Tensor, start: Tensor, proven: Tensor) -> Tensor:
+        """Radii of some samples in one domain, intersected with plain intervals where it is sound."""
+        plain = PlainIntervals(self.engine)
+
+        def margins(open_: Tensor, epsilon: Tensor) -> Tensor:
+            which, rows = members[open_], epsilon[None]
+            found = bounds.margins(domain, which, rows, self.labels, self.criterion)
+            if domain.sound and not isinstance(domain, PlainIntervals):
+                found = torch.maximum(found, bounds.margins(plain, which, rows, self.labels, self.criterion))
+            return found[0]
+
+        return largest_proven(margins, start, proven, self.top, self.rtol)
+
+    def tell(self, done: int) -> None:
+        if self.progress is not None:
+            self.progress(done, len(self.labels))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from thetabox.box import Box
 from thetabox.device import choose_device
 from thetabox.errors import InputError
+from thetabox.verify import domains
 from thetabox.verify.interval import Interval
 from thetabox.verify.rounding import ARITHMETICS, PRECISIONS, Rounding
 
-DOMAINS = {"auto": "interval", "interval": "interval"}
 CRITERIA = ("margin", "logits")
 
 Array = Tensor | np.ndarray[Any, Any]
@@ -26,13 +26,14 @@ Array = Tensor | np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Settings:
-    """How to bound: box, rounding, device, domain."""
+    """How to bound: box, rounding, device, domain and its options."""
 
     box: Box
     rounding: Rounding
     device: torch.device
     domain: str
     precision: str
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def settings(
@@ -43,18 +44,15 @@ def settings(
     Raises:
         InputError: unknown domain, arithmetic, precision or option, or a device that is not there.
     """
-    if domain not in DOMAINS:
-        raise InputError(f"unknown domain {domain!r}; choose one of {', '.join(DOMAINS)}")
+    given = domains.check(domain, options)
     if arithmetic not in ARITHMETICS:
         raise InputError(f"unknown arithmetic {arithmetic!r}; choose one of {', '.join(ARITHMETICS)}")
     if precision not in PRECISIONS:
         raise InputError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
-    if options:
-        raise InputError(f"the domain {DOMAINS[domain]!r} has no option {next(iter(options))!r}")
     if box is not None and not isinstance(box, Box):
         raise InputError("box must be a thetabox.Box")
     rounding = Rounding(PRECISIONS[precision], arithmetic)
-    return Settings(box or Box(), rounding, choose_device(device), DOMAINS[domain], precision)
+    return Settings(box or Box(), rounding, choose_device(device), domain, precision, given)
 
 
 def epsilons(epsilon: float | Sequence[float] | Tensor) -> Tensor:
@@ -111,6 +109,12 @@ def check_labels(y: Tensor, classes: int) -> None:
     low, high = int(y.min()), int(y.max())
     if low < 0 or high >= classes:
         raise InputError(f"y has label {low if low < 0 else high}; the network has classes 0 to {classes - 1}")
+
+
+def margins_of(logits: Tensor, y: Tensor) -> Tensor:
+    """``logit_y`` less the largest other logit, ``[N]``."""
+    others = logits.scatter(1, y[:, None], -torch.inf).amax(1)
+    return logits.gather(1, y[:, None]).squeeze(1) - others
 
 
 def check_weights(model: nn.Module) -> None:

@@ -13,7 +13,7 @@ import thetabox as tb
 from thetabox import report
 from thetabox.cli import options
 from thetabox.cli.console import Steps, progress_bar, show
-from thetabox.cli.inputs import Given, read_all
+from thetabox.cli.inputs import Given, proof_settings, read_all
 from thetabox.verify import Radii
 
 PARTIAL = "partial"
@@ -37,6 +37,8 @@ def command(
     criterion: str,
     arithmetic: str,
     precision: str,
+    option: tuple[tuple[str, str], ...],
+    budget: float | None,
     device: str,
     seed: int,
     out: Path,
@@ -51,8 +53,8 @@ def command(
     The folder gets certificate.json, samples.csv, verified_accuracy.png and report.html. Ctrl-C keeps the finished
     part; the same command goes on from there.
     """
+    how = proof_settings(domain, criterion, arithmetic, precision, option, budget)
     given = read_all(**source)
-    how: dict[str, Any] = {"domain": domain, "criterion": criterion, "arithmetic": arithmetic, "precision": precision}
     how |= {"box": given.box, "device": device}
     with report.output_folder(out) as folder, progress_bar() as bar:
         certificate = _certify(given, epsilon, how, folder, Steps(bar, "certify"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -12,9 +12,10 @@ import thetabox as tb
 from thetabox import report
 from thetabox.cli import options
 from thetabox.cli.console import Steps, progress_bar, show
-from thetabox.cli.inputs import read_all, read_data
+from thetabox.cli.inputs import proof_settings, read_all, read_data
 from thetabox.errors import InputError
 from thetabox.report.results import number
+from thetabox.verify import domains
 
 
 @click.command("gate", short_help="Pass or fail: is enough verified at ε? For CI.")
@@ -45,7 +46,7 @@ def command(model: Path, epsilon: list[float], min_verified: float, junit: Path 
     else:
         certificate = _computed(model, epsilon, source)
     if not certificate.sound:
-        raise InputError(f"the domain {certificate.domain!r} is not sound; the gate takes proofs only")
+        _refuse(certificate.domain)
     cases = [_case(certificate, e, min_verified) for e in epsilon]
     if junit is not None:
         report.write_junit(junit, "thetabox.gate", cases, certificate.seconds)
@@ -56,6 +57,8 @@ def command(model: Path, epsilon: list[float], min_verified: float, junit: Path 
 
 def _stored(path: Path, source: dict[str, Any]) -> tb.Certificate:
     certificate = tb.Certificate.load(path)
+    if not domains.is_sound(certificate.domain):
+        _refuse(certificate.domain)
     if source["data"] is not None:
         data = read_data(source["data"], source["split"], source["samples"], source["data_dir"])
         if data.sha256 != certificate.data_info.get("sha256"):
@@ -66,7 +69,11 @@ def _stored(path: Path, source: dict[str, Any]) -> tb.Certificate:
 def _computed(model: Path, epsilon: list[float], source: dict[str, Any]) -> tb.Certificate:
     if source["data"] is None:
         raise InputError("--data is needed to gate a model; only a stored certificate holds its samples")
-    how = {key: source.pop(key) for key in ("domain", "criterion", "arithmetic", "precision", "device")}
+    keys = ("domain", "criterion", "arithmetic", "precision", "option", "budget")
+    how = proof_settings(**{key: source.pop(key) for key in keys})
+    if not domains.is_sound(how["domain"]):
+        _refuse(how["domain"])
+    how["device"] = source.pop("device")
     source.pop("seed")
     given = read_all(model=model, **source)
     with progress_bar() as bar:
@@ -81,6 +88,10 @@ def _computed(model: Path, epsilon: list[float], source: dict[str, Any]) -> tb.C
             data_info=given.data_info,
             **how,
         )
+
+
+def _refuse(domain: str) -> NoReturn:
+    raise InputError(f"the domain {domain!r} is not sound; the gate takes proofs only")
 
 
 def _case(certificate: tb.Certificate, epsilon: float, least: float) -> report.Case:

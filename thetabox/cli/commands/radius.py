@@ -12,9 +12,9 @@ import thetabox as tb
 from thetabox import report
 from thetabox.cli import options
 from thetabox.cli.console import Steps, progress_bar, show
-from thetabox.cli.inputs import read_all
+from thetabox.cli.inputs import proof_settings, read_all
 from thetabox.report.results import number
-from thetabox.verify import Radii
+from thetabox.verify import Radii, domains
 from thetabox.version import __version__
 
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -34,6 +34,8 @@ def command(
     criterion: str,
     arithmetic: str,
     precision: str,
+    option: tuple[tuple[str, str], ...],
+    budget: float | None,
     device: str,
     seed: int,
     out: Path,
@@ -45,22 +47,20 @@ def command(
 
     The folder gets radius.json and radius.csv (sample, label, radius, status).
     """
+    how = proof_settings(domain, criterion, arithmetic, precision, option, budget)
     given = read_all(**source)
     with report.output_folder(out) as folder, progress_bar() as bar:
         found = tb.certified_radius(
             given.model,
             given.data.x,
             given.data.y,
-            domain=domain,
-            criterion=criterion,
-            arithmetic=arithmetic,
-            precision=precision,
             max_epsilon=max_epsilon,
             rtol=rtol,
             box=given.box,
             device=device,
             details=True,
             progress=Steps(bar, "radius"),
+            **how,
         )
         assert isinstance(found, Radii)
         quantiles = {str(q): float(found.radius.quantile(q)) for q in SHARES}
@@ -70,10 +70,8 @@ def command(
             "model": given.model_info,
             "data": given.data_info,
             "box": given.box.describe(),
-            "domain": domain,
-            "criterion": criterion,
-            "arithmetic": arithmetic,
-            "precision": precision,
+            **how,
+            "sound": domains.is_sound(domain),
             "max_epsilon": max_epsilon,
             "rtol": rtol,
             "status": dict(Counter(found.status)),

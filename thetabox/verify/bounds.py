@@ -1,0 +1,90 @@
+"""Bounds of a domain as certificates use them: nothing but numbers, by either criterion, one ε a row if need be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from thetabox.errors import OneEpsilonAtATime
+from thetabox.verify.domain import Domain
+from thetabox.verify.engine import Which
+from thetabox.verify.interval import Interval
+from thetabox.verify.margin import known
+from thetabox.verify.plain import PlainIntervals
+
+
+def margins(
+    domain: Domain,
+    which: Which,
+    epsilon: Float[Tensor, "sweeps samples"],
+    y: Int[Tensor, " all"],
+    criterion: str = "margin",
+) -> Float[Tensor, "sweeps samples"]:
+    """Lower bounds of the margin in this domain; minus infinity where nothing is known.
+
+    Args:
+        domain: made for the engine that holds the samples.
+        which: the samples, as a range or as places in the engine's ``x``.
+        epsilon: of each of them, any number of times over.
+        y: labels of all samples of the engine.
+        criterion: ``margin``, or ``logits`` for the least logit of class y minus the largest of another.
+    """
+
+    def found(rows: Which, values: Tensor) -> Tensor:
+        if isinstance(domain, PlainIntervals):
+            return domain.engine.margins(rows, values, y, criterion)
+        if criterion == "margin":
+            return domain.margins(rows, values, y)
+        return _disjoint(logits(domain, rows, values), y[rows]).view(values.shape)
+
+    return known(_rows(domain, found, which, epsilon).double().cpu())
+
+
+def logits(domain: Domain, which: Which, epsilon: Float[Tensor, "sweeps samples"]) -> Interval:
+    """Bounds of the logits in this domain, rows ``[E samples, K]``; infinite where nothing is known."""
+
+    def found(rows: Which, values: Tensor) -> Tensor:
+        ends = domain.logits(rows, values)
+        stacked = torch.stack([ends.lower, ends.upper], -1).double().cpu()
+        return stacked.view(*values.shape, *stacked.shape[1:])
+
+    if isinstance(domain, PlainIntervals):
+        return domain.logits(which, epsilon)
+    lower, upper = _rows(domain, found, which, epsilon).flatten(0, 1).unbind(-1)
+    lower = torch.where(lower.isnan() | (lower == torch.inf), -torch.inf, lower)
+    return Interval(lower, torch.where(upper.isnan() | (upper == -torch.inf), torch.inf, upper))
+
+
+def intersected(one: Interval, other: Interval) -> Interval:
+    """What two proofs say together."""
+    return Interval(torch.maximum(one.lower, other.lower), torch.minimum(one.upper, other.upper))
+
+
+def _rows(domain: Domain, found: Callable[[Which, Tensor], Tensor], which: Which, epsilon: Tensor) -> Tensor:
+    """All rows at once, or the samples of one ε after the other where the domain asks for that."""
+    with torch.no_grad():
+        try:
+            return found(which, epsilon)
+        except OneEpsilonAtATime:
+            if len(epsilon.unique()) == 1 and len(epsilon) == 1:
+                raise
+        places, answer = torch.arange(len(domain.engine.x))[which], None
+        for sweep, values in enumerate(epsilon):
+            for value in values.unique():
+                members = (values == value).nonzero().squeeze(1)
+                part = found(places[members], value.expand(1, len(members)))[0]
+                answer = part.new_empty(*epsilon.shape, *part.shape[1:]) if answer is None else answer
+                answer[sweep, members] = part
+    assert answer is not None
+    return answer
+
+
+def _disjoint(ends: Interval, label: Tensor) -> Tensor:
+    label = label.repeat(len(ends.lower) // len(label))[:, None]
+    others = ends.upper.scatter(1, label, -torch.inf).amax(1)
+    difference = ends.lower.gather(1, label).squeeze(1) - others
+    # Rounded down: the difference of two float64 numbers is off by half a unit in the last place.
+    return torch.nextafter(difference, torch.full_like(difference, -torch.inf))

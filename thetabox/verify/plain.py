@@ -1,0 +1,28 @@
+"""The interval domain: every value an interval, the margin one row over the last of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from thetabox.verify.domain import Domain
+from thetabox.verify.interval import Interval
+
+if TYPE_CHECKING:
+    from thetabox.verify.engine import Which
+
+
+class PlainIntervals(Domain):
+    """Bounds as the engine computes them; every other sound domain is intersected with these."""
+
+    name = "interval"
+
+    def margins(
+        self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]
+    ) -> Float[Tensor, "sweeps samples"]:
+        return self.engine.margins(which, epsilon, y)
+
+    def logits(self, which: Which, epsilon: Float[Tensor, "sweeps samples"]) -> Interval:
+        return self.engine.logits(which, epsilon)
