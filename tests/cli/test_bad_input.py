@@ -181,6 +181,11 @@ def test_bad_epsilon(run, out, cnn, epsilon, command):
     ("option", "value"),
     [
         ("--domain", "nonesuch"),
+        ("--option", "histories"),
+        ("--option", "nonesuch=4"),
+        ("--budget", "-1"),
+        ("--budget", "nan"),
+        ("--budget", "some"),
         ("--criterion", "nonesuch"),
         ("--arithmetic", "nonesuch"),
         ("--precision", "nonesuch"),
@@ -275,6 +280,23 @@ def test_a_full_disk_half_way(tmp_path, cnn, start):
     assert len(complaint.strip().splitlines()) == 1
     assert "cannot write" in complaint
     assert not list(tmp_path.rglob("*.*"))
+
+
+@pytest.mark.parametrize("command", ["radius", "gate"])
+def test_unknown_options_of_a_domain(run, out, cnn, command):
+    more = ["--epsilon", 0.1, "--min-verified", 0.5] if command == "gate" else ["--out", out]
+    for option, named in (
+        (["--option", "nonesuch=4"], "nonesuch"),
+        (["--domain", "interval", "--budget", 1], "budget"),
+        (["--domain", "nonesuch"], "choose one of auto, interval"),
+    ):
+        refused(run(command, cnn, "--data", "digits", *option, *more), named)
+    assert not out.exists()
+
+
+def test_gate_refuses_a_second_opinion_before_computing_it(run, cnn):
+    result = run("gate", cnn, "--data", "digits", "--epsilon", 0.1, "--min-verified", 0, "--domain", "lirpa")
+    refused(result, "takes proofs only")
 
 
 def test_gate_on_bad_certificates(run, tmp_path, cnn):

@@ -168,6 +168,24 @@ def test_gate_refuses_what_is_not_sound(run, cnn, tmp_path):
     result = run("gate", tmp_path, "--epsilon", "0", "--min-verified", 0)
     assert result.exit_code == 2
     assert "not sound" in result.stderr
+    # The domain's own word counts, whatever the file says of it.
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sound": True, "domain": "lirpa"}))
+    result = run("gate", tmp_path, "--epsilon", "0", "--min-verified", 0)
+    assert result.exit_code == 2
+    assert "not sound" in result.stderr
+
+
+@pytest.mark.parametrize("budget", ["0", "inf"])
+def test_budget_of_auto_is_written_down(run, cnn, tmp_path, budget):
+    given = (*SMALL, "--budget", budget, "--out", tmp_path)
+    ok(run("certify", cnn, "--epsilon", "1e-4", "--no-attack", "--no-radius", *given))
+    options = json.loads((tmp_path / "certificate.json").read_text())["options"]
+    assert options["budget"] == (0 if budget == "0" else None)
+    assert next(iter(options["proven_by"])) == "interval"
+    certificate = tb.Certificate.load(tmp_path)
+    assert sum(counts[0] for counts in certificate.options["proven_by"].values()) == certificate.verified.sum()
+    ok(run("radius", cnn, *given))
+    assert json.loads((tmp_path / "radius.json").read_text())["options"]["budget"] == options["budget"]
 
 
 @pytest.mark.parametrize("network", ["cnn", "lsnn"])

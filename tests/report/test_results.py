@@ -51,8 +51,10 @@ def test_failure_sentences_of_layers(make_certificate):
     certificate.profile.share = torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, 0.25], [0.6, 1.0]])
     assert failure_of(certificate).sentences() == [
         "ε = 0.0001: no uncertain ReLUs at all.",
-        "ε = 0.001: the first uncertain ReLUs at layer conv2, at most 25.0 % uncertain (at layer conv2).",
-        "ε = 0.01: the first uncertain ReLUs at layer conv1, half of them uncertain from layer conv1.",
+        "ε = 0.001: the first uncertain ReLUs at layer conv2, at most 25.0 % uncertain (at layer conv2); "
+        "most is lost at layer conv2, from 0.0 % to 25.0 %.",
+        "ε = 0.01: the first uncertain ReLUs at layer conv1, half of them uncertain from layer conv1; "
+        "most is lost at layer conv1, from 0.0 % to 60.0 %.",
     ]
 
 

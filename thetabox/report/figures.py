@@ -45,6 +45,7 @@ def accuracy_figure(curve: Curve, title: str = "") -> Figure:
             axes.plot(
                 curve.epsilon, curve.attacked, "v-", color=ATTACKED, label="attacked (upper bound)", clip_on=False
             )
+        _stages(axes, curve)
         axes.plot(curve.epsilon, curve.verified, "o-", color=VERIFIED, label="verified (proven)", clip_on=False)
         if curve.baseline is not None:
             axes.plot(
@@ -60,6 +61,19 @@ def accuracy_figure(curve: Curve, title: str = "") -> Figure:
         axes.set_title(title or f"{curve.samples} samples", loc="left", fontsize=11)
         axes.legend(loc="lower left")
     return figure
+
+
+def _stages(axes: Axes, curve: Curve) -> None:
+    """What each stage of the proof added, one on top of the other, from dark to light."""
+    below = np.zeros(len(curve.epsilon))
+    shades = np.linspace(0.55, 0.1, max(len(curve.stages), 1))
+    for (name, count), shade in zip(curve.stages.items(), shades, strict=False):
+        above = below + count / curve.samples
+        if count.any():
+            axes.fill_between(
+                curve.epsilon, below, above, color=VERIFIED, alpha=shade, linewidth=0, label=f"proven by {name}"
+            )
+        below = above
 
 
 def comparison_figure(groups: Sequence[tuple[str, Sequence[tuple[str, Curve]]]]) -> Figure:

@@ -97,6 +97,7 @@ def _section(name: str, certificate: Certificate, attack: Any, index: int) -> di
         "baseline": curve.baseline is not None,
         "cards": _cards(curve, radii),
         "rows": _rows(curve),
+        "stages": list(curve.stages),
         "curve_figure": Markup(to_svg(accuracy_figure(curve), f"{key}-curve")),
         "radius_figure": Markup(to_svg(radius_figure(radii, curve.epsilon), f"{key}-radius")),
         "radius_caption": _radius_caption(radii),
@@ -122,6 +123,11 @@ def _cards(curve: Curve, radii: Radii) -> list[dict[str, str]]:
     positive = np.flatnonzero(curve.epsilon > 0)
     for e in positive[sorted({0, len(positive) // 2, len(positive) - 1})] if len(positive) else positive:
         cards.append({"label": f"verified at ε = {number(curve.epsilon[e])}", "value": percent(curve.verified[e])})
+    if curve.attacked is not None and len(curve.epsilon):
+        gap = np.maximum(curve.attacked - curve.verified, 0.0)
+        widest = int(gap.argmax())
+        label = f"neither proven nor flipped at ε = {number(curve.epsilon[widest])}, the most of all"
+        cards.append({"label": label, "value": percent(gap[widest])})
     if radii.bisected and len(radii.values):
         cards.append({"label": "median certified radius", "value": number(float(np.median(radii.values)))})
     return cards
@@ -138,6 +144,7 @@ def _rows(curve: Curve) -> list[dict[str, Any]]:
             }
         if curve.baseline is not None:
             row["baseline"] = percent(curve.baseline[i])
+        row["stages"] = [str(int(count[i])) for count in curve.stages.values()]
         rows.append(row)
     return rows
 
@@ -166,7 +173,7 @@ def _summary_table(data: str, curves: Sequence[tuple[str, Curve]]) -> dict[str, 
 
 def _radius_caption(radii: Radii) -> str:
     if radii.bisected:
-        return "Each radius is an ε at which that very sample was proven; found by bisection."
+        return "Each radius is an ε at which that very sample was proven; searched for."
     return "The largest ε of the sweep at which a sample is verified; its own radius was not searched for."
 
 
@@ -206,7 +213,13 @@ def _patterns(box: Mapping[str, Any]) -> str:
 
 
 def _options(options: Mapping[str, Any]) -> str:
-    return "" if not options else " (" + ", ".join(f"{k} = {v}" for k, v in options.items()) + ")"
+    shown = [f"{k} = {_value(v)}" for k, v in options.items() if k not in ("proven_by", "left_out")]
+    shown += [f"{stage} gave up: {why}" for stage, why in options.get("left_out", {}).items()]
+    return f" ({', '.join(shown)})" if shown else ""
+
+
+def _value(value: Any) -> str:
+    return "no limit" if value is None else number(value) if isinstance(value, float) else str(value)
 
 
 def _criterion(name: str) -> str:

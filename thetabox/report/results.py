@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +26,10 @@ UNSOUND_WARNING = (
 )
 
 
+# A rise of the uncertain share from one layer or time step to the next that is worth a word.
+SUDDEN = 0.1
+
+
 @dataclass(frozen=True)
 class Curve:
     """Accuracies over ε, in ascending order of ε; each array has shape [E], as fractions of the samples."""
@@ -36,6 +40,8 @@ class Curve:
     baseline: np.ndarray | None
     clean: float
     samples: int
+    stages: dict[str, np.ndarray] = field(default_factory=dict)
+    """How many samples each stage of the proof added, [E] each, in the order they ran; empty where there was one."""
 
     def count(self, index: int) -> int:
         """Verified samples at one ε."""
@@ -44,7 +50,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Radii:
-    """Largest proven ε of every sample; ``exact`` when found by bisection, else the largest verified ε of the grid."""
+    """Largest proven ε of every sample; ``exact`` when searched for, else the largest verified ε of the grid."""
 
     values: np.ndarray
     bisected: bool
@@ -85,6 +91,11 @@ class Failure:
             else:
                 peak = int(share.argmax())
                 text += f", at most {percent(float(share[peak]))} uncertain (at {where} {self.names[peak]})"
+            steps = np.diff(share, prepend=0.0)
+            most = int(steps.argmax())
+            if len(share) > 1 and steps[most] >= SUDDEN:
+                before = percent(float(share[most] - steps[most]))
+                text += f"; most is lost at {where} {self.names[most]}, from {before} to {percent(float(share[most]))}"
             lines.append(text + ".")
         return lines
 
@@ -112,7 +123,14 @@ def curve_of(certificate: Certificate, attack: Any = None) -> Curve:
         None if baseline is None else _array(baseline)[order],
         float(certificate.clean_accuracy),
         int(certificate.label.shape[0]),
+        _stages(certificate, order),
     )
+
+
+def _stages(certificate: Certificate, order: np.ndarray) -> dict[str, np.ndarray]:
+    counts = (getattr(certificate, "options", None) or {}).get("proven_by", {})
+    found = {str(name): _array(values)[order] for name, values in counts.items() if len(values) == len(order)}
+    return found if len(found) > 1 else {}
 
 
 def radii_of(certificate: Certificate) -> Radii:

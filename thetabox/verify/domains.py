@@ -66,6 +66,11 @@ def check(name: str, options: Mapping[str, Any] | None) -> dict[str, Any]:
     return given
 
 
+def recorded(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as a file holds them: no limit is ``None``, for JSON knows no infinity."""
+    return {key: None if value == math.inf else value for key, value in options.items()}
+
+
 def is_sound(name: str) -> bool:
     """Whether a domain's answers are proofs; an unknown name is taken at its word."""
     return name not in names() or name == AUTO or domain_class(name).sound

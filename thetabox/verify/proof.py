@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -181,11 +181,11 @@ def monotone(margin: Float[Tensor, "sweeps samples"], sweep: Float[Tensor, " swe
     return margin[falling].cummax(0).values[falling.argsort()]
 
 
-def recorded(proof: Proof, budget: float | None, options: dict[str, Any] | Any) -> dict[str, Any]:
+def recorded(proof: Proof, budget: float | None, options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of the certificate: those of the domain, or what ``auto`` did."""
     if budget is None:
-        return dict(options)
-    found: dict[str, Any] = {"budget": None if budget == float("inf") else budget, "proven_by": proof.by}
+        return domains.recorded(options)
+    found: dict[str, Any] = domains.recorded({"budget": budget}) | {"proven_by": proof.by}
     return found | ({"left_out": proof.left_out} if proof.left_out else {})
 
 

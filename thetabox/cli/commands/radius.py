@@ -71,6 +71,7 @@ def command(
             "data": given.data_info,
             "box": given.box.describe(),
             **how,
+            "options": domains.recorded(how["options"]),
             "sound": domains.is_sound(domain),
             "max_epsilon": max_epsilon,
             "rtol": rtol,
