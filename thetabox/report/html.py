@@ -173,7 +173,7 @@ def _summary_table(data: str, curves: Sequence[tuple[str, Curve]]) -> dict[str, 
 
 def _radius_caption(radii: Radii) -> str:
     if radii.bisected:
-        return "Each radius is an ε at which that very sample was proven; searched for."
+        return "Each radius is an ε at which that very sample was proven; a little more was tried and was not."
     return "The largest ε of the sweep at which a sample is verified; its own radius was not searched for."
 
 
