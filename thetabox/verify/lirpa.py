@@ -20,8 +20,12 @@ from torch import Tensor, nn
 from thetabox.box import Box
 from thetabox.errors import InputError
 from thetabox.models.precision import default_dtype
+from thetabox.verify.lowering import Layer, lowered
 
-METHODS = ("IBP", "CROWN-IBP", "CROWN")
+METHODS = ("IBP", "CROWN-IBP", "CROWN", "CROWN-Optimized")
+# Layers that it is given, as they are or written out as matrices.
+TAKEN = (nn.Linear, nn.ReLU, nn.Conv2d, nn.AvgPool2d, nn.MaxPool2d)
+LAYERS = "Linear, ReLU, Conv2d, AvgPool2d and MaxPool2d"
 HOW_TO_INSTALL = (
     "auto_LiRPA is not installed; run: pip install --no-deps auto_LiRPA==0.3 && "
     "pip install appdirs tqdm packaging ninja pyyaml"
@@ -45,10 +49,12 @@ def lirpa_bounds(
     units in the last place, and are for comparison only. The network's precision is used.
 
     Args:
-        model: a chain of Linear and ReLU (Flatten, Identity and Dropout are passed over); it stays as it is.
+        model: a chain of Linear, ReLU, Conv2d, AvgPool2d and MaxPool2d (Flatten, Identity and Dropout are passed over);
+            it stays as it is. A convolution is written out as a matrix, each entry of which gets a noise of its own:
+            the box is larger than the true one, where the copies of a weight move together.
         x: inputs [N, ...].
         epsilon: one number ≥ 0.
-        method: "IBP", "CROWN-IBP" or "CROWN".
+        method: "IBP", "CROWN-IBP", "CROWN" or "CROWN-Optimized" (slopes by gradient descent).
         box: which tensors move and how far; every weight and bias by relative error when omitted.
         rows: bound these combinations of the logits instead, [N, R, K], for instance margins.
 
@@ -59,19 +65,17 @@ def lirpa_bounds(
     """
     if method not in METHODS:
         raise InputError(f"unknown auto_LiRPA method {method!r}; choose one of {', '.join(METHODS)}")
-    chain = _chain(model, x)
     installed = library()
     parameters, radii = dict(model.named_parameters()), {}
     for name, factor in (box or Box()).factors(model).items():
         if name in parameters:
             radii[name] = (box or Box()).unit_radius(parameters[name].detach()) * factor * epsilon
-    network = nn.Sequential(*(copy.deepcopy(layer) for _, layer in chain)).eval()
-    for (name, _), layer in zip(chain, network, strict=True):
-        for kind in ("weight", "bias"):
-            theta, radius = getattr(layer, kind, None), radii.get(f"{name}.{kind}" if name else kind)
-            if theta is not None and radius is not None:
-                noise = _noise(installed, radius)
-                setattr(layer, kind, installed.BoundedParameter(theta.detach().clone(), noise))
+    layers = _chain(model, x, radii)
+    for layer in layers:
+        for kind, radius in layer.radii.items():
+            theta = getattr(layer.module, kind).detach().clone()
+            setattr(layer.module, kind, installed.BoundedParameter(theta, _noise(installed, radius)))
+    network = nn.Sequential(*(layer.module for layer in layers)).eval()
     inputs = _like_parameters(model, x).flatten(1)
     options = {
         "sparse_intermediate_bounds": False,
@@ -80,37 +84,48 @@ def lirpa_bounds(
         "sparse_features_alpha": False,
         "sparse_spec_alpha": False,
     }
-    with torch.no_grad(), _shims(), _quiet(), default_dtype(inputs.dtype):
-        bounded = installed.BoundedModule(network, inputs, bound_opts=options, device=inputs.device)
-        lower, upper = bounded.compute_bounds(x=(inputs,), C=rows, method=method)
+    optimised = method == "CROWN-Optimized"
+    with torch.set_grad_enabled(optimised), _shims(), _quiet(), default_dtype(inputs.dtype):
+        try:
+            bounded = installed.BoundedModule(network, inputs, bound_opts=options, device=inputs.device)
+            # Release 0.3 asks for its parameters' dtype through a listing that newer releases of torch cannot call.
+            bounded.parameters = lambda recurse=True: network.parameters(recurse)
+            lower, upper = bounded.compute_bounds(x=(inputs,), C=rows, method=method)
+        except (RuntimeError, TypeError, ValueError, NotImplementedError, AssertionError, AttributeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(f"auto_LiRPA cannot bound this network by {method}: {reason}") from error
     return lower.detach(), upper.detach()
 
 
-def _chain(model: nn.Module, x: Tensor) -> list[tuple[str, nn.Module]]:
-    """The network's Linear and ReLU layers in order; that they are all of it is tried on ``x``."""
-    layers: list[tuple[str, nn.Module]] = []
+def _chain(model: nn.Module, x: Tensor, radii: dict[str, Tensor]) -> list[Layer]:
+    """The network's layers in order, on flat inputs, with their boxes; that they are all of it is tried on ``x``."""
+    found: list[tuple[str, nn.Module]] = []
     for name, module in model.named_modules():
         if any(True for _ in module.children()):
             continue
-        if isinstance(module, nn.Linear | nn.ReLU):
-            layers.append((name, module))
+        if isinstance(module, TAKEN):
+            found.append((name, copy.deepcopy(module)))
         elif not isinstance(module, PASSIVE):
-            raise InputError(f"auto_LiRPA bounds take Linear and ReLU layers; {name} is a {type(module).__name__}")
+            raise InputError(f"auto_LiRPA bounds take {LAYERS} layers; {name} is a {type(module).__name__}")
     training = {m: m.training for m in model.modules()}
+    example, layers = _like_parameters(model, x[:8]), []
     try:
         model.eval()
-        with torch.no_grad():
-            example = _like_parameters(model, x[:8])
-            expected, answer = model(example), example.flatten(1)
-            for _, layer in layers:
-                answer = layer(answer)
+        with torch.no_grad(), default_dtype(example.dtype):
+            expected, answer, shape = model(example), example.flatten(1), example.shape[1:]
+            for name, module in found:
+                own = {k: radii[n] for k in ("weight", "bias") if (n := f"{name}.{k}" if name else k) in radii}
+                layer, shape = lowered(module, own, shape)
+                answer = layer.module(answer)
+                layers.append(layer)
     except RuntimeError as error:
-        raise InputError(f"auto_LiRPA bounds take a plain chain of Linear and ReLU: {error}") from error
+        reason = str(error).splitlines()[0]
+        raise InputError(f"auto_LiRPA bounds take a plain chain of {LAYERS}: {reason}") from error
     finally:
         for module, mode in training.items():
             module.training = mode
     if answer.shape != expected.shape or not torch.allclose(answer, expected, rtol=1e-4, atol=1e-5):
-        raise InputError("auto_LiRPA bounds take a plain chain of Linear and ReLU; this network does more than that")
+        raise InputError(f"auto_LiRPA bounds take a plain chain of {LAYERS}; this network does more than that")
     return layers
 
 
