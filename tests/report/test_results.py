@@ -9,6 +9,7 @@ from rich.console import Console
 
 from thetabox.errors import InputError
 from thetabox.report import Case, comparison_tables, csv_text, curve_table, json_text, write_junit
+from thetabox.report.html import single_page
 from thetabox.report.results import curve_of, failure_of, number, percent, radii_of
 
 
@@ -98,3 +99,10 @@ def test_junit(tmp_path):
 def test_junit_into_a_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match="cannot write"):
         write_junit(tmp_path, "gate", [])
+
+
+def test_a_domain_may_count_something_else(make_certificate):
+    certificate = make_certificate()
+    certificate.profile.unit, certificate.profile.caption = "neurons", "Neurons with more than one history."
+    assert "the first uncertain neurons at time step" in failure_of(certificate).sentences()[-1]
+    assert "Neurons with more than one history." in single_page(certificate)

@@ -269,3 +269,36 @@ def test_the_search_needs_few_trials(fake: type[Fake], task: Any) -> None:
     tb.certified_radius(model, x, y, domain="fake")
     right = int((model(x).argmax(1) == y).sum())
     assert len(fake.asked) <= 9 * right
+
+
+def test_nothing_is_flushed_to_zero(fake: type[Fake], task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the machine is set to, a domain computes and is intersected with small numbers kept."""
+    tiny = torch.tensor(3e-310, dtype=torch.float64)
+    seen: list[bool] = []
+
+    def logits(self: Fake, which: Any, epsilon: Tensor) -> tb.Interval:
+        seen.append(float(tiny * 1.0) > 0)
+        wide = torch.full((epsilon.numel(), 3), torch.inf, dtype=torch.float64)
+        return tb.Interval(-wide, wide)
+
+    def margins(self: Fake, which: Any, epsilon: Tensor, y: Tensor) -> Tensor:
+        seen.append(float(tiny * 1.0) > 0)
+        return torch.full_like(epsilon, -torch.inf)
+
+    monkeypatch.setattr(fake, "logits", logits)
+    monkeypatch.setattr(fake, "margins", margins)
+    layer = nn.Linear(1, 3, bias=False).double()
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1e-310], [0.0], [0.0]]))
+    x, y = torch.ones(1, 1), torch.tensor([0])
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot flush")
+    try:
+        bounds = tb.logit_bounds(layer, x, 0.5, domain="fake")
+        tb.certify(layer, x, y, 0.5, domain="fake")
+        tb.certified_radius(layer, x, y, domain="fake")
+    finally:
+        torch.set_flush_denormal(False)
+    assert seen
+    assert all(seen)
+    assert bounds.upper[0, 0] >= 1.5e-310

@@ -112,7 +112,7 @@ def _section(name: str, certificate: Certificate, attack: Any, index: int) -> di
         )
         section["failure"] = {
             "figure": Markup(to_svg(failure_figure(failure), f"{key}-failure")),
-            "caption": caption,
+            "caption": failure.caption or caption,
             "sentences": failure.sentences(),
         }
     return section

@@ -69,10 +69,12 @@ class Failure:
     names: list[str]
     epsilon: np.ndarray
     share: np.ndarray
+    own_unit: str = ""
+    caption: str = ""
 
     @property
     def unit(self) -> str:
-        return "spikes" if self.kind == "steps" else "ReLUs"
+        return self.own_unit or ("spikes" if self.kind == "steps" else "ReLUs")
 
     def sentences(self) -> list[str]:
         """One line an ε: where the first uncertain unit stands and where half are uncertain."""
@@ -150,7 +152,9 @@ def failure_of(certificate: Certificate) -> Failure | None:
         return None
     epsilon = _array(certificate.epsilon)
     order = np.argsort(epsilon, kind="stable")
-    return Failure(profile.kind, [str(n) for n in profile.names], epsilon[order], _array(profile.share)[order])
+    names, share = [str(n) for n in profile.names], _array(profile.share)[order]
+    unit, caption = getattr(profile, "unit", ""), getattr(profile, "caption", "")
+    return Failure(profile.kind, names, epsilon[order], share, unit, caption)
 
 
 def number(value: float) -> str:

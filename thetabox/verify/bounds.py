@@ -14,6 +14,7 @@ from thetabox.verify.engine import Which
 from thetabox.verify.interval import Interval
 from thetabox.verify.margin import known
 from thetabox.verify.plain import PlainIntervals
+from thetabox.verify.rounding import sound_kernels
 
 
 def margins(
@@ -40,7 +41,8 @@ def margins(
             return domain.margins(rows, values, y)
         return _disjoint(logits(domain, rows, values), y[rows]).view(values.shape)
 
-    return known(_rows(domain, found, which, epsilon).double().cpu())
+    with sound_kernels():
+        return known(_rows(domain, found, which, epsilon).double().cpu())
 
 
 def logits(domain: Domain, which: Which, epsilon: Float[Tensor, "sweeps samples"]) -> Interval:
@@ -53,14 +55,16 @@ def logits(domain: Domain, which: Which, epsilon: Float[Tensor, "sweeps samples"
 
     if isinstance(domain, PlainIntervals):
         return domain.logits(which, epsilon)
-    lower, upper = _rows(domain, found, which, epsilon).flatten(0, 1).unbind(-1)
-    lower = torch.where(lower.isnan() | (lower == torch.inf), -torch.inf, lower)
-    return Interval(lower, torch.where(upper.isnan() | (upper == -torch.inf), torch.inf, upper))
+    with sound_kernels():
+        lower, upper = _rows(domain, found, which, epsilon).flatten(0, 1).unbind(-1)
+        lower = torch.where(lower.isnan() | (lower == torch.inf), -torch.inf, lower)
+        return Interval(lower, torch.where(upper.isnan() | (upper == -torch.inf), torch.inf, upper))
 
 
 def intersected(one: Interval, other: Interval) -> Interval:
     """What two proofs say together."""
-    return Interval(torch.maximum(one.lower, other.lower), torch.minimum(one.upper, other.upper))
+    with sound_kernels():
+        return Interval(torch.maximum(one.lower, other.lower), torch.minimum(one.upper, other.upper))
 
 
 def _rows(domain: Domain, found: Callable[[Which, Tensor], Tensor], which: Which, epsilon: Tensor) -> Tensor:

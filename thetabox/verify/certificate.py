@@ -32,11 +32,15 @@ class Profile:
             that are uncertain at each time step).
         names: of the layers, or the time steps.
         share: ``[E, L]``, in 0 to 1.
+        unit, caption: what the share is of, where a domain counts something else: a plural after "uncertain", and a
+            sentence.
     """
 
     kind: str
     names: list[str]
     share: Float[Tensor, "sweeps places"]
+    unit: str = ""
+    caption: str = ""
 
 
 @dataclass

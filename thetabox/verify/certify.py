@@ -21,6 +21,7 @@ from thetabox.verify.domain import Domain
 from thetabox.verify.engine import Engine, Progress
 from thetabox.verify.interval import Interval
 from thetabox.verify.plain import PlainIntervals
+from thetabox.verify.rounding import sound_kernels
 
 # Samples of the profile.
 PROFILED = 64
@@ -95,7 +96,7 @@ def certify(
     key = [known["sha256"], engine.signature(), request.tensor_hash([inputs, labels, sweep]), repr(chosen), criterion]
     budget = cascade.budget_of(chosen.options.get("budget"), len(inputs)) if domain == domains.AUTO else None
     started = time.perf_counter()
-    with ChunkStore(resume, key, len(inputs)) as store:
+    with ChunkStore(resume, key, len(inputs)) as store, sound_kernels():
         if budget is None:
             found = proof.in_domain(engine, labels, sweep, criterion, store, progress)
         else:
@@ -168,7 +169,8 @@ def logit_bounds(
         raise InputError(f"epsilon has {len(sweep)} values for {len(inputs)} samples")
     values = sweep[None] if each else sweep[:, None].expand(-1, len(inputs))
     engine = Engine(model, chosen, inputs)
-    stack = _stack(engine)
+    with sound_kernels():
+        stack = _stack(engine)
     size = max(1, min(domain.samples_at_once(len(values)) for domain in stack))
     lower, upper = [], []
     for start in range(0, len(inputs), size):

@@ -17,6 +17,7 @@ from thetabox.verify.domain import Domain
 from thetabox.verify.engine import Engine, Progress
 from thetabox.verify.first_order import first_order_radius
 from thetabox.verify.plain import PlainIntervals
+from thetabox.verify.rounding import sound_kernels
 from thetabox.verify.search import FLOOR, largest_proven
 
 # Plain intervals prove about this share of the first-order radius of a network trained the standard way.
@@ -85,12 +86,13 @@ def certified_radius(
     right = clean.argmax(1) == labels
     hunt = _Hunt(engine, labels, criterion, top, rtol, progress)
     start = first_order_radius(engine.model, inputs, labels, chosen.box)
-    if domain == domains.AUTO:
-        radius = hunt.in_stages(right, start, request.margins_of(clean, labels), chosen.options.get("budget"))
-    elif domain == "interval":
-        radius = hunt.over(PlainIntervals(engine), right, start / INTERVAL_SHARE)
-    else:
-        radius = hunt.over(domains.domain_class(domain)(engine, chosen.options), right, start)
+    with sound_kernels():
+        if domain == domains.AUTO:
+            radius = hunt.in_stages(right, start, request.margins_of(clean, labels), chosen.options.get("budget"))
+        elif domain == "interval":
+            radius = hunt.over(PlainIntervals(engine), right, start / INTERVAL_SHARE)
+        else:
+            radius = hunt.over(domains.domain_class(domain)(engine, chosen.options), right, start)
     if not details:
         return radius
     status = [
