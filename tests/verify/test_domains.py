@@ -87,20 +87,23 @@ def test_every_sound_domain_is_intersected_with_intervals(fake: type[Fake], task
 
 def test_auto_tries_only_what_is_open_cheap_stages_first(fake: type[Fake], task: Any) -> None:
     model, x, y = task
-    plain = tb.certify(model, x, y, SWEEP, domain="interval")
-    found = tb.certify(model, x, y, SWEEP)
-    assert torch.equal(found.verified, closed_form(task, SWEEP, 1.0))
+    sweep = [*SWEEP[:-1], 0.033, 0.04, 0.045, 0.1]
+    plain = tb.certify(model, x, y, sweep, domain="interval")
+    found = tb.certify(model, x, y, sweep)
+    assert torch.equal(found.verified, closed_form(task, sweep, 1.0))
     assert (found.margin >= plain.margin).all()
     right = plain.predicted == y
     tried = {"0.1": set(), "1.0": set()}
     for reach, n, epsilon in fake.asked:
         assert right[n], "a misclassified sample was tried"
-        assert not plain.verified[SWEEP.index(epsilon), n], "what intervals proved was tried again"
+        assert not plain.verified[sweep.index(epsilon), n], "what intervals proved was tried again"
         assert (n, epsilon) not in tried[str(reach)], "tried twice in one stage"
+        proven_above = [e for m, e in tried[str(reach)] if m == n and e > epsilon and RADIUS[n % 8] * reach > e]
+        assert not proven_above, "a proof at a larger ε was not counted"
         tried[str(reach)].add((n, epsilon))
-    first = closed_form(task, SWEEP, 0.1)
+    first = closed_form(task, sweep, 0.1)
     assert tried["1.0"], "the second stage never ran"
-    assert all(not first[SWEEP.index(e), n] for n, e in tried["1.0"])
+    assert all(not first[sweep.index(e), n] for n, e in tried["1.0"])
     order = [reach for reach, _, _ in fake.asked]
     assert order == sorted(order)
     counts = {
@@ -160,7 +163,7 @@ def clock(fake: type[Fake], monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-@pytest.mark.parametrize("budget", [0, 0.2, 1.0, 2.5, 1e6])
+@pytest.mark.parametrize("budget", [0, 0.2, 0.4, 1.0, 2.5, 1e6])
 def test_the_budget_is_kept(clock: Clock, fake: type[Fake], task: Any, budget: float) -> None:
     model, x, y = task
     found = tb.certify(model, x, y, [0.1], options={"budget": budget})
