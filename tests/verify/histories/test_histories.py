@@ -68,7 +68,7 @@ def check(
     found = domain(model, torch.from_numpy(x.astype(np.float64))[None], box=box, precision=precision, **options)
     rows = sweep_of([epsilon], 1)
     truth = lsnn.extremes(
-        values, x, epsilon, seed % 2, perturbed=perturbed, limit=24, inner=8, refractory=model.refractory,
+        values, x, epsilon, seed % 2, perturbed=perturbed, limit=12, inner=4, refractory=model.refractory,
         dt=model.dt, kind=kind,
     )  # fmt: skip
     bounds = found.logits(slice(0, 1), rows)
@@ -154,7 +154,7 @@ def larger(seed: int = 0, **more: Any) -> tuple[LSNN, Tensor, Tensor]:
     return model, x, model.double()(x.double()).argmax(1)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     seed=st.integers(0, 1000), epsilon=st.sampled_from([1e-4, 1e-3, 1e-2, 0.2]), k=st.sampled_from([1, 2, 4]),
     splits=st.sampled_from([0, 12]), recurrent=st.booleans(),
@@ -168,7 +168,7 @@ def test_sampled_networks_inside(seed: int, epsilon: float, k: int, splits: int,
     drive, largest = found._drive(slice(0, 6))
     walked = found._run(found._cells(rows[0]), drive, largest, torch.arange(6))
     theta = [p.detach().clone() for p in model.parameters()]
-    for _ in range(8):
+    for _ in range(5):
         with torch.no_grad():
             for p, t in zip(model.parameters(), theta, strict=True):
                 p.copy_(t * (1 + 0.999999 * epsilon * torch.randn_like(t).sign()))

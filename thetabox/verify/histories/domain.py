@@ -17,7 +17,7 @@ from thetabox.verify.context import Context, Sweep
 from thetabox.verify.domain import Domain
 from thetabox.verify.histories.cells import INSTEAD, Cells, description, errors
 from thetabox.verify.histories.splits import Tree, grow, split
-from thetabox.verify.histories.walk import Drive, Exact, Walked, walk
+from thetabox.verify.histories.walk import Drive, Exact, Patience, Walked, walk
 from thetabox.verify.interval import Interval
 from thetabox.verify.margin import known, row_margins
 from thetabox.verify.request import input_interval
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 # Bytes of the active neurons' slots that are walked together, if all neurons were active.
 SLOT_BYTES = {"cpu": 48 << 20, "cuda": 2 << 30}
+
+# A row of a proof that is split is given up once it has lost so many times its margin (by half widths, a guess).
+PATIENCE = 1.0
 
 
 class Histories(Domain):
@@ -111,18 +114,26 @@ class Histories(Domain):
         found = torch.full((len(values),), -torch.inf, dtype=torch.float64)
         splits = self.options["splits"]
         for part in torch.arange(len(values)).split(self._rows_at_once()):
-            walked, margin = self._walk(drive, largest, sample[part], values[part], labels[part], remember=splits > 0)
+            patience = self._patience(drive, largest, sample[part], labels[part]) if splits else None
+            walked, margin = self._walk(drive, largest, sample[part], values[part], labels[part], patience)
             if splits:
                 trees = [Tree([]) for _ in part]
                 for row, m in enumerate(margin.tolist()):
                     grow(trees[row], walked, row, m, 0, splits)
 
                 def run(
-                    some: Tensor, since: Tensor, start: Exact, forced: Tensor, part: Tensor = part
+                    some: Tensor,
+                    since: Tensor,
+                    start: Exact,
+                    forced: Tensor,
+                    part: Tensor = part,
+                    patience: Patience | None = patience,
                 ) -> tuple[Walked, Tensor]:
                     rows = part[some]
+                    assert patience is not None
+                    left = Patience(patience.weight[some], patience.margin[some])
                     return self._walk(
-                        drive, largest, sample[rows], values[rows], labels[rows], True, (since, start, forced)
+                        drive, largest, sample[rows], values[rows], labels[rows], left, (since, start, forced)
                     )
 
                 split(trees, splits, run)
@@ -165,14 +176,29 @@ class Histories(Domain):
         sample: Tensor,
         values: Tensor,
         labels: Tensor,
-        remember: bool,
-        since: tuple[Tensor, Tensor | Exact, Tensor] | None = None,
+        patience: Patience | None,
+        since: tuple[Tensor, Exact, Tensor] | None = None,
     ) -> tuple[Walked, Tensor]:
+        """Where rows end, and their margins; with patience also their first forks."""
         cells = self._cells(values)
-        walked = self._run(cells, drive, largest, sample, remember, since)
+        walked = self._run(cells, drive, largest, sample, patience, since)
         hidden = self._hidden(cells, walked, drive.centre.shape[1])
         margin = row_margins(cells.context, hidden, cells.weight_out, cells.bias_out, labels.to(hidden.lower.device))
-        return walked, margin[0].double().cpu()
+        return walked, torch.where(walked.given_up, -torch.inf, margin[0].double()).cpu()
+
+    def _patience(self, drive: Drive, largest: float, sample: Tensor, labels: Tensor) -> Patience:
+        """What each row may lose against each class: as much as its margin without any box, on all T steps."""
+        steps = drive.centre.shape[1]
+        nothing = self._cells(torch.zeros(len(sample), dtype=torch.float64))
+        counts = self._run(nothing, drive, largest, sample).least
+        theta = nothing.weight_out.theta
+        difference = theta[labels][:, None] - theta
+        margin = torch.einsum("ru,rku->rk", counts, difference)
+        if nothing.bias_out is not None:
+            bias = nothing.bias_out.theta
+            margin = margin + steps * (bias[labels][:, None] - bias)
+        own = torch.nn.functional.one_hot(labels.to(theta.device), len(theta)).bool()
+        return Patience(difference.abs().transpose(1, 2), PATIENCE * margin.clamp(min=0.0).masked_fill(own, torch.inf))
 
     def _run(
         self,
@@ -180,8 +206,8 @@ class Histories(Domain):
         drive: Drive,
         largest: float,
         sample: Tensor,
-        remember: bool = False,
-        since: Any = None,
+        patience: Patience | None = None,
+        since: tuple[Tensor, Exact, Tensor] | None = None,
     ) -> Walked:
         first, start, forced = (None, None, None) if since is None else since
         return walk(
@@ -193,7 +219,8 @@ class Histories(Domain):
             since=first,
             start=start,
             forced=forced,
-            remember=remember,
+            remember=patience is not None,
+            patience=patience,
         )
 
     def _cells(self, values: Tensor) -> Cells:

@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from thetabox.verify.histories.cells import Cells, Errors
@@ -108,6 +108,26 @@ class Fork:
         )
 
 
+@dataclass(frozen=True)
+class Patience:
+    """When a row is given up: a saving, its answer is then that nothing is known.
+
+    Half the width of the counts so far, weighed by the readout, stands for what the margin against a class has lost
+    (counts rarely come together again); a row that lost more than its margin has no proof to expect.
+
+    Attributes:
+        weight: |W_y − W_k| a spike, ``[rows, units, classes]`` by row.
+        margin: what may be lost, ``[rows, classes]``.
+    """
+
+    weight: Tensor
+    margin: Tensor
+
+
+# Steps between two looks at whether a row is worth going on with.
+LOOK_EVERY = 4
+
+
 @dataclass
 class Walked:
     """Where a walk ended.
@@ -116,12 +136,14 @@ class Walked:
         least, most: spike count of every neuron, ``[rows, units]``.
         fork: the first of each row, if it was asked for.
         open_share: neurons with more than one history at each step, share of all, ``[rows, T]``.
+        given_up: rows whose counts say nothing.
     """
 
     least: Float[Tensor, "rows units"]
     most: Float[Tensor, "rows units"]
     fork: Fork | None
     open_share: Float[Tensor, "rows time"]
+    given_up: Bool[Tensor, " rows"]
 
 
 def walk(
@@ -135,6 +157,7 @@ def walk(
     start: Exact | None = None,
     forced: Int[Tensor, "rows units"] | None = None,
     remember: bool = False,
+    patience: Patience | None = None,
 ) -> Walked:
     """All time steps of some rows.
 
@@ -148,6 +171,7 @@ def walk(
         start: state in front of that step.
         forced: spikes of the first step of each row that are given: 0, 1, or -1 for those that are not.
         remember: the first fork of each row, to split it there.
+        patience: rows are given up by it, if there is any.
     """
     rows, steps = len(sample), drive.centre.shape[1]
     device = sample.device
@@ -163,8 +187,10 @@ def walk(
             given = torch.where((since[:running] == time)[:, None], forced[:running], -1)
         state.step(drive, time, sample[:running], errors[time], given, fork)
         shares[:, time] = state.open_share()
+        if patience is not None and time % LOOK_EVERY == LOOK_EVERY - 1:
+            state.give_up(patience)
     least, most = state.counts()
-    return Walked(least, most, fork, shares)
+    return Walked(least, most, fork, shares, state.given_up)
 
 
 class _Walk:
@@ -179,6 +205,7 @@ class _Walk:
         self.unit = torch.zeros(0, dtype=torch.long, device=device)
         self.slots = torch.zeros(0, histories, 2 * self.fields, dtype=dtype, device=device)
         self.active = torch.zeros(rows, cells.units, dtype=torch.bool, device=device)
+        self.given_up = torch.zeros(rows, dtype=torch.bool, device=device)
         self.influence = (
             torch.zeros(cells.units, dtype=dtype, device=device)
             if cells.weight_rec is None
@@ -195,6 +222,19 @@ class _Walk:
         least[self.row, self.unit] = self.slots[:, :, place].amin(1)
         most[self.row, self.unit] = -self.slots[:, :, self.fields + place].amin(1)
         return least, most
+
+    def give_up(self, patience: Patience) -> None:
+        """Drop the active pairs of rows that have lost too much."""
+        if not len(self.row):
+            return
+        place = self.fields - 1
+        width = -self.slots[:, :, self.fields + place].amin(1) - self.slots[:, :, place].amin(1)
+        lost = torch.zeros_like(patience.margin)
+        lost.index_add_(0, self.row, patience.weight[self.row, self.unit] * (0.5 * width[:, None]))
+        self.given_up |= (lost > patience.margin).any(1)
+        going = ~self.given_up[self.row]
+        if not bool(going.all()):
+            self.row, self.unit, self.slots = self.row[going], self.unit[going], self.slots[going]
 
     def step(
         self, drive: Drive, time: int, sample: Tensor, errors: Errors, given: Tensor | None, remember: Fork | None
@@ -214,7 +254,7 @@ class _Walk:
             can, must = can & (given != 0), must | (can & (given == 1))
         active = self.active[:running]
         can, must = can & ~active, must & ~active
-        forks = can & ~must
+        forks = can & ~must & ~self.given_up[:running, None]
         new = self._forks(exact, level, forks)
         spikes = must.to(exact.z.dtype)
         silent = self._silent(spikes, exact.silent)
@@ -375,20 +415,32 @@ class _Walk:
         if given is not None:
             chosen = given[self.row, self.unit][:, None]
             can, must = can & (chosen != 0), must | (can & (chosen == 1))
-        parts, keys = [], []
-        for spike in (0.0, 1.0):
-            child = slots.clone()
-            child[:, :, n + 2], child[:, :, f + n + 2] = spike, -spike
-            silent = self._silent(torch.full_like(silent_low, spike), silent_low)
-            child[:, :, n + 3] = silent
-            child[:, :, f + n + 3] = -self._silent(torch.full_like(silent_low, spike), silent_high)
-            child[:, :, n + 4] += spike
-            child[:, :, f + n + 4] -= spike
-            parts.append(child)
-            trace = (slots[:, :, 0] - slots[:, :, f]) / (1.0 - self.cells.decays[0].value)
-            keys.append(FAR * (spike + silent) + trace + (reset_low + reset_high) / self.hardest_reset)
         stays = there & ~must
-        return merged(torch.cat(parts, 1), torch.cat([stays, can], 1), torch.cat(keys, 1), self.histories)
+        spikes = can.to(slots.dtype)
+        after = self._after(slots, spikes)
+        branching = (can & stays).any(1).nonzero().squeeze(1)
+        if len(branching):
+            # The others have one child a history: nothing to choose.
+            few, can, stays = slots[branching], can[branching], stays[branching]
+            parts = [self._after(few, torch.full_like(few[:, :, 0], spike)) for spike in (0.0, 1.0)]
+            children, there = torch.cat(parts, 1), torch.cat([stays, can], 1)
+            trace = (children[:, :, 0] - children[:, :, f]) / (1.0 - self.cells.decays[0].value)
+            reset = (children[:, :, n] - children[:, :, f + n]) / self.hardest_reset
+            last = children[:, :, n + 2] + children[:, :, n + 3]
+            after[branching] = merged(children, there, FAR * last + trace + reset, self.histories)
+        return after
+
+    def _after(self, slots: Tensor, spikes: Tensor) -> Tensor:
+        """Slots behind this step's spikes (A stood in the place of z until now)."""
+        n, f = self.traces, self.fields
+        child = slots.clone()
+        child[:, :, n + 2], child[:, :, f + n + 2] = spikes, -spikes
+        if self.cells.refractory > 1:
+            child[:, :, n + 3] = self._silent(spikes, slots[:, :, n + 3])
+            child[:, :, f + n + 3] = -self._silent(spikes, -slots[:, :, f + n + 3])
+        child[:, :, n + 4] += spikes
+        child[:, :, f + n + 4] -= spikes
+        return child
 
     def _silent(self, spikes: Tensor, left: Tensor) -> Tensor:
         """Silent steps left behind a step."""
