@@ -2,8 +2,10 @@
 
     python benchmarks/cost.py --out docs/figures
 
-Prints the table of docs/performance.md and writes ``cost.json`` and ``growth.png``. One thread, processor time;
-times are taken in turns, and the least of all rounds counts, since such machines are shared.
+Prints the table of docs/performance.md and writes ``cost.json`` and ``growth.png``. One thread, processor time; what
+is compared takes turns. Every ratio is printed twice, so that it says something on a shared machine too: the least time
+of all rounds over the least time of all rounds, and the median over the rounds of the ratio within a round, with the
+least and the largest of these.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -59,34 +63,46 @@ class Case:
             self.engine.margins(slice(start, stop), epsilon[:, start:stop], self.y)
 
 
-def least(rounds: int, *functions: Callable[[], None]) -> list[float]:
-    """Least seconds of each function over rounds in which they take turns."""
-    times = [float("inf")] * len(functions)
+def rounds_of(rounds: int, *functions: Callable[[], None]) -> list[list[float]]:
+    """Seconds of each function in every round, in which they take turns; one round before that warms them up."""
+    times: list[list[float]] = [[] for _ in functions]
     for function in functions:
         function()
     for _ in range(rounds):
-        for i, function in enumerate(functions):
+        for function, found in zip(functions, times, strict=True):
             started = time.process_time()
             function()
-            times[i] = min(times[i], time.process_time() - started)
+            found.append(time.process_time() - started)
     return times
 
 
-def ratios(rounds: int) -> dict[str, dict[str, float]]:
+def ratio(above: list[float], below: list[float]) -> dict[str, float]:
+    """``above`` in units of ``below``: of their least times, and the median and range of the rounds' own ratios."""
+    own = [a / b for a, b in zip(above, below, strict=True)]
+    return {"least": min(above) / min(below), "median": statistics.median(own), "from": min(own), "to": max(own)}
+
+
+def shown(found: dict[str, float]) -> str:
+    """One ratio for the eye."""
+    return f"{found['least']:6.2f} (median {found['median']:.2f}, {found['from']:.2f} to {found['to']:.2f})"
+
+
+def ratios(rounds: int) -> dict[str, dict[str, Any]]:
     """Cost of one ε and of a sweep of ten."""
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for name, (make, shape) in NETWORKS.items():
         case = Case(make(), shape)
-        forward, one, ten = least(
+        forward, one, ten = rounds_of(
             rounds, case.forward, lambda c=case: c.certify([EPSILON]), lambda c=case: c.certify(SWEEP)
         )
-        found[name] = {"forward_s": forward, "one": one / forward, "sweep": ten / one}
-        print(f"{name:35} forward {forward * 1e3:8.1f} ms", end="")
-        print(f"   one ε {one / forward:5.2f} passes   ten ε {ten / one:5.2f} times one")
+        found[name] = {"forward_s": min(forward), "one": ratio(one, forward), "sweep": ratio(ten, one)}
+        print(f"{name}: forward {min(forward) * 1e3:.1f} ms")
+        print(f"    one ε {shown(found[name]['one'])} passes")
+        print(f"    ten ε {shown(found[name]['sweep'])} times one")
     return found
 
 
-def against_lirpa() -> float | None:
+def against_lirpa(rounds: int) -> dict[str, float] | None:
     """auto_LiRPA's IBP on the MLP, in units of our time."""
     from thetabox.verify.lirpa import lirpa_bounds
 
@@ -94,14 +110,16 @@ def against_lirpa() -> float | None:
     x = torch.randn(512, 784)
     case = Case(tb.models.MLP([784, 256, 256, 10]), (512, 784))
     try:
-        ours, theirs = least(2, lambda: case.certify([EPSILON]), lambda: lirpa_bounds(model, x, EPSILON, method="IBP"))
+        ours, theirs = rounds_of(
+            rounds, lambda: case.certify([EPSILON]), lambda: lirpa_bounds(model, x, EPSILON, method="IBP")
+        )
     except tb.InputError as error:
         print(error)
         return None
-    print(
-        f"auto_LiRPA's IBP takes {theirs / ours:.0f} times as long ({theirs:.2f} s; ours in float64, theirs in float32)"
-    )
-    return theirs / ours
+    found = ratio(theirs, ours)
+    print(f"auto_LiRPA's IBP takes {shown(found)} times as long")
+    print(f"    ({min(theirs):.2f} s; ours in float64, theirs in float32)")
+    return found
 
 
 def growth(rounds: int) -> dict[str, list[tuple[float, float]]]:
@@ -109,18 +127,18 @@ def growth(rounds: int) -> dict[str, list[tuple[float, float]]]:
     found: dict[str, list[tuple[float, float]]] = {"samples": [], "number of ε": [], "units": [], "time steps": []}
     for samples in (32, 64, 128, 256, 512):
         case = Case(tb.models.LSNN(12, 128, 9), (samples, 30, 12))
-        found["samples"].append((samples, least(rounds, lambda c=case: c.certify([EPSILON]))[0]))
+        found["samples"].append((samples, min(rounds_of(rounds, lambda c=case: c.certify([EPSILON]))[0])))
     case = Case(tb.models.LSNN(12, 128, 9), (64, 30, 12))
     for count in (1, 2, 4, 8, 16):
         found["number of ε"].append(
-            (count, least(rounds, lambda n=count: case.certify([EPSILON * (1 + i / 100) for i in range(n)]))[0])
+            (count, min(rounds_of(rounds, lambda n=count: case.certify([EPSILON * (1 + i / 100) for i in range(n)]))[0]))
         )
     for units in (64, 128, 256, 512):
         case = Case(tb.models.LSNN(12, units, 9), (64, 30, 12))
-        found["units"].append((units, least(rounds, lambda c=case: c.certify([EPSILON]))[0]))
+        found["units"].append((units, min(rounds_of(rounds, lambda c=case: c.certify([EPSILON]))[0])))
     for steps in (15, 30, 60, 120):
         case = Case(tb.models.LSNN(12, 128, 9), (64, steps, 12))
-        found["time steps"].append((steps, least(rounds, lambda c=case: c.certify([EPSILON]))[0]))
+        found["time steps"].append((steps, min(rounds_of(rounds, lambda c=case: c.certify([EPSILON]))[0])))
     return found
 
 
@@ -182,7 +200,7 @@ def main() -> None:
     """Run everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/figures"))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", choices=["ratios", "lirpa", "growth", "memory"])
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -193,7 +211,7 @@ def main() -> None:
     if args.only in (None, "ratios"):
         found["ratios"] = ratios(args.rounds)
     if args.only in (None, "lirpa"):
-        found["auto_lirpa"] = against_lirpa()
+        found["auto_lirpa"] = against_lirpa(min(args.rounds, 3))
     if args.only in (None, "memory"):
         found["memory_mib"] = memory()
     if args.only in (None, "growth"):

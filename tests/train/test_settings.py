@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from thetabox.errors import InputError
+from thetabox.train import fit
 from thetabox.train.settings import Settings
 
 
@@ -53,3 +57,45 @@ def test_sgd_is_nesterov_with_weight_decay() -> None:
         speed = 0.9 * speed + g
         theta = theta - rate * (g + 0.9 * speed)
         np.testing.assert_allclose(parameter.detach().numpy(), theta, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("optimizer", "clip"), [("sgd", 0.0), ("adam", 0.7)])
+def test_inverse_weight_decay(optimizer: str, clip: float) -> None:
+    """θ ← (1 + ηλ)(θ − step) after every step of the loop, with η as the schedule has it; 2 · 2 steps by hand."""
+    rate, growth, epochs = 0.05, 0.4, 2
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(6, 3)), np.array([0, 1, 1, 0, 1, 0])
+    model = nn.Linear(3, 2).double()
+    theta = np.concatenate([model.weight.detach().numpy(), model.bias.detach().numpy()[:, None]], 1)
+    order = torch.Generator().manual_seed(0)
+    first = second = np.zeros_like(theta)
+    seen = []
+    for epoch in range(epochs):
+        eta = rate * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+        for rows in torch.randperm(6, generator=order).numpy().reshape(2, 3):
+            inputs = np.concatenate([x[rows], np.ones((3, 1))], 1)
+            z = inputs @ theta.T
+            p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+            g = (p - np.eye(2)[y[rows]]).T @ inputs / 3
+            if clip:
+                g = g * min(1.0, clip / (np.sqrt((g**2).sum()) + 1e-6))
+            n = len(seen) + 1
+            if optimizer == "sgd":
+                first = 0.9 * first + g
+                theta = theta - eta * (g + 0.9 * first)
+            else:
+                first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
+                theta = theta - eta * (first / (1 - 0.9**n)) / (np.sqrt(second / (1 - 0.999**n)) + 1e-8)
+            theta = (1 + eta * growth) * theta
+            seen.append(theta)
+    data = (torch.tensor(x), torch.tensor(y))
+    result = fit(model, data, data, epochs=epochs, batch_size=3, lr=rate, optimizer=optimizer, schedule="cosine",
+                 clip_norm=clip, inverse_weight_decay=growth, seed=0, device="cpu", progress=False)  # fmt: skip
+    expected = seen[2 * result.best_epoch - 1]
+    np.testing.assert_allclose(model.weight.detach().numpy(), expected[:, :3], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(model.bias.detach().numpy(), expected[:, 3], rtol=0, atol=1e-9)
+
+
+def test_inverse_weight_decay_must_not_be_negative() -> None:
+    with pytest.raises(InputError, match="inverse_weight_decay is -1"):
+        Settings(inverse_weight_decay=-1)

@@ -56,6 +56,7 @@ def fit(
     optimizer: str = "adam",
     schedule: str = "constant",
     weight_decay: float = 0.0,
+    inverse_weight_decay: float = 0.0,
     clip_norm: float = 0.0,
     rate_penalty: float = 0.0,
     target_rate: float = 10.0,
@@ -89,6 +90,11 @@ def fit(
         schedule: ``"constant"``, ``"cosine"`` (to zero), or ``"steps"`` (× 0.2 at 20 %, 40 % and 53 % of the epochs:
             60, 120, 160 of 300).
         weight_decay: L2 penalty of the optimiser.
+        inverse_weight_decay: λ ≥ 0; after every step the parameters are pushed outwards,
+            :math:`\theta \leftarrow (1 + \eta\lambda)\,\theta` with η the rate of the moment, which buys robustness
+            against noise of constant size and none against relative noise
+            (:func:`thetabox.measure.constant_noise`; Fig. S4 of arXiv 2106.05009). Apart from the gradient, as Adam
+            would divide it away. Neuron parameters are not trained and stay.
         clip_norm: largest gradient norm, 0 for none.
         rate_penalty: spiking networks: adds ``rate_penalty`` · mean over units of (rate/target − 1)².
         target_rate: the target of it, Hz (with dt in ms); a unit's rate is its mean spikes a step, over dt.
@@ -116,6 +122,7 @@ def fit(
         optimizer=optimizer,
         schedule=schedule,
         weight_decay=weight_decay,
+        inverse_weight_decay=inverse_weight_decay,
         clip_norm=clip_norm,
         rate_penalty=rate_penalty,
         target_rate=target_rate,
@@ -266,6 +273,7 @@ class _Training:
         if self.settings.clip_norm > 0:
             nn.utils.clip_grad_norm_(self.theta.values(), self.settings.clip_norm)
         self.optimizer.step()
+        self.settings.grow(self.theta.values(), self.optimizer)
 
 
 class _Keeper:

@@ -31,6 +31,7 @@ class Settings:
     optimizer: str = "adam"
     schedule: str = "constant"
     weight_decay: float = 0.0
+    inverse_weight_decay: float = 0.0
     clip_norm: float = 0.0
     rate_penalty: float = 0.0
     target_rate: float = 10.0
@@ -43,7 +44,7 @@ class Settings:
             raise InputError(f"epochs and batch_size must be at least 1, not {self.epochs} and {self.batch_size}")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise InputError(f"lr is {self.lr}; it must be positive and finite")
-        for name in ("weight_decay", "clip_norm", "rate_penalty", "input_noise", "time_shift"):
+        for name in ("weight_decay", "inverse_weight_decay", "clip_norm", "rate_penalty", "input_noise", "time_shift"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise InputError(f"{name} is {value}; it must be finite and at least 0")
@@ -71,6 +72,17 @@ class Settings:
                 list(parameters), self.lr, momentum=0.9, nesterov=True, weight_decay=self.weight_decay
             )
         return torch.optim.Adam(list(parameters), self.lr, weight_decay=self.weight_decay)
+
+    def grow(self, parameters: Iterable[Tensor], optimizer: torch.optim.Optimizer) -> None:
+        r"""Inverse weight decay, in place and apart from the gradient: with :math:`\eta` the rate of the moment,
+
+        .. math:: \theta \leftarrow (1 + \eta\lambda)\,\theta
+        """
+        if self.inverse_weight_decay > 0:
+            factor = 1.0 + optimizer.param_groups[0]["lr"] * self.inverse_weight_decay
+            with torch.no_grad():
+                for value in parameters:
+                    value.mul_(factor)
 
     def make_schedule(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
         """Factor on the rate, by epoch."""
