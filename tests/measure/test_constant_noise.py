@@ -8,7 +8,8 @@ from torch import nn
 
 from thetabox.errors import InputError
 from thetabox.measure import constant_noise, grown
-from thetabox.models import LSNN, ConvNet
+from thetabox.models import LSNN, MLP, ConvNet
+from thetabox.train import fit
 
 
 @pytest.mark.parametrize("name", ["cnn", "lsnn"])
@@ -31,6 +32,28 @@ def test_constant_noise_fades_and_relative_noise_does_not(name: str) -> None:
     assert found.constant_mean[0] < found.constant_mean[1] < found.constant_mean[2]
     assert found.constant_mean[2] > 0.99
     assert found.to_json()["factors"][2]["factor"] == 1024
+
+
+def test_inverse_weight_decay_escapes_constant_noise_alone() -> None:
+    """Fig. S4: noise of one size hurts the network less whose weights training has grown, relative noise no less."""
+    stream = torch.Generator().manual_seed(0)
+    y = torch.arange(120) % 3
+    x = torch.randn(120, 4, generator=stream) + 2.0 * torch.eye(4)[y]
+    networks = []
+    for growth in (0.0, 5.0):
+        torch.manual_seed(0)
+        network = MLP((4, 16, 3))
+        fit(network, (x, y), (x, y), epochs=15, lr=1e-2, inverse_weight_decay=growth, device="cpu", progress=False)
+        networks.append(network)
+    plain, grown_up = networks
+    level = {"level": 1.0, "factor": (1.0,), "samples": 60}
+    before, after = constant_noise(plain, x, y, **level), constant_noise(grown_up, x, y, like=plain, **level)
+    assert after.constant_mean > before.constant_mean + 0.1
+    assert after.relative_mean < before.relative_mean + 0.03
+    s = plain.dense1.weight.double().square().mean().sqrt()
+    assert after.constant[0].box.scale["dense1.weight"] == pytest.approx(float(s))
+    with pytest.raises(InputError, match="like has other parameters"):
+        constant_noise(plain, x, y, like=MLP((4, 8, 3)), **level)
 
 
 def test_larger_weights_compute_the_same() -> None:

@@ -262,11 +262,18 @@ def test_amp(epsilon: float, steps: int) -> None:
     p.check("amp", {"epsilon": epsilon, "rate": 0.7, "steps": steps}, p.descended(g), loss)
 
 
+def flat(name: str, w: np.ndarray, scaled: np.ndarray) -> np.ndarray:
+    """T of a bias that is left at 1."""
+    return np.ones_like(w) if name.endswith("bias") else scaled
+
+
 SCALES = {
-    "sam": ({"rho": 0.4}, lambda w: np.ones_like(w)),
-    "asam": ({"rho": 0.8, "eta": 0.02}, lambda w: np.abs(w) + 0.02),
-    "samson-2": ({"rho": 3.0, "p": 2.0}, lambda w: np.abs(w) / np.sqrt((w**2).sum())),
-    "samson-inf": ({"rho": 0.6}, lambda w: np.abs(w) / np.abs(w).max()),
+    "sam": ({"rho": 0.4}, lambda n, w: np.ones_like(w)),
+    "asam": ({"rho": 0.8, "eta": 0.02}, lambda n, w: flat(n, w, np.abs(w) + 0.02)),
+    "asam-biases": ({"rho": 0.8, "eta": 0.02, "unscaled": ""}, lambda n, w: np.abs(w) + 0.02),
+    "samson-2": ({"rho": 3.0, "p": 2.0}, lambda n, w: np.abs(w) / np.sqrt((w**2).sum())),
+    "samson-inf": ({"rho": 0.6}, lambda n, w: np.abs(w) / np.abs(w).max()),
+    "samson-flat": ({"rho": 0.6, "unscaled": "*.bias, b_*"}, lambda n, w: flat(n, w, np.abs(w) / np.abs(w).max())),
 }
 
 
@@ -275,7 +282,7 @@ def test_sharpness_aware(case: str) -> None:
     p = Problem()
     settings, scale = SCALES[case]
     loss, g = p.network.task(p.theta)
-    t = {n: scale(w) for n, w in p.theta.items()}
+    t = {n: scale(n, w) for n, w in p.theta.items()}
     norm = length({n: t[n] * g[n] for n in NAMES})
     uphill = {n: p.theta[n] + settings["rho"] * t[n] ** 2 * g[n] / norm for n in NAMES}
     p.check(case.split("-")[0], settings, p.descended(p.network.task(uphill)[1]), loss)

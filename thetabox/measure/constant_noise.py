@@ -29,7 +29,8 @@ class ConstantNoiseResult:
         factor: [F], the weights are so many times the original ones; the network computes the same.
         level: σ of the relative noise.
         relative: one result a factor, θ' ~ N(θ, (σ|θ|)²).
-        constant: one result a factor, θ' ~ N(θ, s²) with s = σ·(root mean square of the original tensor).
+        constant: one result a factor, θ' ~ N(θ, s²) with s = σ·(root mean square of the original tensor, or of the
+            other network's).
     """
 
     factor: Float[Tensor, " factor"]
@@ -64,6 +65,7 @@ def constant_noise(
     level: float = 0.3,
     factor: Sequence[float] = (1.0, 2.0, 4.0, 8.0),
     *,
+    like: nn.Module | None = None,
     samples: int = 100,
     seed: int = 0,
     device: str = "auto",
@@ -76,8 +78,8 @@ def constant_noise(
         \text{constant: } \mathcal{N}(\theta_c, s^2), \quad s = \sigma \sqrt{\overline{\theta^2}}
 
     s, one number a tensor, stays as c grows, so that both noises are of one size at c = 1. Constant noise falls with
-    1/c against the weights: a network escapes it by growing them (a decay of the weights with its sign turned round
-    does so in training). Relative noise grows with them, so that nothing is gained: robustness against it must be in
+    1/c against the weights: a network escapes it by growing them, as ``inverse_weight_decay`` of
+    :func:`thetabox.train.fit` does in training; to see that, give the network trained without it as ``like``. Relative noise grows with them, so that nothing is gained: robustness against it must be in
     the shape of the network.
 
     Args:
@@ -87,13 +89,14 @@ def constant_noise(
         y: labels [N].
         level: σ.
         factor: c, each positive.
+        like: network with the same parameters whose tensors set s; the model itself when omitted.
         samples: draws.
         seed: of the draws.
         device: "auto", "cpu" or "cuda".
         chunk: samples of the data in one forward pass.
 
     Raises:
-        InputError: anything wrong with the arguments, or a network that larger weights change.
+        InputError: anything wrong with the arguments, a network that larger weights change, or a ``like`` of other parameters.
 
     Source: Fig. S4 of Büchel, Faber, Muir (ICLR 2022).
     """
@@ -101,7 +104,9 @@ def constant_noise(
     if not len(factors) or not torch.isfinite(factors).all() or not (factors > 0).all():
         raise InputError("factor must hold finite numbers above 0, one at least")
     inputs, _ = checked(x, y)
-    sizes = {name: float(theta.square().mean().sqrt()) for name, (theta, _) in boxed(model, Box()).items()}
+    sizes = {name: float(theta.square().mean().sqrt()) for name, (theta, _) in boxed(like or model, Box()).items()}
+    if like is not None and _shapes(like) != _shapes(model):
+        raise InputError("like has other parameters than the model")
     fixed = Box(kind="absolute", scale=sizes)
     relative: list[MismatchResult] = []
     constant: list[MismatchResult] = []
@@ -134,6 +139,10 @@ def grown(model: nn.Module, factor: float) -> nn.Module:
                 if layer.bias is not None:
                     layer.bias.mul_(factor**depth)
     return larger
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in model.named_parameters()}
 
 
 def _check_same(model: nn.Module, larger: nn.Module, x: Tensor) -> None:
