@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -17,10 +18,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from thetabox.compare import Comparison, Config, Variant, cells, compare
+import thetabox
+from thetabox import data
+from thetabox.compare import Comparison, Config, Variant, cells, compare, read_config
 from thetabox.compare.cells import run_cell
 from thetabox.compare.run import Row
-from thetabox.compare.summary import draws, mismatch_table, p_table, write_report
+from thetabox.compare.summary import draws, mismatch_table, p_table, pcm_table, write_report
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def config(own_data: Path) -> Config:
     return Config(
         str(own_data), methods=("standard", "weight-attack"), seeds=2, fit={"epochs": 2}, set={"steps": 2},
         samples=20, proof_samples=10, level=(0.0, 0.3), draws=4, epsilon=(0.0, 1e-3), attack=(0.05,), attack_steps=4,
-        directions=2,
+        directions=2, shared_runs=2, shared_steps=3, pcm_draws=2, pcm_times=(25.0, 3600.0),
     )  # fmt: skip
 
 
@@ -75,8 +78,18 @@ def test_all_stages_and_the_report(config: Config, tmp_path: Path) -> None:
             places = [attacked["epsilon"].index(e) for e in proven["epsilon"]]
             for place, verified in zip(places, proven["verified"], strict=True):
                 assert all(a >= v for a, v in zip(attacked["correct"][place], verified, strict=True))
+        for shared, each in zip(row.found["shared"], row.found["attack"], strict=True):
+            assert shared["epsilon"] == each["epsilon"] == [0.0, 1e-3, 0.05]
+            assert shared["samples"] == 20
+            assert shared["accuracy"] == sorted(shared["accuracy"], reverse=True)
+        for aged, seed in zip(row.found["pcm"], (0, 1), strict=True):
+            model = thetabox.load(tmp_path / "cells" / f"{row.variant.folder}-seed{seed}" / "model.safetensors")
+            test = data.load(config.task, "test").subset(20)
+            again = thetabox.measure.pcm(model, test.x, test.y, (25.0, 3600.0), 2, seed=seed, device="cpu")
+            assert aged["accuracy"] == again.accuracy.tolist()
     page = write_report(tmp_path, found).read_text()
-    for title in ("Random mismatch", "Worst case", "Proven", "Loss landscape", "Cost of training", "Configuration"):
+    for title in ("Random mismatch", "Worst case", "Proven", "Loss landscape", "Cost of training", "Configuration",
+                  "One worst case for all samples", "Phase-change memory", "after 25 s"):  # fmt: skip
         assert title in page
     assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]+"', "", page)
     assert not (tmp_path / "missing.txt").exists()
@@ -96,10 +109,34 @@ def test_only_what_changed_is_done_again(config: Config, tmp_path: Path) -> None
     model = next(tmp_path.glob("cells/standard-seed0/model.safetensors"))
     model.write_bytes((tmp_path / "cells/standard-seed1/model.safetensors").read_bytes())
     some = {cell.folder.name: cell.missing() for cell in cells(replace(config, draws=5), tmp_path)}
-    assert some["standard-seed0"] == ["mismatch", "attack", "certify", "landscape"]
+    assert some["standard-seed0"] == ["mismatch", "attack", "shared", "certify", "landscape", "pcm"]
     assert some["standard-seed1"] == []
     (tmp_path / "cells/standard-seed1/attack.json").write_text("{")
     assert cells(replace(config, draws=5), tmp_path)[1].missing() == ["attack"]
+
+
+def test_stages_that_nobody_asked_for_are_left_out(config: Config, tmp_path: Path) -> None:
+    config = replace(config, methods=("standard",), seeds=1, directions=0, shared_runs=0, pcm_draws=0)
+    found = run(config, tmp_path)
+    assert set(found.rows[0].found) == {"train", "mismatch", "attack", "certify"}
+    page = write_report(tmp_path, found).read_text()
+    assert not any(title in page for title in ("One worst case", "after 25 s", "along random directions"))
+    # The new stages alone are done afterwards.
+    some = cells(replace(config, shared_runs=1, pcm_draws=1), tmp_path)
+    assert [cell.missing() for cell in some] == [["shared", "pcm"]]
+
+
+def test_both_norms_of_samson_are_rows(config: Config, tmp_path: Path) -> None:
+    config = replace(config, methods=("samson",), set={}, seeds=1, directions=0, shared_runs=0, pcm_draws=0,
+                     sweep={"p": (2, math.inf)})  # fmt: skip
+    found = run(config, tmp_path)
+    assert [row.variant.label for row in found.rows] == ["samson p=2", "samson p=inf"]
+    one, other = (row.found["train"][0]["history"] for row in found.rows)
+    assert one != other
+    write_report(tmp_path, found)
+    assert read_config(tmp_path / "config.toml") == config
+    stored = json.loads((tmp_path / "results.json").read_text())
+    assert [row["label"] for row in stored["rows"]] == ["samson p=2", "samson p=inf"]
 
 
 def command(config: Config, out: Path) -> list[str]:
@@ -163,4 +200,7 @@ def test_tables_by_hand() -> None:
     assert table.rows[0] == ["low", "90.00", "90.00 ± 0.00 (90.00)", "20.00 ± 14.14 (10.00)"]
     # Two against two, all of one above the other: 2 of the 6 orders are as extreme.
     assert p_table(rows, (0.0, 0.3)).rows == [["low", "–", "0.33"], ["high", "–", "best"]]
+    rows[0].found["pcm"] = [{"accuracy": [[0.5]]}, {"accuracy": [[0.7]]}]
+    aged = pcm_table(rows[:1], (3600.0,))
+    assert (aged.columns, aged.rows) == (["method", "after 1 h"], [["low", "60.00 ± 14.14 (50.00)"]])
     assert "| low | – | 0.33 |" in p_table(rows, (0.0, 0.3)).markdown()

@@ -18,7 +18,7 @@ from torch import nn
 from thetabox import data
 from thetabox.compare.config import Config, Variant
 from thetabox.errors import InputError
-from thetabox.measure import attack, landscape, mismatch
+from thetabox.measure import attack, landscape, mismatch, pcm, shared_attack
 from thetabox.models import load, sha256
 from thetabox.processes import Tell
 from thetabox.report.folder import write_file
@@ -29,7 +29,7 @@ from thetabox.train.settings import Settings
 from thetabox.verify import certify
 from thetabox.version import __version__
 
-STAGES = ("train", "mismatch", "attack", "certify", "landscape")
+STAGES = ("train", "mismatch", "attack", "shared", "certify", "landscape", "pcm")
 SCHEMA = "thetabox.compare/1"
 
 
@@ -64,7 +64,9 @@ class Cell:
     @property
     def stages(self) -> tuple[str, ...]:
         """Those that the configuration asks for."""
-        return STAGES if self.config.directions else STAGES[:-1]
+        c = self.config
+        wanted = {"shared": c.shared_runs, "landscape": c.directions, "pcm": c.pcm_draws}
+        return tuple(stage for stage in STAGES if wanted.get(stage, 1))
 
     @cached_property
     def training(self) -> dict[str, Any]:
@@ -99,8 +101,10 @@ class Cell:
             "train": [self.variant.method, self.training, self.seed, c.task, c.train_samples],
             "mismatch": [c.level, c.draws, c.samples],
             "attack": [self.curve, c.attack_steps, c.attack_restarts, c.proof_samples],
+            "shared": [self.curve, c.shared_steps, c.shared_runs, c.samples],
             "certify": [c.epsilon, c.proof_samples, c.domain, dict(c.options)],
             "landscape": [c.landscape, c.directions, c.samples],
+            "pcm": [c.pcm_times, c.pcm_draws, c.samples],
         }
         made_from = None if stage == "train" else sha256(self.model)
         text = json.dumps([SCHEMA, __version__, torch.__version__, stage, settings[stage], made_from], sort_keys=True)
@@ -108,7 +112,7 @@ class Cell:
 
     @property
     def curve(self) -> list[float]:
-        """ε of the attack: its own and those of the certificates."""
+        """ε of the attacks: their own and those of the certificates."""
         return sorted({*self.config.attack, *self.config.epsilon})
 
     def write(self, stage: str, result: Any, seconds: float) -> None:
@@ -201,6 +205,30 @@ def _attack(cell: Cell, progress: Callable[[int, int], None]) -> dict[str, Any]:
     return {"epsilon": cell.curve, "accuracy": found.accuracy.tolist(), "correct": _rows(found.correct)}
 
 
+def _shared(cell: Cell, progress: Callable[[int, int], None]) -> dict[str, Any]:
+    c, test = cell.config, _test(cell, cell.config.samples)
+    found = shared_attack(
+        _network(cell),
+        test.x,
+        test.y,
+        cell.curve,
+        steps=c.shared_steps,
+        restarts=c.shared_runs,
+        seed=cell.seed,
+        device=cell.device,
+        progress=progress,
+    )
+    return {"epsilon": cell.curve, "accuracy": found.accuracy.tolist(), "samples": len(test)}
+
+
+def _pcm(cell: Cell, progress: Callable[[int, int], None]) -> dict[str, Any]:
+    c, test = cell.config, _test(cell, cell.config.samples)
+    found = pcm(
+        _network(cell), test.x, test.y, c.pcm_times, c.pcm_draws, seed=cell.seed, device=cell.device, progress=progress
+    )
+    return {"times": list(c.pcm_times), "accuracy": found.accuracy.tolist(), "samples": len(test)}
+
+
 def _certify(cell: Cell, progress: Callable[[int, int], None]) -> dict[str, Any]:
     c, test = cell.config, _test(cell, cell.config.proof_samples)
     found = certify(
@@ -246,6 +274,8 @@ RUN: dict[str, Callable[[Cell, Callable[[int, int], None]], dict[str, Any]]] = {
     "train": _train,
     "mismatch": _mismatch,
     "attack": _attack,
+    "shared": _shared,
     "certify": _certify,
     "landscape": _landscape,
+    "pcm": _pcm,
 }

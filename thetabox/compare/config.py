@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from thetabox.errors import InputError
+from thetabox.measure.pcm import TIMES
 from thetabox.train.methods import METHODS, hyper_parameters, method
 from thetabox.train.settings import Settings
 from thetabox.verify import domains
@@ -63,6 +64,8 @@ class Config:
         epsilon: of certificates.
         attack: ε of the worst-case attack, in addition to those of the certificates.
         attack_steps, attack_restarts: of the worst-case attack.
+        shared_runs, shared_steps: of the attack on all samples by one perturbation; 0 runs for none.
+        pcm_draws, pcm_times: chips of phase-change memory, and seconds since they were programmed; 0 draws for none.
         landscape, directions: size ζ and number of directions of the loss landscape; 0 directions for none.
         domain, options: of the certificates.
     """
@@ -83,6 +86,10 @@ class Config:
     attack: tuple[float, ...] = ATTACK
     attack_steps: int = 20
     attack_restarts: int = 1
+    shared_runs: int = 0
+    shared_steps: int = 20
+    pcm_draws: int = 0
+    pcm_times: tuple[float, ...] = TIMES
     landscape: float = 0.2
     directions: int = 5
     domain: str = "auto"
@@ -93,7 +100,7 @@ class Config:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise InputError(f"{name} is {value!r}; it must be a whole number of at least {least}")
-        for name in ("level", "epsilon", "attack"):
+        for name in ("level", "epsilon", "attack", "pcm_times"):
             values = getattr(self, name)
             plain = all(isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v < math.inf for v in values)
             if not values or not plain:
@@ -145,7 +152,8 @@ class Config:
 
 COUNTS = {
     "seeds": 1, "train_samples": 0, "samples": 0, "proof_samples": 1, "draws": 1, "attack_steps": 1,
-    "attack_restarts": 1, "directions": 0,
+    "attack_restarts": 1, "shared_runs": 0,
+    "shared_steps": 1, "pcm_draws": 0, "directions": 0,
 }  # fmt: skip
 # Arguments of ``fit`` that a configuration may set.
 FIT = {f.name for f in dataclasses.fields(Settings)} - {"seed"}

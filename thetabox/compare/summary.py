@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from thetabox.report.figures import to_png, to_svg
 from thetabox.report.folder import write_files
 from thetabox.report.html import render
 from thetabox.report.methods_figures import landscapes_figure, lines_figure, violin_figure
-from thetabox.report.results import number, percent
+from thetabox.report.results import duration, number, percent
 from thetabox.report.write import json_text
 
 
@@ -48,10 +49,14 @@ def write_report(out: Path, comparison: Comparison) -> Path:
               [mismatch_table(rows, config.level), p_table(rows, config.level)]),
         _part("Worst case found inside the box", ATTACK_NOTE, lines_figure(_lines(rows, "attack")),
               [curve_table(rows, "attack")]),
+        *([_part("One worst case for all samples", shared_note(comparison), lines_figure(_lines(rows, "shared")),
+                 [curve_table(rows, "shared")])] if config.shared_runs else []),
         _part("Proven", PROOF_NOTE, lines_figure(_lines(rows, "certify")), [curve_table(rows, "certify")]),
     ]  # fmt: skip
-    if all("landscape" in row.found for row in rows):
+    if config.directions:
         parts.append(_part("Loss landscape", LANDSCAPE_NOTE, landscapes_figure(_landscapes(rows)), [flatness(rows)]))
+    if config.pcm_draws:
+        parts.append(_part("Phase-change memory", pcm_note(comparison), None, [pcm_table(rows, config.pcm_times)]))
     parts.append(_part("Cost of training", COST_NOTE, None, [cost_table(comparison)]))
     files: dict[str, bytes | str] = {
         "results.json": json_text(results(comparison)),
@@ -100,21 +105,45 @@ def mismatch_note(comparison: Comparison) -> str:
     )
 
 
+def shared_note(comparison: Comparison) -> str:
+    """What the table of shared perturbations says."""
+    samples = comparison.rows[0].found["shared"][0]["samples"]
+    return (
+        f"One perturbation of the weights for all {samples} test samples, as one chip would have it: projected gradient "
+        "with momentum on the mean cross entropy. An upper bound of the accuracy of the worst chip. Mean over the seeds."
+    )
+
+
+def pcm_note(comparison: Comparison) -> str:
+    """What the table of phase-change memory counts."""
+    config, found = comparison.config, comparison.rows[0].found["pcm"][0]
+    return (
+        f"Accuracy in percent on {found['samples']} test samples with the weight matrices on pairs of phase-change "
+        "memory devices, 8-bit converters and drift compensation: mean ± standard deviation, and the worst, of "
+        f"{config.pcm_draws} chips for each of {config.seeds} networks."
+    )
+
+
 def results(comparison: Comparison) -> dict[str, Any]:
     """Everything that was found, without the time that it took."""
     return {
         "schema": "thetabox.comparison/1",
         "task": comparison.config.task,
         "rows": [
-            {"label": row.variant.label, "method": row.variant.method, "set": dict(row.variant.set), **row.found}
+            {"label": row.variant.label, "method": row.variant.method, "set": _plain(row.variant.set), **row.found}
             for row in comparison.rows
         ],
     }
 
 
-def draws(row: Row) -> np.ndarray:
-    """Accuracy of every draw of every seed, [levels, seeds · draws]."""
-    return np.concatenate([np.asarray(found["accuracy"]) for found in row.found["mismatch"]], axis=1)
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyper-parameters as JSON can hold them: an infinite one as a word."""
+    return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in settings.items()}
+
+
+def draws(row: Row, stage: str = "mismatch") -> np.ndarray:
+    """Accuracy of every draw of every seed, [levels or times, seeds · draws]."""
+    return np.concatenate([np.asarray(found["accuracy"]) for found in row.found[stage]], axis=1)
 
 
 def mismatch_figure(rows: Sequence[Row], level: Sequence[float]) -> Any:
@@ -124,16 +153,17 @@ def mismatch_figure(rows: Sequence[Row], level: Sequence[float]) -> Any:
 
 def mismatch_table(rows: Sequence[Row], level: Sequence[float]) -> Table:
     """As Table 1 of the paper: mean ± std (min) in percent."""
-    means = np.asarray([draws(row).mean(1) for row in rows])
-    lines = []
-    for row, own in zip(rows, means, strict=True):
-        found = draws(row)
-        cells = [row.variant.label, *_spread([f["clean_accuracy"] for f in row.found["mismatch"]])]
-        for i in range(len(level)):
-            text = f"{100 * own[i]:.2f} ± {100 * found[i].std(ddof=1 if found.shape[1] > 1 else 0):.2f}"
-            cells.append(text + f" ({100 * found[i].min():.2f})")
-        lines.append(cells)
+    lines = [
+        [row.variant.label, *_spread([f["clean_accuracy"] for f in row.found["mismatch"]]), *_drawn(draws(row))]
+        for row in rows
+    ]
     return Table("", ["method", "clean", *(f"mismatch {number(v)}" for v in level)], lines)
+
+
+def pcm_table(rows: Sequence[Row], times: Sequence[float]) -> Table:
+    """Accuracy over the age of the chips."""
+    lines = [[row.variant.label, *_drawn(draws(row, "pcm"))] for row in rows]
+    return Table("", ["method", *(f"after {duration(t)}" for t in times)], lines)
 
 
 def p_table(rows: Sequence[Row], level: Sequence[float]) -> Table:
@@ -226,6 +256,15 @@ def _landscapes(rows: Sequence[Row]) -> dict[str, tuple[np.ndarray, np.ndarray]]
         )
         for row in rows
     }
+
+
+def _drawn(found: np.ndarray) -> list[str]:
+    """mean ± std (min) in percent of each row of draws."""
+    deviation = found.std(1, ddof=1 if found.shape[1] > 1 else 0)
+    return [
+        f"{100 * own.mean():.2f} ± {100 * std:.2f} ({100 * own.min():.2f})"
+        for own, std in zip(found, deviation, strict=True)
+    ]
 
 
 def _spread(values: Sequence[float], scale: float = 100.0) -> list[str]:
