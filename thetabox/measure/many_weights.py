@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from thetabox.measure.inputs import numbers_for, working_copy
+from thetabox.measure.many_lsnn import many_logits
+from thetabox.models.lsnn import LSNN
 from thetabox.models.recurrent import is_recurrent
 
 Weights = dict[str, Tensor]
@@ -21,11 +23,11 @@ Run = Callable[[int, int], tuple[float, list[Tensor]]]
 """(first draw, draws) → (seconds a draw, logits)."""
 
 # Draws of one batched call that are tried in turn, while each is faster than the one before.
-BATCHES = (16, 64)
+BATCHES = (4, 8, 32)
 # A call that takes longer keeps a core busy with few large operators: batching gains nothing and takes memory. Seconds,
 # of a network as a whole and of a recurrent one, whose operators work on one time step. On one core batching gave: LSNN
-# 12-32-9, 64 samples, T = 30, 3 ms a call, 2.5 to 3.3; 12-64-9, 100 samples, T = 60, 10 ms, 1.0 to 1.3; small CNN, 360
-# samples, 6 ms, 1.0 to 1.3; the paper's CNN, 64 samples, 50 ms, 0.95.
+# 12-32-9, 64 samples, T = 30, 4 ms a call, 2.8 to 3.8; 12-64-9, 100 samples, T = 60, 9 ms, 1.4 to 1.6; 12-128-9, 16 ms,
+# 1.0 to 1.4; small CNN, 360 samples, 6 ms, 1.0 to 1.3; the paper's CNN, 64 samples, 50 ms, 0.95.
 LONGEST_CALL = 0.005
 LONGEST_RECURRENT_CALL = 0.03
 # Draws by which the two ways are compared: the same ones in both, so that a difference would be seen.
@@ -49,7 +51,8 @@ def loss_sum(logits: Float[Tensor, "*draw sample classes"], y: Tensor) -> Float[
 class ManyWeights:
     """A network whose weights are replaced draw by draw, and the data it is measured on.
 
-    Several draws go into one call (``torch.func.vmap`` over stacked weights) where a short trial on the first draws
+    Several draws go into one call (``torch.func.vmap`` over stacked weights, or
+    :func:`thetabox.measure.many_lsnn.many_logits`) where a short trial on the first draws
     finds that faster; large networks and ones that vmap refuses take one draw after the other. Both ways see the same
     weights and the same chunks of data, and the trial takes its first draws in both ways: where they differ in any
     logit, the draws are taken one by one.
@@ -122,13 +125,13 @@ class ManyWeights:
 
         def run(start: int, size: int) -> tuple[float, list[Tensor]]:
             """Draws start … start + size − 1, by one call; answers seconds a draw, and the logits."""
-            began = time.perf_counter()
+            began = self._clock()
             drawn = [weights(draw) for draw in range(start, start + size)]
             logits = self._one(drawn[0]) if size == 1 else self._batched(drawn)
             see(slice(start, start + size), logits)
             if progress is not None:
                 progress(start + size)
-            return (time.perf_counter() - began) / size, logits
+            return (self._clock() - began) / size, logits
 
         with self._kept():
             if self.batch is None:
@@ -139,6 +142,11 @@ class ManyWeights:
                 size = min(self.batch, count - done)
                 run(done, size)
                 done += size
+
+    def _clock(self) -> float:
+        """Seconds; of the processor where one thread does the work, so that a busy machine does not sway the trial."""
+        alone = self.device.type == "cpu" and torch.get_num_threads() == 1
+        return time.process_time() if alone else time.perf_counter()
 
     def _trial(self, weights: Callable[[int], Weights], count: int, run: Run) -> tuple[int, int]:
         """(draws done, draws in one call from here on), by time on the first draws; their scores are kept."""
@@ -187,6 +195,11 @@ class ManyWeights:
             f"network.{name}": torch.stack([one[name] for one in drawn]).to(self.device, self.dtype)
             for name in drawn[0]
         }
+        network = self.network.network
+        # A subclass may compute something else.
+        if type(network) is LSNN:
+            own = {name.removeprefix("network."): value for name, value in stacked.items()}
+            return [many_logits(network, own, x) for x, _ in self.parts]
         return [vmap(lambda w, x=x: functional_call(self.network, w, (x,)))(stacked) for x, _ in self.parts]
 
     @contextmanager
