@@ -131,7 +131,10 @@ def growth(rounds: int) -> dict[str, list[tuple[float, float]]]:
     case = Case(tb.models.LSNN(12, 128, 9), (64, 30, 12))
     for count in (1, 2, 4, 8, 16):
         found["number of ε"].append(
-            (count, min(rounds_of(rounds, lambda n=count: case.certify([EPSILON * (1 + i / 100) for i in range(n)]))[0]))
+            (
+                count,
+                min(rounds_of(rounds, lambda n=count: case.certify([EPSILON * (1 + i / 100) for i in range(n)]))[0]),
+            )
         )
     for units in (64, 128, 256, 512):
         case = Case(tb.models.LSNN(12, units, 9), (64, 30, 12))

@@ -4,7 +4,11 @@ from thetabox import data, measure, models, train
 from thetabox.box import Box
 from thetabox.errors import InputError, UnsupportedOperator
 from thetabox.measure.attack import attack
+from thetabox.measure.landscape import landscape
 from thetabox.measure.mismatch import mismatch
+from thetabox.measure.pcm import pcm
+from thetabox.measure.random_attack import random_attack
+from thetabox.measure.shared_attack import shared_attack
 from thetabox.models.checkpoint import load, save
 from thetabox.verify import Certificate, Interval, certified_radius, certify, logit_bounds
 from thetabox.version import __version__
@@ -20,11 +24,15 @@ __all__ = [
     "certified_radius",
     "certify",
     "data",
+    "landscape",
     "load",
     "logit_bounds",
     "measure",
     "mismatch",
     "models",
+    "pcm",
+    "random_attack",
     "save",
+    "shared_attack",
     "train",
 ]

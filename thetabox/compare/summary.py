@@ -109,8 +109,9 @@ def shared_note(comparison: Comparison) -> str:
     """What the table of shared perturbations says."""
     samples = comparison.rows[0].found["shared"][0]["samples"]
     return (
-        f"One perturbation of the weights for all {samples} test samples, as one chip would have it: projected gradient "
-        "with momentum on the mean cross entropy. An upper bound of the accuracy of the worst chip. Mean over the seeds."
+        f"One perturbation of the weights for all {samples} test samples, as one chip would have it: projected "
+        "gradient with momentum on the mean cross entropy. An upper bound of the accuracy of the worst chip. Mean over "
+        "the seeds."
     )
 
 
@@ -259,7 +260,7 @@ def _landscapes(rows: Sequence[Row]) -> dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def _drawn(found: np.ndarray) -> list[str]:
-    """mean ± std (min) in percent of each row of draws."""
+    """Mean ± std (min) in percent, for each row of draws."""
     deviation = found.std(1, ddof=1 if found.shape[1] > 1 else 0)
     return [
         f"{100 * own.mean():.2f} ± {100 * std:.2f} ({100 * own.min():.2f})"

@@ -79,8 +79,9 @@ def constant_noise(
 
     s, one number a tensor, stays as c grows, so that both noises are of one size at c = 1. Constant noise falls with
     1/c against the weights: a network escapes it by growing them, as ``inverse_weight_decay`` of
-    :func:`thetabox.train.fit` does in training; to see that, give the network trained without it as ``like``. Relative noise grows with them, so that nothing is gained: robustness against it must be in
-    the shape of the network.
+    :func:`thetabox.train.fit` does in training; to see that, give the network trained without it as ``like``.
+    Relative noise grows with them, so that nothing is gained: robustness against it must be in the shape of the
+    network.
 
     Args:
         model: an :class:`~thetabox.models.LSNN`, or layers in a row with ReLU and max-pool between, whose outputs
@@ -96,7 +97,8 @@ def constant_noise(
         chunk: samples of the data in one forward pass.
 
     Raises:
-        InputError: anything wrong with the arguments, a network that larger weights change, or a ``like`` of other parameters.
+        InputError: anything wrong with the arguments, a network that larger weights change, or a ``like`` of other
+            parameters.
 
     Source: Fig. S4 of Büchel, Faber, Muir (ICLR 2022).
     """

@@ -35,7 +35,7 @@ def many_logits(
         return weights[name][:, None] if name in weights else known[name]
 
     def matrix(name: str) -> Tensor:
-        """[draw, rows, columns]"""
+        """Weights of every draw, [draw, rows, columns]."""
         return weights[name] if name in weights else known[name].expand(draws, *known[name].shape)
 
     alpha, rho = torch.exp(-model.dt / neuron("tau")), torch.exp(-model.dt / neuron("tau_adapt"))

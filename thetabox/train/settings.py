@@ -74,9 +74,11 @@ class Settings:
         return torch.optim.Adam(list(parameters), self.lr, weight_decay=self.weight_decay)
 
     def grow(self, parameters: Iterable[Tensor], optimizer: torch.optim.Optimizer) -> None:
-        r"""Inverse weight decay, in place and apart from the gradient: with :math:`\eta` the rate of the moment,
+        r"""Inverse weight decay, in place and apart from the gradient.
 
         .. math:: \theta \leftarrow (1 + \eta\lambda)\,\theta
+
+        with η the rate of the moment.
         """
         if self.inverse_weight_decay > 0:
             factor = 1.0 + optimizer.param_groups[0]["lr"] * self.inverse_weight_decay
