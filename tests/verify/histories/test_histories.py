@@ -230,6 +230,10 @@ def test_uncertainty_grows_through_time() -> None:
     assert not share[0].any()
     assert (share[1].diff() >= 0).all()
     assert share[1, -1] > 0
+    profile = domain(model, x).profile(slice(0, 6), sweep_of([0.0, 1e-2], 6), torch.zeros(6, dtype=torch.long))
+    assert profile is not None
+    assert torch.equal(profile.share, share)
+    assert profile.names[-1] == "39"
 
 
 class Own(nn.Module):

@@ -13,6 +13,7 @@ from torch import Tensor
 from thetabox.errors import InputError
 from thetabox.models.precision import default_dtype
 from thetabox.models.recurrent import run_steps
+from thetabox.verify.certificate import Profile
 from thetabox.verify.context import Context, Sweep
 from thetabox.verify.domain import Domain
 from thetabox.verify.histories.cells import INSTEAD, Cells, description, errors
@@ -156,6 +157,11 @@ class Histories(Domain):
                 lower.append(ends.lower.double().cpu())
                 upper.append(ends.upper.double().cpu())
         return Interval(torch.cat(lower), torch.cat(upper))
+
+    def profile(self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]) -> Profile | None:
+        share = self.uncertain(which, epsilon)
+        caption = "Share of neurons with more than one history at a time step, over up to 64 of the samples."
+        return Profile("steps", [str(t) for t in range(share.shape[1])], share, "neurons", caption)
 
     def uncertain(self, which: Which, epsilon: Float[Tensor, "sweeps samples"]) -> Float[Tensor, "sweeps time"]:
         """Share of neurons with more than one history at each time step, over the samples."""
