@@ -1,0 +1,41 @@
+"""The constant of each row of a backward walk, with the rounding of its own sum."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from thetabox.verify.rounding import gamma
+
+# Unit roundoff of every backward walk: its numbers are float64, whatever the precision of the intervals.
+ROUNDOFF = 2.0**-53
+
+
+def slip(terms: int) -> float:
+    """Relative error of a sum of ``terms`` products, of a few operations on it, and of its own correction."""
+    return 4.0 * gamma(terms + 32, ROUNDOFF)
+
+
+class Constant:
+    """Sum of what the walk has put aside, ``[items, rows]``; what it may have lost by adding is taken off at the end."""
+
+    def __init__(self, items: int, rows: int, device: torch.device) -> None:
+        self.value = torch.zeros(items, rows, dtype=torch.float64, device=device)
+        self.size = torch.zeros_like(self.value)
+        self.terms = 0
+
+    def add(self, term: Float[Tensor, "items rows"]) -> None:
+        """Add a term whose own error is accounted for elsewhere."""
+        self.value += term
+        self.size += term.abs()
+        self.terms += 1
+
+    def lose(self, penalty: Float[Tensor, "items rows"], terms: int) -> None:
+        """Take off a sum of ``terms`` numbers of at least 0, rounded up."""
+        self.add(penalty * -(1.0 + slip(terms)))
+
+    def lower(self) -> Float[Tensor, "items rows"]:
+        """A lower bound of the true sum; minus infinity where it is not a number or overflowed."""
+        bound = self.value - self.size * slip(self.terms)
+        return torch.where(bound.isfinite(), bound, -torch.inf)

@@ -1,0 +1,155 @@
+r"""The domain ``linear``: backward linear bounds with the weights kept shared.
+
+Rows of margins are walked back through the graph as linear bounds (as CROWN does for inputs: Zhang et al., NeurIPS
+2018; for weights: Xu et al., NeurIPS 2020), with a parameter that is read at many positions kept one number. The
+weights' noise meets known values at the first layer, where it costs no more than the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from thetabox.errors import InputError, OneEpsilonAtATime
+from thetabox.verify.domain import Domain
+from thetabox.verify.engine import Engine, Which
+from thetabox.verify.graph import evaluation_mode
+from thetabox.verify.interval import Interval
+from thetabox.verify.linear import rules  # noqa: F401  # fills the table
+from thetabox.verify.linear.items import Items
+from thetabox.verify.linear.region import Frame
+from thetabox.verify.linear.tighten import Tighten
+from thetabox.verify.linear.walk import Walk
+from thetabox.verify.network import RecurrentNetwork, Tensors
+from thetabox.verify.request import input_interval
+from thetabox.verify.rounding import Rounding, sound_kernels
+
+GRADES = ("a", "b")
+# Numbers in the largest coefficient tensor of a walk of margins.
+NUMBERS = 1 << 21
+MOST_ITEMS = 256
+
+# Items → what a walk answers for them.
+Answer = Callable[[Items, Tensor], Tensor]
+
+
+class Linear(Domain):
+    """Backward linear bounds for networks without time.
+
+    Options: ``grade``: ``"a"`` takes the pre-activations' bounds from intervals, ``"b"`` (default) from backward rows
+    as well, for the samples that ``"a"`` does not prove. All walks are in float64, whatever the ``precision``.
+
+    Raises:
+        InputError: an unknown grade, or a recurrent network.
+    """
+
+    name = "linear"
+    defaults: ClassVar[Mapping[str, Any]] = {"grade": "b"}
+    cascade: ClassVar[tuple[Mapping[str, Any], ...]] = ({"grade": "a"}, {"grade": "b"})
+
+    def __init__(self, engine: Engine, options: Mapping[str, Any] | None = None) -> None:
+        super().__init__(engine, options)
+        if self.options["grade"] not in GRADES:
+            raise InputError(f"unknown grade {self.options['grade']!r} of linear; choose one of {', '.join(GRADES)}")
+        if isinstance(engine.network, RecurrentNetwork):
+            raise InputError("linear bounds are for networks without time; use 'histories' or 'interval' for this one")
+        self.graph = engine.network.main
+        outputs = self.graph.outputs
+        layout = self.graph.layouts.get(outputs[0]) if len(outputs) == 1 else None
+        if layout is None or len(layout.shape) != 2 or (layout.batch, layout.merged) != (0, 1):
+            raise InputError("the network must answer logits of shape [samples, classes]")
+        self.output, self.classes = outputs[0], int(layout.shape[1] or 1)
+        self.rounding = Rounding(torch.float64, engine.settings.rounding.arithmetic)
+        with torch.no_grad():
+            tensors = Tensors(engine.model, engine.settings.box, self.rounding, engine.settings.device)
+            self.tensors = tensors.of(self.graph)
+        self.tighten = Tighten(self.graph)
+
+    def margins(
+        self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]
+    ) -> Float[Tensor, "sweeps samples"]:
+        """Proven lower bounds of ``min_k (logit_y - logit_k)``; see :class:`~thetabox.verify.domain.Domain`."""
+        labels = y[which].repeat(len(epsilon))
+
+        def answer(items: Items, places: Tensor) -> Tensor:
+            return self.walked(items, margin_rows(labels[places].to(epsilon.device), self.classes)).amin(1, keepdim=True)
+
+        x, flat = self._spread(which, epsilon)
+        everything = torch.arange(len(flat))
+        found = self._bounded(x, flat, everything, answer, self.classes - 1, None)[:, 0]
+        if self.options["grade"] == "b" and self.tighten.targets:
+            rest = (found <= 0).nonzero().squeeze(1)
+            if len(rest):
+                better = self._bounded(x, flat, rest, answer, self.classes - 1, self.tighten)[:, 0]
+                found[rest] = torch.maximum(found[rest], better)
+        return found.view(epsilon.shape)
+
+    def logits(self, which: Which, epsilon: Float[Tensor, "sweeps samples"]) -> Interval:
+        """Bounds of the logits, rows ``[E samples, K]``."""
+        one = torch.eye(self.classes, dtype=torch.float64)
+
+        def answer(items: Items, places: Tensor) -> Tensor:
+            rows = torch.cat([one, -one]).to(items.epsilon.device).expand(len(places), -1, -1)
+            value = items.interval(self.output)
+            plain = torch.cat([value.lower, -value.upper], 1)
+            return torch.maximum(self.walked(items, rows), plain.nan_to_num(-torch.inf, -torch.inf, -torch.inf))
+
+        x, flat = self._spread(which, epsilon)
+        everything = torch.arange(len(flat))
+        found = self._bounded(x, flat, everything, answer, 2 * self.classes, None)
+        if self.options["grade"] == "b" and self.tighten.targets:
+            found = torch.maximum(found, self._bounded(x, flat, everything, answer, 2 * self.classes, self.tighten))
+        return Interval(found[:, : self.classes], -found[:, self.classes :])
+
+    def walked(self, items: Items, rows: Float[Tensor, "items rows classes"]) -> Float[Tensor, "items rows"]:
+        """Lower bounds of combinations of the logits; minus infinity where the items' intervals are not finite."""
+        walk = Walk(items, Frame(slice(None)), rows.shape[1])
+        walk.give(self.output, rows)
+        return walk.run().masked_fill(~items.finite[:, None], -torch.inf)
+
+    def samples_at_once(self, sweeps: int) -> int:
+        """How many samples fit memory: walks are cut into chunks of their own, so only inputs count."""
+        return max(1, min(4 * MOST_ITEMS, (1 << 24) // (self.engine.x[:1].numel() * max(sweeps, 1))))
+
+    def _spread(self, which: Which, epsilon: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and ε, a row each for every sample and ε."""
+        x = self.engine.x[which]
+        return x.repeat(len(epsilon), *[1] * (x.dim() - 1)), epsilon.reshape(-1).double()
+
+    def _bounded(
+        self, x: Tensor, epsilon: Tensor, places: Tensor, answer: Answer, rows: int, tighten: Tighten | None
+    ) -> Tensor:
+        """``answer`` of the items ``places``, in chunks that fit memory; on the CPU."""
+        size = max(1, min(MOST_ITEMS, NUMBERS // (rows * self.engine.network.largest())))
+        with torch.no_grad(), sound_kernels(), evaluation_mode(self.engine.model):
+            found = []
+            for part in places.split(size):
+                try:
+                    found.append(self._chunk(x, epsilon, part, answer, tighten))
+                except OneEpsilonAtATime:
+                    if len(epsilon[part].unique()) == 1:
+                        raise
+                    found.append(torch.cat([self._chunk(x, epsilon, one, answer, tighten) for one in part.split(1)]))
+        return torch.cat(found) if found else torch.zeros(0, rows, dtype=torch.float64)
+
+    def _chunk(self, x: Tensor, epsilon: Tensor, part: Tensor, answer: Answer, tighten: Tighten | None) -> Tensor:
+        return answer(self.items(x[part], epsilon[part], tighten), part).cpu()
+
+    def items(self, x: Tensor, epsilon: Float[Tensor, " items"], tighten: Tighten | None = None) -> Items:
+        """Intervals of every value for inputs ``x`` at their ε."""
+        settings = replace(self.engine.settings, rounding=self.rounding)
+        inputs = input_interval(x, settings)
+        return Items(self.graph, self.tensors, inputs, epsilon.to(settings.device), self.rounding, tighten)
+
+
+def margin_rows(labels: Int[Tensor, " items"], classes: int) -> Float[Tensor, "items rows classes"]:
+    """Rows ``logit_y - logit_k`` for every other class ``k``."""
+    one = torch.eye(classes, dtype=torch.float64, device=labels.device)
+    others = torch.arange(classes - 1, device=labels.device)
+    others = others + (others >= labels[:, None]).long()
+    return one[labels][:, None] - one[others]

@@ -1,0 +1,124 @@
+"""Values of a batch of samples, each at its own ε: intervals, and what backward walks share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from thetabox.verify.context import Context, Sweep
+from thetabox.verify.graph import Graph, Layout, Operation
+from thetabox.verify.interpreter import Value, evaluate
+from thetabox.verify.interval import Interval
+from thetabox.verify.parameter import Parameter
+from thetabox.verify.rounding import Rounding
+
+# Called with each operation after its interval is known; may answer tighter ends for it.
+Tighten = Callable[["Items", Operation], tuple[Tensor, Tensor] | None]
+
+
+class Items:
+    """Intervals of every value of the graph for ``items`` samples.
+
+    Args:
+        graph: the traced network.
+        tensors: position → parameter.
+        x: inputs ``[items, ...]``.
+        epsilon: ε of each item.
+        rounding: of the bounds (float64) and of the network.
+        tighten: asked for tighter ends of each value, before anything that reads it is bounded.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        tensors: dict[int, Value],
+        x: Interval,
+        epsilon: Float[Tensor, " items"],
+        rounding: Rounding,
+        tighten: Tighten | None = None,
+    ) -> None:
+        self.graph, self.epsilon, self.rounding = graph, epsilon, rounding
+        self.context = Context(Sweep(epsilon[None]), rounding)
+        self.values: dict[int, Value] = {**tensors, graph.inputs[0]: x}
+        self.makers: dict[int, Operation] = {o.index: o for o in graph.operations}
+        self.cache: dict[Any, Any] = {}
+        self.finite = torch.ones(len(epsilon), dtype=torch.bool, device=epsilon.device)
+        self.tighten(graph.inputs[0], x)
+        for operation in graph.operations:
+            evaluate(self.context, graph, self.values, [operation], keep=True)
+            self.tighten(operation.index, self.values[operation.index])
+            better = None if tighten is None else tighten(self, operation)
+            if better is not None:
+                old = self.interval(operation.index)
+                ends = torch.maximum(better[0], old.lower), torch.minimum(better[1], old.upper)
+                nonnegative = old.nonnegative
+                self.values[operation.index] = Interval(*ends, nonnegative=nonnegative, batch=0)
+
+    def tighten(self, index: int, value: Any) -> None:
+        """Put the slack of a value into its ends; note where nothing is known of it."""
+        if isinstance(value, tuple):
+            self.values[index] = tuple(self._settled(v) if _by_item(v) else v for v in value)
+        elif _by_item(value):
+            self.values[index] = self._settled(value)
+
+    def _settled(self, value: Interval) -> Interval:
+        value = value.settled(self.rounding.own)
+        assert value.batch is not None
+        for end in (value.lower,) if value.is_point else (value.lower, value.upper):
+            known = end.isfinite().movedim(value.batch, 0)
+            self.finite &= known.reshape(len(self.epsilon), -1).all(1)
+        return value
+
+    def interval(self, index: int) -> Interval:
+        """Bounds of a value (of the first, where an operator answers several)."""
+        value = self.values[index]
+        value = value[0] if isinstance(value, tuple) else value
+        assert isinstance(value, Interval)
+        return value
+
+    def plain(self, index: int) -> bool:
+        """Whether a value holds the samples in its first dimension, one position each."""
+        value = self.values.get(index)
+        value = value[0] if isinstance(value, tuple) and value else value
+        return isinstance(value, Interval) and (value.batch, value.merged, value.by_row) == (0, 1, False)
+
+    def depends(self, index: int) -> bool:
+        """Whether a value differs from sample to sample."""
+        value = self.values.get(index)
+        value = value[0] if isinstance(value, tuple) and value else value
+        return _by_item(value) or (isinstance(value, Interval) and value.by_row)
+
+    def factor(self, parameter: Parameter) -> Float[Tensor, " items"]:
+        """ε of the parameter in every item, rounded up."""
+        if parameter.factor == 0.0:
+            return torch.zeros_like(self.epsilon)
+        return self.context.epsilon(parameter.factor).reshape(-1)
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        """Shape of a value, without the samples."""
+        return tuple(self.interval(index).shape[1:])
+
+    def once(self, key: Any, compute: Callable[[], Any]) -> Any:
+        """What ``compute`` answered the first time."""
+        if key not in self.cache:
+            self.cache[key] = compute()
+        return self.cache[key]
+
+
+def _by_item(value: Any) -> bool:
+    return isinstance(value, Interval) and value.batch is not None
+
+
+def radius(parameter: Parameter) -> Tensor:
+    """Unit radius of a parameter's box."""
+    return parameter.magnitude if parameter.unit is None else parameter.unit
+
+
+def first_layout(operation: Operation) -> Layout | None:
+    """Layout of the (first) result."""
+    layout = operation.layout
+    return layout[0] if isinstance(layout, tuple) and layout else layout  # type: ignore[return-value]  # no longer a tuple

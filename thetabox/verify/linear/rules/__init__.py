@@ -1,0 +1,5 @@
+"""Backward rules, one module a family of operators; importing this fills the table."""
+
+from thetabox.verify.linear.rules import activation, affine, arithmetic, convolution, movement, normalise, pooling
+
+__all__ = ["activation", "affine", "arithmetic", "convolution", "movement", "normalise", "pooling"]

@@ -1,0 +1,77 @@
+r"""ReLU and leaky ReLU backwards.
+
+Where the sign of :math:`v \in [l, u]` is open, :math:`f(v) = \max(v, a v)` lies above any :math:`\alpha v` with
+:math:`a \le \alpha \le 1` and below its chord. The slope :math:`\alpha` is 1 where :math:`u > -l` and :math:`a`
+elsewhere (Zhang et al., Efficient Neural Network Robustness Certification with General Activation Functions, NeurIPS
+2018: CROWN-Ada).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from thetabox.verify.graph import Operation
+from thetabox.verify.linear.constant import slip
+from thetabox.verify.linear.region import Region
+from thetabox.verify.linear.table import Stop, backward
+from thetabox.verify.linear.walk import Walk, dot
+
+# Roundings of a coefficient and of a constant.
+FEW = 8
+
+
+class Lines(NamedTuple):
+    """``below v <= f(v) <= above v + rest``."""
+
+    below: Tensor
+    above: Tensor
+    rest: Tensor
+
+
+def lines(lower: Tensor, upper: Tensor, bend: float = 0.0) -> Lines:
+    """Lines below and above ``max(v, bend v)`` on ``[lower, upper]``; the constant holds for the slope as computed."""
+    above = ((upper - bend * lower) / (upper - lower)).nan_to_num(1.0).clamp(bend, 1.0)
+    above = torch.where(lower >= 0, 1.0, torch.where(upper <= 0, bend, above))
+    # The chord lies above a convex function once it does at both ends.
+    rest = torch.maximum((1.0 - above) * upper, (bend - above) * lower) * (1.0 + slip(FEW))
+    open_sign = (lower < 0) & (upper > 0)
+    rest = torch.where(open_sign, rest, 0.0)
+    below = torch.where(open_sign, torch.where(upper > -lower, 1.0, bend), above)
+    return Lines(below, above, rest)
+
+
+def through(walk: Walk, a: Tensor, found: Lines) -> Tensor:
+    """Coefficients in front of the bend, for lines ``[items, *shape]``; the constant is put aside."""
+    falling = a.clamp(max=0.0)
+    walk.constant.lose(-dot(falling, found.rest), a[0, 0].numel())
+    return torch.addcmul(a * found.below[:, None], falling, (found.above - found.below)[:, None])
+
+
+def bend_of(operation: Operation) -> float:
+    """Slope on the negative side.
+
+    Raises:
+        Stop: it bends the other way.
+    """
+    if "leaky" not in operation.operator:
+        return 0.0
+    slope = operation.args[1] if len(operation.args) > 1 else operation.kwargs.get("negative_slope", 0.01)
+    if not 0.0 <= float(slope) <= 1.0:
+        raise Stop
+    return float(slope)
+
+
+@backward("aten.relu.default", "aten.relu_.default", "aten.leaky_relu.default")
+def bent(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
+    """``max(v, bend v)``."""
+    bend = bend_of(operation)
+    index = walk.operand(operation, 0)
+    lower, upper = walk.ends(index, region)
+    first = through(walk, a, lines(lower, upper, bend))
+    # The parts of a coefficient add up to at most 3 times the row's; a network rounds a leaky slope and its product.
+    relative = 3.0 * slip(FEW) + (walk.items.rounding.of_operation(3) if bend else 0.0)
+    walk.penalty(a, torch.maximum(lower.abs(), upper.abs()), relative)
+    walk.give(index, first, region)

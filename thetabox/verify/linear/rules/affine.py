@@ -1,0 +1,173 @@
+r"""Dense layers backwards.
+
+For a row :math:`A` on :math:`z = (\theta + \delta)x + b + \beta` with :math:`|\delta| \le \varepsilon u` (:math:`u =
+|\theta|` in a relative box) the least over :math:`\delta` is :math:`A\theta x - \varepsilon |A|u |x|`, and :math:`|x|
+\le s x + t` on :math:`[l, u]` with :math:`s = 1, t = 0` where :math:`x \ge 0`, the chord where its sign is open. So
+
+.. math:: A_x = A\theta - \varepsilon s |A|u, \quad c = -\varepsilon t |A|u + A b - \varepsilon |\sum_p A_p| u_b ,
+
+exact for :math:`x \ge 0`, at any ε. With :math:`Z = (|\theta| + \varepsilon u)|x| + |b| + \varepsilon u_b`, computed
+once a layer, all rounding of a row is at most a small multiple of :math:`\langle |A|, Z \rangle`: each number above
+is a sum of n products whose sizes add up to no more, so it errs by at most :math:`\gamma_n` times that (Higham,
+Accuracy and Stability of Numerical Algorithms, ch. 3), as does every product of a float32 network itself.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from thetabox.verify.graph import Operation
+from thetabox.verify.linear.constant import slip
+from thetabox.verify.linear.items import Items, radius
+from thetabox.verify.linear.region import Region
+from thetabox.verify.linear.table import Stop, backward
+from thetabox.verify.linear.walk import Walk, dot
+from thetabox.verify.parameter import Parameter
+from thetabox.verify.rounding import gamma
+
+
+def parameter(items: Items, operation: Operation, place: int) -> Parameter | None:
+    """The parameter at a place of the arguments, ``None`` where there is none.
+
+    Raises:
+        Stop: a computed value stands there.
+    """
+    argument = operation.args[place] if len(operation.args) > place else None
+    if argument is None:
+        return None
+    value = items.values.get(argument.index)
+    if not isinstance(value, Parameter):
+        raise Stop
+    return value
+
+
+def relative_error(items: Items, fan_in: int, sums: int, *parameters: Parameter | None) -> float:
+    """Error of a row, and of the network's own layer, relative to ``⟨|A|, Z⟩``."""
+    blur = max(p.blur for p in parameters if p is not None)
+    network = 1.01 * gamma(fan_in + 4, items.rounding.network) if items.rounding.network else 0.0
+    return slip(fan_in + sums) + network + 4.0 * blur
+
+
+def chord(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """Slope and constant of a line above ``|x|`` on ``[lower, upper]``."""
+    slope = ((upper + lower) / (upper - lower)).nan_to_num(0.0).clamp(-1.0, 1.0)
+    slope = torch.where(lower >= 0, 1.0, torch.where(upper <= 0, -1.0, slope))
+    return slope, torch.maximum(lower.abs() - slope * lower, upper.abs() - slope * upper)
+
+
+def add_bias(walk: Walk, a: Tensor, bias: Parameter | None, channels: int) -> None:
+    """Put the bias aside: ``a [items, rows, ...]`` with its outputs in dimension ``channels``."""
+    if bias is None:
+        return
+    sums = a.sum([d for d in range(2, a.dim()) if d != channels]) if a.dim() > 3 else a
+    walk.constant.add(sums @ bias.theta)
+    if bias.factor:
+        spread = sums.abs() @ radius(bias)
+        walk.constant.lose(spread * walk.epsilon(walk.items.factor(bias), 2), a[0, 0].numel())
+
+
+def reach(items: Items, operation: Operation, x: int, weight: Parameter, bias: Parameter | None, product: object) -> Tensor:
+    """Upper bound of ``Z`` for all samples, ``[samples, *outputs]``; computed once."""
+
+    def compute() -> Tensor:
+        value = items.interval(x)
+        most = value.lower.abs() if value.is_point else torch.maximum(value.lower.abs(), value.upper.abs())
+        z = product(most, weight.magnitude)  # type: ignore[operator]  # a callable of two tensors
+        shape = [-1] + [1] * (z.dim() - 1)
+        if weight.factor:
+            around = z if weight.unit is None else product(most, weight.unit)  # type: ignore[operator]  # as above
+            z = z + around * items.factor(weight).view(shape)
+        if bias is not None:
+            spread = [-1] if weight.theta.dim() == 2 else [-1] + [1] * (z.dim() - 2)
+            z = z + bias.magnitude.view(spread)
+            if bias.factor:
+                z = z + radius(bias).view(spread) * items.factor(bias).view(shape)
+        return z * (1.0 + slip(weight.theta.numel()))
+
+    found: Tensor = items.once(("reach", operation.index), compute)
+    return found
+
+
+def layer(items: Items, operation: Operation) -> tuple[int, Parameter, Parameter | None]:
+    """Operand, weight ``[outputs, inputs]`` and bias of a dense layer.
+
+    Raises:
+        Stop: it multiplies something else than a value by a parameter.
+    """
+    name = operation.operator
+    if operation.kwargs:
+        raise Stop
+    if name == "aten.linear.default":
+        x, weight, bias = 0, parameter(items, operation, 1), parameter(items, operation, 2)
+    elif name == "aten.addmm.default":
+        x, weight, bias = 1, parameter(items, operation, 2), parameter(items, operation, 0)
+    else:
+        x, weight, bias = 0, parameter(items, operation, 1), None
+    if weight is None or weight.theta.dim() != 2 or (bias is not None and bias.theta.dim() != 1):
+        raise Stop
+    if name != "aten.linear.default":
+        weight = weight.moved(lambda t: t.T)
+    index = operation.args[x].index
+    if not items.depends(index):
+        raise Stop
+    return index, weight, bias
+
+
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    return x @ weight.T
+
+
+@backward("aten.linear.default", "aten.addmm.default", "aten.mm.default", "aten.matmul.default")
+def dense(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
+    """``x Wᵀ + b``; with several positions a sample, noise is bounded position by position."""
+    items = walk.items
+    index, weight, bias = layer(items, operation)
+    if not walk.frame.whole:
+        raise Stop
+    z = walk.cut(reach(items, operation, index, weight, bias, _product), None)
+    outputs, inputs = weight.theta.shape
+    first = a @ weight.theta
+    if weight.factor:
+        first = _less_noise(walk, index, first, a.abs() @ radius(weight), weight, outputs)
+    add_bias(walk, a, bias, a.dim() - 1)
+    walk.penalty(a, z, relative_error(items, inputs, a[0, 0].numel() * 2, weight, bias))
+    walk.give(index, first)
+
+
+def _less_noise(walk: Walk, index: int, first: Tensor, spread: Tensor, weight: Parameter, terms: int) -> Tensor:
+    """``first - ε s spread``, its constant put aside."""
+    lower, upper = walk.ends(index)
+    epsilon = walk.items.factor(weight)
+    nonnegative = bool((lower >= 0).all())
+    slope, rest = (None, None) if nonnegative else chord(lower, upper)
+    shape = walk.epsilon(epsilon, lower.dim())
+    rate = shape if slope is None else slope * shape
+    first = first - spread * rate[:, None]
+    if rest is not None and bool((rest > 0).any()):
+        walk.constant.lose(dot(spread, rest * shape), spread[0, 0].numel() + terms)
+    return first
+
+
+def start_dense(walk: Walk, operation: Operation, places: Tensor) -> None:
+    """Start at the outputs ``places [items, n]`` of a dense layer: each, then each with its sign turned."""
+    items = walk.items
+    index, weight, bias = layer(items, operation)
+    if items.interval(index).lower.dim() != 2:
+        raise Stop
+    inputs = weight.theta.shape[1]
+    theta = weight.theta[places]
+    first = torch.cat([theta, -theta], 1)
+    if weight.factor:
+        spread = radius(weight)[places]
+        first = _less_noise(walk, index, first, torch.cat([spread, spread], 1), weight, 1)
+    if bias is not None:
+        b = bias.theta[places]
+        walk.constant.add(torch.cat([b, -b], 1))
+        if bias.factor:
+            around = radius(bias)[places] * walk.epsilon(items.factor(bias), 2)
+            walk.constant.lose(torch.cat([around, around], 1), 1)
+    z = walk.cut(reach(items, operation, index, weight, bias, _product), None).gather(1, places)
+    lost = z * relative_error(items, inputs, 8, weight, bias) + items.rounding.floor * (1.0 + z)
+    walk.constant.lose(torch.cat([lost, lost], 1), 1)
+    walk.give(index, first)

@@ -1,0 +1,124 @@
+"""Sums, differences, and products with numbers or parameters, backwards."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thetabox.verify.graph import Operation, Ref
+from thetabox.verify.linear.constant import slip
+from thetabox.verify.linear.items import radius
+from thetabox.verify.linear.region import Region
+from thetabox.verify.linear.rules.affine import chord
+from thetabox.verify.linear.table import Stop, backward
+from thetabox.verify.linear.walk import Walk, dot
+from thetabox.verify.parameter import Parameter
+
+FEW = 8
+
+
+@backward("aten.add.Tensor", "aten.add.Scalar", "aten.sub.Tensor", "aten.sub.Scalar", "aten.rsub.Scalar",
+          "aten.rsub.Tensor")  # fmt: skip
+def added(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
+    """Each term takes the coefficients with its sign; a network rounds the sum."""
+    if operation.kwargs or len(operation.args) > 2:
+        raise Stop
+    signs = {"sub": (1.0, -1.0), "rsub": (-1.0, 1.0)}.get(operation.operator.split(".")[1], (1.0, 1.0))
+    terms = [_term(walk, operation, v) for v in operation.args]
+    if any(isinstance(t, Parameter) for t in terms) and not walk.frame.whole:
+        raise Stop
+    relative = slip(a[0, 0].numel()) + walk.items.rounding.of_operation(3)
+    for term, sign in zip(terms, signs, strict=True):
+        signed = a if sign > 0 else -a
+        if isinstance(term, Parameter):
+            _constant(walk, signed, term, relative)
+        elif isinstance(term, int):
+            if walk.items.rounding.network:
+                walk.penalty(a, _most(walk, term, region), relative)
+            walk.give(term, signed, region)
+        else:
+            whole = a.flatten(2).sum(2)
+            walk.constant.add(sign * term * whole)
+            walk.penalty(a, torch.full_like(a[:, 0], abs(term)), relative)
+
+
+@backward("aten.mul.Tensor", "aten.mul.Scalar", "aten.div.Tensor", "aten.div.Scalar")
+def scaled(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
+    r"""A number or a parameter times a value: :math:`A\theta x - \varepsilon |A| u |x|`, place by place."""
+    if operation.kwargs or len(operation.args) > 2:
+        raise Stop
+    terms = [_term(walk, operation, v) for v in operation.args]
+    if isinstance(terms[0], int) and not isinstance(terms[1], int):
+        index, factor = terms[0], terms[1]
+    elif isinstance(terms[1], int) and not isinstance(terms[0], int) and "mul" in operation.operator:
+        index, factor = terms[1], terms[0]
+    else:
+        raise Stop
+    items = walk.items
+    if "div" in operation.operator:
+        if isinstance(factor, Parameter) or factor == 0.0 or not abs(factor) < 1e300:
+            raise Stop
+        factor = 1.0 / factor
+    most = _most(walk, index, region)
+    relative = slip(FEW) + items.rounding.of_operation(4)
+    if not isinstance(factor, Parameter):
+        walk.penalty(a, most * abs(factor), relative)
+        walk.give(index, a * factor, region)
+        return
+    if not walk.frame.whole:
+        raise Stop
+    theta, unit = (t.expand(1, *most.shape[1:]) for t in (factor.theta, radius(factor)))
+    epsilon = walk.epsilon(items.factor(factor), most.dim())
+    first = a * theta[:, None]
+    lower, upper = walk.ends(index)
+    slope, rest = chord(lower, upper)
+    spread = a.abs() * unit[:, None]
+    first = first - spread * (slope * epsilon)[:, None]
+    walk.constant.lose(dot(spread, rest * epsilon), a[0, 0].numel())
+    walk.penalty(a, most * (theta.abs() + unit * epsilon), relative + 4.0 * factor.blur)
+    walk.give(index, first)
+
+
+def _term(walk: Walk, operation: Operation, value: Any) -> int | float | Parameter:
+    """An operand: the position of a value (``int``), a number (``float``), or a parameter.
+
+    Raises:
+        Stop: of another shape than the result, or anything else.
+    """
+    if isinstance(value, (int, float)):
+        return float(value)
+    if not isinstance(value, Ref):
+        raise Stop
+    held = walk.items.values[value.index]
+    if isinstance(held, Parameter):
+        beyond = held.theta.dim() - len(walk.items.shape(operation.index))
+        if beyond > 1 or (beyond == 1 and held.theta.shape[0] != 1):
+            raise Stop
+        return held
+    if not walk.items.plain(value.index) or walk.items.shape(value.index) != walk.items.shape(operation.index):
+        raise Stop
+    return value.index
+
+
+def _most(walk: Walk, index: int, region: Region | None) -> Tensor:
+    lower, upper = walk.ends(index, region)
+    return torch.maximum(lower.abs(), upper.abs())
+
+
+def _constant(walk: Walk, a: Tensor, term: Parameter, relative: float) -> None:
+    """A parameter that is added: its noise is one number wherever it is read."""
+    items = walk.items
+    shape = a.shape[2:]
+    theta, unit = term.theta, radius(term)
+    if theta.dim() > len(shape):
+        theta, unit = theta[0], unit[0]
+    sums = a.sum_to_size(*a.shape[:2], *[1] * (len(shape) - theta.dim()), *theta.shape).flatten(2)
+    walk.constant.add(sums @ theta.reshape(-1))
+    if term.factor:
+        spread = sums.abs() @ unit.reshape(-1)
+        walk.constant.lose(spread * walk.epsilon(items.factor(term), 2), prod(shape))
+    epsilon = walk.epsilon(items.factor(term), len(shape) + 1)
+    walk.penalty(a, (theta.abs() + unit * epsilon).expand(len(a), *shape), relative + 4.0 * term.blur)

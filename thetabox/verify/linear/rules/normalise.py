@@ -1,0 +1,65 @@
+r"""Batch norm in evaluation mode, backwards.
+
+Per channel :math:`z = w \kappa (x - m) + b` with :math:`\kappa = 1/\sqrt{v + e}`; the weight is one number for all
+positions, so its noise multiplies :math:`g = \kappa \sum_p A_p (x_p - m)` and is bounded as a convolution's.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from thetabox.verify.graph import Operation
+from thetabox.verify.linear.constant import slip
+from thetabox.verify.linear.items import radius
+from thetabox.verify.linear.region import Region
+from thetabox.verify.linear.rules.affine import add_bias, parameter
+from thetabox.verify.linear.table import Stop, backward
+from thetabox.verify.linear.walk import Walk
+
+
+@backward("aten._native_batch_norm_legit_no_training.default", "aten.batch_norm.default")
+def batch_norm(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
+    """``(x - mean) / sqrt(variance + eps) * weight + bias``."""
+    items = walk.items
+    weight, bias, mean, variance = (parameter(items, operation, place) for place in range(1, 5))
+    eps = operation.args[6] if "native" in operation.operator else operation.args[7]
+    if mean is None or variance is None or mean.factor or variance.factor or operation.kwargs:
+        raise Stop
+    if "native" not in operation.operator and operation.args[5]:
+        raise Stop
+    index = walk.operand(operation, 0)
+    lower, upper = walk.ends(index, region)
+    wide = (1, -1, *[1] * (lower.dim() - 2))
+    steepness = ((variance.theta + eps).sqrt().reciprocal()).view(wide)
+    shift = mean.theta.view(wide)
+    theta = torch.ones_like(steepness) if weight is None else weight.theta.view(wide)
+    unit = torch.zeros_like(steepness) if weight is None else radius(weight).view(wide)
+    epsilon = walk.epsilon(torch.zeros_like(items.epsilon) if weight is None else items.factor(weight), lower.dim())
+    over = list(range(3, a.dim()))
+
+    def channels(t: Tensor) -> Tensor:
+        return t.sum(over) if over else t
+
+    most = (torch.maximum(lower.abs(), upper.abs()) + shift.abs()) * steepness
+    reach = most * (theta.abs() + unit * epsilon)
+    if bias is not None:
+        reach = reach + (bias.magnitude + 0.0).view(wide) + radius(bias).view(wide) * walk.epsilon(
+            items.factor(bias), lower.dim()
+        )
+    blur = max(p.blur for p in (weight, bias, mean, variance) if p is not None)
+    relative = slip(4 * a[0, 0].numel()) + 12.0 * items.rounding.of_operation(2) + 8.0 * blur
+    walk.penalty(a, reach, relative)
+    add_bias(walk, a, bias, 2)
+    centre = ((lower + upper) / 2 - shift) * steepness
+    middle = channels(a * centre[:, None])
+    around = channels(a.abs() * ((upper - lower) / 2 * steepness)[:, None])
+    slope = (middle / around).nan_to_num(0.0, 1.0, -1.0).clamp(-1.0, 1.0)
+    rest = (around - slope * middle).clamp(min=0.0)
+    flat = unit.view(-1)
+    walk.constant.lose((rest @ flat) * epsilon.view(-1, 1), a[0, 0].numel())
+    spread = [*slope.shape, *[1] * len(over)]
+    factor = (theta[:, None] - (slope.view(spread) * (unit * epsilon)[:, None])) * steepness[:, None]
+    first = a * factor
+    walk.constant.add(-channels(first * shift[:, None]).sum(2))
+    walk.give(index, first, region)

@@ -1,0 +1,188 @@
+"""Grade (b): pre-activations bounded by backward rows of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from thetabox.verify.graph import Graph, Operation
+from thetabox.verify.linear.items import Items, first_layout
+from thetabox.verify.linear.region import Frame, Region
+from thetabox.verify.linear.rules import affine, convolution, pooling
+from thetabox.verify.linear.table import Stop
+from thetabox.verify.linear.walk import Walk
+
+BENT = ("aten.relu.default", "aten.relu_.default", "aten.leaky_relu.default")
+POOLS = ("aten.max_pool2d.default", "aten.max_pool2d_with_indices.default")
+DENSE = ("aten.linear.default", "aten.addmm.default", "aten.mm.default", "aten.matmul.default")
+CONVOLUTIONS = ("aten.conv2d.default", "aten.conv2d.padding", "aten.conv1d.default", "aten.conv1d.padding")
+
+# Numbers in the largest coefficient tensor of one walk.
+NUMBERS = 1 << 20
+
+
+@dataclass(frozen=True)
+class _Depth:
+    """What stands in front of a value: how many bends on a path, and whether any layer shares its weights."""
+
+    bends: int = 0
+    shared: bool = False
+
+
+def targets(graph: Graph) -> set[int]:
+    """Values whose intervals are looser than need be and that a ReLU bends.
+
+    The intervals in front of the first ReLU are exact, and so are those of the second of two dense layers, whose
+    inputs know nothing of each other.
+    """
+    depth: dict[int, _Depth] = {}
+    found = set()
+    for operation in graph.operations:
+        before = [depth[i] for i in operation.inputs if i in depth]
+        bends = max((d.bends for d in before), default=0)
+        shared = any(d.shared for d in before) or operation.operator in CONVOLUTIONS
+        if operation.operator in BENT:
+            if bends >= 2 or (bends == 1 and shared):
+                found.add(operation.inputs[0])
+            bends += 1
+        depth[operation.index] = _Depth(bends, shared)
+    return found
+
+
+class Tighten:
+    """Tighter ends of the values that ReLUs bend, where the sign is open."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.targets = targets(graph)
+        self.pools = {}
+        for operation in graph.operations:
+            if operation.operator in POOLS:
+                self.pools[operation.inputs[0]] = operation
+
+    def __call__(self, items: Items, operation: Operation) -> tuple[Tensor, Tensor] | None:
+        """Better ends of a value, or ``None``."""
+        index = operation.index
+        layout = first_layout(operation)
+        if index not in self.targets or layout is None or not items.plain(index):
+            return None
+        value = items.interval(index)
+        needed = self._needed(items, operation)
+        if not bool(needed.any()):
+            return None
+        lower, upper = value.lower.clone(), value.upper.clone()
+        if value.lower.dim() == 2:
+            _dense(items, operation, needed, lower, upper)
+        elif value.lower.dim() == 4:
+            _images(items, operation, needed, lower, upper)
+        return lower, upper
+
+    def _needed(self, items: Items, operation: Operation) -> Tensor:
+        """Where the bounds matter: open signs, and places of a pool's window that may be the largest."""
+        value = items.interval(operation.index)
+        lower, upper = value.lower, value.upper
+        readers = [o for o in items.graph.operations if operation.index in o.inputs]
+        pool = self.pools.get(readers[0].index) if len(readers) == 1 else None
+        if pool is None or items.graph.readers[readers[0].index] != 1:
+            return (lower < 0) & (upper > 0)
+        try:
+            window = pooling.window(pool)
+        except Stop:
+            return (lower < 0) & (upper > 0)
+        low, high = pooling.places(lower, window), pooling.places(upper, window)
+        least = low.amax(-3, keepdim=True)
+        candidates = (high >= least) & (high > 0)
+        settled = (least >= 0) & (candidates.sum(-3, keepdim=True) <= 1)
+        wanted = candidates & ~settled
+        needed = torch.zeros_like(lower, dtype=torch.bool)
+        height, width = low.shape[-2:]
+        for place in range(low.shape[-3]):
+            row, column = divmod(place, window.kernel[1])
+            rows = slice(row, row + (height - 1) * window.stride[0] + 1, window.stride[0])
+            columns = slice(column, column + (width - 1) * window.stride[1] + 1, window.stride[1])
+            needed[..., rows, columns] |= wanted[..., place, :, :]
+        return needed
+
+
+def _dense(items: Items, operation: Operation, needed: Tensor, lower: Tensor, upper: Tensor) -> None:
+    """Outputs of a dense layer: rows of whole images."""
+    widest = max((items.interval(i).lower[0].numel() for i in _before(items, operation)), default=1)
+    order = needed.sum(1).argsort(descending=True)
+    for start, count in _groups(needed.sum(1)[order], max(1, NUMBERS // (2 * widest))):
+        members = order[start : start + count]
+        most = int(needed[members].sum(1).max())
+        places = needed[members].to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
+        step = max(1, NUMBERS // (2 * widest * count))
+        for part in places.split(step, 1):
+            walk = Walk(items, Frame(members), 2 * part.shape[1])
+            if operation.operator in DENSE:
+                try:
+                    affine.start_dense(walk, operation, part)
+                except Stop:
+                    continue
+            else:
+                walk.give(operation.index, _one_hot(part, lower.shape[1]))
+            _keep(walk.run(), members[:, None], part, lower, upper)
+
+
+def _images(items: Items, operation: Operation, needed: Tensor, lower: Tensor, upper: Tensor) -> None:
+    """Channels at each position: rows of one window."""
+    counts = needed.sum(1)
+    samples, heights, widths = counts.nonzero(as_tuple=True)
+    if not len(samples):
+        return
+    amount = counts[samples, heights, widths]
+    order = amount.argsort(descending=True)
+    widest, start = 0, 0
+    while start < len(order):
+        most = int(amount[order[start]])
+        count = 1 if not widest else max(1, NUMBERS // (2 * most * widest))
+        chosen = order[start : start + count]
+        start += count
+        n, h, w = samples[chosen], heights[chosen], widths[chosen]
+        wanted = needed[n, :, h, w]
+        places = wanted.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
+        walk = Walk(items, Frame(n, h, w), 2 * most)
+        if operation.operator in CONVOLUTIONS:
+            try:
+                convolution.start_convolution(walk, operation, places)
+            except Stop:
+                return
+        else:
+            one = _one_hot(places, lower.shape[1])[..., None, None]
+            walk.give(operation.index, one, Region((1, 1), (0, 0), (1, 1)))
+        found = walk.run()
+        widest = max(widest, walk.widest)
+        low, high = found[:, :most], -found[:, most:]
+        n, h, w = n[:, None], h[:, None], w[:, None]
+        lower[n, places, h, w] = torch.maximum(lower[n, places, h, w], low)
+        upper[n, places, h, w] = torch.minimum(upper[n, places, h, w], high)
+
+
+def _keep(found: Tensor, samples: Tensor, places: Tensor, lower: Tensor, upper: Tensor) -> None:
+    most = places.shape[1]
+    lower[samples, places] = torch.maximum(lower[samples, places], found[:, :most])
+    upper[samples, places] = torch.minimum(upper[samples, places], -found[:, most:])
+
+
+def _one_hot(places: Tensor, outputs: int) -> Tensor:
+    """Rows that pick the places, then the same with their signs turned."""
+    one = torch.nn.functional.one_hot(places, outputs).double()
+    return torch.cat([one, -one], 1)
+
+
+def _before(items: Items, operation: Operation) -> list[int]:
+    """Values in front of an operation."""
+    return [i for i in items.values if i < operation.index and items.plain(i)]
+
+
+def _groups(counts: Tensor, room: int) -> Iterator[tuple[int, int]]:
+    """Runs of samples (most rows first) whose rows fit ``room`` together."""
+    start, total = 0, len(counts)
+    numbers = counts.tolist()
+    while start < total and numbers[start]:
+        count = min(max(1, room // numbers[start]), total - start)
+        yield start, count
+        start += count

@@ -1,0 +1,143 @@
+"""One backward walk: rows of coefficients from a value down to what is known."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from thetabox.verify.graph import Operation, Ref
+from thetabox.verify.interval import Interval
+from thetabox.verify.linear.constant import Constant, slip
+from thetabox.verify.linear.items import Items, first_layout
+from thetabox.verify.linear.region import Frame, Region, placed
+from thetabox.verify.linear.table import BACKWARD, Stop
+
+__all__ = ["Walk"]
+
+
+class Walk:
+    """Coefficients on the values of a graph, ``[items, rows, *shape]`` each, and one constant a row.
+
+    Args:
+        items: the samples' intervals.
+        frame: which of them, whole or around a position.
+        rows: rows of each item.
+    """
+
+    def __init__(self, items: Items, frame: Frame, rows: int) -> None:
+        self.items, self.frame, self.rows = items, frame, rows
+        count = len(items.epsilon[frame.items])
+        self.constant = Constant(count, rows, items.epsilon.device)
+        self.coefficients: dict[int, tuple[Tensor, Region | None]] = {}
+        self.widest = 1
+
+    def run(self) -> Float[Tensor, "items rows"]:
+        """Walk down from the coefficients given; lower bounds of the rows."""
+        operations = self.items.graph.operations
+        for operation in reversed(operations):
+            if operation.index in self.coefficients:
+                self.step(operation, *self.coefficients.pop(operation.index))
+        for index in list(self.coefficients):
+            self.end(index, *self.coefficients.pop(index))
+        return self.constant.lower()
+
+    def step(self, operation: Operation, a: Tensor, region: Region | None) -> None:
+        """Pass one operation."""
+        rule = BACKWARD.get(operation.operator)
+        if rule is not None and self._apart(operation):
+            try:
+                rule(self, operation, a, region)
+            except Stop:
+                pass
+            else:
+                return
+        self.end(operation.index, a, region)
+
+    def _apart(self, operation: Operation) -> bool:
+        """Whether result and operands hold the samples in their first dimension."""
+        layout = first_layout(operation)
+        if layout is None or (layout.batch, layout.merged) != (0, 1):
+            return False
+        return all(self.items.plain(i) for i in operation.inputs if self.items.depends(i))
+
+    def cut(self, t: Tensor, region: Region | None) -> Tensor:
+        """A tensor of all samples on a region of this walk's items."""
+        return self.frame.cut(t, region)
+
+    def ends(self, index: int, region: Region | None = None) -> tuple[Tensor, Tensor]:
+        """Both ends of a value on a region; one tensor for a known value."""
+        value = self.items.interval(index)
+        lower = self.cut(value.lower, region)
+        return lower, lower if value.is_point else self.cut(value.upper, region)
+
+    def epsilon(self, values: Float[Tensor, " samples"], dims: int) -> Tensor:
+        """One number an item, shaped for ``[items, rows, ...]`` of ``dims`` dimensions."""
+        picked = values[self.frame.items]
+        return picked.view(-1, *[1] * (dims - 1))
+
+    def give(self, index: int, a: Tensor, region: Region | None = None) -> None:
+        """Add coefficients on a value; those beyond its edges multiply zeros and are dropped."""
+        if region is not None:
+            shape = self.items.shape(index)
+            height, width = (shape[-2], shape[-1])
+            if self.frame.whole:
+                a, region = placed(a, region.offset, (0, 0), (height, width)), None
+            else:
+                mask = self.frame.inside((height, width), region)
+                a = a if mask is None else a * mask
+        if index in self.coefficients:
+            other, there = self.coefficients[index]
+            if region is not None and there is not None and region != there:
+                wide = region.joined(there)
+                a, other, region = region.fitted(a, wide), there.fitted(other, wide), wide
+            a = a + other
+            self.lose(a, index, region, 4)
+        self.coefficients[index] = (a, region)
+        self.widest = max(self.widest, a[0, 0].numel())
+
+    def lose(self, a: Tensor, index: int, region: Region | None, terms: int) -> None:
+        """Coefficients ``a`` on a value were computed by ``terms`` roundings each."""
+        lower, upper = self.ends(index, region)
+        self.penalty(a, lower.abs() if lower is upper else torch.maximum(lower.abs(), upper.abs()), slip(terms))
+
+    def penalty(self, a: Tensor, z: Tensor, relative: float | Tensor) -> None:
+        """Take off ``relative ⟨|a|, z⟩`` (z is at least 0, ``[items, *shape]``), and more than underflow can amount to."""
+        count = z[0].numel() if len(z) else 1
+        wide = (1.0 + self.items.epsilon[self.frame.items]) * (1.0 + count * z.flatten(1).amax(1))
+        tiny = self.items.rounding.floor * wide
+        rate = (z * relative).flatten(1) + tiny[:, None]
+        self.constant.lose(dot(a.abs(), rate) + tiny[:, None], count)
+
+    def end(self, index: int, a: Tensor, region: Region | None) -> None:
+        """Put a value's interval in the place of the value."""
+        lower, upper = self.ends(index, region)
+        count = a[0, 0].numel()
+        if lower is upper:
+            self.constant.add(dot(a, lower))
+            self.penalty(a, lower.abs(), slip(count))
+            return
+        self.constant.add(dot(a.clamp(min=0), lower) + dot(a.clamp(max=0), upper))
+        self.penalty(a, torch.maximum(lower.abs(), upper.abs()), slip(2 * count))
+
+    def operand(self, operation: Operation, place: int) -> int:
+        """Position of the operand at ``place``.
+
+        Raises:
+            Stop: it is no value of the graph.
+        """
+        argument = operation.args[place] if len(operation.args) > place else None
+        if not isinstance(argument, Ref):
+            raise Stop
+        return argument.index
+
+    def known(self, index: int) -> bool:
+        """Whether a value is an input that is known exactly."""
+        value = self.items.values[index]
+        return index in self.items.graph.inputs and isinstance(value, Interval) and value.is_point
+
+
+def dot(a: Tensor, z: Tensor) -> Tensor:
+    """``[items, rows, *shape]`` times ``[items, *shape]``, summed over the shape."""
+    return torch.bmm(a.flatten(2), z.flatten(1)[:, :, None]).squeeze(2)
+
