@@ -21,7 +21,7 @@ DENSE = ("aten.linear.default", "aten.addmm.default", "aten.mm.default", "aten.m
 CONVOLUTIONS = ("aten.conv2d.default", "aten.conv2d.padding", "aten.conv1d.default", "aten.conv1d.padding")
 
 # Numbers in the largest coefficient tensor of one walk.
-NUMBERS = 1 << 20
+NUMBERS = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _dense(items: Items, operation: Operation, needed: Tensor, lower: Tensor, up
         places = needed[members].to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
         step = max(1, NUMBERS // (2 * widest * count))
         for part in places.split(step, 1):
-            walk = Walk(items, Frame(members), 2 * part.shape[1])
+            walk = Walk(items, Frame(members), 2 * part.shape[1], coarse=True)
             if operation.operator in DENSE:
                 try:
                     affine.start_dense(walk, operation, part)
@@ -144,7 +144,7 @@ def _images(items: Items, operation: Operation, needed: Tensor, lower: Tensor, u
         n, h, w = samples[chosen], heights[chosen], widths[chosen]
         wanted = needed[n, :, h, w]
         places = wanted.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
-        walk = Walk(items, Frame(n, h, w), 2 * most)
+        walk = Walk(items, Frame(n, h, w), 2 * most, coarse=True)
         if operation.operator in CONVOLUTIONS:
             try:
                 convolution.start_convolution(walk, operation, places)

@@ -23,10 +23,11 @@ class Walk:
         items: the samples' intervals.
         frame: which of them, whole or around a position.
         rows: rows of each item.
+        coarse: turn a convolution's noise into a constant, at two products instead of three.
     """
 
-    def __init__(self, items: Items, frame: Frame, rows: int) -> None:
-        self.items, self.frame, self.rows = items, frame, rows
+    def __init__(self, items: Items, frame: Frame, rows: int, *, coarse: bool = False) -> None:
+        self.items, self.frame, self.rows, self.coarse = items, frame, rows, coarse
         count = len(items.epsilon[frame.items])
         self.constant = Constant(count, rows, items.epsilon.device)
         self.coefficients: dict[int, tuple[Tensor, Region | None]] = {}

@@ -7,7 +7,8 @@ s G, 0)`, and
 
 .. math:: A_x = A(\theta - \varepsilon u s), \quad c = -\varepsilon \langle u, t \rangle .
 
-A known input (the first layer) gives the constant :math:`\langle G, \theta \rangle - \varepsilon \langle |G|, u
+Cheaper, without R: :math:`A_x = A\theta` and :math:`c = -\varepsilon (\langle u, |G| \rangle + \langle |A|, u * r
+\rangle)`, whose last product all rows share. A known input (the first layer) gives the constant :math:`\langle G, \theta \rangle - \varepsilon \langle |G|, u
 \rangle`, exact. Rounding as for dense layers.
 """
 
@@ -132,6 +133,10 @@ def convolution(walk: Walk, operation: Operation, a: Tensor, region: Region | No
     window = conv.window(there)
     lower, upper = _images(walk, conv, window)
     known = walk.known(conv.x)
+    apart = None
+    if walk.coarse and not known and conv.weight.factor:
+        apart = walk.cut(_apart(items, operation, conv), region)
+        apart = apart[..., None, :] if conv.flat else apart
     parts, constants = [], []
     count, rows = a.shape[:2]
     width = conv.weight.theta.numel() + conv.inputs * conv.groups * a.shape[-1] * a.shape[-2]
@@ -140,7 +145,9 @@ def convolution(walk: Walk, operation: Operation, a: Tensor, region: Region | No
     for start in range(0, count, step):
         part = slice(start, start + step)
         least, most = lower[part], lower[part] if known else upper[part]
-        out, constant = _block(conv, a[part], least, most, epsilon[part], known)
+        out, constant = _block(
+            conv, a[part], least, most, epsilon[part], known, None if apart is None else apart[part]
+        )
         parts.append(out)
         constants.append(constant)
     walk.constant.add(torch.cat(constants))
@@ -154,6 +161,17 @@ def convolution(walk: Walk, operation: Operation, a: Tensor, region: Region | No
         walk.give(conv.x, F.pad(first, (-left, size - first.shape[-1] + left)))
     else:
         walk.give(conv.x, first, window)
+
+
+def _apart(items: Items, operation: Operation, conv: Convolution) -> Tensor:
+    """Radii of the weights times those of the input, for all samples; computed once."""
+
+    def compute() -> Tensor:
+        value = items.interval(conv.x)
+        return conv.product((value.upper - value.lower) / 2, radius(conv.weight))
+
+    found: Tensor = items.once(("apart", operation.index), compute)
+    return found
 
 
 def _images(walk: Walk, conv: Convolution, window: Region) -> tuple[Tensor, Tensor]:
@@ -171,9 +189,18 @@ def _images(walk: Walk, conv: Convolution, window: Region) -> tuple[Tensor, Tens
 
 
 def _block(
-    conv: Convolution, a: Tensor, lower: Tensor, upper: Tensor, epsilon: Tensor, known: bool
+    conv: Convolution,
+    a: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    epsilon: Tensor,
+    known: bool,
+    apart: Tensor | None,
 ) -> tuple[Tensor | None, Tensor]:
-    """Coefficients on the input ``[items, rows, channels, h, w]`` and the constant, for some items."""
+    """Coefficients on the input ``[items, rows, channels, h, w]`` and the constant, for some items.
+
+    ``apart`` is ``u`` times the input's radius, where the noise is to become a constant.
+    """
     count, rows = a.shape[:2]
     outputs = conv.weight.theta.shape[0] // conv.groups
     size = lower.shape[-2], lower.shape[-1]
@@ -191,7 +218,12 @@ def _block(
         if noisy:
             constant = constant - torch.einsum("ngmok,gok->nm", g.abs_(), unit[0, :, 0]) * epsilon[:, 0, 0, 0]
         return None, constant
-    if noisy:
+    if noisy and apart is not None:
+        g = gradient(grouped, (lower + upper) / 2).abs_()
+        constant = torch.einsum("ngmok,gok->nm", g, unit[0, :, 0]) + dot(a.abs(), apart)
+        constant = constant * -epsilon[:, 0, 0, 0]
+        weights = theta.expand(count, -1, rows, -1, -1)
+    elif noisy:
         centre = gradient(grouped, (lower + upper) / 2)
         around = gradient(grouped.abs(), (upper - lower) / 2)
         slope = (centre / around).nan_to_num_(0.0, 1.0, -1.0).clamp_(-1.0, 1.0)

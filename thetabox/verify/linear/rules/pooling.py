@@ -195,24 +195,31 @@ def max_pool(walk: Walk, operation: Operation, a: Tensor, region: Region | None)
     index, bent = source(items, operation)
     found = relaxed(items, operation)
     count = a[0, 0].numel()
+    overlap = pool.kernel[0] * pool.kernel[1]
+    most = walk.cut(found.reach, region)
     if bent:
+        # The lines' slopes are at most 1, so the rows do not grow in front of the ReLU.
         lower, upper = walk.cut(found.lower, region), walk.cut(found.upper, region)
-        walk.penalty(a, torch.maximum(lower.abs(), upper.abs()), 3.0 * slip(FEW))
+        most = most + torch.maximum(lower.abs(), upper.abs())
+    walk.penalty(a, most, 6.0 * slip(count + overlap))
+    if bent:
         a = through(walk, a, lines(lower, upper))
     falling = a.clamp(max=0.0)
-    rest = walk.cut(found.rest, region)
-    walk.constant.add(dot(falling, rest))
-    overlap = pool.kernel[0] * pool.kernel[1]
-    walk.penalty(a, walk.cut(found.reach, region), 4.0 * slip(count + overlap))
+    walk.constant.add(dot(falling, walk.cut(found.rest, region)))
     reference, above = walk.cut(found.reference, region), walk.cut(found.above, region)
     there = region or Region((0, 0), (0, 0), (a.shape[-2], a.shape[-1]))
     seen = there.before(pool.kernel, pool.stride, (0, 0))
-    out = a.new_zeros(*a.shape[:3], *seen.size)
+    tiled = pool.kernel == pool.stride
+    out = (torch.empty if tiled else torch.zeros)(*a.shape[:3], *seen.size, dtype=a.dtype, device=a.device)
     for place in range(overlap):
         row, column = divmod(place, pool.kernel[1])
         chosen = (reference == place).double()
-        part = torch.addcmul(a * chosen[:, None], falling, (above[..., place, :, :] - chosen)[:, None])
         rows = slice(row, row + (a.shape[-2] - 1) * pool.stride[0] + 1, pool.stride[0])
         columns = slice(column, column + (a.shape[-1] - 1) * pool.stride[1] + 1, pool.stride[1])
-        out[..., rows, columns] += part
+        here = out[..., rows, columns]
+        if tiled:
+            torch.mul(a, chosen[:, None], out=here)
+        else:
+            here.addcmul_(a, chosen[:, None])
+        here.addcmul_(falling, (above[..., place, :, :] - chosen)[:, None])
     walk.give(index, out, seen)
