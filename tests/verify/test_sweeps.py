@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import thetabox as tb
 from tests.verify.contract import assert_close
@@ -85,3 +85,22 @@ def test_products_kept_are_those_of_the_same_input(monkeypatch: pytest.MonkeyPat
         alone = tb.logit_bounds(model, x, [epsilon])
         assert torch.equal(together.lower[place], alone.lower[0])
         assert torch.equal(together.upper[place], alone.upper[0])
+
+
+class Shifted(nn.Module):
+    """A parameter of one dimension added to values of three, as many samples as it has entries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.tensor([1.0, 10.0, 100.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + self.shift).sum(1)
+
+
+def test_one_epsilon_a_sample_meets_its_own_sample() -> None:
+    """By hand: three entries of ±ε·10^k each, for ε = 0, 0.1, 0.2."""
+    epsilon = torch.tensor([0.0, 0.1, 0.2], dtype=torch.float64)
+    bounds = tb.logit_bounds(Shifted(), torch.zeros(3, 3, 3), epsilon, domain="interval")
+    expected = 6.0 * epsilon[:, None] * torch.tensor([1.0, 10.0, 100.0], dtype=torch.float64)
+    assert torch.allclose(bounds.upper - bounds.lower, expected, atol=1e-9)

@@ -101,7 +101,7 @@ def apply(context: Context, operation: Operation, args: tuple[Any, ...], kwargs:
             args, kwargs = _align(context, layout, intervals, args, kwargs)
         else:
             return _row_by_row(context, operation, found, args, kwargs)
-    elif context.sweep.sweeps > 1 and len(intervals) > 1:
+    elif (by_row or context.sweep.sweeps > 1) and len(intervals) > 1:
         if found.elementwise and isinstance(operation.layout, Layout):
             args, kwargs = _align(context, operation.layout, intervals, args, kwargs)
         elif len({context.rows(v) for v in intervals if v.batch is not None}) > 1:
