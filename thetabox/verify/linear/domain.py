@@ -77,7 +77,9 @@ class Linear(Domain):
         labels = y[which].repeat(len(epsilon))
 
         def answer(items: Items, places: Tensor) -> Tensor:
-            return self.walked(items, margin_rows(labels[places].to(epsilon.device), self.classes)).amin(1, keepdim=True)
+            return self.walked(items, margin_rows(labels[places].to(epsilon.device), self.classes)).amin(
+                1, keepdim=True
+            )
 
         x, flat = self._spread(which, epsilon)
         everything = torch.arange(len(flat))
@@ -106,6 +108,39 @@ class Linear(Domain):
             found = torch.maximum(found, self._bounded(x, flat, everything, answer, 2 * self.classes, self.tighten))
         return Interval(found[:, : self.classes], -found[:, self.classes :])
 
+    def losses(
+        self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]
+    ) -> tuple[list[str], Float[Tensor, "sweeps layers"]]:
+        r"""What the proof loses at each operation, averaged over samples.
+
+        With :math:`v` the values of the unperturbed network, an operation loses :math:`\langle A, f(v) \rangle -
+        \langle A', v \rangle - c`: a layer the noise of its weights, a ReLU or a pool its relaxation. The losses of
+        the weakest row add up to its unperturbed margin less the proven one. Samples without finite bounds are left out.
+
+        Returns:
+            The operations in order, by layer and operator, and their losses ``[E, L]``.
+        """
+        x, flat = self._spread(which, epsilon)
+        labels = y[which].repeat(len(epsilon))
+        tighten = self.tighten if self.options["grade"] == "b" else None
+        size = self._size(self.classes - 1)
+        found: list[dict[int, Tensor]] = []
+        with torch.no_grad(), sound_kernels(), evaluation_mode(self.engine.model):
+            for part in torch.arange(len(flat)).split(size):
+                items = self.items(x[part], flat[part], tighten)
+                plain = self.items(x[part], torch.zeros_like(flat[part]))
+                walk = Walk(items, Frame(slice(None)), self.classes - 1)
+                walk.account(_middles(plain))
+                walk.give(self.output, margin_rows(labels[part].to(flat.device), self.classes))
+                weakest = walk.run().masked_fill(~items.finite[:, None], torch.nan).argmin(1, keepdim=True)
+                found.append({i: lost.gather(1, weakest)[:, 0].cpu() for i, lost in walk.losses.items()})
+        passed = [o for o in self.graph.operations if any(o.index in part for part in found)]
+        table = torch.stack([torch.cat([part[o.index] for part in found]) for o in passed], 1)
+        names = [
+            f"{o.where or o.name} ({o.operator.split('.')[1] if '.' in o.operator else o.operator})" for o in passed
+        ]
+        return names, table.view(*epsilon.shape, -1).nanmean(1)
+
     def walked(self, items: Items, rows: Float[Tensor, "items rows classes"]) -> Float[Tensor, "items rows"]:
         """Lower bounds of combinations of the logits; minus infinity where the items' intervals are not finite."""
         walk = Walk(items, Frame(slice(None)), rows.shape[1])
@@ -125,7 +160,7 @@ class Linear(Domain):
         self, x: Tensor, epsilon: Tensor, places: Tensor, answer: Answer, rows: int, tighten: Tighten | None
     ) -> Tensor:
         """``answer`` of the items ``places``, in chunks that fit memory; on the CPU."""
-        size = max(1, min(MOST_ITEMS, NUMBERS // (rows * self.engine.network.largest())))
+        size = self._size(rows)
         with torch.no_grad(), sound_kernels(), evaluation_mode(self.engine.model):
             found = []
             for part in places.split(size):
@@ -137,6 +172,10 @@ class Linear(Domain):
                     found.append(torch.cat([self._chunk(x, epsilon, one, answer, tighten) for one in part.split(1)]))
         return torch.cat(found) if found else torch.zeros(0, rows, dtype=torch.float64)
 
+    def _size(self, rows: int) -> int:
+        """Items of one walk."""
+        return max(1, min(MOST_ITEMS, NUMBERS // (rows * self.engine.network.largest())))
+
     def _chunk(self, x: Tensor, epsilon: Tensor, part: Tensor, answer: Answer, tighten: Tighten | None) -> Tensor:
         return answer(self.items(x[part], epsilon[part], tighten), part).cpu()
 
@@ -145,6 +184,12 @@ class Linear(Domain):
         settings = replace(self.engine.settings, rounding=self.rounding)
         inputs = input_interval(x, settings)
         return Items(self.graph, self.tensors, inputs, epsilon.to(settings.device), self.rounding, tighten)
+
+
+def _middles(items: Items) -> dict[int, Tensor]:
+    """The unperturbed network's values, to rounding."""
+    plain = {i: items.interval(i) for i in items.values if items.plain(i)}
+    return {i: (v.lower + v.upper) / 2 for i, v in plain.items()}
 
 
 def margin_rows(labels: Int[Tensor, " items"], classes: int) -> Float[Tensor, "items rows classes"]:

@@ -32,6 +32,10 @@ class Walk:
         self.constant = Constant(count, rows, items.epsilon.device)
         self.coefficients: dict[int, tuple[Tensor, Region | None]] = {}
         self.widest = 1
+        # What each operation loses at the values of the unperturbed network, where those are given.
+        self.nominal: dict[int, Tensor] | None = None
+        self.losses: dict[int, Tensor] = {}
+        self._given = self.constant.value
 
     def run(self) -> Float[Tensor, "items rows"]:
         """Walk down from the coefficients given; lower bounds of the rows."""
@@ -43,8 +47,21 @@ class Walk:
             self.end(index, *self.coefficients.pop(index))
         return self.constant.lower()
 
+    def account(self, nominal: dict[int, Tensor]) -> None:
+        """Keep account of :attr:`losses` from now on (walks of whole images only)."""
+        self.nominal = nominal
+
     def step(self, operation: Operation, a: Tensor, region: Region | None) -> None:
         """Pass one operation."""
+        if self.nominal is None:
+            self._pass(operation, a, region)
+            return
+        before, self._given = self.constant.value.clone(), torch.zeros_like(self.constant.value)
+        self._pass(operation, a, region)
+        reached = self._given + (self.constant.value - before)
+        self.losses[operation.index] = dot(a, self.nominal[operation.index]) - reached
+
+    def _pass(self, operation: Operation, a: Tensor, region: Region | None) -> None:
         rule = BACKWARD.get(operation.operator)
         if rule is not None and self._apart(operation):
             try:
@@ -87,6 +104,8 @@ class Walk:
             else:
                 mask = self.frame.inside((height, width), region)
                 a = a if mask is None else a * mask
+        if self.nominal is not None:
+            self._given = self._given + dot(a, self.nominal[index])
         if index in self.coefficients:
             other, there = self.coefficients[index]
             if region is not None and there is not None and region != there:
@@ -141,4 +160,3 @@ class Walk:
 def dot(a: Tensor, z: Tensor) -> Tensor:
     """``[items, rows, *shape]`` times ``[items, *shape]``, summed over the shape."""
     return torch.bmm(a.flatten(2), z.flatten(1)[:, :, None]).squeeze(2)
-

@@ -67,7 +67,9 @@ def add_bias(walk: Walk, a: Tensor, bias: Parameter | None, channels: int) -> No
         walk.constant.lose(spread * walk.epsilon(walk.items.factor(bias), 2), a[0, 0].numel())
 
 
-def reach(items: Items, operation: Operation, x: int, weight: Parameter, bias: Parameter | None, product: object) -> Tensor:
+def reach(
+    items: Items, operation: Operation, x: int, weight: Parameter, bias: Parameter | None, product: object
+) -> Tensor:
     """Upper bound of ``Z`` for all samples, ``[samples, *outputs]``; computed once."""
 
     def compute() -> Tensor:

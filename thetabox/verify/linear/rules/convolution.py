@@ -105,9 +105,7 @@ def layer(items: Items, operation: Operation) -> Convolution:
         padding, uneven = tuple(t // 2 for t in total), tuple(t % 2 for t in total)  # type: ignore[assignment]  # pairs
     else:
         padding = (0, 0) if padding == "valid" else _pair(padding, flat, 0)
-    return Convolution(
-        given["input"].index, weight, bias, stride, padding, dilation, given["groups"], flat, uneven
-    )
+    return Convolution(given["input"].index, weight, bias, stride, padding, dilation, given["groups"], flat, uneven)
 
 
 def _pair(value: Any, flat: bool, rest: int) -> Pair:
@@ -145,9 +143,7 @@ def convolution(walk: Walk, operation: Operation, a: Tensor, region: Region | No
     for start in range(0, count, step):
         part = slice(start, start + step)
         least, most = lower[part], lower[part] if known else upper[part]
-        out, constant = _block(
-            conv, a[part], least, most, epsilon[part], known, None if apart is None else apart[part]
-        )
+        out, constant = _block(conv, a[part], least, most, epsilon[part], known, None if apart is None else apart[part])
         parts.append(out)
         constants.append(constant)
     walk.constant.add(torch.cat(constants))
@@ -246,7 +242,10 @@ def start_convolution(walk: Walk, operation: Operation, places: Tensor) -> None:
     spot = Region((1, 1), (0, 0), (1, 1))
     window = conv.window(spot)
     lower, upper = walk.ends(conv.x, window)
-    lower, upper = lower[..., :: conv.dilation[0], :: conv.dilation[1]], upper[..., :: conv.dilation[0], :: conv.dilation[1]]
+    lower, upper = (
+        lower[..., :: conv.dilation[0], :: conv.dilation[1]],
+        upper[..., :: conv.dilation[0], :: conv.dilation[1]],
+    )
     theta = conv.weight.theta[places]
     first = torch.cat([theta, -theta], 1)
     if conv.weight.factor:

@@ -44,8 +44,10 @@ def batch_norm(walk: Walk, operation: Operation, a: Tensor, region: Region | Non
     most = (torch.maximum(lower.abs(), upper.abs()) + shift.abs()) * steepness
     reach = most * (theta.abs() + unit * epsilon)
     if bias is not None:
-        reach = reach + (bias.magnitude + 0.0).view(wide) + radius(bias).view(wide) * walk.epsilon(
-            items.factor(bias), lower.dim()
+        reach = (
+            reach
+            + (bias.magnitude + 0.0).view(wide)
+            + radius(bias).view(wide) * walk.epsilon(items.factor(bias), lower.dim())
         )
     blur = max(p.blur for p in (weight, bias, mean, variance) if p is not None)
     relative = slip(4 * a[0, 0].numel()) + 12.0 * items.rounding.of_operation(2) + 8.0 * blur

@@ -1,0 +1,181 @@
+"""No bound of the linear domain is ever wrong: vertices, inner points, gradient descent, exact arithmetic."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.oracles import networks as exact_networks
+from tests.oracles.rational import exact
+from tests.verify.linear.networks import (
+    MAKERS,
+    SWEEP,
+    answers,
+    descended,
+    linear,
+    margins,
+    network,
+    random_noise,
+    spread,
+    vertices,
+)
+from thetabox.box import Box
+
+# Rounding of the float64 evaluation that stands for the truth.
+EVALUATION = 1e-12
+
+BOXES = {
+    "relative": Box(),
+    "absolute": Box(kind="absolute"),
+    "range": Box(kind="range", exclude="*bias"),
+    "scaled": Box(scale={"*bias": 3.0, "*weight": 0.5}),
+}
+
+
+def check(name: str, box: Box, noise_of: object, sweep: list[float] = SWEEP) -> None:
+    """Margins and logits of both grades against the truth at every point."""
+    model, x, y = network(name)
+    epsilon = spread(sweep, len(x))
+    for grade in "ab":
+        domain = linear(model, x, grade, box)
+        found = domain.margins(slice(None), epsilon, y)
+        logits = domain.logits(slice(None), epsilon)
+        assert found.dtype == torch.float64
+        assert not found.isnan().any()
+        low, high = logits.lower.view(len(sweep), len(x), -1), logits.upper.view(len(sweep), len(x), -1)
+        for place, value in enumerate(sweep):
+            truth = answers(model, x, noise_of(value), value, box)  # type: ignore[operator]  # a function of ε
+            room = EVALUATION * (1.0 + truth.abs().amax())
+            assert (found[place] <= margins(truth, y).amin(0) + room).all(), (grade, value)
+            assert (low[place] <= truth.amin(0) + room).all(), (grade, value)
+            assert (high[place] >= truth.amax(0) - room).all(), (grade, value)
+
+
+@pytest.mark.parametrize("points", [1000, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", MAKERS)
+def test_random_points(name: str, points: int) -> None:
+    model, _, _ = network(name)
+    noise = random_noise(model, points)
+    check(name, Box(), lambda value: noise)
+
+
+@pytest.mark.parametrize("box", BOXES.values(), ids=BOXES.keys())
+@pytest.mark.parametrize("name", MAKERS)
+def test_points_found_by_descent(name: str, box: Box) -> None:
+    model, x, y = network(name)
+    check(name, box, lambda value: descended(model, x, y, value, box))
+
+
+@pytest.mark.parametrize(
+    ("name", "tensors"),
+    [
+        ("dense", ["0.weight", "2.bias", "4.bias"]),
+        ("dense", ["2.weight"]),
+        ("strided", ["0.bias", "4.bias", "7.bias"]),
+        ("pooled", ["0.weight", "0.bias", "3.bias"]),
+        ("pool first", ["0.weight", "3.bias"]),
+        ("averaged", ["0.weight", "3.bias"]),
+        ("1d", ["0.weight", "2.bias"]),
+        ("residual", ["norm.weight", "norm.bias", "second.bias", "last.bias"]),
+        ("scaled", ["scale", "shift", "bias"]),
+    ],
+)
+def test_every_vertex(name: str, tensors: list[str]) -> None:
+    model, _, _ = network(name)
+    noise = vertices(model, tensors)
+    check(name, Box(include=",".join(tensors)), lambda value: noise, [1e-3, 0.1, 1.5])
+
+
+def cancelling() -> tuple[nn.Sequential, Tensor]:
+    """Terms of a million that cancel, and weights of zero, near the least and near the largest numbers."""
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3)).double()
+    with torch.no_grad():
+        model[0].weight[0] = torch.tensor([1e6, -1e6, 1.0, 0.0])
+        model[0].weight[1] = torch.tensor([5e-324, 3e-310, -1.0, 1e-200])
+        model[2].weight[0] = torch.tensor([1e8, -3.0, 0.0, 5e-324])
+        model[2].weight[1, 0] = 0.1
+        model[4].weight[:, 0] = torch.tensor([1e-3, 1e-3, -1e-3])
+    x = torch.randn(6, 4, dtype=torch.float64)
+    x[:, 1] = x[:, 0]
+    x[5] *= 1e-160
+    return model, x
+
+
+@pytest.mark.parametrize("grade", ["a", "b"])
+@pytest.mark.parametrize("epsilon", [0.0, 1e-9, 1e-3])
+def test_below_the_exact_margin(grade: str, epsilon: float) -> None:
+    """Rational arithmetic, no tolerance."""
+    model, x = cancelling()
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    found = linear(model, x, grade).margins(slice(None), spread([epsilon], len(x)), y)[0]
+    logits = linear(model, x, grade).logits(slice(None), spread([epsilon], len(x)))
+    for n in range(len(x)):
+        truth = exact_networks.extremes(model, x[n], epsilon, int(y[n]), limit=20, inner=5)
+        assert truth.margin is not None
+        assert exact(found[n]) <= truth.margin
+        for k in range(3):
+            assert exact(logits.lower[n, k]) <= truth.lower[k]
+            assert exact(logits.upper[n, k]) >= truth.upper[k]
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_at_zero_the_bounds_are_the_output(name: str) -> None:
+    model, x, y = network(name)
+    with torch.no_grad():
+        logits = model(x)
+    for grade in "ab":
+        found = linear(model, x, grade).margins(slice(None), spread([0.0], len(x)), y)[0]
+        truth = margins(logits, y)
+        assert (found <= truth + 1e-13).all()
+        assert (found >= truth - 1e-9).all()
+
+
+def test_overflow_proves_nothing() -> None:
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 2, bias=False)).double()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1e300, 1e300], [1.0, 1.0]], dtype=torch.float64))
+        model[2].weight.copy_(torch.tensor([[1e300, 1.0], [0.0, 1.0]], dtype=torch.float64))
+    x, y = torch.tensor([[1e10, 1e10], [1.0, 1.0]]), torch.tensor([0, 0])
+    for grade in "ab":
+        domain = linear(model, x, grade)
+        assert (domain.margins(slice(None), spread([1e-3], 2), y) == -torch.inf).all()
+        logits = domain.logits(slice(None), spread([1e-3], 2))
+        assert not logits.lower.isnan().any()
+        assert (logits.upper[:, 0] == torch.inf).all()
+
+
+@pytest.mark.parametrize("name", ["dense", "pooled", "strided", "averaged", "residual", "deep", "scaled"])
+def test_float32_networks(name: str) -> None:
+    """The claim for binary32 covers what torch computes in it, batch by batch and in one."""
+    model, x, y = network(name)
+    single = copy.deepcopy(model).float()
+    x = x.float()
+    found = {g: linear(single, x, g, arithmetic="float32") for g in "ab"}
+    noise = random_noise(model, 200)
+    for value in (0.0, 1e-6, 1e-3, 0.1):
+        bounds = {
+            g: (d.margins(slice(None), spread([value], 3), y)[0], d.logits(slice(None), spread([value], 3)))
+            for g, d in found.items()
+        }
+        real = linear(single, x, "a").margins(slice(None), spread([value], 3), y)[0]
+        assert (bounds["a"][0] < real).all()
+        for number in range(200):
+            point = {
+                n: (p.detach().double() * (1 + value * (1 - 1e-3) * noise[n][number])).float()
+                if value > 1e-4
+                else p.detach()
+                for n, p in single.named_parameters()
+            }
+            with torch.no_grad():
+                logits = torch.func.functional_call(single, point, (x,)).double()
+            for low, ends in bounds.values():
+                assert (low <= margins(logits, y)).all()
+                assert (ends.lower <= logits).all()
+                assert (ends.upper >= logits).all()
+            if value <= 1e-4:
+                break
