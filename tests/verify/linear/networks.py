@@ -97,7 +97,10 @@ MAKERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         (3,),
     ),
     "no bend": (lambda: nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 3), nn.Linear(3, 3)), (3,)),
-    "positions": (lambda: nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2), nn.Flatten(), nn.Linear(6, 3)), (3, 2)),
+    "positions": (
+        lambda: nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2), nn.Flatten(), nn.Linear(6, 3)),
+        (3, 2),
+    ),
     "strided": (
         lambda: nn.Sequential(
             nn.Conv2d(1, 2, 3, stride=2, padding=1),
@@ -126,7 +129,8 @@ MAKERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     ),
     "pool first": (
         lambda: nn.Sequential(
-            nn.Conv2d(1, 2, 2), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(2, 2, 2), nn.MaxPool2d((1, 2), stride=1), nn.Flatten(),
+            nn.Conv2d(1, 2, 2), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(2, 2, 2), nn.MaxPool2d((1, 2), stride=1),
+            nn.Flatten(),
             nn.Linear(2, 3),
         ),
         (1, 6, 7),

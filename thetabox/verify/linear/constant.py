@@ -18,7 +18,7 @@ def slip(terms: int) -> float:
 
 
 class Constant:
-    """Sum of what the walk has put aside, ``[items, rows]``; what it may have lost by adding is taken off at the end."""
+    """What a walk has put aside, ``[items, rows]``; what its sum may have lost by rounding is taken off at the end."""
 
     def __init__(self, items: int, rows: int, device: torch.device) -> None:
         self.value = torch.zeros(items, rows, dtype=torch.float64, device=device)

@@ -85,7 +85,7 @@ class Linear(Domain):
         everything = torch.arange(len(flat))
         found = self._bounded(x, flat, everything, answer, self.classes - 1, None)[:, 0]
         if self.options["grade"] == "b" and self.tighten.targets:
-            rest = (found <= 0).nonzero().squeeze(1)
+            rest = self._provable(x, labels, (found <= 0).nonzero().squeeze(1))
             if len(rest):
                 better = self._bounded(x, flat, rest, answer, self.classes - 1, self.tighten)[:, 0]
                 found[rest] = torch.maximum(found[rest], better)
@@ -115,7 +115,8 @@ class Linear(Domain):
 
         With :math:`v` the values of the unperturbed network, an operation loses :math:`\langle A, f(v) \rangle -
         \langle A', v \rangle - c`: a layer the noise of its weights, a ReLU or a pool its relaxation. The losses of
-        the weakest row add up to its unperturbed margin less the proven one. Samples without finite bounds are left out.
+        the weakest row add up to its unperturbed margin less the proven one. Samples without finite bounds are left
+        out.
 
         Returns:
             The operations in order, by layer and operator, and their losses ``[E, L]``.
@@ -150,6 +151,19 @@ class Linear(Domain):
     def samples_at_once(self, sweeps: int) -> int:
         """How many samples fit memory: walks are cut into chunks of their own, so only inputs count."""
         return max(1, min(4 * MOST_ITEMS, (1 << 24) // (self.engine.x[:1].numel() * max(sweeps, 1))))
+
+    def _provable(self, x: Tensor, labels: Tensor, places: Tensor) -> Tensor:
+        """Those of the places where the unperturbed network is right: nothing else can be proven."""
+
+        def answer(items: Items, part: Tensor) -> Tensor:
+            logits = items.interval(self.output)
+            rows = margin_rows(labels[part].to(items.epsilon.device), self.classes)
+            highest = rows.clamp(min=0) @ logits.upper[..., None] + rows.clamp(max=0) @ logits.lower[..., None]
+            return highest[..., 0].amin(1, keepdim=True)
+
+        zero = torch.zeros(len(x), dtype=torch.float64)
+        highest = self._bounded(x, zero, places, answer, self.classes - 1, None)[:, 0]
+        return places[~(highest <= 0)]
 
     def _spread(self, which: Which, epsilon: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs and ε, a row each for every sample and ε."""

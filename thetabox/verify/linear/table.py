@@ -1,9 +1,9 @@
-"""The one table from operator to backward rule.
+r"""The one table from operator to backward rule.
 
 A backward rule takes the coefficients ``A [items, rows, *shape]`` on an operator's result and hands coefficients on
 its operands to the walk, so that with every constant put aside
 
-.. math:: \\langle A, f(x) \\rangle \\ge \\sum_i \\langle A_i, x_i \\rangle + c
+.. math:: \langle A, f(x) \rangle \ge \sum_i \langle A_i, x_i \rangle + c
 
 for all operands inside their intervals and all parameters in their boxes, rounding included. A rule raises
 :class:`Stop`, before it has handed on anything, where it does not apply.
@@ -26,7 +26,7 @@ Backward = Callable[["Walk", "Operation", Tensor, "Region | None"], None]
 BACKWARD: dict[str, Backward] = {}
 
 
-class Stop(Exception):  # noqa: N818  # says what to do, and is never seen by users
+class Stop(Exception):
     """The rule does not apply: the result's interval stands for the operator."""
 
 

@@ -13,7 +13,10 @@ from thetabox.verify.linear.items import Items, first_layout
 from thetabox.verify.linear.region import Frame, Region, placed
 from thetabox.verify.linear.table import BACKWARD, Stop
 
-__all__ = ["Walk"]
+__all__ = ["Walk", "dot"]
+
+# Relative errors below this may be taken of the largest number instead of each.
+NEGLIGIBLE = 1e-9
 
 
 class Walk:
@@ -122,12 +125,15 @@ class Walk:
         self.penalty(a, lower.abs() if lower is upper else torch.maximum(lower.abs(), upper.abs()), slip(terms))
 
     def penalty(self, a: Tensor, z: Tensor, relative: float | Tensor) -> None:
-        """Take off ``relative ⟨|a|, z⟩`` (z is at least 0, ``[items, *shape]``), and more than underflow can amount to."""
-        count = z[0].numel() if len(z) else 1
-        wide = (1.0 + self.items.epsilon[self.frame.items]) * (1.0 + count * z.flatten(1).amax(1))
+        """Take off ``relative ⟨|a|, z⟩`` (z at least 0, ``[items, *shape]``), and more than underflow can amount to."""
+        count, most = z[0].numel(), z.flatten(1).amax(1)
+        wide = (1.0 + self.items.epsilon[self.frame.items]) * (1.0 + count * most)
         tiny = self.items.rounding.floor * wide
-        rate = (z * relative).flatten(1) + tiny[:, None]
-        self.constant.lose(dot(a.abs(), rate) + tiny[:, None], count)
+        if isinstance(relative, float) and relative < NEGLIGIBLE:
+            size = torch.linalg.vector_norm(a.flatten(2), 1, 2) * (most * relative + tiny)[:, None]
+        else:
+            size = dot(a.abs(), (z * relative).flatten(1) + tiny[:, None])
+        self.constant.lose(size + tiny[:, None], count)
 
     def end(self, index: int, a: Tensor, region: Region | None) -> None:
         """Put a value's interval in the place of the value."""

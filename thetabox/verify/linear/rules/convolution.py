@@ -8,8 +8,8 @@ s G, 0)`, and
 .. math:: A_x = A(\theta - \varepsilon u s), \quad c = -\varepsilon \langle u, t \rangle .
 
 Cheaper, without R: :math:`A_x = A\theta` and :math:`c = -\varepsilon (\langle u, |G| \rangle + \langle |A|, u * r
-\rangle)`, whose last product all rows share. A known input (the first layer) gives the constant :math:`\langle G, \theta \rangle - \varepsilon \langle |G|, u
-\rangle`, exact. Rounding as for dense layers.
+\rangle)`, whose last product all rows share. A known input (the first layer) gives the constant :math:`\langle G,
+\theta \rangle - \varepsilon \langle |G|, u \rangle`, exact. Rounding as for dense layers.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Convolution:
         return unfolded.unflatten(1, (self.groups, self.inputs)).transpose(2, 3)
 
     def folded(self, columns: Tensor, size: Pair) -> Tensor:
-        """Sum of patches ``[items, groups, rows, inputs, positions]`` at their places, ``[items, rows, channels, h, w]``."""
+        """Patches ``[items, groups, rows, inputs, positions]`` added up, ``[items, rows, channels, h, w]``."""
         count, _, rows, _, positions = columns.shape
         flat = columns.transpose(1, 2).reshape(count * rows, -1, positions)
         return F.fold(flat, size, self.kernel, self.dilation, 0, self.stride).unflatten(0, (count, rows))

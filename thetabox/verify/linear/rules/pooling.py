@@ -34,7 +34,7 @@ class Window(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """``z_j <= max_i z_i <= sum_i above_i z_i + rest``, for all samples; windows in front of the last two dimensions."""
+    """``z_j <= max_i z_i <= sum_i above_i z_i + rest`` of all samples; windows before the last two dimensions."""
 
     reference: Tensor
     above: Tensor
