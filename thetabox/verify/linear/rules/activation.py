@@ -39,7 +39,7 @@ def lines(lower: Tensor, upper: Tensor, bend: float = 0.0) -> Lines:
     rest = torch.maximum((1.0 - above) * upper, (bend - above) * lower) * (1.0 + slip(FEW))
     open_sign = (lower < 0) & (upper > 0)
     rest = torch.where(open_sign, rest, 0.0)
-    below = torch.where(open_sign, torch.where(upper > -lower, 1.0, bend), above)
+    below = torch.where(open_sign & (upper > -lower), 1.0, torch.where(open_sign, bend, above))
     return Lines(below, above, rest)
 
 
