@@ -121,9 +121,7 @@ def radius(args: argparse.Namespace) -> dict[str, Any]:
     start = torch.where(right, 2e-4, 0.0).double()
     for name, factor in (("interval", 1.0), ("a", 4.0), ("b", 5.0)):
         if name in args.domains:
-            seconds, radii = spent(
-                lambda n=name, s=start * factor: searched(bounds(n, made, y), s, args.rtol)
-            )
+            seconds, radii = spent(lambda n=name, s=start * factor: searched(bounds(n, made, y), s, args.rtol))
             start = torch.where(right, radii.clamp(min=1e-6), 0.0)
             found[name] = {"median": float(radii.median()), "seconds": seconds, "radii": radii.tolist()}
             ratio = found[name]["median"] / found["interval"]["median"]
@@ -178,7 +176,9 @@ def cost(args: argparse.Namespace) -> dict[str, Any]:
         wide, inputs, labels = case(8, classes)
         made = engine(wide, inputs)
         seconds, _ = spent(
-            lambda m=made, t=labels: Linear(m, {"grade": "a"}).margins(slice(None), torch.full((1, 8), 1e-4).double(), t)
+            lambda m=made, t=labels: Linear(m, {"grade": "a"}).margins(
+                slice(None), torch.full((1, 8), 1e-4).double(), t
+            )
         )
         found["classes"][classes] = seconds
     print("grade a, seconds by samples:", {k: round(v, 2) for k, v in found["samples"].items()})

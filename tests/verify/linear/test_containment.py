@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.oracles import networks as exact_networks
+from tests.oracles import orders
 from tests.oracles.rational import exact
 from tests.verify.linear.networks import (
     MAKERS,
@@ -23,6 +24,8 @@ from tests.verify.linear.networks import (
     vertices,
 )
 from thetabox.box import Box
+from thetabox.verify.linear.region import Frame, Region
+from thetabox.verify.linear.walk import Walk
 
 # Rounding of the float64 evaluation that stands for the truth.
 EVALUATION = 1e-12
@@ -179,3 +182,70 @@ def test_float32_networks(name: str) -> None:
                 assert (ends.upper >= logits).all()
             if value <= 1e-4:
                 break
+
+
+def test_every_order_of_a_float32_sum() -> None:
+    """All orders and bracketings of a cancelling dot product, fused or not."""
+    weight = torch.tensor([[1.0, 3e-8, -1.0, 7e-8, 0.3], [1e-3, 1.0, 1e7, -1e7, 0.1]], dtype=torch.float32)
+    x = torch.tensor([[1.0, 1.3, 1.0, 0.7, 1e-8]], dtype=torch.float32)
+    model = nn.Linear(5, 2, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(weight)
+    for grade in "ab":
+        found = linear(model, x, grade, arithmetic="float32").logits(slice(None), spread([0.0], 1))
+        for k in range(2):
+            reached = orders.all_dots(weight[k].numpy(), x[0].numpy())
+            assert found.lower[0, k] <= min(reached)
+            assert found.upper[0, k] >= max(reached)
+
+
+def test_a_constant_for_noise_counts_the_radius() -> None:
+    """By hand: θ (v - w) with v, w in [0.5, 1.5] and θ in [0.5, 1.5] is at least -1.5, though v - w is 0 at the centre."""
+    model = nn.Sequential(
+        nn.Linear(1, 2, bias=False),
+        nn.Unflatten(1, (1, 2)),
+        nn.Conv1d(1, 1, 1, bias=False),
+        nn.Flatten(),
+        nn.Linear(2, 2, bias=False),
+    ).double()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.fill_(1.0)
+        model[4].weight.copy_(torch.tensor([[1.0, -1.0], [0.0, 0.0]]))
+    domain = linear(model, torch.ones(1, 1), "a", Box(exclude="4.*"))
+    items = domain.items(torch.ones(1, 1), torch.tensor([0.5], dtype=torch.float64))
+    for coarse in (False, True):
+        walk = Walk(items, Frame(slice(None)), 1, coarse=coarse)
+        walk.give(domain.output, torch.tensor([[[1.0, -1.0]]], dtype=torch.float64))
+        assert walk.run().item() == pytest.approx(-1.5, abs=1e-9)
+
+
+def test_what_one_window_sees_at_the_edge() -> None:
+    """Rows of one position against rows of the whole image, where windows reach over the edge and into biases."""
+    torch.manual_seed(6)
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(2, 2, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(2, 2, 3, padding=1),
+        nn.Flatten(),
+        nn.Linear(18, 2),
+    ).double()
+    with torch.no_grad():
+        for place in (0, 2, 4):
+            model[place].bias.fill_(1.0)
+    x = torch.randn(2, 1, 3, 3, dtype=torch.float64)
+    domain = linear(model, x, "a")
+    items = domain.items(x, torch.full((2,), 0.01, dtype=torch.float64))
+    last = [o.index for o in domain.graph.operations if "conv2d" in o.operator][-1]
+    whole = Walk(items, Frame(slice(None)), 18, coarse=True)
+    whole.give(last, torch.eye(18, dtype=torch.float64).view(1, 18, 2, 3, 3).expand(2, -1, -1, -1, -1))
+    expected = whole.run().view(2, 2, 3, 3)
+    for h in range(3):
+        for w in range(3):
+            at = torch.full((2,), h), torch.full((2,), w)
+            walk = Walk(items, Frame(torch.arange(2), *at), 2, coarse=True)
+            one = torch.eye(2, dtype=torch.float64)[None, :, :, None, None].expand(2, -1, -1, -1, -1)
+            walk.give(last, one, Region((1, 1), (0, 0), (1, 1)))
+            assert torch.allclose(walk.run(), expected[:, :, h, w], atol=1e-9)
