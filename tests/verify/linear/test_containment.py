@@ -200,7 +200,7 @@ def test_every_order_of_a_float32_sum() -> None:
 
 
 def test_a_constant_for_noise_counts_the_radius() -> None:
-    """By hand: θ (v - w) with v, w in [0.5, 1.5] and θ in [0.5, 1.5] is at least -1.5, though v - w is 0 at the centre."""
+    """By hand: θ (v - w), each in [0.5, 1.5], is at least -1.5, though v - w is 0 at the centre."""
     model = nn.Sequential(
         nn.Linear(1, 2, bias=False),
         nn.Unflatten(1, (1, 2)),
