@@ -177,7 +177,7 @@ class Linear(Domain):
         size = self._size(rows)
         with torch.no_grad(), sound_kernels(), evaluation_mode(self.engine.model):
             found = []
-            for part in places.split(size):
+            for part in places.split(size) if len(places) else ():
                 try:
                     found.append(self._chunk(x, epsilon, part, answer, tighten))
                 except OneEpsilonAtATime:
