@@ -21,14 +21,13 @@ from thetabox.errors import InputError
 from thetabox.models.leaky import Leaky, LeakyCells
 from thetabox.verify.context import Context
 from thetabox.verify.engine import Engine
+from thetabox.verify.histories.check import INSTEAD
 from thetabox.verify.network import Tensors
 from thetabox.verify.parameter import Parameter
 from thetabox.verify.rounding import SAFETY, Rounding
 
 # Distinct membrane time constants that a layer may have: each takes a trace of its own.
 MOST_TRACES = 8
-
-INSTEAD = "use the domain 'interval'"
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ class Cells:
         self.rho = Ends(zero, zero) if names.tau_adapt is None else self._rho(find(names.tau_adapt))
 
     def _ends(self, parameter: Parameter) -> Ends:
-        theta = parameter.theta.reshape(1, -1)
+        theta = parameter.theta.reshape(1, -1).expand(1, self.units)
         own, subnormal = self.rounding.own, self.rounding.subnormal
         if parameter.factor == 0.0 and parameter.blur == 0.0:
             return Ends(theta, theta)

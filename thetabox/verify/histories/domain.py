@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,12 +10,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from thetabox.errors import InputError
-from thetabox.models.precision import default_dtype
-from thetabox.models.recurrent import run_steps
 from thetabox.verify.certificate import Profile
 from thetabox.verify.context import Context, Sweep
 from thetabox.verify.domain import Domain
 from thetabox.verify.histories.cells import INSTEAD, Cells, description, errors
+from thetabox.verify.histories.check import check_description
 from thetabox.verify.histories.splits import Tree, grow, split
 from thetabox.verify.histories.walk import Drive, Exact, Patience, Walked, walk
 from thetabox.verify.interval import Interval
@@ -70,35 +68,10 @@ class Histories(Domain):
             raise InputError(
                 f"a recurrent network takes x of shape [samples, time, inputs], not {list(engine.x.shape)}"
             )
+        check_description(engine, description(engine.model))
         with torch.no_grad():
-            context = Context(Sweep(torch.zeros(1, 1, dtype=torch.float64)), rounding)
-            self._check_description(Cells(engine, context))
-
-    def _check_description(self, cells: Cells) -> None:
-        """The model's own steps against those of its description, on its first inputs.
-
-        Raises:
-            InputError: they differ.
-        """
-        model = copy.deepcopy(self.engine.model).double().to(cells.alpha.device).eval()
-        x = self.engine.x[: min(4, len(self.engine.x))].double().to(cells.alpha.device)
-        spread = float(x.abs().max())
-        noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        x = torch.cat([x, 4.0 * spread * (noise.to(x.device) - 0.5)])
-        with default_dtype(torch.float64):
-            spikes = run_steps(model, x)  # type: ignore[arg-type]  # the protocol, which a traced recurrent network has
-            answer = model.readout(spikes)  # type: ignore[operator]  # the protocol
-        said = spikes_of(cells, x)
-        readout = spikes.mean(1) @ cells.weight_out.theta.double().T
-        if cells.bias_out is not None:
-            readout = readout + cells.bias_out.theta.double()
-        # A potential may lie on its threshold to the last bit; from there on the two trains may differ.
-        same = spikes.shape == said.shape and float((spikes != said).any(2).any(1).double().mean()) <= 0.25
-        if not same or not torch.allclose(readout, answer, rtol=1e-5, atol=1e-6):
-            raise InputError(
-                "the network does something else than leaky_cells says of it, so the domain 'histories' cannot speak "
-                f"of it; {INSTEAD}"
-            )
+            # What the layer asks for that the domain does not do.
+            self._cells(torch.zeros(1, dtype=torch.float64))
 
     def margins(
         self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]
@@ -273,22 +246,3 @@ class Histories(Domain):
 
     def samples_at_once(self, sweeps: int) -> int:
         return max(1, self._rows_at_once() // max(sweeps, 1))
-
-
-def spikes_of(cells: Cells, x: Tensor) -> Tensor:
-    """Spikes [N, T, units] by the description's equations, in float64."""
-    names_beta = cells.beta.lower.double()
-    threshold, rho = cells.threshold.lower.double(), cells.rho.lower.double()
-    alpha, weight = cells.alpha.double(), cells.weight_in.theta.double()
-    rec = None if cells.weight_rec is None else cells.weight_rec.theta.double()
-    v = b = z = silent = x.new_zeros(len(x), cells.units)
-    out = []
-    for x_t in x.unbind(1):
-        b = rho * b + (1 - rho) * z
-        level = threshold + names_beta * b
-        drive = x_t @ weight if rec is None else x_t @ weight + z @ rec
-        v = alpha * v + (1 - alpha) * drive - z * level * cells.dt
-        z = ((silent == 0) & (v > level)).to(x.dtype)
-        silent = torch.where(z > 0, max(cells.refractory - 1.0, 0.0), (silent - 1).clamp(min=0))
-        out.append(z)
-    return torch.stack(out, 1)
