@@ -1,20 +1,20 @@
-"""Cost of the domain ``histories`` in forward passes, and how it grows with K, samples, time steps, units and ε.
+"""What the domain of histories proves of a spiking network, stage by stage, and what that costs in forward passes.
 
-    python benchmarks/histories.py --model MODEL --data vowels --out FILE.json
+    python benchmarks/histories.py model.safetensors --data vowels --samples 100 --epsilon 1e-4,5e-4,1e-3,2e-3
 
-A forward pass is the network's own, same batch, float64, one thread; processor time, least of three rounds in turns.
-Growth with time steps and units is of untrained LSNNs on noise, at an ε at which half of the neurons fork.
+Each stage sees what the stages before it left open; costs add up, in plain forward passes of the same samples in
+float64 on one thread, by processor time. ``--growth`` adds the cost of one stage over K, T, units and samples on
+untrained networks. Prints tables, and writes all of it as json with ``--out``.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
-import platform
 import resource
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,74 +22,124 @@ import torch
 from torch import Tensor, nn
 
 import thetabox as tb
-from thetabox.verify import request
+from thetabox import data
 from thetabox.verify.engine import Engine
 from thetabox.verify.histories import Histories
+from thetabox.verify.request import settings
 
 
-def seconds(function: Callable[[], Any]) -> float:
-    """Processor time of one call."""
+def seconds(function: Callable[[], Any]) -> tuple[float, Any]:
+    """Processor time of one call, and its answer."""
     started = time.process_time()
-    function()
-    return time.process_time() - started
+    answer = function()
+    return time.process_time() - started, answer
 
 
-def cost(model: nn.Module, x: Tensor, y: Tensor, epsilon: float, options: dict[str, int]) -> dict[str, float]:
-    """Passes that one ε takes, and the share that is verified."""
-    settings = request.settings("interval", None, "real", "float64", "cpu")
-    domain = Histories(Engine(model, settings, x), options)
-    rows = torch.full((1, len(x)), epsilon, dtype=torch.float64)
-    double = model.double().eval()
-    found: dict[str, Tensor] = {}
+def forward_seconds(model: nn.Module, x: Tensor, rounds: int = 5) -> float:
+    """Least processor time of a plain pass in float64."""
+    plain, x = copy.deepcopy(model).double().eval(), x.double()
+    with torch.no_grad():
+        return min(seconds(lambda: plain(x))[0] for _ in range(rounds + 1))
 
-    def forward() -> None:
-        with torch.no_grad():
-            double(x.double())
 
-    def prove() -> None:
-        found["margin"] = domain.margins(slice(0, len(x)), rows, y)
+def margins(domain: Any, which: Tensor, epsilon: float, y: Tensor) -> Tensor:
+    """Margins of some samples at one ε, in chunks that fit memory."""
+    parts = which.split(domain.samples_at_once(1))
+    return torch.cat([domain.margins(p, torch.full((1, len(p)), epsilon, dtype=torch.float64), y)[0] for p in parts])
 
-    rounds = [(seconds(forward), seconds(prove)) for _ in range(3)]
-    forward_s, prove_s = (min(column) for column in zip(*rounds, strict=True))
-    verified = (found["margin"] > 0).double().mean().item()
-    return {"passes": prove_s / forward_s, "forward_ms": 1e3 * forward_s, "verified": verified}
+
+def cascade(
+    engine: Engine, y: Tensor, sweep: list[float], stages: list[Mapping[str, Any]], forward: float
+) -> list[dict[str, Any]]:
+    """Verified share and cost up to each stage, for every ε."""
+    correct = engine.clean_logits().argmax(1) == y
+    found = []
+    for epsilon in sweep:
+        open_ = correct.clone()
+        spent, verified = 0.0, 0
+        for options in stages:
+            which = open_.nonzero().squeeze(1)
+            domain = Histories(engine, options)
+            took, margin = seconds(
+                lambda d=domain, w=which, e=epsilon: margins(d, w, e, y) if len(w) else torch.empty(0)
+            )
+            spent += took
+            open_[which[margin > 0]] = False
+            verified = int(correct.sum() - open_.sum())
+            found.append(
+                {
+                    "epsilon": epsilon,
+                    "options": dict(options),
+                    "verified": verified / len(y),
+                    "forward_passes": spent / forward,
+                    "seconds": spent,
+                }
+            )
+            print(f"{epsilon:8.0e}  {options!s:36}  {verified / len(y):.3f}  {spent / forward:8.0f} passes", flush=True)
+    return found
+
+
+def growth(epsilon: float) -> list[dict[str, Any]]:
+    """Cost of one walk over K, T, units and samples, each alone moved from the middle."""
+    middle = {"histories": 4, "steps": 60, "units": 128, "samples": 64}
+    moves = {"histories": [1, 2, 4, 8, 16], "steps": [30, 60, 120], "units": [64, 128, 256], "samples": [16, 64, 256]}
+    found = []
+    for name, values in moves.items():
+        for value in values:
+            case = {**middle, name: value}
+            torch.manual_seed(0)
+            model = tb.models.LSNN(12, case["units"], 9).eval()
+            x = torch.randn(case["samples"], case["steps"], 12)
+            engine = Engine(model, settings("interval", None, "real", "float64", "cpu"), x)
+            y = engine.clean_logits().argmax(1)
+            domain = Histories(engine, {"histories": case["histories"]})
+            everyone = torch.arange(len(x))
+            took, _ = seconds(lambda d=domain, w=everyone, y=y: margins(d, w, epsilon, y))
+            passes = took / forward_seconds(model, x)
+            found.append({**case, "moved": name, "epsilon": epsilon, "seconds": took, "forward_passes": passes})
+            print(f"{name:10} {value:5}  {took:7.2f} s  {passes:6.1f} passes", flush=True)
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--data", required=True, help="task")
-    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--data", default="vowels")
     parser.add_argument("--samples", type=int, default=100)
-    parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
+    parser.add_argument("--epsilon", default="1e-4,5e-4,1e-3,2e-3")
+    parser.add_argument("--stages", type=int, default=len(Histories.cascade), help="how many stages of the cascade")
+    parser.add_argument("--growth", action="store_true")
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
     torch.set_num_threads(1)
-    test = tb.data.load(args.data, "test", args.data_dir).subset(args.samples)
+    model = tb.load(given.model)
+    test = data.load(given.data, "test").subset(given.samples)
     x, y = torch.as_tensor(test.x), torch.as_tensor(test.y)
-    facts: dict[str, Any] = {
-        "machine": f"CPU, {platform.machine()}, torch {torch.__version__}, {datetime.now(UTC).date()}"
+    engine = Engine(model, settings("interval", None, "real", "float64", "cpu"), x)
+    forward = forward_seconds(model, x)
+    sweep = [float(e) for e in given.epsilon.split(",")]
+    clean = float((engine.clean_logits().argmax(1) == y).double().mean())
+    print(f"clean {clean:.3f}; one forward pass of {len(x)} samples {1e3 * forward:.1f} ms")
+    result = {
+        "model": given.model.name,
+        "data": given.data,
+        "samples": len(x),
+        "clean": clean,
+        "forward_seconds": forward,
+        "stages": cascade(engine, y, sweep, list(Histories.cascade[: given.stages]), forward),
     }
-
-    def note(group: str, key: str, value: dict[str, float]) -> None:
-        facts.setdefault(group, {})[key] = value
-        print(f"{group} {key}: {value['passes']:.1f} passes, verified {value['verified']:.2f}", flush=True)
-
-    for k in (1, 2, 4, 8, 16):
-        for epsilon in (1e-4, 1e-3, 1e-2):
-            note("K", f"{k} at {epsilon:g}", cost(tb.load(args.model), x, y, epsilon, {"histories": k}))
-    for n in (10, 30, 100):
-        note("samples", str(n), cost(tb.load(args.model), x[:n], y[:n], 1e-3, {"histories": 4}))
-    for units in (64, 128, 256):
-        for steps in (30, 60, 120):
-            torch.manual_seed(0)
-            model = tb.models.LSNN(12, units, 9)
-            noise = torch.randn(50, steps, 12)
-            label = model(noise).argmax(1)
-            note("growth", f"{units} units, {steps} steps", cost(model, noise, label, 1e-3, {"histories": 4}))
-    facts["peak_MiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"peak memory of the process {facts['peak_MiB']:.0f} MiB")
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    domain = Histories(engine, Histories.cascade[0])
+    rows = torch.tensor(sweep, dtype=torch.float64)[:, None].expand(-1, len(x))
+    result["uncertain"] = domain.uncertain(slice(0, len(x)), rows).tolist()
+    for epsilon, share in zip(sweep, result["uncertain"], strict=True):
+        print(f"{epsilon:8.0e}  neurons with several histories at T/4, T/2, T:", end="")
+        print("".join(f" {share[len(share) * q // 4 - 1]:.3f}" for q in (1, 2, 4)))
+    if given.growth:
+        result["growth"] = growth(sweep[-1])
+    result["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(f"peak memory of the process {result['peak_bytes'] / 2**20:.0f} MiB")
+    if given.out is not None:
+        given.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
