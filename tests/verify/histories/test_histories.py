@@ -287,6 +287,18 @@ def test_a_wrong_description_is_refused(says: dict[str, Any]) -> None:
         domain(Own(says), torch.randn(4, 30, 3))
 
 
+def test_a_state_that_does_not_begin_at_zero_is_refused() -> None:
+    """A start too small to change a spike of the trial runs would still be another network."""
+
+    class Charged(Own):
+        def initial_state(self, batch: int) -> tuple[Tensor, Tensor]:
+            v, z = super().initial_state(batch)
+            return v + 1e-7, z
+
+    with pytest.raises(InputError, match="initial_state is not zero"):
+        domain(Charged(), torch.randn(4, 30, 3))
+
+
 def test_refusals() -> None:
     x = torch.randn(2, 6, 2)
     with pytest.raises(InputError, match="interval"):

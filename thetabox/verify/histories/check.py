@@ -7,6 +7,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from thetabox.errors import InputError
 from thetabox.models.leaky import LeakyCells
@@ -51,6 +52,11 @@ def check_description(engine: Engine, says: LeakyCells) -> None:
             if trial:
                 for name in moved:
                     stored[name].copy_(_elsewhere(name, own[name], engine.settings.box.kind, generator))
+            start = pytree.tree_leaves(model.initial_state(len(x)))  # type: ignore[operator]  # the protocol
+            if any(bool(leaf.any()) for leaf in start):
+                raise InputError(
+                    f"the network's initial_state is not zero, from which leaky_cells says it starts; {INSTEAD}"
+                )
             spikes = run_steps(model, x)  # type: ignore[arg-type]  # the protocol, which the description is of
             bits = torch.rand(spikes.shape, generator=generator, dtype=torch.float64).to(x.device)
             bits = torch.cat([(bits < 0.3).double(), spikes])
