@@ -235,6 +235,7 @@ def test_interrupt_keeps_finished_chunks(start, tmp_path):
     torch.manual_seed(0)
     tb.save(tb.models.LSNN(12, 200, 9), wide)
     given = ["certify", wide, "--data", "vowels", "--epsilon", "0,1e-4,1e-3,1e-2", "--no-attack", "--no-radius"]
+    given += ["--domain", "interval"]
     out = tmp_path / "out"
     process = start(*given, "--out", out)
     deadline = time.monotonic() + 240

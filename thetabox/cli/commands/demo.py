@@ -39,7 +39,7 @@ JOBS = (
 )
 SHOWN = (3, 2, 1, 0)
 # Seconds a sample for proofs beyond plain intervals, of a certificate and of its radii: the demo is to end soon.
-BUDGET = 0.1
+BUDGET = 0.2
 
 
 @dataclass(frozen=True)
