@@ -160,7 +160,7 @@ class RuleContract:
             return Interval(x.double(), x.double(), slack=0.05, batch=0)
 
         monkeypatch.setattr("thetabox.verify.engine.input_interval", loose)
-        bounds = tb.logit_bounds(module, x, [0.0, 0.1])
+        bounds = tb.logit_bounds(module, x, [0.0, 0.1], domain="interval")
         values = {n: p.detach().double() for n, p in module.named_parameters()}
         # In float64: a float32 product of 0.05 and 1 lies outside the slack.
         random = torch.rand(x.shape, dtype=torch.float64) * 2 - 1

@@ -33,9 +33,9 @@ def test_sweep_equals_each_alone(name: str, together: int, arithmetic: str, monk
     torch.manual_seed(0)
     model, x = make().eval(), torch.randn(7, *shape)
     monkeypatch.setattr(Engine, "_together", lambda self, epsilon: min(together, len(epsilon)))
-    bounds = tb.logit_bounds(model, x, SWEEP, arithmetic=arithmetic)
+    bounds = tb.logit_bounds(model, x, SWEEP, arithmetic=arithmetic, domain="interval")
     for place, epsilon in enumerate(SWEEP):
-        alone = tb.logit_bounds(model, x, [epsilon], arithmetic=arithmetic)
+        alone = tb.logit_bounds(model, x, [epsilon], arithmetic=arithmetic, domain="interval")
         lower, upper = bounds.lower[place], bounds.upper[place]
         if together == 1:
             assert torch.equal(lower, alone.lower[0])

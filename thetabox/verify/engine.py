@@ -143,4 +143,7 @@ class Engine:
         with torch.no_grad(), default_dtype(torch.float64):
             for start, stop in self.chunks(len(self.x), 1):
                 answers.append(model_logits(exact, self.x[start:stop].double().to(self.settings.device)).cpu())
-        return torch.cat(answers)
+        logits = torch.cat(answers)
+        if len(logits) != len(self.x):
+            raise InputError(f"the network must answer logits [samples, classes], not {list(logits.shape)}")
+        return logits

@@ -197,8 +197,8 @@ def test_nothing_is_lost_where_nothing_is_uncertain(precision: str) -> None:
 
 
 def test_more_histories_and_splits_prove_more() -> None:
-    model, x, y = larger(1)
-    rows = sweep_of([1e-4, 5e-4, 2e-3], 6)
+    model, x, y = larger(3)
+    rows = sweep_of([1e-4, 5e-4, 2e-3, 5e-3], 6)
     margins = [
         domain(model, x, **options).margins(slice(0, 6), rows, y)
         for options in ({"histories": 1}, {"histories": 4}, {"histories": 4, "splits": 200})

@@ -360,12 +360,11 @@ class _Walk:
             noise = (4.0 * own + relative) * high
             if epsilon is None or unit is not None:
                 spread = half + noise
-            elif context.largest(weight.factor) <= 1.0:
-                # [1 - ε, 1 + ε] times [low, high], low ≥ 0, has this centre and radius.
-                spread = half + epsilon * middle + noise
-                middle = middle + epsilon * half
             else:
-                spread = half + epsilon * high + noise
+                # Of [1 - ε, 1 + ε] times [low, high], low ≥ 0: the lower end is (1 - ε) low, or (1 - ε) high beyond 1.
+                small = epsilon <= 1.0
+                spread = torch.where(small, half + epsilon * middle, epsilon * high) + noise
+                middle = torch.where(small, middle + epsilon * half, high)
             columns = slice(None) if len(cells.decays) == 1 else d.units
             moved, reach = middle @ theta[:, columns], spread @ size[:, columns]
             if unit is not None and epsilon is not None:
