@@ -224,6 +224,7 @@ def test_a_domain_that_gives_up_leaves_the_proofs_so_far(fake: type[Fake], task:
     fake.refuses = "made"
     found = tb.certify(model, x, y, SWEEP)
     assert list(found.options["proven_by"]) == ["interval"]
+    assert found.options["left_out"] == {"fake": "fake takes no such network; interval does"}
     assert torch.equal(tb.certified_radius(model, x, y), tb.certified_radius(model, x, y, domain="interval"))
 
 

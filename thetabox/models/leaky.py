@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -19,12 +20,13 @@ class LeakyCells:
         z &\leftarrow [r \le 0.1]\; H(v - A), \qquad r \leftarrow \mathrm{clip}(r + n_{refr} z - 1, 0, n_{refr}) \\
         \text{logits} &= \mathrm{mean}_t(z) W_{out} + b_{out}
 
-    from zero, with H(0) = 0. All strings are names of the model's parameters or buffers.
+    from zero, with H(0) = 0. All strings are names of the model's parameters or buffers. In a network of several layers
+    x of every layer but the first is the spikes z of the layer below in the same step, and only the last has a readout.
 
     Attributes:
         weight_in: W_in [inputs, units].
         weight_rec: W_rec [units, units]; its diagonal does not count. ``None`` for a feed-forward layer.
-        weight_out: W_out [units, classes].
+        weight_out: W_out [units, classes]; ``None`` for all layers but the last.
         bias_out: b_out [classes], ``None`` for none.
         threshold, tau, tau_adapt, beta: one value a unit; ``beta`` is ``None`` where thresholds do not adapt, and
             ``tau_adapt`` then too.
@@ -34,7 +36,7 @@ class LeakyCells:
 
     weight_in: str
     weight_rec: str | None
-    weight_out: str
+    weight_out: str | None
     bias_out: str | None
     threshold: str
     tau: str
@@ -46,6 +48,6 @@ class LeakyCells:
 
 @runtime_checkable
 class Leaky(Protocol):
-    """A recurrent network (see :class:`thetabox.models.Recurrent`) that is one layer of leaky cells."""
+    """A recurrent network (see :class:`thetabox.models.Recurrent`) of leaky cells: a layer, or several in order."""
 
-    def leaky_cells(self) -> LeakyCells: ...
+    def leaky_cells(self) -> LeakyCells | Sequence[LeakyCells]: ...

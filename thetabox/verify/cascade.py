@@ -82,8 +82,14 @@ def budget_of(options: object, samples: int) -> float:
     return max(SECONDS, SECONDS_IN_ALL / samples) if options is None else float(options)  # type: ignore[arg-type]  # checked by domains.check
 
 
-def stages(engine: Engine) -> Iterator[Stage]:
-    """The stages of the first dearer sound domain that fits the network, cheap ones first; none where none does."""
+def stages(engine: Engine, refused: dict[str, str] | None = None) -> Iterator[Stage]:
+    """The stages of the first dearer sound domain that fits the network, cheap ones first; none where none does.
+
+    Args:
+        engine: of the network.
+        refused: is given domain → why it does not fit, if none does.
+    """
+    reasons = {}
     for name in domains.names():
         if name in (domains.AUTO, "interval") or not domains.is_sound(name):
             continue
@@ -92,12 +98,15 @@ def stages(engine: Engine) -> Iterator[Stage]:
             continue
         try:
             first = kind(engine, kind.cascade[0])
-        except InputError:
+        except InputError as error:
+            reasons[name] = str(error)
             continue
         yield Stage(_name(kind, 0), first)
         for place in range(1, len(kind.cascade)):
             yield Stage(_name(kind, place), kind(engine, kind.cascade[place]))
         return
+    if refused is not None:
+        refused.update(reasons)
 
 
 def parts(

@@ -28,7 +28,7 @@ class Proof:
         margin: proven lower bounds ``[E, N]``.
         by: name of each stage, plain intervals first → how many samples it proved at each ε, ``[E]``.
         domain: the dearest one that ran.
-        left_out: stage → why it gave up on this network.
+        left_out: stage → why it gave up on this network; if none would take it, domain → why.
     """
 
     margin: Float[Tensor, "sweeps samples"]
@@ -79,7 +79,7 @@ def in_stages(
         return proof
     purse = cascade.Purse.of(budget, len(labels))
     rising = sweep.argsort()
-    for stage in cascade.stages(engine):
+    for stage in cascade.stages(engine, proof.left_out):
         open_ = _open(margin) & (clean > 0)
         # Where a budget ends the work, the samples far from a decision boundary were worth most.
         todo = clean.argsort(descending=True, stable=True)

@@ -121,4 +121,4 @@ def test_descriptions_that_cannot_be() -> None:
     engine = histories(Cell()).engine
     for says in WRONG:
         with pytest.raises(InputError, match="leaky_cells"):
-            check_description(engine, replace(Cell().leaky_cells(), **says))
+            check_description(engine, [replace(Cell().leaky_cells(), **says)])

@@ -83,7 +83,8 @@ def command(
             report.write(folder, certificate)
             raise KeyboardInterrupt(f"interrupted; {folder}/report.html holds the proof, less the rest") from None
         page = report.write(folder, certificate, found)
-    show(report.curve_table(certificate, found), f"report: {page}")
+    why = [f"{name} gave up: {reason}" for name, reason in certificate.options.get("left_out", {}).items()]
+    show(report.curve_table(certificate, found), *why, f"report: {page}")
 
 
 def _certify(given: Given, epsilon: list[float], how: dict[str, Any], folder: Path, progress: Steps) -> tb.Certificate:

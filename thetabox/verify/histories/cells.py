@@ -12,6 +12,7 @@ radius (Higham's γ, :mod:`thetabox.verify.rounding`).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +23,7 @@ from thetabox.models.leaky import Leaky, LeakyCells
 from thetabox.verify.context import Context
 from thetabox.verify.engine import Engine
 from thetabox.verify.histories.check import INSTEAD
-from thetabox.verify.network import Tensors
+from thetabox.verify.histories.layers import layer_of
 from thetabox.verify.parameter import Parameter
 from thetabox.verify.rounding import SAFETY, Rounding
 
@@ -70,7 +71,7 @@ class Ends:
 
 
 class Cells:
-    """A layer of leaky cells with its boxes, in the dtype of the bounds.
+    """The leaky cells of a network with their boxes, in the dtype of the bounds; several layers are one here.
 
     Args:
         engine: of the network.
@@ -81,29 +82,26 @@ class Cells:
     """
 
     def __init__(self, engine: Engine, context: Context) -> None:
-        self.names = description(engine.model)
+        described = description(engine.model)
         self.context, self.rounding = context, engine.settings.rounding
-        find = _Finder(engine.tensors)
-        names = self.names
-        self.weight_in = find(names.weight_in)
-        self.weight_rec: Parameter | None = None
-        if names.weight_rec is not None:
-            whole = find(names.weight_rec)
-            off = Parameter(1.0 - torch.eye(len(whole.theta), dtype=whole.theta.dtype, device=whole.theta.device))
-            self.weight_rec = whole.masked(off)
-        self.weight_out = find(names.weight_out).moved(lambda t: t.T)
-        self.bias_out = None if names.bias_out is None else find(names.bias_out)
-        self.units, self.dt, self.refractory = self.weight_in.theta.shape[1], names.dt, names.refractory
-        self.threshold = self._ends(find(names.threshold))
+        layer = layer_of(engine.tensors.parameter, described)
+        self.weight_in, self.weight_rec, self.bias_out = layer.weight_in, layer.weight_rec, layer.bias_out
+        self.weight_out = layer.weight_out.moved(lambda t: t.T)
+        self.units, self.dt = self.weight_in.theta.shape[1], described[0].dt
+        # Silent steps behind a spike, and those at the beginning; the longest delay is that of the whole network.
+        self.rest, self.delay = (layer.refractory - 1.0).clamp(min=0.0), layer.delay
+        self.behind = len(described) - 1
+        self.never_silent = not bool(self.rest.any() or self.delay.any())
+        self.threshold = self._ends(layer.threshold)
         zero = torch.zeros_like(self.threshold.lower[:1])
-        self.beta = Ends(zero, zero) if names.beta is None else self._ends(find(names.beta))
-        self.decays = self._decays(find(names.tau))
+        self.beta = Ends(zero, zero) if layer.beta is None else self._ends(layer.beta)
+        self.decays = self._decays(layer.tau)
         device = self.weight_in.theta.device
         self.alpha = torch.zeros(1, self.units, dtype=self.rounding.dtype, device=device)
         for decay in self.decays:
             self.alpha[0, decay.units] = decay.value
         self.rho_error = 0.0
-        self.rho = Ends(zero, zero) if names.tau_adapt is None else self._rho(find(names.tau_adapt))
+        self.rho = Ends(zero, zero) if layer.tau_adapt is None else self._rho(layer.tau_adapt)
 
     def _ends(self, parameter: Parameter) -> Ends:
         theta = parameter.theta.reshape(1, -1).expand(1, self.units)
@@ -211,20 +209,8 @@ def _reach(cells: Cells, weight: Parameter | None) -> Tensor:
     return sums[None] * (1.0 + 4.0 * len(unit) * cells.rounding.own + 4.0 * weight.blur)
 
 
-class _Finder:
-    """Parameters and buffers of a model by name, with their boxes."""
-
-    def __init__(self, tensors: Tensors) -> None:
-        self.tensors = tensors
-
-    def __call__(self, name: str) -> Parameter:
-        if name not in self.tensors.values:
-            raise InputError(f"leaky_cells names {name!r}, which the network does not have")
-        return self.tensors.parameter(name)
-
-
-def description(model: nn.Module) -> LeakyCells:
-    """What the network says of itself.
+def description(model: nn.Module) -> tuple[LeakyCells, ...]:
+    """What the network says of itself, layer by layer from the input on.
 
     Raises:
         InputError: it says nothing.
@@ -234,4 +220,9 @@ def description(model: nn.Module) -> LeakyCells:
             f"the domain 'histories' is for networks of leaky cells, which {type(model).__name__} does not say it is "
             f"(a method leaky_cells); {INSTEAD}, or 'linear' for a network without time"
         )
-    return model.leaky_cells()
+    says = model.leaky_cells()
+    if isinstance(says, LeakyCells):
+        return (says,)
+    if not (isinstance(says, Sequence) and says and all(isinstance(layer, LeakyCells) for layer in says)):
+        raise InputError("leaky_cells must answer a LeakyCells, or a sequence of them for several layers")
+    return tuple(says)

@@ -70,8 +70,8 @@ class Histories(Domain):
             )
         check_description(engine, description(engine.model))
         with torch.no_grad():
-            # What the layer asks for that the domain does not do.
-            self._cells(torch.zeros(1, dtype=torch.float64))
+            # It also says what of the network the domain does not do.
+            self._units = self._cells(torch.zeros(1, dtype=torch.float64)).units
 
     def margins(
         self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]
@@ -124,7 +124,7 @@ class Histories(Domain):
             for part in torch.arange(len(values)).split(self._rows_at_once()):
                 cells = self._cells(values[part])
                 walked = self._run(cells, drive, largest, sample[part])
-                hidden = self._hidden(cells, walked, drive.centre.shape[1])
+                hidden = self._hidden(cells, walked)
                 ends = linear(cells.context, hidden, cells.weight_out, cells.bias_out)
                 ends = ends.settled(cells.rounding.own)
                 lower.append(ends.lower.double().cpu())
@@ -146,7 +146,8 @@ class Histories(Domain):
                 self._run(self._cells(values[part]), drive, largest, sample[part]).open_share
                 for part in torch.arange(len(values)).split(self._rows_at_once())
             ]
-        return torch.cat(shares).double().cpu().view(*epsilon.shape, -1).mean(1)
+        # The first steps of a deep network are not the last layer's yet.
+        return torch.cat(shares).double().cpu()[:, -self.engine.x.shape[1] :].view(*epsilon.shape, -1).mean(1)
 
     def _walk(
         self,
@@ -161,13 +162,13 @@ class Histories(Domain):
         """Where rows end, and their margins; with patience also their first forks."""
         cells = self._cells(values)
         walked = self._run(cells, drive, largest, sample, patience, since)
-        hidden = self._hidden(cells, walked, drive.centre.shape[1])
+        hidden = self._hidden(cells, walked)
         margin = row_margins(cells.context, hidden, cells.weight_out, cells.bias_out, labels.to(hidden.lower.device))
         return walked, torch.where(walked.given_up, -torch.inf, margin[0].double()).cpu()
 
     def _patience(self, drive: Drive, largest: float, sample: Tensor, labels: Tensor) -> Patience:
         """What each row may lose against each class: as much as its margin without any box, on all T steps."""
-        steps = drive.centre.shape[1]
+        steps = self.engine.x.shape[1]
         nothing = self._cells(torch.zeros(len(sample), dtype=torch.float64))
         counts = self._run(nothing, drive, largest, sample).least
         theta = nothing.weight_out.theta
@@ -206,15 +207,16 @@ class Histories(Domain):
         device = self.engine.settings.device
         return Cells(self.engine, Context(Sweep(values[None].to(device)), self.engine.settings.rounding))
 
-    def _hidden(self, cells: Cells, walked: Walked, steps: int) -> Interval:
+    def _hidden(self, cells: Cells, walked: Walked) -> Interval:
         """Mean spikes a step: whole numbers divided by one."""
+        steps = self.engine.x.shape[1]
         lower, upper = walked.least / steps, walked.most / steps
         hidden = Interval(lower, upper, slack=4.0 * cells.rounding.own, nonnegative=True)
         hidden.batch = 0
         return hidden
 
     def _drive(self, which: Which) -> tuple[Drive, float]:
-        """W_in g for all time steps of some samples, and the largest input."""
+        """W_in g for all time steps of some samples, the upper layers' last ones too, and the largest input."""
         rounding, device = self.engine.settings.rounding, self.engine.settings.device
         x = input_interval(self.engine.x[which], self.engine.settings)
         value, largest = x.lower, x.magnitude * (1.0 + 8.0 * rounding.own)
@@ -224,11 +226,11 @@ class Histories(Domain):
         weight = cells.weight_in
         relative = rounding.of_dot(len(weight.theta) + 8) + 4.0 * weight.blur
         unit = weight.magnitude if weight.unit is None else weight.unit
-        shape = (*value.shape[:2], cells.units)
+        shape = (len(value), value.shape[1] + cells.behind, cells.units)
         centre, spread, size = (value.new_empty(shape) for _ in range(3))
         for decay in cells.decays:
             trace, traces = torch.zeros_like(value[:, 0]), []
-            for x_t in value.unbind(1):
+            for x_t in [*value.unbind(1), *[torch.zeros_like(value[:, 0])] * cells.behind]:
                 trace = decay.value * trace + (1.0 - decay.value) * x_t
                 traces.append(trace)
             g = torch.stack(traces, 1)
@@ -240,8 +242,7 @@ class Histories(Domain):
 
     def _rows_at_once(self) -> int:
         device = self.engine.settings.device.type
-        units = len(self.engine.tensors.parameter(description(self.engine.model).threshold).theta)
-        each = units * self.options["histories"] * 16 * 8
+        each = self._units * self.options["histories"] * 16 * 8
         return max(1, SLOT_BYTES[device] // each)
 
     def samples_at_once(self, sweeps: int) -> int:

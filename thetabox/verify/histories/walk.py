@@ -55,7 +55,8 @@ class Exact:
     def silence(cls, rows: int, cells: Cells) -> Exact:
         """The state before the first step."""
         zero = cells.alpha.new_zeros(rows, cells.units)
-        return cls([zero] * len(cells.decays), (zero, zero), (zero, zero), zero, zero, zero)
+        silent = cells.delay.expand(rows, -1)
+        return cls([zero] * len(cells.decays), (zero, zero), (zero, zero), zero, silent, zero)
 
     def take(self, rows: Tensor) -> Exact:
         """Some rows."""
@@ -257,7 +258,7 @@ class _Walk:
         forks = can & ~must & ~self.given_up[:running, None]
         new = self._forks(exact, level, forks)
         spikes = must.to(exact.z.dtype)
-        silent = self._silent(spikes, exact.silent)
+        silent = _silent(spikes, exact.silent, self.cells.rest)
         after = Exact(exact.h, exact.reset, exact.b, spikes, silent, exact.count + spikes)
         held = self._active_after_spikes(slots, low, high, given)
         if remember is not None:
@@ -390,7 +391,7 @@ class _Walk:
         children = []
         for spike in (0.0, 1.0):
             z = torch.full_like(count, spike)
-            tail = [z, self._silent(z, torch.zeros_like(z)), count + spike]
+            tail = [z, z * self.cells.rest[units], count + spike]
             children.append(torch.stack([*low, *tail, *(-t for t in (*high, *tail))], 1))
         out = self.slots.new_full((len(rows), k, 2 * f), math.inf)
         if k == 1:
@@ -416,12 +417,12 @@ class _Walk:
             can, must = can & (chosen != 0), must | (can & (chosen == 1))
         stays = there & ~must
         spikes = can.to(slots.dtype)
-        after = self._after(slots, spikes)
+        after = self._after(slots, spikes, slice(None))
         branching = (can & stays).any(1).nonzero().squeeze(1)
         if len(branching):
             # The others have one child a history: nothing to choose.
             few, can, stays = slots[branching], can[branching], stays[branching]
-            parts = [self._after(few, torch.full_like(few[:, :, 0], spike)) for spike in (0.0, 1.0)]
+            parts = [self._after(few, torch.full_like(few[:, :, 0], spike), branching) for spike in (0.0, 1.0)]
             children, there = torch.cat(parts, 1), torch.cat([stays, can], 1)
             trace = (children[:, :, 0] - children[:, :, f]) / (1.0 - self.cells.decays[0].value)
             reset = (children[:, :, n] - children[:, :, f + n]) / self.hardest_reset
@@ -429,24 +430,23 @@ class _Walk:
             after[branching] = merged(children, there, FAR * last + trace + reset, self.histories)
         return after
 
-    def _after(self, slots: Tensor, spikes: Tensor) -> Tensor:
-        """Slots behind this step's spikes (A stood in the place of z until now)."""
+    def _after(self, slots: Tensor, spikes: Tensor, places: Tensor | slice) -> Tensor:
+        """Slots of some active pairs behind this step's spikes (A stood in the place of z until now)."""
         n, f = self.traces, self.fields
         child = slots.clone()
         child[:, :, n + 2], child[:, :, f + n + 2] = spikes, -spikes
-        if self.cells.refractory > 1:
-            child[:, :, n + 3] = self._silent(spikes, slots[:, :, n + 3])
-            child[:, :, f + n + 3] = -self._silent(spikes, -slots[:, :, f + n + 3])
+        if not self.cells.never_silent:
+            rest = self.cells.rest[self.unit][places][:, None]
+            child[:, :, n + 3] = _silent(spikes, slots[:, :, n + 3], rest)
+            child[:, :, f + n + 3] = -_silent(spikes, -slots[:, :, f + n + 3], rest)
         child[:, :, n + 4] += spikes
         child[:, :, f + n + 4] -= spikes
         return child
 
-    def _silent(self, spikes: Tensor, left: Tensor) -> Tensor:
-        """Silent steps left behind a step."""
-        n = self.cells.refractory
-        if n <= 1:
-            return torch.zeros_like(spikes)
-        return torch.where(spikes > 0, float(n - 1), (left - 1.0).clamp(min=0.0))
+
+def _silent(spikes: Tensor, left: Tensor, rest: Tensor) -> Tensor:
+    """Silent steps left behind a step; ``rest`` of them follow a spike."""
+    return torch.where(spikes > 0, rest, (left - 1.0).clamp(min=0.0))
 
 
 def _between(

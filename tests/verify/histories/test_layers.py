@@ -1,0 +1,198 @@
+"""Several layers: bounded as the one layer that they amount to, and no spike a step early or late."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import thetabox as tb
+from thetabox.errors import InputError
+from thetabox.models import LSNN, LeakyCells, RecurrentModule
+from thetabox.models.lsnn import LSNNState
+from thetabox.verify import request
+from thetabox.verify.engine import Engine
+from thetabox.verify.histories import Histories
+
+INPUTS, CLASSES = 4, 3
+CORNERS = 6
+
+
+class Deep(RecurrentModule):
+    """LSNNs of these sizes one above the other, the spikes of each going into the next in the same step."""
+
+    def __init__(self, sizes: Sequence[int], more: Sequence[dict[str, Any]] | None = None, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        widths = [INPUTS, *sizes]
+        settings = more or [{} for _ in sizes]
+        self.layers = nn.ModuleList(LSNN(widths[d], widths[d + 1], CLASSES, **own) for d, own in enumerate(settings))
+        with torch.no_grad():
+            for d, layer in enumerate(self.layers):
+                layer.W_in.mul_(0.5 if d == 0 else 2.0)  # type: ignore[operator, union-attr]
+                if layer.recurrent:
+                    layer.W_rec.mul_(0.3)  # type: ignore[operator, union-attr]
+        for layer in self.layers[:-1]:
+            del layer.W_out, layer.b_out
+
+    def initial_state(self, batch: int) -> Any:
+        top = self.layers[-1].W_out
+        return tuple(LSNNState(*(top.new_zeros(batch, layer.units) for _ in range(4))) for layer in self.layers)  # type: ignore[operator, arg-type]
+
+    def step(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any]:
+        after = []
+        for layer, own in zip(self.layers, state, strict=True):
+            x_t, own = layer.step(x_t, own)  # type: ignore[operator]
+            after.append(own)
+        return x_t, tuple(after)
+
+    def readout(self, outputs: Tensor) -> Tensor:
+        return self.layers[-1].readout(outputs)  # type: ignore[operator]
+
+    def leaky_cells(self) -> list[LeakyCells]:
+        found = []
+        for d, layer in enumerate(self.layers):
+            said = layer.leaky_cells()  # type: ignore[operator]
+            last = d + 1 == len(self.layers)
+            names = {
+                role: f"layers.{d}.{name}" if last or not role.endswith("_out") else None
+                for role, name in vars(said).items()
+                if isinstance(name, str)
+            }
+            found.append(replace(said, **names))
+        return found
+
+
+MIXED: list[dict[str, Any]] = [
+    {"refractory": 3, "tau": 12.0},
+    {"refractory": 0, "recurrent": False, "beta": 0.5},
+    {"threshold": 0.02, "tau_adapt": 30.0},
+]
+
+
+def eager(seed: int) -> Deep:
+    """The upper cells spike before anything reaches them: a negative threshold."""
+    model = Deep([10, 6], seed=seed)
+    model.layers[1].threshold.fill_(-0.01)  # type: ignore[operator, union-attr]
+    return model
+
+
+NETWORKS = {
+    "two": lambda seed: Deep([16, 12], seed=seed),
+    "three, each its own": lambda seed: Deep([12, 10, 8], MIXED, seed=seed),
+    "eager": eager,
+}
+
+
+def domain(
+    model: nn.Module, x: Tensor, box: tb.Box | None = None, precision: str = "float64", **options: int
+) -> Histories:
+    return Histories(Engine(model, request.settings("interval", box, "real", precision, "cpu"), x), options)
+
+
+def inputs(samples: int = 5, steps: int = 25) -> Tensor:
+    return torch.randn(samples, steps, INPUTS, generator=torch.Generator().manual_seed(4))
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_nothing_is_lost_where_nothing_is_uncertain(name: str) -> None:
+    """At ε = 0 counts and margins are the network's own, although layers run behind one another."""
+    model, x = NETWORKS[name](0).double(), inputs(20)
+    answer = model(x.double()).detach()
+    assert model.outputs(x.double())[:, -1].any(), "no spike in the last step, which a layer too few would miss"
+    y = answer.argmax(1)
+    found = domain(model, x)
+    truth = answer.gather(1, y[:, None])[:, 0] - answer.scatter(1, y[:, None], -torch.inf).amax(1)
+    margin = found.margins(slice(0, 20), torch.zeros(1, 20, dtype=torch.float64), y)[0]
+    torch.testing.assert_close(margin, truth, rtol=0, atol=1e-9)
+    share = found.uncertain(slice(0, 5), torch.zeros(1, 5, dtype=torch.float64))
+    assert share.shape == (1, 25)
+    assert not share.any()
+
+
+BOXES = {
+    "relative": tb.Box(),
+    "absolute": tb.Box(kind="absolute"),
+    "a part": tb.Box(exclude="layers.1.W_in"),
+    "scaled": tb.Box(scale={"layers.0.*": 3.0}),
+}
+
+
+OPTIONS: list[dict[str, Any]] = [{"histories": 1, "precision": "float32"}, {"histories": 3, "splits": 20}]
+
+
+@pytest.mark.parametrize("kind", list(BOXES))
+@pytest.mark.parametrize("name", list(NETWORKS)[1:])
+def test_sampled_networks_inside(name: str, kind: str) -> None:
+    """Logits and margins of corners of the box, whatever part of the parameters it moves."""
+    box, model, x = BOXES[kind], NETWORKS[name](1), inputs()
+    y = model.double()(x.double()).argmax(1)
+    found = [domain(model, x, box, **options) for options in OPTIONS]
+    held = {n: p.detach().clone() for n, p in model.named_parameters()}
+    factors, values = found[0].engine.tensors.factors, found[0].engine.tensors.values
+    for epsilon in (1e-3, 0.2):
+        rows = torch.full((1, 5), epsilon, dtype=torch.float64)
+        bounds = [d.logits(slice(0, 5), rows) for d in found]
+        margins = [d.margins(slice(0, 5), rows, y)[0] for d in found]
+        for _ in range(CORNERS):
+            corner = {}
+            for n, theta in held.items():
+                size = theta.abs() if box.kind == "relative" else torch.ones_like(theta)
+                reach = 0.999999 * epsilon * factors.get(id(values[n]), 0.0)
+                corner[n] = theta + reach * size * torch.randn_like(theta).sign()
+            answer = torch.func.functional_call(model, corner, x.double())
+            truth = answer.gather(1, y[:, None])[:, 0] - answer.scatter(1, y[:, None], -torch.inf).amax(1)
+            for b, margin in zip(bounds, margins, strict=True):
+                assert (b.lower <= answer + 1e-12).all()
+                assert (answer <= b.upper + 1e-12).all()
+                assert (margin <= truth + 1e-12).all()
+
+
+def test_tighter_than_intervals_and_taken_by_auto() -> None:
+    model, x = NETWORKS["two"](2), inputs(20)
+    y = tb.models.logits(model, x).argmax(1)
+    plain = tb.certify(model, x, y, [1e-5, 1e-4], domain="interval")
+    auto = tb.certify(model, x, y, [1e-5, 1e-4], options={"budget": 5.0})
+    assert auto.verified.sum() > plain.verified.sum()
+    found = tb.attack(model, x, y, [1e-5, 1e-4], steps=5, restarts=1)
+    assert not (auto.verified & ~found.correct).any()
+
+
+class Confused(Deep):
+    """Says something else than it is."""
+
+    says: dict[int, dict[str, Any]]
+
+    def leaky_cells(self) -> list[LeakyCells]:
+        return [replace(layer, **self.says.get(d, {})) for d, layer in enumerate(super().leaky_cells())]
+
+
+@pytest.mark.parametrize(
+    ("says", "message"),
+    [
+        ({0: {"weight_out": "layers.0.W_out"}}, "last layer alone"),
+        ({1: {"weight_out": None}}, "last layer alone"),
+        ({1: {"weight_in": "layers.1.W_rec", "weight_rec": "layers.1.W_in"}}, "of shape"),
+        ({0: {"dt": 2.0}}, "different length"),
+        ({0: {"refractory": 5}}, "something else"),
+        ({1: {"threshold": "layers.0.threshold"}}, "holds 6 values, not 5"),
+    ],
+)
+def test_wrong_descriptions(says: dict[int, dict[str, Any]], message: str) -> None:
+    model = Confused([6, 5])
+    model.says = says
+    with pytest.raises(InputError, match=message):
+        domain(model, inputs())
+
+
+def test_no_description_at_all() -> None:
+    class Silent(Deep):
+        def leaky_cells(self) -> list[LeakyCells]:
+            return []
+
+    with pytest.raises(InputError, match="must answer a LeakyCells"):
+        domain(Silent([6, 5]), inputs())
