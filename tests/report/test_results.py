@@ -9,8 +9,10 @@ from rich.console import Console
 
 from thetabox.errors import InputError
 from thetabox.report import Case, comparison_tables, csv_text, curve_table, json_text, write_junit
+from thetabox.report.figures import failure_figure
 from thetabox.report.html import single_page
 from thetabox.report.results import curve_of, failure_of, number, percent, radii_of
+from thetabox.verify.certificate import Profile
 
 
 def text_of(*tables):
@@ -106,3 +108,19 @@ def test_a_domain_may_count_something_else(make_certificate):
     certificate.profile.unit, certificate.profile.caption = "neurons", "Neurons with more than one history."
     assert "the first uncertain neurons at time step" in failure_of(certificate).sentences()[-1]
     assert "Neurons with more than one history." in single_page(certificate)
+
+
+def test_what_the_proof_loses_by_layer(make_certificate):
+    share = torch.tensor([[0.0, 0.0, 0.0], [0.2, 0.7, 0.1], [0.0, 0.1, 0.9], [0.0, 0.0, 1.0]])
+    names = ["a layer with a long name", "another one like it", "the last one of all of them"]
+    certificate = make_certificate(profile=Profile("losses", names, share, "margin", "Where it is lost."))
+    failure = failure_of(certificate)
+    assert failure.sentences() == [
+        "ε = 0.0001: most is lost at another one like it (70.0 %), then at a layer with a long name (20.0 %).",
+        "ε = 0.001: most is lost at the last one of all of them (90.0 %), then at another one like it (10.0 %).",
+        "ε = 0.01: most is lost at the last one of all of them (100.0 %).",
+    ]
+    axes = failure_figure(failure).axes[0]
+    assert axes.get_ylabel() == "share of the loss"
+    assert {label.get_rotation() for label in axes.get_xticklabels()} == {35}
+    assert "Where it is lost." in single_page(certificate)

@@ -18,6 +18,8 @@ from thetabox.report.results import Curve, Failure, Radii, duration, number
 
 # Told apart with any colour vision, and in print (Okabe and Ito).
 VERIFIED, ATTACKED, BASELINE, CLEAN = "#0072b2", "#d55e00", "#8a8a8a", "#444444"
+# Letters of a bar chart's labels, each as long as the longest, that fit beside one another.
+WIDEST_LABELS = 64
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 STYLE: dict[Any, Any] = {
@@ -145,13 +147,14 @@ def failure_figure(failure: Failure) -> Figure:
                 axes.bar(
                     at + (i - (len(rows) - 1) / 2) * width, share, width, color=color, label=f"ε = {number(epsilon)}"
                 )
-            axes.set_xticks(at, failure.names)
+            slanted = len(failure.names) * max(map(len, failure.names)) > WIDEST_LABELS
+            axes.set_xticks(at, failure.names, rotation=35 if slanted else 0, ha="right" if slanted else "center")
             axes.set_xlabel("layer")
             axes.grid(axis="x", visible=False)
         most = max((float(share.max()) for _, share in rows), default=0.0)
         axes.set_ylim(0, min(1.0, max(1.1 * most, 0.05)))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axes.set_ylabel(f"uncertain {failure.unit}")
+        axes.set_ylabel("share of the loss" if failure.kind == "losses" else f"uncertain {failure.unit}")
         if rows:
             axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure

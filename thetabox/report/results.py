@@ -77,7 +77,9 @@ class Failure:
         return self.own_unit or ("spikes" if self.kind == "steps" else "ReLUs")
 
     def sentences(self) -> list[str]:
-        """One line an ε: where the first uncertain unit stands and where half are uncertain."""
+        """One line an ε: where the first uncertain unit stands and where half are uncertain, or what costs most."""
+        if self.kind == "losses":
+            return self._dearest()
         where = "time step" if self.kind == "steps" else "layer"
         lines = []
         for epsilon, share in zip(self.epsilon, self.share, strict=True):
@@ -99,6 +101,14 @@ class Failure:
                 before = percent(float(share[most] - steps[most]))
                 text += f"; most is lost at {where} {self.names[most]}, from {before} to {percent(float(share[most]))}"
             lines.append(text + ".")
+        return lines
+
+    def _dearest(self) -> list[str]:
+        lines = []
+        for epsilon, share in zip(self.epsilon, self.share, strict=True):
+            if epsilon > 0 and share.any():
+                most = [f"{self.names[i]} ({percent(float(share[i]))})" for i in np.argsort(-share)[:2] if share[i] > 0]
+                lines.append(f"ε = {number(epsilon)}: most is lost at {', then at '.join(most)}.")
         return lines
 
 

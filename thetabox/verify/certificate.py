@@ -28,8 +28,8 @@ class Profile:
     """Where verification fails first.
 
     Attributes:
-        kind: ``layers`` (share of activations whose kink lies inside their interval) or ``steps`` (share of spikes
-            that are uncertain at each time step).
+        kind: ``layers`` (share of activations whose kink lies inside their interval), ``steps`` (share of spikes
+            that are uncertain at each time step) or ``losses`` (how what the proof loses is shared out over layers).
         names: of the layers, or the time steps.
         share: ``[E, L]``, in 0 to 1.
         unit, caption: what the share is of, where a domain counts something else: a plural after "uncertain", and a

@@ -190,6 +190,24 @@ def test_losses_add_up(name: str) -> None:
         assert lost[1].sum() >= (truth - proven).mean() - 1e-6
 
 
+@pytest.mark.parametrize("name", MAKERS)
+def test_the_profile_shares_the_losses_out(name: str) -> None:
+    model, x, y = network(name)
+    for grade in "ab":
+        domain = linear(model, x, grade)
+        profile = domain.profile(slice(0, 2), spread([0.0, 0.05], 2), y)
+        assert profile is not None
+        assert profile.kind == "losses"
+        assert len(set(profile.names)) == len(profile.names)
+        names, lost = linear(model, x, "a").losses(slice(0, 2), spread([0.0, 0.05], 2), y)
+        whole = dict(zip(names, (lost[1] / lost[1].sum()).tolist(), strict=True))
+        for layer, share in zip(profile.names, profile.share[1].tolist(), strict=True):
+            assert share == pytest.approx(whole.pop(layer), abs=1e-6)
+        assert all(share < 0.005 for share in whole.values())
+        assert not profile.share[0].any()
+    assert domain.profile(slice(0, 2), spread([0.0], 2), y) is None
+
+
 def test_a_trained_network_is_never_both_verified_and_flipped() -> None:
     data = tb.data.load("digits", "train")
     torch.manual_seed(0)

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from thetabox.errors import InputError, OneEpsilonAtATime
+from thetabox.verify.certificate import Profile
 from thetabox.verify.domain import Domain
 from thetabox.verify.engine import Engine, Which
 from thetabox.verify.graph import evaluation_mode
@@ -33,6 +34,10 @@ GRADES = ("a", "b")
 # Numbers in the largest coefficient tensor of a walk of margins.
 NUMBERS = 1 << 21
 MOST_ITEMS = 256
+# Samples times ε of a profile.
+PROFILED_ROWS = 64
+# Share of the loss that a layer must have at some ε to be told of.
+LEAST_SHARE = 0.005
 
 # Items → what a walk answers for them.
 Answer = Callable[[Items, Tensor], Tensor]
@@ -119,7 +124,7 @@ class Linear(Domain):
         out.
 
         Returns:
-            The operations in order, by layer and operator, and their losses ``[E, L]``.
+            The operations in order, and their losses ``[E, L]``.
         """
         x, flat = self._spread(which, epsilon)
         labels = y[which].repeat(len(epsilon))
@@ -137,10 +142,28 @@ class Linear(Domain):
                 found.append({i: lost.gather(1, weakest)[:, 0].cpu() for i, lost in walk.losses.items()})
         passed = [o for o in self.graph.operations if any(o.index in part for part in found)]
         table = torch.stack([torch.cat([part[o.index] for part in found]) for o in passed], 1)
-        names = [
-            f"{o.where or o.name} ({o.operator.split('.')[1] if '.' in o.operator else o.operator})" for o in passed
-        ]
+        # A module that does several things, or is called several times: which of them, by its name in the graph.
+        names = [o.where or o.name for o in passed]
+        names = [n if names.count(n) == 1 else f"{n} ({o.name})" for n, o in zip(names, passed, strict=True)]
         return names, table.view(*epsilon.shape, -1).nanmean(1)
+
+    def profile(self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]) -> Profile | None:
+        """How the loss of grade (a) is shared out over the operations, for as many samples as are quickly done."""
+        places = torch.arange(len(self.engine.x))[which][: max(1, PROFILED_ROWS // len(epsilon))]
+        cheap = self if self.options["grade"] == "a" else Linear(self.engine, {"grade": "a"})
+        names, lost = cheap.losses(places, epsilon[:, : len(places)], y)
+        # At ε = 0 only rounding is lost.
+        lost = torch.where(epsilon[:, :1] > 0, lost.nan_to_num(0.0).clamp(min=0.0), 0.0)
+        share = lost / lost.sum(1, keepdim=True).clamp(min=torch.finfo(lost.dtype).tiny)
+        told = (share >= LEAST_SHARE).any(0).nonzero().squeeze(1)
+        if not len(told):
+            return None
+        caption = (
+            "Where linear bounds of grade (a) lose what they prove less than the unperturbed margin: in the noise of a "
+            f"layer's weights, or in the relaxation of a ReLU or pool. Mean of {len(places)} samples; layers below "
+            f"{LEAST_SHARE:.1%} are left out."
+        )
+        return Profile("losses", [names[i] for i in told.tolist()], share[:, told], "margin", caption)
 
     def walked(self, items: Items, rows: Float[Tensor, "items rows classes"]) -> Float[Tensor, "items rows"]:
         """Lower bounds of combinations of the logits; minus infinity where the items' intervals are not finite."""
