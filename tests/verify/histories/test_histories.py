@@ -16,6 +16,7 @@ import thetabox as tb
 from tests.oracles import lsnn
 from tests.oracles.rational import assert_contains, exact
 from thetabox.errors import InputError
+from thetabox.measure.many_lsnn import many_logits
 from thetabox.models import LSNN, LeakyCells
 from thetabox.verify import request
 from thetabox.verify.engine import Engine
@@ -140,6 +141,31 @@ def test_reachable_trains_inside(seed: int) -> None:
             bounds = found.logits(slice(0, 1), sweep_of([epsilon], 1))
             assert_contains(bounds.lower[0], bounds.upper[0], truth.lower, truth.upper)
             assert exact(found.margins(slice(0, 1), sweep_of([epsilon], 1), torch.tensor([0]))[0, 0]) <= truth.margin
+
+
+INTERIOR = 100_000
+
+
+@pytest.mark.parametrize("seed", [4, 5])
+def test_interior_points_inside(seed: int) -> None:
+    """Parameters drawn evenly from the box, at its least ε first."""
+    model, _ = tiny(seed)
+    x = torch.from_numpy(lsnn.random_inputs(seed, steps=8).astype(np.float64))[None]
+    theta = {name: p.detach().double() for name, p in model.named_parameters()}
+    draw = torch.Generator().manual_seed(seed)
+    for epsilon in (1e-3, 0.05, 0.9):
+        sampled = {
+            name: t * (1 + epsilon * (2 * torch.rand(INTERIOR, *t.shape, generator=draw, dtype=t.dtype) - 1))
+            for name, t in theta.items()
+        }
+        answer = many_logits(model.double(), sampled, x)[:, 0]
+        for options in ({"histories": 1}, {"histories": 4}, {"histories": 2, "splits": 30}):
+            found = domain(model, x, **options)
+            bounds = found.logits(slice(0, 1), sweep_of([epsilon], 1))
+            assert (bounds.lower[0] <= answer.amin(0) + 1e-12).all()
+            assert (bounds.upper[0] >= answer.amax(0) - 1e-12).all()
+            margin = found.margins(slice(0, 1), sweep_of([epsilon], 1), torch.tensor([0]))[0, 0]
+            assert margin <= (answer[:, 0] - answer[:, 1]).amin() + 1e-12
 
 
 def larger(seed: int = 0, **more: Any) -> tuple[LSNN, Tensor, Tensor]:

@@ -57,7 +57,7 @@ def check(name: str, box: Box, noise_of: object, sweep: list[float] = SWEEP) -> 
             assert (high[place] >= truth.amax(0) - room).all(), (grade, value)
 
 
-@pytest.mark.parametrize("points", [1000, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("points", [1000, pytest.param(100_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", MAKERS)
 def test_random_points(name: str, points: int) -> None:
     model, _, _ = network(name)
