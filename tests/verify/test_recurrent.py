@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 import thetabox as tb
 from thetabox.models.recurrent import logits
+from thetabox.verify.network import RecurrentNetwork
+from thetabox.verify.rules import dense
 
 X = torch.linspace(-2, 2, 3 * 6 * 2).view(3, 6, 2).sin()
 
@@ -116,6 +119,55 @@ def test_steps_equal_the_unrolled_network() -> None:
     by_step, unrolled = (tb.logit_bounds(m, X, 0.01, box=box) for m in (cell, Unrolled(cell)))
     torch.testing.assert_close(by_step.lower, unrolled.lower, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(by_step.upper, unrolled.upper, rtol=1e-9, atol=1e-9)
+
+
+READOUTS: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
+    "mean": (lambda outputs: outputs.mean(1), True),
+    "mean from behind": (lambda outputs: outputs.mean(-2), True),
+    "mean, dimension kept": (lambda outputs: outputs.mean(1, keepdim=True)[:, 0], True),
+    "mean and number of samples": (lambda outputs: outputs.mean(1, keepdim=True).flatten(1), False),
+    "sum": (lambda outputs: outputs.sum(1), False),
+    "last step": (lambda outputs: outputs[:, -1], False),
+    "mean of units": (lambda outputs: outputs.mean(2)[:, :4], False),
+    "mean and last": (lambda outputs: outputs.mean(1) + outputs[:, -1], False),
+}
+
+
+@pytest.mark.parametrize("name", READOUTS)
+def test_readouts(name: str) -> None:
+    """A mean over time is summed up step by step, whatever else is read needs all steps: both as if unrolled."""
+    reduce, running = READOUTS[name]
+
+    class Read(Cell):
+        def readout(self, outputs: Tensor) -> Tensor:
+            return self.leave(reduce(outputs))
+
+    cell = Read("tuple", layers=2, spiking=name != "mean from behind")
+    network = RecurrentNetwork(cell, X)
+    assert (network.averaging is not None) == running
+    box = tb.Box(exclude="*tau")
+    for settings in ({}, {"arithmetic": "float32"}):
+        by_step, unrolled = (tb.logit_bounds(m, X, 0.01, box=box, **settings) for m in (cell, Unrolled(cell)))  # type: ignore[arg-type]  # options by name
+        tolerance = 1e-4 if settings else 1e-9
+        torch.testing.assert_close(by_step.lower, unrolled.lower, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(by_step.upper, unrolled.upper, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("epsilon", [0.05, 1.5])
+def test_unknown_spikes_are_multiplied_once(epsilon: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of nothing but [0, 1] share one product; bounds are the same as if each had its own."""
+    torch.manual_seed(0)
+    model, x = tb.models.LSNN(3, 12, 4), torch.randn(9, 30, 3)
+    shared = []
+    once = dense._unknown_once
+    monkeypatch.setattr(dense, "_unknown_once", lambda x: shared.append(once(x)[1] is not None) or once(x))
+    found = tb.logit_bounds(model, x, epsilon, domain="interval")
+    assert any(shared)
+    assert not all(shared)
+    monkeypatch.setattr(dense, "LEAST_UNKNOWN", 2.0)
+    each = tb.logit_bounds(model, x, epsilon, domain="interval")
+    torch.testing.assert_close(found.lower, each.lower, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found.upper, each.upper, rtol=1e-9, atol=1e-9)
 
 
 def test_certify_and_radius() -> None:

@@ -21,6 +21,7 @@ from thetabox.verify.interval import Interval
 from thetabox.verify.margin import class_margins, logit_margins, row_margins
 from thetabox.verify.parameter import Parameter, stored
 from thetabox.verify.rounding import Rounding
+from thetabox.verify.rules.reduction import RunningMean
 
 # Called with the time step (0 without time), the operation, its operands and its result.
 StepObserver = Callable[[int, Operation, tuple[Any, ...], Any], None]
@@ -219,7 +220,7 @@ class Network:
         self, context: Context, graph: Graph, values: dict[int, Value], observe: StepObserver | None, time: int
     ) -> Final:
         head = set() if self.head is None else {o.index for o in self.head.operations}
-        body = [o for o in graph.operations if o.index not in head]
+        body = [o for o in graph.operations if o.index not in head and o.index not in values]
         watch = None if observe is None else lambda o, args, result: observe(time, o, args, result)
         evaluate(context, graph, values, body, observe=watch)
         return Final(context, graph, values, self.head)
@@ -279,6 +280,7 @@ class RecurrentNetwork(Network):
             (1, self.steps, *[s or 1 for s in produced.shape[1:]]), dtype=x_t.dtype, device=x_t.device
         )
         self.main = trace(model, _Readout(model), "readout", [outputs])
+        self.averaging = _averaging(self.main)
         on_state = dependants(self.step, self.step.inputs[1:])
         on_input = dependants(self.step, self.step.inputs[:1]) - on_state
         operations = self.step.operations
@@ -302,8 +304,10 @@ class RecurrentNetwork(Network):
     def alive(self) -> int:
         """About how many numbers of a sample are alive at once."""
         output = pytree.tree_leaves(self.step.output)[0].index
-        # Both ends of all outputs, their copies for the readout, and the two products of the drive that ε share.
-        return self.steps * (4 * _count(self.step.layouts[output].shape) + 2 * _largest(self.step)) + 1
+        # Both ends of all outputs and their copies for the readout, if it wants them all, and the two products of the
+        # drive that ε share.
+        kept = 0 if self.averaging else 4 * _count(self.step.layouts[output].shape)
+        return self.steps * (kept + 2 * _largest(self.step)) + 1
 
     def run(self, context: Context, tensors: Tensors, x: Interval, observe: StepObserver | None = None) -> Final:
         """Evaluate all time steps, and the readout up to the last layer."""
@@ -314,7 +318,8 @@ class RecurrentNetwork(Network):
         fixed = evaluate(context, self.step, tensors.of(self.step), self.fixed, keep=True)
         fixed = {i: _signed(v) for i, v in fixed.items()}
         inputs, results = self.step.inputs, pytree.tree_leaves(self.step.output)
-        outputs = []
+        outputs: list[Interval] = []
+        running = RunningMean() if self.averaging and not torch.is_grad_enabled() else None
         block = self._block(context)
         drive: list[dict[int, Value]] = []
         for time in range(self.steps):
@@ -325,12 +330,20 @@ class RecurrentNetwork(Network):
             values.update(zip(inputs[1:], state, strict=True))
             watch = None if observe is None else (lambda o, args, result, t=time: observe(t, o, args, result))
             evaluate(context, self.step, values, self.moving, observe=watch)
-            outputs.append(context.expanded(_interval(context, values[results[0].index])))
+            output = context.expanded(_interval(context, values[results[0].index]))
+            if running is None:
+                outputs.append(output)
+            else:
+                running.add(output)
             state = [_interval(context, values[r.index]) for r in results[1:]]
             if time % MEASURE_EVERY == MEASURE_EVERY - 1:
                 state = [replace(s, bound=None) for s in state]
         values = tensors.of(self.main)
-        values[self.main.inputs[0]] = _stacked(outputs)
+        if running is None:
+            values[self.main.inputs[0]] = _stacked(outputs)
+        else:
+            assert self.averaging is not None
+            values[self.averaging.index] = running.mean(context, *_mean_arguments(self.averaging))
         return self._finish(context, self.main, values, observe, self.steps - 1)
 
     def _block(self, context: Context) -> int:
@@ -354,6 +367,24 @@ def _interval(context: Context, value: Value) -> Interval:
     assert isinstance(value, Interval)
     value.owned = False  # a state is also an output, and read again in the next step
     return value
+
+
+def _averaging(readout: Graph) -> Operation | None:
+    """The mean over time, if that is all that the readout wants of the outputs: they need not be kept then."""
+    place = readout.inputs[0]
+    readers = [o for o in readout.operations if place in o.inputs]
+    returned = any(ref.index == place for ref in pytree.tree_leaves(readout.output))
+    if len(readers) != 1 or readers[0].operator != "aten.mean.dim" or returned:
+        return None
+    dims = readers[0].args[1]
+    rank = len(readout.layouts[place].shape)
+    return readers[0] if [d % rank for d in dims] == [1] else None
+
+
+def _mean_arguments(operation: Operation) -> tuple[int, bool]:
+    """Dimension and whether it is kept."""
+    keepdim = operation.args[2] if len(operation.args) > 2 else operation.kwargs.get("keepdim", False)
+    return 1, bool(keepdim)
 
 
 def _steps(t: Tensor, first: int, count: int) -> Tensor:

@@ -97,9 +97,14 @@ def affine(context: Context, x: Interval, weight: Operand, bias: Operand, produc
         return _absolute_weight(context, x, weight, bias, product, terms)
     if x.is_point and x.slack == 0.0 and _share_radius(weight, bias):
         return _known_input(context, x, weight, bias, product, terms)
-    relative = context.rounding.of_dot(terms) + 2.0 * weight.blur
     if context.uniform(weight.factor) is None or (bias is not None and context.uniform(bias.factor) is None):
         x = context.expanded(x)
+    elif _may_be_unknown(x):
+        few, places = _unknown_once(x)
+        if places is not None:
+            found = affine(context, few, weight, bias, product, terms)
+            return found.map(lambda t: t.index_select(0, places))
+    relative = context.rounding.of_dot(terms) + 2.0 * weight.blur
     centre, radius, extra = _relative_radius(context, x, weight, relative)
     # What is the same for every input rides along as a bias of the second product, as does underflow.
     constant = (
@@ -115,6 +120,30 @@ def affine(context: Context, x: Interval, weight: Operand, bias: Operand, produc
         around = product(radius, weight.magnitude, constant)
         around = around.add_(_bias_radius(context, x, bias, middle.dim(), terms))
     return _ends(context, middle, around, relative)
+
+
+# Rows of nothing but [0, 1] that are worth being multiplied once only.
+LEAST_UNKNOWN = 0.2
+
+
+def _may_be_unknown(x: Interval) -> bool:
+    """Whether these are truth values, as spikes are, of which whole rows are unknown once certainty is lost."""
+    truth = x.nonnegative and x.bound is not None and x.bound < 1.5 and x.batch == 0 and x.lower.dim() == 2
+    return truth and not x.is_point and not torch.is_grad_enabled()
+
+
+def _unknown_once(x: Interval) -> tuple[Interval, Tensor | None]:
+    """The rows that are not all [0, 1] and one that is, and where each row of ``x`` is found there; or ``x`` itself."""
+    unknown = (x.lower.amax(1) <= 0.0) & (x.upper.amin(1) >= 1.0)
+    count = int(unknown.sum())
+    if count < max(2, LEAST_UNKNOWN * len(unknown)):
+        return x, None
+    known = (~unknown).nonzero().squeeze(1)
+    kept = torch.cat([known, unknown.nonzero()[0]])
+    places = torch.full_like(unknown, len(known), dtype=torch.long)
+    places[known] = torch.arange(len(known), device=known.device)
+    lower, upper = x.lower.index_select(0, kept), x.upper.index_select(0, kept)
+    return replace(x, lower=lower, upper=upper, owned=True), places
 
 
 def _bias_radius(context: Context, x: Interval, bias: Parameter, rank: int, terms: int) -> Tensor:

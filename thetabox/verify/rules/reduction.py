@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -41,9 +42,46 @@ def mean(context: Context, x: Interval, dim: Any = None, keepdim: bool = False, 
     dims = _dims(context, x, dim)
     terms = prod(x.shape[d] for d in dims)
     out = Interval(*_ends(x, lambda t: t.mean(dims, keepdim)), bound=x.bound, nonnegative=x.nonnegative)
-    out.slack = (x.slack + context.rounding.of_sum(terms) * x.magnitude + context.rounding.subnormal) * SAFETY
-    out.slack += context.rounding.beyond(terms * x.magnitude)
+    out.slack = _mean_slack(context, x, terms)
     return out
+
+
+def _mean_slack(context: Context, x: Interval, terms: int) -> float:
+    slack = (x.slack + context.rounding.of_sum(terms) * x.magnitude + context.rounding.subnormal) * SAFETY
+    return slack + context.rounding.beyond(terms * x.magnitude)
+
+
+class RunningMean:
+    """As :func:`mean` over a dimension whose slices come one after the other and are not kept."""
+
+    def __init__(self) -> None:
+        self.sums: Interval | None = None
+        self.terms = 0
+
+    def add(self, x: Interval) -> None:
+        """One more slice; nothing is differentiated."""
+        self.terms += 1
+        if self.sums is None:
+            lower = x.lower.clone()
+            upper = lower if x.is_point else x.upper.clone()
+            self.sums = replace(x, lower=lower, upper=upper, bound=x.magnitude)
+            return
+        sums = self.sums
+        if sums.is_point and not x.is_point:
+            sums.upper = sums.lower.clone()
+        sums.lower += x.lower
+        if not sums.is_point:
+            sums.upper += x.upper
+        # Slack and bound are the largest of one slice, which the error of the whole is made of.
+        sums.slack, sums.nonnegative = max(sums.slack, x.slack), sums.nonnegative and x.nonnegative
+        sums.bound = max(sums.bound or 0.0, x.magnitude)
+
+    def mean(self, context: Context, dim: int, keepdim: bool) -> Interval:
+        """Of all slices."""
+        assert self.sums is not None
+        out = self.sums.map(lambda t: (t / self.terms).unsqueeze(dim) if keepdim else t / self.terms)
+        out.slack = _mean_slack(context, self.sums, self.terms)
+        return out
 
 
 @rule("aten.amax.default", slack=True)
