@@ -10,11 +10,11 @@ from torch import Tensor
 
 
 def merged(
-    children: Float[Tensor, "neurons many ends"],
+    children: Float[Tensor, "ends neurons many"],
     there: Bool[Tensor, "neurons many"],
     key: Float[Tensor, "neurons many"],
     most: int,
-) -> Float[Tensor, "neurons most ends"]:
+) -> Float[Tensor, "ends neurons most"]:
     """At most ``most`` histories that cover all that are there, in the first slots; the other slots are infinite.
 
     They are put in the order of their keys and cut at the widest gaps between neighbours.
@@ -26,18 +26,18 @@ def merged(
         most: slots of the answer.
     """
     key, order = torch.where(there, key, math.inf).sort(1)
-    there = there.gather(1, order)
-    children = children.gather(1, order[:, :, None].expand_as(children))
-    children = torch.where(there[:, :, None], children, math.inf)
     count = there.sum(1, keepdim=True)
-    many = children.shape[1]
+    many = key.shape[1]
     segment = torch.arange(many, device=key.device).expand(len(key), many)
     if many > most:
-        gap = torch.where(there[:, 1:], key[:, 1:] - key[:, :-1], -math.inf)
+        gap = torch.where(segment[:, 1:] < count, key[:, 1:] - key[:, :-1], -math.inf)
         cut = torch.zeros_like(gap, dtype=torch.long)
         if most > 1:
             cut.scatter_(1, gap.topk(most - 1, 1).indices, 1)
         by_gap = torch.nn.functional.pad(cut.cumsum(1), (1, 0))
         segment = torch.where(count > most, by_gap, segment.clamp(max=most - 1))
-    out = children.new_full((len(children), most, children.shape[2]), math.inf)
-    return out.scatter_reduce_(1, segment[:, :, None].expand_as(children), children, "amin")
+    # Where each child goes, in the order in which they came.
+    segment = torch.empty_like(order).scatter_(1, order, segment)
+    children = torch.where(there, children, math.inf)
+    out = children.new_full((len(children), len(key), most), math.inf)
+    return out.scatter_reduce_(2, segment.expand_as(children), children, "amin")

@@ -195,7 +195,7 @@ def walk(
 
 
 class _Walk:
-    """Exact records, and the active pairs in ``slots [pairs, K, ends]``."""
+    """Exact records, and the active pairs in ``slots [ends, pairs, K]``."""
 
     def __init__(self, cells: Cells, histories: int, start: Exact, rows: int) -> None:
         self.cells, self.histories, self.exact, self.rows = cells, histories, start, rows
@@ -204,7 +204,7 @@ class _Walk:
         device, dtype = cells.alpha.device, cells.alpha.dtype
         self.row = torch.zeros(0, dtype=torch.long, device=device)
         self.unit = torch.zeros(0, dtype=torch.long, device=device)
-        self.slots = torch.zeros(0, histories, 2 * self.fields, dtype=dtype, device=device)
+        self.slots = torch.zeros(2 * self.fields, 0, histories, dtype=dtype, device=device)
         self.active = torch.zeros(rows, cells.units, dtype=torch.bool, device=device)
         self.given_up = torch.zeros(rows, dtype=torch.bool, device=device)
         self.influence = (
@@ -220,8 +220,8 @@ class _Walk:
     def counts(self) -> tuple[Tensor, Tensor]:
         least, most = self.exact.count.clone(), self.exact.count.clone()
         place = self.fields - 1
-        least[self.row, self.unit] = self.slots[:, :, place].amin(1)
-        most[self.row, self.unit] = -self.slots[:, :, self.fields + place].amin(1)
+        least[self.row, self.unit] = self.slots[place].amin(1)
+        most[self.row, self.unit] = -self.slots[self.fields + place].amin(1)
         return least, most
 
     def give_up(self, patience: Patience) -> None:
@@ -229,13 +229,13 @@ class _Walk:
         if not len(self.row):
             return
         place = self.fields - 1
-        width = -self.slots[:, :, self.fields + place].amin(1) - self.slots[:, :, place].amin(1)
+        width = -self.slots[self.fields + place].amin(1) - self.slots[place].amin(1)
         lost = torch.zeros_like(patience.margin)
         lost.index_add_(0, self.row, patience.weight[self.row, self.unit] * (0.5 * width[:, None]))
         self.given_up |= (lost > patience.margin).any(1)
         going = ~self.given_up[self.row]
         if not bool(going.all()):
-            self.row, self.unit, self.slots = self.row[going], self.unit[going], self.slots[going]
+            self.row, self.unit, self.slots = self.row[going], self.unit[going], self.slots[:, going]
 
     def step(
         self, drive: Drive, time: int, sample: Tensor, errors: Errors, given: Tensor | None, remember: Fork | None
@@ -267,7 +267,7 @@ class _Walk:
                 self._note(remember, time, first, before, forks, given)
         rows, units = forks.nonzero(as_tuple=True)
         self.row, self.unit = torch.cat([self.row, rows]), torch.cat([self.unit, units])
-        self.slots = torch.cat([held, new])
+        self.slots = torch.cat([held, new], 1) if new.shape[1] else held
         self.active[rows, units] = True
         self._keep(after, running)
 
@@ -312,28 +312,24 @@ class _Walk:
         return Exact(h, reset, b, z, old.silent, old.count), level
 
     def _active_before_spikes(self) -> Tensor:
-        """The same for the slots: [pairs, K, fields and ends], A in the place of the last spike z."""
-        cells, n, f = self.cells, self.traces, self.fields
+        """The same for the slots, which are written over, with A in the place of the last spike z."""
+        cells, n, f, slots = self.cells, self.traces, self.fields, self.slots
         if not len(self.row):
-            return self.slots
-        low, high = self.slots[:, :, :f], -self.slots[:, :, f:]
-        z_low, z_high = low[:, :, n + 2], high[:, :, n + 2]
-        b_low, b_high = _between(
-            (low[:, :, n + 1], high[:, :, n + 1]), (z_low, z_high), *cells.rho.at(self.row, self.unit)
-        )
+            return slots
+        z_low, z_high = slots[n + 2], -slots[f + n + 2]
+        for place, d in enumerate(cells.decays):
+            slots[place].mul_(d.value).add_(z_low, alpha=1.0 - d.value)
+            slots[f + place].mul_(d.value).add_(z_high, alpha=d.value - 1.0)
+        b_low, b_high = _between((slots[n + 1], -slots[f + n + 1]), (z_low, z_high), *cells.rho.at(self.row, self.unit))
         beta, threshold = cells.beta.at(self.row, self.unit), cells.threshold.at(self.row, self.unit)
         level_low, level_high = _level(beta, threshold, b_low, b_high)
         drop_low, drop_high = _times((z_low, z_high), (level_low, level_high))
         alpha = cells.alpha[0, self.unit][:, None]
-        columns_low, columns_high = [], []
-        for place, d in enumerate(cells.decays):
-            columns_low.append(d.value * low[:, :, place] + (1.0 - d.value) * z_low)
-            columns_high.append(d.value * high[:, :, place] + (1.0 - d.value) * z_high)
-        reset_low = alpha * low[:, :, n] + drop_low * cells.dt
-        reset_high = alpha * high[:, :, n] + drop_high * cells.dt
-        columns_low += [reset_low, b_low, level_low, low[:, :, n + 3], low[:, :, n + 4]]
-        columns_high += [reset_high, b_high, level_high, high[:, :, n + 3], high[:, :, n + 4]]
-        return torch.stack([*columns_low, *(-t for t in columns_high)], 2)
+        slots[n].mul_(alpha).add_(drop_low, alpha=cells.dt)
+        slots[f + n].mul_(alpha).sub_(drop_high, alpha=cells.dt)
+        slots[n + 1], slots[f + n + 1] = b_low, -b_high
+        slots[n + 2], slots[f + n + 2] = level_low, -level_high
+        return slots
 
     def _potential(self, drive: Drive, time: int, sample: Tensor, exact: Exact, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Bounds of W_in g + W_rec h for every neuron."""
@@ -355,8 +351,8 @@ class _Walk:
             low = high = exact.h[place]
             if len(self.row):
                 low, high = low.clone(), high.clone()
-                low[self.row, self.unit] = slots[:, :, place].amin(1)
-                high[self.row, self.unit] = -slots[:, :, self.fields + place].amin(1)
+                low[self.row, self.unit] = slots[place].amin(1)
+                high[self.row, self.unit] = -slots[self.fields + place].amin(1)
             middle, half = (low + high) * 0.5, (high - low) * 0.5
             noise = (4.0 * own + relative) * high
             if epsilon is None or unit is not None:
@@ -384,7 +380,7 @@ class _Walk:
         f, k = self.fields, self.histories
         rows, units = forks.nonzero(as_tuple=True)
         if not len(rows):
-            return self.slots[:0]
+            return self.slots[:, :0]
         low = [*(t[rows, units] for t in exact.h), exact.reset[0][rows, units], exact.b[0][rows, units]]
         high = [*(t[rows, units] for t in exact.h), exact.reset[1][rows, units], exact.b[1][rows, units]]
         count = exact.count[rows, units]
@@ -392,12 +388,12 @@ class _Walk:
         for spike in (0.0, 1.0):
             z = torch.full_like(count, spike)
             tail = [z, z * self.cells.rest[units], count + spike]
-            children.append(torch.stack([*low, *tail, *(-t for t in (*high, *tail))], 1))
-        out = self.slots.new_full((len(rows), k, 2 * f), math.inf)
+            children.append(torch.stack([*low, *tail, *(-t for t in (*high, *tail))]))
+        out = self.slots.new_full((2 * f, len(rows), k), math.inf)
         if k == 1:
-            out[:, 0] = torch.minimum(*children)
+            out[:, :, 0] = torch.minimum(*children)
         else:
-            out[:, 0], out[:, 1] = children
+            out[:, :, 0], out[:, :, 1] = children
         return out
 
     def _active_after_spikes(self, slots: Tensor, low: Tensor, high: Tensor, given: Tensor | None) -> Tensor:
@@ -406,42 +402,42 @@ class _Walk:
         if not len(self.row):
             return slots
         q_low, q_high = low[self.row, self.unit][:, None], high[self.row, self.unit][:, None]
-        reset_low, level_low = slots[:, :, n], slots[:, :, n + 2]
-        reset_high, level_high = -slots[:, :, f + n], -slots[:, :, f + n + 2]
-        silent_low, silent_high = slots[:, :, n + 3], -slots[:, :, f + n + 3]
-        there = torch.isfinite(silent_low)
-        can = there & (silent_low == 0) & ~(q_high <= reset_low + level_low)
-        must = there & (silent_high == 0) & (q_low > reset_high + level_high)
+        silent = slots[n + 3]
+        there = torch.isfinite(silent)
+        can = there & (silent == 0) & ~(q_high <= slots[n] + slots[n + 2])
+        # Upper ends stand negated: q above R + A.
+        must = there & (slots[f + n + 3] == 0) & (q_low + (slots[f + n] + slots[f + n + 2]) > 0)
         if given is not None:
             chosen = given[self.row, self.unit][:, None]
             can, must = can & (chosen != 0), must | (can & (chosen == 1))
         stays = there & ~must
         spikes = can.to(slots.dtype)
-        after = self._after(slots, spikes, slice(None))
         branching = (can & stays).any(1).nonzero().squeeze(1)
         if len(branching):
             # The others have one child a history: nothing to choose.
-            few, can, stays = slots[branching], can[branching], stays[branching]
-            parts = [self._after(few, torch.full_like(few[:, :, 0], spike), branching) for spike in (0.0, 1.0)]
-            children, there = torch.cat(parts, 1), torch.cat([stays, can], 1)
-            trace = (children[:, :, 0] - children[:, :, f]) / (1.0 - self.cells.decays[0].value)
-            reset = (children[:, :, n] - children[:, :, f + n]) / self.hardest_reset
-            last = children[:, :, n + 2] + children[:, :, n + 3]
-            after[branching] = merged(children, there, FAR * last + trace + reset, self.histories)
-        return after
+            can, stays = can[branching], stays[branching]
+            children = torch.cat([slots[:, branching]] * 2, 2)
+            both = torch.cat([torch.zeros_like(spikes[branching]), torch.ones_like(spikes[branching])], 1)
+            self._spike(children, both, self.unit[branching])
+            trace = (children[0] - children[f]) / (1.0 - self.cells.decays[0].value)
+            reset = (children[n] - children[f + n]) / self.hardest_reset
+            last = children[n + 2] + children[n + 3]
+            few = merged(children, torch.cat([stays, can], 1), FAR * last + trace + reset, self.histories)
+        self._spike(slots, spikes, self.unit)
+        if len(branching):
+            slots[:, branching] = few
+        return slots
 
-    def _after(self, slots: Tensor, spikes: Tensor, places: Tensor | slice) -> Tensor:
-        """Slots of some active pairs behind this step's spikes (A stood in the place of z until now)."""
+    def _spike(self, slots: Tensor, spikes: Tensor, unit: Tensor) -> None:
+        """Slots of some neurons behind this step's spikes (A stood in the place of z until now), written over."""
         n, f = self.traces, self.fields
-        child = slots.clone()
-        child[:, :, n + 2], child[:, :, f + n + 2] = spikes, -spikes
+        slots[n + 2], slots[f + n + 2] = spikes, -spikes
         if not self.cells.never_silent:
-            rest = self.cells.rest[self.unit][places][:, None]
-            child[:, :, n + 3] = _silent(spikes, slots[:, :, n + 3], rest)
-            child[:, :, f + n + 3] = -_silent(spikes, -slots[:, :, f + n + 3], rest)
-        child[:, :, n + 4] += spikes
-        child[:, :, f + n + 4] -= spikes
-        return child
+            rest = self.cells.rest[unit][:, None]
+            slots[n + 3] = _silent(spikes, slots[n + 3], rest)
+            slots[f + n + 3] = -_silent(spikes, -slots[f + n + 3], rest)
+        slots[n + 4] += spikes
+        slots[f + n + 4] -= spikes
 
 
 def _silent(spikes: Tensor, left: Tensor, rest: Tensor) -> Tensor:
