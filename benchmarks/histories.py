@@ -3,7 +3,7 @@
     python benchmarks/histories.py model.safetensors --data vowels --samples 100 --epsilon 1e-4,5e-4,1e-3,2e-3
 
 Each stage sees what the stages before it left open; costs add up, in plain forward passes of the same samples in
-float64 on one thread, by processor time. ``--growth`` adds the cost of one stage over K, T, units and samples on
+float64 on one thread, by processor time. ``--growth`` adds the cost of one stage over K, T, units, samples and classes on
 untrained networks. Prints tables, and writes all of it as json with ``--out``.
 """
 
@@ -80,15 +80,21 @@ def cascade(
 
 
 def growth(epsilon: float) -> list[dict[str, Any]]:
-    """Cost of one walk over K, T, units and samples, each alone moved from the middle."""
-    middle = {"histories": 4, "steps": 60, "units": 128, "samples": 64}
-    moves = {"histories": [1, 2, 4, 8, 16], "steps": [30, 60, 120], "units": [64, 128, 256], "samples": [16, 64, 256]}
+    """Cost of one walk over K, T, units, samples and classes, each alone moved from the middle."""
+    middle = {"histories": 4, "steps": 60, "units": 128, "samples": 64, "classes": 9}
+    moves = {
+        "histories": [1, 2, 4, 8, 16],
+        "steps": [30, 60, 120],
+        "units": [64, 128, 256],
+        "samples": [16, 64, 256],
+        "classes": [9, 36, 144],
+    }
     found = []
     for name, values in moves.items():
         for value in values:
             case = {**middle, name: value}
             torch.manual_seed(0)
-            model = tb.models.LSNN(12, case["units"], 9).eval()
+            model = tb.models.LSNN(12, case["units"], case["classes"]).eval()
             x = torch.randn(case["samples"], case["steps"], 12)
             engine = Engine(model, settings("interval", None, "real", "float64", "cpu"), x)
             y = engine.clean_logits().argmax(1)
