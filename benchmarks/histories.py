@@ -3,8 +3,8 @@
     python benchmarks/histories.py model.safetensors --data vowels --samples 100 --epsilon 1e-4,5e-4,1e-3,2e-3
 
 Each stage sees what the stages before it left open; costs add up, in plain forward passes of the same samples in
-float64 on one thread, by processor time. ``--growth`` adds the cost of one stage over K, T, units, samples and classes on
-untrained networks. Prints tables, and writes all of it as json with ``--out``.
+float64 on one thread, by processor time. ``--growth`` adds the cost of one stage over K, T, units, samples and classes
+on untrained networks. Prints tables, and writes all of it as json with ``--out``.
 """
 
 from __future__ import annotations
