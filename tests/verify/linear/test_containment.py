@@ -126,6 +126,36 @@ def test_below_the_exact_margin(grade: str, epsilon: float) -> None:
             assert exact(logits.upper[n, k]) >= truth.upper[k]
 
 
+@pytest.mark.parametrize("convolution", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_rounding_of_coefficients_that_cancel(seed: int, convolution: bool) -> None:
+    """Coefficients of a million that cancel to about one on their way back, against rational arithmetic."""
+    draw = torch.Generator().manual_seed(seed)
+    wide, narrow = (2 * torch.rand(n, 4, generator=draw, dtype=torch.float64) for n in (1, 4))
+    last = 1e6 * torch.randn(2, 60, generator=draw, dtype=torch.float64)
+    last[:, 0] -= last.sum(1)
+    if convolution:
+        layers: list[nn.Module] = [nn.Conv1d(4, 4, 1, bias=False), nn.Conv1d(4, 60, 1, bias=False), nn.Flatten()]
+    else:
+        layers = [nn.Linear(4, 4, bias=False), nn.Linear(4, 60, bias=False), nn.Identity()]
+    model = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2], nn.Linear(60, 2, bias=False)).double()
+    with torch.no_grad():
+        for layer, weight in zip((model[0], model[2], model[5]), (narrow, wide.expand(60, 4), last), strict=True):
+            layer.weight.copy_(weight.reshape(layer.weight.shape))
+    x = torch.rand(1, 4, generator=draw, dtype=torch.float64)
+    value = exact(x[0])
+    for weight in (narrow, wide.expand(60, 4), last):
+        value = exact(weight) @ value
+    for grade in "ab":
+        for label in (0, 1):
+            y = torch.tensor([label])
+            shaped = x[..., None] if convolution else x
+            found = linear(model, shaped, grade).margins(slice(None), spread([0.0], 1), y)[0, 0]
+            truth = value[label] - value[1 - label]
+            assert exact(found) <= truth
+            assert float(truth - exact(found)) < 1e-2
+
+
 @pytest.mark.parametrize("name", MAKERS)
 def test_at_zero_the_bounds_are_the_output(name: str) -> None:
     model, x, y = network(name)
