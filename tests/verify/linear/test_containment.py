@@ -126,6 +126,39 @@ def test_below_the_exact_margin(grade: str, epsilon: float) -> None:
             assert exact(logits.upper[n, k]) >= truth.upper[k]
 
 
+class AroundZero(nn.Module):
+    """A value that is zero but for the noise of its weights, times a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Linear(2, 1, bias=False)
+        self.scale = nn.Parameter(torch.tensor([1.5]))
+        self.leave = nn.Linear(1, 2)
+        with torch.no_grad():
+            self.enter.weight.fill_(1.0)
+            self.leave.weight.copy_(torch.tensor([[1.0], [-1.0]]))
+            self.leave.bias.copy_(torch.tensor([0.5, 0.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.enter(x) * self.scale)
+
+
+@pytest.mark.parametrize("epsilon", [0.01, 0.1, 0.5, 1.0])
+def test_a_scaled_value_around_zero(epsilon: float) -> None:
+    """The noise of the scale grows with the value's size, which a line alone would take for nothing."""
+    model, x = AroundZero().double(), torch.tensor([[1.0, -1.0]], dtype=torch.float64)
+    truth = answers(model, x, vertices(model, [n for n, _ in model.named_parameters()]), epsilon)
+    for grade in "ab":
+        domain = linear(model, x, grade)
+        found = domain.margins(slice(None), spread([epsilon], 1), torch.tensor([0]))
+        least = margins(truth, torch.tensor([0])).amin()
+        assert found[0, 0] <= least + EVALUATION
+        assert found[0, 0] >= least - 0.1
+        bounds = domain.logits(slice(None), spread([epsilon], 1))
+        assert (bounds.lower <= truth.amin(0) + EVALUATION).all()
+        assert (bounds.upper >= truth.amax(0) - EVALUATION).all()
+
+
 @pytest.mark.parametrize("convolution", [False, True])
 @pytest.mark.parametrize("seed", range(3))
 def test_rounding_of_coefficients_that_cancel(seed: int, convolution: bool) -> None:
