@@ -143,6 +143,29 @@ def test_reachable_trains_inside(seed: int) -> None:
             assert exact(found.margins(slice(0, 1), sweep_of([epsilon], 1), torch.tensor([0]))[0, 0]) <= truth.margin
 
 
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_potentials_within_rounding_of_the_threshold(steps: int, precision: str) -> None:
+    """The threshold is what floating point makes of the potential: which side the real one lies on, it cannot tell."""
+    draw = torch.Generator().manual_seed(steps)
+    model = LSNN(1, 40, 2, recurrent=False).double()
+    x = torch.rand(1, steps, 1, generator=draw, dtype=torch.float64) * 0.1
+    alpha = torch.exp(-model.dt / model.tau)
+    v = torch.zeros(40, dtype=torch.float64)
+    with torch.no_grad():
+        model.W_in.copy_(torch.rand(1, 40, generator=draw, dtype=torch.float64))
+        for x_t in x[0]:
+            v = alpha * v + (1 - alpha) * (x_t @ model.W_in)
+    model.threshold.copy_(v)
+    counts = torch.from_numpy(lsnn.spikes(x[0].numpy(), lsnn.parameters(model)).sum(0).astype(np.float64))
+    assert counts.sum() > 0
+    found = domain(model, x, precision=precision)
+    drive, largest = found._drive(slice(0, 1))
+    walked = found._run(found._cells(torch.zeros(1).double()), drive, largest, torch.zeros(1, dtype=torch.long))
+    assert (walked.least[0] <= counts).all()
+    assert (counts <= walked.most[0]).all()
+
+
 INTERIOR = 100_000
 
 
