@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -22,6 +23,14 @@ def test_the_python_example_runs(cnn, tmp_path, monkeypatch, capsys):
     exec(code.replace("subset(100)", "subset(10)"), {})
     assert capsys.readouterr().out.count("tensor(") == 1
     assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_the_spiking_network_of_ones_own_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "spiking-networks.md").read_text("utf-8"), re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(code, found)
+    assert any("histories" in stage and any(counts) for stage, counts in found["cert"].options["proven_by"].items())
+    assert found["cert"].verified_accuracy[0] > 0.5
 
 
 def test_the_commands_exist_with_their_options():
