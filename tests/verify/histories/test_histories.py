@@ -231,6 +231,31 @@ def test_sampled_networks_inside(seed: int, epsilon: float, k: int, splits: int,
         assert (margin <= own[:, 0] - others + 1e-12).all()
 
 
+@pytest.mark.parametrize("refractory", [0, 2, 3, 5])
+def test_neurons_of_one_weight(refractory: int) -> None:
+    """Counts of single neurons over their whole box, a line of weights, for many inputs and thresholds."""
+    torch.manual_seed(refractory)
+    model = LSNN(1, 6, 2, refractory=refractory, recurrent=False, beta=0.3).double()
+    x = (torch.randn(300, 14, 1) + 0.7).double()
+    with torch.no_grad():
+        model.W_in.copy_(torch.linspace(0.2, 1.5, 6)[None])
+    sweep = [0.02, 0.1, 0.4]
+    found = {k: domain(model, x, histories=k) for k in (1, 2, 4, 8)}
+    drive, largest = found[1]._drive(slice(0, 300))
+    for epsilon in sweep:
+        weights = (
+            model.W_in.detach() * torch.linspace(1 - epsilon, 1 + epsilon, 500, dtype=torch.float64)[:, None, None]
+        )
+        counts = torch.stack([
+            torch.func.functional_call(model, {"W_in": w}, (x,), {"return_outputs": True})[1].sum(1) for w in weights
+        ])  # fmt: skip
+        for k, some in found.items():
+            cells = some._cells(torch.full((300,), epsilon, dtype=torch.float64))
+            walked = some._run(cells, drive, largest, torch.arange(300))
+            assert (walked.least <= counts.amin(0)).all(), k
+            assert (counts.amax(0) <= walked.most).all(), k
+
+
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 def test_nothing_is_lost_where_nothing_is_uncertain(precision: str) -> None:
     """At ε = 0 the margin is the network's own, but for rounding."""
