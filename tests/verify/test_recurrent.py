@@ -170,6 +170,39 @@ def test_unknown_spikes_are_multiplied_once(epsilon: float, monkeypatch: pytest.
     torch.testing.assert_close(found.upper, each.upper, rtol=1e-9, atol=1e-9)
 
 
+class Clamped(nn.Module):
+    """Activations in [0, 1.4] whose size is known once they are multiplied: like spikes, but not 0 and 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 2)
+        with torch.no_grad():
+            self.first.weight.fill_(0.4)
+            self.first.bias.fill_(-1.2)
+            self.second.weight.copy_(torch.tensor([[1.0], [-1.0]]).expand(2, 4))
+            self.second.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        clamped = self.first(x).clamp(0, 1.4)
+        return self.second(clamped) + 0 * (clamped * clamped)[:, :2]
+
+
+def test_rows_that_only_resemble_unknown_spikes() -> None:
+    """Rows of [0, u] with different u above 1 are not one and the same row."""
+    model, x = Clamped(), torch.tensor([0.9, 1.0, 1.1, 1.2, 1.35, 1.4])[:, None].expand(6, 3).clone()
+    bounds = tb.logit_bounds(model, x, 0.55, domain="interval")
+    corner = copy.deepcopy(model).double()
+    with torch.no_grad():
+        corner.first.weight.mul_(1.55)
+        corner.first.bias.mul_(0.45)
+        corner.second.weight.mul_(1.55)
+        answer = corner(x.double())
+    assert (bounds.lower - 1e-12 <= answer).all()
+    assert (answer <= bounds.upper + 1e-12).all()
+    each = torch.cat([tb.logit_bounds(model, x[n : n + 1], 0.55, domain="interval").upper for n in range(6)])
+    torch.testing.assert_close(bounds.upper, each, rtol=1e-9, atol=1e-9)
+
+
 def test_certify_and_radius() -> None:
     cell = Cell("dict", learned=True)
     label = logits(cell, X).argmax(1)

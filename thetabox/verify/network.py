@@ -378,7 +378,8 @@ def _averaging(readout: Graph) -> Operation | None:
         return None
     dims = readers[0].args[1]
     rank = len(readout.layouts[place].shape)
-    return readers[0] if [d % rank for d in dims] == [1] else None
+    over_time = isinstance(dims, list | tuple) and [d % rank for d in dims] == [1]
+    return readers[0] if over_time else None
 
 
 def _mean_arguments(operation: Operation) -> tuple[int, bool]:
