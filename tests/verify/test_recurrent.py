@@ -184,7 +184,8 @@ class Clamped(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         clamped = self.first(x).clamp(0, 1.4)
-        return self.second(clamped) + 0 * (clamped * clamped)[:, :2]
+        square = clamped * clamped
+        return self.second(clamped) + 0 * square[:, :2]
 
 
 def test_rows_that_only_resemble_unknown_spikes() -> None:
