@@ -189,6 +189,15 @@ def test_wrong_descriptions(says: dict[int, dict[str, Any]], message: str) -> No
         domain(model, inputs())
 
 
+def test_a_silent_layer_cannot_be_checked() -> None:
+    """Whatever lies below a layer that never spikes does not show."""
+    model = Deep([6, 5])
+    with torch.no_grad():
+        model.layers[1].W_in.zero_()  # type: ignore[operator, union-attr]
+    with pytest.raises(InputError, match="never spikes"):
+        domain(model, inputs())
+
+
 def test_no_description_at_all() -> None:
     class Silent(Deep):
         def leaky_cells(self) -> list[LeakyCells]:

@@ -139,17 +139,31 @@ def _elsewhere(name: str, value: Tensor, kind: str, generator: torch.Generator) 
 
 
 def _same_spikes(spikes: Tensor, described: Sequence[LeakyCells], values: dict[str, Tensor], x: Tensor) -> bool:
-    """Whether the last layer's trains agree up to the first tie of each sample, in whatever layer."""
+    """Whether the last layer's trains agree up to the first tie of each sample, in whatever layer.
+
+    Raises:
+        InputError: of several layers one stays silent, or ties excuse every sample, so that nothing was compared.
+    """
     excused = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
     for says in described[:-1]:
         x, gap, size = spikes_of(says, values, x)
         excused |= (gap.abs() <= TIE * size).any(2).cumsum(1) > 0
+        _check_told(bool(x.any()))
     said, gap, size = spikes_of(described[-1], values, x)
+    if len(described) > 1:
+        _check_told(bool((said.bool() & ~excused[:, :, None]).any()))
     if spikes.shape != said.shape:
         return False
     differ = spikes != said
     later = differ.any(2).cumsum(1).cumsum(1) > 1
     return bool(((gap.abs() <= TIE * size) | ~differ | (later | excused)[:, :, None]).all())
+
+
+def _check_told(compared: bool) -> None:
+    if not compared:
+        raise InputError(
+            "a layer of the network never spikes in trial runs, so that its description cannot be checked; " + INSTEAD
+        )
 
 
 def _same_answer(answer: Tensor, says: LeakyCells, values: dict[str, Tensor], outputs: Tensor) -> bool:
