@@ -71,7 +71,7 @@ def test_certify_writes_the_folder(run, cnn, tmp_path):
     assert certificate.verified[1].any()
     page = (out / "report.html").read_text()
     assert "attacked" in page
-    assert "uncertain ReLUs" in page
+    assert "share of the loss" in page
     assert "report.html" in result.output
     # What was stored reads back.
     stored = tb.Certificate.load(out)

@@ -130,7 +130,7 @@ def radius_figure(radii: Radii, epsilon: np.ndarray) -> Figure:
 
 
 def failure_figure(failure: Failure) -> Figure:
-    """Share of uncertain spikes over time, or of uncertain ReLUs a layer, one series for each positive ε."""
+    """Uncertain spikes over time, uncertain ReLUs by layer or shares of the loss, one series for each positive ε."""
     with mpl.rc_context(STYLE):
         figure, axes = _figure(7.2, 3.2)
         rows = [(e, s) for e, s in zip(failure.epsilon, failure.share, strict=True) if e > 0]
