@@ -156,7 +156,7 @@ class RuleContract:
         """Inputs known up to a slack: whatever they are within it, the answer lies inside."""
         module, x = probe(case)
 
-        def loose(x: Tensor, settings: Any) -> Interval:
+        def loose(x: Tensor, settings: Any, **_: Any) -> Interval:
             return Interval(x.double(), x.double(), slack=0.05, batch=0)
 
         monkeypatch.setattr("thetabox.verify.engine.input_interval", loose)

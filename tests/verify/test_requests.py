@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import thetabox as tb
+from thetabox.verify.rounding import sound_kernels
 
 Y = torch.tensor([0, 2, 1])
 X = torch.linspace(-1, 1, 12).view(3, 4)
@@ -242,5 +243,22 @@ def test_flush_to_zero_is_switched_off() -> None:
         assert torch.set_flush_denormal(False)
         assert bounds.lower.item() <= 0.5e-310
         assert bounds.upper.item() >= 1.5e-310
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def test_sound_kernels_within_each_other() -> None:
+    """The inner one ends nothing: what was asked for holds to the end of the outer one."""
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot flush")
+    tiny = torch.tensor([1e-310], dtype=torch.float64)
+    try:
+        with sound_kernels():
+            with sound_kernels():
+                assert float(tiny * 1.0) > 0
+            assert float(tiny * 1.0) > 0
+        assert float(tiny * 1.0) == 0
+        with sound_kernels():
+            assert float(tiny * 1.0) > 0
     finally:
         torch.set_flush_denormal(False)

@@ -59,12 +59,17 @@ class Sweep:
 
 
 class Memo:
-    """Products of known inputs with parameters, kept from one ε of a sweep to the next."""
+    """What one ε of a sweep leaves to the next: products of known inputs with parameters, and what was lost when.
+
+    Attributes:
+        known_until: an ε, and for each sample the step from which on it left nothing known of any output.
+    """
 
     def __init__(self) -> None:
         self._known: dict[Any, tuple[Tensor, Any]] = {}
+        self.known_until: tuple[float, Tensor] | None = None
 
-    def products(self, context: Context, x: Tensor, compute: Callable[[], tuple[Tensor, Tensor]]) -> Any:
+    def products(self, context: Context, x: Tensor, compute: Callable[[], Any]) -> Any:
         """What ``compute`` answered for the same operation, time step and input."""
         place = (id(context.operation), context.time)
         known, found = self._known.get(place, (None, None))

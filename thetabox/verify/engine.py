@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ Bounds = Callable[[Which, Tensor, Memo | None], Tensor]
 # Bytes that the values alive at once may take, and those of the largest single one: on a processor small enough to
 # stay near the cache, which is worth more than longer products.
 MEMORY = {"cpu": 512 << 20, "cuda": 4 << 30}
-LARGEST = {"cpu": 4 << 20, "cuda": 1 << 30}
+LARGEST = {"cpu": 8 << 20, "cuda": 1 << 30}
 
 
 @dataclass
@@ -53,6 +54,11 @@ class Engine:
         if self.settings.box.include.strip() and not self.tensors.factors and self.settings.box.scale == {}:
             raise InputError(f"no parameter matches the box's include pattern {self.settings.box.include!r}")
 
+    @cached_property
+    def nonnegative(self) -> bool:
+        """Whether no input is below 0, as the brightness of a pixel."""
+        return bool((self.x >= 0).all())
+
     def signature(self) -> str:
         """What is computed, apart from parameter values: networks of equal parameters may differ in the rest."""
         graphs = self.network.graphs
@@ -72,7 +78,7 @@ class Engine:
         """The samples ``which`` (a range or places) at ``epsilon [E, samples]``."""
         values = epsilon.to(self.settings.device, torch.float64)
         context = Context(Sweep(values), self.settings.rounding, memo=memo)
-        x = input_interval(self.x[which], self.settings)
+        x = input_interval(self.x[which], self.settings, nonnegative=self.nonnegative)
         with evaluation_mode(self.model), sound_kernels():
             return self.network.run(context, self.tensors, x, observe)
 

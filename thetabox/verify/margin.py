@@ -19,6 +19,9 @@ from thetabox.verify.interval import Interval
 from thetabox.verify.parameter import Parameter
 from thetabox.verify.rounding import SAFETY
 
+# Numbers in the slopes of margins against all classes that are held at once.
+SLOPES = 1 << 18
+
 
 def row_margins(
     context: Context,
@@ -69,7 +72,8 @@ def class_margins(
     epsilon = context.epsilon(weight.factor).reshape(-1) if weight.factor else lower.new_zeros(rows)
     # Rounding of every row: relative to Σ (|θ_y| + |θ_k|)(1 + ε) max|h|.
     reach = upper if hidden.nonnegative else torch.maximum(lower.abs(), upper.abs())
-    around = _reach(context, reach, weight.magnitude) + _reach(context, reach, unit) * epsilon[:, None]
+    around = _reach(context, reach, weight.magnitude)
+    around = around + (around if weight.unit is None else _reach(context, reach, unit)) * epsilon[:, None]
     relative = context.rounding.of_dot(2 * features + 8) + 4.0 * weight.blur
     rounding = around.gather(1, label[:, None]) + around
     rounding = rounding * (relative * (1.0 + relative) * SAFETY) + context.rounding.subnormal * features * 16
@@ -102,10 +106,14 @@ def _by_class(lower: Tensor, upper: Tensor, theta: Tensor, unit: Tensor, epsilon
     present, counts = torch.unique_consecutive(labels, return_counts=True)
     sizes = counts.tolist()
     sums = []
-    for y, near, far in zip(present.tolist(), low.split(sizes, 1), high.split(sizes, 1), strict=True):
-        slope = (theta[y] - theta) - epsilon[:, None, None] * (unit[y] + unit)
-        rising, falling = slope.clamp(min=0).transpose(1, 2), slope.clamp(max=0).transpose(1, 2)
-        sums.append(torch.bmm(near, rising) + torch.bmm(far, falling))
+    groups = zip(low.split(sizes, 1), high.split(sizes, 1), strict=True)
+    for classes in present.split(max(1, SLOPES // (sweeps * theta.numel()))):
+        # [classes, sweeps, features, other classes]: one way up, one down.
+        slope = (theta[classes, None] - theta)[:, None]
+        slope = slope - epsilon[:, None, None] * (unit[classes, None] + unit)[:, None]
+        rising, falling = (s.transpose(2, 3).unbind() for s in (slope.clamp(min=0), slope.clamp(max=0)))
+        for up, down, (near, far) in zip(rising, falling, groups, strict=False):
+            sums.append(torch.baddbmm(torch.bmm(near, up), far, down))
     joined = torch.cat(sums, 1)
     return (joined if order is None else joined[:, order.argsort()]).flatten(0, 1)
 

@@ -19,9 +19,11 @@ from thetabox.verify.graph import Graph, Operation, Ref, trace
 from thetabox.verify.interpreter import Value, check_rules, dependants, evaluate
 from thetabox.verify.interval import Interval
 from thetabox.verify.margin import class_margins, logit_margins, row_margins
+from thetabox.verify.outputs import Outputs, averaging
 from thetabox.verify.parameter import Parameter, stored
+from thetabox.verify.reorder import pooled_first
 from thetabox.verify.rounding import Rounding
-from thetabox.verify.rules.reduction import RunningMean
+from thetabox.verify.saturation import Saturation, saturates, taken
 
 # Called with the time step (0 without time), the operation, its operands and its result.
 StepObserver = Callable[[int, Operation, tuple[Any, ...], Any], None]
@@ -202,6 +204,11 @@ class Network:
         """The last dense layer, if there is one."""
         return find_head(self.main)
 
+    @cached_property
+    def ordered(self) -> list[Operation]:
+        """Operations of the main graph as they are evaluated where nobody looks on."""
+        return pooled_first(self.main)
+
     def largest(self) -> int:
         """Numbers of a sample in the largest value of any operation."""
         return max(_largest(graph) for graph in self.graphs.values())
@@ -220,7 +227,8 @@ class Network:
         self, context: Context, graph: Graph, values: dict[int, Value], observe: StepObserver | None, time: int
     ) -> Final:
         head = set() if self.head is None else {o.index for o in self.head.operations}
-        body = [o for o in graph.operations if o.index not in head and o.index not in values]
+        operations = self.ordered if observe is None else graph.operations
+        body = [o for o in operations if o.index not in head and o.index not in values]
         watch = None if observe is None else lambda o, args, result: observe(time, o, args, result)
         evaluate(context, graph, values, body, observe=watch)
         return Final(context, graph, values, self.head)
@@ -280,7 +288,7 @@ class RecurrentNetwork(Network):
             (1, self.steps, *[s or 1 for s in produced.shape[1:]]), dtype=x_t.dtype, device=x_t.device
         )
         self.main = trace(model, _Readout(model), "readout", [outputs])
-        self.averaging = _averaging(self.main)
+        self.averaging = averaging(self.main)
         on_state = dependants(self.step, self.step.inputs[1:])
         on_input = dependants(self.step, self.step.inputs[:1]) - on_state
         operations = self.step.operations
@@ -290,6 +298,7 @@ class RecurrentNetwork(Network):
         self.moving = [o for o in operations if o.index in on_state]
         needed = {i for o in self.moving for i in o.inputs} | {r.index for r in pytree.tree_leaves(self.step.output)}
         self.drive = sorted((on_input & needed) | (set(self.step.inputs[:1]) & needed))
+        self.saturates = saturates(self.step)
         self._check()
 
     @property
@@ -318,32 +327,43 @@ class RecurrentNetwork(Network):
         fixed = evaluate(context, self.step, tensors.of(self.step), self.fixed, keep=True)
         fixed = {i: _signed(v) for i, v in fixed.items()}
         inputs, results = self.step.inputs, pytree.tree_leaves(self.step.output)
-        outputs: list[Interval] = []
-        running = RunningMean() if self.averaging and not torch.is_grad_enabled() else None
+        outputs = Outputs(self.steps, self.averaging)
+        saturation = Saturation.of(context, self.steps) if self.saturates and observe is None else None
+        going = context  # of the samples that are still computed
         block = self._block(context)
         drive: list[dict[int, Value]] = []
         for time in range(self.steps):
-            context.time = time
             if time % block == 0:
+                context.time = time
                 drive = self._drive(context, tensors, x.map(partial(_steps, first=time, count=block)))
-            values = fixed | drive[time % block]
+            driven = drive[time % block]
+            if saturation is not None:
+                before = going.sweep.samples
+                if saturation.leaves_some(time):
+                    outputs.lose(saturation.rows_of(saturation.left), self.steps - time)
+                    state = [taken(s, saturation.stay, before) for s in state]
+                    going = saturation.context
+                if saturation.none_left:
+                    break
+                samples = context.sweep.samples
+                driven = {i: taken(_interval(context, v), saturation.samples, samples) for i, v in driven.items()}
+            going.time = time
+            values = fixed | driven
             values.update(zip(inputs[1:], state, strict=True))
             watch = None if observe is None else (lambda o, args, result, t=time: observe(t, o, args, result))
-            evaluate(context, self.step, values, self.moving, observe=watch)
-            output = context.expanded(_interval(context, values[results[0].index]))
-            if running is None:
-                outputs.append(output)
-            else:
-                running.add(output)
-            state = [_interval(context, values[r.index]) for r in results[1:]]
+            evaluate(going, self.step, values, self.moving, observe=watch)
+            output = going.expanded(_interval(going, values[results[0].index]))
+            outputs.add(output, None if saturation is None else saturation.rows)
+            if saturation is not None:
+                saturation.look(output, time)
+            state = [_interval(going, values[r.index]) for r in results[1:]]
             if time % MEASURE_EVERY == MEASURE_EVERY - 1:
                 state = [replace(s, bound=None) for s in state]
+        if saturation is not None:
+            saturation.remember()
         values = tensors.of(self.main)
-        if running is None:
-            values[self.main.inputs[0]] = _stacked(outputs)
-        else:
-            assert self.averaging is not None
-            values[self.averaging.index] = running.mean(context, *_mean_arguments(self.averaging))
+        place, value = outputs.value(context)
+        values[self.main.inputs[0] if place is None else place] = value
         return self._finish(context, self.main, values, observe, self.steps - 1)
 
     def _block(self, context: Context) -> int:
@@ -367,25 +387,6 @@ def _interval(context: Context, value: Value) -> Interval:
     assert isinstance(value, Interval)
     value.owned = False  # a state is also an output, and read again in the next step
     return value
-
-
-def _averaging(readout: Graph) -> Operation | None:
-    """The mean over time, if that is all that the readout wants of the outputs: they need not be kept then."""
-    place = readout.inputs[0]
-    readers = [o for o in readout.operations if place in o.inputs]
-    returned = any(ref.index == place for ref in pytree.tree_leaves(readout.output))
-    if len(readers) != 1 or readers[0].operator != "aten.mean.dim" or returned:
-        return None
-    dims = readers[0].args[1]
-    rank = len(readout.layouts[place].shape)
-    over_time = isinstance(dims, list | tuple) and [d % rank for d in dims] == [1]
-    return readers[0] if over_time else None
-
-
-def _mean_arguments(operation: Operation) -> tuple[int, bool]:
-    """Dimension and whether it is kept."""
-    keepdim = operation.args[2] if len(operation.args) > 2 else operation.kwargs.get("keepdim", False)
-    return 1, bool(keepdim)
 
 
 def _steps(t: Tensor, first: int, count: int) -> Tensor:
@@ -420,16 +421,6 @@ def _unstacked(v: Interval, steps: int, samples: int) -> list[Interval]:
     lower = parts(v.lower)
     upper = lower if v.is_point else parts(v.upper)
     return [replace(v, lower=low, upper=high) for low, high in zip(lower, upper, strict=True)]
-
-
-def _stacked(outputs: list[Interval]) -> Interval:
-    # Time outermost in memory: whole blocks are copied.
-    lower = torch.stack([o.lower for o in outputs]).transpose(0, 1)
-    upper = lower if all(o.is_point for o in outputs) else torch.stack([o.upper for o in outputs]).transpose(0, 1)
-    bounds = [o.bound for o in outputs]
-    bound = None if any(b is None for b in bounds) else max(b for b in bounds if b is not None)
-    nonnegative = all(o.nonnegative for o in outputs)
-    return Interval(lower, upper, max(o.slack for o in outputs), bound, nonnegative, batch=0)
 
 
 def _largest(graph: Graph) -> int:

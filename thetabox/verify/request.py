@@ -126,7 +126,7 @@ def check_weights(model: nn.Module) -> None:
             raise InputError(f"the model's {name} has values that are NaN or infinite")
 
 
-def input_interval(x: Tensor, settings: Settings) -> Interval:
+def input_interval(x: Tensor, settings: Settings, *, nonnegative: bool = False) -> Interval:
     """The inputs as the network sees them: exact where the dtype holds them, else rounded outward."""
     rounding = settings.rounding
     x = x.to(settings.device)
@@ -138,7 +138,7 @@ def input_interval(x: Tensor, settings: Settings) -> Interval:
     exact = value.dtype == torch.float64 or x.dtype == value.dtype or bool((value.double() == x.double()).all())
     in_float32 = rounding.network == 0.0 or x.dtype == torch.float32 or bool((x.float().double() == x).all())
     if exact and in_float32:
-        out = Interval.point(value)
+        out = Interval.point(value, nonnegative=nonnegative)
     else:
         wide = value.abs() * (4.0 * (2.0**-24)) + 4.0 * rounding.subnormal
         out = Interval(value - wide, value + wide)

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -33,6 +34,19 @@ from thetabox.verify.rules.table import rule
 # product(input, weight, bias or None): linear in both operands, adds the bias.
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 Operand = Interval | Parameter | None
+
+
+@dataclass
+class Products:
+    """Of a known input, for every ε."""
+
+    middle: Tensor
+    around: Tensor
+
+    @cached_property
+    def sizes(self) -> tuple[float, float]:
+        """The largest absolute value of each; not finite where one of them is not."""
+        return float(self.middle.abs().amax()), float(self.around.amax())
 
 
 @rule("aten.linear.default", parameters=True, slack=True)
@@ -128,8 +142,8 @@ LEAST_UNKNOWN = 0.2
 
 def _may_be_unknown(x: Interval) -> bool:
     """Whether these are truth values, as spikes are, of which whole rows are unknown once certainty is lost."""
-    truth = x.nonnegative and x.bound is not None and x.bound < 1.5 and x.batch == 0 and x.lower.dim() == 2
-    return truth and not x.is_point and not torch.is_grad_enabled()
+    truth = x.nonnegative and x.bound is not None and 1.0 <= x.bound < 1.0 + 2.0**-30
+    return truth and x.batch == 0 and x.lower.dim() == 2 and not x.is_point and not torch.is_grad_enabled()
 
 
 def _unknown_once(x: Interval) -> tuple[Interval, Tensor | None]:
@@ -176,8 +190,11 @@ def _relative_radius(context: Context, x: Interval, weight: Parameter, relative:
     if x.nonnegative:
         if isinstance(epsilon, float):
             share = max((1.0 - epsilon) / 2, 0.0)
-            far = high * (max((1.0 + epsilon) / 2, epsilon) * (1.0 + 4.0 * relative))
             middle = (high * min((1.0 + epsilon) / 2, 1.0)).add_(low, alpha=share)
+            over = x.owned and not x.is_point and not torch.is_grad_enabled()
+            far = torch.mul(
+                high, max((1.0 + epsilon) / 2, epsilon) * (1.0 + 4.0 * relative), out=high if over else None
+            )
             return middle, far.sub_(low, alpha=share), extra
         near = low * ((1.0 - epsilon) / 2).clamp(min=0.0)
         far = high * (torch.maximum((1.0 + epsilon) / 2, epsilon) * (1.0 + 4.0 * relative))
@@ -198,19 +215,21 @@ def _known_input(
     assert batch is not None
     relative = context.rounding.of_dot(terms) + 2.0 * weight.blur
 
-    def products() -> tuple[Tensor, Tensor]:
+    def products() -> Products:
+        size = x.lower if x.nonnegative else x.lower.abs()
         middle = product(x.lower, weight.theta, None if bias is None else bias.theta)
         # Underflow, divided by the least factor that multiplies it next.
         tiny = 4.0 * context.rounding.subnormal * terms / relative
         if bias is None:
-            return middle, product(x.lower.abs(), weight.magnitude, None).add_(tiny)
-        return middle, product(x.lower.abs(), weight.magnitude, bias.magnitude + tiny)
+            return Products(middle, product(size, weight.magnitude, None).add_(tiny))
+        return Products(middle, product(size, weight.magnitude, bias.magnitude + tiny))
 
-    middle, around = products() if context.memo is None else context.memo.products(context, x.lower, products)
+    found = products() if context.memo is None else context.memo.products(context, x.lower, products)
+    middle, around = found.middle, found.around
     uniform = context.uniform(weight.factor)
     if uniform is not None:
         factor = (uniform + relative) * (1.0 + relative) * SAFETY
-        return _ends(context, middle, around, relative, factor, keep=context.memo is not None)
+        return _ends(context, middle, around, relative, factor, sizes=None if context.memo is None else found.sizes)
     scale = (context.epsilon(weight.factor) + relative) * ((1.0 + relative) * SAFETY)
     sweeps = context.sweep.sweeps if context.rows(x) == context.sweep.samples else 1
     scale = scale.reshape(sweeps, -1).repeat_interleave(x.merged, 1)
@@ -296,23 +315,41 @@ def _centre_radius(x: Interval, own: float, floor: float) -> tuple[Tensor, Tenso
 
 
 def _ends(
-    context: Context, middle: Tensor, around: Tensor, relative: float, scale: float = 1.0, *, keep: bool = False
+    context: Context,
+    middle: Tensor,
+    around: Tensor,
+    relative: float,
+    scale: float = 1.0,
+    *,
+    keep: bool = False,
+    sizes: tuple[float, float] | None = None,
 ) -> Interval:
-    """``middle ± scale around``, written over ``middle`` where it fits; where either overflowed nothing is known."""
+    """``middle ± scale around``; where either overflowed nothing is known.
+
+    Written over ``middle`` where it fits, unless that is to be kept or its size and that of ``around`` are known, as
+    they are of products that serve several ε.
+    """
     limit = context.rounding.overflow
     # A partial sum of the network may overflow once Σ|w||x| does; around holds at least relative times it.
-    if limit < math.inf and not float(around.detach().max()) * scale < relative * limit:
-        around = torch.where(around * scale < relative * limit, around, torch.inf)
+    if limit < math.inf:
+        reach = float(around.detach().max()) if sizes is None else sizes[1]
+        if not reach * scale < relative * limit:
+            keep = keep or sizes is not None
+            around, sizes = torch.where(around * scale < relative * limit, around, torch.inf), None
     lower = torch.sub(middle, around, alpha=scale)
-    if keep or middle.shape != lower.shape:
+    if keep or sizes is not None or middle.shape != lower.shape:
         upper = torch.add(middle, around, alpha=scale)
     else:
         upper = middle.add_(around, alpha=scale)
     if not lower.numel():
         return Interval(lower, upper)
-    least, greatest = float(lower.detach().amin()), float(upper.detach().amax())
-    if math.isfinite(least) and math.isfinite(greatest):
-        return Interval(lower, upper, bound=max(-least, greatest, 0.0), owned=True)
+    if sizes is None:
+        least, greatest = float(lower.detach().amin()), float(upper.detach().amax())
+        size = max(-least, greatest, 0.0) if math.isfinite(least) and math.isfinite(greatest) else math.inf
+    else:
+        size = (sizes[0] + scale * sizes[1]) * SAFETY
+    if math.isfinite(size):
+        return Interval(lower, upper, bound=size, owned=True)
     known = torch.isfinite(lower) & torch.isfinite(upper)
     return Interval(torch.where(known, lower, -torch.inf), torch.where(known, upper, torch.inf))
 

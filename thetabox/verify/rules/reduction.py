@@ -52,15 +52,14 @@ def _mean_slack(context: Context, x: Interval, terms: int) -> float:
 
 
 class RunningMean:
-    """As :func:`mean` over a dimension whose slices come one after the other and are not kept."""
+    """As :func:`mean` over a dimension of ``terms`` slices that come one after the other and are not kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, terms: int) -> None:
         self.sums: Interval | None = None
-        self.terms = 0
+        self.terms = terms
 
-    def add(self, x: Interval) -> None:
-        """One more slice; nothing is differentiated."""
-        self.terms += 1
+    def add(self, x: Interval, rows: Tensor | None = None) -> None:
+        """One more slice, of all rows (the first dimension) or of some; nothing is differentiated."""
         if self.sums is None:
             lower = x.lower.clone()
             upper = lower if x.is_point else x.upper.clone()
@@ -69,12 +68,24 @@ class RunningMean:
         sums = self.sums
         if sums.is_point and not x.is_point:
             sums.upper = sums.lower.clone()
-        sums.lower += x.lower
-        if not sums.is_point:
-            sums.upper += x.upper
+        for end, more in ((sums.lower, x.lower), (sums.upper, x.upper)):
+            if rows is None:
+                end += more
+            else:
+                end.index_add_(0, rows, more)
+            if sums.is_point:
+                break
         # Slack and bound are the largest of one slice, which the error of the whole is made of.
         sums.slack, sums.nonnegative = max(sums.slack, x.slack), sums.nonnegative and x.nonnegative
         sums.bound = max(sums.bound or 0.0, x.magnitude)
+
+    def add_unknown(self, rows: Tensor, count: int) -> None:
+        """So many slices of truth values of which nothing is known, in some rows."""
+        assert self.sums is not None
+        if self.sums.is_point:
+            self.sums.upper = self.sums.lower.clone()
+        self.sums.upper[rows] += count
+        self.sums.bound = max(self.sums.bound or 0.0, 1.0)
 
     def mean(self, context: Context, dim: int, keepdim: bool) -> Interval:
         """Of all slices."""

@@ -1,0 +1,108 @@
+"""Rows that have lost everything at one ε are left out at the next: the margins are those of every ε by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import thetabox as tb
+from thetabox.verify.engine import Engine
+from thetabox.verify.network import RecurrentNetwork
+from thetabox.verify.request import settings
+from thetabox.verify.saturation import Saturation
+
+SWEEP = [0.0, 1e-3, 1e-2, 0.05, 0.3, 1.5]
+
+
+def spiking(readout: Callable[[Tensor], Tensor] | None = None) -> nn.Module:
+    torch.manual_seed(0)
+    model = tb.models.LSNN(3, 12, 4)
+    if readout is not None:
+        model.readout = lambda outputs: readout(outputs) @ model.W_out + model.b_out  # type: ignore[method-assign]  # another one
+    return model.double()
+
+
+def margins(engine: Engine, sweep: list[float], labels: Tensor) -> Tensor:
+    epsilon = torch.tensor(sweep, dtype=torch.float64)[:, None].expand(-1, len(labels))
+    return engine.margins(slice(0, len(labels)), epsilon, labels)
+
+
+@pytest.mark.parametrize("together", [1, 2])
+@pytest.mark.parametrize("readout", [None, lambda outputs: outputs[:, 8:].mean(1), lambda outputs: outputs[:, -1]])
+@pytest.mark.parametrize("falling", [False, True])
+def test_sweeps_are_as_each_epsilon_alone(
+    together: int, readout: Callable[[Tensor], Tensor] | None, falling: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x = spiking(readout), torch.randn(9, 30, 3, dtype=torch.float64)
+    labels = torch.arange(9) % 4
+    engine = Engine(model, settings("interval", None, "real", "float64", "cpu"), x)
+    monkeypatch.setattr(Engine, "_together", lambda self, epsilon: together)
+    left = []
+    leaves = Saturation.leaves_some
+    monkeypatch.setattr(
+        Saturation, "leaves_some", lambda self, time: leaves(self, time) and left.append(self.none_left) is None
+    )
+    sweep = SWEEP[::-1] if falling else SWEEP
+    found = margins(engine, sweep, labels)
+    assert bool(left) != falling, "a larger ε knows nothing of what a smaller one lost"
+    assert falling or (True in left and False in left), "some samples are left out, and at last all"
+    alone = torch.cat([margins(engine, [epsilon], labels) for epsilon in sweep])
+    torch.testing.assert_close(found, alone, rtol=1e-12, atol=1e-12)
+
+
+class Gate(nn.Module):
+    """Leaky units whose output is theirs to choose."""
+
+    def __init__(self, output: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.enter, self.loop, self.leave = nn.Linear(3, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+        self.output = output
+
+    def initial_state(self, batch: int) -> Tensor:
+        return self.leave.weight.new_zeros(batch, 6)
+
+    def step(self, x_t: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        state = 0.5 * state + self.enter(x_t) + self.loop(self.output(state))
+        return self.output(state), state
+
+    def readout(self, outputs: Tensor) -> Tensor:
+        return self.leave(outputs.mean(1))
+
+
+OUTPUTS = {
+    "spikes": (lambda v: (v > 0.1).to(v.dtype), True),
+    "spikes of two conditions": (lambda v: (v > 0.1).to(v.dtype) * (v < 3.0).to(v.dtype), True),
+    "either": (lambda v: ((v > 0.1) | (v < -2.0)).to(v.dtype), True),
+    "clamped": (lambda v: v.clamp(0, 1), False),
+    "graded": (lambda v: (v > 0.1).to(v.dtype) * v, False),
+    "two of them": (lambda v: (v > 0.1).to(v.dtype) + (v > 1.0).to(v.dtype), False),
+}
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_only_truth_values_saturate(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That [0, 1] says all there is to say must hold for any weights, not only look so at one ε."""
+    output, saturates = OUTPUTS[name]
+    x = torch.randn(5, 12, 3)
+    model = Gate(output)
+    monkeypatch.setattr(Engine, "_together", lambda self, epsilon: 1)
+    assert RecurrentNetwork(model, x).saturates == saturates
+    labels = torch.arange(5) % 2
+    engine = Engine(model, settings("interval", None, "real", "float64", "cpu"), x)
+    alone = torch.cat([margins(engine, [epsilon], labels) for epsilon in SWEEP])
+    torch.testing.assert_close(margins(engine, SWEEP, labels), alone, rtol=1e-12, atol=1e-12)
+
+
+def test_lost_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is known from the first step on: that step is still walked, for there must be something to add to."""
+    model, x = Gate(lambda v: (v > 0.0).to(v.dtype)), torch.randn(5, 12, 3)
+    monkeypatch.setattr(Engine, "_together", lambda self, epsilon: 1)
+    labels = torch.arange(5) % 2
+    engine = Engine(model, settings("interval", None, "real", "float64", "cpu"), x)
+    found = margins(engine, [2.0, 3.0], labels)
+    assert engine.network.saturates  # type: ignore[attr-defined]  # a recurrent one
+    torch.testing.assert_close(found[1:], margins(engine, [3.0], labels), rtol=1e-12, atol=1e-12)

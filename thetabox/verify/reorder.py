@@ -1,0 +1,28 @@
+"""The same values from operations in a cheaper order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from thetabox.verify.graph import Graph, Operation, Ref
+
+POOLS = ("aten.max_pool1d.default", "aten.max_pool2d.default")
+
+
+def pooled_first(graph: Graph) -> list[Operation]:
+    """The graph's operations with every ReLU that only a max-pool reads after it: they commute, and less is left of it.
+
+    What the pool writes takes the ReLU's position, and the other way round.
+    """
+    operations = list(graph.operations)
+    place = {operation.index: i for i, operation in enumerate(operations)}
+    for i, pool in enumerate(operations):
+        source = pool.args[0] if pool.operator in POOLS else None
+        before = place.get(source.index) if isinstance(source, Ref) else None
+        if before is None or graph.readers[operations[before].index] != 1:
+            continue
+        relu = operations[before]
+        if relu.operator == "aten.relu.default":
+            operations[before] = replace(pool, index=relu.index, args=(*relu.args, *pool.args[1:]), inputs=relu.inputs)
+            operations[i] = replace(relu, index=pool.index, args=(source,), inputs=pool.inputs, layout=pool.layout)
+    return operations

@@ -1,0 +1,128 @@
+"""Rows of a spiking network that know nothing of their outputs any more, left out of the larger ε of a sweep.
+
+Bounds only widen with ε: outputs that are all unknown from some step on at one ε are so at every larger one. What is
+said of a row once it is left out, that each of its outputs is 0 or 1, holds whatever the weights are.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from thetabox.verify.context import Context, Sweep
+from thetabox.verify.graph import Graph, Ref
+from thetabox.verify.interval import Interval
+
+# Rows are left out once they are this share of those still computed: to leave some out copies the state.
+LEAST_SHARE = 0.1
+
+_KEPT = ("aten._to_copy.default", "aten.clone.default", "aten.alias.default", "aten.detach.default")
+
+
+def truth_values(graph: Graph) -> set[int]:
+    """Positions of values that are 0 or 1 for any weights: comparisons, logic, their copies and products."""
+    found: set[int] = set()
+
+    def holds(operand: object) -> bool:
+        return isinstance(operand, Ref) and operand.index in found
+
+    for operation in graph.operations:
+        decided = operation.dtype is torch.bool and not isinstance(operation.layout, tuple)
+        copied = operation.operator in _KEPT and holds(operation.args[0])
+        product = operation.operator == "aten.mul.Tensor" and all(holds(a) for a in operation.args)
+        if decided or copied or product:
+            found.add(operation.index)
+    return found
+
+
+def saturates(graph: Graph) -> bool:
+    """Whether the first result of a step is truth values, and all results have the samples as rows."""
+    results = [ref.index for ref in pytree.tree_leaves(graph.output)]
+    layouts = [graph.layouts.get(index) for index in results]
+    rows = all(layout is not None and (layout.batch is None or layout.merged == 1) for layout in layouts)
+    return rows and graph.layouts[results[0]].batch == 0 and results[0] in truth_values(graph)
+
+
+def unknown_rows(x: Interval) -> Bool[Tensor, " rows"]:
+    """Which rows of truth values, the first dimension, are nothing but [0, 1], to the last bit."""
+    return ((x.lower == 0.0) & (x.upper == 1.0)).flatten(1).all(1)
+
+
+class Saturation:
+    """Which samples are still computed, at the ε of one group of a sweep.
+
+    Attributes:
+        context: of the samples that are still computed.
+        samples: their places; ``None`` while they are all.
+        left, stay: the samples that :meth:`leaves_some` left out last, and places of the others among those before.
+    """
+
+    def __init__(self, context: Context, steps: int) -> None:
+        assert context.memo is not None
+        self.whole = self.context = context
+        self.samples: Int[Tensor, " samples"] | None = None
+        values = context.sweep.values
+        self.left = self.stay = torch.empty(0, dtype=torch.long, device=values.device)
+        # The step from which on a smaller ε knew nothing; and the same at the largest one here, as far as it has come.
+        self.leaves = torch.full(values.shape[1:], steps, device=values.device)
+        if context.memo.known_until is not None and context.memo.known_until[0] <= float(values.min()):
+            self.leaves = context.memo.known_until[1]
+        self.known_until = torch.zeros_like(self.leaves)
+
+    @staticmethod
+    def of(context: Context, steps: int) -> Saturation | None:
+        """Where groups of ε are walked one after the other; ``None`` elsewhere."""
+        return Saturation(context, steps) if context.memo is not None and context.sweep.by_sweep else None
+
+    @property
+    def none_left(self) -> bool:
+        """Whether nothing is computed any more."""
+        return self.samples is not None and len(self.samples) == 0
+
+    @property
+    def rows(self) -> Int[Tensor, " rows"] | None:
+        """Rows of the samples that are still computed; ``None`` while they are all."""
+        return None if self.samples is None else self.rows_of(self.samples)
+
+    def rows_of(self, samples: Int[Tensor, " samples"]) -> Int[Tensor, " rows"]:
+        """Rows of some samples, at every ε."""
+        first = torch.arange(self.whole.sweep.sweeps, device=samples.device) * self.whole.sweep.samples
+        return (first[:, None] + samples).flatten()
+
+    def leaves_some(self, time: int) -> bool:
+        """Leave out samples that need no more, if they are enough; never at the first step, which all walk."""
+        if time == 0:
+            return False
+        if self.samples is None:
+            places = torch.arange(len(self.leaves), device=self.leaves.device)
+        else:
+            places = self.samples
+        goes_on = self.leaves[places] > time
+        count = int(goes_on.sum())
+        if count == len(places) or (count and len(places) - count < LEAST_SHARE * len(places)):
+            return False
+        self.left, self.stay, self.samples = places[~goes_on], goes_on.nonzero().squeeze(1), places[goes_on]
+        # Without the memo: the products there are those of all samples.
+        self.context = Context(Sweep(self.whole.sweep.values[:, self.samples]), self.whole.rounding)
+        return True
+
+    def look(self, outputs: Interval, time: int) -> None:
+        """Note which samples know something of their outputs, at the largest ε."""
+        known = ~unknown_rows(outputs).view(self.context.sweep.sweeps, -1)
+        known = known[int(self.context.sweep.values[:, 0].argmax())]
+        self.known_until[known if self.samples is None else self.samples[known]] = time + 1
+
+    def remember(self) -> None:
+        """For the next ε of the sweep."""
+        assert self.whole.memo is not None
+        self.whole.memo.known_until = (self.whole.sweep.largest, self.known_until)
+
+
+def taken(x: Interval, places: Int[Tensor, " places"] | None, samples: int) -> Interval:
+    """Some of ``samples`` samples, at every ε that the value tells apart; all where ``places`` is ``None``."""
+    if places is None or x.batch is None:
+        return x
+    batch = x.batch
+    return x.map(lambda t: t.unflatten(batch, (-1, samples)).index_select(batch + 1, places).flatten(batch, batch + 1))
