@@ -42,7 +42,8 @@ def config(own_data: Path) -> Config:
     return Config(
         str(own_data), methods=("standard", "weight-attack"), seeds=2, fit={"epochs": 2}, set={"steps": 2},
         samples=20, proof_samples=10, level=(0.0, 0.3), draws=4, epsilon=(0.0, 1e-3), attack=(0.05,), attack_steps=4,
-        directions=2, shared_runs=2, shared_steps=3, pcm_draws=2, pcm_times=(25.0, 3600.0),
+        directions=2, landscape_train_samples=25, shared_runs=2, shared_steps=3, pcm_draws=2,
+        pcm_times=(25.0, 3600.0),
     )  # fmt: skip
 
 
@@ -87,9 +88,14 @@ def test_all_stages_and_the_report(config: Config, tmp_path: Path) -> None:
             test = data.load(config.task, "test").subset(20)
             again = thetabox.measure.pcm(model, test.x, test.y, (25.0, 3600.0), 2, seed=seed, device="cpu")
             assert aged["accuracy"] == again.accuracy.tolist()
+            train = data.load(config.task, "train").subset(25)
+            around = thetabox.landscape(model, train.x, train.y, directions=2, seed=seed, device="cpu")
+            assert row.found["landscape_train"][seed]["loss"] == around.loss.tolist()
+            assert row.found["landscape"][seed]["loss"] != around.loss.tolist()
     page = write_report(tmp_path, found).read_text()
     for title in ("Random mismatch", "Worst case", "Proven", "Loss landscape", "Cost of training", "Configuration",
-                  "One worst case for all samples", "Phase-change memory", "after 25 s"):  # fmt: skip
+                  "One worst case for all samples", "Phase-change memory", "after 25 s",
+                  "Loss landscape on the training set"):  # fmt: skip
         assert title in page
     assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]+"', "", page)
     assert not (tmp_path / "missing.txt").exists()
@@ -109,7 +115,7 @@ def test_only_what_changed_is_done_again(config: Config, tmp_path: Path) -> None
     model = next(tmp_path.glob("cells/standard-seed0/model.safetensors"))
     model.write_bytes((tmp_path / "cells/standard-seed1/model.safetensors").read_bytes())
     some = {cell.folder.name: cell.missing() for cell in cells(replace(config, draws=5), tmp_path)}
-    assert some["standard-seed0"] == ["mismatch", "attack", "shared", "certify", "landscape", "pcm"]
+    assert some["standard-seed0"] == ["mismatch", "attack", "shared", "certify", "landscape", "landscape_train", "pcm"]
     assert some["standard-seed1"] == []
     (tmp_path / "cells/standard-seed1/attack.json").write_text("{")
     assert cells(replace(config, draws=5), tmp_path)[1].missing() == ["attack"]

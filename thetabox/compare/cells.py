@@ -29,7 +29,7 @@ from thetabox.train.settings import Settings
 from thetabox.verify import certify
 from thetabox.version import __version__
 
-STAGES = ("train", "mismatch", "attack", "shared", "certify", "landscape", "pcm")
+STAGES = ("train", "mismatch", "attack", "shared", "certify", "landscape", "landscape_train", "pcm")
 SCHEMA = "thetabox.compare/1"
 
 
@@ -65,7 +65,12 @@ class Cell:
     def stages(self) -> tuple[str, ...]:
         """Those that the configuration asks for."""
         c = self.config
-        wanted = {"shared": c.shared_runs, "landscape": c.directions, "pcm": c.pcm_draws}
+        wanted = {
+            "shared": c.shared_runs,
+            "landscape": c.directions,
+            "landscape_train": c.directions and c.landscape_train_samples,
+            "pcm": c.pcm_draws,
+        }
         return tuple(stage for stage in STAGES if wanted.get(stage, 1))
 
     @cached_property
@@ -104,6 +109,7 @@ class Cell:
             "shared": [self.curve, c.shared_steps, c.shared_runs, c.samples],
             "certify": [c.epsilon, c.proof_samples, c.domain, dict(c.options)],
             "landscape": [c.landscape, c.directions, c.samples],
+            "landscape_train": [c.landscape, c.directions, c.landscape_train_samples, c.train_samples],
             "pcm": [c.pcm_times, c.pcm_draws, c.samples],
         }
         made_from = None if stage == "train" else sha256(self.model)
@@ -139,9 +145,7 @@ def run_cell(cell: Cell, tell: Tell) -> None:
 
 def _train(cell: Cell, progress: Callable[[int, int], None]) -> dict[str, Any]:
     cell.folder.mkdir(parents=True, exist_ok=True)
-    train, validation = (data.load(cell.config.task, split, cell.data_dir) for split in ("train", "validation"))
-    if cell.config.train_samples:
-        train = train.subset(cell.config.train_samples)
+    train, validation = _trained_on(cell), data.load(cell.config.task, "validation", cell.data_dir)
     arguments = cell.training
     done = fit(
         recipe_of(cell).model(cell.seed),
@@ -170,6 +174,11 @@ def _train(cell: Cell, progress: Callable[[int, int], None]) -> dict[str, Any]:
         "epochs": len(done.history),
         "history": [[r.epoch, r.loss, r.validation_accuracy] for r in done.history],
     }
+
+
+def _trained_on(cell: Cell) -> data.Dataset:
+    whole = data.load(cell.config.task, "train", cell.data_dir)
+    return whole.subset(cell.config.train_samples) if cell.config.train_samples else whole
 
 
 def _network(cell: Cell) -> nn.Module:
@@ -257,13 +266,20 @@ def _rows(values: torch.Tensor) -> list[str]:
 
 
 def _landscape(cell: Cell, progress: Callable[[int, int], None]) -> dict[str, Any]:
-    c, test = cell.config, _test(cell, cell.config.samples)
+    return _around(cell, _test(cell, cell.config.samples), progress)
+
+
+def _landscape_train(cell: Cell, progress: Callable[[int, int], None]) -> dict[str, Any]:
+    return _around(cell, _trained_on(cell).subset(cell.config.landscape_train_samples), progress)
+
+
+def _around(cell: Cell, samples: data.Dataset, progress: Callable[[int, int], None]) -> dict[str, Any]:
     return landscape(
         _network(cell),
-        test.x,
-        test.y,
-        zeta=c.landscape,
-        directions=c.directions,
+        samples.x,
+        samples.y,
+        zeta=cell.config.landscape,
+        directions=cell.config.directions,
         seed=cell.seed,
         device=cell.device,
         progress=progress,
@@ -277,5 +293,6 @@ RUN: dict[str, Callable[[Cell, Callable[[int, int], None]], dict[str, Any]]] = {
     "shared": _shared,
     "certify": _certify,
     "landscape": _landscape,
+    "landscape_train": _landscape_train,
     "pcm": _pcm,
 }

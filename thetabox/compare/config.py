@@ -67,6 +67,7 @@ class Config:
         shared_runs, shared_steps: of the attack on all samples by one perturbation; 0 runs for none.
         pcm_draws, pcm_times: chips of phase-change memory, and seconds since they were programmed; 0 draws for none.
         landscape, directions: size ζ and number of directions of the loss landscape; 0 directions for none.
+        landscape_train_samples: training samples of a second landscape, in the same directions; 0 for none.
         domain, options: of the certificates.
     """
 
@@ -92,6 +93,7 @@ class Config:
     pcm_times: tuple[float, ...] = TIMES
     landscape: float = 0.2
     directions: int = 5
+    landscape_train_samples: int = 0
     domain: str = "auto"
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -152,8 +154,8 @@ class Config:
 
 COUNTS = {
     "seeds": 1, "train_samples": 0, "samples": 0, "proof_samples": 1, "draws": 1, "attack_steps": 1,
-    "attack_restarts": 1, "shared_runs": 0,
-    "shared_steps": 1, "pcm_draws": 0, "directions": 0,
+    "attack_restarts": 1, "shared_runs": 0, "shared_steps": 1, "pcm_draws": 0, "directions": 0,
+    "landscape_train_samples": 0,
 }  # fmt: skip
 # Arguments of ``fit`` that a configuration may set.
 FIT = {f.name for f in dataclasses.fields(Settings)} - {"seed"}

@@ -53,8 +53,11 @@ def write_report(out: Path, comparison: Comparison) -> Path:
                  [curve_table(rows, "shared")])] if config.shared_runs else []),
         _part("Proven", PROOF_NOTE, lines_figure(_lines(rows, "certify")), [curve_table(rows, "certify")]),
     ]  # fmt: skip
-    if config.directions:
-        parts.append(_part("Loss landscape", LANDSCAPE_NOTE, landscapes_figure(_landscapes(rows)), [flatness(rows)]))
+    places = {"landscape": "Loss landscape", "landscape_train": "Loss landscape on the training set"}
+    for stage, title in places.items():
+        if rows[0].found.get(stage):
+            figure = landscapes_figure(_landscapes(rows, stage))
+            parts.append(_part(title, LANDSCAPE_NOTE, figure, [flatness(rows, stage)]))
     if config.pcm_draws:
         parts.append(_part("Phase-change memory", pcm_note(comparison), None, [pcm_table(rows, config.pcm_times)]))
     parts.append(_part("Cost of training", COST_NOTE, None, [cost_table(comparison)]))
@@ -196,9 +199,9 @@ def curve_table(rows: Sequence[Row], stage: str) -> Table:
     return Table("", ["method", *(f"ε = {number(e)}" for e in epsilon)], lines)
 
 
-def flatness(rows: Sequence[Row]) -> Table:
+def flatness(rows: Sequence[Row], stage: str) -> Table:
     """The flatness figure of each method's landscape."""
-    lines = [[row.variant.label, *_spread([f["flatness"] for f in row.found["landscape"]], 1.0)] for row in rows]
+    lines = [[row.variant.label, *_spread([f["flatness"] for f in row.found[stage]], 1.0)] for row in rows]
     return Table("", ["method", "flatness"], lines)
 
 
@@ -249,11 +252,11 @@ def _lines(rows: Sequence[Row], stage: str) -> list[tuple[str, np.ndarray, np.nd
     ]
 
 
-def _landscapes(rows: Sequence[Row]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _landscapes(rows: Sequence[Row], stage: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {
         row.variant.label: (
-            np.asarray(row.found["landscape"][0]["alpha"]),
-            np.mean([np.mean(f["loss"], 0) for f in row.found["landscape"]], 0),
+            np.asarray(row.found[stage][0]["alpha"]),
+            np.mean([np.mean(f["loss"], 0) for f in row.found[stage]], 0),
         )
         for row in rows
     }
