@@ -97,6 +97,45 @@ def test_only_truth_values_saturate(name: str, monkeypatch: pytest.MonkeyPatch) 
     torch.testing.assert_close(margins(engine, SWEEP, labels), alone, rtol=1e-12, atol=1e-12)
 
 
+class Pairs(nn.Module):
+    """Integrators whose drive is computed for both units as rows of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(1, 1), nn.Linear(2, 2)
+        with torch.no_grad():
+            self.enter.weight.fill_(1.0)
+            self.enter.bias.zero_()
+            self.leave.weight.copy_(torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+            self.leave.bias.copy_(torch.tensor([0.1, 0.0]))
+
+    def initial_state(self, batch: int) -> Tensor:
+        return self.leave.weight.new_zeros(batch, 2)
+
+    def step(self, x_t: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        v = (state.reshape(-1, 1) + self.enter(x_t.reshape(-1, 1))).reshape(-1, 2)
+        return (v > 1.0).to(v.dtype), v
+
+    def readout(self, outputs: Tensor) -> Tensor:
+        return self.leave(outputs.mean(1))
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_several_rows_a_sample(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows that stay are those of the samples that stay, however many rows a sample has."""
+    steps = 20
+    x = torch.zeros(4, steps, 2, dtype=torch.float64)
+    x[0, 0], x[0, 1] = 100.0, -99.0  # 1, the threshold, from the second step on: unknown at any ε above 0
+    x[1:, steps // 2] = 5.0
+    monkeypatch.setattr(Engine, "_together", lambda self, epsilon: together)
+    model = Pairs().double()
+    labels = torch.tensor([0, 0, 1, 1])
+    engine = Engine(model, settings("interval", None, "real", "float64", "cpu"), x)
+    sweep = [0.005, 0.01, 0.02, 0.03]
+    alone = torch.cat([margins(engine, [epsilon], labels) for epsilon in sweep])
+    torch.testing.assert_close(margins(engine, sweep, labels), alone, rtol=1e-12, atol=1e-12)
+
+
 def test_lost_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is known from the first step on: that step is still walked, for there must be something to add to."""
     model, x = Gate(lambda v: (v > 0.0).to(v.dtype)), torch.randn(5, 12, 3)

@@ -38,11 +38,10 @@ def truth_values(graph: Graph) -> set[int]:
 
 
 def saturates(graph: Graph) -> bool:
-    """Whether the first result of a step is truth values, and all results have the samples as rows."""
-    results = [ref.index for ref in pytree.tree_leaves(graph.output)]
-    layouts = [graph.layouts.get(index) for index in results]
-    rows = all(layout is not None and (layout.batch is None or layout.merged == 1) for layout in layouts)
-    return rows and graph.layouts[results[0]].batch == 0 and results[0] in truth_values(graph)
+    """Whether the first result of a step is truth values, a row a sample."""
+    output = pytree.tree_leaves(graph.output)[0].index
+    layout = graph.layouts.get(output)
+    return layout is not None and (layout.batch, layout.merged) == (0, 1) and output in truth_values(graph)
 
 
 def unknown_rows(x: Interval) -> Bool[Tensor, " rows"]:
@@ -124,5 +123,5 @@ def taken(x: Interval, places: Int[Tensor, " places"] | None, samples: int) -> I
     """Some of ``samples`` samples, at every ε that the value tells apart; all where ``places`` is ``None``."""
     if places is None or x.batch is None:
         return x
-    batch = x.batch
-    return x.map(lambda t: t.unflatten(batch, (-1, samples)).index_select(batch + 1, places).flatten(batch, batch + 1))
+    batch, each = x.batch, (-1, samples, x.merged)
+    return x.map(lambda t: t.unflatten(batch, each).index_select(batch + 1, places).flatten(batch, batch + 2))
