@@ -200,9 +200,12 @@ def cost(args: argparse.Namespace) -> dict[str, Any]:
         for epsilon in sweep:
             one = forward(count)
             domain = Linear(engine(model, x[:count]), {"grade": grade})
-            seconds, proven = spent(
-                lambda d=domain, e=epsilon, n=count: d.margins(slice(None), torch.full((1, n), e).double(), y)
-            )
+            # The least of several, as for the forward pass; the dear grade once.
+            tries = [
+                spent(lambda d=domain, e=epsilon, n=count: d.margins(slice(None), torch.full((1, n), e).double(), y))
+                for _ in range(3 if grade == "a" else 1)
+            ]
+            seconds, proven = min(tries, key=lambda found: found[0])
             one = min(one, forward(count))
             found[f"{grade} at {epsilon:g}"] = seconds / count / one
             share = float((proven > 0).double().mean())

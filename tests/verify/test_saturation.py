@@ -136,6 +136,33 @@ def test_several_rows_a_sample(together: int, monkeypatch: pytest.MonkeyPatch) -
     torch.testing.assert_close(margins(engine, sweep, labels), alone, rtol=1e-12, atol=1e-12)
 
 
+class Decaying(Gate):
+    """With a decay that is computed from a perturbed parameter: other at every ε, the same for all samples."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda v: (v > 0.1).to(v.dtype))
+        self.decay = nn.Parameter(torch.linspace(-1, 1, 6))
+
+    def step(self, x_t: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        state = torch.sigmoid(self.decay) * state + self.enter(x_t) + self.loop(self.output(state))
+        return self.output(state), state
+
+
+def test_values_of_every_epsilon_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What depends on ε but on no sample shrinks with the samples."""
+    monkeypatch.setattr(Engine, "_together", lambda self, epsilon: 2)
+    x, labels = torch.randn(9, 30, 3), torch.arange(9) % 2
+    engine = Engine(Decaying(), settings("interval", None, "real", "float64", "cpu"), x)
+    left = []
+    leaves = Saturation.leaves_some
+    monkeypatch.setattr(Saturation, "leaves_some", lambda self, time: leaves(self, time) and left.append(time) is None)
+    sweep = [0.0, 0.2, 0.4, 0.6, 0.8, 0.9]
+    found = margins(engine, sweep, labels)
+    assert left
+    alone = torch.cat([margins(engine, sweep[i : i + 2], labels) for i in range(0, len(sweep), 2)])
+    torch.testing.assert_close(found, alone, rtol=1e-12, atol=1e-12)
+
+
 def test_lost_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is known from the first step on: that step is still walked, for there must be something to add to."""
     model, x = Gate(lambda v: (v > 0.0).to(v.dtype)), torch.randn(5, 12, 3)

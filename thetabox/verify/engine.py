@@ -75,11 +75,11 @@ class Engine:
     def evaluate(
         self, which: Which, epsilon: Tensor, observe: StepObserver | None = None, memo: Memo | None = None
     ) -> Final:
-        """The samples ``which`` (a range or places) at ``epsilon [E, samples]``."""
+        """The samples ``which`` (a range or places) at ``epsilon [E, samples]``; called inside ``sound_kernels``."""
         values = epsilon.to(self.settings.device, torch.float64)
         context = Context(Sweep(values), self.settings.rounding, memo=memo)
         x = input_interval(self.x[which], self.settings, nonnegative=self.nonnegative)
-        with evaluation_mode(self.model), sound_kernels():
+        with evaluation_mode(self.model):
             return self.network.run(context, self.tensors, x, observe)
 
     def margins(self, which: Which, epsilon: Tensor, y: Tensor, criterion: str = "margin") -> Tensor:

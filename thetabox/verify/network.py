@@ -231,6 +231,8 @@ class Network:
         body = [o for o in operations if o.index not in head and o.index not in values]
         watch = None if observe is None else lambda o, args, result: observe(time, o, args, result)
         evaluate(context, graph, values, body, observe=watch)
+        if self.head is not None and isinstance(hidden := values.get(self.head.hidden), Interval):
+            hidden.owned = False  # margins and logits may both be asked for
         return Final(context, graph, values, self.head)
 
 
@@ -342,6 +344,9 @@ class RecurrentNetwork(Network):
                 if saturation.leaves_some(time):
                     outputs.lose(saturation.rows_of(saturation.left), self.steps - time)
                     state = [taken(s, saturation.stay, before) for s in state]
+                    fixed = {
+                        i: taken(v, saturation.stay, before) if isinstance(v, Interval) else v for i, v in fixed.items()
+                    }
                     going = saturation.context
                 if saturation.none_left:
                     break

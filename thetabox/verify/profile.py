@@ -12,6 +12,7 @@ from thetabox.verify.certificate import Profile
 from thetabox.verify.engine import Engine, Which
 from thetabox.verify.graph import Operation
 from thetabox.verify.interval import Interval
+from thetabox.verify.rounding import sound_kernels
 
 KINKS = ("aten.relu.default", "aten.leaky_relu.default", "aten.hardtanh.default")
 COMPARISONS = ("aten.gt.Tensor", "aten.ge.Tensor", "aten.lt.Tensor", "aten.le.Tensor")
@@ -37,7 +38,7 @@ def profile_of(engine: Engine, which: Which, epsilon: Float[Tensor, "sweeps samp
             name = operation.where or operation.name
             shares.setdefault(name, []).append(share((x.lower < 0) & (x.upper > 0)))
 
-    with torch.no_grad():
+    with torch.no_grad(), sound_kernels():
         engine.evaluate(which, epsilon, observe)
     if not shares:
         return None

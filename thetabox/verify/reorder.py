@@ -12,7 +12,8 @@ POOLS = ("aten.max_pool1d.default", "aten.max_pool2d.default")
 def pooled_first(graph: Graph) -> list[Operation]:
     """The graph's operations with every ReLU that only a max-pool reads after it: they commute, and less is left of it.
 
-    What the pool writes takes the ReLU's position, and the other way round.
+    What the pool writes takes the ReLU's position, and the other way round. Not where the pool is dilated: a window of
+    padding alone has no largest value, which a ReLU behind it would hide.
     """
     operations = list(graph.operations)
     place = {operation.index: i for i, operation in enumerate(operations)}
@@ -22,7 +23,12 @@ def pooled_first(graph: Graph) -> list[Operation]:
         if before is None or graph.readers[operations[before].index] != 1:
             continue
         relu = operations[before]
-        if relu.operator == "aten.relu.default":
+        if relu.operator == "aten.relu.default" and not pool.kwargs and _dilation(pool) == {1}:
             operations[before] = replace(pool, index=relu.index, args=(*relu.args, *pool.args[1:]), inputs=relu.inputs)
             operations[i] = replace(relu, index=pool.index, args=(source,), inputs=pool.inputs, layout=pool.layout)
     return operations
+
+
+def _dilation(pool: Operation) -> set[int]:
+    given = pool.args[4] if len(pool.args) > 4 else 1
+    return set(given) if isinstance(given, list | tuple) else {given}

@@ -8,7 +8,6 @@ Algorithms, 2nd ed., ch. 3); underflow adds at most ``n`` times the smallest sub
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -131,24 +130,15 @@ def _ieee_products() -> Iterator[None]:
             setattr(part, setting, value)
 
 
-# Whether this thread is inside already: to ask and set all switches again takes as long as a small layer.
-_inside = threading.local()
-
-
 @contextmanager
 def sound_kernels() -> Iterator[None]:
     """Ordinary IEEE sums only: no TF32, no Winograd or FFT convolution, no flush to zero."""
-    if getattr(_inside, "sound", False):
-        yield
-        return
     flushed = bool((torch.tensor([2.0**-1074], dtype=torch.float64) * 1.0 == 0).item())
     if flushed:
         torch.set_flush_denormal(False)
-    _inside.sound = True
     try:
         with plain_precision(), torch.backends.cudnn.flags(enabled=False, allow_tf32=False):
             yield
     finally:
-        _inside.sound = False
         if flushed:
             torch.set_flush_denormal(True)

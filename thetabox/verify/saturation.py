@@ -1,7 +1,8 @@
 """Rows of a spiking network that know nothing of their outputs any more, left out of the larger ε of a sweep.
 
-Bounds only widen with ε: outputs that are all unknown from some step on at one ε are so at every larger one. What is
-said of a row once it is left out, that each of its outputs is 0 or 1, holds whatever the weights are.
+What is said of a row once it is left out, that each of its outputs is 0 or 1, holds whatever the weights are. Nothing
+is lost by it either: bounds only widen with ε, so outputs that are all unknown from some step on at one ε are so at
+every larger one.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ class Saturation:
 
 def taken(x: Interval, places: Int[Tensor, " places"] | None, samples: int) -> Interval:
     """Some of ``samples`` samples, at every ε that the value tells apart; all where ``places`` is ``None``."""
-    if places is None or x.batch is None:
+    if places is None or (x.batch is None and not (x.by_row and x.shape[0] > 1)):
         return x
-    batch, each = x.batch, (-1, samples, x.merged)
-    return x.map(lambda t: t.unflatten(batch, each).index_select(batch + 1, places).flatten(batch, batch + 2))
+    dim, each = (0, (-1, samples, 1)) if x.batch is None else (x.batch, (-1, samples, x.merged))
+    return x.map(lambda t: t.unflatten(dim, each).index_select(dim + 1, places).flatten(dim, dim + 2))

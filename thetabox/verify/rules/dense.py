@@ -347,7 +347,8 @@ def _ends(
         least, greatest = float(lower.detach().amin()), float(upper.detach().amax())
         size = max(-least, greatest, 0.0) if math.isfinite(least) and math.isfinite(greatest) else math.inf
     else:
-        size = (sizes[0] + scale * sizes[1]) * SAFETY
+        size = (sizes[0] + scale * sizes[1]) * (1.0 + 4.0 * context.rounding.own) * SAFETY
+        size = size if size < torch.finfo(lower.dtype).max else math.inf
     if math.isfinite(size):
         return Interval(lower, upper, bound=size, owned=True)
     known = torch.isfinite(lower) & torch.isfinite(upper)
