@@ -128,13 +128,13 @@ class Engine:
     def _together(self, epsilon: Tensor) -> int:
         """How many ε of a sweep go through the network as rows of one batch; their groups share first products.
 
-        An accelerator gains from more rows at once; a processor only until the cache is full, and beyond that from one
-        number where there would be a tensor.
+        An accelerator gains from more rows at once; a processor only until the cache is half full, and beyond that from
+        one number where there would be a tensor.
         """
         sweeps, samples = epsilon.shape
         if self.settings.device.type != "cpu" or not bool((epsilon == epsilon[:, :1]).all()):
             return max(sweeps, 1)
-        return min(max(self.chunk_size(1) // max(samples, 1), 1), max(sweeps, 1))
+        return min(max(self.chunk_size(1) // (2 * max(samples, 1)), 1), max(sweeps, 1))
 
     def chunks(self, samples: int, sweeps: int) -> Iterator[tuple[int, int]]:
         """Ranges of samples."""
