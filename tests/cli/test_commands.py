@@ -233,7 +233,7 @@ def test_interrupt_keeps_finished_chunks(start, tmp_path):
     """Ctrl-C in the middle of the proof: status 130, one line; the same command then goes on and agrees."""
     wide = tmp_path / "wide.safetensors"
     torch.manual_seed(0)
-    tb.save(tb.models.LSNN(12, 200, 9), wide)
+    tb.save(tb.models.LSNN(12, 700, 9), wide)
     given = ["certify", wide, "--data", "vowels", "--epsilon", "0,1e-4,1e-3,1e-2", "--no-attack", "--no-radius"]
     given += ["--domain", "interval"]
     out = tmp_path / "out"

@@ -60,7 +60,7 @@ def test_as_many_together_as_fill_the_cache() -> None:
 
     assert together(10, 6) == 10
     assert together(10, full) == 1
-    assert together(10, full // 3) == 3
+    assert together(10, full // 6) == 3
     assert together(1, 6) == 1
     assert engine._together(torch.rand(4, full)) == 4
 
