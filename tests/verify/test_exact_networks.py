@@ -16,6 +16,7 @@ import thetabox as tb
 from tests.oracles import layers, lsnn, networks, orders
 from tests.oracles.rational import assert_contains, box_ends, exact
 from thetabox.models import LSNN
+from thetabox.verify.rules import dense
 
 SWEEP = [0.0, 1e-9, 1e-3, 0.1, 1.5]
 
@@ -53,6 +54,30 @@ def test_every_vertex_inside(make: Any, precision: str) -> None:
             assert exact(plain.margin[place, n]) <= truth.margin
     room = {"float64": 1e-12, "float32": 1e-4}[precision]
     assert (certificate.margin >= plain.margin - room * plain.margin.abs().amax()).all()
+
+
+@pytest.mark.parametrize("make", [mlp, cnn])
+def test_exact_weights_take_one_product_a_layer(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At ε = 0 all that a layer behind the first has to bound is rounding: one number, above that of every output."""
+    found, once = [], dense._unperturbed
+
+    def counted(*given: Any) -> Any:
+        found.append(once(*given))
+        return found[-1]
+
+    monkeypatch.setattr(dense, "_unperturbed", counted)
+    model, x = make()
+    bounds = tb.logit_bounds(model, x, [0.0], domain="interval")
+    assert len(found) == 1
+    assert found[0] is not None
+    assert float((bounds.upper - bounds.lower).max()) < 1e-13
+    for n in range(2):
+        truth = networks.forward(model, x[n])
+        assert_contains(bounds.lower[0, n], bounds.upper[0, n], truth, truth)
+    # In float32 rounding is too much to be the same for all outputs.
+    tb.logit_bounds(model, x, [0.0], domain="interval", precision="float32")
+    tb.logit_bounds(model, x, [0.0], domain="interval", arithmetic="float32")
+    assert found[1:] == [None, None]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 import thetabox as tb
 from tests.oracles import layers
 from tests.oracles.rational import assert_contains, box_ends, exact
+from thetabox.verify import request
+from thetabox.verify.context import Context, Sweep
+from thetabox.verify.engine import Engine
 
 SWEEP = [0.0, 1e-9, 1e-3, 0.1, 1.5]
 WEIGHTS = {
@@ -154,8 +157,10 @@ def test_layer_on_interval(name: str, kind: str, relu: bool) -> None:
     module, x = noisy(name, relu)
     layer = fill(module.layer, kind)
     sweep = SWEEP if not relu else SWEEP[:4]
-    bounds = tb.logit_bounds(module, x, sweep)
-    for place, epsilon in enumerate(sweep):
+    together = tb.logit_bounds(module, x, sweep)
+    # ε = 0 by itself goes its own way.
+    alone = tb.logit_bounds(module, x, [0.0])
+    for bounds, place, epsilon in [(alone, 0, 0.0), *((together, i, e) for i, e in enumerate(sweep))]:
         gain = box_ends(np.array(1.0), epsilon)
         for n in range(2):
             ends = [exact(x[n]) * g for g in gain]
@@ -169,6 +174,31 @@ def test_layer_on_interval(name: str, kind: str, relu: bool) -> None:
             # x times the gain is rounded relative to the largest of all entries, so the room is theirs.
             widest = tuple(np.full_like(part.ravel(), max(part.ravel())) for part in size)
             assert_equal_to_rounding(got, flat[0], widest, 1e-12)
+
+
+@pytest.mark.parametrize("roundings", [0, 8, 10**6])
+@pytest.mark.parametrize("kind", ["ordinary", "zero", "huge"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_exact_weights_on_an_input_known_but_for_rounding(name: str, kind: str, roundings: int) -> None:
+    """The radius of the input goes through the layer, whether as one number or by a product of its own."""
+    module, x = known(name)
+    layer = fill(module.layer, kind)
+    radius = roundings * 2.0**-52
+    shared = radius if roundings < 1000 else 0.0
+    engine = Engine(module, request.settings("interval", None, "real", "float64", "cpu"), x)
+    context = Context(Sweep(torch.zeros(1, 2, dtype=torch.float64)), engine.settings.rounding)
+    given = tb.Interval(x - radius, x + radius, slack=shared, batch=0)
+    with torch.no_grad():
+        bounds = engine.network.run(context, engine.tensors, given).logits().settled(2.0**-53)
+    for n in range(2):
+        ends = exact((x - radius)[n]) - Fraction(shared), exact((x + radius)[n]) + Fraction(shared)
+        low, high = hull(layer, ends, 0.0)
+        size = magnitude(layer, 0.0, np.maximum(abs(ends[0]), abs(ends[1])))
+        got = tb.Interval(bounds.lower[n], bounds.upper[n])
+        widest = tuple(np.full_like(part.ravel(), max(part.ravel())) for part in size)
+        # One radius for all outputs is that of the largest.
+        room = 1e-13 + 8 * shared
+        assert_equal_to_rounding(got, (low.ravel(), high.ravel()), widest, room)
 
 
 @pytest.mark.parametrize("kind", ["absolute", "range"])

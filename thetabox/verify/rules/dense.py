@@ -121,19 +121,38 @@ def affine(context: Context, x: Interval, weight: Operand, bias: Operand, produc
     relative = context.rounding.of_dot(terms) + 2.0 * weight.blur
     centre, radius, extra = _relative_radius(context, x, weight, relative)
     # What is the same for every input rides along as a bias of the second product, as does underflow.
-    constant = (
-        weight.sums(last=product is not _times) * (extra * (1.0 + 2.0 * relative))
-        + 2.0 * context.rounding.subnormal * terms
-    )
+    sums = weight.sums(last=product is not _times)
+    constant = sums * (extra * (1.0 + 2.0 * relative)) + 2.0 * context.rounding.subnormal * terms
+    uniform_bias = bias is None or context.uniform(bias.factor) is not None
+    if bias is not None and uniform_bias:
+        constant = constant + _bias_radius(context, x, bias, 1, terms)
     middle = product(centre, weight.theta, None if bias is None else bias.theta)
-    if bias is None:
-        around = product(radius, weight.magnitude, constant)
-    elif context.uniform(bias.factor) is not None:
-        around = product(radius, weight.magnitude, constant + _bias_radius(context, x, bias, 1, terms))
-    else:
-        around = product(radius, weight.magnitude, constant)
+    if uniform_bias and not context.largest(weight.factor) and middle.numel() and not torch.is_grad_enabled():
+        shared = constant + sums * (radius.amax() * (1.0 + 2.0 * relative))
+        if (known := _unperturbed(context, middle, shared, relative)) is not None:
+            return known
+    around = product(radius, weight.magnitude, constant)
+    if bias is not None and not uniform_bias:
         around = around.add_(_bias_radius(context, x, bias, middle.dim(), terms))
     return _ends(context, middle, around, relative)
+
+
+# Up to this share of the largest output, a radius may be one number for all outputs. Rounding in float32 is more.
+NEGLIGIBLE = 2.0**-36
+
+
+def _unperturbed(context: Context, middle: Tensor, radius: Tensor, relative: float) -> Interval | None:
+    """Exact weights on an input known but for rounding: ``middle``, with ``radius [outputs]`` as slack.
+
+    ``None`` where the radius is more than that: then only a product of its own is tight.
+    """
+    slack, size = float(radius.amax()) * SAFETY, float(middle.abs().amax())
+    if not (math.isfinite(size) and slack <= NEGLIGIBLE * size):
+        return None
+    # As in _ends: a partial sum of the network may overflow once Σ|w||x| does.
+    if not slack < relative * context.rounding.overflow:
+        return None
+    return Interval(middle, middle, slack, size, owned=True)
 
 
 # Rows of nothing but [0, 1] that are worth being multiplied once only.
