@@ -36,8 +36,7 @@ def merged(
             cut.scatter_(1, gap.topk(most - 1, 1).indices, 1)
         by_gap = torch.nn.functional.pad(cut.cumsum(1), (1, 0))
         segment = torch.where(count > most, by_gap, segment.clamp(max=most - 1))
-    # Where each child goes, in the order in which they came.
-    segment = torch.empty_like(order).scatter_(1, order, segment)
-    children = torch.where(there, children, math.inf)
-    out = children.new_full((len(children), len(key), most), math.inf)
-    return out.scatter_reduce_(2, segment.expand_as(children), children, "amin")
+    # Where each child goes, in the order in which they came; those that are not there to one slot more.
+    segment = torch.empty_like(order).scatter_(1, order, segment).masked_fill_(~there, most)
+    out = children.new_full((len(children), len(key), most + 1), math.inf)
+    return out.scatter_reduce_(2, segment.expand_as(children), children, "amin")[..., :most]

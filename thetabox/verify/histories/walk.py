@@ -416,8 +416,9 @@ class _Walk:
         if len(branching):
             # The others have one child a history: nothing to choose.
             can, stays = can[branching], stays[branching]
-            children = torch.cat([slots[:, branching]] * 2, 2)
-            both = torch.cat([torch.zeros_like(spikes[branching]), torch.ones_like(spikes[branching])], 1)
+            children = torch.cat([slots.index_select(1, branching)] * 2, 2)
+            both = torch.zeros_like(children[0])
+            both[:, slots.shape[2] :] = 1.0
             self._spike(children, both, self.unit[branching])
             trace = (children[0] - children[f]) / (1.0 - self.cells.decays[0].value)
             reset = (children[n] - children[f + n]) / self.hardest_reset
@@ -425,7 +426,7 @@ class _Walk:
             few = merged(children, torch.cat([stays, can], 1), FAR * last + trace + reset, self.histories)
         self._spike(slots, spikes, self.unit)
         if len(branching):
-            slots[:, branching] = few
+            slots.index_copy_(1, branching, few)
         return slots
 
     def _spike(self, slots: Tensor, spikes: Tensor, unit: Tensor) -> None:
@@ -441,14 +442,16 @@ class _Walk:
 
 
 def _silent(spikes: Tensor, left: Tensor, rest: Tensor) -> Tensor:
-    """Silent steps left behind a step; ``rest`` of them follow a spike."""
-    return torch.where(spikes > 0, rest, (left - 1.0).clamp(min=0.0))
+    """Silent steps left behind a step; ``rest`` of them, never less than were left, follow a spike."""
+    return torch.maximum(left - 1.0, spikes * rest)
 
 
 def _between(
     b: tuple[Tensor, Tensor], z: tuple[Tensor, Tensor], rho_low: Tensor, rho_high: Tensor
 ) -> tuple[Tensor, Tensor]:
     """ρ b + (1 − ρ) z over all of them in their ends, b and z in [0, 1]: linear in each."""
+    if rho_low is rho_high:
+        return rho_low * b[0] + (1.0 - rho_low) * z[0], rho_low * b[1] + (1.0 - rho_low) * z[1]
     lows = [rho * b[0] + (1.0 - rho) * z[0] for rho in (rho_low, rho_high)]
     highs = [rho * b[1] + (1.0 - rho) * z[1] for rho in (rho_low, rho_high)]
     return torch.minimum(*lows), torch.maximum(*highs)
