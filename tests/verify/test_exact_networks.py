@@ -80,6 +80,40 @@ def test_exact_weights_take_one_product_a_layer(make: Any, monkeypatch: pytest.M
     assert found[1:] == [None, None]
 
 
+def test_rounding_of_many_layers_is_bounded_output_by_output() -> None:
+    """A slack that all outputs share would be widened by every layer behind: proofs were lost at ε = 0 alone."""
+    torch.manual_seed(0)
+    parts: list[nn.Module] = []
+    for _ in range(14):
+        parts += [nn.Linear(64, 64), nn.ReLU()]
+        nn.init.kaiming_normal_(parts[-2].weight)  # type: ignore[arg-type]  # of a dense layer
+    model, x = nn.Sequential(*parts, nn.Linear(64, 4)), torch.randn(20, 64)
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    none, little = (tb.certify(model, x, y, [e], domain="interval").margin[0] for e in (0.0, 1e-18))
+    assert (none >= little).all()
+    assert (none > 0).all()
+
+
+def test_a_layer_that_reads_nothing() -> None:
+    """Behind a layer whose output is known but for rounding."""
+
+    class Empty(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.nothing, self.last = nn.Linear(2, 3), nn.Linear(0, 3), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            v = torch.relu(self.first(x))
+            return self.last(v + self.nothing(v[:, :0]))  # type: ignore[no-any-return]  # a layer's answer
+
+    model, x = Empty(), torch.randn(2, 2)
+    bounds = tb.logit_bounds(model, x, [0.0], domain="interval")
+    truth = model.double()(x.double()).detach()
+    assert (bounds.lower[0] <= truth + 1e-14).all()
+    assert (bounds.upper[0] >= truth - 1e-14).all()
+
+
 @pytest.mark.parametrize(
     ("bias", "kind", "relu", "huge"),
     [

@@ -203,6 +203,8 @@ class Products(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         if self.kind == "matmul":
             return h @ self.weight
+        if self.kind == "vector":
+            return h @ self.many[0, :, 0]
         if self.kind == "addmm":
             return torch.addmm(self.bias, h[:, 0], self.weight)
         if self.kind == "bmm":
@@ -223,6 +225,7 @@ class TestProducts(RuleContract):
         "linear of steps": Case(nn.Linear(9, 3), SIGNAL),
         "two linear": Case(Products("linear"), SIGNAL),
         "matmul": Case(Products("matmul"), SIGNAL),
+        "vector": Case(Products("vector"), SIGNAL),
         "addmm": Case(Products("addmm"), SIGNAL),
         "bmm": Case(Products("bmm"), SIGNAL),
         "values": Case(Products("values"), SIGNAL),

@@ -91,6 +91,7 @@ class Context:
         time: the time step, to tell the uses of the memo apart.
         surrogate: of ``a > b``: a step function whose gradient stands for the one that a comparison has not; for values
             against a threshold that is a value or a number other than 0.
+        few_layers: the network has so few layers that rounding may be one number for all outputs of each.
     """
 
     sweep: Sweep
@@ -99,6 +100,7 @@ class Context:
     memo: Memo | None = None
     time: int = 0
     surrogate: Callable[[Tensor, Tensor], Tensor] | None = None
+    few_layers: bool = False
     _epsilon: dict[float, Tensor] = field(default_factory=dict)
     _uniform: dict[float, float | None] = field(default_factory=dict)
     _exact: dict[int, tuple[Parameter, Interval]] = field(default_factory=dict)

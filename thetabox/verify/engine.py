@@ -77,7 +77,8 @@ class Engine:
     ) -> Final:
         """The samples ``which`` (a range or places) at ``epsilon [E, samples]``; called inside ``sound_kernels``."""
         values = epsilon.to(self.settings.device, torch.float64)
-        context = Context(Sweep(values), self.settings.rounding, memo=memo)
+        few = self.network.few_layers
+        context = Context(Sweep(values), self.settings.rounding, memo=memo, few_layers=few)
         x = input_interval(self.x[which], self.settings, nonnegative=self.nonnegative)
         with evaluation_mode(self.model):
             return self.network.run(context, self.tensors, x, observe)

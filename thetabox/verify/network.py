@@ -33,6 +33,8 @@ DRIVE_BYTES = 4 << 20
 
 # After this many steps a state's magnitude is measured instead of propagated.
 MEASURE_EVERY = 8
+# Up to so many layers with weights are few.
+FEW_LAYERS = 6
 
 
 class Tensors:
@@ -205,6 +207,12 @@ class Network:
         return find_head(self.main)
 
     @cached_property
+    def few_layers(self) -> bool:
+        """Whether slack that a layer adds meets only a few more that widen it."""
+        weighted = [o for o in self.main.operations if any(i in self.main.tensors for i in o.inputs)]
+        return len(weighted) <= FEW_LAYERS
+
+    @cached_property
     def ordered(self) -> list[Operation]:
         """Operations of the main graph as they are evaluated where nobody looks on."""
         return pooled_first(self.main)
@@ -319,6 +327,11 @@ class RecurrentNetwork(Network):
         # drive that ε share.
         kept = 0 if self.averaging else 4 * _count(self.step.layouts[output].shape)
         return self.steps * (kept + 2 * _largest(self.step)) + 1
+
+    @cached_property
+    def few_layers(self) -> bool:
+        """Never: each step meets all later ones."""
+        return False
 
     def run(self, context: Context, tensors: Tensors, x: Interval, observe: StepObserver | None = None) -> Final:
         """Evaluate all time steps, and the readout up to the last layer."""

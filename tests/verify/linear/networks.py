@@ -88,6 +88,20 @@ def _normed() -> nn.Module:
     return model
 
 
+class Numbers(nn.Module):
+    """One number a sample, in several ways, between two dense layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 3)
+        self.weight, self.scale, self.shift = (nn.Parameter(torch.randn(s)) for s in ((4,), (), ()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        v = torch.relu(self.first(x))
+        numbers = v @ self.weight, v[:, 0] * 2 - 1.5, torch.relu(v[:, 1] - v[:, 2]), v[:, 3] * self.scale + self.shift
+        return self.last(torch.stack(numbers, 1))  # type: ignore[no-any-return]  # a layer's answer
+
+
 MAKERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "dense": (lambda: nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3)), (2,)),
     "deep": (
@@ -96,6 +110,7 @@ MAKERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         ),
         (3,),
     ),
+    "numbers": (Numbers, (3,)),
     "no bend": (lambda: nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 3), nn.Linear(3, 3)), (3,)),
     "positions": (
         lambda: nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2), nn.Flatten(), nn.Linear(6, 3)),

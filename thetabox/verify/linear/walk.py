@@ -13,7 +13,7 @@ from thetabox.verify.linear.items import Items, first_layout
 from thetabox.verify.linear.region import Frame, Region, placed
 from thetabox.verify.linear.table import BACKWARD, Stop
 
-__all__ = ["Walk", "dot"]
+__all__ = ["Walk", "dot", "flat"]
 
 # Relative errors below this may be taken of the largest number instead of each.
 NEGLIGIBLE = 1e-9
@@ -126,13 +126,13 @@ class Walk:
 
     def penalty(self, a: Tensor, z: Tensor, relative: float | Tensor) -> None:
         """Take off ``relative ⟨|a|, z⟩`` (z at least 0, ``[items, *shape]``), and more than underflow can amount to."""
-        count, most = z[0].numel(), z.flatten(1).amax(1)
+        count, most = z[0].numel(), flat(z, 1).amax(1)
         wide = (1.0 + self.items.epsilon[self.frame.items]) * (1.0 + count * most)
         tiny = self.items.rounding.floor * wide
         if isinstance(relative, float) and relative < NEGLIGIBLE:
-            size = torch.linalg.vector_norm(a.flatten(2), 1, 2) * (most * relative + tiny)[:, None]
+            size = torch.linalg.vector_norm(flat(a, 2), 1, 2) * (most * relative + tiny)[:, None]
         else:
-            size = dot(a.abs(), (z * relative).flatten(1) + tiny[:, None])
+            size = dot(a.abs(), flat(z * relative, 1) + tiny[:, None])
         self.constant.lose(size + tiny[:, None], count)
 
     def end(self, index: int, a: Tensor, region: Region | None) -> None:
@@ -165,4 +165,9 @@ class Walk:
 
 def dot(a: Tensor, z: Tensor) -> Tensor:
     """``[items, rows, *shape]`` times ``[items, *shape]``, summed over the shape."""
-    return torch.bmm(a.flatten(2), z.flatten(1)[:, :, None]).squeeze(2)
+    return torch.bmm(flat(a, 2), flat(z, 1)[:, :, None]).squeeze(2)
+
+
+def flat(t: Tensor, first: int) -> Tensor:
+    """``t`` with one dimension from ``first`` on, of one number where there is none."""
+    return t.flatten(first) if t.dim() > first else t.unsqueeze(first)

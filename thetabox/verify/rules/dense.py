@@ -68,7 +68,10 @@ def addmm(
 
 @rule("aten.mm.default", "aten.matmul.default", "aten.bmm.default", parameters=True, slack=True)
 def matmul(context: Context, x: Operand, weight: Operand) -> Interval:
-    """``x W`` with a parameter, or the product of two values."""
+    """``x W`` with a parameter (``x w`` with a vector), or the product of two values."""
+    if isinstance(weight, Parameter) and weight.theta.dim() == 1:
+        column = weight.moved(lambda t: t[:, None])
+        return matmul(context, x, column).map(lambda t: t.squeeze(-1))
     if isinstance(x, Interval) and x.batch is not None and not _is_value(weight):
         return affine(context, x, weight, None, _times, _size(weight)[-2])
     return _product_of_values(context, _input(context, x), _input(context, weight))
@@ -127,7 +130,8 @@ def affine(context: Context, x: Interval, weight: Operand, bias: Operand, produc
     if bias is not None and uniform_bias:
         constant = constant + _bias_radius(context, x, bias, 1, terms)
     middle = product(centre, weight.theta, None if bias is None else bias.theta)
-    if uniform_bias and not context.largest(weight.factor) and middle.numel() and not torch.is_grad_enabled():
+    exact = context.few_layers and uniform_bias and not context.largest(weight.factor)
+    if exact and middle.numel() and radius.numel() and not torch.is_grad_enabled():
         shared = constant + sums * (radius.amax() * (1.0 + 2.0 * relative))
         if (known := _unperturbed(context, middle, shared, relative)) is not None:
             return known
@@ -137,7 +141,8 @@ def affine(context: Context, x: Interval, weight: Operand, bias: Operand, produc
     return _ends(context, middle, around, relative)
 
 
-# Up to this share of the largest output, a radius may be one number for all outputs. Rounding in float32 is more.
+# Up to this share of the largest output, the radius may be one number for all outputs of a layer. That costs tightness,
+# which every layer behind it amplifies: for networks of few layers only. Rounding in float32 is more.
 NEGLIGIBLE = 2.0**-36
 
 

@@ -14,7 +14,7 @@ from thetabox.verify.linear.items import radius
 from thetabox.verify.linear.region import Region
 from thetabox.verify.linear.rules.affine import chord
 from thetabox.verify.linear.table import Stop, backward
-from thetabox.verify.linear.walk import Walk, dot
+from thetabox.verify.linear.walk import Walk, dot, flat
 from thetabox.verify.parameter import Parameter
 
 FEW = 8
@@ -40,7 +40,7 @@ def added(walk: Walk, operation: Operation, a: Tensor, region: Region | None) ->
                 walk.penalty(a, _most(walk, term, region), relative)
             walk.give(term, signed, region)
         else:
-            whole = a.flatten(2).sum(2)
+            whole = flat(a, 2).sum(2)
             walk.constant.add(sign * term * whole)
             walk.penalty(a, torch.full_like(a[:, 0], abs(term)), relative)
 
@@ -115,7 +115,7 @@ def _constant(walk: Walk, a: Tensor, term: Parameter, relative: float) -> None:
     theta, unit = term.theta, radius(term)
     if theta.dim() > len(shape):
         theta, unit = theta[0], unit[0]
-    sums = a.sum_to_size(*a.shape[:2], *[1] * (len(shape) - theta.dim()), *theta.shape).flatten(2)
+    sums = flat(a.sum_to_size(*a.shape[:2], *[1] * (len(shape) - theta.dim()), *theta.shape), 2)
     walk.constant.add(sums @ theta.reshape(-1))
     if term.factor:
         spread = sums.abs() @ unit.reshape(-1)
