@@ -266,14 +266,14 @@ def _rows(values: torch.Tensor) -> list[str]:
 
 
 def _landscape(cell: Cell, progress: Callable[[int, int], None]) -> dict[str, Any]:
-    return _around(cell, _test(cell, cell.config.samples), progress)
+    return _landscape_of(cell, _test(cell, cell.config.samples), progress)
 
 
 def _landscape_train(cell: Cell, progress: Callable[[int, int], None]) -> dict[str, Any]:
-    return _around(cell, _trained_on(cell).subset(cell.config.landscape_train_samples), progress)
+    return _landscape_of(cell, _trained_on(cell).subset(cell.config.landscape_train_samples), progress)
 
 
-def _around(cell: Cell, samples: data.Dataset, progress: Callable[[int, int], None]) -> dict[str, Any]:
+def _landscape_of(cell: Cell, samples: data.Dataset, progress: Callable[[int, int], None]) -> dict[str, Any]:
     return landscape(
         _network(cell),
         samples.x,

@@ -45,16 +45,25 @@ def write_report(out: Path, comparison: Comparison) -> Path:
     """
     rows, config = comparison.rows, comparison.config
     parts = [
-        _part("Random mismatch", mismatch_note(comparison), mismatch_figure(rows, config.level),
-              [mismatch_table(rows, config.level), p_table(rows, config.level)]),
-        _part("Worst case found inside the box", ATTACK_NOTE, lines_figure(_lines(rows, "attack")),
-              [curve_table(rows, "attack")]),
-        *([_part("One worst case for all samples", shared_note(comparison), lines_figure(_lines(rows, "shared")),
-                 [curve_table(rows, "shared")])] if config.shared_runs else []),
-        _part("Proven", PROOF_NOTE, lines_figure(_lines(rows, "certify")), [curve_table(rows, "certify")]),
-    ]  # fmt: skip
-    places = {"landscape": "Loss landscape", "landscape_train": "Loss landscape on the training set"}
-    for stage, title in places.items():
+        _part(
+            "Random mismatch",
+            mismatch_note(comparison),
+            mismatch_figure(rows, config.level),
+            [mismatch_table(rows, config.level), p_table(rows, config.level)],
+        ),
+        _part(
+            "Worst case found inside the box",
+            ATTACK_NOTE,
+            lines_figure(_lines(rows, "attack")),
+            [curve_table(rows, "attack")],
+        ),
+    ]
+    if config.shared_runs:
+        figure, table = lines_figure(_lines(rows, "shared")), curve_table(rows, "shared")
+        parts.append(_part("One worst case for all samples", shared_note(comparison), figure, [table]))
+    parts.append(_part("Proven", PROOF_NOTE, lines_figure(_lines(rows, "certify")), [curve_table(rows, "certify")]))
+    landscapes = {"landscape": "Loss landscape", "landscape_train": "Loss landscape on the training set"}
+    for stage, title in landscapes.items():
         if rows[0].found.get(stage):
             figure = landscapes_figure(_landscapes(rows, stage))
             parts.append(_part(title, LANDSCAPE_NOTE, figure, [flatness(rows, stage)]))
@@ -214,9 +223,14 @@ def cost_table(comparison: Comparison) -> Table:
         steps = np.mean([found["batches"] * found["epochs"] * found["gradients_per_step"] for found in trained])
         best = ", ".join(str(found["best_epoch"]) for found in trained)
         lines.append(
-            [row.variant.label, str(trained[0]["epochs"]), best, f"{steps:,.0f}".replace(",", " "),
-             f"{np.mean(seconds):.0f}"]
-        )  # fmt: skip
+            [
+                row.variant.label,
+                str(trained[0]["epochs"]),
+                best,
+                f"{steps:,.0f}".replace(",", " "),
+                f"{np.mean(seconds):.0f}",
+            ]
+        )
     return Table("", ["method", "epochs", "best epoch of each seed", "gradient steps", "seconds"], lines)
 
 
@@ -237,8 +251,12 @@ def _cards(rows: Sequence[Row]) -> list[dict[str, str]]:
 
 def _part(title: str, note: str, figure: Any, tables: list[Table]) -> dict[str, Any]:
     return {
-        "id": title.lower().replace(" ", "-"), "title": title, "note": note, "drawn": figure, "tables": tables,
-    }  # fmt: skip
+        "id": title.lower().replace(" ", "-"),
+        "title": title,
+        "note": note,
+        "drawn": figure,
+        "tables": tables,
+    }
 
 
 def _lines(rows: Sequence[Row], stage: str) -> list[tuple[str, np.ndarray, np.ndarray]]:

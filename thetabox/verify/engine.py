@@ -77,8 +77,7 @@ class Engine:
     ) -> Final:
         """The samples ``which`` (a range or places) at ``epsilon [E, samples]``; called inside ``sound_kernels``."""
         values = epsilon.to(self.settings.device, torch.float64)
-        few = self.network.few_layers
-        context = Context(Sweep(values), self.settings.rounding, memo=memo, few_layers=few)
+        context = Context(Sweep(values), self.settings.rounding, memo=memo, few_layers=self.network.few_layers)
         x = input_interval(self.x[which], self.settings, nonnegative=self.nonnegative)
         with evaluation_mode(self.model):
             return self.network.run(context, self.tensors, x, observe)

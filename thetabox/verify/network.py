@@ -270,7 +270,7 @@ class _Readout(nn.Module):
         self.cell = cell
 
     def forward(self, outputs: Tensor) -> Tensor:
-        return self.cell.readout(outputs)  # type: ignore[operator, no-any-return]  # the protocol
+        return self.cell.readout(outputs)  # type: ignore[operator]  # the protocol
 
 
 class RecurrentNetwork(Network):
@@ -357,14 +357,11 @@ class RecurrentNetwork(Network):
                 if saturation.leaves_some(time):
                     outputs.lose(saturation.rows_of(saturation.left), self.steps - time)
                     state = [taken(s, saturation.stay, before) for s in state]
-                    fixed = {
-                        i: taken(v, saturation.stay, before) if isinstance(v, Interval) else v for i, v in fixed.items()
-                    }
+                    fixed = _taken(fixed, saturation.stay, before)
                     going = saturation.context
                 if saturation.none_left:
                     break
-                samples = context.sweep.samples
-                driven = {i: taken(_interval(context, v), saturation.samples, samples) for i, v in driven.items()}
+                driven = _taken(driven, saturation.samples, context.sweep.samples)
             going.time = time
             values = fixed | driven
             values.update(zip(inputs[1:], state, strict=True))
@@ -405,6 +402,10 @@ def _interval(context: Context, value: Value) -> Interval:
     assert isinstance(value, Interval)
     value.owned = False  # a state is also an output, and read again in the next step
     return value
+
+
+def _taken(values: dict[int, Value], places: Tensor | None, samples: int) -> dict[int, Value]:
+    return {i: taken(v, places, samples) if isinstance(v, Interval) else v for i, v in values.items()}
 
 
 def _steps(t: Tensor, first: int, count: int) -> Tensor:
