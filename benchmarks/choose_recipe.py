@@ -64,7 +64,7 @@ CANDIDATES: dict[str, dict[str, dict[str, Any]]] = {
         "more noise, shift": {"lr": 5e-3, "epochs": 12, "batch_size": 32, "input_noise": 0.6, "time_shift": 4},
         "noise, shift, slow": {"lr": 2e-3, "epochs": 12, "batch_size": 32, "input_noise": 0.3, "time_shift": 4},
     },
-}  # fmt: skip
+}  # a table, a recipe a line  # fmt: skip
 
 
 def held_out(task: str, data_dir: Path | None) -> Iterator[tuple[Dataset, Dataset]]:

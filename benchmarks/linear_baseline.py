@@ -61,7 +61,7 @@ def fitted(task: str, data_dir: Path | None) -> dict[str, object]:
     fixed = test.subset(SAMPLES)
     model = best[1]
     answer = best[2] | {
-        f"test_{name}": float(model.score(part.x.flatten(1).numpy(), part.y.numpy()))  # type: ignore[attr-defined]  # a pipeline
+        f"test_{name}": float(model.score(part.x.flatten(1).numpy(), part.y.numpy()))
         for name, part in (("fixed", fixed), ("whole", test))
     }
     for name, part in (("fixed", fixed), ("whole", test)):
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    warnings.simplefilter("ignore", ConvergenceWarning)
+    warnings.simplefilter("ignore", ConvergenceWarning)  # the best on validation data is taken, converged or not
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "linear.json"
     found = json.loads(path.read_text()) if path.exists() else {}

@@ -31,10 +31,13 @@ def test_sweep_over_a_hyper_parameter_and_a_rate() -> None:
     config = Config("digits", methods=("standard", "weight-attack"), sweep={"beta_rob": (0.1, 0.5), "lr": (1e-3, 1e-2)})
     rows = config.variants()
     assert [row.label for row in rows] == [
-        "standard lr=0.001", "standard lr=0.01",
-        "weight-attack beta_rob=0.1 lr=0.001", "weight-attack beta_rob=0.1 lr=0.01",
-        "weight-attack beta_rob=0.5 lr=0.001", "weight-attack beta_rob=0.5 lr=0.01",
-    ]  # fmt: skip
+        "standard lr=0.001",
+        "standard lr=0.01",
+        "weight-attack beta_rob=0.1 lr=0.001",
+        "weight-attack beta_rob=0.1 lr=0.01",
+        "weight-attack beta_rob=0.5 lr=0.001",
+        "weight-attack beta_rob=0.5 lr=0.01",
+    ]
     assert dict(rows[3].set) == {"beta_rob": 0.1}
     assert dict(rows[3].fit) == {"lr": 1e-2}
     assert rows[3].folder == "weight-attack-beta_rob=0.1-lr=0.01"

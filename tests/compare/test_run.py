@@ -40,11 +40,25 @@ def own_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def config(own_data: Path) -> Config:
     return Config(
-        str(own_data), methods=("standard", "weight-attack"), seeds=2, fit={"epochs": 2}, set={"steps": 2},
-        samples=20, proof_samples=10, level=(0.0, 0.3), draws=4, epsilon=(0.0, 1e-3), attack=(0.05,), attack_steps=4,
-        directions=2, landscape_train_samples=25, shared_runs=2, shared_steps=3, pcm_draws=2,
+        str(own_data),
+        methods=("standard", "weight-attack"),
+        seeds=2,
+        fit={"epochs": 2},
+        set={"steps": 2},
+        samples=20,
+        proof_samples=10,
+        level=(0.0, 0.3),
+        draws=4,
+        epsilon=(0.0, 1e-3),
+        attack=(0.05,),
+        attack_steps=4,
+        directions=2,
+        landscape_train_samples=25,
+        shared_runs=2,
+        shared_steps=3,
+        pcm_draws=2,
         pcm_times=(25.0, 3600.0),
-    )  # fmt: skip
+    )
 
 
 def silent(phase: str) -> Callable[[int, int], None]:
@@ -93,9 +107,18 @@ def test_all_stages_and_the_report(config: Config, tmp_path: Path) -> None:
             assert row.found["landscape_train"][seed]["loss"] == around.loss.tolist()
             assert row.found["landscape"][seed]["loss"] != around.loss.tolist()
     page = write_report(tmp_path, found).read_text()
-    for title in ("Random mismatch", "Worst case", "Proven", "Loss landscape", "Cost of training", "Configuration",
-                  "One worst case for all samples", "Phase-change memory", "after 25 s",
-                  "Loss landscape on the training set"):  # fmt: skip
+    for title in (
+        "Random mismatch",
+        "Worst case",
+        "Proven",
+        "Loss landscape",
+        "Cost of training",
+        "Configuration",
+        "One worst case for all samples",
+        "Phase-change memory",
+        "after 25 s",
+        "Loss landscape on the training set",
+    ):
         assert title in page
     assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]+"', "", page)
     assert not (tmp_path / "missing.txt").exists()
@@ -133,8 +156,16 @@ def test_stages_that_nobody_asked_for_are_left_out(config: Config, tmp_path: Pat
 
 
 def test_both_norms_of_samson_are_rows(config: Config, tmp_path: Path) -> None:
-    config = replace(config, methods=("samson",), set={}, seeds=1, directions=0, shared_runs=0, pcm_draws=0,
-                     sweep={"p": (2, math.inf)})  # fmt: skip
+    config = replace(
+        config,
+        methods=("samson",),
+        set={},
+        seeds=1,
+        directions=0,
+        shared_runs=0,
+        pcm_draws=0,
+        sweep={"p": (2, math.inf)},
+    )
     found = run(config, tmp_path)
     assert [row.variant.label for row in found.rows] == ["samson p=2", "samson p=inf"]
     one, other = (row.found["train"][0]["history"] for row in found.rows)

@@ -45,7 +45,7 @@ ANNOTATIONS = (
     word(28, 18) + word(63, 3) + b"(N\x00\x00"  # a rhythm change at 18, its text padded to an even length
     + word(1, 59) + word(59, 0) + struct.pack("<HH", 1, 2) + word(5, 0)  # N at 77; V 65,538 samples later
     + word(62, 1) + word(8, 1023) + word(0, 0) + word(1, 5)
-)  # fmt: skip
+)  # an annotation a line  # fmt: skip
 
 
 def test_format_212_by_hand():

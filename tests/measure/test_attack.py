@@ -140,7 +140,7 @@ def test_wrong_at_zero_is_wrong_everywhere() -> None:
 
 @pytest.mark.parametrize("build", [mlp, spiking])
 def test_the_network_is_left_as_it_was(build: object) -> None:
-    model, x, y = build()  # type: ignore[operator]  # a parameter of the test
+    model, x, y = build()
     model.train()
     loss = model(x).sum()
     loss.backward()
@@ -254,8 +254,8 @@ def test_a_network_that_vmap_refuses_is_attacked_in_a_loop() -> None:
 def test_a_tie_in_float64_is_no_flip() -> None:
     model = nn.Sequential(nn.Linear(2, 2))
     with torch.no_grad():
-        model[0].weight.zero_()  # type: ignore[operator]  # a layer of Sequential
-        model[0].bias.zero_()  # type: ignore[operator]  # a layer of Sequential
+        model[0].weight.zero_()
+        model[0].bias.zero_()
     result = attack(model, torch.randn(3, 2), torch.zeros(3, dtype=torch.long), 0.5)
     assert result.correct.all()
 
@@ -284,14 +284,14 @@ def test_bad_input_is_one_clear_line(change: dict[str, object], message: str) ->
     model, x, y = mlp()
     arguments = {"model": model, "x": x, "y": y, "epsilon": 0.1, **change}
     with pytest.raises(InputError, match=message) as error:
-        attack(**arguments)  # type: ignore[arg-type]  # wrong on purpose
+        attack(**arguments)
     assert "\n" not in str(error.value)
 
 
 def test_nan_weights_are_refused() -> None:
     model, x, y = mlp()
     with torch.no_grad():
-        model[0].weight[0, 0] = np.nan  # type: ignore[index,operator]  # a layer of Sequential
+        model[0].weight[0, 0] = np.nan
     with pytest.raises(InputError, match="NaN"):
         attack(model, x, y, 0.1)
 

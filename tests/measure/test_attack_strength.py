@@ -81,8 +81,8 @@ def test_a_run_for_another_class_finds_what_the_closest_one_hides() -> None:
     """Classes 0 and 1 are fixed, 0.1 apart, and hide class 2, which overtakes both only far along its own gradient."""
     model = nn.Sequential(nn.Linear(2, 3))
     with torch.no_grad():
-        model[0].weight.copy_(torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, 4.0]]))  # type: ignore[operator]  # a layer
-        model[0].bias.copy_(torch.tensor([2.0, 1.9, 0.0]))  # type: ignore[operator]  # a layer
+        model[0].weight.copy_(torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, 4.0]]))
+        model[0].bias.copy_(torch.tensor([2.0, 1.9, 0.0]))
     x, y = torch.tensor([[1.0, 0.4]]).expand(12, 2), torch.zeros(12, dtype=torch.long)
     found = attack(model, x, y, 0.3, give_up=False, restarts=2, box=Box(include="0.weight"))
     # At the vertex class 2 has 4 · 1.3 · 0.4 = 2.08.

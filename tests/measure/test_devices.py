@@ -133,10 +133,8 @@ def test_bad_times(time: float) -> None:
 @pytest.fixture(scope="module")
 def model():
     """The model of aihwkit, in µS."""
-    pcm = pytest.importorskip(
-        "aihwkit.inference.noise.pcm",
-        reason="aihwkit is not installed: pip install --no-deps --only-binary :all: aihwkit==1.1.0",
-    )
+    why = "aihwkit is not installed: pip install --no-deps --only-binary :all: aihwkit==1.1.0"
+    pcm = pytest.importorskip("aihwkit.inference.noise.pcm", reason=why)
     return pcm.PCMLikeNoiseModel(g_max=25.0)
 
 

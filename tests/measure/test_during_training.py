@@ -34,7 +34,7 @@ def test_the_curve_and_the_training_are_what_they_would_be_apart(kind: str) -> N
     assert curve.epoch == [2, 4]
     search = shared_attack if kind == "shared" else attack
     for state, clean, attacked in zip(states, curve.clean, curve.attacked, strict=True):
-        found = search(state, x[:30], y[:30], 0.3, steps=4, restarts=1)  # type: ignore[operator]  # either
+        found = search(state, x[:30], y[:30], 0.3, steps=4, restarts=1)
         assert clean == found.clean_accuracy
         assert attacked == float(found.accuracy[0])
     assert curve.attacked[-1] < curve.clean[-1]
@@ -49,4 +49,4 @@ def test_bad_input_is_one_clear_line() -> None:
         ({"epsilon": -1}, "least 0"),
     ):
         with pytest.raises(InputError, match=message):
-            attacked_during(**{"model": model, "data": pair, "epsilon": 0.1, **change})  # type: ignore[arg-type]  # wrong
+            attacked_during(**{"model": model, "data": pair, "epsilon": 0.1, **change})

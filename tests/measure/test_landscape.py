@@ -83,4 +83,4 @@ def test_defaults_on_spikes() -> None:
 def test_bad_input_is_one_clear_line(change: dict[str, object], message: str) -> None:
     model, x, y = linear()
     with pytest.raises(InputError, match=message):
-        landscape(model, x, y, **change)  # type: ignore[arg-type]  # wrong on purpose
+        landscape(model, x, y, **change)

@@ -69,4 +69,4 @@ def test_distances_are_those_of_the_equations() -> None:
 def test_bad_input_is_one_clear_line(change: dict[str, object], message: str) -> None:
     arguments = {"model": LSNN(3, 6, 2), "x": torch.zeros(2, 5, 3), **change}
     with pytest.raises(InputError, match=message):
-        membrane(**arguments)  # type: ignore[arg-type]  # wrong on purpose
+        membrane(**arguments)

@@ -47,7 +47,7 @@ def test_noise_has_the_stated_spread() -> None:
     """One weight of 2, one input of 1, threshold moved through: the share of draws above it is the normal's."""
     model = nn.Sequential(nn.Linear(1, 2, bias=False))
     with torch.no_grad():
-        model[0].weight.copy_(torch.tensor([[2.0], [1.8]]))  # type: ignore[operator]  # a layer of Sequential
+        model[0].weight.copy_(torch.tensor([[2.0], [1.8]]))
     x, y = torch.ones(1, 1), torch.tensor([0])
     draws = mismatch(model, x, y, 0.1, samples=2000, box=Box(include="*", exclude="")).accuracy[0]
     sigma = 0.1 * (2.0**2 + 1.8**2) ** 0.5
@@ -70,7 +70,7 @@ def test_the_network_is_left_as_it_was() -> None:
     result = mismatch(
         model,
         torch.randn(5, 7, 3).numpy(),
-        [0, 1, 0, 1, 0],  # type: ignore[arg-type]  # a list is taken too
+        [0, 1, 0, 1, 0],
         [0.1, 0.3],
         samples=3,
         progress=lambda a, b: calls.append((a, b)),
@@ -101,7 +101,7 @@ def test_neuron_parameters_are_drawn_when_named() -> None:
 def test_bad_input_is_one_clear_line(change: dict[str, object], message: str) -> None:
     model, x, y = linear()
     with pytest.raises(InputError, match=message):
-        mismatch(model, x, y, **change)  # type: ignore[arg-type]  # wrong on purpose
+        mismatch(model, x, y, **change)
 
 
 @pytest.mark.parametrize("box", [Box(), Box(include="W_out"), Box(include="threshold,W_rec")])

@@ -207,7 +207,7 @@ def test_tiles_are_a_setting() -> None:
 def test_bad_input_is_one_clear_line(change: dict[str, object], message: str) -> None:
     model, x, y = linear()
     with pytest.raises(InputError, match=message):
-        pcm(model, x, y, **change)  # type: ignore[arg-type]  # wrong on purpose
+        pcm(model, x, y, **change)
 
 
 def test_a_kernel_larger_than_a_tile_is_refused() -> None:

@@ -88,7 +88,7 @@ def test_which_weights() -> None:
         if not torch.equal(a, b)
     }
     assert changed == {"0.weight", "3.weight"}
-    assert torch.equal(quantised(net, 2, box=Box(exclude="3.*"))[3].weight, net[3].weight)  # type: ignore[index]  # Sequential
+    assert torch.equal(quantised(net, 2, box=Box(exclude="3.*"))[3].weight, net[3].weight)
     lsnn = LSNN(3, 8, 2)
     assert torch.equal(quantised(lsnn, 2).threshold, lsnn.threshold)
     assert len(quantised(lsnn, 2).W_in.unique()) <= 3
@@ -98,9 +98,9 @@ def test_which_weights() -> None:
 def test_bad_widths(bits: object) -> None:
     model, x, y = linear()
     with pytest.raises(InputError, match="integer from 2 to 24"):
-        quantised(model, bits)  # type: ignore[arg-type]  # wrong on purpose
+        quantised(model, bits)
     with pytest.raises(InputError, match="integer from 2 to 24"):
-        quantisation(model, x, y, [bits])  # type: ignore[list-item]  # wrong on purpose
+        quantisation(model, x, y, [bits])
 
 
 def test_no_width() -> None:

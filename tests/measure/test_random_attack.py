@@ -52,4 +52,4 @@ def test_worst_of_the_draws_written_out(kind: str, batch: int | None) -> None:
 def test_bad_input_is_one_clear_line(change: dict[str, object], message: str) -> None:
     model, x, y = linear()
     with pytest.raises(InputError, match=message):
-        random_attack(**{"model": model, "x": x, "y": y, "epsilon": 0.1, **change})  # type: ignore[arg-type]  # wrong
+        random_attack(**{"model": model, "x": x, "y": y, "epsilon": 0.1, **change})

@@ -38,7 +38,7 @@ def test_the_worst_corner_of_one_layer_is_known(loss: str) -> None:
     model = nn.Sequential(nn.Linear(4, 2))
     x, y = torch.rand(6, 4) + 0.1, torch.zeros(6, dtype=torch.long)
     with torch.no_grad():
-        model[0].bias.copy_(torch.tensor([3.0, -1.0]))  # type: ignore[operator]  # a layer of Sequential
+        model[0].bias.copy_(torch.tensor([3.0, -1.0]))
     result = shared_attack(model, x, y, 0.2, loss=loss, keep_weights=True)
     weight, bias = (p.detach().double() for p in model.parameters())
     away = torch.tensor([-1.0, 1.0], dtype=torch.float64)
@@ -110,4 +110,4 @@ def test_spikes_neuron_parameters_and_the_network_left_as_it_was() -> None:
 def test_bad_input_is_one_clear_line(change: dict[str, object], message: str) -> None:
     model, x, y = trained()
     with pytest.raises(InputError, match=message):
-        shared_attack(**{"model": model, "x": x, "y": y, "epsilon": 0.1, **change})  # type: ignore[arg-type]  # wrong
+        shared_attack(**{"model": model, "x": x, "y": y, "epsilon": 0.1, **change})

@@ -12,9 +12,13 @@ from thetabox.train import evaluate, fit, method, recipe
 from thetabox.train.recipes import RECIPES
 
 SHAPES = {
-    "digits": (1, 8, 8), "vowels": (60, 12), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32, 32), "ecg": (100, 7),
+    "digits": (1, 8, 8),
+    "vowels": (60, 12),
+    "fashion-mnist": (1, 28, 28),
+    "cifar10": (3, 32, 32),
+    "ecg": (100, 7),
     "speech": (98, 40),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("task", RECIPES)

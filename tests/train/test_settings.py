@@ -89,8 +89,21 @@ def test_inverse_weight_decay(optimizer: str, clip: float) -> None:
             theta = (1 + eta * growth) * theta
             seen.append(theta)
     data = (torch.tensor(x), torch.tensor(y))
-    result = fit(model, data, data, epochs=epochs, batch_size=3, lr=rate, optimizer=optimizer, schedule="cosine",
-                 clip_norm=clip, inverse_weight_decay=growth, seed=0, device="cpu", progress=False)  # fmt: skip
+    result = fit(
+        model,
+        data,
+        data,
+        epochs=epochs,
+        batch_size=3,
+        lr=rate,
+        optimizer=optimizer,
+        schedule="cosine",
+        clip_norm=clip,
+        inverse_weight_decay=growth,
+        seed=0,
+        device="cpu",
+        progress=False,
+    )
     expected = seen[2 * result.best_epoch - 1]
     np.testing.assert_allclose(model.weight.detach().numpy(), expected[:, :3], rtol=0, atol=1e-9)
     np.testing.assert_allclose(model.bias.detach().numpy(), expected[:, 3], rtol=0, atol=1e-9)

@@ -33,9 +33,20 @@ def test_json_and_folder_round_trip(task: Any, tmp_path: Path) -> None:
     )
     stored = certificate.to_json()
     assert list(stored) == [
-        "schema", "tool", "model", "data", "box", "domain", "options", "sound", "arithmetic", "precision",
-        "clean_accuracy", "curve", "seconds",
-    ]  # fmt: skip
+        "schema",
+        "tool",
+        "model",
+        "data",
+        "box",
+        "domain",
+        "options",
+        "sound",
+        "arithmetic",
+        "precision",
+        "clean_accuracy",
+        "curve",
+        "seconds",
+    ]
     assert stored["schema"] == "thetabox.certificate/1"
     assert stored["curve"][0]["verified"] == int(certificate.verified[0].sum())
     assert stored["data"]["name"] == "d"

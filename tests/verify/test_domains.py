@@ -57,7 +57,7 @@ def test_the_table(fake: type[Fake], task: Any) -> None:
         for call in (tb.certify, tb.certified_radius, tb.logit_bounds):
             arguments = (x, y, 0.1) if call is tb.certify else (x, y) if call is tb.certified_radius else (x, 0.1)
             with pytest.raises(tb.InputError, match=message):
-                call(model, *arguments, domain=name, options=options)  # type: ignore[operator]  # three signatures
+                call(model, *arguments, domain=name, options=options)
     fake.refuses = "made"
     with pytest.raises(tb.InputError, match="interval does"):
         tb.certify(model, x, y, 0.1, domain="fake")

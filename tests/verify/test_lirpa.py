@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import warnings
 
@@ -12,14 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import thetabox as tb
+from tests.verify import needs
 from thetabox.errors import InputError
 from thetabox.models import MLP
 from thetabox.verify import lirpa
 from thetabox.verify.lirpa import METHODS, lirpa_bounds
-
-installed = pytest.mark.skipif(
-    importlib.util.find_spec("auto_LiRPA") is None, reason="auto_LiRPA is not installed (make test installs it)"
-)
 
 
 def network(sizes: tuple[int, ...] = (6, 9, 8, 3), dtype: torch.dtype = torch.float32) -> tuple[MLP, Tensor]:
@@ -28,7 +24,7 @@ def network(sizes: tuple[int, ...] = (6, 9, 8, 3), dtype: torch.dtype = torch.fl
     return model, torch.randn(5, sizes[0], dtype=dtype)
 
 
-@installed
+@needs.auto_lirpa
 @pytest.mark.parametrize("method", METHODS[:3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_bounds_hold_sampled_weights(method: str, dtype: torch.dtype) -> None:
@@ -48,7 +44,7 @@ def test_bounds_hold_sampled_weights(method: str, dtype: torch.dtype) -> None:
         assert (logits <= upper + 1e-5).all()
 
 
-@installed
+@needs.auto_lirpa
 @pytest.mark.parametrize("epsilon", [0.0, 1e-4, 1e-2, 0.3])
 @pytest.mark.parametrize("sizes", [(6, 9, 8, 3), (20, 32, 32, 10)])
 def test_interval_domain_equals_ibp(epsilon: float, sizes: tuple[int, ...]) -> None:
@@ -60,7 +56,7 @@ def test_interval_domain_equals_ibp(epsilon: float, sizes: tuple[int, ...]) -> N
     assert (ours.upper - upper).abs().max() <= 1e-5 * scale
 
 
-@installed
+@needs.auto_lirpa
 @pytest.mark.parametrize("kind", ["absolute", "range"])
 def test_other_boxes_hold_ibp_and_are_nearly_as_tight(kind: str) -> None:
     """These boxes have no two-product form that is exact, so equality is not asked for."""
@@ -73,7 +69,7 @@ def test_other_boxes_hold_ibp_and_are_nearly_as_tight(kind: str) -> None:
     assert ((ours.upper - ours.lower) <= 1.1 * (upper - lower)).all()
 
 
-@installed
+@needs.auto_lirpa
 def test_crown_is_tighter_than_ibp_and_zero_width_is_the_output() -> None:
     model, x = network(dtype=torch.float64)
     ibp, crown = lirpa_bounds(model, x, 0.02, "IBP"), lirpa_bounds(model, x, 0.02, "CROWN")
@@ -84,7 +80,7 @@ def test_crown_is_tighter_than_ibp_and_zero_width_is_the_output() -> None:
     assert torch.allclose(lower, upper, atol=1e-9)
 
 
-@installed
+@needs.auto_lirpa
 def test_rows_bound_margins() -> None:
     model, x = network(dtype=torch.float64)
     rows = (torch.eye(3, dtype=torch.float64)[0] - torch.eye(3, dtype=torch.float64)[1]).expand(5, 1, 3)
@@ -94,7 +90,7 @@ def test_rows_bound_margins() -> None:
     assert (lower[:, 0] >= apart[0][:, 0] - apart[1][:, 1] - 1e-9).all()
 
 
-@installed
+@needs.auto_lirpa
 def test_nothing_outside_is_changed() -> None:
     model, x = network()
     model.train()
@@ -127,7 +123,7 @@ def convolutions() -> tuple[nn.Module, Tensor]:
     return nn.Sequential(*layers).double(), torch.randn(4, 2, 8, 8, dtype=torch.float64)
 
 
-@installed
+@needs.auto_lirpa
 @pytest.mark.parametrize("kind", ["relative", "absolute"])
 def test_convolutions_are_written_out(kind: str) -> None:
     """By IBP the noise of tied weights adds up as that of free ones, so its numbers are those of our intervals."""
@@ -153,7 +149,7 @@ def test_convolutions_are_written_out(kind: str) -> None:
             assert (logits <= upper + 1e-9).all()
 
 
-@installed
+@needs.auto_lirpa
 def test_optimised_slopes_are_no_looser() -> None:
     model, x = network(dtype=torch.float64)
     fixed, best = (lirpa_bounds(model, x[:2], 0.05, method) for method in ("CROWN", "CROWN-Optimized"))
@@ -161,7 +157,7 @@ def test_optimised_slopes_are_no_looser() -> None:
     assert (best[1] - best[0]).mean() < (fixed[1] - fixed[0]).mean()
 
 
-@installed
+@needs.auto_lirpa
 def test_the_domain_is_a_second_opinion() -> None:
     """Its margins are rows of their own, of all ε and both entry points, and it is never called a proof."""
     model, x = network(dtype=torch.float64)
@@ -185,7 +181,7 @@ def test_the_domain_is_a_second_opinion() -> None:
     assert "lirpa" not in str(tb.certify(model, x, y, sweep).options)
 
 
-@installed
+@needs.auto_lirpa
 def test_the_domain_refuses_what_it_is_not_given() -> None:
     model, x = network(dtype=torch.float64)
     y = torch.zeros(5, dtype=torch.long)

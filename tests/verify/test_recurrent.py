@@ -84,12 +84,12 @@ class Unrolled(nn.Module):
 
 @pytest.mark.parametrize("name", CELLS)
 def test_samples_lie_inside(name: str) -> None:
-    cell = Cell(**CELLS[name])  # type: ignore[arg-type]  # options by name
+    cell = Cell(**CELLS[name])
     sweep = [0.0, 1e-3, 0.1]
     for settings in ({}, {"arithmetic": "float32"}, {"precision": "float32"}):
-        bounds = tb.logit_bounds(cell, X, sweep, **settings)  # type: ignore[arg-type]  # options by name
+        bounds = tb.logit_bounds(cell, X, sweep, **settings)
         for place, epsilon in enumerate(sweep):
-            one = tb.logit_bounds(cell, X, epsilon, **settings)  # type: ignore[arg-type]  # options by name
+            one = tb.logit_bounds(cell, X, epsilon, **settings)
             torch.testing.assert_close(bounds.lower[place], one.lower, rtol=1e-4, atol=1e-5)
             for trial in range(10):
                 point = copy.deepcopy(cell).double()
@@ -104,7 +104,7 @@ def test_samples_lie_inside(name: str) -> None:
 
 @pytest.mark.parametrize("name", CELLS)
 def test_one_epsilon_a_sample(name: str) -> None:
-    cell = Cell(**CELLS[name])  # type: ignore[arg-type]  # options by name
+    cell = Cell(**CELLS[name])
     many = tb.logit_bounds(cell, X, [0.0, 0.05])
     mixed = tb.logit_bounds(cell, X, torch.tensor([0.05, 0.0, 0.05], dtype=torch.float64))
     for n, place in enumerate((1, 0, 1)):
@@ -147,7 +147,7 @@ def test_readouts(name: str) -> None:
     assert (network.averaging is not None) == running
     box = tb.Box(exclude="*tau")
     for settings in ({}, {"arithmetic": "float32"}):
-        by_step, unrolled = (tb.logit_bounds(m, X, 0.01, box=box, **settings) for m in (cell, Unrolled(cell)))  # type: ignore[arg-type]  # options by name
+        by_step, unrolled = (tb.logit_bounds(m, X, 0.01, box=box, **settings) for m in (cell, Unrolled(cell)))
         tolerance = 1e-4 if settings else 1e-9
         torch.testing.assert_close(by_step.lower, unrolled.lower, rtol=tolerance, atol=tolerance)
         torch.testing.assert_close(by_step.upper, unrolled.upper, rtol=tolerance, atol=tolerance)

@@ -94,7 +94,7 @@ def test_answers_of_positions_are_no_logits() -> None:
 
 def test_several_answers_are_refused() -> None:
     with pytest.raises(tb.InputError, match="one tensor"):
-        tb.logit_bounds(Wrapped(lambda h: (h, h)), X, 0.0)  # type: ignore[arg-type, return-value]  # wrong on purpose
+        tb.logit_bounds(Wrapped(lambda h: (h, h)), X, 0.0)
 
 
 def test_unknown_operator_is_named_with_its_place() -> None:

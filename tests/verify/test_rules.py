@@ -261,7 +261,7 @@ def test_weight_computed_from_parameters() -> None:
     contract = RuleContract()
     case = Case(Products("computed weight"), SIGNAL)
     for epsilon in (0.0, 1e-3, 0.1, 1.5):
-        contract.sweep = lambda case, e=epsilon: [e]  # type: ignore[method-assign]  # one ε in place of the sweep
+        contract.sweep = lambda case, e=epsilon: [e]
         for arithmetic in ("real", "float32"):
             contract.test_holds_vertices_and_samples(case, arithmetic, "float64")
 

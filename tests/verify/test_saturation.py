@@ -21,7 +21,7 @@ def spiking(readout: Callable[[Tensor], Tensor] | None = None) -> nn.Module:
     torch.manual_seed(0)
     model = tb.models.LSNN(3, 12, 4)
     if readout is not None:
-        model.readout = lambda outputs: readout(outputs) @ model.W_out + model.b_out  # type: ignore[method-assign]  # another one
+        model.readout = lambda outputs: readout(outputs) @ model.W_out + model.b_out
     return model.double()
 
 
@@ -170,5 +170,5 @@ def test_lost_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = torch.arange(5) % 2
     engine = Engine(model, settings("interval", None, "real", "float64", "cpu"), x)
     found = margins(engine, [2.0, 3.0], labels)
-    assert engine.network.saturates  # type: ignore[attr-defined]  # a recurrent one
+    assert engine.network.saturates
     torch.testing.assert_close(found[1:], margins(engine, [3.0], labels), rtol=1e-12, atol=1e-12)

@@ -156,7 +156,7 @@ COUNTS = {
     "seeds": 1, "train_samples": 0, "samples": 0, "proof_samples": 1, "draws": 1, "attack_steps": 1,
     "attack_restarts": 1, "shared_runs": 0, "shared_steps": 1, "pcm_draws": 0, "directions": 0,
     "landscape_train_samples": 0,
-}  # fmt: skip
+}  # a table  # fmt: skip
 # Arguments of ``fit`` that a configuration may set.
 FIT = {f.name for f in dataclasses.fields(Settings)} - {"seed"}
 

@@ -30,7 +30,7 @@ RECORDS = {
         100, 103, 105, 111, 113, 117, 121, 123, 200, 202, 210,
         212, 213, 214, 219, 221, 222, 228, 231, 232, 233, 234,
     ),
-}  # fmt: skip
+}  # a table  # fmt: skip
 # At most so many beats of a class: nine of ten beats are normal. The test split stays as it is.
 LIMIT = {"train": 3000, "validation": 500, "test": None}
 

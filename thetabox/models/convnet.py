@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from thetabox.errors import InputError
 
-# Torch pads an even kernel on one side by a copy, which is meant here and costs nothing worth a warning.
-warnings.filterwarnings("ignore", message="Using padding='same' with even kernel")
+warnings.filterwarnings("ignore", message="Using padding='same' with even kernel")  # its copy is meant, and cheap
 
 
 class ConvNet(nn.Module):

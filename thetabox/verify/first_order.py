@@ -76,5 +76,5 @@ def first_order_radius(
         except (RuntimeError, ValueError, TypeError, NotImplementedError):
             # A network that torch.func cannot take: the search starts anywhere then.
             return nothing
-    radius = torch.cat(values) / torch.cat(slopes)  # type: ignore[arg-type]  # the sums are tensors
+    radius = torch.cat(values) / torch.cat(slopes)
     return torch.where(radius.isfinite() & (radius > 0), radius, torch.nan).detach()

@@ -243,7 +243,7 @@ def _trace(module: nn.Module, examples: Sequence[Tensor]) -> Graph:
         dynamic = (dynamic,)
     try:
         with warnings.catch_warnings(), evaluation_mode(module), torch.enable_grad(), plain_precision():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # about internals of torch; what matters is raised
             program = torch.export.export(module, inputs, dynamic_shapes=dynamic, strict=False)
             program = program.run_decompositions({})
     except Exception as error:

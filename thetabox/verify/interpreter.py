@@ -119,7 +119,7 @@ def _align(
     context: Context, layout: Layout, intervals: list[Interval], args: Any, kwargs: Any
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     changed = iter(context.aligned(intervals, layout))
-    return _each((args, kwargs), lambda v: next(changed) if isinstance(v, Interval) else v)  # type: ignore[no-any-return]  # the tree that went in
+    return _each((args, kwargs), lambda v: next(changed) if isinstance(v, Interval) else v)
 
 
 def _row_by_row(context: Context, operation: Operation, found: Rule, args: Any, kwargs: Any) -> Any:

@@ -151,7 +151,7 @@ def library() -> Any:
 def _noise(library: Any, radius: Tensor) -> Any:
     """An ℓ∞ perturbation with a radius of its own for every number."""
 
-    class Elementwise(library.PerturbationLpNorm):  # type: ignore[misc]  # the library is not typed
+    class Elementwise(library.PerturbationLpNorm):
         def get_input_bounds(self, x: Tensor, A: Any) -> tuple[Tensor, Tensor]:
             reach = radius.reshape(x.shape) if x.numel() == radius.numel() else radius
             return x - reach, x + reach

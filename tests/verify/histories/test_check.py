@@ -112,9 +112,15 @@ def test_ties_may_differ() -> None:
 
 
 WRONG: list[dict[str, Any]] = [
-    {"refractory": 1.05}, {"refractory": -1}, {"dt": 0.0}, {"weight_in": "leave"}, {"weight_out": "enter"},
-    {"bias_out": "tau"}, {"threshold": "offset"}, {"beta": "threshold"},
-]  # fmt: skip
+    {"refractory": 1.05},
+    {"refractory": -1},
+    {"dt": 0.0},
+    {"weight_in": "leave"},
+    {"weight_out": "enter"},
+    {"bias_out": "tau"},
+    {"threshold": "offset"},
+    {"beta": "threshold"},
+]
 
 
 def test_descriptions_that_cannot_be() -> None:

@@ -69,9 +69,17 @@ def check(
     found = domain(model, torch.from_numpy(x.astype(np.float64))[None], box=box, precision=precision, **options)
     rows = sweep_of([epsilon], 1)
     truth = lsnn.extremes(
-        values, x, epsilon, seed % 2, perturbed=perturbed, limit=12, inner=4, refractory=model.refractory,
-        dt=model.dt, kind=kind,
-    )  # fmt: skip
+        values,
+        x,
+        epsilon,
+        seed % 2,
+        perturbed=perturbed,
+        limit=12,
+        inner=4,
+        refractory=model.refractory,
+        dt=model.dt,
+        kind=kind,
+    )
     bounds = found.logits(slice(0, 1), rows)
     assert_contains(bounds.lower[0], bounds.upper[0], truth.lower, truth.upper)
     margin = found.margins(slice(0, 1), rows, torch.tensor([seed % 2]))
@@ -122,9 +130,14 @@ def test_neuron_parameters_in_the_box(epsilon: float) -> None:
     model, values = tiny(7)
     for options in ({"histories": 1}, {"histories": 4, "splits": 8}):
         check(
-            model, values, 7, epsilon, box=tb.Box(include="*," + ",".join(names)), perturbed=(*lsnn.WEIGHTS, *names),
+            model,
+            values,
+            7,
+            epsilon,
+            box=tb.Box(include="*," + ",".join(names)),
+            perturbed=(*lsnn.WEIGHTS, *names),
             **options,
-        )  # fmt: skip
+        )
 
 
 @pytest.mark.parametrize("seed", [2, 3, 8])
@@ -205,9 +218,12 @@ def larger(seed: int = 0, **more: Any) -> tuple[LSNN, Tensor, Tensor]:
 
 @settings(max_examples=6, deadline=None)
 @given(
-    seed=st.integers(0, 1000), epsilon=st.sampled_from([1e-4, 1e-3, 1e-2, 0.2]), k=st.sampled_from([1, 2, 4]),
-    splits=st.sampled_from([0, 12]), recurrent=st.booleans(),
-)  # fmt: skip
+    seed=st.integers(0, 1000),
+    epsilon=st.sampled_from([1e-4, 1e-3, 1e-2, 0.2]),
+    k=st.sampled_from([1, 2, 4]),
+    splits=st.sampled_from([0, 12]),
+    recurrent=st.booleans(),
+)
 def test_sampled_networks_inside(seed: int, epsilon: float, k: int, splits: int, recurrent: bool) -> None:
     """Counts, logits and margins of corners of the box."""
     model, x, y = larger(seed, recurrent=recurrent)
@@ -246,9 +262,9 @@ def test_neurons_of_one_weight(refractory: int) -> None:
         weights = (
             model.W_in.detach() * torch.linspace(1 - epsilon, 1 + epsilon, 500, dtype=torch.float64)[:, None, None]
         )
-        counts = torch.stack([
-            torch.func.functional_call(model, {"W_in": w}, (x,), {"return_outputs": True})[1].sum(1) for w in weights
-        ])  # fmt: skip
+        counts = torch.stack(
+            [torch.func.functional_call(model, {"W_in": w}, (x,), {"return_outputs": True})[1].sum(1) for w in weights]
+        )
         for k, some in found.items():
             cells = some._cells(torch.full((300,), epsilon, dtype=torch.float64))
             walked = some._run(cells, drive, largest, torch.arange(300))
@@ -337,9 +353,17 @@ class Own(nn.Module):
 
     def leaky_cells(self) -> LeakyCells:
         names = {
-            "weight_in": "weight", "weight_rec": None, "weight_out": "readout_weight", "bias_out": None,
-            "threshold": "level", "tau": "time", "tau_adapt": None, "beta": None, "dt": 1.0, "refractory": 0,
-        }  # fmt: skip
+            "weight_in": "weight",
+            "weight_rec": None,
+            "weight_out": "readout_weight",
+            "bias_out": None,
+            "threshold": "level",
+            "tau": "time",
+            "tau_adapt": None,
+            "beta": None,
+            "dt": 1.0,
+            "refractory": 0,
+        }
         return LeakyCells(**{**names, **self.says})
 
 

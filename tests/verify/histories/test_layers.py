@@ -25,6 +25,8 @@ CORNERS = 6
 class Deep(RecurrentModule):
     """LSNNs of these sizes one above the other, the spikes of each going into the next in the same step."""
 
+    layers: Any  # a ModuleList, of LSNNs: its type says modules
+
     def __init__(self, sizes: Sequence[int], more: Sequence[dict[str, Any]] | None = None, seed: int = 0) -> None:
         super().__init__()
         torch.manual_seed(seed)
@@ -33,30 +35,30 @@ class Deep(RecurrentModule):
         self.layers = nn.ModuleList(LSNN(widths[d], widths[d + 1], CLASSES, **own) for d, own in enumerate(settings))
         with torch.no_grad():
             for d, layer in enumerate(self.layers):
-                layer.W_in.mul_(0.5 if d == 0 else 2.0)  # type: ignore[operator, union-attr]
+                layer.W_in.mul_(0.5 if d == 0 else 2.0)
                 if layer.recurrent:
-                    layer.W_rec.mul_(0.3)  # type: ignore[operator, union-attr]
+                    layer.W_rec.mul_(0.3)
         for layer in self.layers[:-1]:
             del layer.W_out, layer.b_out
 
     def initial_state(self, batch: int) -> Any:
         top = self.layers[-1].W_out
-        return tuple(LSNNState(*(top.new_zeros(batch, layer.units) for _ in range(4))) for layer in self.layers)  # type: ignore[operator, arg-type]
+        return tuple(LSNNState(*(top.new_zeros(batch, layer.units) for _ in range(4))) for layer in self.layers)
 
     def step(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any]:
         after = []
         for layer, own in zip(self.layers, state, strict=True):
-            x_t, own = layer.step(x_t, own)  # type: ignore[operator]
+            x_t, own = layer.step(x_t, own)
             after.append(own)
         return x_t, tuple(after)
 
     def readout(self, outputs: Tensor) -> Tensor:
-        return self.layers[-1].readout(outputs)  # type: ignore[operator]
+        return self.layers[-1].readout(outputs)
 
     def leaky_cells(self) -> list[LeakyCells]:
         found = []
         for d, layer in enumerate(self.layers):
-            said = layer.leaky_cells()  # type: ignore[operator]
+            said = layer.leaky_cells()
             last = d + 1 == len(self.layers)
             names = {
                 role: f"layers.{d}.{name}" if last or not role.endswith("_out") else None
@@ -77,7 +79,7 @@ MIXED: list[dict[str, Any]] = [
 def eager(seed: int) -> Deep:
     """The upper cells spike before anything reaches them: a negative threshold."""
     model = Deep([10, 6], seed=seed)
-    model.layers[1].threshold.fill_(-0.01)  # type: ignore[operator, union-attr]
+    model.layers[1].threshold.fill_(-0.01)
     return model
 
 
@@ -193,7 +195,7 @@ def test_a_silent_layer_cannot_be_checked() -> None:
     """Whatever lies below a layer that never spikes does not show."""
     model = Deep([6, 5])
     with torch.no_grad():
-        model.layers[1].W_in.zero_()  # type: ignore[operator, union-attr]
+        model.layers[1].W_in.zero_()
     with pytest.raises(InputError, match="never spikes"):
         domain(model, inputs())
 

@@ -99,7 +99,7 @@ class Numbers(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         v = torch.relu(self.first(x))
         numbers = v @ self.weight, v[:, 0] * 2 - 1.5, torch.relu(v[:, 1] - v[:, 2]), v[:, 3] * self.scale + self.shift
-        return self.last(torch.stack(numbers, 1))  # type: ignore[no-any-return]  # a layer's answer
+        return self.last(torch.stack(numbers, 1))
 
 
 MAKERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -144,7 +144,11 @@ MAKERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     ),
     "pool first": (
         lambda: nn.Sequential(
-            nn.Conv2d(1, 2, 2), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(2, 2, 2), nn.MaxPool2d((1, 2), stride=1),
+            nn.Conv2d(1, 2, 2),
+            nn.MaxPool2d(2),
+            nn.ReLU(),
+            nn.Conv2d(2, 2, 2),
+            nn.MaxPool2d((1, 2), stride=1),
             nn.Flatten(),
             nn.Linear(2, 3),
         ),
@@ -152,25 +156,37 @@ MAKERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     ),
     "averaged": (
         lambda: nn.Sequential(
-            nn.Conv2d(1, 2, 2), nn.ReLU(), nn.AvgPool2d(2, stride=1, padding=1), nn.Conv2d(2, 2, 2), nn.LeakyReLU(),
-            nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(8, 3),
+            nn.Conv2d(1, 2, 2),
+            nn.ReLU(),
+            nn.AvgPool2d(2, stride=1, padding=1),
+            nn.Conv2d(2, 2, 2),
+            nn.LeakyReLU(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(8, 3),
         ),
         (1, 4, 4),
     ),
     "1d": (
         lambda: nn.Sequential(
-            nn.Conv1d(1, 2, 3, stride=2, padding=1), nn.ReLU(), nn.Conv1d(2, 2, 2), nn.ReLU(), nn.AvgPool1d(2),
-            nn.Flatten(), nn.Linear(2, 3),
+            nn.Conv1d(1, 2, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv1d(2, 2, 2),
+            nn.ReLU(),
+            nn.AvgPool1d(2),
+            nn.Flatten(),
+            nn.Linear(2, 3),
         ),
         (1, 6),
     ),
     "residual": (_normed, (1, 3, 3)),
     "norm 1d": (
-        lambda: nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Dropout(), nn.Linear(3, 3)), (3,),
+        lambda: nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Dropout(), nn.Linear(3, 3)),
+        (3,),
     ),
     "scaled": (Scaled, (3, 4)),
     "no rule": (Unruled, (3,)),
-}  # fmt: skip
+}
 
 
 @cache

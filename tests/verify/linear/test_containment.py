@@ -50,7 +50,7 @@ def check(name: str, box: Box, noise_of: object, sweep: list[float] = SWEEP) -> 
         assert not found.isnan().any()
         low, high = logits.lower.view(len(sweep), len(x), -1), logits.upper.view(len(sweep), len(x), -1)
         for place, value in enumerate(sweep):
-            truth = answers(model, x, noise_of(value), value, box)  # type: ignore[operator]  # a function of ε
+            truth = answers(model, x, noise_of(value), value, box)
             room = EVALUATION * (1.0 + truth.abs().amax())
             assert (found[place] <= margins(truth, y).amin(0) + room).all(), (grade, value)
             assert (low[place] <= truth.amin(0) + room).all(), (grade, value)

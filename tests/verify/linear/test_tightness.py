@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 import thetabox as tb
+from tests.verify import needs
 from tests.verify.linear.networks import MAKERS, SWEEP, answers, descended, linear, margins, network, spread, vertices
 from thetabox.errors import InputError
 from thetabox.verify.engine import Engine
@@ -17,12 +16,8 @@ from thetabox.verify.linear.domain import margin_rows
 from thetabox.verify.lirpa import lirpa_bounds
 from thetabox.verify.request import settings
 
-installed = pytest.mark.skipif(
-    importlib.util.find_spec("auto_LiRPA") is None, reason="auto_LiRPA is not installed (make test installs it)"
-)
 
-
-@installed
+@needs.auto_lirpa
 @pytest.mark.parametrize("epsilon", [0.0, 1e-4, 1e-3, 1e-2, 0.1, 0.5])
 @pytest.mark.parametrize("sizes", [(6, 9, 3), (6, 9, 8, 3), (20, 32, 32, 16, 10)])
 def test_no_looser_than_crown_ibp(sizes: tuple[int, ...], epsilon: float) -> None:

@@ -153,7 +153,7 @@ class Method:
     def backward(self, step: Step, objective: Objective) -> Tensor:
         """Leave the gradient in ``theta[...].grad`` and answer the loss; sharpness-aware methods override this."""
         loss = objective()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        loss.backward()
         return loss.detach()
 
 

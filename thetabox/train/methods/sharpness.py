@@ -75,8 +75,10 @@ class Asam(Sam):
     summary: ClassVar[str] = "sharpness-aware minimisation, relative to each weight's size"
     source: ClassVar[str] = "Kwon et al., ICML 2021"
     meanings: ClassVar[dict[str, str]] = {
-        **Sam.meanings, "eta": "what is added to each weight's size", "unscaled": UNSCALED,
-    }  # fmt: skip
+        **Sam.meanings,
+        "eta": "what is added to each weight's size",
+        "unscaled": UNSCALED,
+    }
 
     rho: float = 0.5
     eta: float = 0.01

@@ -69,9 +69,17 @@ def layer_of(find: Find, described: Sequence[LeakyCells]) -> Layer:
     delay = _each(sizes, range(len(sizes)), weight_in)
     if len(described) == 1:
         return Layer(
-            weight_in, _recurrent(find, first), weight_out, bias, find(first.threshold), find(first.tau),
-            _named(find, first.tau_adapt), _named(find, first.beta), refractory, delay,
-        )  # fmt: skip
+            weight_in,
+            _recurrent(find, first),
+            weight_out,
+            bias,
+            find(first.threshold),
+            find(first.tau),
+            _named(find, first.tau_adapt),
+            _named(find, first.beta),
+            refractory,
+            delay,
+        )
     starts = [sum(sizes[:d]) for d in range(len(sizes))]
     units = sum(sizes)
     inner = []
@@ -99,9 +107,14 @@ def layer_of(find: Find, described: Sequence[LeakyCells]) -> Layer:
         _joined([_Block(weight_in, 0, 0)], (len(weight_in.theta), units)),
         _joined(inner, (units, units)),
         _joined([_Block(weight_out, starts[-1], 0)], (units, weight_out.theta.shape[1])),
-        bias, neuron("threshold", 0.0), neuron("tau", 1.0), neuron("tau_adapt", 1.0) if adapts else None,
-        neuron("beta", 0.0) if adapts else None, refractory, delay,
-    )  # fmt: skip
+        bias,
+        neuron("threshold", 0.0),
+        neuron("tau", 1.0),
+        neuron("tau_adapt", 1.0) if adapts else None,
+        neuron("beta", 0.0) if adapts else None,
+        refractory,
+        delay,
+    )
 
 
 def _named(find: Find, name: str | None) -> Parameter | None:

@@ -78,7 +78,7 @@ def matmul(context: Context, x: Operand, weight: Operand) -> Interval:
 
 
 @rule("aten.conv1d.default", "aten.conv2d.default", "aten.conv1d.padding", "aten.conv2d.padding",
-      parameters=True, slack=True)  # fmt: skip
+      parameters=True, slack=True)  # a list of operators  # fmt: skip
 def convolution(
     context: Context,
     x: Operand,

@@ -33,7 +33,7 @@ def _moved(x: Value, function: Any) -> Value:
 
 @rule("aten.clone.default", "aten.alias.default", "aten.detach.default", "aten.contiguous.default",
       "aten.lift_fresh_copy.default", "aten.dropout.default", "aten.feature_dropout.default",
-      "aten.alpha_dropout.default", parameters=True, slack=True)  # fmt: skip
+      "aten.alpha_dropout.default", parameters=True, slack=True)  # a list of operators  # fmt: skip
 def same(context: Context, x: Value, *args: Any, **kwargs: Any) -> Value:
     """A copy (dropout does nothing in evaluation mode)."""
     return x
@@ -65,7 +65,7 @@ def _is_truth(x: Interval) -> bool:
 
 
 @rule("aten.view.default", "aten.reshape.default", "aten._unsafe_view.default", "aten.flatten.using_ints",
-      "aten.unflatten.int", "aten.expand.default", parameters=True, slack=True)  # fmt: skip
+      "aten.unflatten.int", "aten.expand.default", parameters=True, slack=True)  # a list of operators  # fmt: skip
 def reshape(context: Context, x: Value, *args: Any, **kwargs: Any) -> Value:
     """A new shape, read from the trace, with as many rows as the value has."""
     layout = _layout(context)
@@ -81,7 +81,7 @@ def reshape(context: Context, x: Value, *args: Any, **kwargs: Any) -> Value:
 
 @rule("aten.permute.default", "aten.transpose.int", "aten.t.default", "aten.unsqueeze.default", "aten.squeeze.dim",
       "aten.squeeze.dims", "aten.squeeze.default", "aten.select.int", "aten.index_select.default",
-      "aten.movedim.int", parameters=True, slack=True)  # fmt: skip
+      "aten.movedim.int", parameters=True, slack=True)  # a list of operators  # fmt: skip
 def rearrange(context: Context, x: Value, *args: Any, **kwargs: Any) -> Value:
     """The operator itself on both ends."""
     assert context.operation is not None
@@ -162,7 +162,7 @@ def _joined(parts: list[Interval], join: Any) -> Interval:
 
 
 @rule("aten.split.Tensor", "aten.split_with_sizes.default", "aten.chunk.default", "aten.unbind.int",
-      parameters=True, slack=True)  # fmt: skip
+      parameters=True, slack=True)  # a list of operators  # fmt: skip
 def split(context: Context, x: Value, *args: Any) -> tuple[Value, ...]:
     """Values taken apart."""
     assert context.operation is not None
@@ -196,7 +196,7 @@ def batch_size(context: Context, x: Value, dim: int) -> BatchSize:
 
 @rule("mul", "add", "sub", "floordiv", "aten.sym_numel.default", "<built-in function mul>",
       "<built-in function add>", "<built-in function sub>", "<built-in function floordiv>", "<built-in function eq>",
-      "<built-in function ge>", "<built-in function le>", parameters=True, slack=True)  # fmt: skip
+      "<built-in function ge>", "<built-in function le>", parameters=True, slack=True)  # operators  # fmt: skip
 def size_arithmetic(context: Context, *args: Any, **kwargs: Any) -> BatchSize:
     """Arithmetic on sizes, for shapes that are read from the trace."""
     return BatchSize()

@@ -95,7 +95,7 @@ def _stride(args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 @rule("aten.adaptive_avg_pool1d.default", "aten.adaptive_avg_pool2d.default", "aten._adaptive_avg_pool2d.default",
-      slack=True)  # fmt: skip
+      slack=True)  # a list of operators  # fmt: skip
 def adaptive_average_pool(context: Context, x: Interval, size: Any) -> Interval:
     """Mean of each part."""
     _check(context, x)

@@ -21,7 +21,7 @@ FEW = 8
 
 
 @backward("aten.add.Tensor", "aten.add.Scalar", "aten.sub.Tensor", "aten.sub.Scalar", "aten.rsub.Scalar",
-          "aten.rsub.Tensor")  # fmt: skip
+          "aten.rsub.Tensor")  # a list of operators  # fmt: skip
 def added(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
     """Each term takes the coefficients with its sign; a network rounds the sum."""
     if operation.kwargs or len(operation.args) > 2:

@@ -112,7 +112,7 @@ def _pair(value: Any, flat: bool, rest: int) -> Pair:
     values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
     if flat:
         return (rest, values[0])
-    return values * 2 if len(values) == 1 else values  # type: ignore[return-value]  # two of them
+    return values * 2 if len(values) == 1 else values
 
 
 @backward("aten.conv1d.default", "aten.conv2d.default", "aten.conv1d.padding", "aten.conv2d.padding")

@@ -20,7 +20,7 @@ from thetabox.verify.rounding import gamma
 @backward("aten.clone.default", "aten.alias.default", "aten.detach.default", "aten.contiguous.default",
           "aten.dropout.default", "aten.feature_dropout.default", "aten.alpha_dropout.default",
           "aten.lift_fresh_copy.default", "aten._to_copy.default", "aten.to.dtype", "aten.to.device",
-          "getitem")  # fmt: skip
+          "getitem")  # a list of operators  # fmt: skip
 def same(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
     """A copy, or the first of several results."""
     if operation.operator == "getitem" and operation.args[1] != 0:
@@ -30,7 +30,7 @@ def same(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> 
 
 @backward("aten.view.default", "aten.reshape.default", "aten._unsafe_view.default", "aten.flatten.using_ints",
           "aten.unflatten.int", "aten.squeeze.dim", "aten.squeeze.dims", "aten.squeeze.default",
-          "aten.unsqueeze.default")  # fmt: skip
+          "aten.unsqueeze.default")  # a list of operators  # fmt: skip
 def reshape(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
     """A new shape of each sample's values."""
     if not walk.frame.whole:
@@ -40,7 +40,7 @@ def reshape(walk: Walk, operation: Operation, a: Tensor, region: Region | None) 
 
 
 @backward("aten.permute.default", "aten.transpose.int", "aten.movedim.int", "aten.select.int", "aten.slice.Tensor",
-          "aten.constant_pad_nd.default", "aten.pad.default", "aten.expand.default")  # fmt: skip
+          "aten.constant_pad_nd.default", "aten.pad.default", "aten.expand.default")  # a list of operators  # fmt: skip
 def moved(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
     """Values rearranged, selected, or with zeros around."""
     if "pad" in operation.operator:
@@ -56,7 +56,7 @@ def moved(walk: Walk, operation: Operation, a: Tensor, region: Region | None) ->
 
 @backward("aten.avg_pool1d.default", "aten.avg_pool2d.default", "aten.adaptive_avg_pool1d.default",
           "aten.adaptive_avg_pool2d.default", "aten._adaptive_avg_pool2d.default", "aten.mean.dim",
-          "aten.mean.default", "aten.sum.dim_IntList")  # fmt: skip
+          "aten.mean.default", "aten.sum.dim_IntList")  # a list of operators  # fmt: skip
 def averaged(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
     """Sums and means; with ``m`` the same of ``|x|``, rounding is at most ``γ ⟨|A|, m⟩``."""
     index, first = transposed(walk, operation, a)

@@ -60,7 +60,7 @@ def window(operation: Operation) -> Window:
 
 def _two(value: Any) -> Pair:
     values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
-    return values * 2 if len(values) == 1 else values  # type: ignore[return-value]  # two of them
+    return values * 2 if len(values) == 1 else values
 
 
 def source(items: Items, operation: Operation) -> tuple[int, bool]:
