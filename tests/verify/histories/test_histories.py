@@ -140,6 +140,31 @@ def test_neuron_parameters_in_the_box(epsilon: float) -> None:
         )
 
 
+@pytest.mark.parametrize("options", [{"histories": 1}, {"histories": 4}, {"histories": 2, "splits": 8}])
+@pytest.mark.parametrize("name", ["threshold", "beta", "tau_adapt"])
+def test_one_neuron_parameter_alone_in_the_box(name: str, options: dict[str, int]) -> None:
+    """With exact weights every potential is exact: whether a cell may, must or cannot spike hangs on this alone."""
+    torch.manual_seed(3)
+    model, x = LSNN(4, 12, 3).double(), torch.randn(30, 25, 4, dtype=torch.float64)
+    value = model.get_buffer(name) if name in dict(model.named_buffers()) else model.get_parameter(name)
+    middle = value.detach().clone()
+    differs = False
+    for epsilon in (1e-3, 0.05):
+        found = domain(model, x, box=tb.Box(include=name), **options)
+        bounds = found.logits(slice(None), sweep_of([epsilon], len(x)))
+        with torch.no_grad():
+            clean = model(x)
+            for place in range(40):
+                inside = 1 - 2 * torch.rand_like(middle) if place % 2 else torch.randn_like(middle).sign()
+                value.copy_(middle * (1 + epsilon * inside))
+                answer = model(x)
+                differs |= not torch.equal(answer, clean)
+                assert (bounds.lower <= answer + 1e-12).all()
+                assert (bounds.upper >= answer - 1e-12).all()
+            value.copy_(middle)
+    assert differs
+
+
 @pytest.mark.parametrize("seed", [2, 3, 8])
 def test_reachable_trains_inside(seed: int) -> None:
     """All spike trains of the box, not its vertices alone."""
