@@ -165,6 +165,30 @@ def test_one_neuron_parameter_alone_in_the_box(name: str, options: dict[str, int
     assert differs
 
 
+@pytest.mark.parametrize("refractory", [0, 1, 2, 3, 5])
+def test_driven_as_fast_as_refractoriness_allows(refractory: int) -> None:
+    """Cells that would spike at every step if they could: with certain spikes, and with open ones before them."""
+    torch.manual_seed(4)
+    model = LSNN(3, 8, 2, refractory=refractory, beta=0.0).double()
+    x = torch.rand(10, 20, 3, dtype=torch.float64)
+    with torch.no_grad():
+        model.W_in.abs_().mul_(30.0)
+        answer, spikes = torch.func.functional_call(model, {}, (x,), {"return_outputs": True})
+    assert float(spikes.mean()) > 0.7 / max(refractory, 1)
+    at_zero = domain(model, x, histories=2).logits(slice(None), sweep_of([0.0], len(x)))
+    torch.testing.assert_close(at_zero.lower, answer, rtol=0, atol=1e-9)
+    torch.testing.assert_close(at_zero.upper, answer, rtol=0, atol=1e-9)
+    epsilon = 0.05
+    for histories in (1, 2, 4):
+        bounds = domain(model, x, histories=histories).logits(slice(None), sweep_of([epsilon], len(x)))
+        for _ in range(30):
+            moved = {n: p * (1 + epsilon * (1 - 2 * torch.rand_like(p))) for n, p in model.named_parameters()}
+            with torch.no_grad():
+                answer = torch.func.functional_call(model, moved, (x,))
+            assert (bounds.lower <= answer + 1e-12).all()
+            assert (bounds.upper >= answer - 1e-12).all()
+
+
 @pytest.mark.parametrize("seed", [2, 3, 8])
 def test_reachable_trains_inside(seed: int) -> None:
     """All spike trains of the box, not its vertices alone."""
