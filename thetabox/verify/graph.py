@@ -101,6 +101,7 @@ class Graph:
         operations: in order of evaluation; each writes the position ``index``.
         output: tree of :class:`Ref` and numbers.
         layouts: of every value that is one tensor.
+        dtypes: of every value that is one tensor, as it was traced.
     """
 
     inputs: list[int]
@@ -109,6 +110,7 @@ class Graph:
     operations: list[Operation]
     output: Any
     layouts: dict[int, Layout]
+    dtypes: dict[int, torch.dtype] = field(default_factory=dict)
     last_use: dict[int, int] = field(default_factory=dict)
     readers: Counter[int] = field(default_factory=Counter)
 
@@ -265,6 +267,7 @@ def _read(program: Any) -> Graph:
     constants: dict[int, Tensor] = {}
     operations: list[Operation] = []
     layouts: dict[int, Layout] = {}
+    dtypes: dict[int, torch.dtype] = {}
     output: Any = None
 
     def reference(tree: Any) -> Any:
@@ -275,6 +278,8 @@ def _read(program: Any) -> Graph:
 
     for index, node in enumerate(program.graph.nodes):
         position[node] = index
+        if isinstance(node.meta.get("val"), Tensor):
+            dtypes[index] = node.meta["val"].dtype
         if node.op == "placeholder":
             if node.name in names:
                 tensors[index] = names[node.name]
@@ -295,7 +300,7 @@ def _read(program: Any) -> Graph:
                 layouts[index] = operation.layout
         else:
             raise InputError(f"the exported graph holds a {node.op} node ({node.name}), which has no rule")
-    graph = Graph(graph_inputs, tensors, constants, operations, output, layouts)
+    graph = Graph(graph_inputs, tensors, constants, operations, output, layouts, dtypes)
     for operation in operations:
         _check_samples_apart(graph, operation)
     return graph
