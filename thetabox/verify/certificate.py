@@ -57,6 +57,8 @@ class Certificate:
         radius: certified radius of each sample ``[N]``, if it was computed.
         baseline: verified accuracy ``[E]`` by disjoint logit intervals, if it was computed.
         profile: where verification fails first, if it was asked for.
+        finished: whether every stage ran to its end; a time limit that cut the work leaves proofs that hold, and
+            samples of which nothing more is known.
     """
 
     epsilon: Float[Tensor, " sweeps"]
@@ -76,6 +78,7 @@ class Certificate:
     radius: Float[Tensor, " samples"] | None = None
     baseline: Float[Tensor, " sweeps"] | None = None
     profile: Profile | None = None
+    finished: bool = True
 
     @property
     def verified(self) -> Bool[Tensor, "sweeps samples"]:
@@ -107,6 +110,7 @@ class Certificate:
             "domain": self.domain,
             "options": {"criterion": self.criterion, **self.options},
             "sound": self.sound,
+            **({} if self.finished else {"finished": False}),
             "arithmetic": self.arithmetic,
             "precision": self.precision,
             "clean_accuracy": self.clean_accuracy,
@@ -171,6 +175,7 @@ class Certificate:
             criterion=options.pop("criterion", "margin"),
             options=options,
             sound=bool(stored["sound"]),
+            finished=bool(stored.get("finished", True)),
             arithmetic=stored["arithmetic"],
             precision=stored["precision"],
             box=box,
