@@ -15,7 +15,6 @@ from thetabox.models.fold import folded
 from thetabox.models.precision import default_dtype
 from thetabox.models.recurrent import logits as model_logits
 from thetabox.verify.context import Context, Memo, Sweep
-from thetabox.verify.graph import evaluation_mode
 from thetabox.verify.interval import Interval
 from thetabox.verify.network import Final, Network, StepObserver, Tensors, network
 from thetabox.verify.request import Settings, check_weights, input_interval, tensor_hash
@@ -79,8 +78,7 @@ class Engine:
         values = epsilon.to(self.settings.device, torch.float64)
         context = Context(Sweep(values), self.settings.rounding, memo=memo, few_layers=self.network.few_layers)
         x = input_interval(self.x[which], self.settings, nonnegative=self.nonnegative)
-        with evaluation_mode(self.model):
-            return self.network.run(context, self.tensors, x, observe)
+        return self.network.run(context, self.tensors, x, observe)
 
     def margins(self, which: Which, epsilon: Tensor, y: Tensor, criterion: str = "margin") -> Tensor:
         """Proven margins ``[E, samples]``, float64 on the CPU."""

@@ -5,24 +5,28 @@ from __future__ import annotations
 import operator
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from inspect import signature
 from typing import Any
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.export.graph_signature import OutputKind
 from torch.fx.node import Node, map_arg
 
 from thetabox.errors import InputError
+from thetabox.models.twins import untouched
+from thetabox.verify.origins import View, view_of
 from thetabox.verify.rounding import plain_precision
+from thetabox.verify.witness import Witness, witness
 
 # Batch size of the example that is traced: anything above 1, which torch.export would take for a constant.
 EXAMPLE_BATCH = 3
+# The largest batch that is tried because the code may branch there.
+LARGEST_BATCH = 1025
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,9 @@ class Graph:
         output: tree of :class:`Ref` and numbers.
         layouts: of every value that is one tensor.
         dtypes: of every value that is one tensor, as it was traced.
+        views: position → which part of the tensor that it names stands there, where it is not the whole as it is.
+        batch_sizes: at which the code may do something else than what was traced.
+        checked: what was found to be so of this trace and need not be looked at again.
     """
 
     inputs: list[int]
@@ -113,6 +120,17 @@ class Graph:
     dtypes: dict[int, torch.dtype] = field(default_factory=dict)
     last_use: dict[int, int] = field(default_factory=dict)
     readers: Counter[int] = field(default_factory=Counter)
+    views: dict[int, View] = field(default_factory=dict)
+    batch_sizes: list[int] = field(default_factory=list)
+    checked: set[Any] = field(default_factory=set)
+
+    def know_again(self, model: nn.Module) -> None:
+        """Give parameters and buffers that were lifted as constants their names back."""
+        for index, constant in list(self.constants.items()):
+            view = view_of(model, constant)
+            if view is not None:
+                del self.constants[index]
+                self.tensors[index], self.views[index] = view.name, view
 
     def __post_init__(self) -> None:
         def read(ref: Ref) -> None:
@@ -149,11 +167,13 @@ def map_arg_refs(tree: Any, function: Any) -> Any:
     return tree
 
 
-_cache: WeakKeyDictionary[nn.Module, dict[Any, Graph]] = WeakKeyDictionary()
+_cache: WeakKeyDictionary[nn.Module, dict[Any, tuple[Witness, Graph]]] = WeakKeyDictionary()
 
 
 def trace(model: nn.Module, module: nn.Module, role: str, examples: Sequence[Tensor]) -> Graph:
     """Trace ``module`` (the model itself, or one part of a recurrent one) on one-sample examples.
+
+    A trace is kept, and serves again as long as the code does the same, operator by operator.
 
     Args:
         model: what the graph is cached for, and what parameter names refer to.
@@ -162,104 +182,51 @@ def trace(model: nn.Module, module: nn.Module, role: str, examples: Sequence[Ten
         examples: tensors ``[1 or more, ...]``; only shape, dtype and device count.
 
     Raises:
-        InputError: ``torch.export`` cannot trace it with a batch of any size.
+        InputError: ``torch.export`` cannot trace it with a batch of any size, or it uses weights that are not its own.
     """
-    key = (role, tuple((tuple(e.shape[1:]), e.dtype, e.device) for e in examples), _fingerprint(model))
-    graphs = _cache.setdefault(model, {})
-    if key not in graphs:
-        graphs[key] = _trace(module, examples)
-        if module is not model:
-            # A part of a recurrent network is traced inside a wrapper, whose only child is the model.
-            graphs[key].tensors = {i: name.removeprefix("cell.") for i, name in graphs[key].tensors.items()}
-    return graphs[key]
-
-
-def _fingerprint(model: nn.Module) -> Any:
-    """Everything but the parameters' values that a trace may have baked in."""
-    parts: list[Any] = []
-    for name, module in model.named_modules():
-        settings = tuple((k, _setting(v)) for k, v in vars(module).items() if k not in _NO_SETTINGS)
-        parts.append((name, type(module), _Same(type(module).forward), settings))
-    for name, t in [*model.named_parameters(), *model.named_buffers()]:
-        parts.append((name, tuple(t.shape), t.dtype, t.device))
-    return tuple(parts)
-
-
-# Attributes of every module that a trace does not depend on, or that stand in the fingerprint by themselves.
-_NO_SETTINGS = frozenset({"training", "_parameters", "_buffers", "_modules", "_backward_hooks", "_backward_pre_hooks"})
-
-
-class _Same:
-    """Equal to itself and to nothing else; never taken for a later object at the same address."""
-
-    def __init__(self, thing: Any) -> None:
-        self.code = id(thing)
-        try:
-            self.refer: Callable[[], Any] = ref(thing)
-        except TypeError:
-            self.refer = lambda: thing
-
-    def __hash__(self) -> int:
-        return self.code
-
-    def __eq__(self, other: object) -> bool:
-        mine = self.refer()
-        return isinstance(other, _Same) and mine is not None and mine is other.refer()
-
-
-def _setting(value: Any, depth: int = 4) -> Any:
-    """An attribute in a form that differs as soon as its content does."""
-    if isinstance(value, (int, float, bool, str, type(None))):
-        return type(value), repr(value)
-    if isinstance(value, Tensor):
-        return _Same(value), value._version
-    if isinstance(value, np.ndarray):
-        return value.shape, str(value.dtype), value.tobytes()
-    if depth and isinstance(value, (list, tuple, set, frozenset)):
-        return type(value), tuple(_setting(v, depth - 1) for v in value)
-    if depth and isinstance(value, Mapping):
-        return type(value), tuple((repr(k), _setting(v, depth - 1)) for k, v in value.items())
-    content = getattr(value, "__dict__", None)
-    if depth and isinstance(content, dict) and not isinstance(value, (nn.Module, type)) and not callable(value):
-        return _Same(value), tuple((k, _setting(v, depth - 1)) for k, v in content.items())
-    return _Same(value)
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, every module's own mode again afterwards."""
-    training = [m for m in model.modules() if m.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def _trace(module: nn.Module, examples: Sequence[Tensor]) -> Graph:
+    key = (role, tuple((tuple(e.shape[1:]), e.dtype, e.device) for e in examples))
     inputs = tuple(torch.zeros((EXAMPLE_BATCH, *e.shape[1:]), dtype=e.dtype, device=e.device) for e in examples)
+    with untouched(model):
+        try:
+            seen = witness(model, module, inputs)
+        except Exception as error:
+            raise _untraceable(module, examples, error) from error
+        graphs = _cache.setdefault(model, {})
+        kept = graphs.get(key)
+        if kept is None or not kept[0].agrees(seen):
+            kept = seen, _trace(model, module, examples, inputs)
+            graphs[key] = kept
+    return kept[1]
+
+
+def _trace(model: nn.Module, module: nn.Module, examples: Sequence[Tensor], inputs: tuple[Tensor, ...]) -> Graph:
     dynamic: tuple[Any, ...] = tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs)
     if any(p.kind is p.VAR_POSITIONAL for p in signature(module.forward).parameters.values()):
         dynamic = (dynamic,)
     try:
-        with warnings.catch_warnings(), evaluation_mode(module), torch.enable_grad(), plain_precision():
+        with warnings.catch_warnings(), torch.enable_grad(), plain_precision():
             warnings.simplefilter("ignore")  # about internals of torch; what matters is raised
             program = torch.export.export(module, inputs, dynamic_shapes=dynamic, strict=False)
             program = program.run_decompositions({})
     except Exception as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise InputError(
-            f"torch.export cannot trace {type(module).__name__} on inputs of shape "
-            f"{[tuple(e.shape[1:]) for e in examples]} with a free batch size: {reason.strip()[:300]}"
-        ) from error
-    return _read(program)
+        raise _untraceable(module, examples, error) from error
+    # A part of a recurrent network is traced inside a wrapper, whose only child is the model.
+    graph = _read(program, "" if module is model else "cell.")
+    graph.know_again(model)
+    return graph
 
 
-def _read(program: Any) -> Graph:
+def _untraceable(module: nn.Module, examples: Sequence[Tensor], error: Exception) -> InputError:
+    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return InputError(
+        f"torch.export cannot trace {type(module).__name__} on inputs of shape "
+        f"{[tuple(e.shape[1:]) for e in examples]} with a free batch size: {reason.strip()[:300]}"
+    )
+
+
+def _read(program: Any, prefix: str) -> Graph:
     roles = program.graph_signature
-    names = {**roles.inputs_to_parameters, **roles.inputs_to_buffers}
+    names = {k: v.removeprefix(prefix) for k, v in {**roles.inputs_to_parameters, **roles.inputs_to_buffers}.items()}
     lifted = roles.inputs_to_lifted_tensor_constants
     position: dict[Node, int] = {}
     graph_inputs: list[int] = []
@@ -290,7 +257,9 @@ def _read(program: Any) -> Graph:
             if isinstance(node.meta.get("val"), Tensor):
                 layouts[index] = _layout(node.meta["val"], node.name)
         elif node.op == "output":
-            output = reference(node.args[0])
+            results = list(zip(reference(node.args[0]), roles.output_specs, strict=True))
+            output = tuple(r for r, spec in results if spec.kind is OutputKind.USER_OUTPUT)
+            written = {r.index: spec.target for r, spec in results if spec.kind in WRITES and isinstance(r, Ref)}
         elif node.op == "call_function":
             if "_assert" in str(node.target):
                 continue  # an export's own checks of sizes and dtypes have no result
@@ -301,9 +270,38 @@ def _read(program: Any) -> Graph:
         else:
             raise InputError(f"the exported graph holds a {node.op} node ({node.name}), which has no rule")
     graph = Graph(graph_inputs, tensors, constants, operations, output, layouts, dtypes)
+    graph.batch_sizes = _batch_sizes(program)
+    _check_writes(graph, written)
     for operation in operations:
         _check_samples_apart(graph, operation)
     return graph
+
+
+# Results of a trace that a module writes to its own tensors.
+WRITES = (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION)
+
+
+def _check_writes(graph: Graph, written: dict[int, str]) -> None:
+    """Refuse a module whose answer depends on what an earlier call of it wrote."""
+    changed = {i for i, name in graph.tensors.items() if name in written.values()}
+    for operation in graph.operations:
+        if any(i in changed for i in operation.inputs):
+            changed.add(operation.index)
+    if written and changed & set(graph.outputs):
+        raise InputError(
+            f"the network's forward writes to {next(iter(written.values()))!r} and reads it, so its answer depends on "
+            "how often it was called; a certificate speaks of one function"
+        )
+
+
+def _batch_sizes(program: Any) -> list[int]:
+    """Batch sizes at which the module's code may branch: on both sides of each limit that the trace assumed."""
+    sizes = set()
+    for limits in program.range_constraints.values():
+        for limit in (limits.lower, limits.upper):
+            if 2 < limit <= LARGEST_BATCH:
+                sizes |= {int(limit) - 1, int(limit), int(limit) + 1}
+    return sorted(sizes)
 
 
 def _operation(index: int, node: Node, reference: Any) -> Operation:

@@ -67,6 +67,8 @@ class Tensors:
     def of(self, graph: Graph) -> dict[int, Value]:
         """Position → parameter, for every tensor of the graph."""
         found: dict[int, Value] = {i: self.parameter(name) for i, name in graph.tensors.items()}
+        for i, view in graph.views.items():
+            found[i] = found[i].moved(view.of)
         for i, constant in graph.constants.items():
             found[i] = stored("a constant of the graph", constant.detach().to(self.device), self.rounding)
         return found

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from thetabox.box import Box
 from thetabox.models.recurrent import is_recurrent
 from thetabox.verify.context import Context, Sweep
-from thetabox.verify.graph import evaluation_mode
 from thetabox.verify.interval import Interval
 from thetabox.verify.network import Tensors, network
 from thetabox.verify.rounding import Rounding, sound_kernels
@@ -52,5 +51,4 @@ def worst_margins(
         inputs = Interval.point(x.to(dtype))
         inputs.batch = 0
         context = Context(sweep, rounding, surrogate=surrogate)
-        with evaluation_mode(model):
-            return network(model, x).run(context, tensors, inputs).class_margins(y)
+        return network(model, x).run(context, tensors, inputs).class_margins(y)

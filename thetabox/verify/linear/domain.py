@@ -18,8 +18,8 @@ from torch import Tensor
 from thetabox.errors import InputError, OneEpsilonAtATime
 from thetabox.verify.certificate import Profile
 from thetabox.verify.domain import Domain
+from thetabox.verify.effort import FREE, Meter, forward_pass
 from thetabox.verify.engine import Engine, Which
-from thetabox.verify.graph import evaluation_mode
 from thetabox.verify.interval import Interval
 from thetabox.verify.linear import rules  # noqa: F401  # fills the table
 from thetabox.verify.linear.items import Items
@@ -38,6 +38,8 @@ MOST_ITEMS = 256
 PROFILED_ROWS = 64
 # Share of the loss that a layer must have at some ε to be told of.
 LEAST_SHARE = 0.005
+# Forward passes that the intervals of all values cost, and a row that is walked back through the whole network.
+INTERVALS, ROW = 4.0, 6.0
 
 # Items → what a walk answers for them.
 Answer = Callable[[Items, Tensor], Tensor]
@@ -73,7 +75,13 @@ class Linear(Domain):
         with torch.no_grad():
             tensors = Tensors(engine.model, engine.settings.box, self.rounding, engine.settings.device)
             self.tensors = tensors.of(self.graph)
-        self.tighten = Tighten(self.graph)
+        self.tighten = Tighten(self.graph, ROW / forward_pass(engine.network))
+
+    def passes(self, criterion: str) -> float:
+        """Both walks of grade (b), or the one; what bounds its pre-activations is paid as it is found to be needed."""
+        rows = self.classes - 1 if criterion == "margin" else 2 * self.classes
+        walks = 2 if self.options["grade"] == "b" and not (self.follows and criterion == "margin") else 1
+        return walks * (INTERVALS + ROW * rows)
 
     def margins(
         self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]
@@ -88,12 +96,16 @@ class Linear(Domain):
 
         x, flat = self._spread(which, epsilon)
         everything = torch.arange(len(flat))
-        found = self._bounded(x, flat, everything, answer, self.classes - 1, None)[:, 0]
-        if self.options["grade"] == "b" and self.tighten.targets:
-            rest = self._provable(x, labels, (found <= 0).nonzero().squeeze(1))
-            if len(rest):
-                better = self._bounded(x, flat, rest, answer, self.classes - 1, self.tighten)[:, 0]
-                found[rest] = torch.maximum(found[rest], better)
+        if self.follows and self.options["grade"] == "b":
+            found, rest = flat.new_full((len(flat),), -torch.inf), everything
+        else:
+            found = self._bounded(x, flat, everything, answer, self.classes - 1, None)[:, 0]
+            rest = everything[:0]
+            if self.options["grade"] == "b" and self.tighten.targets:
+                rest = self._provable(x, labels, (found <= 0).nonzero().squeeze(1))
+        if len(rest) and self.tighten.targets:
+            better = self._bounded(x, flat, rest, answer, self.classes - 1, self.tighten)[:, 0]
+            found[rest] = torch.maximum(found[rest], better)
         return found.view(epsilon.shape)
 
     def logits(self, which: Which, epsilon: Float[Tensor, "sweeps samples"]) -> Interval:
@@ -131,7 +143,7 @@ class Linear(Domain):
         tighten = self.tighten if self.options["grade"] == "b" else None
         size = self._size(self.classes - 1)
         found: list[dict[int, Tensor]] = []
-        with torch.no_grad(), sound_kernels(), evaluation_mode(self.engine.model):
+        with torch.no_grad(), sound_kernels():
             for part in torch.arange(len(flat)).split(size):
                 items = self.items(x[part], flat[part], tighten)
                 plain = self.items(x[part], torch.zeros_like(flat[part]))
@@ -198,7 +210,7 @@ class Linear(Domain):
     ) -> Tensor:
         """``answer`` of the items ``places``, in chunks that fit memory; on the CPU."""
         size = self._size(rows)
-        with torch.no_grad(), sound_kernels(), evaluation_mode(self.engine.model):
+        with torch.no_grad(), sound_kernels():
             found = []
             for part in places.split(size) if len(places) else ():
                 try:
@@ -214,13 +226,18 @@ class Linear(Domain):
         return max(1, min(MOST_ITEMS, NUMBERS // (rows * self.engine.network.largest())))
 
     def _chunk(self, x: Tensor, epsilon: Tensor, part: Tensor, answer: Answer, tighten: Tighten | None) -> Tensor:
-        return answer(self.items(x[part], epsilon[part], tighten), part).cpu()
+        meter = self.meter.part(part)
+        meter.look()
+        items = self.items(x[part], epsilon[part], tighten, meter)
+        return answer(items, part).cpu().masked_fill(items.stopped[:, None], -torch.inf)
 
-    def items(self, x: Tensor, epsilon: Float[Tensor, " items"], tighten: Tighten | None = None) -> Items:
+    def items(
+        self, x: Tensor, epsilon: Float[Tensor, " items"], tighten: Tighten | None = None, meter: Meter = FREE
+    ) -> Items:
         """Intervals of every value for inputs ``x`` at their ε."""
         settings = replace(self.engine.settings, rounding=self.rounding)
         inputs = input_interval(x, settings)
-        return Items(self.graph, self.tensors, inputs, epsilon.to(settings.device), self.rounding, tighten)
+        return Items(self.graph, self.tensors, inputs, epsilon.to(settings.device), self.rounding, tighten, meter)
 
 
 def _middles(items: Items) -> dict[int, Tensor]:

@@ -1,0 +1,175 @@
+"""Runs of a network on twins of its tensors: moved to other values, or held in double precision, nothing copied.
+
+A copy of a module is another program: what a closure, a module global or a list outside of it holds is not copied with
+it. Here the module itself runs, and below its Python code every operator that is handed a tensor of the network is
+handed the twin of that tensor instead, found by the memory it lies in. So a weight is the same weight by whatever way
+the code reads it, no caller's tensor is ever written to, and nothing of the process (its default dtype) is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from threading import RLock
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+NARROW = (torch.float32, torch.float16, torch.bfloat16)
+RUNNING = RLock()
+"""Held while a caller's module runs: its mode and attributes are changed for that time, and put back."""
+
+
+class Twins(TorchDispatchMode):
+    """Every operator inside reads and writes twins of the given tensors.
+
+    Args:
+        tensors: what has a twin from the beginning; whatever shares its memory shares the twin's.
+        wide: float64 throughout: other tensors of less precision are widened as they are met, literals are exact, and
+            a cast to float32 is none.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor], *, wide: bool = True) -> None:
+        super().__init__()
+        self.wide = wide
+        # Storage and dtype → the whole of it; a view on the original keeps its address from being used again.
+        self._flat: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] = {}
+        for t in tensors:
+            self._enter(t)
+
+    def twin(self, t: Tensor) -> Tensor:
+        """The twin of a tensor that has one, else the tensor."""
+        key = place(t)
+        held = None if key is None else self._flat.get(key)
+        if held is None and key is not None and self._widens(t.dtype):
+            held = self._enter(t)
+        return t if held is None else held[1].as_strided(t.shape, t.stride(), t.storage_offset())
+
+    def move(self, t: Tensor, value: Tensor) -> None:
+        """Set the twin of a tensor."""
+        with torch.no_grad():
+            self.twin(t).copy_(value)
+
+    def _enter(self, t: Tensor) -> tuple[Tensor, Tensor] | None:
+        key = place(t)
+        if key is None:
+            return None
+        if key not in self._flat:
+            with torch.no_grad():
+                storage = t.untyped_storage()
+                whole = torch.empty(0, dtype=t.dtype, device=t.device).set_(storage, 0, (len(storage) // t.itemsize,))  # type: ignore[call-overload]  # a storage, as documented
+                self._flat[key] = whole, whole.double() if self._widens(t.dtype) else whole.clone()
+        return self._flat[key]
+
+    def _widens(self, dtype: torch.dtype) -> bool:
+        return self.wide and dtype in NARROW
+
+    def _twins(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self.twin(value)
+        if isinstance(value, tuple | list):
+            return type(value)(self._twins(v) for v in value)
+        return value
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args = self._twins(args)
+        kwargs = {k: self._twins(v) for k, v in kwargs.items()} if kwargs else {}
+        return widely(func, args, kwargs) if self.wide else func(*args, **kwargs)
+
+
+def widely(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """The operator's result where every number is float64: operands are already, dtypes and new tensors become so."""
+    args = [_wide(a) for a in args]
+    kwargs = {k: _wide(v) for k, v in kwargs.items()}
+    result = operator(*args, **kwargs)
+    if isinstance(result, Tensor):
+        if result.dtype not in NARROW:
+            return result
+        schema = getattr(operator, "_schema", None)
+        chooses = schema is not None and any(a.name == "dtype" for a in schema.arguments)
+        if chooses and not any(isinstance(a, Tensor) for a in args):
+            # A new tensor of the default dtype: a literal in it is the number that was written.
+            return operator(*args, **{**kwargs, "dtype": torch.float64})
+        return result.double()
+    return pytree.tree_map_only(Tensor, lambda t: t.double() if t.dtype in NARROW else t, result)
+
+
+def _wide(value: Any) -> Any:
+    return torch.float64 if isinstance(value, torch.dtype) and value in NARROW else value
+
+
+def place(t: Tensor) -> tuple[int, torch.dtype] | None:
+    """Where a tensor's memory is; ``None`` for one without memory of the ordinary kind."""
+    try:
+        address = t.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError):  # sparse, quantised or without data
+        return None
+    return (address, t.dtype) if address else None
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode inside; afterwards every attribute of every module is what it was.
+
+    A network may keep activations, count its calls, or write weights into attributes while it runs.
+    """
+    with RUNNING:
+        before = [(module, _State(module)) for module in model.modules()]
+        changed = [m for m in model.modules() if m.training]
+        stored = _stored(model) if changed and any(_overrides_mode(m) for m in changed) else []
+        try:
+            if stored:
+                model.eval()
+            else:
+                for module in changed:
+                    module.training = False
+            yield
+        finally:
+            for _, state in before:
+                state.restore()
+            with torch.no_grad():
+                for tensor, value in stored:
+                    tensor.data.copy_(value)
+
+
+def _overrides_mode(module: nn.Module) -> bool:
+    return type(module).train is not nn.Module.train or type(module).eval is not nn.Module.eval
+
+
+def _stored(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """A change of mode that a network defines by itself may write to its weights."""
+    return [(t, t.detach().clone()) for t in [*model.parameters(), *model.buffers()]]
+
+
+class _State:
+    """Attributes of a module or another object, and what stands in those that are containers."""
+
+    def __init__(self, thing: Any) -> None:
+        self.attributes = vars(thing)
+        self.values = dict(self.attributes)
+        self.contents = [(v, v.copy()) for v in self.values.values() if isinstance(v, dict | list | set)]
+        plain = [v for v in self.values.values() if not isinstance(v, nn.Module | Tensor | type) and not callable(v)]
+        self.inner = [_State(v) for v in plain if isinstance(getattr(v, "__dict__", None), dict)]
+
+    def restore(self) -> None:
+        if not _same(self.attributes, self.values):
+            self.attributes.clear()
+            self.attributes.update(self.values)
+        for container, content in self.contents:
+            if not _same(container, content):
+                container.clear()
+                container.extend(content) if isinstance(container, list) else container.update(content)
+        for state in self.inner:
+            state.restore()
+
+
+def _same(container: Any, content: Any) -> bool:
+    """Whether two containers hold the very same things."""
+    if len(container) != len(content):
+        return False
+    if isinstance(container, dict):
+        return all(k in container and container[k] is v for k, v in content.items())
+    return all(a is b for a, b in zip(container, content, strict=True))
