@@ -8,8 +8,9 @@ Algorithms, 2nd ed., ch. 3); underflow adds at most ``n`` times the smallest sub
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,10 +24,14 @@ PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
 
 _ROUNDOFF = {torch.float64: 2.0**-53, torch.float32: 2.0**-24}
 _SUBNORMAL = {torch.float64: 2.0**-1074, torch.float32: 2.0**-149}
+_NORMAL = {torch.float64: 2.0**-1022, torch.float32: 2.0**-126}
 # Large enough that |weight| * FLOOR stays normal (subnormal operands slow a processor down a hundredfold),
 # small enough to be invisible in any bound.
 _FLOOR = {torch.float64: 2.0**-980, torch.float32: 2.0**-100}
 _FLOAT32_MAX = float(torch.finfo(torch.float32).max)
+# Numbers that torch gives to one thread at least (``at::internal::GRAIN_SIZE``), and how far apart those lie that show
+# whether it flushes: each takes a hundred times as long as an ordinary product.
+_GRAIN, _APART = 32768, 4096
 
 # Scalars of the error analysis are themselves computed in double precision: this factor covers their rounding.
 SAFETY = 1.0 + 2.0**-44
@@ -69,6 +74,16 @@ class Rounding:
         return 2 * _SUBNORMAL[self.dtype] + (0.0 if self.arithmetic == "real" else 2 * _SUBNORMAL[torch.float32])
 
     @property
+    def underflow(self) -> float:
+        """The network's part of :attr:`subnormal`: 0 in real arithmetic."""
+        return 0.0 if self.arithmetic == "real" else 2 * _SUBNORMAL[torch.float32]
+
+    @property
+    def flushed(self) -> float:
+        """Absolute error of a library function: its result, or a number on the way to it, may be flushed to zero."""
+        return 2 * _NORMAL[self.dtype] + (0.0 if self.arithmetic == "real" else 2 * _NORMAL[torch.float32])
+
+    @property
     def floor(self) -> float:
         """Added to a computed radius, which may have underflowed."""
         return _FLOOR[self.dtype]
@@ -83,10 +98,11 @@ class Rounding:
 
         An end that overflowed to plus or minus infinity says nothing of the number it stands for.
         """
-        return 0.0 if max(sizes) < self._limit else math.inf
+        return 0.0 if max(sizes) < self.largest else math.inf
 
     @cached_property
-    def _limit(self) -> float:
+    def largest(self) -> float:
+        """Largest number that neither evaluation overflows at."""
         return min(torch.finfo(self.dtype).max, self.overflow)
 
     def of_dot(self, terms: int) -> float:
@@ -104,6 +120,32 @@ class Rounding:
         return roundings * (self.own + self.network) * SAFETY
 
 
+class Shared:
+    """A setting of the whole process that several threads may want at once.
+
+    The first that enters makes it, the last that leaves restores what was there before.
+    """
+
+    def __init__(self, setting: Callable[[], AbstractContextManager[None]]) -> None:
+        self._setting, self._lock = setting, threading.Lock()
+        self._inside, self._made = 0, ExitStack()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Inside, the setting holds."""
+        with self._lock:
+            if self._inside == 0:
+                self._made.enter_context(self._setting())
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if self._inside == 0:
+                    self._made.close()
+
+
 @contextmanager
 def plain_precision() -> Iterator[None]:
     """Products in the dtype of their operands: no autocast, no TF32 or bfloat16 inside a float32 product."""
@@ -112,7 +154,7 @@ def plain_precision() -> Iterator[None]:
 
 
 @contextmanager
-def _ieee_products() -> Iterator[None]:
+def _make_products_ieee() -> Iterator[None]:
     parts: list[Any] = [torch.backends.cuda.matmul]
     setting: str = "fp32_precision"
     plain: Any = "ieee"
@@ -130,15 +172,50 @@ def _ieee_products() -> Iterator[None]:
             setattr(part, setting, value)
 
 
+_ieee_products = Shared(_make_products_ieee)
+_ordinary_convolutions = Shared(lambda: torch.backends.cudnn.flags(enabled=False, allow_tf32=False))
+_here = threading.local()
+
+
 @contextmanager
 def sound_kernels() -> Iterator[None]:
     """Ordinary IEEE sums only: no TF32, no Winograd or FFT convolution, no flush to zero."""
-    flushed = bool((torch.tensor([2.0**-1074], dtype=torch.float64) * 1.0 == 0).item())
+    if getattr(_here, "inside", False):  # this thread has seen to all of it
+        with plain_precision():
+            yield
+        return
+    with _subnormal_numbers(), plain_precision(), _ordinary_convolutions():
+        _here.inside = True
+        try:
+            yield
+        finally:
+            _here.inside = False
+
+
+@contextmanager
+def _subnormal_numbers() -> Iterator[None]:
+    """No flush to zero in this thread, nor in those that share its work.
+
+    Whether a processor flushes is a state of each thread, which a new one takes over from the thread that starts it.
+    Those that work for this one cannot be reached once they run: if they flush, it works alone.
+    """
+    flushed, threads = _flushes(1), torch.get_num_threads()
     if flushed:
         torch.set_flush_denormal(False)
+    alone = threads > 1 and _flushes(threads * _GRAIN)
+    if alone:
+        torch.set_num_threads(1)
     try:
-        with plain_precision(), torch.backends.cudnn.flags(enabled=False, allow_tf32=False):
-            yield
+        yield
     finally:
+        if alone:
+            torch.set_num_threads(threads)
         if flushed:
             torch.set_flush_denormal(True)
+
+
+def _flushes(numbers: int) -> bool:
+    """Whether one of the threads that share an operation on so many numbers flushes subnormal ones to zero."""
+    probe = torch.ones(numbers, dtype=torch.float64)
+    probe[::_APART] = 2.0**-1074
+    return bool((probe * 1.0 == 0).any())
