@@ -62,6 +62,8 @@ class Interval:
     @property
     def magnitude(self) -> float:
         """Upper bound of the absolute value of everything bounded inside, slack included."""
+        if self.bound is None and not self.lower.numel():
+            self.bound = 0.0
         if self.bound is None:
             low, high = float(self.lower.detach().amin()), float(self.upper.detach().amax())
             finite = math.isfinite(low) and math.isfinite(high)
@@ -69,9 +71,12 @@ class Interval:
         return (self.bound + self.slack) * SAFETY
 
     def _finite_bound(self) -> float:
-        """Bound of the entries that have one; infinite where an end overflowed, so that nothing is claimed of it."""
+        """Bound of the entries that have one; infinite where an end overflowed, so that nothing is claimed of it.
+
+        Where both ends are no numbers they stay so, whatever is added to them.
+        """
         lower, upper = self.lower.detach(), self.upper.detach()
-        if bool(((lower == math.inf) | (upper == -math.inf) | lower.isnan() | upper.isnan()).any()):
+        if bool(((lower == math.inf) | (upper == -math.inf) | (lower.isnan() != upper.isnan())).any()):
             return math.inf
         ends = torch.cat([lower[lower.isfinite()].abs(), upper[upper.isfinite()].abs()])
         return float(ends.max()) if ends.numel() else 0.0
