@@ -280,7 +280,7 @@ def test_bad_data() -> None:
     for data, word in [
         ((x[:0], y[:0]), "empty"),
         ((x, y[:5]), "labels of shape"),
-        ((x, y.float()), "integers"),
+        ((x, y + 0.5), "integers"),
         ((x, y - 1), "integers of at least 0"),
         ((x * math.nan, y), "NaN"),
         ((x, y + 5), "labels go up to 7"),

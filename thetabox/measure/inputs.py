@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from thetabox import checks
 from thetabox.box import Box
 from thetabox.errors import InputError
 from thetabox.models.precision import default_dtype
@@ -36,34 +37,18 @@ def levels(values: Levels, what: str) -> list[float]:
     Raises:
         InputError: empty, not numbers, negative, NaN or infinite.
     """
-    try:
-        numbers = [float(v) for v in torch.as_tensor(values, dtype=torch.float64).reshape(-1)]
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{what} must be a number or a list of numbers, not {values!r}") from error
-    if not numbers:
-        raise InputError(f"{what} is empty; give one number at least")
-    for number in numbers:
-        if not (math.isfinite(number) and number >= 0):
-            raise InputError(f"{what} is {number}; it must be finite and at least 0")
-    return numbers
+    found: list[float] = checks.numbers(values, what).tolist()
+    return found
 
 
-def checked(x: Tensor | np.ndarray, y: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
-    """Inputs and labels as CPU tensors.
+def checked(x: Any, y: Any) -> tuple[Tensor, Tensor]:
+    """Inputs and labels as CPU tensors, in memory of their own.
 
     Raises:
         InputError: no samples, lengths that differ, labels that are not integers, or inputs that are not finite.
     """
-    inputs, labels = (torch.as_tensor(values).detach().cpu() for values in (x, y))
-    if inputs.ndim == 0 or len(inputs) == 0:
-        raise InputError("x holds no samples")
-    if labels.shape != inputs.shape[:1]:
-        raise InputError(f"y has shape {list(labels.shape)}; it must hold one label for each of {len(inputs)} samples")
-    if labels.is_floating_point() or labels.is_complex():
-        raise InputError(f"y has type {labels.dtype}; labels must be integers")
-    if inputs.is_floating_point() and not torch.isfinite(inputs).all():
-        raise InputError("x holds NaN or infinite values")
-    return inputs, labels.long()
+    inputs = checks.inputs(x, keep_indices=True)
+    return inputs, checks.labels(y, len(inputs))
 
 
 def working_copy(model: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> Logits:
@@ -83,15 +68,14 @@ def boxed(model: nn.Module, box: Box) -> dict[str, tuple[Tensor, Tensor]]:
     """(θ, its radius at ε = 1) in float64 of every tensor in the box, by its name in ``model``.
 
     Raises:
-        InputError: nothing is in the box.
+        InputError: nothing is in the box or moves in it, or a pattern matches nothing.
     """
+    box.check(model)
     found = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     values = {}
     for name, factor in box.factors(model).items():
         theta = found[name].detach().cpu().double()
         values[name] = (theta, box.unit_radius(theta) * factor)
-    if not values:
-        raise InputError(f"no parameter is in the box (include {box.include!r}, exclude {box.exclude!r})")
     return values
 
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from thetabox import checks
 from thetabox.device import choose_device
 from thetabox.errors import InputError
 from thetabox.models import is_recurrent, logits, save
@@ -326,17 +327,20 @@ class _Keeper:
 
 
 def _arrays(data: Data, name: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    x, y = data if isinstance(data, tuple) else (data.x, data.y)
-    x, y = torch.as_tensor(x), torch.as_tensor(y)
-    if x.ndim == 0 or len(x) == 0:
+    try:
+        x, y = data if isinstance(data, tuple | list) else (data.x, data.y)
+    except (AttributeError, ValueError):
+        raise InputError(f"the {name} data must have x and y, or be a pair of them") from None
+    # Not copied: every batch is, and a data set may be large.
+    x = checks.array(x, f"x of the {name} data", own=False)
+    if x.ndim == 0 or x.numel() == 0:
         raise InputError(f"the {name} data is empty")
-    if y.shape != x.shape[:1]:
-        raise InputError(f"the {name} data has {len(x)} inputs, but labels of shape {list(y.shape)}")
-    if y.is_floating_point() or y.is_complex() or int(y.min()) < 0:
-        raise InputError(f"the {name} labels must be integers of at least 0")
-    if not torch.isfinite(x).all():
+    if not bool(torch.isfinite(x).all()):
         raise InputError(f"the {name} inputs hold NaN or infinite values")
-    return x.to(device), y.to(device, torch.int64)
+    y = checks.labels(y, len(x), f"y of the {name} data")
+    if int(y.min()) < 0:
+        raise InputError(f"the {name} labels must be integers of at least 0")
+    return x.to(device), y.to(device)
 
 
 def _check_fits(model: nn.Module, x: Tensor, y: Tensor, held_out: tuple[Tensor, Tensor]) -> None:
@@ -346,7 +350,9 @@ def _check_fits(model: nn.Module, x: Tensor, y: Tensor, held_out: tuple[Tensor, 
     try:
         with torch.no_grad():
             classes = logits(model, x[:1]).shape[1]
-    except (RuntimeError, IndexError) as error:
+    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
         detail = (str(error).strip().splitlines() or [""])[0]
         raise InputError(f"the network does not take inputs of shape {list(x.shape[1:])}: {detail}") from None
     finally:

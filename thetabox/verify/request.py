@@ -12,9 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from thetabox import checks
 from thetabox.box import Box
+from thetabox.checks import check_weights as check_weights
 from thetabox.device import choose_device
 from thetabox.errors import InputError
+from thetabox.models.fold import folded
 from thetabox.verify import domains
 from thetabox.verify.interval import Interval
 from thetabox.verify.rounding import ARITHMETICS, PRECISIONS, Rounding
@@ -55,51 +58,33 @@ def settings(
     return Settings(box or Box(), rounding, choose_device(device), domain, precision, given)
 
 
-def epsilons(epsilon: float | Sequence[float] | Tensor) -> Tensor:
+def epsilons(epsilon: float | Sequence[float] | Array) -> Tensor:
     """A sweep of ε, ``[E]`` float64.
 
     Raises:
         InputError: empty, negative, not finite, or not a number.
     """
-    try:
-        values = torch.as_tensor(epsilon, dtype=torch.float64).detach().cpu()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"epsilon must be a number or a list of numbers, not {epsilon!r}") from error
-    if values.dim() > 1 or values.numel() == 0:
-        raise InputError("epsilon must be a number or a list of at least one number")
-    for value in values.reshape(-1).tolist():
-        if not math.isfinite(value) or value < 0:
-            raise InputError(f"epsilon must be finite and at least 0, not {value}")
-    return values.reshape(-1)
+    return checks.numbers(epsilon, "epsilon")
+
+
+def seconds(timeout: Any) -> float | None:
+    """A limit of time; ``None`` for none.
+
+    Raises:
+        InputError: not a number, or negative.
+    """
+    endless = isinstance(timeout, float) and timeout == math.inf
+    return None if timeout is None or endless else checks.number(timeout, "timeout")
 
 
 def inputs(x: Array) -> Tensor:
-    """Inputs as a CPU tensor of finite floats."""
-    try:
-        t = torch.as_tensor(x).detach().cpu()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"x must be a tensor or an array of numbers, not {type(x).__name__}") from error
-    if t.is_complex():
-        raise InputError("x must be real")
-    if t.dim() < 2 or t.shape[0] == 0 or t.numel() == 0:
-        raise InputError(f"x must hold at least one sample, [samples, ...]; its shape is {list(t.shape)}")
-    t = t if t.is_floating_point() else t.double()
-    if not bool(torch.isfinite(t).all()):
-        raise InputError("x has values that are NaN or infinite")
-    return t
+    """Inputs as a CPU tensor of finite floats, in memory of their own."""
+    return checks.inputs(x)
 
 
 def labels(y: Array, samples: int) -> Tensor:
     """Labels as int64 ``[N]``."""
-    try:
-        t = torch.as_tensor(y).detach().cpu()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"y must be a tensor or an array of class numbers, not {type(y).__name__}") from error
-    if t.dim() != 1 or t.shape[0] != samples:
-        raise InputError(f"y must hold one label for each of the {samples} samples; its shape is {list(t.shape)}")
-    if t.is_floating_point() and not bool((t == t.round()).all()):
-        raise InputError("y must hold whole class numbers")
-    return t.long()
+    return checks.labels(y, samples)
 
 
 def check_labels(y: Tensor, classes: int) -> None:
@@ -115,15 +100,6 @@ def margins_of(logits: Tensor, y: Tensor) -> Tensor:
     """``logit_y`` less the largest other logit, ``[N]``."""
     others = logits.scatter(1, y[:, None], -torch.inf).amax(1)
     return logits.gather(1, y[:, None]).squeeze(1) - others
-
-
-def check_weights(model: nn.Module) -> None:
-    """Raise for parameters that are not finite numbers."""
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model must be a torch.nn.Module, not {type(model).__name__}")
-    for name, t in [*model.named_parameters(), *model.named_buffers()]:
-        if t.is_floating_point() and not bool(torch.isfinite(t).all()):
-            raise InputError(f"the model's {name} has values that are NaN or infinite")
 
 
 def input_interval(x: Tensor, settings: Settings, *, nonnegative: bool = False) -> Interval:
@@ -148,9 +124,11 @@ def input_interval(x: Tensor, settings: Settings, *, nonnegative: bool = False) 
 
 def model_facts(model: nn.Module, box: Box) -> dict[str, Any]:
     """Counts for the certificate, and a hash of the parameters."""
-    factors = box.factors(model)
     tensors = dict(model.named_parameters())
-    perturbed = sum(t.numel() for name, t in [*tensors.items(), *model.named_buffers()] if name in factors)
+    certified = folded(model) if box.fold else model
+    factors = box.factors(certified)
+    held = {**dict(certified.named_buffers()), **dict(certified.named_parameters())}
+    perturbed = sum(held[name].numel() for name in factors)
     return {
         "source": type(model).__name__,
         "sha256": tensor_hash([t for _, t in sorted([*tensors.items(), *model.named_buffers()])]),

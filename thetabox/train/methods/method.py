@@ -92,7 +92,7 @@ class _Runner(nn.Module):
 
     def forward(self, x: Tensor, outputs: bool) -> tuple[Tensor, Tensor | None]:
         if outputs:
-            logits, spikes = self.model(x, return_outputs=True)
+            logits, spikes = self.model(x.clone(), return_outputs=True)
             return logits, spikes
         return model_logits(self.model, x), None
 
