@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from numbers import Real
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from thetabox.errors import InputError
 
 KINDS = ("relative", "absolute", "range")
+BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 NEURON_PARAMETERS = ("threshold", "tau", "tau_adapt", "beta")
 
 
@@ -36,8 +39,11 @@ class Box:
         scale: pattern → factor on ε; the first pattern that matches a name counts.
         fold: certify the network with batch norm folded into the layer before it (another box).
 
+    Names are those of ``named_parameters`` and ``named_buffers``. Those of wrappers (``DataParallel``,
+    ``torch.compile``) may be left out, so a pattern chooses the same tensors of a network and of its wrapped self.
+
     Raises:
-        InputError: unknown kind, or a factor that is negative or not finite.
+        InputError: unknown kind, patterns that are no text, or a factor that is negative or not finite.
     """
 
     kind: str = "relative"
@@ -47,28 +53,91 @@ class Box:
     fold: bool = False
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
+        if not isinstance(self.kind, str) or self.kind not in KINDS:
             raise InputError(f"unknown box kind {self.kind!r}; choose one of {', '.join(KINDS)}")
-        for pattern, factor in self.scale.items():
-            if not (math.isfinite(factor) and factor >= 0):
-                raise InputError(f"box scale for {pattern!r} is {factor}; it must be a finite number of at least 0")
+        for what, patterns in (("include", self.include), ("exclude", self.exclude)):
+            if not isinstance(patterns, str):
+                raise InputError(
+                    f"box {what} must be patterns in one text, separated by commas, not {type(patterns).__name__}"
+                )
+        if not isinstance(self.fold, bool):
+            raise InputError(f"box fold must be True or False, not {self.fold!r}")
+        # A dictionary of our own: the caller's may change later.
+        object.__setattr__(self, "scale", _factors(self.scale))
 
-    def factors(self, model: nn.Module) -> dict[str, float]:
-        """Factor on ε of every tensor in the box, by name; what is absent is exact."""
+    def factors(self, model: nn.Module, may_miss: str = "") -> dict[str, float]:
+        """Factor on ε of every tensor in the box, by name; what is absent is exact.
+
+        Args:
+            model: whose tensors are meant.
+            may_miss: patterns that need not match anything, as defaults that name layers of some networks only.
+
+        Raises:
+            InputError: a pattern matches nothing.
+        """
+        candidates = _candidates(model)
+        self._check_patterns(model, candidates, _patterns(may_miss))
+        include, exclude = _patterns(self.include), _patterns(self.exclude)
         factors = {}
-        for names, explicit_only in _candidates(model):
-            patterns = _patterns(self.include)
-            if explicit_only:
-                patterns = [p for p in patterns if p.strip("*?")]
+        for tensor in candidates:
+            patterns = [p for p in include if not _any_name(p)] if tensor.explicit_only else include
             # A tensor that is shared under several names is in the box as soon as one of them is.
-            wanted = [n for n in names if _matches(n, patterns) and not _matches(n, _patterns(self.exclude))]
+            wanted = [n for n in tensor.names if _matches(n, patterns) and not _matches(n, exclude)]
             factor = max((self._factor(name) for name in wanted), default=0.0)
             if factor > 0:
-                factors[names[0]] = factor
+                factors[tensor.names[0].full] = factor
         return factors
 
-    def _factor(self, name: str) -> float:
-        return next((float(f) for p, f in self.scale.items() if fnmatchcase(name, p)), 1.0)
+    def check(self, model: nn.Module) -> None:
+        """Refuse a box in which nothing moves.
+
+        Raises:
+            InputError: no tensor is in the box, the box of every one has no extent, or a pattern matches nothing.
+        """
+        held = {**dict(model.named_buffers()), **dict(model.named_parameters())}
+        factors = self.factors(model)
+        if not factors:
+            raise InputError(
+                f"no parameter is in the box (include {self.include!r}, exclude {self.exclude!r}, scale {self.scale}), "
+                "so there is nothing to be proven or measured"
+            )
+        if not any(self._moves(held[name].detach()) for name in factors):
+            raise InputError(
+                f"nothing moves in the box: the {self.kind} error of every tensor in it ({_some(factors)}) is 0; "
+                "include others, or choose another kind"
+            )
+
+    def _moves(self, theta: Tensor) -> bool:
+        """Whether any value of a tensor may be off; read from the bits, for arithmetic may flush small numbers to 0."""
+        if self.kind == "absolute":
+            return theta.numel() > 0
+        bits = theta.contiguous().view(BITS[theta.dtype.itemsize]).flatten()
+        if self.kind == "range":
+            return bool((bits != bits[:1]).any())
+        return bool(((bits != 0) & (bits != torch.iinfo(bits.dtype).min)).any())  # neither 0 nor -0
+
+    def _check_patterns(self, model: nn.Module, candidates: list[_Candidate], may_miss: list[str]) -> None:
+        names = [name for tensor in candidates for name in tensor.names]
+        include = _patterns(self.include)
+        met = [_any_name(p) or p in may_miss or any(n.matches(p) for n in names) for p in include]
+        if not all(met):
+            pattern = include[met.index(False)]
+            raise InputError(
+                f"{'' if any(met) else 'no parameter is in the box: '}the include pattern {pattern!r} matches no "
+                f"weight matrix, bias or buffer; {_nearest(pattern, names)}"
+            )
+        # What is left out may be anything that the model holds: whole numbers are never in the box.
+        tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+        known = _seen_through(model, [name for name, _ in tensors])
+        for what, patterns, among in (("exclude", _patterns(self.exclude), known), ("scale", list(self.scale), names)):
+            for pattern in patterns:
+                if not (pattern in may_miss or any(n.matches(pattern) for n in among)):
+                    raise InputError(
+                        f"the {what} pattern {pattern!r} of the box matches nothing; {_nearest(pattern, among)}"
+                    )
+
+    def _factor(self, name: _Name) -> float:
+        return next((factor for pattern, factor in self.scale.items() if name.matches(pattern)), 1.0)
 
     def unit_radius(self, theta: Tensor) -> Tensor:
         """Radius of the box at ε = 1 and factor 1: same shape as ``theta``."""
@@ -76,7 +145,7 @@ class Box:
             return theta.abs()
         if self.kind == "absolute":
             return torch.ones_like(theta)
-        return torch.full_like(theta, 1.0) * (theta.max() - theta.min())
+        return torch.full_like(theta, 1.0) * (theta.max() - theta.min()) if theta.numel() else theta.abs()
 
     def describe(self) -> dict[str, Any]:
         """The ``box`` entry of ``certificate.json``."""
@@ -89,26 +158,115 @@ class Box:
         }
 
 
+@dataclass(frozen=True)
+class _Name:
+    """A tensor's name, and the same without the names of wrappers in it."""
+
+    full: str
+    short: str
+
+    def matches(self, pattern: str) -> bool:
+        return fnmatchcase(self.full, pattern) or fnmatchcase(self.short, pattern)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A tensor that a box may hold: all its names, and whether only a pattern that names it chooses it."""
+
+    names: list[_Name]
+    explicit_only: bool
+
+
+WRAPPED = ("module", "_orig_mod")
+"""What wrappers of torch call the network inside of them (``DataParallel``, ``AveragedModel``; ``torch.compile``)."""
+
+
+def wrapped(module: nn.Module) -> str | None:
+    """The name under which a wrapper holds its network: all that it holds; ``None`` where ``module`` is no wrapper."""
+    children = [name for name, _ in module.named_children()]
+    only = len(children) == 1 and not any(True for _ in module.parameters(recurse=False))
+    return children[0] if only and children[0] in WRAPPED else None
+
+
+def wrappers(model: nn.Module) -> list[str]:
+    """Dotted prefixes of ``model``'s names that end in the name of a wrapper, the longest first."""
+    found = []
+    for name, module in model.named_modules(remove_duplicate=False):
+        child = wrapped(module)
+        if child is not None:
+            found.append(f"{name}.{child}." if name else f"{child}.")
+    return sorted(found, key=len, reverse=True)
+
+
+def _factors(scale: Any) -> dict[str, float]:
+    if not isinstance(scale, Mapping):
+        raise InputError(f"box scale must be a dictionary of pattern to factor, not {type(scale).__name__}")
+    for pattern, factor in scale.items():
+        if not isinstance(pattern, str):
+            raise InputError(f"box scale must name its tensors by patterns in text, not by {type(pattern).__name__}")
+        if isinstance(factor, bool) or not isinstance(factor, Real):
+            raise InputError(f"box scale for {pattern!r} must be a number, not {type(factor).__name__}")
+        if not (math.isfinite(factor) and float(factor) >= 0):
+            raise InputError(f"box scale for {pattern!r} is {factor}; it must be a finite number of at least 0")
+    return {pattern: float(factor) for pattern, factor in scale.items()}
+
+
 def _patterns(text: str) -> list[str]:
     return [p.strip() for p in text.split(",") if p.strip()]
 
 
-def _matches(name: str, patterns: list[str]) -> bool:
-    return any(fnmatchcase(name, p) for p in patterns)
+def _any_name(pattern: str) -> bool:
+    """Whether a pattern names nothing, as ``*``: it stands for every weight and bias."""
+    return not pattern.strip("*?")
 
 
-def _candidates(model: nn.Module) -> list[tuple[list[str], bool]]:
-    """(names, only when named explicitly) of each tensor that a box may hold."""
-    spiking = hasattr(model, "initial_state") and hasattr(model, "step")
-    parameters = _by_tensor(model.named_parameters(remove_duplicate=False))
-    found = [(n, spiking and any(name.rsplit(".", 1)[-1] in NEURON_PARAMETERS for name in n)) for n in parameters]
-    return found + [(names, True) for names in _by_tensor(model.named_buffers(remove_duplicate=False))]
+def _matches(name: _Name, patterns: list[str]) -> bool:
+    return any(name.matches(p) for p in patterns)
 
 
-def _by_tensor(named: Iterable[tuple[str, Tensor]]) -> list[list[str]]:
+def _candidates(model: nn.Module) -> list[_Candidate]:
+    inner = model
+    while (child := wrapped(inner)) is not None:
+        inner = getattr(inner, child)
+    spiking = hasattr(inner, "initial_state") and hasattr(inner, "step")
+    parameters = _by_tensor(model, model.named_parameters(remove_duplicate=False))
+    found = [
+        _Candidate(n, spiking and any(name.full.rsplit(".", 1)[-1] in NEURON_PARAMETERS for name in n))
+        for n in parameters
+    ]
+    return found + [_Candidate(n, True) for n in _by_tensor(model, model.named_buffers(remove_duplicate=False))]
+
+
+def _by_tensor(model: nn.Module, named: Iterable[tuple[str, Tensor]]) -> list[list[_Name]]:
     """All names of each floating-point tensor, in order."""
     names: dict[int, list[str]] = {}
     for name, tensor in named:
         if tensor.is_floating_point():
             names.setdefault(id(tensor), []).append(name)
-    return list(names.values())
+    return [_seen_through(model, several) for several in names.values()]
+
+
+def _seen_through(model: nn.Module, names: Iterable[str]) -> list[_Name]:
+    prefixes, found = wrappers(model), []
+    for name in names:
+        short = name
+        for prefix in prefixes:  # the longest first, so that what stands before it is still as the model has it
+            if name.startswith(prefix):
+                before = prefix[:-1].rpartition(".")[0]
+                short = (f"{before}." if before else "") + short[len(prefix) :]
+        found.append(_Name(name, short))
+    return found
+
+
+def _nearest(pattern: str, names: list[_Name]) -> str:
+    """For messages: the names that are most like a pattern."""
+    known = list(dict.fromkeys(name.short for name in names))
+    near = get_close_matches(pattern, known, n=3, cutoff=0.5)
+    if near:
+        return f"nearest: {', '.join(near)}"
+    return f"there are {_some(known)}" if known else "the model has no tensors"
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

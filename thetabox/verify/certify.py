@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from thetabox.box import Box
@@ -18,6 +21,7 @@ from thetabox.verify import bounds, cascade, domains, proof, request
 from thetabox.verify.certificate import Certificate, Profile
 from thetabox.verify.chunkstore import ChunkStore
 from thetabox.verify.domain import Domain
+from thetabox.verify.effort import DEFAULT, Deadline
 from thetabox.verify.engine import Engine, Progress
 from thetabox.verify.interval import Interval
 from thetabox.verify.plain import PlainIntervals
@@ -43,6 +47,7 @@ def certify(
     baseline: bool = False,
     profile: bool = False,
     progress: Progress | None = None,
+    timeout: float | None = None,
     resume: str | Path | None = None,
     model_info: dict[str, Any] | None = None,
     data_info: dict[str, Any] | None = None,
@@ -67,12 +72,15 @@ def certify(
         arithmetic: ``real``, or ``float32`` to cover every IEEE binary32 evaluation of the network.
         precision: in which the bounds are computed, ``float64`` or ``float32``; both are sound.
         device: ``auto``, ``cpu`` or ``cuda``.
-        options: of the domain. That of ``auto`` is ``budget``: seconds a sample, on average, that the stages after
-            plain intervals may take; a stage goes on only while its expected cost stays within. By default a quarter
-            of a second, and 5 seconds in all at least; infinite for no limit.
+        options: of the domain. That of ``auto`` is ``effort``: forward passes that the stages after plain intervals may
+            take for each sample and ε, 250 by default, infinite for no limit. They are counted from shapes
+            (:mod:`thetabox.verify.effort`), not timed: what is verified is the same on a slower or busier machine, and
+            the same at an ε whatever the others of the sweep. More effort never proves less.
         baseline: also compute verified accuracy by disjoint logit intervals.
         profile: also find where verification fails first.
         progress: called with rows that the present stage need not treat any more, and rows in all.
+        timeout: seconds after which the proof stops where it is; what was proven stands, and ``finished`` of the
+            certificate is false if anything was left undone.
         resume: folder for finished chunks; the next call with the same input goes on from there.
         model_info, data_info: entries for the certificate, over those found here.
 
@@ -80,6 +88,7 @@ def certify(
         InputError: anything wrong with what was given, in one line.
         UnsupportedOperator: the network holds an operator without a rule.
     """
+    deadline = Deadline(request.seconds(timeout))
     chosen = request.settings(domain, box, arithmetic, precision, device, options)
     if criterion not in request.CRITERIA:
         raise InputError(f"unknown criterion {criterion!r}; choose one of {', '.join(request.CRITERIA)}")
@@ -87,6 +96,7 @@ def certify(
     inputs = request.inputs(x)
     labels = request.labels(y, len(inputs))
     engine = Engine(model, chosen, inputs)
+    chosen.box.check(engine.model)
     clean = engine.clean_logits()
     if clean.dim() != 2:
         raise InputError(f"the network must answer logits [samples, classes], not {list(clean.shape)}")
@@ -94,20 +104,23 @@ def certify(
     known = request.model_facts(model, chosen.box)
     facts = {**known, **(model_info or {})}
     key = [known["sha256"], engine.signature(), request.tensor_hash([inputs, labels, sweep]), repr(chosen), criterion]
-    budget = cascade.budget_of(chosen.options.get("budget"), len(inputs)) if domain == domains.AUTO else None
+    effort = float(chosen.options.get("effort", DEFAULT)) if domain == domains.AUTO else None
     started = time.perf_counter()
     with ChunkStore(resume, key, len(inputs)) as store, sound_kernels():
-        if budget is None:
-            found = proof.in_domain(engine, labels, sweep, criterion, store, progress)
+        task = proof.Task(engine, labels, sweep, criterion, store, progress, deadline)
+        if effort is None:
+            found = proof.in_domain(task)
         else:
-            found = proof.in_stages(
-                engine, labels, sweep, criterion, store, progress, request.margins_of(clean, labels), budget
-            )
+            found = proof.in_stages(task, request.margins_of(clean, labels), effort)
+        # What was finished is worth keeping for a run with more time.
+        store.keep = not found.finished
     seconds = time.perf_counter() - started
     base = None
     if baseline:
-        plain, nowhere = PlainIntervals(engine), ChunkStore(None, key, 0)
-        base = (proof.grid(plain, labels, sweep, "logits", nowhere, None) > 0).double().mean(1)
+        nowhere = ChunkStore(None, key, 0)
+        beside = proof.grid(proof.Task(engine, labels, sweep, "logits", nowhere, None, deadline), PlainIntervals(engine))
+        base = (beside.margin > 0).double().mean(1) if beside.finished else None
+    whole = profile and not deadline.passed
     data = {"name": "", "sha256": request.tensor_hash([inputs, labels]), "samples": len(inputs), **(data_info or {})}
     return Certificate(
         epsilon=sweep,
@@ -116,7 +129,7 @@ def certify(
         predicted=clean.argmax(1),
         domain=chosen.domain,
         criterion=criterion,
-        options=proof.recorded(found, budget, chosen.options),
+        options=proof.recorded(found, effort, chosen.options),
         sound=found.domain.sound,
         arithmetic=arithmetic,
         precision=precision,
@@ -125,13 +138,18 @@ def certify(
         data_info=data,
         seconds=seconds,
         baseline=base,
-        profile=_profile(found.domain, sweep, labels) if profile else None,
+        profile=_profile(found.domain, sweep, labels) if whole else None,
+        finished=found.finished,
     )
 
 
 def _profile(domain: Domain, sweep: Tensor, labels: Tensor) -> Profile | None:
     samples = min(len(labels), PROFILED, max(1, domain.samples_at_once(len(sweep))))
-    return domain.profile(slice(0, samples), sweep[:, None].expand(-1, samples), labels)
+    try:
+        return cascade.guarded(partial(domain.profile, slice(0, samples), sweep[:, None].expand(-1, samples), labels))
+    except cascade.GaveUp:
+        # The proof stands without it.
+        return None
 
 
 def logit_bounds(
@@ -149,7 +167,8 @@ def logit_bounds(
     """Bounds of every logit over the whole box.
 
     ``auto`` intersects plain intervals with the first stage of the tightest domain that the network allows: the dearer
-    stages are for proofs of single samples, and there is no telling when bounds are good enough.
+    stages are for proofs of single samples, and there is no telling when bounds are good enough. The effort says nothing
+    of that one stage, but that without any there is none.
 
     Args:
         model, x, domain, box, arithmetic, precision, device, options: as for :func:`certify`.
@@ -169,28 +188,46 @@ def logit_bounds(
         raise InputError(f"epsilon has {len(sweep)} values for {len(inputs)} samples")
     values = sweep[None] if each else sweep[:, None].expand(-1, len(inputs))
     engine = Engine(model, chosen, inputs)
+    chosen.box.check(engine.model)
     with sound_kernels():
-        stack = _stack(engine)
-    size = max(1, min(domain.samples_at_once(len(values)) for domain in stack))
-    lower, upper = [], []
-    for start in range(0, len(inputs), size):
-        stop = min(start + size, len(inputs))
-        rows = [bounds.logits(domain, slice(start, stop), values[:, start:stop]) for domain in stack]
-        found = functools.reduce(bounds.intersected, rows)
-        lower.append(found.lower.view(len(values), stop - start, -1))
-        upper.append(found.upper.view(len(values), stop - start, -1))
-    low, high = torch.cat(lower, 1), torch.cat(upper, 1)
-    if each or not isinstance(epsilon, Sequence):
+        found = functools.reduce(bounds.intersected, _ends(engine, values))
+    low, high = found.lower.view(*values.shape, -1), found.upper.view(*values.shape, -1)
+    if each or not isinstance(epsilon, Sequence | np.ndarray) or np.ndim(epsilon) == 0:
         low, high = low[0], high[0]
     return Interval(low, high)
 
 
-def _stack(engine: Engine) -> list[Domain]:
-    """The domains whose bounds are intersected."""
+def _ends(engine: Engine, values: Float[Tensor, "sweeps samples"]) -> Iterator[Interval]:
+    """Bounds of the logits in each of the domains that are intersected."""
     plain, name = PlainIntervals(engine), engine.settings.domain
-    if name == plain.name:
-        return [plain]
-    if name == domains.AUTO:
-        return [plain, *(stage.domain for stage in itertools.islice(cascade.stages(engine), 1))]
-    chosen = domains.domain_class(name)(engine, engine.settings.options)
-    return [plain, chosen] if chosen.sound else [chosen]
+    chosen = None
+    if name not in (plain.name, domains.AUTO):
+        chosen = cascade.insisted(name, partial(domains.domain_class(name), engine, engine.settings.options))
+    if chosen is None or chosen.sound:
+        yield cascade.insisted(plain.name, partial(_logits, plain, values))
+    if chosen is not None:
+        yield cascade.insisted(name, partial(_logits, chosen, values))
+    elif name == domains.AUTO and engine.settings.options.get("effort") != 0:
+        # Intervals stand where the dearer domain cannot do the network after all.
+        with suppress(cascade.GaveUp):
+            for stage in cascade.stages(engine):
+                yield cascade.guarded(partial(_logits, stage.domain, values))
+                return
+
+
+def _logits(domain: Domain, values: Float[Tensor, "sweeps samples"]) -> Interval:
+    """In chunks, and one ε after the other where they share no work."""
+    samples = values.shape[1]
+    size = max(1, domain.samples_at_once(1))
+    rows = [values] if isinstance(domain, PlainIntervals) else values.split(1)
+    parts = []
+    for some in rows:
+        chunks = [bounds.logits(domain, slice(n, n + size), some[:, n : n + size]) for n in range(0, samples, size)]
+        lower, upper = ([end.view(len(some), -1, end.shape[-1]) for end in ends] for ends in _both(chunks))
+        parts.append((torch.cat(lower, 1), torch.cat(upper, 1)))
+    low, high = (torch.cat(ends).flatten(0, 1) for ends in zip(*parts, strict=True))
+    return Interval(low, high)
+
+
+def _both(chunks: list[Interval]) -> tuple[list[Tensor], list[Tensor]]:
+    return [c.lower for c in chunks], [c.upper for c in chunks]

@@ -50,8 +50,6 @@ class Engine:
                 self.model = folded(self.model)
             self.network: Network = network(self.model, self.x)
             self.tensors = Tensors(self.model, self.settings.box, self.settings.rounding, self.settings.device)
-        if self.settings.box.include.strip() and not self.tensors.factors and self.settings.box.scale == {}:
-            raise InputError(f"no parameter matches the box's include pattern {self.settings.box.include!r}")
 
     @cached_property
     def nonnegative(self) -> bool:
@@ -67,7 +65,7 @@ class Engine:
     def chunk_size(self, sweeps: int) -> int:
         """Samples that fit memory together."""
         kind = self.settings.device.type
-        width = torch.finfo(self.settings.rounding.dtype).bits // 8 * (sweeps if kind == "cuda" else 1)
+        width = torch.finfo(self.settings.rounding.dtype).bits // 8
         rows = min(MEMORY[kind] // self.network.alive(), LARGEST[kind] // self.network.largest())
         return max(1, rows // width)
 
@@ -102,7 +100,7 @@ class Engine:
         return Interval(lower, torch.where(upper.isnan() | (upper == -torch.inf), torch.inf, upper))
 
     def _shared(self, bounds: Bounds, which: Which, epsilon: Tensor) -> Tensor:
-        """``bounds`` of all rows, as many ε together as is fast, or one by one where the network asks for that."""
+        """``bounds`` of all rows, one ε after the other, or one number where the network asks for that."""
         together = self._together(epsilon)
         memo = Memo() if together < len(epsilon) else None
         with torch.no_grad(), sound_kernels():
@@ -124,15 +122,12 @@ class Engine:
         return found
 
     def _together(self, epsilon: Tensor) -> int:
-        """How many ε of a sweep go through the network as rows of one batch; their groups share first products.
+        """How many ε of a sweep go through the network as rows of one batch: one.
 
-        An accelerator gains from more rows at once; a processor only until the cache is half full, and beyond that from
-        one number where there would be a tensor.
+        Rows of one batch share numbers of their rounding and order of summation, so an ε would be answered a little
+        differently beside others than alone. What is known without ε is shared all the same.
         """
-        sweeps, samples = epsilon.shape
-        if self.settings.device.type != "cpu" or not bool((epsilon == epsilon[:, :1]).all()):
-            return max(sweeps, 1)
-        return min(max(self.chunk_size(1) // (2 * max(samples, 1)), 1), max(sweeps, 1))
+        return 1
 
     def chunks(self, samples: int, sweeps: int) -> Iterator[tuple[int, int]]:
         """Ranges of samples."""

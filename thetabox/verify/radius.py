@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from thetabox import checks
 from thetabox.box import Box
 from thetabox.errors import InputError
 from thetabox.verify import bounds, cascade, domains, request
@@ -73,14 +74,16 @@ def certified_radius(
     chosen = request.settings(domain, box, arithmetic, precision, device, options)
     if criterion not in request.CRITERIA:
         raise InputError(f"unknown criterion {criterion!r}; choose one of {', '.join(request.CRITERIA)}")
-    top = float(request.epsilons(max_epsilon)[0])
+    top = checks.number(max_epsilon, "max_epsilon")
     if top < FLOOR:
         raise InputError(f"max_epsilon must be at least {FLOOR}")
+    rtol = checks.number(rtol, "rtol")
     if not 1e-6 <= rtol <= 1.0:
         raise InputError(f"rtol must lie between 1e-6 and 1, not {rtol}")
     inputs = request.inputs(x)
     labels = request.labels(y, len(inputs))
     engine = Engine(model, chosen, inputs)
+    chosen.box.check(engine.model)
     clean = engine.clean_logits()
     request.check_labels(labels, clean.shape[1])
     right = clean.argmax(1) == labels

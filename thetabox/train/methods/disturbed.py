@@ -27,7 +27,7 @@ def disturbed(model: nn.Module, weights: Weights, include: str, exclude: str) ->
         exclude: patterns that are left out again.
     """
     own = {**dict(model.named_buffers()), **dict(model.named_parameters())}
-    chosen = Box(include=include, exclude=exclude).factors(model)
+    chosen = Box(include=include, exclude=exclude).factors(model, may_miss=BATCH_NORM)
     return {name: weights[name] if name in weights else own[name].detach() for name in chosen}
 
 
