@@ -82,11 +82,12 @@ def check_sequence(x: Tensor, inputs: int | None = None) -> None:
 
 
 def logits(model: nn.Module, x: Tensor) -> Float[Tensor, "batch classes"]:
-    """Logits of any model: its forward, or the protocol's loop where a recurrent module has no forward of its own.
+    """Logits of any model, which gets a copy of ``x``: a first layer in place writes to what it is given."""
+    return called(model, x.clone())
 
-    The model gets a copy of ``x``: one whose first layer works in place writes to what it is given.
-    """
-    x = x.clone()
+
+def called(model: nn.Module, x: Tensor) -> Float[Tensor, "batch classes"]:
+    """The model's forward, or the protocol's loop where a recurrent module has no forward of its own."""
     if is_recurrent(model) and type(model).forward is nn.Module.forward:
         return model.readout(run_steps(model, x))  # type: ignore[operator, arg-type]  # the protocol
     return model(x)

@@ -57,6 +57,7 @@ class Certificate:
         radius: certified radius of each sample ``[N]``, if it was computed.
         baseline: verified accuracy ``[E]`` by disjoint logit intervals, if it was computed.
         profile: where verification fails first, if it was asked for.
+        checked: how the module was compared with the graph that was bounded (see :mod:`thetabox.verify.agreement`).
         finished: whether every stage ran to its end; a time limit that cut the work leaves proofs that hold, and
             samples of which nothing more is known.
     """
@@ -79,6 +80,7 @@ class Certificate:
     baseline: Float[Tensor, " sweeps"] | None = None
     profile: Profile | None = None
     finished: bool = True
+    checked: dict[str, Any] = field(default_factory=dict)
 
     @property
     def verified(self) -> Bool[Tensor, "sweeps samples"]:
@@ -118,6 +120,7 @@ class Certificate:
                 {"epsilon": epsilon, "verified": count, "total": total, "verified_accuracy": count / total}
                 for epsilon, count in zip(self.epsilon.tolist(), counts, strict=True)
             ],
+            "checked": self.checked,
             "seconds": self.seconds,
         }
 
@@ -176,6 +179,7 @@ class Certificate:
             options=options,
             sound=bool(stored["sound"]),
             finished=bool(stored.get("finished", True)),
+            checked=dict(stored.get("checked", {})),
             arithmetic=stored["arithmetic"],
             precision=stored["precision"],
             box=box,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,10 +9,9 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from thetabox.errors import InputError, OneEpsilonAtATime
+from thetabox.errors import OneEpsilonAtATime
 from thetabox.models.fold import folded
-from thetabox.models.precision import default_dtype
-from thetabox.models.recurrent import logits as model_logits
+from thetabox.models.running import running
 from thetabox.verify.context import Context, Memo, Sweep
 from thetabox.verify.interval import Interval
 from thetabox.verify.network import Final, Network, StepObserver, Tensors, network
@@ -137,12 +135,5 @@ class Engine:
 
     def clean_logits(self) -> Tensor:
         """Logits of the unperturbed network in float64, on the CPU."""
-        exact = copy.deepcopy(self.model).double().to(self.settings.device).eval()
-        answers = []
-        with torch.no_grad(), default_dtype(torch.float64):
-            for start, stop in self.chunks(len(self.x), 1):
-                answers.append(model_logits(exact, self.x[start:stop].double().to(self.settings.device)).cpu())
-        logits = torch.cat(answers)
-        if len(logits) != len(self.x):
-            raise InputError(f"the network must answer logits [samples, classes], not {list(logits.shape)}")
-        return logits
+        with torch.no_grad(), running(self.model) as run:
+            return torch.cat([run(self.x[start:stop]) for start, stop in self.chunks(len(self.x), 1)])

@@ -1,0 +1,88 @@
+"""A network run as its user runs it, and nothing of it changed: at its own weights or moved ones, wide or as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from thetabox.errors import InputError
+from thetabox.models.recurrent import called
+from thetabox.models.twins import Twins, untouched
+
+
+class Running:
+    """A module in evaluation mode on twins of its tensors; made by :func:`running`.
+
+    Args:
+        model: called as its user calls it, hooks and all.
+        wide: in float64, whatever precision it was written for.
+    """
+
+    def __init__(self, model: nn.Module, *, wide: bool) -> None:
+        self.model, self.wide = model, wide
+        self.tensors = {
+            **dict(model.named_buffers(remove_duplicate=False)),
+            **dict(model.named_parameters(remove_duplicate=False)),
+        }
+        like = next((t for t in self.tensors.values() if t.is_floating_point()), None)
+        self.device = torch.device("cpu") if like is None else like.device
+        self.dtype = torch.get_default_dtype() if like is None else like.dtype
+        self.twins = Twins(self.tensors.values(), wide=wide)
+
+    def read(self, name: str) -> Tensor:
+        """Value of a parameter or buffer, float64 where the run is wide."""
+        return self.twins.twin(self.tensors[name])
+
+    def move(self, values: Mapping[str, Tensor]) -> None:
+        """Set parameters by name, in place: whatever shares their memory moves with them."""
+        for name, value in values.items():
+            self.twins.move(self.tensors[name], value)
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """Inputs in the precision of the network, or in their own where that would round them and the run is wide."""
+        held = x.to(self.dtype)
+        exact = not self.wide or not x.is_floating_point() or bool((held.double() == x.double()).all())
+        return (held.clone() if exact else x.double()).to(self.device)
+
+    def __call__(self, x: Float[Tensor, "samples ..."], *, gradients: bool = False) -> Float[Tensor, "samples classes"]:
+        """Logits of the module's own forward, in the precision of the run, on the CPU.
+
+        Raises:
+            InputError: the module fails, or does not answer logits.
+        """
+        held = self.inputs(x)
+        with torch.set_grad_enabled(gradients), self.twins:
+            try:
+                answer = called(self.model, held)
+            except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError, KeyError) as error:
+                if isinstance(error, InputError):
+                    raise
+                raise InputError(_does_not_take(x, error)) from error
+        return _logits(answer, len(x)).detach().cpu()
+
+
+def _does_not_take(x: Tensor, error: Exception) -> str:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"the network does not take inputs of shape {list(x.shape)}: {reason}"
+
+
+def _logits(answer: object, samples: int) -> Tensor:
+    if not isinstance(answer, Tensor):
+        raise InputError(
+            f"the network answers a {type(answer).__name__}; it must answer one tensor of logits [samples, classes]: "
+            "wrap it in a module that does"
+        )
+    if answer.dim() != 2 or len(answer) != samples:
+        raise InputError(f"the network must answer logits [samples, classes], not {list(answer.shape)}")
+    return answer
+
+
+@contextmanager
+def running(model: nn.Module, *, wide: bool = True) -> Iterator[Running]:
+    """The network ready to run, its mode and attributes as they were afterwards."""
+    with untouched(model):
+        yield Running(model, wide=wide)
