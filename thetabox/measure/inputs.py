@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,22 +12,11 @@ from torch import Tensor, nn
 from thetabox import checks
 from thetabox.box import Box
 from thetabox.errors import InputError
-from thetabox.models.precision import default_dtype
-from thetabox.models.recurrent import logits
+from thetabox.models.copies import Logits, working_copy
+
+__all__ = ["Levels", "Logits", "boxed", "checked", "class_count", "levels", "numbers_for", "working_copy"]
 
 Levels = float | Sequence[float] | np.ndarray | Tensor
-
-
-class Logits(nn.Module):
-    """Any network behind a plain ``forward(x) -> logits``, so that ``functional_call`` reaches the protocol's loop."""
-
-    def __init__(self, network: nn.Module, dtype: torch.dtype | None = None) -> None:
-        super().__init__()
-        self.network, self.dtype = network, dtype or torch.get_default_dtype()
-
-    def forward(self, x: Tensor) -> Tensor:
-        with default_dtype(self.dtype):
-            return logits(self.network, x)
 
 
 def levels(values: Levels, what: str) -> list[float]:
@@ -49,19 +37,6 @@ def checked(x: Any, y: Any) -> tuple[Tensor, Tensor]:
     """
     inputs = checks.inputs(x, keep_indices=True)
     return inputs, checks.labels(y, len(inputs))
-
-
-def working_copy(model: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> Logits:
-    """A copy in evaluation mode, so that the user's network stays as it is.
-
-    Raises:
-        InputError: a parameter is NaN or infinite.
-    """
-    for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and not torch.isfinite(parameter).all():
-            raise InputError(f"parameter {name} of the network holds NaN or infinite values")
-    twin = Logits(copy.deepcopy(model), dtype).to(device=device, dtype=dtype).eval()
-    return twin.requires_grad_(False)
 
 
 def boxed(model: nn.Module, box: Box) -> dict[str, tuple[Tensor, Tensor]]:

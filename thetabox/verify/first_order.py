@@ -9,28 +9,16 @@ No proof rests on it. Through the surrogate gradient of a spiking network it is 
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from thetabox.box import Box
-from thetabox.models.precision import default_dtype
-from thetabox.models.recurrent import logits
+from thetabox.models.copies import working_copy
 
 # Bytes that the gradients of the samples of one batch may take.
 MEMORY = 256 << 20
-
-
-class _Logits(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        return logits(self.model, x)
 
 
 def first_order_radius(
@@ -45,11 +33,11 @@ def first_order_radius(
         box: what may move, and how far.
     """
     nothing = torch.full((len(x),), torch.nan, dtype=torch.float64)
-    exact = _Logits(copy.deepcopy(model).double().cpu().eval())
+    exact = working_copy(model, torch.device("cpu"), torch.float64)
     tensors = {**dict(exact.named_parameters()), **dict(exact.named_buffers())}
     units = {
-        f"model.{name}": factor * box.unit_radius(tensors[f"model.{name}"].detach())
-        for name, factor in box.factors(exact.model).items()
+        f"network.{name}": factor * box.unit_radius(tensors[f"network.{name}"].detach())
+        for name, factor in box.factors(exact.network).items()
     }
     moving = {name: tensors[name].detach() for name in units}
     rest = {name: t.detach() for name, t in tensors.items() if name not in units}
@@ -63,7 +51,7 @@ def first_order_radius(
 
     numbers = sum(t.numel() for t in moving.values())
     at_once = max(1, min(len(x), MEMORY // (8 * numbers)))
-    with default_dtype(torch.float64):
+    with torch.enable_grad():
         try:
             slopes, values = [], []
             for part, label in zip(x.double().split(at_once), y.split(at_once), strict=True):

@@ -19,7 +19,8 @@ from torch.fx.node import Node, map_arg
 
 from thetabox.errors import InputError
 from thetabox.models.twins import untouched
-from thetabox.verify.origins import View, view_of
+from thetabox.models.views import View
+from thetabox.verify.origins import view_of
 from thetabox.verify.rounding import plain_precision
 from thetabox.verify.witness import Witness, witness
 

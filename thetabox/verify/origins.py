@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -18,26 +17,10 @@ from torch import Tensor, nn
 
 from thetabox.errors import InputError
 from thetabox.models.twins import place
+from thetabox.models.views import View, places_in, view_on
 
 # How many containers and objects deep an attribute is looked into, to name what stands there.
 DEPTH = 5
-
-
-@dataclass(frozen=True)
-class View:
-    """A view of a parameter or buffer.
-
-    Attributes:
-        name: of the tensor.
-        places: which of its entries, flattened, stands at each place of the view.
-    """
-
-    name: str
-    places: Tensor
-
-    def of(self, value: Tensor) -> Tensor:
-        """The view of the tensor's value, or of anything of its shape."""
-        return value.reshape(-1)[self.places.to(value.device)]
 
 
 def view_of(model: nn.Module, constant: Tensor) -> View | None:
@@ -53,10 +36,10 @@ def view_of(model: nn.Module, constant: Tensor) -> View | None:
     overlaps = []
     for name, t in [*model.named_parameters(), *model.named_buffers()]:
         if place(t) == address:
-            found = _places(t, constant)
-            if bool((found >= 0).all()):
-                return View(name, found)
-            overlaps.append((name, bool((found >= 0).any())))
+            view = view_on(name, t, constant)
+            if view is not None:
+                return view
+            overlaps.append((name, bool((places_in(t, constant) >= 0).any())))
     if any(some for _, some in overlaps):
         raise InputError(
             f"the network reads the memory of {next(n for n, some in overlaps if some)} through a tensor that reaches "
@@ -64,17 +47,6 @@ def view_of(model: nn.Module, constant: Tensor) -> View | None:
         )
     _check_known(model, constant, address)
     return None
-
-
-def _places(whole: Tensor, view: Tensor) -> Tensor:
-    """Where in ``whole`` (flattened) each entry of a view of the same memory lies, -1 for nowhere."""
-    length = len(whole.untyped_storage()) // whole.itemsize
-    memory = torch.arange(length)
-    inverse = torch.full((length,), -1)
-    inverse[memory.as_strided(whole.shape, whole.stride(), whole.storage_offset()).reshape(-1)] = torch.arange(
-        whole.numel()
-    )
-    return inverse[memory.as_strided(view.shape, view.stride(), view.storage_offset())]
 
 
 def _check_known(model: nn.Module, constant: Tensor, address: tuple[int, torch.dtype]) -> None:

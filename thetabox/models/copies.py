@@ -1,0 +1,154 @@
+"""Copies of a network to work on: other weights are put into them, by vmap and gradients if need be.
+
+A weight is the same weight by whatever way the code reads it: registered, in a list, in a closure, as a view made
+earlier. ``torch.func.functional_call`` replaces what is registered; the other ways are followed by the memory.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from thetabox.errors import InputError
+from thetabox.models.precision import default_dtype
+from thetabox.models.recurrent import logits
+from thetabox.models.twins import NARROW, place
+from thetabox.models.views import View, view_on
+
+
+class Logits(nn.Module):
+    """Any network behind a plain ``forward(x) -> logits``, so that ``functional_call`` reaches the protocol's loop."""
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype | None = None, original: nn.Module | None = None) -> None:
+        super().__init__()
+        self.network, self.dtype = network, dtype or torch.get_default_dtype()
+        self._original = (original,)  # in a tuple: it is no part of this module
+        self._detours: _Detours | None = None
+        # Whether the weights are read by name alone, as far as a run with others in their place and one without told.
+        self._straight: dict[bool, bool] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        with ExitStack() as stack:
+            stack.enter_context(default_dtype(self.dtype))
+            detours = self._ways()
+            if not self._straight.get(detours.replaced, False):
+                stack.enter_context(detours)
+            answer = logits(self.network, x)
+        self._straight[detours.replaced] = not detours.taken
+        if not isinstance(answer, Tensor):
+            raise InputError(
+                f"the network answers a {type(answer).__name__}; it must answer one tensor of logits [samples, "
+                "classes]: wrap it in a module that does"
+            )
+        return answer
+
+    def prepare(self) -> Logits:
+        """Learn where the tensors of the network lie, once they are where they stay."""
+        self._detours = _Detours(self.network, self._original[0], self.dtype)
+        return self
+
+    def _ways(self) -> _Detours:
+        if self._detours is None:
+            self.prepare()
+        assert self._detours is not None
+        self._detours.begin(self.network)
+        return self._detours
+
+
+class _Detours(TorchFunctionMode):
+    """Tensors that are a network's by their memory, but were not read by name, become what stands under the name."""
+
+    def __init__(self, network: nn.Module, original: nn.Module | None, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype, self.taken = dtype, False
+        self.now: dict[str, Tensor] = {}
+        self._held = [*network.named_parameters(), *network.named_buffers()]
+        self._owners: dict[tuple[int, torch.dtype], list[tuple[str, Tensor]]] = {}
+        for module in (network, original):
+            for name, t in [] if module is None else [*module.named_parameters(), *module.named_buffers()]:
+                if (at := place(t)) is not None:
+                    self._owners.setdefault(at, []).append((name, t))
+        self._views: dict[Any, View | None] = {}
+        self.replaced = False
+
+    def begin(self, network: nn.Module) -> None:
+        """Look at what stands under the names now."""
+        self.now = {
+            **dict(network.named_buffers(remove_duplicate=False)),
+            **dict(network.named_parameters(remove_duplicate=False)),
+        }
+        self.replaced = any(self.now[name] is not t for name, t in self._held)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*self._followed(args), **{k: self._followed(v) for k, v in (kwargs or {}).items()})
+
+    def _followed(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self._tensor(value)
+        if isinstance(value, tuple | list):
+            return type(value)(self._followed(v) for v in value)
+        return value
+
+    def _tensor(self, t: Tensor) -> Tensor:
+        at = place(t)
+        owners = () if at is None else self._owners.get(at, ())
+        for name, own in owners:
+            now = self.now[name]
+            if now is t:
+                return t
+            view = self._view(t, name, own)
+            if view is not None:
+                self.taken = self.taken or now is not own
+                return view.of(now)
+        if at is not None and self.dtype is torch.float64 and t.dtype in NARROW and not t.requires_grad:
+            self.taken = True
+            return t.double()
+        return t
+
+    def _view(self, t: Tensor, name: str, own: Tensor) -> View | None:
+        key = name, tuple(t.shape), t.stride(), t.storage_offset()
+        if key not in self._views:
+            self._views[key] = view_on(name, own, t)
+        return self._views[key]
+
+
+def working_copy(model: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> Logits:
+    """A copy in evaluation mode, so that the user's network stays as it is.
+
+    Raises:
+        InputError: a parameter is NaN or infinite, or the network cannot be copied.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not torch.isfinite(parameter).all():
+            raise InputError(f"parameter {name} of the network holds NaN or infinite values")
+    twin = Logits(duplicate(model), dtype, model).to(device=device, dtype=dtype).eval()
+    return twin.requires_grad_(False).prepare()
+
+
+def duplicate(model: nn.Module) -> nn.Module:
+    """A deep copy; results that the module keeps of an earlier call are copied without their history.
+
+    Raises:
+        InputError: some part of it cannot be copied.
+    """
+    memo: dict[int, Any] = {}
+    for t in _kept_results(model):
+        memo[id(t)] = t.detach().clone()
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"the network cannot be copied ({reason}); take what is not part of it out of it") from error
+
+
+def _kept_results(model: nn.Module) -> Iterator[Tensor]:
+    for module in model.modules():
+        for value in vars(module).values():
+            inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+            yield from (t for t in inner if isinstance(t, Tensor) and not t.is_leaf)
