@@ -232,3 +232,225 @@ def test_build_says_what_is_wrong() -> None:
         build("nope")
     with pytest.raises(InputError, match="cannot be built"):
         build("mlp", width=3)
+
+
+# --- every number as it stands in the file
+
+
+def two_layers() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def numbers() -> dict[str, torch.Tensor]:
+    """Weights that float32 does not hold."""
+    torch.manual_seed(0)
+    return {name: value.double() * (1 + 1e-10) for name, value in two_layers().state_dict().items()}
+
+
+def written(path: Path, state: object) -> Path:
+    torch.save(state, path)
+    return path
+
+
+def refused(path: Path, model: nn.Module, *parts: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load(path, model)
+    text = str(caught.value)
+    assert "\n" not in text
+    for part in (str(path), *parts):
+        assert part in text, text
+
+
+MIXED = {
+    "float64 and float32": {"0.weight": torch.float32},
+    "float32 first, one float64": {"0.weight": torch.float32, "0.bias": torch.float32, "2.bias": torch.float32},
+    "half and float64": {"2.weight": torch.float16},
+    "bfloat16 and half": dict(
+        zip(("0.weight", "0.bias", "2.weight", "2.bias"), [torch.bfloat16, torch.float16] * 2, strict=True)
+    ),
+    "half": dict.fromkeys(("0.weight", "0.bias", "2.weight", "2.bias"), torch.float16),
+    "bfloat16": dict.fromkeys(("0.weight", "0.bias", "2.weight", "2.bias"), torch.bfloat16),
+    "float8": dict.fromkeys(("0.weight", "0.bias", "2.weight", "2.bias"), torch.float8_e4m3fn),
+    "other float8": dict.fromkeys(("0.weight", "0.bias", "2.weight", "2.bias"), torch.float8_e5m2),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+@pytest.mark.parametrize("own", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("form", ["pt", "safetensors"])
+def test_types_that_differ_are_held_exactly(name: str, own: torch.dtype, form: str, tmp_path: Path) -> None:
+    state = {key: value.to(MIXED[name].get(key, value.dtype)) for key, value in numbers().items()}
+    path = tmp_path / f"m.{form}"
+    if form == "pt":
+        torch.save(state, path)
+    else:
+        safetensors.torch.save_file(state, path)
+    found = load(path, two_layers().to(own)).state_dict()
+    for key, value in state.items():
+        assert torch.equal(found[key].double(), value.double())
+    assert len({value.dtype for value in found.values()}) == 1
+
+
+def test_a_module_that_holds_the_numbers_keeps_its_type(tmp_path: Path) -> None:
+    state = {key: value.float() for key, value in numbers().items()}
+    assert load(written(tmp_path / "m.pt", state), two_layers().double())[0].weight.dtype == torch.float64
+    mixed = two_layers()
+    mixed[0].half()
+    halves = {key: value.half() if key.startswith("0") else value for key, value in state.items()}
+    assert load(written(tmp_path / "n.pt", halves), mixed)[0].weight.dtype == torch.float16
+
+
+def test_what_is_not_in_the_file_is_not_rounded(tmp_path: Path) -> None:
+    class Scaled(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(2, 2, dtype=torch.float16)
+            self.register_buffer("gain", torch.tensor(1 / 3, dtype=torch.float64), persistent=False)
+
+    path = written(tmp_path / "m.pt", nn.Linear(2, 2).state_dict())
+    assert load(path, Scaled()).gain == torch.tensor(1 / 3, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.int8, torch.uint8, torch.int32, torch.int64, torch.bool, torch.uint16], ids=str
+)
+def test_codes_are_no_weights(dtype: torch.dtype, tmp_path: Path) -> None:
+    codes = {key: (100 * value.abs()).round().to(dtype) for key, value in numbers().items()}
+    refused(written(tmp_path / "m.pt", codes), two_layers(), "0.weight", str(dtype).removeprefix("torch."))
+    one = {**numbers(), "2.bias": codes["2.bias"]}
+    refused(written(tmp_path / "n.pt", one), two_layers(), "2.bias")
+
+
+@pytest.mark.parametrize("imaginary", [5.0, 0.0])
+def test_complex_numbers_are_no_weights(imaginary: float, tmp_path: Path) -> None:
+    state = {**numbers(), "0.weight": numbers()["0.weight"] * (1 + 1j * imaginary)}
+    refused(written(tmp_path / "m.pt", state), two_layers(), "0.weight", "complex")
+
+
+def test_layouts_are_read_and_codes_of_quantised_tensors_refused(tmp_path: Path) -> None:
+    state = numbers()
+    for layout in (torch.Tensor.to_sparse, torch.Tensor.to_sparse_csr):
+        sparse = {**state, "0.weight": layout(state["0.weight"])}
+        found = load(written(tmp_path / "m.pt", sparse), two_layers())
+        assert torch.equal(found[0].weight, state["0.weight"])
+    quantised = torch.quantize_per_tensor(state["0.weight"].float(), 0.01, 0, torch.qint8)
+    refused(written(tmp_path / "q.pt", {**state, "0.weight": quantised}), two_layers(), "quantised")
+    refused(written(tmp_path / "e.pt", {**state, "0.weight": state["0.weight"].to("meta")}), two_layers(), "0.weight")
+    nan = torch.full((8, 4), float("nan")).to(torch.float8_e4m3fn)
+    refused(written(tmp_path / "f.pt", {**state, "0.weight": nan}), two_layers(), "NaN")
+
+
+def test_whole_numbers_that_the_module_would_cut(tmp_path: Path) -> None:
+    model = nn.BatchNorm1d(2)
+    state = model.state_dict()
+    path = written(tmp_path / "m.pt", {**state, "num_batches_tracked": torch.tensor(3.0)})
+    assert load(path, nn.BatchNorm1d(2)).num_batches_tracked == 3
+    refused(written(path, {**state, "num_batches_tracked": torch.tensor(3.5)}), model, "num_batches_tracked")
+    model.register_buffer("few", torch.zeros(1, dtype=torch.int8))
+    refused(written(path, {**state, "few": torch.tensor([300])}), model, "few")
+
+
+def test_two_values_of_a_tensor_that_the_module_shares(tmp_path: Path) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(2, 2), nn.Linear(2, 2)
+            self.b.weight = self.a.weight
+
+    apart = {f"{n}.{key}": value for n in "ab" for key, value in nn.Linear(2, 2).state_dict().items()}
+    refused(written(tmp_path / "m.pt", apart), Tied(), "a.weight", "two names")
+    load(written(tmp_path / "n.pt", Tied().state_dict()), Tied())
+
+
+def test_modules_without_values(tmp_path: Path) -> None:
+    path = written(tmp_path / "m.pt", nn.Linear(4, 3).state_dict())
+    refused(path, nn.LazyLinear(3), "no shape")
+    refused(path, nn.Linear(4, 3, device="meta"), "no memory")
+    with pytest.raises(InputError, match="name of a network or a module"):
+        load(path, nn.Linear)  # type: ignore[arg-type]
+
+
+# --- names and places
+
+
+def prefixed(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {prefix + key: value for key, value in state.items()}
+
+
+AROUND = {
+    "DataParallel": lambda s: prefixed("module.", s),
+    "compile": lambda s: prefixed("_orig_mod.", s),
+    "both": lambda s: prefixed("module._orig_mod.", s),
+    "Lightning": lambda s: {"state_dict": prefixed("model.", s), "epoch": 3, "hyper_parameters": {"lr": 0.1}},
+    "Lightning of a compiled one": lambda s: {"state_dict": prefixed("model._orig_mod.", s)},
+    "own names": lambda s: prefixed("net.body.", s),
+    "model_state_dict": lambda s: {"model_state_dict": s, "epoch": 3, "loss": 0.5},
+    "model": lambda s: {"model": s},
+    "deep": lambda s: {"checkpoint": {"model": prefixed("module.", s)}, "args": {"lr": 1e-3}},
+    "beside an optimiser": lambda s: {
+        "optimizer": {
+            "state": {0: {"step": torch.tensor(1.0), "exp_avg": torch.full((2,), float("nan"))}},
+            "param_groups": [{"lr": 0.1}],
+        },
+        "net": s,
+    },
+    "a part inside": lambda s: {key.replace("0.", "0._orig_mod."): value for key, value in s.items()},
+    "beside an average": lambda s: {"ema": {k: v + 1 for k, v in s.items()}, "state_dict": s},
+}
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_what_stands_around_a_state_dict(name: str, tmp_path: Path) -> None:
+    model = two_layers()
+    path = written(tmp_path / "m.pt", AROUND[name](model.state_dict()))
+    assert same_weights(load(path, two_layers()), model)
+    if name != "a part inside":
+        around = nn.DataParallel(two_layers())
+        assert same_weights(load(path, around).module, model)
+
+
+@pytest.mark.parametrize("name", [n for n in AROUND if n != "a part inside"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_what_stands_around_a_named_network(name: str, network: str, tmp_path: Path) -> None:
+    model = NETWORKS[network]()
+    path = written(tmp_path / "m.pt", AROUND[name](model.state_dict()))
+    assert same_weights(load(path, architecture(model)), model)
+
+
+def test_state_dicts_of_which_none_or_several_fit(tmp_path: Path) -> None:
+    state, other = two_layers().state_dict(), two_layers().state_dict()
+    refused(written(tmp_path / "m.pt", {"model": state, "ema": other}), two_layers(), "several", "model", "ema")
+    refused(written(tmp_path / "n.pt", {"model": {"a": torch.ones(1)}, "epoch": 1}), two_layers(), "lacks 0.weight")
+    refused(written(tmp_path / "o.pt", {"epoch": 1, "config": {"lr": 0.1}}), two_layers(), "not a state_dict")
+    refused(written(tmp_path / "p.pt", {**state, "epoch": 3}), two_layers(), "not a state_dict")
+    part = {"state_dict": {**prefixed("model.", state), "criterion.weight": torch.ones(3)}}
+    refused(written(tmp_path / "q.pt", part), two_layers(), "unknown")
+    clash = {"0.weight": state["0.weight"], "module.0.weight": state["0.weight"]}
+    refused(written(tmp_path / "r.pt", clash), two_layers(), "does not fit")
+
+
+# --- neuron values
+
+
+@pytest.mark.parametrize("name", ["tau", "tau_adapt"])
+@pytest.mark.parametrize("value", [-2.0, 0.0, -0.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("wrapper", [lambda m: m, nn.DataParallel], ids=["plain", "wrapped"])
+def test_time_constants_of_a_file(name: str, value: float, wrapper: object, tmp_path: Path) -> None:
+    state = LSNN(3, 6, 4).state_dict()
+    state[name][2] = value
+    refused(written(tmp_path / "m.pt", state), wrapper(LSNN(3, 6, 4)), name)  # type: ignore[operator]
+    if value == -2.0:
+        path = tmp_path / "m.safetensors"
+        model = LSNN(3, 6, 4)
+        getattr(model, name)[2] = value
+        save(model, path)
+        with pytest.raises(InputError, match=name):
+            load(path)
+
+
+def test_time_constants_of_cells_of_ones_own(tmp_path: Path) -> None:
+    class Own(LSNN):
+        pass
+
+    state = LSNN(3, 6, 4).state_dict()
+    state["tau"].fill_(-1.0)
+    refused(written(tmp_path / "m.pt", prefixed("0.", state)), nn.Sequential(Own(3, 6, 4)), "tau")

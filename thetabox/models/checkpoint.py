@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save as to_bytes
-from torch import Tensor, nn
+from torch import nn
 
 from thetabox.errors import InputError
+from thetabox.models.contents import Held, fill, first_line, fits, readings, shown, state_dicts
 from thetabox.models.convnet import ConvNet
 from thetabox.models.lsnn import LSNN
 from thetabox.models.mlp import MLP
@@ -44,7 +45,7 @@ def build(name: str, **config: Any) -> nn.Module:
     except InputError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"model {name!r} cannot be built from {config}: {_first_line(error)}") from None
+        raise InputError(f"model {name!r} cannot be built from {config}: {first_line(error)}") from None
 
 
 def architecture(model: nn.Module) -> str | None:
@@ -77,26 +78,35 @@ def save(model: nn.Module, path: str | os.PathLike[str], info: dict[str, Any] | 
 def load(path: str | os.PathLike[str], model: str | nn.Module | None = None) -> nn.Module:
     """Network of a checkpoint, in evaluation mode, on the CPU (a module given keeps its device).
 
+    Every number is held as it stands in the file: a module of too narrow a type is widened to the widest that the file
+    needs, and what no type of weights holds is refused. What wrappers and trainers put in front of the names
+    (``module.``, ``_orig_mod.``, ``model.``) and around the state_dict (``{"model_state_dict": …, "epoch": 3}``) is
+    seen through.
+
     Args:
         path: a safetensors file, or a ``.pt`` state_dict (read with ``weights_only=True``).
         model: architecture name or a module to fill; needed for files that do not name their architecture.
 
     Raises:
-        InputError: no such file, not a checkpoint, truncated, holding code, NaN or infinite weights, wrong shapes.
+        InputError: no such file, not a checkpoint, truncated, holding code, NaN or infinite weights, wrong shapes,
+            codes or complex numbers where weights belong, time constants that are not positive.
     """
     path = Path(path)
-    state, meta = _read(path)
-    _check_finite(path, state)
+    held, meta = _read(path)
     if model is None:
         if meta is None:
             raise InputError(f"{path}: the checkpoint names no architecture; say which with --model (model= in Python)")
-        model = build(meta["architecture"], **meta["config"])
+        model, own = build(meta["architecture"], **meta["config"]), True
     elif isinstance(model, str):
         if meta is not None and meta["architecture"] == model:
-            model = build(model, **meta["config"])
+            model, own = build(model, **meta["config"]), True
         else:
-            model = _build_for(path, model, state)
-    _fill(path, model, state)
+            model, own = _build_for(path, model, held), True
+    elif isinstance(model, nn.Module):
+        own = False
+    else:
+        raise InputError(f"model must be the name of a network or a module to fill, not {type(model).__name__}")
+    fill(path, model, held, any_type=own)
     return model.eval()
 
 
@@ -136,7 +146,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.unlink(temporary)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+def _read(path: Path) -> tuple[Held, dict[str, Any] | None]:
     head = _bytes(path, 16)
     if not head:
         raise InputError(f"{path}: the file is empty, not a checkpoint")
@@ -149,15 +159,15 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     return _read_safetensors(path)
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+def _read_safetensors(path: Path) -> tuple[Held, dict[str, Any] | None]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             meta = (file.metadata() or {}).get(METADATA_KEY)
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path}: not a checkpoint, or truncated ({_first_line(error)})") from None
+    except Exception as error:  # whatever damaged bytes, or a type of number unknown here, make the reader raise
+        raise InputError(f"{path}: not a checkpoint, or truncated ({first_line(error)})") from None
     if meta is None:
-        return state, None
+        return {"": state}, None
     try:
         parsed = json.loads(meta)
         complete = isinstance(parsed["architecture"], str) and isinstance(parsed["config"], dict)
@@ -165,10 +175,10 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | N
         complete = False
     if not complete:
         raise InputError(f"{path}: the checkpoint's thetabox metadata is damaged")
-    return state, parsed
+    return {"": state}, parsed
 
 
-def _read_torch(path: Path) -> dict[str, Tensor]:
+def _read_torch(path: Path) -> Held:
     content = _bytes(path)
     try:
         # From memory: given a path, torch goes by its suffix.
@@ -182,12 +192,11 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             ) from None
         raise InputError(f"{path}: not a checkpoint, or truncated (its pickle cannot be read)") from None
     except Exception as error:  # whatever damaged bytes make the reader raise
-        raise InputError(f"{path}: not a checkpoint, or truncated ({_first_line(error)})") from None
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise InputError(f"{path}: not a checkpoint, or truncated ({first_line(error)})") from None
+    found = state_dicts(state)
+    if not found:
         raise InputError(f"{path}: not a state_dict (a dict of name to tensor)")
-    return dict(state)
+    return found
 
 
 def _calls(content: bytes) -> bool:
@@ -209,49 +218,31 @@ def _bytes(path: Path, count: int = -1) -> bytes:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
 
 
-def _check_finite(path: Path, state: dict[str, Tensor]) -> None:
-    for name, value in state.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise InputError(f"{path}: {name} holds NaN or infinite values")
-
-
-def _build_for(path: Path, name: str, state: dict[str, Tensor]) -> nn.Module:
+def _build_for(path: Path, name: str, held: Held) -> nn.Module:
     if name not in ARCHITECTURES:
         raise InputError(f"unknown model {name!r}; choose one of {', '.join(sorted(ARCHITECTURES))}")
     config_from = getattr(ARCHITECTURES[name], "config_from", None)
-    try:
-        config = config_from(state) if config_from else {}
-    except (KeyError, ValueError, IndexError):
-        raise InputError(f"{path}: its tensors ({_shown(state)}) are not those of model {name!r}") from None
-    return build(name, **config)
-
-
-def _fill(path: Path, model: nn.Module, state: dict[str, Tensor]) -> None:
-    own = model.state_dict()
-    # Neuron values of a spiking network may be absent from a foreign file: the constructor's stand then.
-    missing = [k for k in own if k not in state and not (k in dict(model.named_buffers()) and isinstance(model, LSNN))]
-    unexpected = [k for k in state if k not in own]
-    if missing or unexpected:
-        parts = [f"lacks {_shown(missing)}"] * bool(missing) + [f"has unknown {_shown(unexpected)}"] * bool(unexpected)
-        raise InputError(f"{path}: does not fit {type(model).__name__}: {', '.join(parts)}")
-    for key, value in state.items():
-        if value.shape != own[key].shape:
-            raise InputError(
-                f"{path}: {key} has shape {list(value.shape)}, not {list(own[key].shape)} as in {type(model).__name__}"
-            )
-    floating = next((v.dtype for v in state.values() if v.is_floating_point()), None)
-    if floating is not None and floating in (torch.float32, torch.float64):
-        model.to(floating)  # otherwise float64 weights would be rounded on the way in
-    model.load_state_dict(state, strict=False)
-
-
-def _shown(names: Any) -> str:
-    names = list(names)
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    if config_from is None:
+        return build(name)
+    found: nn.Module | None = None
+    problem: InputError | None = None
+    for reading in (reading for state in held.values() for reading in readings(state)):
+        try:
+            network = build(name, **config_from(reading))
+        except (KeyError, IndexError, ZeroDivisionError, AttributeError):
+            continue
+        except ValueError as error:
+            problem = problem or (error if isinstance(error, InputError) else None)
+            continue
+        if fits(network, reading):
+            return network
+        found = found or network
+    if found is not None:
+        return found
+    if problem is not None:
+        raise problem
+    tensors = shown(next(iter(held.values())))
+    raise InputError(f"{path}: its tensors ({tensors}) are not those of model {name!r}")
 
 
 def _umask() -> int:
