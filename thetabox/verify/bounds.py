@@ -10,6 +10,7 @@ from torch import Tensor
 
 from thetabox.errors import OneEpsilonAtATime
 from thetabox.verify.domain import Domain
+from thetabox.verify.effort import FREE, Meter
 from thetabox.verify.engine import Which
 from thetabox.verify.interval import Interval
 from thetabox.verify.margin import known
@@ -23,6 +24,7 @@ def margins(
     epsilon: Float[Tensor, "sweeps samples"],
     y: Int[Tensor, " all"],
     criterion: str = "margin",
+    meter: Meter = FREE,
 ) -> Float[Tensor, "sweeps samples"]:
     """Lower bounds of the margin in this domain; minus infinity where nothing is known.
 
@@ -32,6 +34,7 @@ def margins(
         epsilon: of each of them, any number of times over.
         y: labels of all samples of the engine.
         criterion: ``margin``, or ``logits`` for the least logit of class y minus the largest of another.
+        meter: of all pairs, those of the first ε first; a domain that pays no more stops there.
     """
 
     def found(rows: Which, values: Tensor) -> Tensor:
@@ -42,10 +45,12 @@ def margins(
         return _disjoint(logits(domain, rows, values), y[rows]).view(values.shape)
 
     with sound_kernels():
-        return known(_rows(domain, found, which, epsilon).double().cpu())
+        return known(_rows(domain, found, which, epsilon, meter).double().cpu())
 
 
-def logits(domain: Domain, which: Which, epsilon: Float[Tensor, "sweeps samples"]) -> Interval:
+def logits(
+    domain: Domain, which: Which, epsilon: Float[Tensor, "sweeps samples"], meter: Meter | None = None
+) -> Interval:
     """Bounds of the logits in this domain, rows ``[E samples, K]``; infinite where nothing is known."""
 
     def found(rows: Which, values: Tensor) -> Tensor:
@@ -56,7 +61,7 @@ def logits(domain: Domain, which: Which, epsilon: Float[Tensor, "sweeps samples"
     if isinstance(domain, PlainIntervals):
         return domain.logits(which, epsilon)
     with sound_kernels():
-        lower, upper = _rows(domain, found, which, epsilon).flatten(0, 1).unbind(-1)
+        lower, upper = _rows(domain, found, which, epsilon, meter or domain.meter).flatten(0, 1).unbind(-1)
         lower = torch.where(lower.isnan() | (lower == torch.inf), -torch.inf, lower)
         return Interval(lower, torch.where(upper.isnan() | (upper == -torch.inf), torch.inf, upper))
 
@@ -67,21 +72,28 @@ def intersected(one: Interval, other: Interval) -> Interval:
         return Interval(torch.maximum(one.lower, other.lower), torch.minimum(one.upper, other.upper))
 
 
-def _rows(domain: Domain, found: Callable[[Which, Tensor], Tensor], which: Which, epsilon: Tensor) -> Tensor:
+def _rows(
+    domain: Domain, found: Callable[[Which, Tensor], Tensor], which: Which, epsilon: Tensor, meter: Meter
+) -> Tensor:
     """All rows at once, or the samples of one ε after the other where the domain asks for that."""
-    with torch.no_grad():
-        try:
-            return found(which, epsilon)
-        except OneEpsilonAtATime:
-            if len(epsilon.unique()) == 1 and len(epsilon) == 1:
-                raise
-        places, answer = torch.arange(len(domain.engine.x))[which], None
-        for sweep, values in enumerate(epsilon):
-            for value in values.unique():
-                members = (values == value).nonzero().squeeze(1)
-                part = found(places[members], value.expand(1, len(members)))[0]
-                answer = part.new_empty(*epsilon.shape, *part.shape[1:]) if answer is None else answer
-                answer[sweep, members] = part
+    before, domain.meter = domain.meter, meter
+    try:
+        with torch.no_grad():
+            try:
+                return found(which, epsilon)
+            except OneEpsilonAtATime:
+                if len(epsilon.unique()) == 1 and len(epsilon) == 1:
+                    raise
+            places, answer = torch.arange(len(domain.engine.x))[which], None
+            for sweep, values in enumerate(epsilon):
+                for value in values.unique():
+                    members = (values == value).nonzero().squeeze(1)
+                    domain.meter = meter.part(sweep * len(values) + members)
+                    part = found(places[members], value.expand(1, len(members)))[0]
+                    answer = part.new_empty(*epsilon.shape, *part.shape[1:]) if answer is None else answer
+                    answer[sweep, members] = part
+    finally:
+        domain.meter = before
     assert answer is not None
     return answer
 

@@ -1,11 +1,15 @@
-"""``auto``: plain intervals first, then dearer stages on what is still open, as long as the budget lasts."""
+"""``auto``: plain intervals first, then dearer stages on what is still open, as far as the effort goes.
+
+Every sample and ε is decided by itself: which stages it is given follows from what they cost, counted, and from what
+the cheaper ones proved of it. So the verdict is the same whatever other samples and other ε stand beside it.
+"""
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,17 +18,13 @@ from thetabox.errors import InputError
 from thetabox.verify import domains
 from thetabox.verify.chunkstore import ChunkStore
 from thetabox.verify.domain import Domain
+from thetabox.verify.effort import Deadline, Meter, OutOfTime
 from thetabox.verify.engine import Engine
 
-# Seconds a sample that the stages after plain intervals take by default, and what they may take in all at least, so
-# that a few samples are not given up for want of a second.
-SECONDS = 0.25
-SECONDS_IN_ALL = 5.0
-
-# Samples of a stage's first part, whose cost is not known yet, and the most of any part on a processor, where larger
-# ones are no faster and only make the progress coarser.
-FIRST_PART = 4
+# The most samples of any part on a processor, where larger ones are no faster and only make the progress coarser.
 LARGEST_PART = 64
+
+T = TypeVar("T")
 
 
 class GaveUp(Exception):
@@ -38,48 +38,9 @@ class Stage:
     name: str
     domain: Domain
 
-
-@dataclass
-class Purse:
-    """Seconds that all stages after plain intervals may take together.
-
-    Attributes:
-        left: what is left of them; infinite for no limit.
-        costs: what a sample of each stage has cost so far: name → (seconds, samples).
-    """
-
-    left: float
-    costs: dict[str, tuple[float, int]] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, budget: float, samples: int) -> Purse:
-        """``budget`` seconds for each of the samples."""
-        return cls(math.inf if math.isinf(budget) else budget * samples)
-
-    def affords(self, stage: str, samples: int) -> int:
-        """For how many of the samples the stage may be started."""
-        if self.left == math.inf:
-            return samples
-        if self.left <= 0:
-            return 0
-        seconds, count = self.costs.get(stage, (0.0, 0))
-        if count == 0:
-            # A dearer stage costs at least what the one before it did.
-            samples = min(samples, FIRST_PART)
-            seconds, count = next(reversed(self.costs.values()), (0.0, 1))
-        each = seconds / count
-        return samples if each * samples <= self.left else int(self.left / each)
-
-    def spend(self, stage: str, seconds: float, samples: int) -> None:
-        """Note what a part of a stage has cost."""
-        before, count = self.costs.get(stage, (0.0, 0))
-        self.costs[stage] = (before + seconds, count + samples)
-        self.left -= seconds
-
-
-def budget_of(options: object, samples: int) -> float:
-    """The budget that was asked for, or the default: a quarter of a second a sample, and 5 seconds in all at least."""
-    return max(SECONDS, SECONDS_IN_ALL / samples) if options is None else float(options)  # type: ignore[arg-type]  # checked by domains.check
+    def passes(self, criterion: str) -> float:
+        """Forward passes that it costs at least."""
+        return self.domain.passes(criterion)
 
 
 def stages(engine: Engine, refused: dict[str, str] | None = None) -> Iterator[Stage]:
@@ -87,8 +48,9 @@ def stages(engine: Engine, refused: dict[str, str] | None = None) -> Iterator[St
 
     Args:
         engine: of the network.
-        refused: is given domain → why it does not fit, if none does.
+        refused: is given domain → why it does not fit, if none does, and stage → why it cannot be had.
     """
+    refused = {} if refused is None else refused
     reasons = {}
     for name in domains.names():
         if name in (domains.AUTO, "interval") or not domains.is_sound(name):
@@ -96,60 +58,132 @@ def stages(engine: Engine, refused: dict[str, str] | None = None) -> Iterator[St
         kind = domains.domain_class(name)
         if not kind.cascade:
             continue
-        try:
-            first = kind(engine, kind.cascade[0])
-        except InputError as error:
-            reasons[name] = str(error)
-            continue
-        yield Stage(_name(kind, 0), first)
-        for place in range(1, len(kind.cascade)):
-            yield Stage(_name(kind, place), kind(engine, kind.cascade[place]))
-        return
-    if refused is not None:
-        refused.update(reasons)
+        for place, options in enumerate(kind.cascade):
+            try:
+                domain = guarded(partial(kind, engine, options))
+            except GaveUp as error:
+                if place == 0:
+                    reasons[name] = str(error)
+                    break
+                refused[_name(kind, place)] = str(error)
+                return
+            domain.follows = place > 0
+            yield Stage(_name(kind, place), domain)
+        else:
+            return
+    refused.update(reasons)
+
+
+def guarded(work: Callable[[], T]) -> T:
+    """What ``work`` answers.
+
+    Raises:
+        GaveUp: it failed, for whatever reason but want of memory or time.
+    """
+    try:
+        return work()
+    except OutOfTime:
+        raise
+    except InputError as error:
+        raise GaveUp(str(error)) from error
+    except Exception as error:
+        if _memory(error):
+            raise
+        raise GaveUp(explained(error)) from error
+
+
+def insisted(name: str, work: Callable[[], T]) -> T:
+    """What ``work`` answers in a domain that the user chose.
+
+    Raises:
+        InputError: it failed, for whatever reason but want of memory or time.
+    """
+    try:
+        return work()
+    except (OutOfTime, InputError):
+        raise
+    except Exception as error:
+        if _memory(error):
+            raise
+        instead = "; 'interval' or 'auto' may" if name != "interval" else ""
+        raise InputError(f"the domain {name!r} cannot bound this network ({explained(error)}){instead}") from error
+
+
+def explained(error: Exception) -> str:
+    """An unexpected error in one line."""
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def _memory(error: Exception) -> bool:
+    return (
+        isinstance(error, MemoryError | torch.OutOfMemoryError)
+        or "out of memory" in str(error)
+        or "can't allocate memory" in str(error)
+    )
+
+
+@dataclass
+class Found:
+    """A part of a stage: which samples, and what was found of them (nothing where it gave up)."""
+
+    members: Tensor
+    found: Tensor | None
+    why: str = ""
 
 
 def parts(
-    stage: Stage, todo: Tensor, work: Callable[[Tensor], Tensor], purse: Purse, store: ChunkStore
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The stage on as many of the samples as the purse affords, part by part: (samples, what ``work`` found of them).
+    stage: Stage,
+    label: str,
+    todo: Tensor,
+    left: Tensor,
+    criterion: str,
+    work: Callable[[Tensor, Meter], Tensor],
+    store: ChunkStore,
+    deadline: Deadline,
+) -> Iterator[Found]:
+    """The stage on those of the samples that can pay for it, part by part.
 
-    A part that the store holds is not computed again, and what it cost then counts now: an interrupted run goes on
-    to the same end.
+    A part that the store holds is not computed again: an interrupted run goes on to the same end.
 
     Args:
-        stage: for its name and the size of its parts.
+        stage: for the size of its parts and what they cost.
+        label: tells the stage's parts apart in the store.
         todo: places of the samples, the most promising ones first.
-        work: places → a tensor whose last dimension is those samples.
-        purse: is charged.
+        left: forward passes that each sample of all may still take; written over.
+        criterion: of the margin.
+        work: places, what they may cost → a tensor whose last dimension is those samples.
         store: keeps finished parts.
+        deadline: when to stop.
 
     Raises:
-        GaveUp: the stage's domain refused the network half-way.
+        OutOfTime: the deadline has passed; the present part is lost.
     """
-    for part in range(len(todo)):
-        name = f"{stage.name}-{part}"
-        held = store.read_part(name)
+    passes = stage.passes(criterion)
+    todo = todo[left[todo] >= passes]
+    for part, members in enumerate(todo.split(part_size(stage)) if len(todo) else ()):
+        name = f"{stage.name}-{label}-{part}"
+        held = store.read_part(name, ("found", "left"))
         if held is None:
-            size = min(len(todo), max(1, stage.domain.samples_at_once(1)))
-            if stage.domain.engine.settings.device.type == "cpu":
-                size = min(size, LARGEST_PART)
-            size = purse.affords(stage.name, size)
-            if size == 0:
-                return
-            started = time.perf_counter()
+            deadline.check()
+            meter = Meter(left[members] - passes, deadline)
             try:
-                found = work(todo[:size])
-            except InputError as error:
-                raise GaveUp(str(error)) from error
-            held = {"found": found, "seconds": torch.tensor(time.perf_counter() - started, dtype=torch.float64)}
+                found = guarded(partial(work, members, meter))
+            except GaveUp as error:
+                left[members] = 0.0
+                yield Found(members, None, str(error))
+                continue
+            assert meter.left is not None
+            held = {"found": found, "left": meter.left}
             store.write_part(name, held)
-        size = held["found"].shape[-1]
-        purse.spend(stage.name, float(held["seconds"]), size)
-        yield todo[:size], held["found"]
-        todo = todo[size:]
-        if len(todo) == 0:
-            return
+        left[members] = held["left"]
+        yield Found(members, held["found"])
+
+
+def part_size(stage: Stage) -> int:
+    """Samples of a part of a stage: by the problem and the kind of device alone."""
+    size = max(1, stage.domain.samples_at_once(1))
+    return min(size, LARGEST_PART) if stage.domain.engine.settings.device.type == "cpu" else size
 
 
 def _name(kind: type[Domain], place: int) -> str:

@@ -17,7 +17,7 @@ from thetabox.errors import InputError
 
 
 class ChunkStore:
-    """Margins by range of samples, in a folder that is deleted when the run succeeds.
+    """Margins by range of samples, in a folder that is deleted when the run succeeds, unless ``keep`` is set.
 
     Args:
         folder: where to keep chunks; ``None`` keeps nothing.
@@ -26,6 +26,7 @@ class ChunkStore:
     """
 
     def __init__(self, folder: str | Path | None, key: list[str], samples: int) -> None:
+        self.keep = False
         self.root = None if folder is None else Path(folder)
         digest = hashlib.sha256(repr([key, samples]).encode()).hexdigest()[:16]
         self.folder = None if self.root is None else self.root / digest
@@ -41,7 +42,7 @@ class ChunkStore:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None and self.root is not None and self.folder is not None:
+        if kind is None and not self.keep and self.root is not None and self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
             # The folder is the user's: it goes only when nothing else is in it.
             with suppress(OSError):
@@ -61,7 +62,7 @@ class ChunkStore:
         """Keep a finished chunk; it appears whole or not at all."""
         self.write_part(f"{prefix}{start}-{stop}", {"margin": margin})
 
-    def read_part(self, name: str, keys: tuple[str, ...] = ("found", "seconds")) -> dict[str, Tensor] | None:
+    def read_part(self, name: str, keys: tuple[str, ...]) -> dict[str, Tensor] | None:
         """The tensors kept under this name, if they are there and whole."""
         path = self._path(name)
         if path is None or not path.is_file():

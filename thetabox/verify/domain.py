@@ -11,6 +11,7 @@ from torch import Tensor
 
 from thetabox.errors import InputError
 from thetabox.verify.certificate import Profile
+from thetabox.verify.effort import FREE, Meter
 from thetabox.verify.interval import Interval
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ class Domain(ABC):
         sound: whether its answers are proofs.
         defaults: option → default.
         cascade: what ``auto`` tries after plain intervals: options of each stage, cheap ones first.
+        meter: what each pair of the present call may cost, to be paid by a stage that costs more than its
+            :meth:`passes`, and looked at by any that takes long.
+        follows: as a stage: cheaper ones failed before, on samples where the unperturbed network is right.
 
     Args:
         engine: the traced network, its parameters, box, rounding and inputs.
@@ -46,6 +50,8 @@ class Domain(ABC):
             raise InputError(f"the domain {self.name!r} has no option {strange[0]!r}{known}")
         self.engine = engine
         self.options = {**self.defaults, **(options or {})}
+        self.meter: Meter = FREE
+        self.follows = False
 
     @abstractmethod
     def margins(
@@ -62,6 +68,14 @@ class Domain(ABC):
     @abstractmethod
     def logits(self, which: Which, epsilon: Float[Tensor, "sweeps samples"]) -> Interval:
         """Bounds of the logits, rows ``[E samples, K]``, float64 on the CPU."""
+
+    def passes(self, criterion: str) -> float:
+        """Forward passes that a sample and ε costs at least, paid before it is tried (:mod:`thetabox.verify.effort`).
+
+        Args:
+            criterion: ``margin`` for :meth:`margins`, ``logits`` for :meth:`logits`.
+        """
+        return 1.0
 
     def samples_at_once(self, sweeps: int) -> int:
         """How many samples, each with ``sweeps`` ε, fit memory together."""

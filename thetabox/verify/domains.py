@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import math
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from thetabox.errors import InputError
+from thetabox.verify.effort import DEFAULT, PASSES_A_SECOND
 
 if TYPE_CHECKING:
     from thetabox.verify.domain import Domain
@@ -21,8 +24,8 @@ DOMAINS = {
     "histories": "thetabox.verify.histories:Histories",
     "lirpa": "thetabox.verify.second_opinion:Lirpa",
 }
-# Options of ``auto`` itself: seconds a sample that the stages after plain intervals may take (None: see cascade).
-AUTO_DEFAULTS: Mapping[str, Any] = {"budget": None}
+# Options of ``auto`` itself: forward passes that the stages after plain intervals may take for each sample and ε.
+AUTO_DEFAULTS: Mapping[str, Any] = {"effort": DEFAULT}
 
 
 def names() -> list[str]:
@@ -46,24 +49,63 @@ def domain_class(name: str) -> type[Domain]:
 def check(name: str, options: Mapping[str, Any] | None) -> dict[str, Any]:
     """The options that were given, once domain and options are known to exist and to be of the right kind.
 
+    A ``budget`` in seconds, which ``auto`` took before, becomes an ``effort``; a warning says so.
+
     Raises:
         InputError: unknown domain or option, or a value of another kind than the default.
     """
     given = dict(options or {})
-    if name != AUTO:
-        defaults = domain_class(name).defaults
-    else:
+    if name == AUTO:
+        given = _without_budget(given)
         defaults = AUTO_DEFAULTS
+    else:
+        defaults = domain_class(name).defaults
     for key, value in given.items():
         if key not in defaults:
             known = f"; it has {', '.join(defaults)}" if defaults else ""
             raise InputError(f"the domain {name!r} has no option {key!r}{known}")
-        _check_value(name, key, value, defaults[key])
-    if given.get("budget") is not None and name == AUTO:
-        budget = given["budget"]
-        if not isinstance(budget, int | float) or isinstance(budget, bool) or math.isnan(budget) or budget < 0:
-            raise InputError(f"the option 'budget' must be a number of seconds of at least 0, not {budget!r}")
+        if name == AUTO:
+            given[key] = _effort(key, value, "forward passes")
+        else:
+            _check_value(name, key, value, defaults[key])
     return given
+
+
+def _effort(key: str, value: Any, unit: str) -> float:
+    """``None`` stands for the default."""
+    if value is None:
+        return DEFAULT
+    if not isinstance(value, int | float) or isinstance(value, bool) or math.isnan(value) or value < 0:
+        raise InputError(f"the option {key!r} must be a number of {unit} of at least 0, not {value!r}")
+    return float(value)
+
+
+def _without_budget(given: dict[str, Any]) -> dict[str, Any]:
+    """Seconds a sample as the effort that they are read as; the clock has no say in it any more."""
+    if "budget" not in given:
+        return given
+    if "effort" in given:
+        raise InputError("give 'effort' alone; 'budget', in seconds, is what it was before")
+    seconds = given.pop("budget")
+    if seconds is None:
+        return given
+    effort = PASSES_A_SECOND * _effort("budget", seconds, "seconds")
+    warnings.warn(
+        f"the option 'budget' is no longer kept by the clock and will go: {seconds:g} s is read as effort {effort:g}, "
+        "forward passes for each sample and ε; give 'effort', and a timeout where there must be an end",
+        FutureWarning,
+        stacklevel=_outside(),
+    )
+    return {**given, "effort": effort}
+
+
+def _outside() -> int:
+    """Frames from the warning to the caller of the package."""
+    depth, frame = 1, inspect.currentframe()
+    frame = frame.f_back if frame is not None else None
+    while frame is not None and str(frame.f_globals.get("__name__", "")).split(".")[0] == "thetabox":
+        depth, frame = depth + 1, frame.f_back
+    return depth
 
 
 def recorded(options: Mapping[str, Any]) -> dict[str, Any]:

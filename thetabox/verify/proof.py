@@ -1,23 +1,25 @@
-"""Margins of a sweep over all samples: of one domain, or of ``auto``'s stages, each beside plain intervals."""
+"""Margins of a sweep over all samples: of one domain, or of ``auto``'s stages, each beside plain intervals.
+
+Each ε goes its own way: nothing that is said at one depends on the others of the sweep.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from thetabox.verify import bounds, cascade, domains
 from thetabox.verify.chunkstore import ChunkStore
 from thetabox.verify.domain import Domain
+from thetabox.verify.effort import Deadline, Meter, OutOfTime
 from thetabox.verify.engine import Engine, Progress
 from thetabox.verify.plain import PlainIntervals
-
-# A margin that failed by more than this share of the unperturbed margin leaves no hope for a larger ε.
-HOPELESS = 0.5
 
 
 @dataclass
@@ -25,167 +27,165 @@ class Proof:
     """What was proven.
 
     Attributes:
-        margin: proven lower bounds ``[E, N]``.
-        by: name of each stage, plain intervals first → how many samples it proved at each ε, ``[E]``.
+        margin: proven lower bounds ``[E, N]``; minus infinity where nothing is known.
         domain: the dearest one that ran.
-        left_out: stage → why it gave up on this network; if none would take it, domain → why.
+        finished: nothing was left undone for want of time.
+        by: name of each stage, plain intervals first → how many samples it proved at each ε, ``[E]``.
+        left_out: stage → why it gave up, or was not begun; if no domain would take the network, domain → why.
     """
 
     margin: Float[Tensor, "sweeps samples"]
     domain: Domain
+    finished: bool = True
     by: dict[str, list[int]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
 
-def in_domain(
-    engine: Engine, labels: Tensor, sweep: Tensor, criterion: str, store: ChunkStore, progress: Progress | None
-) -> Proof:
-    """In the one domain that the settings name, every sample at every ε; a sound one intersected with intervals."""
-    domain: Domain = PlainIntervals(engine)
-    name = engine.settings.domain
-    if name == domain.name:
-        return Proof(grid(domain, labels, sweep, criterion, store, progress), domain)
-    domain = domains.domain_class(name)(engine, engine.settings.options)
-    margin = grid(domain, labels, sweep, criterion, store, progress)
-    if domain.sound:
-        margin = torch.maximum(margin, grid(PlainIntervals(engine), labels, sweep, criterion, store, None))
-        margin = monotone(margin, sweep)
-    return Proof(margin, domain)
+@dataclass(frozen=True)
+class Task:
+    """What is to be proven, and what the run has at hand.
 
-
-def in_stages(
-    engine: Engine,
-    labels: Int[Tensor, " samples"],
-    sweep: Float[Tensor, " sweeps"],
-    criterion: str,
-    store: ChunkStore,
-    progress: Progress | None,
-    clean: Float[Tensor, " samples"],
-    budget: float,
-) -> Proof:
-    """``auto``: plain intervals on everything, then each stage on the samples and ε that are still open.
-
-    Args:
-        engine, labels, sweep, criterion, store: what to prove, and where finished parts are kept.
+    Attributes:
+        engine, labels, sweep, criterion: what to prove.
+        store: where finished parts are kept.
         progress: called with rows that the present stage need not treat any more, and rows in all.
-        clean: margins of the unperturbed network; nothing dearer is tried where one is not above 0.
-        budget: seconds a sample for everything after plain intervals.
+        deadline: when to stop.
     """
+
+    engine: Engine
+    labels: Int[Tensor, " samples"]
+    sweep: Float[Tensor, " sweeps"]
+    criterion: str
+    store: ChunkStore
+    progress: Progress | None = None
+    deadline: Deadline = field(default_factory=Deadline)
+
+    @property
+    def rows(self) -> int:
+        """Samples times ε."""
+        return len(self.labels) * len(self.sweep)
+
+    def tell(self, done: int) -> None:
+        """Rows that need no more."""
+        if self.progress is not None:
+            self.progress(done, self.rows)
+
+
+def in_domain(task: Task) -> Proof:
+    """In the one domain that the settings name, every sample at every ε; a sound one intersected with intervals."""
+    engine, name = task.engine, task.engine.settings.domain
     plain = PlainIntervals(engine)
-    # A box holds the boxes of every smaller ε, so a proof at one ε is a proof at all below.
-    margin = monotone(grid(plain, labels, sweep, criterion, store, progress), sweep)
-    proof = Proof(margin, plain, {plain.name: _counts(margin)})
-    if not bool((_open(margin) & (clean > 0)).any()):
-        return proof
-    purse = cascade.Purse.of(budget, len(labels))
-    rising = sweep.argsort()
-    for stage in cascade.stages(engine, proof.left_out):
-        open_ = _open(margin) & (clean > 0)
-        # Where a budget ends the work, the samples far from a decision boundary were worth most.
-        todo = clean.argsort(descending=True, stable=True)
-        todo = todo[open_.any(0)[todo]]
-        if len(todo) == 0 or purse.left <= 0:
-            break
-
-        def work(members: Tensor, stage: cascade.Stage = stage, open_: Tensor = open_) -> Tensor:
-            found = bisect(
-                stage.domain, members, open_[rising][:, members], sweep[rising], labels, criterion, clean[members]
-            )
-            return found[rising.argsort()]
-
-        before = margin
-        left = int(open_.sum())
-        try:
-            for members, found in cascade.parts(stage, todo, work, purse, store):
-                margin = margin.clone()
-                margin[:, members] = monotone(torch.maximum(margin[:, members], found), sweep)
-                left -= int(open_[:, members].sum())
-                if progress is not None:
-                    progress(margin.numel() - left, margin.numel())
-        except cascade.GaveUp as error:
-            # The proofs so far stand; what this stage cannot do no dearer one of its kind will.
-            proof.left_out[stage.name] = str(error)
-            break
-        proof.by[stage.name] = _counts((margin > 0) & ~(before > 0))
-        proof.domain = stage.domain
-    proof.margin = margin
-    if progress is not None:
-        progress(margin.numel(), margin.numel())
+    if name == plain.name:
+        return cascade.insisted(name, partial(grid, task, plain))
+    domain = cascade.insisted(name, partial(domains.domain_class(name), engine, engine.settings.options))
+    beside = grid(replace(task, progress=None), plain) if domain.sound else None
+    proof = cascade.insisted(name, partial(grid, task, domain))
+    if beside is not None:
+        proof.margin = torch.maximum(proof.margin, beside.margin)
+        proof.finished &= beside.finished
     return proof
 
 
-def grid(
-    domain: Domain, labels: Tensor, sweep: Tensor, criterion: str, store: ChunkStore, progress: Progress | None
-) -> Float[Tensor, "sweeps samples"]:
-    """Margins of every sample at every ε, in chunks that the store keeps."""
-    total = len(labels) * len(sweep)
-    margin = torch.empty(len(sweep), len(labels), dtype=torch.float64)
-    # Samples of one class together: the margin's products are one for each class of a chunk.
-    order = torch.argsort(labels, stable=True)
-    prefix = "" if isinstance(domain, PlainIntervals) else f"{domain.name}-"
-    size = max(1, domain.samples_at_once(len(sweep)))
-    for start in range(0, len(labels), size):
-        stop = min(start + size, len(labels))
-        part = store.read(start, stop, prefix)
-        if part is None:
-            epsilon = sweep[:, None].expand(-1, stop - start)
-            part = bounds.margins(domain, order[start:stop], epsilon, labels, criterion)
-            store.write(start, stop, part, prefix)
-        margin[:, order[start:stop]] = part
-        if progress is not None:
-            progress(stop * len(sweep), total)
-    return margin
-
-
-def bisect(
-    domain: Domain,
-    members: Int[Tensor, " members"],
-    open_: Bool[Tensor, "sweeps members"],
-    rising: Float[Tensor, " sweeps"],
-    labels: Int[Tensor, " samples"],
-    criterion: str,
-    clean: Float[Tensor, " members"],
-) -> Float[Tensor, "sweeps members"]:
-    """Margins in one domain at open ε only, the middle one of each sample first; minus infinity where none was tried.
-
-    What is proven at one ε needs no trial below it. What failed there is not tried above it, unless it failed by
-    little: bounds need not be monotone in ε.
+def in_stages(task: Task, clean: Float[Tensor, " samples"], effort: float) -> Proof:
+    """``auto``: plain intervals on everything, then each stage on the samples and ε that are still open.
 
     Args:
-        domain: of the trials.
-        members: places of the samples.
-        open_: which ε of each are not proven yet.
-        rising: all ε, ascending.
-        labels: of all samples.
-        criterion: of the margin.
-        clean: unperturbed margins of the members.
+        task: what to prove.
+        clean: margins of the unperturbed network; nothing dearer is tried where one is not above 0.
+        effort: forward passes for each sample and ε that everything after plain intervals may take.
     """
-    found = torch.full(open_.shape, -torch.inf, dtype=torch.float64)
-    open_, places = open_.clone(), torch.arange(len(rising))[:, None]
-    while bool(open_.any()):
-        active = open_.any(0).nonzero().squeeze(1)
-        rank = open_.cumsum(0)
-        middle = ((rank == (rank[-1] + 1) // 2) & open_).int().argmax(0)[active]
-        margin = bounds.margins(domain, members[active], rising[middle][None], labels, criterion)[0]
-        found[middle, active] = margin
-        closed = places == middle
-        closed |= (margin > 0) & (places <= middle)
-        closed |= (margin < -HOPELESS * clean[active]) & (places >= middle)
-        open_[:, active] &= ~closed
-    return found
+    plain = PlainIntervals(task.engine)
+    proof = cascade.insisted(plain.name, partial(grid, task, plain))
+    proof.by[plain.name] = _counts(proof.margin)
+    left = torch.full_like(proof.margin, effort)
+    # Where the time ends the work, the samples far from a decision boundary were worth most.
+    order = clean.argsort(descending=True, stable=True)
+    order = order[clean[order] > 0]
+    least = 0.0
+    for stage in cascade.stages(task.engine, proof.left_out) if effort and proof.finished else ():
+        if not bool((_open(proof.margin)[:, order]).any()):
+            break
+        least += stage.passes(task.criterion)
+        if least > effort:
+            proof.left_out[stage.name] = (
+                f"it takes {least:g} forward passes for a sample and ε at least, cheaper stages included; the effort "
+                f"is {effort:g}"
+            )
+            break
+        try:
+            _in_stage(task, stage, order, left, proof)
+        except OutOfTime:
+            proof.finished = False
+            break
+    task.tell(task.rows)
+    return proof
 
 
-def monotone(margin: Float[Tensor, "sweeps samples"], sweep: Float[Tensor, " sweeps"]) -> Tensor:
-    """The best margin of each ε and all above it: a lower bound over a box holds over every smaller one."""
-    falling = sweep.argsort(descending=True)
-    return margin[falling].cummax(0).values[falling.argsort()]
+def _in_stage(task: Task, stage: cascade.Stage, order: Tensor, left: Tensor, proof: Proof) -> None:
+    """One stage on everything that is open, ε by ε; writes what it proves and takes into ``proof`` and ``left``."""
+    before = proof.margin.clone()
+    open_ = _open(before)
+    waiting = int(open_.sum())
+    try:
+        for sweep, epsilon in enumerate(task.sweep):
+            todo = order[open_[sweep, order]]
+
+            def work(members: Tensor, meter: Meter, epsilon: Tensor = epsilon) -> Tensor:
+                return bounds.margins(
+                    stage.domain, members, epsilon.expand(1, len(members)), task.labels, task.criterion, meter
+                )[0]
+
+            parts = cascade.parts(stage, str(sweep), todo, left[sweep], task.criterion, work, task.store, task.deadline)
+            for part in parts:
+                waiting -= len(part.members)
+                task.tell(task.rows - waiting)
+                if part.found is None:
+                    # The proofs so far stand; what this stage cannot do no dearer one of its kind will.
+                    proof.left_out.setdefault(stage.name, part.why)
+                    continue
+                proof.domain = stage.domain
+                proof.margin[sweep, part.members] = torch.maximum(proof.margin[sweep, part.members], part.found)
+    finally:
+        if proof.domain is stage.domain:
+            proof.by[stage.name] = _counts((proof.margin > 0) & ~(before > 0))
 
 
-def recorded(proof: Proof, budget: float | None, options: Mapping[str, Any]) -> dict[str, Any]:
+def grid(task: Task, domain: Domain) -> Proof:
+    """Margins of every sample at every ε, in chunks that the store keeps."""
+    margin = torch.full((len(task.sweep), len(task.labels)), -torch.inf, dtype=torch.float64)
+    proof = Proof(margin, domain)
+    # Samples of one class together: the margin's products are one for each class of a chunk.
+    order = torch.argsort(task.labels, stable=True)
+    # Intervals share products between the ε of a sweep, with the same answers.
+    plain = isinstance(domain, PlainIntervals)
+    rows = [slice(None)] if plain else [slice(e, e + 1) for e in range(len(task.sweep))]
+    size = max(1, domain.samples_at_once(1))
+    done = 0
+    try:
+        for sweep in rows:
+            prefix = "" if plain else f"{domain.name}-{sweep.start}-"
+            for members, start in zip(order.split(size), range(0, len(order), size), strict=True):
+                stop = start + len(members)
+                part = task.store.read(start, stop, prefix)
+                if part is None:
+                    task.deadline.check()
+                    epsilon = task.sweep[sweep, None].expand(-1, len(members))
+                    meter = Meter(deadline=task.deadline)
+                    part = bounds.margins(domain, members, epsilon, task.labels, task.criterion, meter)
+                    task.store.write(start, stop, part, prefix)
+                margin[sweep, members] = part
+                done += part.numel()
+                task.tell(done)
+    except OutOfTime:
+        proof.finished = False
+    return proof
+
+
+def recorded(proof: Proof, effort: float | None, options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of the certificate: those of the domain, or what ``auto`` did."""
-    if budget is None:
+    if effort is None:
         return domains.recorded(options)
-    found: dict[str, Any] = domains.recorded({"budget": budget}) | {"proven_by": proof.by}
+    found: dict[str, Any] = domains.recorded({"effort": effort}) | {"proven_by": proof.by}
     return found | ({"left_out": proof.left_out} if proof.left_out else {})
 
 
@@ -194,5 +194,5 @@ def _open(margin: Tensor) -> Tensor:
 
 
 def _counts(proven: Tensor) -> list[int]:
-    counts: Sequence[int] = (proven > 0).sum(1).tolist()
-    return list(counts)
+    counts: list[int] = (proven > 0).sum(1).tolist()
+    return counts

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,9 +14,10 @@ from torch import Tensor, nn
 from thetabox import checks
 from thetabox.box import Box
 from thetabox.errors import InputError
-from thetabox.verify import bounds, cascade, domains, request
-from thetabox.verify.chunkstore import ChunkStore
+from thetabox.verify import agreement, bounds, cascade, domains, request
+from thetabox.verify.agreement import FAR
 from thetabox.verify.domain import Domain
+from thetabox.verify.effort import DEFAULT, Deadline, Meter
 from thetabox.verify.engine import Engine, Progress
 from thetabox.verify.first_order import first_order_radius
 from thetabox.verify.plain import PlainIntervals
@@ -32,10 +35,12 @@ class Radii:
     Attributes:
         radius: ``[N]`` float64.
         status: ``certified``, ``misclassified`` or ``unproven`` for each sample.
+        finished: no search was cut for want of time.
     """
 
     radius: Float[Tensor, " samples"]
     status: list[str]
+    finished: bool = True
 
 
 def certified_radius(
@@ -53,24 +58,29 @@ def certified_radius(
     device: str = "auto",
     options: dict[str, Any] | None = None,
     progress: Progress | None = None,
+    timeout: float | None = None,
     details: bool = False,
 ) -> Float[Tensor, " samples"] | Radii:
     """Largest proven ε of each sample, searched for all samples at once from the first-order estimate.
 
     Each radius r was itself proven; r (1 + rtol) was tried and not proven, or r is ``max_epsilon``. It is 0 where
     the network is wrong, or where nothing at or above 1e-9 could be proven. ``auto`` searches with plain intervals and
-    goes on upward from there with each dearer stage; r (1 + rtol) was tried in the last stage that the budget reached.
+    goes on upward from there with each dearer stage that the effort allows; r (1 + rtol) was tried in the last of them.
+    Its ``effort`` is that of each trial, one sample at one ε.
 
     Args:
         model, x, y, domain, box, criterion, arithmetic, precision, device, options: as for :func:`certify`.
         max_epsilon: where the search ends.
         rtol: relative resolution.
         progress: called with samples done and samples in all.
+        timeout: seconds after which every search stops with what it has proven; a warning says so, and ``finished`` of
+            the details.
         details: answer :class:`Radii` instead of the radii alone.
 
     Raises:
         InputError: anything wrong with what was given.
     """
+    deadline = Deadline(request.seconds(timeout))
     chosen = request.settings(domain, box, arithmetic, precision, device, options)
     if criterion not in request.CRITERIA:
         raise InputError(f"unknown criterion {criterion!r}; choose one of {', '.join(request.CRITERIA)}")
@@ -84,24 +94,27 @@ def certified_radius(
     labels = request.labels(y, len(inputs))
     engine = Engine(model, chosen, inputs)
     chosen.box.check(engine.model)
-    clean = engine.clean_logits()
+    clean = agreement.check(engine, torch.tensor([FAR], dtype=torch.float64)).logits
     request.check_labels(labels, clean.shape[1])
     right = clean.argmax(1) == labels
-    hunt = _Hunt(engine, labels, criterion, top, rtol, progress)
+    hunt = _Hunt(engine, labels, criterion, top, rtol, progress, deadline)
     start = first_order_radius(engine.model, inputs, labels, chosen.box)
+    effort = float(chosen.options.get("effort", DEFAULT))
     with sound_kernels():
         if domain == domains.AUTO:
-            radius = hunt.in_stages(right, start, request.margins_of(clean, labels), chosen.options.get("budget"))
-        elif domain == "interval":
-            radius = hunt.over(PlainIntervals(engine), right, start / INTERVAL_SHARE)
+            radius = hunt.in_stages(right, start, request.margins_of(clean, labels), effort)
         else:
-            radius = hunt.over(domains.domain_class(domain)(engine, chosen.options), right, start)
+            made = cascade.insisted(domain, partial(domains.domain_class(domain), engine, chosen.options))
+            first = start / INTERVAL_SHARE if domain == "interval" else start
+            radius = cascade.insisted(domain, partial(hunt.over, made, right, first))
     if not details:
+        if deadline.passed:
+            warnings.warn(f"the time of {timeout:g} s is over: radii may be larger", RuntimeWarning, stacklevel=2)
         return radius
     status = [
         "certified" if r > 0 else "unproven" if ok else "misclassified" for r, ok in zip(radius, right, strict=True)
     ]
-    return Radii(radius, status)
+    return Radii(radius, status, not deadline.passed)
 
 
 @dataclass(frozen=True)
@@ -114,6 +127,7 @@ class _Hunt:
     top: float
     rtol: float
     progress: Progress | None
+    deadline: Deadline
 
     def over(self, domain: Domain, right: Tensor, start: Tensor) -> Tensor:
         """Radii in one domain of all samples that are right, in chunks."""
@@ -123,47 +137,60 @@ class _Hunt:
         todo = todo[right[todo]]
         done = len(radius) - len(todo)
         for members in todo.split(max(1, domain.samples_at_once(1))):
+            if self.deadline.passed:
+                break
             radius[members] = self.of(domain, members, start[members], radius[members])
             done += len(members)
             self.tell(done)
         self.tell(len(radius))
         return radius
 
-    def in_stages(self, right: Tensor, start: Tensor, clean: Tensor, budget: float | None) -> Tensor:
+    def in_stages(self, right: Tensor, start: Tensor, clean: Tensor, effort: float) -> Tensor:
         """``auto``: the radius of plain intervals, then upward from there stage by stage."""
-        radius = self.over(PlainIntervals(self.engine), right, start / INTERVAL_SHARE)
-        purse = cascade.Purse.of(cascade.budget_of(budget, len(radius)), len(radius))
-        nowhere = ChunkStore(None, [], 0)
+        radius = cascade.insisted(
+            "interval", lambda: self.over(PlainIntervals(self.engine), right, start / INTERVAL_SHARE)
+        )
         order = clean.argsort(descending=True, stable=True)
         todo = order[(right & (radius < self.top))[order]]
-        if len(todo) == 0 or purse.left <= 0:
-            return radius
-        for stage in cascade.stages(self.engine):
+        # What a certificate leaves a stage at the same ε: all but what the stages before it take at least.
+        left = effort
+        for stage in cascade.stages(self.engine) if effort else ():
+            passes = stage.passes(self.criterion)
             todo = todo[radius[todo] < self.top]
-            if len(todo) == 0 or purse.left <= 0:
+            if len(todo) == 0 or passes > left or self.deadline.passed:
                 break
-            known, done = radius.clone(), len(radius) - len(todo)
-
-            def work(members: Tensor, stage: cascade.Stage = stage, known: Tensor = known) -> Tensor:
-                return self.of(stage.domain, members, start[members], known[members])
-
-            try:
-                for members, found in cascade.parts(stage, todo, work, purse, nowhere):
-                    radius[members] = found
-                    done += len(members)
-                    self.tell(done)
-            except cascade.GaveUp:
-                break
+            left, done = left - passes, len(radius) - len(todo)
+            # A dearer stage often adds little: whether it adds anything is tried first.
+            first = torch.where(radius > 0, 0.0, start) if stage.domain.follows else start
+            for members in todo.split(cascade.part_size(stage)):
+                if self.deadline.passed:
+                    break
+                search = partial(self.of, stage.domain, members, first[members], radius[members], left)
+                try:
+                    radius[members] = cascade.guarded(search)
+                except cascade.GaveUp:
+                    todo = todo[~torch.isin(todo, members)]
+                done += len(members)
+                self.tell(done)
         self.tell(len(radius))
         return radius
 
-    def of(self, domain: Domain, members: Tensor, start: Tensor, proven: Tensor) -> Tensor:
-        """Radii of some samples in one domain, intersected with plain intervals where it is sound."""
+    def of(self, domain: Domain, members: Tensor, start: Tensor, proven: Tensor, left: float | None = None) -> Tensor:
+        """Radii of some samples in one domain, intersected with plain intervals where it is sound.
+
+        Args:
+            domain: of the trials.
+            members: places of the samples.
+            start, proven: of the search.
+            left: forward passes that a trial may take beyond its least, if there is a limit.
+        """
         plain = PlainIntervals(self.engine)
 
         def margins(open_: Tensor, epsilon: Tensor) -> Tensor:
+            self.deadline.check()
             which, rows = members[open_], epsilon[None]
-            found = bounds.margins(domain, which, rows, self.labels, self.criterion)
+            limit = None if left is None else torch.full((len(open_),), left, dtype=torch.float64)
+            found = bounds.margins(domain, which, rows, self.labels, self.criterion, Meter(limit, self.deadline))
             if domain.sound and not isinstance(domain, PlainIntervals):
                 found = torch.maximum(found, bounds.margins(plain, which, rows, self.labels, self.criterion))
             return found[0]

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from thetabox.verify.effort import OutOfTime
+
 # Places of the samples, their ε → their proven margins.
 Margins = Callable[[Tensor, Tensor], Tensor]
 
@@ -37,7 +39,8 @@ def largest_proven(
         rtol: relative resolution.
 
     Returns:
-        r, at least ``proven``; 0 where nothing at or above the floor 1e-9 could be proven.
+        r, at least ``proven``; 0 where nothing at or above the floor 1e-9 could be proven. Where the time is over
+        (:class:`~thetabox.verify.effort.OutOfTime`), what was proven before.
     """
     middle = float((FLOOR * top) ** 0.5)
     first = torch.where(start.isnan(), middle, start).clamp(FLOOR, top)
@@ -46,7 +49,10 @@ def largest_proven(
     open_ = (proven < top).nonzero().squeeze(1)
     while len(open_):
         tried = trial[open_]
-        finished = state.note(open_, tried, margins(open_, tried))
+        try:
+            finished = state.note(open_, tried, margins(open_, tried))
+        except OutOfTime:
+            break
         open_ = open_[~finished]
         trial[open_] = state.next_trial(open_)
     return state.low

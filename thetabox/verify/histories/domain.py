@@ -33,6 +33,11 @@ SLOT_BYTES = {"cpu": 48 << 20, "cuda": 2 << 30}
 PATIENCE = 1.0
 
 
+def step_passes(histories: int) -> float:
+    """Steps of a forward pass that one step of a row counts as: the bounds of the potential, and K slots a neuron."""
+    return 4.0 + 4.0 * histories
+
+
 class Histories(Domain):
     """At most K alternative histories a neuron; with ``splits``, branch and bound over uncertain spikes.
 
@@ -44,7 +49,6 @@ class Histories(Domain):
     cascade: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {"histories": 4},
         {"histories": 8},
-        {"histories": 8, "splits": 64},
         {"histories": 8, "splits": 1024},
     )
 
@@ -72,6 +76,11 @@ class Histories(Domain):
         with torch.no_grad():
             # It also says what of the network the domain does not do.
             self._units = self._cells(torch.zeros(1, dtype=torch.float64)).units
+
+    def passes(self, criterion: str) -> float:
+        """All steps of the first row, and those without any box where it is split; further rows are paid as they go."""
+        splits = self.options["splits"] and criterion == "margin"
+        return step_passes(self.options["histories"]) + (step_passes(1) if splits else 0.0)
 
     def margins(
         self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]
@@ -110,7 +119,8 @@ class Histories(Domain):
                         drive, largest, sample[rows], values[rows], labels[rows], left, (since, start, forced)
                     )
 
-                split(trees, splits, run)
+                steps = drive.centre.shape[1]
+                split(trees, splits, run, self.meter.part(part), step_passes(self.options["histories"]) / steps, steps)
                 margin = torch.tensor([tree.bound() for tree in trees], dtype=torch.float64)
             found[part] = margin
         return known(found).view(epsilon.shape)
@@ -201,6 +211,7 @@ class Histories(Domain):
             forced=forced,
             remember=patience is not None,
             patience=patience,
+            look=self.meter.look,
         )
 
     def _cells(self, values: Tensor) -> Cells:

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from thetabox.verify.effort import Meter
 from thetabox.verify.histories.walk import Exact, Walked
 
-# Rows that are walked through time together.
-TOGETHER = 48
+# Rows that are walked through time together, and those among them of one tree: fixed, so that a tree grows in the same
+# order whatever stands beside it.
+TOGETHER, OF_A_TREE = 48, 8
 # After so many rows a proof is given up whose tree, by the share that is closed, would outgrow the limit by far.
 TRIAL, OUTGROWN = 48, 16.0
 
@@ -62,10 +64,19 @@ class Tree:
 Run = Callable[[Tensor, Tensor, Exact, Tensor], tuple[Walked, Tensor]]
 
 
-def split(trees: list[Tree], most: int, run: Run) -> None:
-    """Walk the open leaves of all trees until each is proven, given up, or has had ``most`` rows."""
+def split(trees: list[Tree], most: int, run: Run, meter: Meter, passes: float, steps: int) -> None:
+    """Walk the open leaves of all trees until each is proven, given up, has had ``most`` rows, or cannot pay for one.
+
+    Args:
+        trees: one for each pair of the meter.
+        most: rows of a tree.
+        run: walks rows.
+        meter: is charged for every step of a row.
+        passes: forward passes that a step counts as.
+        steps: of time.
+    """
     while True:
-        chosen = _next(trees, most)
+        chosen = _next(trees, most, meter, passes, steps)
         if not chosen:
             return
         chosen.sort(key=lambda pair: pair[1].time)
@@ -98,14 +109,20 @@ def grow(tree: Tree, walked: Walked, row: int, margin: float, depth: int, most: 
         tree.hopeless = True
 
 
-def _next(trees: list[Tree], most: int) -> list[tuple[int, Leaf]]:
-    """The deepest leaves of trees that are worth it, a fair share of each."""
-    living = [place for place, tree in enumerate(trees) if tree.alive(most)]
-    share = max(1, TOGETHER // max(len(living), 1))
-    chosen = []
-    for place in living[:TOGETHER]:
-        tree = trees[place]
-        for _ in range(min(share, len(tree.open), most - tree.walked)):
+def _next(trees: list[Tree], most: int, meter: Meter, passes: float, steps: int) -> list[tuple[int, Leaf]]:
+    """The deepest leaves of trees that are worth it, as many of each."""
+    chosen: list[tuple[int, Leaf]] = []
+    for place, tree in enumerate(trees):
+        if len(chosen) + OF_A_TREE > TOGETHER:
+            break
+        if not tree.alive(most):
+            continue
+        for _ in range(min(OF_A_TREE, len(tree.open), most - tree.walked)):
+            cost = torch.tensor([passes * (steps - tree.open[-1].time)], dtype=torch.float64)
+            if not bool(meter.part(torch.tensor([place])).pay(cost)):
+                # What is open stays so: the whole is not proven.
+                tree.hopeless = True
+                break
             chosen.append((place, tree.open.pop()))
     return chosen
 

@@ -12,6 +12,7 @@ is certainly free and :math:`\underline q > \overline R + \overline A`, where q 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -159,6 +160,7 @@ def walk(
     forced: Int[Tensor, "rows units"] | None = None,
     remember: bool = False,
     patience: Patience | None = None,
+    look: Callable[[], None] | None = None,
 ) -> Walked:
     """All time steps of some rows.
 
@@ -173,6 +175,7 @@ def walk(
         forced: spikes of the first step of each row that are given: 0, 1, or -1 for those that are not.
         remember: the first fork of each row, to split it there.
         patience: rows are given up by it, if there is any.
+        look: called before every step; may raise.
     """
     rows, steps = len(sample), drive.centre.shape[1]
     device = sample.device
@@ -182,6 +185,8 @@ def walk(
     fork = Fork.none(rows, cells.units, steps, device) if remember else None
     shares = cells.alpha.new_zeros(rows, steps)
     for time in range(int(since.min()), steps):
+        if look is not None:
+            look()
         running = int((since <= time).sum())
         given = None
         if forced is not None:

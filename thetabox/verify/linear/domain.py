@@ -39,7 +39,7 @@ PROFILED_ROWS = 64
 # Share of the loss that a layer must have at some ε to be told of.
 LEAST_SHARE = 0.005
 # Forward passes that the intervals of all values cost, and a row that is walked back through the whole network.
-INTERVALS, ROW = 4.0, 6.0
+INTERVALS, ROW = 4.0, 4.0
 
 # Items → what a walk answers for them.
 Answer = Callable[[Items, Tensor], Tensor]

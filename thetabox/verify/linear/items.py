@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thetabox.verify.context import Context, Sweep
+from thetabox.verify.effort import FREE, Meter
 from thetabox.verify.graph import Graph, Layout, Operation
 from thetabox.verify.interpreter import Value, evaluate
 from thetabox.verify.interval import Interval
@@ -30,6 +31,10 @@ class Items:
         epsilon: ε of each item.
         rounding: of the bounds (float64) and of the network.
         tighten: asked for tighter ends of each value, before anything that reads it is bounded.
+        meter: of the items, charged by ``tighten``.
+
+    Attributes:
+        stopped: items that could not pay for tighter ends; nothing more is spent on them.
     """
 
     def __init__(
@@ -40,12 +45,14 @@ class Items:
         epsilon: Float[Tensor, " items"],
         rounding: Rounding,
         tighten: Tighten | None = None,
+        meter: Meter = FREE,
     ) -> None:
         self.graph, self.epsilon, self.rounding = graph, epsilon, rounding
         self.context = Context(Sweep(epsilon[None]), rounding)
         self.values: dict[int, Value] = {**tensors, graph.inputs[0]: x}
         self.makers: dict[int, Operation] = {o.index: o for o in graph.operations}
         self.cache: dict[Any, Any] = {}
+        self.meter, self.stopped = meter, torch.zeros(len(epsilon), dtype=torch.bool)
         self.finite = torch.ones(len(epsilon), dtype=torch.bool, device=epsilon.device)
         self.tighten(graph.inputs[0], x)
         for operation in graph.operations:

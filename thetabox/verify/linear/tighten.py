@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from thetabox.verify.effort import fan
 from thetabox.verify.graph import Graph, Operation
 from thetabox.verify.linear.items import Items, first_layout
 from thetabox.verify.linear.region import Frame, Region
@@ -53,10 +54,19 @@ def targets(graph: Graph) -> set[int]:
 
 
 class Tighten:
-    """Tighter ends of the values that ReLUs bend, where the sign is open."""
+    """Tighter ends of the values that ReLUs bend, where the sign is open.
 
-    def __init__(self, graph: Graph) -> None:
-        self.targets = targets(graph)
+    Two rows for each number that needs them. What a row costs follows from shapes, so that an item that cannot pay for
+    all of a layer's is left out before any is walked.
+
+    Args:
+        graph: the traced network.
+        passes: forward passes for each multiply-add of a row.
+    """
+
+    def __init__(self, graph: Graph, passes: float = 0.0) -> None:
+        self.targets, self.passes = targets(graph), passes
+        self.prices: dict[int, float] = {}
         self.pools = {}
         for operation in graph.operations:
             if operation.operator in POOLS:
@@ -70,6 +80,8 @@ class Tighten:
             return None
         value = items.interval(index)
         needed = self._needed(items, operation)
+        if items.meter.limited and bool(needed.any()):
+            needed = self._paid(items, operation, needed)
         if not bool(needed.any()):
             return None
         lower, upper = value.lower.clone(), value.upper.clone()
@@ -78,6 +90,15 @@ class Tighten:
         elif value.lower.dim() == 4:
             _images(items, operation, needed, lower, upper)
         return lower, upper
+
+    def _paid(self, items: Items, operation: Operation, needed: Tensor) -> Tensor:
+        """What is needed of the items that can pay for it; the others stop here."""
+        if operation.index not in self.prices:
+            self.prices[operation.index] = self.passes * _row(items, operation, needed)
+        rows = 2.0 * needed.flatten(1).sum(1).double().cpu()
+        rows = torch.where(items.stopped, 0.0, rows)
+        items.stopped |= ~items.meter.pay(rows * self.prices[operation.index])
+        return needed & ~items.stopped.to(needed.device).view(-1, *[1] * (needed.dim() - 1))
 
     def _needed(self, items: Items, operation: Operation) -> Tensor:
         """Where the bounds matter: open signs, and places of a pool's window that may be the largest."""
@@ -106,6 +127,23 @@ class Tighten:
         return needed
 
 
+def _row(items: Items, operation: Operation, needed: Tensor) -> int:
+    """Multiply-adds of one row from a value back to the input, found by walking one; the same for all rows."""
+    item, place, *position = (int(i) for i in needed.nonzero()[0])
+    one = torch.tensor([item], device=needed.device)
+    places = one.new_tensor([[place]])
+    if needed.dim() == 2:
+        walk = _dense_walk(items, operation, one, places)
+    elif needed.dim() == 4:
+        walk = _image_walk(items, operation, Frame(one, *(one.new_tensor([p]) for p in position)), places)
+    else:
+        return 0
+    if walk is None:
+        return 0
+    walk.run()
+    return walk.work + fan(items.graph, operation)
+
+
 def _dense(items: Items, operation: Operation, needed: Tensor, lower: Tensor, upper: Tensor) -> None:
     """Outputs of a dense layer: rows of whole images."""
     widest = max((items.interval(i).lower[0].numel() for i in _before(items, operation)), default=1)
@@ -116,15 +154,23 @@ def _dense(items: Items, operation: Operation, needed: Tensor, lower: Tensor, up
         places = needed[members].to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
         step = max(1, NUMBERS // (2 * widest * count))
         for part in places.split(step, 1):
-            walk = Walk(items, Frame(members), 2 * part.shape[1], coarse=True)
-            if operation.operator in DENSE:
-                try:
-                    affine.start_dense(walk, operation, part)
-                except Stop:
-                    continue
-            else:
-                walk.give(operation.index, _one_hot(part, lower.shape[1]))
-            _keep(walk.run(), members[:, None], part, lower, upper)
+            items.meter.look()
+            walk = _dense_walk(items, operation, members, part)
+            if walk is not None:
+                _keep(walk.run(), members[:, None], part, lower, upper)
+
+
+def _dense_walk(items: Items, operation: Operation, members: Tensor, places: Tensor) -> Walk | None:
+    """Ready to walk back from some outputs of some items, each and its negative."""
+    walk = Walk(items, Frame(members), 2 * places.shape[1], coarse=True)
+    if operation.operator in DENSE:
+        try:
+            affine.start_dense(walk, operation, places)
+        except Stop:
+            return None
+    else:
+        walk.give(operation.index, _one_hot(places, items.interval(operation.index).shape[1]))
+    return walk
 
 
 def _images(items: Items, operation: Operation, needed: Tensor, lower: Tensor, upper: Tensor) -> None:
@@ -144,21 +190,30 @@ def _images(items: Items, operation: Operation, needed: Tensor, lower: Tensor, u
         n, h, w = samples[chosen], heights[chosen], widths[chosen]
         wanted = needed[n, :, h, w]
         places = wanted.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
-        walk = Walk(items, Frame(n, h, w), 2 * most, coarse=True)
-        if operation.operator in CONVOLUTIONS:
-            try:
-                convolution.start_convolution(walk, operation, places)
-            except Stop:
-                return
-        else:
-            one = _one_hot(places, lower.shape[1])[..., None, None]
-            walk.give(operation.index, one, Region((1, 1), (0, 0), (1, 1)))
+        items.meter.look()
+        walk = _image_walk(items, operation, Frame(n, h, w), places)
+        if walk is None:
+            return
         found = walk.run()
         widest = max(widest, walk.widest)
         low, high = found[:, :most], -found[:, most:]
         n, h, w = n[:, None], h[:, None], w[:, None]
         lower[n, places, h, w] = torch.maximum(lower[n, places, h, w], low)
         upper[n, places, h, w] = torch.minimum(upper[n, places, h, w], high)
+
+
+def _image_walk(items: Items, operation: Operation, frame: Frame, places: Tensor) -> Walk | None:
+    """Ready to walk back from some channels at one position of each item, each and its negative."""
+    walk = Walk(items, frame, 2 * places.shape[1], coarse=True)
+    if operation.operator in CONVOLUTIONS:
+        try:
+            convolution.start_convolution(walk, operation, places)
+        except Stop:
+            return None
+    else:
+        one = _one_hot(places, items.interval(operation.index).shape[1])[..., None, None]
+        walk.give(operation.index, one, Region((1, 1), (0, 0), (1, 1)))
+    return walk
 
 
 def _keep(found: Tensor, samples: Tensor, places: Tensor, lower: Tensor, upper: Tensor) -> None:

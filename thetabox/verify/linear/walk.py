@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from thetabox.verify.effort import fan
 from thetabox.verify.graph import Operation, Ref
 from thetabox.verify.interval import Interval
 from thetabox.verify.linear.constant import Constant, slip
@@ -35,6 +36,8 @@ class Walk:
         self.constant = Constant(count, rows, items.epsilon.device)
         self.coefficients: dict[int, tuple[Tensor, Region | None]] = {}
         self.widest = 1
+        # Multiply-adds of a row so far, as a forward pass counts them.
+        self.work = 0
         # What each operation loses at the values of the unperturbed network, where those are given.
         self.nominal: dict[int, Tensor] | None = None
         self.losses: dict[int, Tensor] = {}
@@ -56,6 +59,7 @@ class Walk:
 
     def step(self, operation: Operation, a: Tensor, region: Region | None) -> None:
         """Pass one operation."""
+        self.work += a[0, 0].numel() * fan(self.items.graph, operation)
         if self.nominal is None:
             self._pass(operation, a, region)
             return

@@ -1,0 +1,142 @@
+r"""Work, counted in forward passes of a sample, and the time that a run may take.
+
+What a stage costs follows from shapes and numbers of rows alone: it is the same on every machine, under any load, with
+any number of threads and in chunks of any size, and it is known before the work is done. One forward pass is the
+multiply-adds of all layers and one more operation for every number that anything else makes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from thetabox.verify.graph import Graph, Operation, Ref
+from thetabox.verify.network import Network, RecurrentNetwork
+
+# Forward passes that each sample and ε may take beyond plain intervals, unless asked otherwise.
+DEFAULT = 300.0
+# What a second a sample is read as, for those who still give a budget in seconds: the default was a quarter of one.
+PASSES_A_SECOND = 4.0 * DEFAULT
+
+# Where the matrix stands that a sum runs over the last dimension of.
+_PRODUCTS = {
+    "aten.linear.default": 0,
+    "aten.addmm.default": 1,
+    "aten.baddbmm.default": 1,
+    "aten.mm.default": 0,
+    "aten.bmm.default": 0,
+    "aten.matmul.default": 0,
+    "aten.mv.default": 0,
+}
+
+
+class OutOfTime(Exception):
+    """The time that the user gave is over; what was proven before stands."""
+
+
+class Deadline:
+    """When to stop, if ever."""
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self.end = math.inf if seconds is None else time.monotonic() + seconds
+
+    @property
+    def passed(self) -> bool:
+        """Whether the time is over."""
+        return self.end != math.inf and time.monotonic() >= self.end
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that are left; ``None`` for no limit."""
+        return None if self.end == math.inf else max(0.0, self.end - time.monotonic())
+
+    def check(self) -> None:
+        """Raise :class:`OutOfTime` when the time is over."""
+        if self.passed:
+            raise OutOfTime
+
+
+@dataclass(frozen=True)
+class Meter:
+    """What each (sample, ε) of one call may still cost, and until when.
+
+    Attributes:
+        left: forward passes, float64, written over by :meth:`pay`; ``None`` for no limit.
+        deadline: looked at inside a stage.
+        places: of this call's pairs in ``left``; all in order where ``None``.
+    """
+
+    left: Tensor | None = None
+    deadline: Deadline | None = None
+    places: Tensor | None = None
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is anything to count."""
+        return self.left is not None
+
+    def part(self, pairs: Tensor) -> Meter:
+        """The meter of some of the pairs."""
+        pairs = pairs.cpu()
+        return Meter(self.left, self.deadline, pairs if self.places is None else self.places[pairs])
+
+    def pay(self, passes: Tensor) -> Tensor:
+        """Charge every pair; answers which could pay. One that could not pays nothing."""
+        if self.left is None:
+            return torch.ones(len(passes), dtype=torch.bool)
+        passes = passes.to("cpu", torch.float64)
+        places = torch.arange(len(self.left)) if self.places is None else self.places
+        left = self.left[places]
+        can = passes <= left
+        self.left[places] = torch.where(can, left - passes, left)
+        return can
+
+    def look(self) -> None:
+        """Raise :class:`OutOfTime` when the time is over."""
+        if self.deadline is not None:
+            self.deadline.check()
+
+
+FREE = Meter()
+
+
+def fan(graph: Graph, operation: Operation) -> int:
+    """Multiply-adds for each number of a result; 1 for what is no product."""
+    name, shape = operation.operator, None
+    if name in _PRODUCTS:
+        shape = _shape(graph, operation, _PRODUCTS[name])
+        return max(1, shape[-1] or 1) if shape else 1
+    if name.startswith("aten.conv"):
+        shape = _shape(graph, operation, 1)
+        # The first dimension counts outputs, or inputs of a transposed one, which then reads as many of the others.
+        return max(1, math.prod(s or 1 for s in shape[1:])) if shape else 1
+    return 1
+
+
+def work(graph: Graph) -> int:
+    """Multiply-adds of one sample, and one operation for every other number; what all samples share counts nothing."""
+    total = 0
+    for operation in graph.operations:
+        layouts = operation.layout if isinstance(operation.layout, tuple) else (operation.layout,)
+        first = next((layout for layout in layouts if layout is not None), None)
+        if first is not None and first.batch is not None:
+            total += math.prod(s or 1 for s in first.shape) * first.merged * fan(graph, operation)
+    return max(1, total)
+
+
+def forward_pass(network: Network) -> int:
+    """The work of one forward pass of a sample."""
+    total = work(network.main)
+    if isinstance(network, RecurrentNetwork):
+        total += work(network.initial) + network.steps * work(network.step)
+    return total
+
+
+def _shape(graph: Graph, operation: Operation, place: int) -> tuple[int | None, ...] | None:
+    argument = operation.args[place] if len(operation.args) > place else None
+    layout = graph.layouts.get(argument.index) if isinstance(argument, Ref) else None
+    return None if layout is None else layout.shape
