@@ -277,4 +277,4 @@ def test_every_rule_has_a_case() -> None:
     assert reached <= set(TABLE)
     # Of several names of one rule a trace shows one; arithmetic on sizes shows where reshapes need it.
     without = {rule.function.__name__ for rule in TABLE.values()} - {TABLE[name].function.__name__ for name in reached}
-    assert without <= {"size_arithmetic", "adaptive_max_pool", "batch_norm", "relu6", "padded"}, without
+    assert without <= {"size_arithmetic", "adaptive_max_pool", "batch_norm", "relu6", "padded", "dropout"}, without

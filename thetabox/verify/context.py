@@ -14,6 +14,7 @@ from torch import Tensor
 from thetabox.errors import OneEpsilonAtATime
 from thetabox.verify.graph import Layout, Operation
 from thetabox.verify.interval import Interval
+from thetabox.verify.kinds import Kind
 from thetabox.verify.parameter import Parameter
 from thetabox.verify.rounding import SAFETY, Rounding
 
@@ -87,6 +88,7 @@ class Context:
         sweep: ε of every row.
         rounding: errors of the bounds' and the network's evaluation.
         operation: the operation whose rule runs.
+        kind: torch's types of it.
         memo: what other evaluations of the same samples share with this one, if there are any.
         time: the time step, to tell the uses of the memo apart.
         surrogate: of ``a > b``: a step function whose gradient stands for the one that a comparison has not; for values
@@ -97,6 +99,7 @@ class Context:
     sweep: Sweep
     rounding: Rounding
     operation: Operation | None = None
+    kind: Kind | None = None
     memo: Memo | None = None
     time: int = 0
     surrogate: Callable[[Tensor, Tensor], Tensor] | None = None

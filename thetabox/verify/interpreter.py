@@ -8,24 +8,42 @@ from typing import Any
 
 import torch
 
-from thetabox.errors import OneEpsilonAtATime, UnsupportedOperator
+from thetabox.errors import InputError, OneEpsilonAtATime, UnsupportedOperator
 from thetabox.verify import rules  # noqa: F401  # fills the table
 from thetabox.verify.context import Context
 from thetabox.verify.graph import BatchSize, Graph, Layout, Operation, Ref, map_arg_refs
 from thetabox.verify.interval import Interval
+from thetabox.verify.kinds import Kind, is_whole, kinds
+from thetabox.verify.overflow import nowhere_infinite
 from thetabox.verify.parameter import Parameter
 from thetabox.verify.rules.table import TABLE, Rule
+from thetabox.verify.whole import check_operands, computed, constants, in_float32, within_range
 
 Value = Interval | Parameter | Any
 Observer = Callable[[Operation, tuple[Any, ...], Any], None]
 
 
 def check_rules(graph: Graph) -> None:
-    """Raise for the first operator that has no rule, by name and place."""
+    """Raise for the first operator that has no rule, or none for its arguments and types, by name and place."""
+    types, known = kinds(graph), constants(graph)
     for operation in graph.operations:
-        if operation.operator not in TABLE:
+        found = TABLE.get(operation.operator)
+        if operation.index in known:
+            continue
+        if found is None:
             raise UnsupportedOperator(
                 f"no rule for operator {operation.describe()}; replace it, or add a rule with thetabox.verify.rule"
+            )
+        unheard = found.unheard(operation)
+        if unheard is not None:
+            raise UnsupportedOperator(f"{operation.describe()} has no rule for its argument {unheard!r}")
+        kind = types[operation.index]
+        if kind.result is not None and not (kind.whole or kind.result.is_floating_point):
+            raise UnsupportedOperator(f"{operation.describe()} answers {kind.result}, which no rule speaks of")
+        if kind.narrow and found.types in ("real", "whole"):
+            raise UnsupportedOperator(
+                f"{operation.describe()} rounds to {kind.result} inside a network in {kind.network}, which has no "
+                "rule; use float32 or float64"
             )
 
 
@@ -51,15 +69,20 @@ def evaluate(
     Returns:
         ``values``, with the results in it.
     """
+    types = kinds(graph)
     for operation in graph.operations if operations is None else operations:
-        if operation.flat:
-            args = tuple([values[a.index] if isinstance(a, Ref) else a for a in operation.args])
-            kwargs = operation.kwargs
-        else:
-            args = map_arg_refs(operation.args, lambda ref: values[ref.index])
-            kwargs = map_arg_refs(operation.kwargs, lambda ref: values[ref.index])
-        context.operation = operation
-        result = apply(context, operation, args, kwargs)
+        context.operation, context.kind = operation, types[operation.index]
+        try:
+            args, result = _result(context, graph, operation, context.kind, values)
+        except (InputError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            if "can't allocate memory" in str(error):
+                raise
+            told = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
+            raise InputError(
+                f"{operation.describe()}: its rule cannot bound it ({type(error).__name__}: {told[:200]})"
+            ) from error
         if keep or observe is not None or graph.readers[operation.index] != 1:
             _share(result)
         values[operation.index] = result
@@ -69,8 +92,56 @@ def evaluate(
             for index in operation.inputs:
                 if graph.last_use.get(index) == operation.index:
                     values.pop(index, None)
-    context.operation = None
+    context.operation = context.kind = None
     return values
+
+
+def _result(
+    context: Context, graph: Graph, operation: Operation, kind: Kind, values: dict[int, Value]
+) -> tuple[tuple[Any, ...], Any]:
+    """Operands of one operation and what it answers, in the types that it has."""
+    rounding = context.rounding
+    if kind.rounded and not rounding.network:
+        context.rounding = replace(rounding, arithmetic="float32")
+    try:
+        if operation.flat:
+            args = tuple([_operand(context, graph, values, a) if isinstance(a, Ref) else a for a in operation.args])
+            kwargs = operation.kwargs
+        else:
+            args, kwargs = (
+                map_arg_refs(part, lambda ref: _operand(context, graph, values, ref))
+                for part in (operation.args, operation.kwargs)
+            )
+        exact = computed(context, graph, operation, kind, values, _casts(operation)) if kind.constant else None
+        return args, apply(context, operation, args, kwargs) if exact is None else exact
+    finally:
+        context.rounding = rounding
+
+
+def _casts(operation: Operation) -> bool:
+    return operation.operator in TABLE and TABLE[operation.operator].types == "casts"
+
+
+def _operand(context: Context, graph: Graph, values: dict[int, Value], place: Ref) -> Value:
+    value = values[place.index]
+    if value is None:
+        raise InputError(
+            f"{context.where} reads an answer of {_maker(graph, place)} that has no rule, such as a maximum's place"
+        )
+    if context.rounding.network and context.kind is not None and context.kind.common is torch.float32:
+        dtype = graph.dtypes.get(place.index)
+        if dtype is torch.float64 or (is_whole(dtype) and context.kind.rounded):
+            return in_float32(context, value)
+    return value
+
+
+def _maker(graph: Graph, place: Ref) -> str:
+    """The operator that answered a value, seen through the choice of one of several answers."""
+    by_index = {o.index: o for o in graph.operations}
+    maker = by_index.get(place.index)
+    while maker is not None and maker.operator == "getitem":
+        maker = by_index.get(maker.inputs[0])
+    return "an operator" if maker is None else maker.describe()
 
 
 def _share(result: Any) -> None:
@@ -100,7 +171,8 @@ def apply(context: Context, operation: Operation, args: tuple[Any, ...], kwargs:
         if isinstance(layout, Layout) and layout.batch is not None:
             args, kwargs = _align(context, layout, intervals, args, kwargs)
         else:
-            return _row_by_row(context, operation, found, args, kwargs)
+            result = _row_by_row(context, operation, found, args, kwargs)
+            return nowhere_infinite(result) if context.rounding.network else result
     elif (by_row or context.sweep.sweeps > 1) and len(intervals) > 1:
         if found.elementwise and isinstance(operation.layout, Layout):
             args, kwargs = _align(context, operation.layout, intervals, args, kwargs)
@@ -109,10 +181,26 @@ def apply(context: Context, operation: Operation, args: tuple[Any, ...], kwargs:
     if not found.slack and any(v.slack for v in intervals):
         own = context.rounding.own
         args, kwargs = _each((args, kwargs), lambda v: v.settled(own) if isinstance(v, Interval) else v)
-    result = _labelled(found.function(context, *args, **kwargs), operation.layout, intervals)
+    result = _labelled(_called(context, operation, found, args, kwargs), operation.layout, intervals)
     if by_row and isinstance(result, Interval) and result.batch is None and not result.by_row:
         result = replace(result, by_row=True)
-    return result
+    return nowhere_infinite(result) if context.rounding.network else result
+
+
+def _called(context: Context, operation: Operation, found: Rule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The rule's answer, refused where it does not speak of numbers of the result's type."""
+    kind = context.kind
+    if kind is not None and found.elementwise and is_whole(kind.common):
+        check_operands(context, operation, kind, args)
+    result = found(context, args, kwargs)
+    if kind is None or not kind.whole or found.types == "moves" or not isinstance(result, Interval):
+        return result
+    if found.types == "real":
+        raise InputError(
+            f"{operation.describe()} answers whole numbers ({kind.result}), of which its rule does not speak; turn its "
+            "operands into a floating type first"
+        )
+    return within_range(context, operation, kind, result)
 
 
 def _align(
@@ -134,7 +222,7 @@ def _row_by_row(context: Context, operation: Operation, found: Rule, args: Any, 
                 v = replace(v.map(lambda t: t[at]), by_row=False)
             return v if found.slack else v.settled(context.rounding.own)
 
-        return found.function(context, *_each(args, one), **_each(kwargs, one))
+        return _called(context, operation, found, _each(args, one), _each(kwargs, one))
 
     results = [call(row) for row in range(context.sweep.sweeps * context.sweep.samples)]
     if not all(isinstance(r, Interval) for r in results):

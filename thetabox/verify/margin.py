@@ -60,6 +60,8 @@ def class_margins(
         bias: of the last layer, ``[classes]``.
         labels: right class of each sample.
     """
+    weight, bias = _spread(weight, bias)
+    bias = None if bias is None else bias.moved(lambda t: t.reshape(-1))
     hidden = context.expanded(hidden).settled(context.rounding.own)
     sweeps, samples = context.sweep.sweeps, context.sweep.samples
     rows = hidden.lower.shape[0]
@@ -86,6 +88,16 @@ def class_margins(
         margins = margins + _bias_margins(context, bias, label, features)
         around = around + bias.magnitude + _bias_radius(context, bias)
     return margins, around
+
+
+def _spread(weight: Parameter, bias: Parameter | None) -> tuple[Parameter, Parameter | None]:
+    """Weight and bias with one row a class: torch takes one number of either for all classes."""
+    if bias is None:
+        return weight, None
+    classes = max(weight.theta.shape[0], bias.theta.numel())
+    if weight.theta.shape[0] != classes:
+        weight = weight.moved(lambda t: t.expand(classes, -1))
+    return weight, bias.spread(classes)
 
 
 def _reach(context: Context, reach: Tensor, weight: Tensor) -> Tensor:
@@ -130,6 +142,9 @@ def _row_by_row(lower: Tensor, upper: Tensor, theta: Tensor, unit: Tensor, epsil
 
 def _bias_margins(context: Context, bias: Parameter, label: Tensor, features: int) -> Tensor:
     radius = _bias_radius(context, bias).expand(len(label), -1)
+    if len(bias.theta) == 1:  # the same number in both logits: it drops out, but a network rounds each sum with it
+        relative = context.rounding.of_dot(features + 8) if context.rounding.network else 0.0
+        return (bias.magnitude + radius) * (-2.0 * relative) - context.rounding.subnormal * 8
     both = radius.gather(1, label[:, None]) + radius
     size = bias.magnitude[label][:, None] + bias.magnitude
     # The bias may be the first term of the network's own sum, so it errs like the whole of it.

@@ -12,6 +12,9 @@ from torch import Tensor
 from thetabox.errors import InputError
 from thetabox.verify.rounding import Rounding
 
+# Up to here float64 holds every whole number.
+EXACT = 1 << 53
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -22,12 +25,14 @@ class Parameter:
         factor: factor :math:`f` on ε; 0 for a tensor that is exact.
         unit: unit radius of an ``absolute`` or ``range`` box; ``None`` stands for :math:`|\theta|`.
         blur: relative error of ``theta`` itself (a float64 weight held in float32, or a rounded product).
+        source: an exact tensor of whole numbers or truth values as torch holds it, where this is one.
     """
 
     theta: Tensor
     factor: float = 0.0
     unit: Tensor | None = None
     blur: float = 0.0
+    source: Tensor | None = None
 
     @property
     def relative(self) -> bool:
@@ -58,7 +63,14 @@ class Parameter:
 
     def moved(self, function: Callable[[Tensor], Tensor]) -> Parameter:
         """The same parameter under a function that only rearranges or selects values."""
-        return replace(self, theta=function(self.theta), unit=None if self.unit is None else function(self.unit))
+        unit, source = (None if t is None else function(t) for t in (self.unit, self.source))
+        return replace(self, theta=function(self.theta), unit=unit, source=source)
+
+    def spread(self, outputs: int) -> Parameter:
+        """A bias as one number an output: it may be stored as one for all of them, or with a dimension in front."""
+        if self.theta.shape == (outputs,):
+            return self
+        return self.moved(lambda t: t.reshape(-1).expand(outputs))
 
     def masked(self, signs: Parameter) -> Parameter:
         """The product with an exact tensor of zeros and plus or minus ones: a box of the same kind, nothing rounded."""
@@ -81,4 +93,8 @@ def stored(name: str, value: Tensor, rounding: Rounding, factor: float = 0.0, un
                     f"{name} has values that float32 cannot hold; use precision float64 and real arithmetic"
                 )
             blur = limits.eps
-    return Parameter(value.to(dtype), factor, None if unit is None else unit.to(dtype), blur)
+    whole = not value.dtype.is_floating_point
+    if whole and value.dtype.itemsize == 8 and bool(((value > EXACT) | (value < -EXACT)).any()):
+        blur = max(blur, torch.finfo(torch.float64).eps)
+    unit = None if unit is None else unit.to(dtype)
+    return Parameter(value.to(dtype), factor, unit, blur, value if whole and not factor else None)

@@ -25,9 +25,11 @@ Number = int | float
 Operand = Interval | Number
 
 
-@rule("aten.add.Tensor", "aten.add.Scalar", elementwise=True, slack=True)
+@rule("aten.add.Tensor", "aten.add.Scalar", elementwise=True, slack=True, types="whole")
 def add(context: Context, a: Operand, b: Operand, *, alpha: Number = 1) -> Interval:
     """``a + alpha b``; of truth values, either."""
+    if context.operation is not None and context.operation.dtype is torch.bool:
+        return either(*(truth(context, v) for v in ((a, b) if alpha else (a, False))))
     if alpha != 1:
         b = mul(context, b, alpha) if isinstance(b, Interval) else number(context, b) * alpha
     if not isinstance(a, Interval):
@@ -36,13 +38,23 @@ def add(context: Context, a: Operand, b: Operand, *, alpha: Number = 1) -> Inter
     if not isinstance(b, Interval):
         b = number(context, b)
         return a if b == 0 else _shifted(context, a, b)
-    if context.operation is not None and context.operation.dtype is torch.bool:
-        return Interval(torch.maximum(a.lower, b.lower), torch.maximum(a.upper, b.upper), bound=1.0, nonnegative=True)
     magnitude, slack = _sum_error(context, a, b)
     low, high = spare(a, b)
     lower = torch.add(a.lower, b.lower, out=low)
     upper = lower if a.is_point and b.is_point else torch.add(a.upper, b.upper, out=high)
     return Interval(lower, upper, slack, magnitude, a.nonnegative and b.nonnegative, owned=True)
+
+
+def truth(context: Context, v: Operand) -> Interval:
+    """A truth value, which a number of the graph stands for unless it is 0."""
+    return v if isinstance(v, Interval) else literal(context, float(v != 0), (), context.sweep.values.device)
+
+
+def either(a: Interval, b: Interval) -> Interval:
+    """Of truth values, whether one of them holds."""
+    lower = torch.maximum(a.lower, b.lower)
+    upper = lower if a.is_point and b.is_point else torch.maximum(a.upper, b.upper)
+    return Interval(lower, upper, bound=1.0, nonnegative=True)
 
 
 def spare(*operands: Interval) -> tuple[Tensor | None, Tensor | None]:
@@ -107,7 +119,7 @@ def _shifted(context: Context, a: Interval, b: float) -> Interval:
     return out
 
 
-@rule("aten.sub.Tensor", "aten.sub.Scalar", elementwise=True, slack=True)
+@rule("aten.sub.Tensor", "aten.sub.Scalar", elementwise=True, slack=True, types="whole")
 def sub(context: Context, a: Operand, b: Operand, *, alpha: Number = 1) -> Interval:
     """``a - alpha b``."""
     if alpha != 1:
@@ -125,13 +137,13 @@ def sub(context: Context, a: Operand, b: Operand, *, alpha: Number = 1) -> Inter
     return Interval(lower, upper, slack, magnitude, owned=True)
 
 
-@rule("aten.rsub.Scalar", "aten.rsub.Tensor", elementwise=True, slack=True)
+@rule("aten.rsub.Scalar", "aten.rsub.Tensor", elementwise=True, slack=True, types="whole")
 def rsub(context: Context, a: Operand, b: Operand, *, alpha: Number = 1) -> Interval:
     """``b - alpha a``."""
     return sub(context, b, a, alpha=alpha)
 
 
-@rule("aten.neg.default", elementwise=True, slack=True)
+@rule("aten.neg.default", elementwise=True, slack=True, types="whole")
 def neg(context: Context, a: Interval) -> Interval:
     """``-a``, exact."""
     out = a.fresh(lambda t, spare: torch.neg(t, out=spare), keep_sign=False)
@@ -139,7 +151,7 @@ def neg(context: Context, a: Interval) -> Interval:
     return out
 
 
-@rule("aten.mul.Tensor", "aten.mul.Scalar", parameters=True, slack=True, rows=True)
+@rule("aten.mul.Tensor", "aten.mul.Scalar", parameters=True, slack=True, rows=True, types="whole")
 def multiply(context: Context, a: Operand | Parameter, b: Operand | Parameter) -> Interval | Parameter:
     """``a b``; a parameter times an exact mask stays a parameter."""
     for parameter, mask in ((a, b), (b, a)):
@@ -260,7 +272,7 @@ def reciprocal(context: Context, b: Interval) -> Interval:
     return out
 
 
-@rule("aten.pow.Tensor_Scalar", elementwise=True)
+@rule("aten.pow.Tensor_Scalar", elementwise=True, types="whole")
 def power(context: Context, a: Interval, exponent: Number) -> Interval:
     """``a ** 2`` and other whole or half powers."""
     if exponent == 0.5:

@@ -17,7 +17,7 @@ from thetabox.errors import InputError
 from thetabox.verify.context import Context
 from thetabox.verify.interval import Interval
 from thetabox.verify.rounding import SAFETY
-from thetabox.verify.rules.arithmetic import literal, literal_error, number, sub
+from thetabox.verify.rules.arithmetic import either, literal, literal_error, number, sub, truth
 from thetabox.verify.rules.table import rule
 
 Number = int | float
@@ -37,25 +37,25 @@ def _as_interval(context: Context, v: Operand, like: Interval) -> Interval:
     return literal(context, number(context, v), (), like.lower.device)
 
 
-@rule("aten.gt.Tensor", "aten.gt.Scalar", elementwise=True, slack=True)
+@rule("aten.gt.Tensor", "aten.gt.Scalar", elementwise=True, slack=True, types="whole")
 def greater(context: Context, a: Operand, b: Operand) -> Interval:
     """``a > b``."""
     return _compare(context, a, b, strict=True)
 
 
-@rule("aten.ge.Tensor", "aten.ge.Scalar", elementwise=True, slack=True)
+@rule("aten.ge.Tensor", "aten.ge.Scalar", elementwise=True, slack=True, types="whole")
 def greater_equal(context: Context, a: Operand, b: Operand) -> Interval:
     """``a >= b``."""
     return _compare(context, a, b, strict=False)
 
 
-@rule("aten.lt.Tensor", "aten.lt.Scalar", elementwise=True, slack=True)
+@rule("aten.lt.Tensor", "aten.lt.Scalar", elementwise=True, slack=True, types="whole")
 def less(context: Context, a: Operand, b: Operand) -> Interval:
     """``a < b``."""
     return _compare(context, b, a, strict=True)
 
 
-@rule("aten.le.Tensor", "aten.le.Scalar", elementwise=True, slack=True)
+@rule("aten.le.Tensor", "aten.le.Scalar", elementwise=True, slack=True, types="whole")
 def less_equal(context: Context, a: Operand, b: Operand) -> Interval:
     """``a <= b``."""
     return _compare(context, b, a, strict=False)
@@ -63,14 +63,14 @@ def less_equal(context: Context, a: Operand, b: Operand) -> Interval:
 
 def _compare(context: Context, a: Operand, b: Operand, *, strict: bool) -> Interval:
     """``a > b`` (strict) or ``a >= b``."""
-    truth = _compared(context, a, b, strict=strict)
+    decided = _compared(context, a, b, strict=strict)
     threshold = isinstance(a, Interval) and (isinstance(b, Interval) or number(context, b) != 0.0)
     if context.surrogate is None or not threshold or not torch.is_grad_enabled():
-        return truth
+        return decided
     # Of the values nothing changes: x - x.detach() is zero and carries the gradient.
-    a, b = (_as_interval(context, v, truth) for v in (a, b))
+    a, b = (_as_interval(context, v, decided) for v in (a, b))
     low, high = context.surrogate(a.lower, b.upper), context.surrogate(a.upper, b.lower)
-    return replace(truth, lower=truth.lower + (low - low.detach()), upper=truth.upper + (high - high.detach()))
+    return replace(decided, lower=decided.lower + (low - low.detach()), upper=decided.upper + (high - high.detach()))
 
 
 def _compared(context: Context, a: Operand, b: Operand, *, strict: bool) -> Interval:
@@ -109,34 +109,54 @@ def _ends(context: Context, v: Operand) -> tuple[Any, Any, float]:
     return value, value, literal_error(context, value)
 
 
-def _check_truth(context: Context) -> None:
+def _operands(context: Context, *operands: Operand) -> list[Interval]:
+    """Truth values of the operands: whether they are other than 0.
+
+    Raises:
+        InputError: the operator works on the bits of whole numbers.
+    """
+    kind = context.kind
     if context.operation is not None and context.operation.dtype is not torch.bool:
         raise InputError(f"{context.where} works on the bits of a number; only truth values have a rule")
+    types = kind.operands if kind is not None else ()
+    return [
+        v if isinstance(v, Interval) and (place >= len(types) or types[place] is torch.bool) else nonzero(context, v)
+        for place, v in enumerate(operands)
+    ]
 
 
-@rule("aten.logical_and.default", "aten.bitwise_and.Tensor", "aten.__and__.Tensor", elementwise=True)
+def nonzero(context: Context, v: Operand) -> Interval:
+    """Whether a value is other than 0."""
+    if not isinstance(v, Interval):
+        return truth(context, number(context, v))
+    v = v.settled(context.rounding.own)
+    apart, zero = (v.lower > 0) | (v.upper < 0), (v.lower == 0) & (v.upper == 0)
+    return _truth(apart.to(v.lower.dtype), zero.to(v.lower.dtype))
+
+
+@rule("aten.logical_and.default", "aten.bitwise_and.Tensor", "aten.__and__.Tensor", elementwise=True, types="whole")
 def logical_and(context: Context, a: Interval, b: Interval) -> Interval:
     """Both."""
-    _check_truth(context)
+    a, b = _operands(context, a, b)
     return Interval(torch.minimum(a.lower, b.lower), torch.minimum(a.upper, b.upper), bound=1.0, nonnegative=True)
 
 
-@rule("aten.logical_or.default", "aten.bitwise_or.Tensor", "aten.__or__.Tensor", elementwise=True)
+@rule("aten.logical_or.default", "aten.bitwise_or.Tensor", "aten.__or__.Tensor", elementwise=True, types="whole")
 def logical_or(context: Context, a: Interval, b: Interval) -> Interval:
     """Either."""
-    _check_truth(context)
-    return Interval(torch.maximum(a.lower, b.lower), torch.maximum(a.upper, b.upper), bound=1.0, nonnegative=True)
+    return either(*_operands(context, a, b))
 
 
-@rule("aten.logical_not.default", "aten.bitwise_not.default")
+@rule("aten.logical_not.default", "aten.bitwise_not.default", types="whole")
 def logical_not(context: Context, a: Interval) -> Interval:
     """Neither."""
-    _check_truth(context)
+    (a,) = _operands(context, a)
     lower = 1.0 - a.upper
-    return replace(a, lower=lower, upper=lower if a.is_point else 1.0 - a.lower, bound=1.0, nonnegative=True)
+    upper = lower if a.is_point else 1.0 - a.lower
+    return replace(a, lower=lower, upper=upper, bound=1.0, nonnegative=True, owned=False)
 
 
-@rule("aten.where.self", "aten.where.ScalarOther", "aten.where.ScalarSelf", elementwise=True)
+@rule("aten.where.self", "aten.where.ScalarOther", "aten.where.ScalarSelf", elementwise=True, types="whole")
 def where(context: Context, condition: Interval, a: Operand, b: Operand) -> Interval:
     """``a`` where the condition holds, else ``b``; both where it is open."""
     own = context.rounding.own
@@ -147,7 +167,7 @@ def where(context: Context, condition: Interval, a: Operand, b: Operand) -> Inte
     return Interval(lower, upper, nonnegative=a.nonnegative and b.nonnegative)
 
 
-@rule("aten.maximum.default", elementwise=True, slack=True)
+@rule("aten.maximum.default", elementwise=True, slack=True, types="whole")
 def maximum(context: Context, a: Interval, b: Interval) -> Interval:
     """The larger, exact."""
     lower = torch.maximum(a.lower, b.lower)
@@ -155,7 +175,7 @@ def maximum(context: Context, a: Interval, b: Interval) -> Interval:
     return Interval(lower, upper, max(a.slack, b.slack), nonnegative=a.nonnegative or b.nonnegative)
 
 
-@rule("aten.minimum.default", elementwise=True, slack=True)
+@rule("aten.minimum.default", elementwise=True, slack=True, types="whole")
 def minimum(context: Context, a: Interval, b: Interval) -> Interval:
     """The smaller, exact."""
     lower = torch.minimum(a.lower, b.lower)
@@ -163,7 +183,7 @@ def minimum(context: Context, a: Interval, b: Interval) -> Interval:
     return Interval(lower, upper, max(a.slack, b.slack), nonnegative=a.nonnegative and b.nonnegative)
 
 
-@rule("aten.sign.default", slack=True)
+@rule("aten.sign.default", slack=True, types="whole")
 def sign(context: Context, a: Interval) -> Interval:
     """-1, 0 or 1."""
     positive, negative = _compare(context, a, 0.0, strict=True), _compare(context, _flip(a), 0.0, strict=True)

@@ -49,24 +49,25 @@ class Products:
         return float(self.middle.abs().amax()), float(self.around.amax())
 
 
-@rule("aten.linear.default", parameters=True, slack=True)
+@rule("aten.linear.default", parameters=True, slack=True, types="whole")
 def linear(context: Context, x: Operand, weight: Operand, bias: Operand = None) -> Interval:
     """``x Wᵀ + b``."""
-    x = _input(context, x)
-    return affine(context, x, weight, bias, F.linear, _size(weight)[-1])
+    x, shape = _input(context, x), _size(weight)
+    return affine(context, x, weight, _spread(bias, shape[0]), F.linear, shape[-1])
 
 
-@rule("aten.addmm.default", parameters=True, slack=True)
+@rule("aten.addmm.default", parameters=True, slack=True, types="whole")
 def addmm(
     context: Context, bias: Operand, x: Operand, weight: Operand, *, beta: float = 1, alpha: float = 1
 ) -> Interval:
     """``b + x W``."""
     if beta != 1 or alpha != 1:
         raise InputError(f"{context.where}: addmm with beta or alpha other than 1 has no rule")
-    return affine(context, _input(context, x), weight, bias, _times, _size(weight)[0])
+    terms, outputs = _size(weight)
+    return affine(context, _input(context, x), weight, _spread(bias, outputs), _times, terms)
 
 
-@rule("aten.mm.default", "aten.matmul.default", "aten.bmm.default", parameters=True, slack=True)
+@rule("aten.mm.default", "aten.matmul.default", "aten.bmm.default", parameters=True, slack=True, types="whole")
 def matmul(context: Context, x: Operand, weight: Operand) -> Interval:
     """``x W`` with a parameter (``x w`` with a vector), or the product of two values."""
     if isinstance(weight, Parameter) and weight.theta.dim() == 1:
@@ -78,7 +79,7 @@ def matmul(context: Context, x: Operand, weight: Operand) -> Interval:
 
 
 @rule("aten.conv1d.default", "aten.conv2d.default", "aten.conv1d.padding", "aten.conv2d.padding",
-      parameters=True, slack=True)  # a list of operators  # fmt: skip
+      parameters=True, slack=True, types="whole")  # a list of operators  # fmt: skip
 def convolution(
     context: Context,
     x: Operand,
@@ -414,6 +415,11 @@ def _input(context: Context, x: Operand) -> Interval:
 
 def _size(weight: Operand) -> torch.Size:
     return weight.theta.shape if isinstance(weight, Parameter) else weight.shape  # type: ignore[union-attr]  # never None here
+
+
+def _spread(bias: Operand, outputs: int) -> Operand:
+    """A bias as one number an output, where it is a parameter."""
+    return bias.spread(outputs) if isinstance(bias, Parameter) else bias
 
 
 def _is_value(operand: Operand) -> bool:

@@ -14,9 +14,11 @@ from thetabox.errors import InputError
 from thetabox.verify.context import Context
 from thetabox.verify.graph import BatchSize, Layout
 from thetabox.verify.interval import Interval
-from thetabox.verify.parameter import Parameter
-from thetabox.verify.rules.arithmetic import literal
-from thetabox.verify.rules.table import rule
+from thetabox.verify.kinds import ends_of, is_whole
+from thetabox.verify.parameter import EXACT, Parameter, stored
+from thetabox.verify.rules.arithmetic import literal, number
+from thetabox.verify.rules.compare import nonzero
+from thetabox.verify.rules.table import EVERYTHING, rule
 
 Value = Interval | Parameter
 
@@ -32,40 +34,76 @@ def _moved(x: Value, function: Any) -> Value:
 
 
 @rule("aten.clone.default", "aten.alias.default", "aten.detach.default", "aten.contiguous.default",
-      "aten.lift_fresh_copy.default", "aten.dropout.default", "aten.feature_dropout.default",
-      "aten.alpha_dropout.default", parameters=True, slack=True)  # a list of operators  # fmt: skip
-def same(context: Context, x: Value, *args: Any, **kwargs: Any) -> Value:
-    """A copy (dropout does nothing in evaluation mode)."""
+      "aten.lift_fresh_copy.default", parameters=True, slack=True, types="moves")  # a list of operators  # fmt: skip
+def same(context: Context, x: Value) -> Value:
+    """A copy."""
     return x
 
 
-@rule("aten._to_copy.default", "aten.to.dtype", "aten.to.device", "aten.to.dtype_layout", parameters=True, slack=True)
-def cast(context: Context, x: Value, *args: Any, dtype: torch.dtype | None = None, **kwargs: Any) -> Value:
-    """A cast between floating types, or of a truth value; the real number stays what it is."""
-    dtype = next((a for a in args if isinstance(a, torch.dtype)), dtype)
-    if dtype in (None, torch.float32, torch.float64):
+@rule("aten.dropout.default", "aten.feature_dropout.default", "aten.alpha_dropout.default", parameters=True, slack=True,
+      types="moves")  # a list of operators  # fmt: skip
+def dropout(context: Context, x: Value, share: float, train: bool) -> Value:
+    """A copy: dropout does nothing in evaluation mode."""
+    if train and share:
+        raise InputError(f"{context.where} drops values at random; only evaluation mode has a rule")
+    return x
+
+
+@rule("aten._to_copy.default", "aten.to.dtype", "aten.to.device", "aten.to.dtype_layout", parameters=True, slack=True,
+      types="casts", honours=EVERYTHING)  # a list of operators  # fmt: skip
+def cast(context: Context, x: Value, *args: Any, **kwargs: Any) -> Value:
+    """A cast between floating types, or of whole numbers; the real number stays what it is."""
+    if context.kind is None or context.kind.result is None:
         return x
-    truth = isinstance(x, Interval) and _is_truth(x)
-    if not dtype.is_floating_point and not (truth and dtype in WHOLE):
-        raise InputError(f"{context.where} turns real values into {dtype}, which has no rule")
-    if dtype.is_floating_point and not truth:
-        raise InputError(f"{context.where} rounds to {dtype}, which has no rule; use float32 or float64")
-    return x
+    return in_type(context, x, context.kind.operands[0], context.kind.result)
 
 
-# Integers too narrow to count in, or without a sign, wrap around.
-WHOLE = (torch.bool, torch.int32, torch.int64)
+def in_type(context: Context, x: Value, source: torch.dtype | None, target: torch.dtype) -> Value:
+    """A value in another type.
+
+    Raises:
+        InputError: a real number would become a whole one, or be rounded to fewer digits than float32 has.
+    """
+    if target is source:
+        return x
+    network = None if context.kind is None else context.kind.network
+    if target.is_floating_point:
+        # A type of so few digits holds every whole number up to this.
+        narrow = target.itemsize < 4 and target is not network
+        if narrow and not (is_whole(source) and _size(context, x) <= 2.0 / torch.finfo(target).eps):
+            raise InputError(f"{context.where} rounds to {target}, which has no rule; use float32 or float64")
+        return replace(x, source=None) if isinstance(x, Parameter) else x
+    if is_whole(source):
+        x = context.interval(x) if isinstance(x, Parameter) else x
+        if target is torch.bool:
+            return nonzero(context, x)
+        return replace(x, owned=False)
+    constant = not x.factor if isinstance(x, Parameter) else x.batch is None and not x.by_row
+    found = _truncated(context, x, target) if constant else None
+    if found is None:
+        raise InputError(f"{context.where} turns real values into {target}, which has no rule")
+    return found
 
 
-def _is_truth(x: Interval) -> bool:
-    """Whether both ends are 0 or 1: then a cast to whole numbers changes nothing, whatever lies between."""
-    if x.bound != 1.0 or x.slack != 0.0:
-        return False
-    return all(bool(((t == 0) | (t == 1)).all()) for t in ((x.lower,) if x.is_point else (x.lower, x.upper)))
+def _size(context: Context, x: Value) -> float:
+    return (context.interval(x) if isinstance(x, Parameter) else x).magnitude
+
+
+def _truncated(context: Context, x: Value, target: torch.dtype) -> Parameter | None:
+    """Whole numbers that real ones certainly become; ``None`` where that is open."""
+    x = (context.interval(x) if isinstance(x, Parameter) else x).settled(context.rounding.own)
+    low, high = x.lower.double().trunc(), x.upper.double().trunc()
+    least, most = ends_of(target)
+    if target is torch.bool or not torch.equal(low, high) or not low.numel():
+        return None
+    if not (max(least, -EXACT) < float(low.min()) + 1 and float(low.max()) - 1 < min(most, EXACT)):
+        return None
+    return stored(context.where, low.to(target), context.rounding)
 
 
 @rule("aten.view.default", "aten.reshape.default", "aten._unsafe_view.default", "aten.flatten.using_ints",
-      "aten.unflatten.int", "aten.expand.default", parameters=True, slack=True)  # a list of operators  # fmt: skip
+      "aten.unflatten.int", "aten.expand.default", parameters=True, slack=True, types="moves",
+      honours=EVERYTHING)  # a list of operators  # fmt: skip
 def reshape(context: Context, x: Value, *args: Any, **kwargs: Any) -> Value:
     """A new shape, read from the trace, with as many rows as the value has."""
     layout = _layout(context)
@@ -81,18 +119,25 @@ def reshape(context: Context, x: Value, *args: Any, **kwargs: Any) -> Value:
 
 @rule("aten.permute.default", "aten.transpose.int", "aten.t.default", "aten.unsqueeze.default", "aten.squeeze.dim",
       "aten.squeeze.dims", "aten.squeeze.default", "aten.select.int", "aten.index_select.default",
-      "aten.movedim.int", parameters=True, slack=True)  # a list of operators  # fmt: skip
+      "aten.movedim.int", parameters=True, slack=True, types="moves",
+      honours=EVERYTHING)  # a list of operators  # fmt: skip
 def rearrange(context: Context, x: Value, *args: Any, **kwargs: Any) -> Value:
     """The operator itself on both ends."""
     assert context.operation is not None
     target, plain = context.operation.target, [_indices(context, a) for a in args]
-    if context.operation.operator == "aten.squeeze.default" and isinstance(x, Interval) and x.batch is not None:
-        dims = [d for d, size in enumerate(x.shape) if size == 1 and d != x.batch]
-        return _moved(x, lambda t: t.squeeze(dims))
+    if "squeeze" in context.operation.operator.split(".")[1] and "un" not in context.operation.operator:
+        return _moved(x, lambda t: t.squeeze(_single(x, *plain)))
     return _moved(x, lambda t: target(t, *plain, **kwargs))
 
 
-@rule("aten.pad.default", parameters=True, slack=True)
+def _single(x: Value, dims: Any = None) -> list[int]:
+    """Dimensions of one place that a squeeze takes away; never that of the samples, however few they are."""
+    shape, batch = (x.theta.shape, None) if isinstance(x, Parameter) else (x.shape, x.batch)
+    chosen = range(len(shape)) if dims is None else (dims if isinstance(dims, list | tuple) else [dims])
+    return [d for d in sorted({d % max(len(shape), 1) for d in chosen}) if len(shape) and shape[d] == 1 and d != batch]
+
+
+@rule("aten.pad.default", parameters=True, slack=True, types="moves")
 def pad(context: Context, x: Value, sizes: list[int], mode: str = "constant", value: float | None = None) -> Value:
     """One number around; other modes have no rule."""
     if mode != "constant":
@@ -100,9 +145,10 @@ def pad(context: Context, x: Value, sizes: list[int], mode: str = "constant", va
     return padded(context, x, sizes, value or 0.0)
 
 
-@rule("aten.constant_pad_nd.default", parameters=True, slack=True)
+@rule("aten.constant_pad_nd.default", parameters=True, slack=True, types="moves")
 def padded(context: Context, x: Value, sizes: list[int], value: float = 0.0) -> Value:
     """One number around."""
+    value = _in_result(context, value)
     if value and isinstance(x, Parameter):
         x = context.interval(x)
     moved = _moved(x, lambda t: F.pad(t, sizes, value=value))
@@ -112,16 +158,19 @@ def padded(context: Context, x: Value, sizes: list[int], value: float = 0.0) -> 
     return moved
 
 
-@rule("aten.slice.Tensor", parameters=True, slack=True)
+@rule("aten.slice.Tensor", parameters=True, slack=True, types="moves")
 def cut(context: Context, x: Value, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Value:
     """A range of one dimension; over samples only the whole of it."""
-    if isinstance(x, Interval) and x.batch is not None and dim % len(_layout(context).shape) == x.batch:
+    layout = _layout(context)
+    samples = isinstance(x, Interval) and x.batch is not None
+    if samples and dim % len(layout.shape) == x.batch:  # type: ignore[union-attr]  # an interval
         return x
-    whole = isinstance(end, BatchSize) or end is None
-    return _moved(x, lambda t: torch.ops.aten.slice.Tensor(t, dim, start, None if whole else end, step))
+    if (layout.batch is not None and not samples) or any(isinstance(v, BatchSize) for v in (start, end, step)):
+        raise InputError(f"{context.where} cuts by the number of samples")
+    return _moved(x, lambda t: torch.ops.aten.slice.Tensor(t, dim, start, end, step))
 
 
-@rule("aten.index.Tensor", parameters=True, slack=True)
+@rule("aten.index.Tensor", parameters=True, slack=True, types="moves")
 def index(context: Context, x: Value, places: list[Any]) -> Value:
     """Entries at constant places."""
     where = [_indices(context, p) for p in places]
@@ -135,21 +184,20 @@ def _indices(context: Context, value: Any) -> Any:
     if isinstance(value, Parameter):
         if value.factor:
             raise InputError(f"{context.where} uses a perturbed parameter as an index")
-        return value.theta.long()
-    if isinstance(value, Interval):
-        if not value.is_point or value.batch is not None:
-            raise InputError(f"{context.where} uses a computed value as an index")
-        return value.lower.long()
+        if value.source is not None:
+            return value.source
+    if isinstance(value, Interval | Parameter | BatchSize):
+        raise InputError(f"{context.where} uses a computed value as an index")
     return value
 
 
-@rule("aten.cat.default", slack=True)
+@rule("aten.cat.default", slack=True, types="moves")
 def cat(context: Context, parts: list[Interval], dim: int = 0) -> Interval:
     """Values one after another."""
     return _joined(parts, lambda ts: torch.cat(ts, dim))
 
 
-@rule("aten.stack.default", slack=True)
+@rule("aten.stack.default", slack=True, types="moves")
 def stack(context: Context, parts: list[Interval], dim: int = 0) -> Interval:
     """Values side by side in a new dimension."""
     return _joined(parts, lambda ts: torch.stack(ts, dim))
@@ -162,7 +210,7 @@ def _joined(parts: list[Interval], join: Any) -> Interval:
 
 
 @rule("aten.split.Tensor", "aten.split_with_sizes.default", "aten.chunk.default", "aten.unbind.int",
-      parameters=True, slack=True)  # a list of operators  # fmt: skip
+      parameters=True, slack=True, types="moves", honours=EVERYTHING)  # a list of operators  # fmt: skip
 def split(context: Context, x: Value, *args: Any) -> tuple[Value, ...]:
     """Values taken apart."""
     assert context.operation is not None
@@ -182,13 +230,13 @@ def _part(target: Any, args: tuple[Any, ...], place: int, t: Tensor) -> Tensor:
     return part
 
 
-@rule("getitem", parameters=True, slack=True)
+@rule("getitem", parameters=True, slack=True, types="moves")
 def getitem(context: Context, values: Any, place: int) -> Any:
     """One result of an operator that has several."""
     return values[place]
 
 
-@rule("aten.sym_size.int", parameters=True, slack=True)
+@rule("aten.sym_size.int", parameters=True, slack=True, types="moves")
 def batch_size(context: Context, x: Value, dim: int) -> BatchSize:
     """The number of samples: shapes are read from the trace instead."""
     return BatchSize()
@@ -196,42 +244,49 @@ def batch_size(context: Context, x: Value, dim: int) -> BatchSize:
 
 @rule("mul", "add", "sub", "floordiv", "aten.sym_numel.default", "<built-in function mul>",
       "<built-in function add>", "<built-in function sub>", "<built-in function floordiv>", "<built-in function eq>",
-      "<built-in function ge>", "<built-in function le>", parameters=True, slack=True)  # operators  # fmt: skip
+      "<built-in function ge>", "<built-in function le>", parameters=True, slack=True, types="moves",
+      honours=EVERYTHING)  # operators  # fmt: skip
 def size_arithmetic(context: Context, *args: Any, **kwargs: Any) -> BatchSize:
     """Arithmetic on sizes, for shapes that are read from the trace."""
     return BatchSize()
 
 
-@rule("aten.zeros.default", "aten.zeros_like.default", "aten.new_zeros.default", parameters=True, slack=True)
+@rule("aten.zeros.default", "aten.zeros_like.default", "aten.new_zeros.default", parameters=True, slack=True,
+      types="moves", honours=("self", "size", "dtype"))  # a list of operators  # fmt: skip
 def zeros(context: Context, *args: Any, **kwargs: Any) -> Interval:
     """Zeros."""
     return _constant(context, 0.0)
 
 
-@rule("aten.ones.default", "aten.ones_like.default", "aten.new_ones.default", parameters=True, slack=True)
+@rule("aten.ones.default", "aten.ones_like.default", "aten.new_ones.default", parameters=True, slack=True,
+      types="moves", honours=("self", "size", "dtype"))  # a list of operators  # fmt: skip
 def ones(context: Context, *args: Any, **kwargs: Any) -> Interval:
     """Ones."""
     return _constant(context, 1.0)
 
 
-@rule("aten.full.default", "aten.full_like.default", "aten.new_full.default", parameters=True, slack=True)
-def full(context: Context, like: Any, *args: Any, **kwargs: Any) -> Interval:
+@rule("aten.full.default", "aten.full_like.default", parameters=True, slack=True, types="moves", honours=("dtype",))
+def full(context: Context, like: Any, value: Any, **kwargs: Any) -> Interval:
     """One number everywhere."""
-    value = next((a for a in reversed(args) if isinstance(a, (int, float))), None)
-    if value is None:
-        raise InputError(f"{context.where} fills with a value that is not a number")
-    return _constant(context, float(value))
+    return _constant(context, value)
 
 
-@rule("aten.scalar_tensor.default", slack=True)
-def scalar(context: Context, value: float, **kwargs: Any) -> Interval:
+@rule("aten.new_full.default", parameters=True, slack=True, types="moves", honours=("dtype",))
+def new_full(context: Context, like: Any, size: Any, value: Any, **kwargs: Any) -> Interval:
+    """One number everywhere."""
+    return _constant(context, value)
+
+
+@rule("aten.scalar_tensor.default", slack=True, types="moves", honours=("dtype",))
+def scalar(context: Context, value: Any, **kwargs: Any) -> Interval:
     """A number as a tensor."""
-    return _constant(context, float(value))
+    return _constant(context, value)
 
 
-@rule("aten.arange.default", "aten.arange.start", "aten.arange.start_step", slack=True)
+@rule("aten.arange.default", "aten.arange.start", "aten.arange.start_step", slack=True,
+      honours=("start", "end", "step", "dtype"))  # a list of operators  # fmt: skip
 def arange(context: Context, *args: Any, **kwargs: Any) -> Interval:
-    """Whole numbers in order."""
+    """Numbers in order."""
     if _layout(context).batch is not None:
         raise InputError(f"{context.where} counts samples")
     out = Interval.point(torch.arange(*args, dtype=context.dtype, device=context.sweep.values.device))
@@ -240,6 +295,15 @@ def arange(context: Context, *args: Any, **kwargs: Any) -> Interval:
     return out
 
 
-def _constant(context: Context, value: float) -> Interval:
+def _constant(context: Context, value: Any) -> Interval:
     sizes = _layout(context).sizes(context.sweep.samples)
-    return literal(context, value, sizes, context.sweep.values.device)
+    return literal(context, _in_result(context, value), sizes, context.sweep.values.device)
+
+
+def _in_result(context: Context, value: Any) -> float:
+    """A number of the graph as a tensor of the result's type holds it, if that is no wide floating type."""
+    found = number(context, value)
+    result = None if context.kind is None else context.kind.result
+    if result is None or (result.is_floating_point and result.itemsize >= 4):
+        return found
+    return float(torch.full((), value, dtype=result).item())

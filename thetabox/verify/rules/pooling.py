@@ -27,7 +27,8 @@ def _check(context: Context, x: Interval) -> None:
         raise InputError(f"{context.where}: the first dimension of a pooling's input must be the samples'")
 
 
-@rule("aten.max_pool1d.default", "aten.max_pool2d.default", "aten.max_pool2d_with_indices.default", slack=True)
+@rule("aten.max_pool1d.default", "aten.max_pool2d.default", "aten.max_pool2d_with_indices.default", slack=True,
+      types="whole")  # a list of operators  # fmt: skip
 def max_pool(
     context: Context,
     x: Interval,
@@ -65,7 +66,7 @@ def _tiles(t: Tensor, window: tuple[int, ...]) -> Tensor:
     return t
 
 
-@rule("aten.adaptive_max_pool1d.default", "aten.adaptive_max_pool2d.default", slack=True)
+@rule("aten.adaptive_max_pool1d.default", "aten.adaptive_max_pool2d.default", slack=True, types="whole")
 def adaptive_max_pool(context: Context, x: Interval, size: Any) -> tuple[Interval, None]:
     """Largest of each part, exact."""
     _check(context, x)
@@ -75,23 +76,29 @@ def adaptive_max_pool(context: Context, x: Interval, size: Any) -> tuple[Interva
 
 
 @rule("aten.avg_pool1d.default", "aten.avg_pool2d.default", slack=True)
-def average_pool(context: Context, x: Interval, kernel: Any, *args: Any, **kwargs: Any) -> Interval:
+def average_pool(
+    context: Context,
+    x: Interval,
+    kernel: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Interval:
     """Mean of each window: a sum and a division by a whole number."""
     _check(context, x)
     assert context.operation is not None
     one = "1d" in context.operation.operator
-    terms = prod(kernel) * (kernel[0] if not one and len(kernel) == 1 else 1)
+    terms = prod(_sizes(kernel, 1 if one else 2))
     pool: Callable[..., Tensor] = F.avg_pool1d if one else F.avg_pool2d
-    divisor = kwargs.get("divisor_override", args[4] if len(args) > 4 else None)
+    divisor = divisor_override
     if divisor is not None and divisor < 1:
         raise InputError(f"{context.where}: an average pool has a rule for divisors of at least 1, not {divisor}")
     gain = 1.0 if divisor is None else max(terms / divisor, 1.0)
-    return _averaged(context, x, lambda t: pool(t, kernel, *_stride(args), **kwargs), terms, gain)
-
-
-def _stride(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """An empty stride stands for the kernel's size."""
-    return (args[0] or None, *args[1:]) if args else args
+    # An empty stride stands for the kernel's size.
+    how = [kernel, stride or None, padding, ceil_mode, count_include_pad]
+    return _averaged(context, x, lambda t: pool(t, *(how if one else [*how, divisor])), terms, gain)
 
 
 @rule("aten.adaptive_avg_pool1d.default", "aten.adaptive_avg_pool2d.default", "aten._adaptive_avg_pool2d.default",

@@ -7,29 +7,45 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from thetabox.errors import InputError
 from thetabox.verify.context import Context
 from thetabox.verify.interval import Interval
+from thetabox.verify.parameter import Parameter
 from thetabox.verify.rounding import SAFETY
+from thetabox.verify.rules.movement import in_type
 from thetabox.verify.rules.table import rule
 
 
 def _dims(context: Context, x: Interval, dim: Any) -> tuple[int, ...]:
     rank = x.lower.dim()
     chosen = range(rank) if dim is None or dim == [] else (dim if isinstance(dim, Sequence) else [dim])
-    dims = tuple(d % rank for d in chosen)
+    dims = tuple(d % max(rank, 1) for d in chosen)
     if x.batch in dims:
         raise InputError(f"{context.where} mixes samples")
     return dims
 
 
-@rule("aten.sum.dim_IntList", "aten.sum.default", slack=True)
+def _terms(x: Interval, dims: tuple[int, ...]) -> int:
+    return prod(x.shape[d] for d in dims) if x.shape else 1
+
+
+def _first_cast(context: Context, x: Interval, dtype: torch.dtype | None) -> Interval:
+    """A reduction turns its terms into the type that it is given before it adds them up."""
+    if dtype is None or context.kind is None:
+        return x
+    found = in_type(context, x, context.kind.operands[0], dtype)
+    return context.interval(found) if isinstance(found, Parameter) else found
+
+
+@rule("aten.sum.dim_IntList", "aten.sum.default", slack=True, types="whole")
 def total(context: Context, x: Interval, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Interval:
     """Sum; ``n`` terms of magnitude ``M`` err by at most ``γ n M``."""
+    x = _first_cast(context, x, dtype)
     dims = _dims(context, x, dim)
-    terms = prod(x.shape[d] for d in dims)
+    terms = _terms(x, dims)
     out = Interval(*_ends(x, lambda t: t.sum(dims, keepdim)), nonnegative=x.nonnegative)
     out.slack = (x.slack + context.rounding.of_sum(terms) * x.magnitude) * terms * SAFETY
     out.slack += context.rounding.beyond(terms * x.magnitude)
@@ -39,8 +55,9 @@ def total(context: Context, x: Interval, dim: Any = None, keepdim: bool = False,
 @rule("aten.mean.dim", "aten.mean.default", slack=True)
 def mean(context: Context, x: Interval, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Interval:
     """Mean: the sum divided by a whole number."""
+    x = _first_cast(context, x, dtype)
     dims = _dims(context, x, dim)
-    terms = prod(x.shape[d] for d in dims)
+    terms = _terms(x, dims)
     out = Interval(*_ends(x, lambda t: t.mean(dims, keepdim)), bound=x.bound, nonnegative=x.nonnegative)
     out.slack = _mean_slack(context, x, terms)
     return out
@@ -95,27 +112,27 @@ class RunningMean:
         return out
 
 
-@rule("aten.amax.default", slack=True)
+@rule("aten.amax.default", slack=True, types="moves")
 def largest(context: Context, x: Interval, dim: Any = (), keepdim: bool = False) -> Interval:
     """Maximum, exact."""
     dims = _dims(context, x, list(dim))
     return Interval(*_ends(x, lambda t: t.amax(dims, keepdim)), x.slack, x.bound, x.nonnegative)
 
 
-@rule("aten.amin.default", slack=True)
+@rule("aten.amin.default", slack=True, types="moves")
 def smallest(context: Context, x: Interval, dim: Any = (), keepdim: bool = False) -> Interval:
     """Minimum, exact."""
     dims = _dims(context, x, list(dim))
     return Interval(*_ends(x, lambda t: t.amin(dims, keepdim)), x.slack, x.bound, x.nonnegative)
 
 
-@rule("aten.max.dim", slack=True)
+@rule("aten.max.dim", slack=True, types="moves")
 def largest_with_place(context: Context, x: Interval, dim: int, keepdim: bool = False) -> tuple[Interval, None]:
     """Maximum; the place of it has no rule."""
     return largest(context, x, [dim], keepdim), None
 
 
-@rule("aten.min.dim", slack=True)
+@rule("aten.min.dim", slack=True, types="moves")
 def smallest_with_place(context: Context, x: Interval, dim: int, keepdim: bool = False) -> tuple[Interval, None]:
     """Minimum; the place of it has no rule."""
     return smallest(context, x, [dim], keepdim), None

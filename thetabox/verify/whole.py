@@ -1,0 +1,173 @@
+"""Whole numbers and truth values: computed by torch where they are constant, else refused where they may wrap."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thetabox.errors import InputError
+from thetabox.verify.context import Context
+from thetabox.verify.graph import Graph, Operation, Ref, map_arg_refs
+from thetabox.verify.interval import Interval
+from thetabox.verify.kinds import Kind, ends_of, is_whole, kinds
+from thetabox.verify.parameter import EXACT, Parameter, stored
+
+
+class _Inexact(Exception):
+    """An operand is not known to the last bit."""
+
+
+def constants(graph: Graph) -> set[int]:
+    """Positions of whole numbers that follow, place by place, from whole numbers of the module: torch computes them.
+
+    Any function of single places will do; it needs no rule.
+    """
+    types = kinds(graph)
+    known = {i for i in (*graph.tensors, *graph.constants) if is_whole(graph.dtypes.get(i))}
+    for operation in graph.operations:
+        tags = getattr(operation.target, "tags", ())
+        single = torch.Tag.pointwise in tags and torch.Tag.nondeterministic_seeded not in tags
+        if single and types[operation.index].constant and known.issuperset(operation.inputs):
+            known.add(operation.index)
+    return known
+
+
+def computed(
+    context: Context, graph: Graph, operation: Operation, kind: Kind, values: dict[int, Any], casts: bool
+) -> Parameter | None:
+    """What torch itself answers where all operands are constants known to the last bit; ``None`` elsewhere.
+
+    Args:
+        context: for its rounding.
+        graph: whose operation it is.
+        operation: with a constant result, see :class:`~thetabox.verify.kinds.Kind`.
+        kind: its types.
+        values: of its operands.
+        casts: the operator is a cast.
+    """
+    schema = getattr(operation.target, "_schema", None)
+    if schema is None or schema.is_mutable:
+        return None
+    real = casts or kind.result is torch.bool
+
+    def operand(place: Ref) -> Tensor:
+        return _exact(values[place.index], graph.dtypes.get(place.index), real=real)
+
+    try:
+        args, kwargs = (map_arg_refs(part, operand) for part in (operation.args, operation.kwargs))
+    except _Inexact:
+        return None
+    if casts and kind.result is not None and isinstance(args[0], Tensor):
+        _check_cast(operation, args[0], kind.result)
+    if "device" in kwargs:
+        kwargs = {**kwargs, "device": context.sweep.values.device}
+    answer = operation.target(*args, **kwargs)
+    assert isinstance(answer, Tensor)
+    return stored(operation.describe(), answer, context.rounding)
+
+
+def _exact(value: Any, dtype: torch.dtype | None, *, real: bool) -> Tensor:
+    if not isinstance(value, Parameter) or value.factor or dtype is None:
+        raise _Inexact
+    if value.source is not None:
+        return value.source
+    if value.blur or not real or not dtype.is_floating_point:
+        raise _Inexact
+    return value.theta.detach().to(dtype)
+
+
+def _check_cast(operation: Operation, values: Tensor, dtype: torch.dtype) -> None:
+    """Real numbers beyond the range of whole ones become anything, on each processor something else."""
+    if not values.is_floating_point() or dtype is torch.bool or not values.numel():
+        return
+    least, most = ends_of(dtype)
+    low, high = float(values.min()), float(values.max())
+    if not (least <= math.trunc(low) and math.trunc(high) <= most) if math.isfinite(low + high) else True:
+        raise InputError(f"{operation.describe()} turns numbers beyond the range of {dtype} into {dtype}")
+
+
+def fits(context: Context, value: Any, dtype: torch.dtype) -> bool:
+    """Whether an operand keeps its value in the type in which the operator computes."""
+    least, most = ends_of(dtype)
+    if isinstance(value, Interval):
+        if not value.lower.numel():
+            return True
+        value = value.settled(context.rounding.own)
+        return least <= float(value.lower.detach().amin()) and float(value.upper.detach().amax()) <= most
+    return not isinstance(value, int | float) or least <= value <= most
+
+
+def check_operands(context: Context, operation: Operation, kind: Kind, args: tuple[Any, ...]) -> None:
+    """Refuse operands that an elementwise operator on whole numbers would first wrap into its type.
+
+    Raises:
+        InputError: one of them may lie beyond the type's range.
+    """
+    assert kind.common is not None
+    least, most = ends_of(kind.common)
+    for value, dtype in zip(args, kind.operands, strict=False):
+        if dtype is kind.common:
+            continue
+        if is_whole(dtype) and dtype is not None:
+            low, high = ends_of(dtype)
+            if least <= low and high <= most:
+                continue
+        if not fits(context, value, kind.common):
+            raise InputError(
+                f"{operation.describe()} computes in {kind.common}, which may not hold one of its operands and would "
+                "wrap; turn them into a wider type first"
+            )
+
+
+def within_range(context: Context, operation: Operation, kind: Kind, result: Interval) -> Interval:
+    """A result of whole numbers: nothing but whole numbers, none of which wraps.
+
+    Raises:
+        InputError: one of them may.
+    """
+    assert kind.result is not None
+    truth = kind.result is torch.bool
+    if not result.lower.numel() or (truth and result.slack == 0.0 and result.bound == 1.0 and result.nonnegative):
+        return result
+    settled = result.settled(context.rounding.own)
+    lower = settled.lower.ceil()
+    upper = lower if result.is_point and result.slack == 0.0 else settled.upper.floor()
+    low, high = float(lower.detach().amin()), float(upper.detach().amax())
+    least, most = ends_of(kind.result)
+    if not (least <= low and high <= most):
+        raise InputError(
+            f"{operation.describe()} may leave the range of {kind.result} and wrap; compute in a wider type, or in a "
+            "floating one"
+        )
+    exact = EXACT if context.dtype is torch.float64 and not context.rounding.network else 1 << 24
+    if not max(-low, high) < exact:
+        raise InputError(f"{operation.describe()} may reach whole numbers that the bounds cannot hold exactly")
+    if torch.is_grad_enabled():
+        return result
+    if upper is not lower and torch.equal(lower, upper):
+        upper = lower
+    bound = 1.0 if truth else max(-low, high, 0.0)
+    return replace(result, lower=lower, upper=upper, slack=0.0, bound=bound, nonnegative=low >= 0.0, owned=False)
+
+
+def in_float32(context: Context, value: Any) -> Any:
+    """An operand of more digits, as float32 holds it: rounding to the nearest is increasing."""
+    if isinstance(value, Parameter):
+        theta = value.theta.detach().double()
+        rounded = theta.float().double()
+        wrong = rounded != theta
+        if not bool(wrong.any()):
+            return value
+        limits = torch.finfo(torch.float32)
+        size = theta[wrong].abs()
+        if float(size.min()) >= limits.smallest_normal and float(size.max()) < limits.max:
+            return replace(value, blur=value.blur + limits.eps, source=None)
+        value = context.interval(value)
+    if not isinstance(value, Interval):
+        return value
+    value = value.settled(context.rounding.own)
+    return replace(value.map(lambda t: t.float().to(context.dtype)), bound=None)
