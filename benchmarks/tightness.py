@@ -1,8 +1,8 @@
 """How much of what an attack leaves standing is proven, by domain and ε, and what that costs in forward passes.
 
-    python benchmarks/tightness.py --model MODEL --data TASK --epsilon 0,1e-4,1e-3 --budget 2 --out FILE.json
+    python benchmarks/tightness.py --model MODEL --data TASK --epsilon 0,1e-4,1e-3 --effort 1000 --out FILE.json
 
-Plain intervals, ``auto`` with a budget, and the attack of ``tb.attack`` on the same samples. No sample may be both
+Plain intervals, ``auto`` with an effort, and the attack of ``tb.attack`` on the same samples. No sample may be both
 verified and flipped: the script ends with an error if one is. One thread, processor time.
 """
 
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--epsilon", default="0,1e-4,5e-4,1e-3,2e-3,5e-3,1e-2")
     parser.add_argument("--samples", type=int, default=100)
-    parser.add_argument("--budget", type=float, default=1.0, help="seconds a sample for all ε together")
+    parser.add_argument("--effort", type=float, default=1000.0, help="forward passes for each sample and ε")
     parser.add_argument("--steps", type=int, default=20, help="of the attack, 0 for none")
     parser.add_argument("--restarts", type=int, default=2)
     parser.add_argument("--radius", action="store_true", help="certified radii of plain intervals and auto as well")
@@ -41,7 +41,7 @@ def main() -> None:
         "data": args.data,
         "samples": len(test),
         "epsilon": sweep,
-        "budget": args.budget,
+        "effort": args.effort,
         "machine": f"CPU, {platform.machine()}, torch {torch.__version__}, {datetime.now(UTC).date()}",
     }
     x = torch.as_tensor(test.x).double()
@@ -55,7 +55,7 @@ def main() -> None:
     forward = min(rounds)
     facts["forward_seconds"] = forward
     rows, certificates = [], {}
-    for name, options in (("interval", {}), ("auto", {"budget": args.budget})):
+    for name, options in (("interval", {}), ("auto", {"effort": args.effort})):
         started = time.process_time()
         cert = tb.certify(model, test.x, test.y, sweep, domain=name, options=options)
         passes = (time.process_time() - started) / forward
@@ -76,7 +76,7 @@ def main() -> None:
             assert not (cert.verified & ~found.correct).any(), "a sample is both verified and flipped"
     if args.radius:
         plain = tb.certified_radius(model, test.x, test.y, domain="interval")
-        auto = tb.certified_radius(model, test.x, test.y, options={"budget": args.budget})
+        auto = tb.certified_radius(model, test.x, test.y, options={"effort": args.effort})
         both = plain > 0
         facts["radius"] = {
             "interval": plain.median().item(),

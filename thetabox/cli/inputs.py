@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 from torch import nn
 
@@ -17,7 +19,7 @@ from thetabox.data import load as load_data
 from thetabox.errors import InputError
 from thetabox.models import build, is_recurrent, logits, sha256
 from thetabox.models import load as load_model
-from thetabox.verify import domains
+from thetabox.verify import domains, request
 
 
 @dataclass(frozen=True)
@@ -89,20 +91,32 @@ def proof_settings(
     arithmetic: str,
     precision: str,
     option: Sequence[tuple[str, str]],
-    budget: float | None,
+    effort: float | None = None,
+    timeout: float | None = None,
+    budget: float | None = None,
 ) -> dict[str, Any]:
     """How to prove, as arguments of the library; the domain and its options are known to exist.
+
+    What the library warns of, such as an option that will go, is a line on standard error.
 
     Raises:
         InputError: an unknown domain or option, or a value that it does not take.
     """
-    options = {name: literal(text) for name, text in option} | ({} if budget is None else {"budget": budget})
+    given = {"effort": effort, "budget": budget}
+    options = {name: literal(text) for name, text in option}
+    options |= {name: value for name, value in given.items() if value is not None}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        checked = domains.check(domain, options)
+    for warning in told:
+        click.echo(f"thetabox: {warning.message}", err=True)
     return {
         "domain": domain,
         "criterion": criterion,
         "arithmetic": arithmetic,
         "precision": precision,
-        "options": domains.check(domain, options),
+        "options": checked,
+        "timeout": request.seconds(timeout),
     }
 
 

@@ -189,11 +189,19 @@ def proof_options(function: Function) -> Function:
         ),
         click.option("--option", "option", type=Setting(), multiple=True, help="Of the domain; repeatable."),
         click.option(
-            "--budget",
+            "--effort",
+            type=float,
+            metavar="PASSES",
+            help="Forward passes for each sample and ε that auto may take after intervals; 300 by default, inf for no "
+            "limit. They are counted, not timed: the verdicts are the same on any machine.",
+        ),
+        click.option(
+            "--timeout",
             type=float,
             metavar="SECONDS",
-            help="Seconds a sample that auto may go on after intervals; 0.25 by default, inf for no limit.",
+            help="Stop then; what was proven stands, and the certificate says that it is not finished.",
         ),
+        click.option("--budget", type=float, metavar="SECONDS", help="What --effort was before; it will go."),
         click.option("--criterion", default="margin", show_default=True, metavar="margin|logits"),
         click.option("--arithmetic", default="real", show_default=True, metavar="real|float32"),
         click.option("--precision", default="float64", show_default=True, metavar="float64|float32"),

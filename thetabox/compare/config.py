@@ -109,7 +109,8 @@ class Config:
                 raise InputError(f"{name} must be a list of finite numbers of at least 0, not {values!r}")
         if not self.methods:
             raise InputError("no training method is named")
-        domains.check(self.domain, self.options)
+        # As they are read: seconds of a budget, which go, become an effort once and for all.
+        object.__setattr__(self, "options", domains.check(self.domain, self.options))
         self.variants()
 
     def variants(self) -> list[Variant]:

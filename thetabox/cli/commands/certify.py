@@ -15,6 +15,7 @@ from thetabox.cli import options
 from thetabox.cli.console import Steps, progress_bar, show
 from thetabox.cli.inputs import Given, proof_settings, read_all
 from thetabox.verify import Radii
+from thetabox.verify.effort import Deadline
 
 PARTIAL = "partial"
 
@@ -38,6 +39,8 @@ def command(
     arithmetic: str,
     precision: str,
     option: tuple[tuple[str, str], ...],
+    effort: float | None,
+    timeout: float | None,
     budget: float | None,
     device: str,
     seed: int,
@@ -51,22 +54,25 @@ def command(
     """Prove which predictions of MODEL survive every weight error up to ε, and write a report.
 
     The folder gets certificate.json, samples.csv, verified_accuracy.png and report.html. Ctrl-C keeps the finished
-    part; the same command goes on from there.
+    part; the same command goes on from there. So does one that --timeout has cut, given more time.
     """
-    how = proof_settings(domain, criterion, arithmetic, precision, option, budget)
+    how = proof_settings(domain, criterion, arithmetic, precision, option, effort, timeout, budget)
     given = read_all(**source)
+    deadline = Deadline(how["timeout"])
     how |= {"box": given.box, "device": device}
     with report.output_folder(out) as folder, progress_bar() as bar:
         certificate = _certify(given, epsilon, how, folder, Steps(bar, "certify"))
         found = None
         try:
-            if radius:
+            if radius and not deadline.passed:
+                how["timeout"] = deadline.left
                 radii = tb.certified_radius(
                     given.model, given.data.x, given.data.y, details=True, progress=Steps(bar, "radius"), **how
                 )
                 assert isinstance(radii, Radii)
-                certificate = replace(certificate, radius=radii.radius)
-            if attack:
+                # Radii that a search was cut at say less than they seem to.
+                certificate = replace(certificate, radius=radii.radius) if radii.finished else certificate
+            if attack and not deadline.passed:
                 found = tb.attack(
                     given.model,
                     given.data.x,
@@ -84,7 +90,17 @@ def command(
             raise KeyboardInterrupt(f"interrupted; {folder}/report.html holds the proof, less the rest") from None
         page = report.write(folder, certificate, found)
     why = [f"{name} gave up: {reason}" for name, reason in certificate.options.get("left_out", {}).items()]
+    if deadline.passed:
+        why.append(_cut(certificate, timeout, radius and certificate.radius is None, attack and found is None))
     show(report.curve_table(certificate, found), *why, f"report: {page}")
+
+
+def _cut(certificate: tb.Certificate, timeout: float | None, radius: bool, attack: bool) -> str:
+    """What the time did not suffice for."""
+    left = [name for name, missing in (("radii", radius), ("attack", attack)) if missing]
+    if not certificate.finished:
+        left.insert(0, "all of the proof (what is proven stands; the same command with more time goes on from there)")
+    return f"{timeout:g} s were over before {', '.join(left) or 'the report'}" + ("" if left else " was written")
 
 
 def _certify(given: Given, epsilon: list[float], how: dict[str, Any], folder: Path, progress: Steps) -> tb.Certificate:

@@ -35,6 +35,8 @@ def command(
     arithmetic: str,
     precision: str,
     option: tuple[tuple[str, str], ...],
+    effort: float | None,
+    timeout: float | None,
     budget: float | None,
     device: str,
     seed: int,
@@ -47,7 +49,7 @@ def command(
 
     The folder gets radius.json and radius.csv (sample, label, radius, status).
     """
-    how = proof_settings(domain, criterion, arithmetic, precision, option, budget)
+    how = proof_settings(domain, criterion, arithmetic, precision, option, effort, timeout, budget)
     given = read_all(**source)
     with report.output_folder(out) as folder, progress_bar() as bar:
         found = tb.certified_radius(
@@ -70,9 +72,10 @@ def command(
             "model": given.model_info,
             "data": given.data_info,
             "box": given.box.describe(),
-            **how,
+            **{key: value for key, value in how.items() if key != "timeout"},
             "options": domains.recorded(how["options"]),
             "sound": domains.is_sound(domain),
+            **({} if found.finished else {"finished": False}),
             "max_epsilon": max_epsilon,
             "rtol": rtol,
             "status": dict(Counter(found.status)),
@@ -88,4 +91,5 @@ def command(
     for share, value in quantiles.items():
         table.add_row(f"{100 * float(share):.0f} %", number(value))
     counts = ", ".join(f"{count} {status}" for status, count in sorted(Counter(found.status).items()))
-    show(table, counts, f"radii: {folder / 'radius.csv'}")
+    cut = [] if found.finished else [f"not finished: {timeout:g} s were over; the radii are proven, but may be larger"]
+    show(table, counts, *cut, f"radii: {folder / 'radius.csv'}")
