@@ -13,7 +13,7 @@ from thetabox.errors import InputError
 from thetabox.models import LSNN, MLP, checkpoint_info, load
 from thetabox.train import Epoch, TrainResult, evaluate, fit, method
 from thetabox.train import loop as loop_module
-from thetabox.train.methods import Method
+from thetabox.train.methods import METHODS, Method
 from thetabox.train.settings import Settings
 
 Pair = tuple[Tensor, Tensor]
@@ -325,3 +325,116 @@ def test_rare_classes_come_more_often() -> None:
     places = Settings(repeat_rare=5).places(y)
     assert y[places].bincount().tolist() == [10, 8, 5]
     assert Settings().places(y).tolist() == list(range(15))
+
+
+# --- the last batch
+
+
+def normalised() -> nn.Sequential:
+    torch.manual_seed(5)
+    return nn.Sequential(nn.Linear(2, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 3))
+
+
+class Sizes(Method):
+    """Keeps the size of every batch it is given."""
+
+    name = "sizes"
+    seen: list[int] = []  # noqa: RUF012 - one list for the whole test
+
+    def extra(self, step, logits=None):  # type: ignore[no-untyped-def]  # as its parent
+        self.seen.append(len(step.x))
+
+
+@pytest.mark.parametrize(
+    ("samples", "batch", "sizes"),
+    [
+        (65, 16, [16, 16, 16, 17]),
+        (66, 16, [16, 16, 16, 16, 2]),
+        (64, 16, [16, 16, 16, 16]),
+        (17, 16, [17]),
+        (16, 16, [16]),
+        (5, 2, [2, 3]),
+        (3, 1, [1, 1, 1]),
+        (1, 16, [1]),
+        (7, 16, [7]),
+    ],
+)
+def test_a_lone_last_sample_joins_the_batch_before_it(samples: int, batch: int, sizes: list[int]) -> None:
+    assert Settings(batch_size=batch).batches(samples) == len(sizes)
+    Sizes.seen = []
+    fit(mlp(), blobs(samples, 0), blobs(6, 1), Sizes(), epochs=2, batch_size=batch, progress=False, device="cpu")
+    assert Sizes.seen == 2 * sizes
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if n != "counts"])
+def test_every_method_ends_an_epoch_with_one_sample_more(name: str) -> None:
+    results = [
+        fit(
+            normalised(), blobs(33, 0), blobs(9, 1), name, epochs=2, batch_size=16, seed=3, progress=False, device="cpu"
+        )
+        for _ in range(2)
+    ]
+    assert equal(*[weights(result.model) for result in results])
+
+
+def test_a_batch_of_one_is_a_line_where_batch_norm_stands() -> None:
+    for samples, batch in ((1, 16), (5, 1)):
+        with pytest.raises(InputError, match="batch norm") as caught:
+            fit(normalised(), blobs(samples, 0), blobs(6, 1), batch_size=batch, progress=False, device="cpu")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_lone_sample_resumes_too(tmp_path: Path) -> None:
+    def stop(record: Epoch) -> None:
+        if record.epoch == 2:
+            raise KeyboardInterrupt
+
+    data = (blobs(33, 0), blobs(9, 1))
+    same = {"epochs": 4, "batch_size": 16, "progress": False, "device": "cpu"}
+    path = tmp_path / "m.safetensors"
+    torch.manual_seed(5)
+    net = MLP((2, 12, 3))
+    expected = fit(net, *data, **same)
+    torch.manual_seed(5)
+    assert fit(MLP((2, 12, 3)), *data, out=path, on_epoch=stop, **same).interrupted
+    torch.manual_seed(5)
+    again = fit(MLP((2, 12, 3)), *data, out=path, resume=True, **same)
+    assert equal(weights(again.model), weights(expected.model))
+
+
+# --- data as it comes
+
+
+def test_data_of_other_forms_is_the_same_data() -> None:
+    x, y = blobs(30, 0)
+    expected = weights(fit(mlp(), (x, y), (x, y), epochs=2, progress=False, device="cpu").model)
+    big = x.numpy().astype(">f4")
+    for data in [
+        (x.numpy()[::-1].copy()[::-1], y.numpy()[::-1].copy()[::-1]),
+        (big, y.numpy().astype(">i2")),
+        (list(x), y.tolist()),
+        (x.clone().requires_grad_(), y.double()),
+        (x.to_sparse(), y.to(torch.uint8)),
+        [x, y],
+    ]:
+        assert equal(weights(fit(mlp(), data, data, epochs=2, progress=False, device="cpu").model), expected)
+    for wrong in (None, (x,), "digits", (x, y, y), (x.to(torch.complex64), y), ([["a"]], [0])):
+        with pytest.raises(InputError) as caught:
+            fit(mlp(), wrong, (x, y), progress=False, device="cpu")
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["standard", "awp", "weight-attack", "sam"])
+def test_a_first_layer_that_works_in_place_leaves_the_data(name: str) -> None:
+    def net(inplace: bool) -> nn.Module:
+        torch.manual_seed(5)
+        return nn.Sequential(nn.ReLU(inplace=inplace), nn.Linear(2, 12), nn.ReLU(), nn.Linear(12, 3))
+
+    found = []
+    for inplace in (False, True):
+        (x, y), (v, w) = blobs(33, 0), blobs(9, 1)
+        before = x.clone(), v.clone()
+        found.append(weights(fit(net(inplace), (x, y), (v, w), name, epochs=2, progress=False, device="cpu").model))
+        assert torch.equal(x, before[0])
+        assert torch.equal(v, before[1])
+    assert equal(*found)

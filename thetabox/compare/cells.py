@@ -164,11 +164,11 @@ def _train(cell: Cell, progress: Callable[[int, int], None]) -> dict[str, Any]:
     )
     if done.interrupted:
         raise KeyboardInterrupt
-    places = Settings(repeat_rare=arguments.get("repeat_rare", 1)).places(train.y)
+    settings = Settings(batch_size=arguments["batch_size"], repeat_rare=arguments.get("repeat_rare", 1))
     return {
         "seconds": done.seconds,
         "gradients_per_step": method(cell.variant.method, arguments["set"]).gradients_per_step,
-        "batches": math.ceil(len(places) / arguments["batch_size"]),
+        "batches": settings.batches(len(settings.places(train.y))),
         "best_epoch": done.best_epoch,
         "validation_accuracy": done.best_validation_accuracy,
         "epochs": len(done.history),

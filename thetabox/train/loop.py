@@ -28,6 +28,8 @@ from thetabox.train.settings import Settings
 
 SAVE_EVERY_SECONDS = 10.0
 EVALUATION_BATCH = 1024
+# What torch says of a batch norm that is given one number a channel.
+ALONE = "Expected more than 1 value per channel"
 
 
 class Labelled(Protocol):
@@ -188,7 +190,7 @@ class _Training:
         self.x, self.y = data
         self.held_out = held_out
         self.places = settings.places(self.y)
-        self.batches = math.ceil(len(self.places) / settings.batch_size)
+        self.batches = settings.batches(len(self.places))
         _check_fits(model, self.x, self.y, held_out)
         torch.manual_seed(settings.seed)
         self.order = torch.Generator().manual_seed(settings.seed)
@@ -208,7 +210,8 @@ class _Training:
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         order = self.places[torch.randperm(len(self.places), generator=self.order).to(self.device)]
         for index in range(self.batches):
-            rows = order[index * self.settings.batch_size : (index + 1) * self.settings.batch_size]
+            last = index == self.batches - 1
+            rows = order[index * self.settings.batch_size :][: None if last else self.settings.batch_size]
             total += self._step(rows, (number - 1) * self.batches + index).double() * len(rows)
             advance()
         self.schedule.step()
@@ -266,7 +269,14 @@ class _Training:
         x = self.settings.augment(self.x[rows], self.noise)
         done = index / self.batches / self.settings.epochs
         step = Step(self.model, x, self.y[rows], theta, self.noise, done, self.penalty, index, self._descend)
-        loss = run_step(self.method, step)
+        try:
+            loss = run_step(self.method, step)
+        except ValueError as error:
+            if ALONE not in str(error):
+                raise
+            raise InputError(
+                f"batch norm cannot be trained on a batch of {len(rows)}; take a batch_size of 2 or more, and 2 samples"
+            ) from None
         self._descend()
         return loss
 

@@ -65,6 +65,11 @@ class Settings:
         repeats = (counts.max() // counts.clamp(min=1)).clamp(1, self.repeat_rare)
         return torch.arange(len(y), device=y.device).repeat_interleave(repeats[y])
 
+    def batches(self, samples: int) -> int:
+        """Steps of an epoch. A last sample that would stand alone joins the batch before it: batch norm needs two."""
+        whole, rest = divmod(samples, self.batch_size)
+        return max(whole + (rest > (1 if self.batch_size > 1 else 0)), 1)
+
     def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """Adam, or SGD with Nesterov momentum 0.9."""
         if self.optimizer == "sgd":
