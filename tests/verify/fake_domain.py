@@ -30,15 +30,20 @@ class Fake(Domain):
     at_once: ClassVar[int] = 100
     refuses: ClassVar[str] = ""
     holes: ClassVar[tuple[tuple[float, float], ...]] = ()
+    cost: ClassVar[float] = 1.0
+    error: ClassVar[type[Exception]] = InputError
 
     def __init__(self, engine: Any, options: Mapping[str, Any] | None = None) -> None:
         super().__init__(engine, options)
         if self.refuses == "made":
-            raise InputError("fake takes no such network; interval does")
+            raise self.error("fake takes no such network; interval does")
+
+    def passes(self, criterion: str) -> float:
+        return self.cost
 
     def margins(self, which: Any, epsilon: Tensor, y: Tensor) -> Tensor:
-        if self.refuses == "asked":
-            raise InputError("fake cannot do this")
+        if self.refuses == "asked" or (self.refuses == "above 0.01" and float(epsilon.max()) > 0.01):
+            raise self.error("fake cannot do this")
         places = torch.arange(len(self.engine.x))[which]
         self.asked.extend(
             (float(self.options["reach"]), n, e)
@@ -79,6 +84,13 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[Fake]:
         "absent": "thetabox.verify.not_in_this_build:Absent",
     }
     monkeypatch.setattr(domains, "DOMAINS", table)
-    for name, value in {"asked": [], "at_once": 100, "refuses": "", "holes": ()}.items():
+    for name, value in {
+        "asked": [],
+        "at_once": 100,
+        "refuses": "",
+        "holes": (),
+        "cost": 1.0,
+        "error": InputError,
+    }.items():
         monkeypatch.setattr(Fake, name, value)
     return Fake

@@ -45,6 +45,7 @@ def test_json_and_folder_round_trip(task: Any, tmp_path: Path) -> None:
         "precision",
         "clean_accuracy",
         "curve",
+        "checked",
         "seconds",
     ]
     assert stored["schema"] == "thetabox.certificate/1"
@@ -57,6 +58,9 @@ def test_json_and_folder_round_trip(task: Any, tmp_path: Path) -> None:
     assert torch.equal(again.label, y)
     assert torch.equal(again.predicted, certificate.predicted)
     assert again.to_json() == stored
+    assert stored["seconds"] is None
+    assert certificate.seconds > 0
+    assert again.seconds == 0
     assert torch.equal(tb.Certificate.load(tmp_path / "out" / "certificate.json").epsilon, certificate.epsilon)
     assert certificate.clean_accuracy == pytest.approx(0.8)
     assert certificate.verified_accuracy[0] == pytest.approx(0.8)
@@ -208,7 +212,7 @@ def test_radius_of_extremes() -> None:
     x, y = torch.ones(2, 1), torch.tensor([0, 1])
     assert tb.certified_radius(layer, x, y, max_epsilon=0.75).tolist() == [0.75, 0.0]
     with torch.no_grad():
-        layer.bias.zero_()
+        layer.bias.fill_(1.0)
     found = tb.certified_radius(layer, x, y, details=True)
     assert found.radius.tolist() == [0.0, 0.0]
     assert found.status == ["unproven", "misclassified"]

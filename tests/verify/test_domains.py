@@ -1,8 +1,9 @@
-"""What is made of domains: the table, the intersection with intervals, ``auto``'s stages, budget and resumption."""
+"""What is made of domains: the table, the intersection with intervals, ``auto``'s stages, effort and resumption."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 import thetabox as tb
 from tests.verify.fake_domain import RADIUS, Fake, fake
-from thetabox.verify import cascade, domains
+from thetabox.verify import domains, effort
 
 SWEEP = [0.0, 1e-4, 1e-3, 1e-2, 0.1]
 __all__ = ["fake"]
@@ -48,10 +49,11 @@ def test_the_table(fake: type[Fake], task: Any) -> None:
         ("fake", {"reach": True}, "must be a number"),
         ("fake", {"word": 3}, "must be a word"),
         ("interval", {"reach": 1.0}, "no option 'reach'"),
-        ("auto", {"reach": 1.0}, "it has budget"),
-        ("auto", {"budget": -1}, "at least 0"),
-        ("auto", {"budget": float("nan")}, "at least 0"),
-        ("auto", {"budget": "much"}, "at least 0"),
+        ("auto", {"reach": 1.0}, "it has effort"),
+        *(("auto", {name: bad}, "at least 0") for name in ("effort", "budget") for bad in (-1, float("nan"), "much")),
+        ("auto", {"effort": True}, "at least 0"),
+        ("auto", {"effort": 1, "budget": 1}, "give 'effort' alone"),
+        ("fake", {"effort": 1}, "no option 'effort'"),
     ]
     for name, options, message in bad:
         for call in (tb.certify, tb.certified_radius, tb.logit_bounds):
@@ -98,12 +100,11 @@ def test_auto_tries_only_what_is_open_cheap_stages_first(fake: type[Fake], task:
         assert right[n], "a misclassified sample was tried"
         assert not plain.verified[sweep.index(epsilon), n], "what intervals proved was tried again"
         assert (n, epsilon) not in tried[str(reach)], "tried twice in one stage"
-        proven_above = [e for m, e in tried[str(reach)] if m == n and e > epsilon and RADIUS[n % 8] * reach > e]
-        assert not proven_above, "a proof at a larger ε was not counted"
         tried[str(reach)].add((n, epsilon))
     first = closed_form(task, sweep, 0.1)
     assert tried["1.0"], "the second stage never ran"
     assert all(not first[sweep.index(e), n] for n, e in tried["1.0"])
+    assert {(n, e) for n, e in tried["0.1"] if not first[sweep.index(e), n]} == tried["1.0"]
     order = [reach for reach, _, _ in fake.asked]
     assert order == sorted(order)
     counts = {
@@ -113,11 +114,12 @@ def test_auto_tries_only_what_is_open_cheap_stages_first(fake: type[Fake], task:
     }
     assert found.options["proven_by"] == {name: count.tolist() for name, count in counts.items()}
     assert found.domain == "auto"
-    assert found.options["budget"] == cascade.SECONDS_IN_ALL / 16
+    assert found.options["effort"] == effort.DEFAULT
+    assert found.finished
 
 
-def test_verified_at_a_larger_epsilon_counts_below(fake: type[Fake], task: Any) -> None:
-    """The fake proves nothing between 5e-3 and 0.03, yet a proof at 0.05 is one at 1e-2."""
+def test_each_epsilon_is_decided_by_itself(fake: type[Fake], task: Any) -> None:
+    """The fake proves nothing between 5e-3 and 0.03, whatever it proves at 0.05 beside it."""
     model, x, y = task
     sweep = [0.0, 1e-4, 1e-3, 1e-2, 0.05]
     fake.holes = ((5e-3, 0.03),)
@@ -125,69 +127,62 @@ def test_verified_at_a_larger_epsilon_counts_below(fake: type[Fake], task: Any) 
     for name in ("fake", "auto"):
         found = tb.certify(model, x, y, sweep[::-1], domain=name)
         rising = found.verified.flip(0)
-        assert (rising[:-1] >= rising[1:]).all()
+        assert torch.equal(rising[3], plain[3])
         right = found.predicted == y
-        assert torch.equal(rising[3] & right, plain[3] | closed_form(task, sweep, 1.0)[4])
-    assert (rising[3] & ~plain[3]).any()
+        assert torch.equal(rising[4] & right, closed_form(task, sweep, 1.0)[4] & right)
+        for place, epsilon in enumerate(sweep[::-1]):
+            alone = tb.certify(model, x, y, epsilon, domain=name)
+            assert torch.equal(alone.margin[0], found.margin[place])
 
 
 def test_chunks_do_not_change_the_result(fake: type[Fake], task: Any) -> None:
     model, x, y = task
     answers = []
     for fake.at_once in (1, 3, 100):
-        answers.append(tb.certify(model, x, y, SWEEP, options={"budget": float("inf")}))
+        answers.append(tb.certify(model, x, y, SWEEP, options={"effort": float("inf")}))
     assert all(torch.equal(answer.margin, answers[0].margin) for answer in answers)
     assert all(answer.options == answers[0].options for answer in answers)
-    assert answers[0].options["budget"] is None
+    assert answers[0].options["effort"] is None
 
 
-class Clock:
-    """A clock that only the fake moves: 1 second a sample and trial."""
-
-    now = 0.0
-
-    def perf_counter(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(fake: type[Fake], monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock, plain = Clock(), fake.margins
-
-    def margins(self: Fake, which: Any, epsilon: Tensor, y: Tensor) -> Tensor:
-        clock.now += epsilon.numel()
-        return plain(self, which, epsilon, y)
-
-    monkeypatch.setattr(fake, "margins", margins)
-    monkeypatch.setattr(cascade, "time", clock)
-    return clock
-
-
-@pytest.mark.parametrize("budget", [0, 0.2, 0.4, 1.0, 2.5, 1e6])
-def test_the_budget_is_kept(clock: Clock, fake: type[Fake], task: Any, budget: float) -> None:
+@pytest.mark.parametrize("given", [0, 9, 10, 19.5, 20, 1e6])
+def test_the_effort_is_kept(fake: type[Fake], task: Any, given: float) -> None:
+    """Ten passes a trial: one stage for 10 to 20, both from there on."""
     model, x, y = task
-    found = tb.certify(model, x, y, [0.1], options={"budget": budget})
-    most = closed_form(task, [0.1], 1.0)
-    assert (found.verified <= most).all()
-    # One trial a sample and stage here; the first part of a stage, whose cost is not known, may overrun.
-    assert clock.now <= 16 * budget + cascade.FIRST_PART
-    assert (clock.now == 0) == (budget == 0)
-    assert found.options["budget"] == budget
-    if budget == 1e6:
-        assert torch.equal(found.verified, most)
-    if budget == 0.2:
-        assert "fake reach=1.0" not in found.options["proven_by"]
-    radius = tb.certified_radius(model, x, y, options={"budget": budget})
+    fake.cost = 10.0
+    reach = 0.0 if given < 10 else 0.1 if given < 20 else 1.0
+    found = tb.certify(model, x, y, SWEEP, options={"effort": given})
+    assert torch.equal(found.verified, closed_form(task, SWEEP, reach))
+    assert {r for r, _, _ in fake.asked} == {r for r in (0.1, 1.0) if r <= reach}
+    assert found.options["effort"] == given
+    out = found.options.get("left_out", {})
+    expected = ["fake reach=0.1"] if 0 < given < 10 else ["fake reach=1.0"] if 10 <= given < 20 else []
+    assert list(out) == expected
+    assert all("forward passes" in why for why in out.values())
+    radius = tb.certified_radius(model, x, y, options={"effort": given})
     plain = tb.certified_radius(model, x, y, domain="interval")
     assert (radius >= plain).all()
-    assert torch.equal(radius, plain) == (budget == 0)
+    assert torch.equal(radius, plain) == (given < 10)
 
 
-def test_an_interrupted_auto_goes_on(clock: Clock, fake: type[Fake], task: Any, tmp_path: Path) -> None:
-    """The second run asks nothing again that the first one finished, and spends what was left of the budget."""
+def test_a_budget_in_seconds_is_read_as_effort(fake: type[Fake], task: Any) -> None:
+    model, x, y = task
+    for seconds, passes in ((0, 0.0), (0.25, effort.DEFAULT), (2.0, 8 * effort.DEFAULT), (float("inf"), None)):
+        with pytest.warns(FutureWarning, match="read as effort") as told:
+            found = tb.certify(model, x, y, SWEEP, options={"budget": seconds})
+        assert len(told) == 1
+        assert told[0].filename == __file__
+        assert len(str(told[0].message).splitlines()) == 1
+        assert found.options["effort"] == passes
+        assert "budget" not in found.options
+
+
+def test_an_interrupted_auto_goes_on(fake: type[Fake], task: Any, tmp_path: Path) -> None:
+    """The second run asks nothing again that the first one finished, and comes to the same end."""
     model, x, y = task
     fake.at_once = 2
-    options = {"budget": 3.0}
+    fake.cost = 10.0
+    options = {"effort": 25.0}
     whole = tb.certify(model, x, y, SWEEP, options=options)
     asked = list(fake.asked)
     for after in (3, len(asked) // 2, len(asked) - 2):
@@ -203,29 +198,113 @@ def test_an_interrupted_auto_goes_on(clock: Clock, fake: type[Fake], task: Any, 
             patch.setattr(fake, "margins", margins)
             with pytest.raises(KeyboardInterrupt):
                 tb.certify(model, x, y, SWEEP, options=options, resume=tmp_path)
-        done = len(fake.asked)
         again = tb.certify(model, x, y, SWEEP, options=options, resume=tmp_path)
         assert torch.equal(again.margin, whole.margin)
         assert again.options == whole.options
-        # Only the part that was cut off is asked for again: two samples.
+        # Nothing is asked for twice but the part that was cut off.
         assert set(fake.asked) == set(asked)
-        assert len(fake.asked) <= len(asked) + 2 * len(SWEEP)
-        assert after == 3 or len(fake.asked) < done + len(asked)
+        assert len(fake.asked) <= len(asked) + 2
         assert not tmp_path.exists() or not any(tmp_path.iterdir())
 
 
-def test_a_domain_that_gives_up_leaves_the_proofs_so_far(fake: type[Fake], task: Any) -> None:
+ERRORS = [tb.InputError, AssertionError, IndexError, RuntimeError, TypeError, ZeroDivisionError]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_domain_that_gives_up_leaves_the_proofs_so_far(fake: type[Fake], task: Any, error: type[Exception]) -> None:
     model, x, y = task
     plain = tb.certify(model, x, y, SWEEP, domain="interval")
+    fake.error = error
+    said = "" if error is tb.InputError else f"{error.__name__}: "
     fake.refuses = "asked"
     found = tb.certify(model, x, y, SWEEP)
     assert torch.equal(found.verified, plain.verified)
-    assert found.options["left_out"] == {"fake reach=0.1": "fake cannot do this"}
+    assert found.options["left_out"] == {"fake reach=0.1": f"{said}fake cannot do this"}
+    assert torch.equal(tb.certified_radius(model, x, y), tb.certified_radius(model, x, y, domain="interval"))
     fake.refuses = "made"
     found = tb.certify(model, x, y, SWEEP)
     assert list(found.options["proven_by"]) == ["interval"]
-    assert found.options["left_out"] == {"fake": "fake takes no such network; interval does"}
+    assert found.options["left_out"] == {"fake": f"{said}fake takes no such network; interval does"}
     assert torch.equal(tb.certified_radius(model, x, y), tb.certified_radius(model, x, y, domain="interval"))
+    bounds = [tb.logit_bounds(model, x, 0.05, domain=name) for name in ("auto", "interval")]
+    assert torch.equal(bounds[0].lower, bounds[1].lower)
+    for fake.refuses in ("asked", "made"):
+        for call in (tb.certify, tb.certified_radius):
+            with pytest.raises(tb.InputError) as told:
+                call(model, x, y, *([0.1] if call is tb.certify else []), domain="fake")
+            assert len(str(told.value).splitlines()) == 1
+
+
+def test_a_domain_that_gives_up_on_one_epsilon_serves_the_others(fake: type[Fake], task: Any) -> None:
+    model, x, y = task
+    fake.refuses = "above 0.01"
+    found = tb.certify(model, x, y, SWEEP)
+    plain = tb.certify(model, x, y, SWEEP, domain="interval")
+    assert torch.equal(found.verified[4], plain.verified[4])
+    assert torch.equal(found.verified[:4], closed_form(task, SWEEP, 1.0)[:4])
+    assert list(found.options["left_out"]) == ["fake reach=0.1"]
+
+
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
+def test_want_of_memory_is_no_reason_to_prove_less(fake: type[Fake], task: Any, error: type[Exception]) -> None:
+    model, x, y = task
+    fake.error, fake.refuses = error, "asked"
+    for name in ("auto", "fake"):
+        with pytest.raises(error):
+            tb.certify(model, x, y, SWEEP, domain=name)
+
+
+@pytest.mark.parametrize("name", ["auto", "fake", "interval"])
+def test_a_timeout_cuts_and_says_so(fake: type[Fake], task: Any, name: str, tmp_path: Path) -> None:
+    model, x, y = task
+    whole = tb.certify(model, x, y, SWEEP, domain=name)
+    assert whole.finished
+    cut = tb.certify(model, x, y, SWEEP, domain=name, timeout=0, resume=tmp_path / "parts")
+    assert not cut.finished
+    assert not cut.verified.any()
+    assert cut.to_json()["finished"] is False
+    cut.save(tmp_path / "out")
+    assert not tb.Certificate.load(tmp_path / "out").finished
+    assert "the time that was given was over" in (tmp_path / "out" / "report.html").read_text("utf-8")
+    again = tb.certify(model, x, y, SWEEP, domain=name, timeout=1e6, resume=tmp_path / "parts")
+    assert again.finished
+    assert torch.equal(again.margin, whole.margin)
+    radii = tb.certified_radius(model, x, y, domain=name, timeout=0, details=True)
+    assert not radii.finished
+    assert (radii.radius == 0).all()
+    with pytest.warns(RuntimeWarning, match="time"):
+        tb.certified_radius(model, x, y, domain=name, timeout=0)
+    for bad in (-1, float("nan"), "soon"):
+        with pytest.raises(tb.InputError, match="timeout"):
+            tb.certify(model, x, y, SWEEP, domain=name, timeout=bad)
+
+
+def test_what_was_proven_before_the_timeout_stands(
+    fake: type[Fake], task: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A clock that moves one second with each sample that the fake is asked for."""
+    model, x, y = task
+    fake.at_once = 2
+    monkeypatch.setattr(effort, "time", SimpleNamespace(monotonic=lambda: float(len(fake.asked))))
+    whole = tb.certify(model, x, y, SWEEP)
+    asked = len(fake.asked)
+    before = tb.certify(model, x, y, SWEEP, domain="interval").verified
+    for seconds in (1, asked // 3, asked // 3):
+        fake.asked.clear()
+        cut = tb.certify(model, x, y, SWEEP, timeout=seconds, resume=tmp_path / "parts")
+        assert not cut.finished
+        assert (cut.verified <= whole.verified).all()
+        assert (cut.verified >= before).all()
+        before = cut.verified
+        assert len(fake.asked) <= seconds + 2
+    again = tb.certify(model, x, y, SWEEP, resume=tmp_path / "parts")
+    assert torch.equal(again.margin, whole.margin)
+    assert again.options == whole.options
+    fake.asked.clear()
+    cut = tb.certified_radius(model, x, y, timeout=30, details=True)
+    assert not cut.finished
+    assert (cut.radius >= tb.certified_radius(model, x, y, domain="interval")).all()
+    assert (cut.radius <= tb.certified_radius(model, x, y)).all()
 
 
 def test_progress_ends_at_all_rows(fake: type[Fake], task: Any) -> None:
@@ -246,7 +325,7 @@ def test_radius_was_proven_and_a_little_more_was_not(
     model, x, y = task
     fake.holes = holes
     found = tb.certified_radius(
-        model, x, y, domain=domain, rtol=rtol, details=True, options={"budget": 1e9} if domain == "auto" else None
+        model, x, y, domain=domain, rtol=rtol, details=True, options={"effort": 1e9} if domain == "auto" else None
     )
     plain = tb.certified_radius(model, x, y, domain="interval", rtol=rtol)
     right = model(x).argmax(1) == y

@@ -196,7 +196,7 @@ def _facts(certificate: Certificate) -> list[tuple[str, str | Markup]]:
         ("precision of the bounds", certificate.precision),
         ("time", f"{certificate.seconds:.1f} s"),
     ]
-    if not certificate.finished:
+    if not getattr(certificate, "finished", True):
         rows.append(("finished", "no: the time that was given was over; what is proven stands, more may be"))
     return rows
 

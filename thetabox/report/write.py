@@ -24,7 +24,7 @@ SAMPLE_COLUMNS = ("sample", "label", "predicted", "epsilon", "margin", "verified
 def write(
     out: str | os.PathLike[str], certificate: Certificate, attack: Any = None, *, title: str | None = None
 ) -> Path:
-    """Write a certificate's folder: certificate.json, samples.csv, timing.json, verified_accuracy.png, report.html.
+    """Write a certificate's folder: certificate.json, samples.csv, verified_accuracy.png, report.html.
 
     Args:
         out: the folder, made when absent.
@@ -90,7 +90,6 @@ def json_text(content: Mapping[str, Any]) -> str:
 def _certificate_files(certificate: Certificate) -> dict[str, bytes | str]:
     return {
         "certificate.json": json_text(certificate.to_json()),
-        "timing.json": json_text(certificate.timing()),
         "samples.csv": csv_text(SAMPLE_COLUMNS, certificate.rows()),
     }
 

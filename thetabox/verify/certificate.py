@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +13,11 @@ from torch import Tensor
 
 from thetabox.box import Box
 from thetabox.errors import InputError
+from thetabox.verify import stored
+from thetabox.verify.stored import SCHEMA
 
 if TYPE_CHECKING:
     from thetabox.measure.attack import AttackResult
-
-SCHEMA = "thetabox.certificate/1"
-COLUMNS = ("sample", "label", "predicted", "epsilon", "margin", "verified")
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class Certificate:
         label, predicted: ``[N]``.
         domain, criterion, options, sound, arithmetic, precision, box: how it was proven.
         model_info, data_info: what it speaks of.
-        seconds: time that the bounds took.
+        seconds: time that the bounds took; 0 in a certificate that was loaded, for its file does not say.
         radius: certified radius of each sample ``[N]``, if it was computed.
         baseline: verified accuracy ``[E]`` by disjoint logit intervals, if it was computed.
         profile: where verification fails first, if it was asked for.
@@ -121,16 +118,12 @@ class Certificate:
                 for epsilon, count in zip(self.epsilon.tolist(), counts, strict=True)
             ],
             "checked": self.checked,
-            # The time is no part of what is compared: it stands in timing.json.
+            # Two runs on the same inputs are the same file: the time stands in the report alone.
             "seconds": None,
         }
 
-    def timing(self) -> dict[str, Any]:
-        """The content of ``timing.json``, which alone differs between two runs on the same inputs."""
-        return {"seconds": self.seconds}
-
     def rows(self) -> Iterator[tuple[int, int, int, float, float, bool]]:
-        """Rows of ``samples.csv``, in the order of :data:`COLUMNS`."""
+        """Rows of ``samples.csv``, in the order of :data:`thetabox.verify.stored.COLUMNS`."""
         label, predicted, verified = self.label.tolist(), self.predicted.tolist(), self.verified.tolist()
         for e, (epsilon, margins) in enumerate(zip(self.epsilon.tolist(), self.margin.tolist(), strict=True)):
             for n, margin in enumerate(margins):
@@ -147,58 +140,30 @@ class Certificate:
         """Read a stored certificate: its folder, or the ``certificate.json`` in it (``samples.csv`` stands beside).
 
         Raises:
-            InputError: no such file, not a certificate, or the two files do not fit.
+            InputError: no such file, not a certificate, or one that is not as it was written.
         """
         path = Path(path)
         path = path / "certificate.json" if path.is_dir() else path
         if not path.is_file():
             raise InputError(f"no certificate at {path}")
-        try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            if stored.get("schema") != SCHEMA:
-                raise InputError(f"{path} is not a {SCHEMA} certificate")
-            return cls._read(stored, path.with_name("samples.csv"))
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{path} is not a readable certificate ({type(error).__name__}: {error})") from error
-
-    @classmethod
-    def _read(cls, stored: dict[str, Any], samples: Path) -> Certificate:
-        epsilons = [point["epsilon"] for point in stored["curve"]]
-        total = stored["curve"][0]["total"]
-        with samples.open(newline="", encoding="utf-8") as file:
-            table = list(csv.DictReader(file))
-        if len(table) != total * len(epsilons):
-            raise InputError(f"{samples} has {len(table)} rows, the certificate speaks of {total * len(epsilons)}")
-        margin = torch.tensor([float(row["margin"]) for row in table], dtype=torch.float64)
-        box = Box(**stored["box"])
-        options = dict(stored["options"])
-        certificate = cls(
-            epsilon=torch.tensor(epsilons, dtype=torch.float64),
-            margin=margin.view(len(epsilons), total),
-            label=torch.tensor([int(row["label"]) for row in table[:total]]),
-            predicted=torch.tensor([int(row["predicted"]) for row in table[:total]]),
-            domain=stored["domain"],
+        found = stored.facts(path)
+        margin, label, predicted = stored.samples(path.with_name("samples.csv"), found)
+        options = dict(found["options"])
+        return cls(
+            epsilon=torch.tensor([point["epsilon"] for point in found["curve"]], dtype=torch.float64),
+            margin=margin,
+            label=label,
+            predicted=predicted,
+            domain=found["domain"],
             criterion=options.pop("criterion", "margin"),
             options=options,
-            sound=bool(stored["sound"]),
-            finished=bool(stored.get("finished", True)),
-            checked=dict(stored.get("checked", {})),
-            arithmetic=stored["arithmetic"],
-            precision=stored["precision"],
-            box=box,
-            model_info=stored["model"],
-            data_info=stored["data"],
-            seconds=_seconds(stored, samples.with_name("timing.json")),
+            sound=found["sound"],
+            finished=found.get("finished", True),
+            checked=dict(found.get("checked", {})),
+            arithmetic=found["arithmetic"],
+            precision=found["precision"],
+            box=Box(**found["box"]),
+            model_info=found["model"],
+            data_info=found["data"],
+            seconds=float(found.get("seconds") or 0.0),
         )
-        if certificate.verified.sum(1).tolist() != [point["verified"] for point in stored["curve"]]:
-            raise InputError(f"{samples} does not fit the certificate beside it")
-        return certificate
-
-
-def _seconds(stored: dict[str, Any], timing: Path) -> float:
-    """Of ``timing.json`` beside it, or of the certificate itself where it is an older one."""
-    if stored["seconds"] is None and timing.is_file():
-        stored = json.loads(timing.read_text(encoding="utf-8"))
-    return float(stored["seconds"] or 0.0)

@@ -158,7 +158,7 @@ def test_tighter_than_intervals_and_taken_by_auto() -> None:
     model, x = NETWORKS["two"](2), inputs(20)
     y = tb.models.logits(model, x).argmax(1)
     plain = tb.certify(model, x, y, [1e-5, 1e-4], domain="interval")
-    auto = tb.certify(model, x, y, [1e-5, 1e-4], options={"budget": 5.0})
+    auto = tb.certify(model, x, y, [1e-5, 1e-4], options={"effort": 5000.0})
     assert auto.verified.sum() > plain.verified.sum()
     found = tb.attack(model, x, y, [1e-5, 1e-4], steps=5, restarts=1)
     assert not (auto.verified & ~found.correct).any()
