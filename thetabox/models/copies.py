@@ -7,7 +7,6 @@ earlier. ``torch.func.functional_call`` replaces what is registered; the other w
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,8 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from thetabox import checks
 from thetabox.errors import InputError
 from thetabox.models.precision import default_dtype
+from thetabox.models.reach import reachable
 from thetabox.models.recurrent import logits
 from thetabox.models.twins import NARROW, place
 from thetabox.models.views import View, view_on
@@ -122,11 +123,9 @@ def working_copy(model: nn.Module, device: torch.device, dtype: torch.dtype | No
     """A copy in evaluation mode, so that the user's network stays as it is.
 
     Raises:
-        InputError: a parameter is NaN or infinite, or the network cannot be copied.
+        InputError: no module, weights that are no finite numbers, or the network cannot be copied.
     """
-    for name, parameter in model.named_parameters():
-        if parameter.is_floating_point() and not torch.isfinite(parameter).all():
-            raise InputError(f"parameter {name} of the network holds NaN or infinite values")
+    checks.check_weights(model)
     twin = Logits(duplicate(model), dtype, model).to(device=device, dtype=dtype).eval()
     return twin.requires_grad_(False).prepare()
 
@@ -134,21 +133,21 @@ def working_copy(model: nn.Module, device: torch.device, dtype: torch.dtype | No
 def duplicate(model: nn.Module) -> nn.Module:
     """A deep copy; results that the module keeps of an earlier call are copied without their history.
 
+    Views of its weights that the module keeps stay views of the original's, and are followed by their memory.
+
     Raises:
         InputError: some part of it cannot be copied.
     """
+    registered = {id(t) for t in [*model.parameters(), *model.buffers()]}
+    owned = {place(t) for t in [*model.parameters(), *model.buffers()]} - {None}
     memo: dict[int, Any] = {}
-    for t in _kept_results(model):
-        memo[id(t)] = t.detach().clone()
+    for _, t in reachable(model, Tensor):
+        if place(t) in owned and id(t) not in registered:
+            memo[id(t)] = t
+        elif not t.is_leaf:
+            memo[id(t)] = t.detach().clone()
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"the network cannot be copied ({reason}); take what is not part of it out of it") from error
-
-
-def _kept_results(model: nn.Module) -> Iterator[Tensor]:
-    for module in model.modules():
-        for value in vars(module).values():
-            inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
-            yield from (t for t in inner if isinstance(t, Tensor) and not t.is_leaf)

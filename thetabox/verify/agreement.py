@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from thetabox.errors import InputError, OneEpsilonAtATime
 from thetabox.models.recurrent import run_steps
@@ -32,7 +32,7 @@ from thetabox.verify.engine import Engine
 from thetabox.verify.interval import Interval
 from thetabox.verify.network import RecurrentNetwork, Tensors
 from thetabox.verify.replay import replay
-from thetabox.verify.request import input_interval
+from thetabox.verify.request import Settings, input_interval
 from thetabox.verify.rounding import SAFETY, Rounding, gamma, sound_kernels
 
 # Roundoff of a double-precision run, with room for sums in any order and fused or folded operators.
@@ -87,12 +87,26 @@ class Evaluated(Rounding):
         return super().of_operation(roundings) + roundings * self.roundoff * SAFETY
 
 
+def begin(
+    model: nn.Module, settings: Settings, x: Float[Tensor, "samples ..."], epsilon: Float[Tensor, " sweeps"]
+) -> tuple[Engine, Agreement]:
+    """What every public function that bounds begins with: the network traced, its box looked at, the two compared.
+
+    Raises:
+        InputError: as :func:`check`, or nothing moves in the box.
+    """
+    engine = Engine(model, settings, x)
+    settings.box.check(engine.model)
+    return engine, check(engine, epsilon)
+
+
 def check(engine: Engine, epsilon: Float[Tensor, " sweeps"]) -> Agreement:
     """Compare the engine's graph with its module.
 
     Raises:
         InputError: they differ; the message says in what, and the likely reason.
     """
+    unread = _unread(engine)
     with torch.no_grad(), sound_kernels():
         wide = _runs_wide(engine)
         with running(engine.model, wide=wide) as run:
@@ -108,8 +122,29 @@ def check(engine: Engine, epsilon: Float[Tensor, " sweeps"]) -> Agreement:
         "batch_sizes": own.sizes,
         "tensors_moved": moved,
         "precision": "float64" if wide else str(run.dtype).removeprefix("torch."),
+        "unread": unread,
+        "constants": sum(t.numel() for g in engine.network.graphs.values() for t in g.constants.values()),
     }
     return Agreement(own.logits, record)
+
+
+def _unread(engine: Engine) -> list[str]:
+    """Parameters in the box that the network never reads.
+
+    Raises:
+        InputError: it reads none of those in the box, so that nothing would be perturbed.
+    """
+    tensors = engine.tensors
+    graphs = engine.network.graphs.values()
+    read = {id(tensors.values[name]) for g in graphs for i, name in g.tensors.items() if g.readers[i]}
+    boxed = [name for name, value in tensors.values.items() if id(value) in tensors.factors]
+    unread = [name for name in boxed if id(tensors.values[name]) not in read]
+    if boxed and len(unread) == len(boxed):
+        raise InputError(
+            f"the network reads no parameter of the box ({', '.join(boxed[:3])}{', …' * (len(boxed) > 3)}), so nothing "
+            "would be perturbed: it computes with copies of them, or with other tensors"
+        )
+    return unread
 
 
 def _runs_wide(engine: Engine) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from thetabox.box import Box
 from thetabox.errors import InputError
-from thetabox.verify import bounds, cascade, domains, proof, request
+from thetabox.verify import agreement, bounds, cascade, domains, proof, request
 from thetabox.verify.certificate import Certificate, Profile
 from thetabox.verify.chunkstore import ChunkStore
 from thetabox.verify.domain import Domain
@@ -73,7 +73,7 @@ def certify(
         precision: in which the bounds are computed, ``float64`` or ``float32``; both are sound.
         device: ``auto``, ``cpu`` or ``cuda``.
         options: of the domain. That of ``auto`` is ``effort``: forward passes that the stages after plain intervals may
-            take for each sample and ε, 250 by default, infinite for no limit. They are counted from shapes
+            take for each sample and ε, 300 by default, infinite for no limit. They are counted from shapes
             (:mod:`thetabox.verify.effort`), not timed: what is verified is the same on a slower or busier machine, and
             the same at an ε whatever the others of the sweep. More effort never proves less.
         baseline: also compute verified accuracy by disjoint logit intervals.
@@ -95,11 +95,8 @@ def certify(
     sweep = request.epsilons(epsilon)
     inputs = request.inputs(x)
     labels = request.labels(y, len(inputs))
-    engine = Engine(model, chosen, inputs)
-    chosen.box.check(engine.model)
-    clean = engine.clean_logits()
-    if clean.dim() != 2:
-        raise InputError(f"the network must answer logits [samples, classes], not {list(clean.shape)}")
+    engine, agreed = agreement.begin(model, chosen, inputs, sweep)
+    clean = agreed.logits
     request.check_labels(labels, clean.shape[1])
     known = request.model_facts(model, chosen.box)
     facts = {**known, **(model_info or {})}
@@ -118,7 +115,9 @@ def certify(
     base = None
     if baseline:
         nowhere = ChunkStore(None, key, 0)
-        beside = proof.grid(proof.Task(engine, labels, sweep, "logits", nowhere, None, deadline), PlainIntervals(engine))
+        beside = proof.grid(
+            proof.Task(engine, labels, sweep, "logits", nowhere, None, deadline), PlainIntervals(engine)
+        )
         base = (beside.margin > 0).double().mean(1) if beside.finished else None
     whole = profile and not deadline.passed
     data = {"name": "", "sha256": request.tensor_hash([inputs, labels]), "samples": len(inputs), **(data_info or {})}
@@ -138,6 +137,7 @@ def certify(
         data_info=data,
         seconds=seconds,
         baseline=base,
+        checked=agreed.record,
         profile=_profile(found.domain, sweep, labels) if whole else None,
         finished=found.finished,
     )
@@ -167,8 +167,8 @@ def logit_bounds(
     """Bounds of every logit over the whole box.
 
     ``auto`` intersects plain intervals with the first stage of the tightest domain that the network allows: the dearer
-    stages are for proofs of single samples, and there is no telling when bounds are good enough. The effort says nothing
-    of that one stage, but that without any there is none.
+    stages are for proofs of single samples, and there is no telling when bounds are good enough. An effort of 0 leaves
+    plain intervals alone.
 
     Args:
         model, x, domain, box, arithmetic, precision, device, options: as for :func:`certify`.
@@ -187,8 +187,7 @@ def logit_bounds(
     if each and len(sweep) != len(inputs):
         raise InputError(f"epsilon has {len(sweep)} values for {len(inputs)} samples")
     values = sweep[None] if each else sweep[:, None].expand(-1, len(inputs))
-    engine = Engine(model, chosen, inputs)
-    chosen.box.check(engine.model)
+    engine, _ = agreement.begin(model, chosen, inputs, sweep)
     with sound_kernels():
         found = functools.reduce(bounds.intersected, _ends(engine, values))
     low, high = found.lower.view(*values.shape, -1), found.upper.view(*values.shape, -1)

@@ -131,7 +131,9 @@ class Graph:
             view = view_of(model, constant)
             if view is not None:
                 del self.constants[index]
-                self.tensors[index], self.views[index] = view.name, view
+                self.tensors[index] = view.name
+                if view.places is not None:
+                    self.views[index] = view
 
     def __post_init__(self) -> None:
         def read(ref: Ref) -> None:
@@ -191,7 +193,7 @@ def trace(model: nn.Module, module: nn.Module, role: str, examples: Sequence[Ten
         try:
             seen = witness(model, module, inputs)
         except Exception as error:
-            raise _untraceable(module, examples, error) from error
+            raise _untraceable(model, examples, error) from error
         graphs = _cache.setdefault(model, {})
         kept = graphs.get(key)
         if kept is None or not kept[0].agrees(seen):
@@ -202,7 +204,7 @@ def trace(model: nn.Module, module: nn.Module, role: str, examples: Sequence[Ten
 
 def _trace(model: nn.Module, module: nn.Module, examples: Sequence[Tensor], inputs: tuple[Tensor, ...]) -> Graph:
     dynamic: tuple[Any, ...] = tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs)
-    if any(p.kind is p.VAR_POSITIONAL for p in signature(module.forward).parameters.values()):
+    if _takes_any_number(module):
         dynamic = (dynamic,)
     try:
         with warnings.catch_warnings(), torch.enable_grad(), plain_precision():
@@ -210,17 +212,28 @@ def _trace(model: nn.Module, module: nn.Module, examples: Sequence[Tensor], inpu
             program = torch.export.export(module, inputs, dynamic_shapes=dynamic, strict=False)
             program = program.run_decompositions({})
     except Exception as error:
-        raise _untraceable(module, examples, error) from error
+        raise _untraceable(model, examples, error) from error
     # A part of a recurrent network is traced inside a wrapper, whose only child is the model.
     graph = _read(program, "" if module is model else "cell.")
     graph.know_again(model)
     return graph
 
 
-def _untraceable(module: nn.Module, examples: Sequence[Tensor], error: Exception) -> InputError:
+def _takes_any_number(module: nn.Module) -> bool:
+    """Whether ``forward`` has a parameter ``*args``."""
+    try:
+        parameters = signature(module.forward).parameters.values()
+    except ValueError:  # compiled code has no signature
+        return False
+    return any(p.kind is p.VAR_POSITIONAL for p in parameters)
+
+
+def _untraceable(model: nn.Module, examples: Sequence[Tensor], error: Exception) -> InputError:
+    if isinstance(model, torch.jit.ScriptModule):
+        return InputError("scripted modules (torch.jit.script) have no trace; give the Python module it was made from")
     reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return InputError(
-        f"torch.export cannot trace {type(module).__name__} on inputs of shape "
+        f"torch.export cannot trace {type(model).__name__} on inputs of shape "
         f"{[tuple(e.shape[1:]) for e in examples]} with a free batch size: {reason.strip()[:300]}"
     )
 

@@ -14,10 +14,12 @@ from torch.utils import _pytree as pytree
 from thetabox.box import Box
 from thetabox.errors import InputError
 from thetabox.models.recurrent import is_recurrent
+from thetabox.models.twins import untouched
 from thetabox.verify.context import Context
 from thetabox.verify.graph import Graph, Operation, Ref, trace
 from thetabox.verify.interpreter import Value, check_rules, dependants, evaluate
 from thetabox.verify.interval import Interval
+from thetabox.verify.kinds import kinds
 from thetabox.verify.margin import class_margins, logit_margins, row_margins
 from thetabox.verify.outputs import Outputs, averaging
 from thetabox.verify.parameter import Parameter, stored
@@ -68,7 +70,7 @@ class Tensors:
         """Position → parameter, for every tensor of the graph."""
         found: dict[int, Value] = {i: self.parameter(name) for i, name in graph.tensors.items()}
         for i, view in graph.views.items():
-            found[i] = found[i].moved(view.of)
+            found[i] = self.parameter(view.name).moved(view.of)
         for i, constant in graph.constants.items():
             found[i] = stored("a constant of the graph", constant.detach().to(self.device), self.rounding)
         return found
@@ -191,7 +193,9 @@ class Network:
 
     def __init__(self, model: nn.Module, x: Tensor) -> None:
         self.model = model
-        self.main = trace(model, model, "forward", [_example(model, x)])
+        # TorchScript that was made by tracing can be called in a trace, but is none of torch.export's modules.
+        whole = _Call(model) if isinstance(model, torch.jit.ScriptModule) else model
+        self.main = trace(model, whole, "forward", [_example(model, x)])
         self._check()
 
     @property
@@ -205,8 +209,9 @@ class Network:
 
     @cached_property
     def head(self) -> Head | None:
-        """The last dense layer, if there is one."""
-        return find_head(self.main)
+        """The last dense layer, if there is one and its margins are real numbers with the network's own rounding."""
+        head, types = find_head(self.main), kinds(self.main)
+        return head if head is None or all(types[o.index].plain for o in head.operations) else None
 
     @cached_property
     def few_layers(self) -> bool:
@@ -244,6 +249,16 @@ class Network:
         if self.head is not None and isinstance(hidden := values.get(self.head.hidden), Interval):
             hidden.owned = False  # margins and logits may both be asked for
         return Final(context, graph, values, self.head)
+
+
+class _Call(nn.Module):
+    def __init__(self, cell: nn.Module) -> None:
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer: Tensor = self.cell(x)
+        return answer
 
 
 class _InitialState(nn.Module):
@@ -288,7 +303,7 @@ class RecurrentNetwork(Network):
             raise InputError(f"a recurrent network takes x of shape [samples, time, inputs], not {list(x.shape)}")
         self.steps = x.shape[1]
         x_t = _example(model, x)[:, 0]
-        with torch.no_grad():
+        with torch.no_grad(), untouched(model):
             state = model.initial_state(2)  # type: ignore[operator]  # the protocol
         leaves, structure = pytree.tree_flatten(state)
         if not all(isinstance(s, Tensor) for s in leaves):

@@ -15,7 +15,6 @@ from thetabox import checks
 from thetabox.box import Box
 from thetabox.errors import InputError
 from thetabox.verify import agreement, bounds, cascade, domains, request
-from thetabox.verify.agreement import FAR
 from thetabox.verify.domain import Domain
 from thetabox.verify.effort import DEFAULT, Deadline, Meter
 from thetabox.verify.engine import Engine, Progress
@@ -92,9 +91,8 @@ def certified_radius(
         raise InputError(f"rtol must lie between 1e-6 and 1, not {rtol}")
     inputs = request.inputs(x)
     labels = request.labels(y, len(inputs))
-    engine = Engine(model, chosen, inputs)
-    chosen.box.check(engine.model)
-    clean = agreement.check(engine, torch.tensor([FAR], dtype=torch.float64)).logits
+    engine, agreed = agreement.begin(model, chosen, inputs, torch.tensor([agreement.FAR], dtype=torch.float64))
+    clean = agreed.logits
     request.check_labels(labels, clean.shape[1])
     right = clean.argmax(1) == labels
     hunt = _Hunt(engine, labels, criterion, top, rtol, progress, deadline)

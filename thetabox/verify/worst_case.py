@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from thetabox.box import Box
 from thetabox.models.recurrent import is_recurrent
+from thetabox.verify import agreement, request
 from thetabox.verify.context import Context, Sweep
+from thetabox.verify.engine import Engine
 from thetabox.verify.interval import Interval
-from thetabox.verify.network import Tensors, network
+from thetabox.verify.network import Network, Tensors, network
 from thetabox.verify.rounding import Rounding, sound_kernels
 
 
@@ -51,4 +53,20 @@ def worst_margins(
         inputs = Interval.point(x.to(dtype))
         inputs.batch = 0
         context = Context(sweep, rounding, surrogate=surrogate)
-        return network(model, x).run(context, tensors, inputs).class_margins(y)
+        traced = network(model, x)
+        _check_once(model, traced, x, box or Box())
+        return traced.run(context, tensors, inputs).class_margins(y)
+
+
+def _check_once(model: nn.Module, traced: Network, x: Tensor, box: Box) -> None:
+    """Compare the trace with the module, once as long as the trace serves.
+
+    Raises:
+        InputError: they differ.
+    """
+    done = ("training", repr(box))
+    if done not in traced.main.checked:
+        settings = request.settings("interval", box, "real", "float64", x.device.type)
+        few = request.inputs(x[: agreement.FEW])
+        agreement.check(Engine(model, settings, few), torch.zeros(1, dtype=torch.float64))
+        traced.main.checked.add(done)

@@ -1,0 +1,219 @@
+"""Whatever a trace burns in, the network that runs is asked: no certificate of another function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import thetabox as tb
+from tests.verify.agreement import networks
+from tests.verify.agreement.networks import BURNED_IN, Changed, Plain, Settings, samples
+
+CALLS: dict[str, Callable[[nn.Module, Tensor], object]] = {
+    "certify": lambda net, x: tb.certify(net, x, [0] * len(x), [0.0, 1e-3]),
+    "certified_radius": lambda net, x: tb.certified_radius(net, x, [0] * len(x)),
+    "logit_bounds": lambda net, x: tb.logit_bounds(net, x, 1e-3),
+    "worst_margins": lambda net, x: tb.verify.worst_case.worst_margins(net, x, torch.zeros(len(x)).long(), 1e-3),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize("change", BURNED_IN.values(), ids=BURNED_IN)
+def test_refused(change: networks.Change, call: Callable[[nn.Module, Tensor], object]) -> None:
+    if change is BURNED_IN["dtype of the answer"]:
+        pytest.skip("in float32, its own precision, this network is one function")
+    with pytest.raises(tb.InputError, match=r"is not the function that would be bounded|torch\.export cannot trace"):
+        call(Changed(change), samples())
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 12, 30])
+def test_a_branch_on_the_batch_is_found_whatever_the_samples(count: int) -> None:
+    with pytest.raises(tb.InputError, match=r"a batch of|samples are in the batch"):
+        tb.certify(Changed(BURNED_IN["large batches"]), samples(count), [0] * count, 1e-3)
+
+
+def test_a_branch_that_changes_nothing_is_none() -> None:
+    def either(module: Changed, x: Tensor, answer: Tensor) -> Tensor:
+        return answer if x.shape[0] > 8 else (answer[None] if x.shape[0] == 1 else answer[:, None]).reshape(-1, 3)
+
+    x = samples()
+    net = Changed(either)
+    assert tb.certify(net, x, net(x).argmax(1), 1e-6).verified.all()
+
+
+class Retrained(Plain):
+    """``train`` does more than to set a flag."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sign = 1.0
+
+    def train(self, mode: bool = True) -> Retrained:
+        self.sign = -1.0 if mode else 1.0
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.sign * super().forward(x)
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_evaluation_mode_is_what_eval_makes(mode: bool) -> None:
+    x, net = samples(), Retrained()
+    y = net.eval()(x).argmax(1)
+    net.train(mode)
+    found = tb.certify(net, x, y, [0.0, 1e-6])
+    assert found.clean_accuracy == 1.0
+    assert found.verified.all()
+    assert (net.training, net.sign) == (mode, -1.0 if mode else 1.0)
+
+
+class AlwaysTraining(Plain):
+    """Dropout stays on in evaluation mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(0.5)
+
+    def train(self, mode: bool = True) -> AlwaysTraining:
+        return super().train(True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.drop(x))
+
+
+def test_dropout_that_stays_on_is_refused() -> None:
+    with pytest.raises(tb.InputError):
+        tb.certify(AlwaysTraining(), samples(), [0] * 12, 1e-3)
+
+
+def _set(name: str, value: object) -> Callable[[Settings], None]:
+    return lambda net: setattr(net, name, value)
+
+
+def _attribute(net: Settings) -> None:
+    net.object.gain = -3.0
+
+
+def _slots(net: Settings) -> None:
+    net.slots.gain = -3.0
+
+
+def _listed(net: Settings) -> None:
+    net.listed[0].gain = -3.0
+
+
+def _closure(net: Settings) -> None:
+    net.box[0] = -3.0
+
+
+def _keyword(net: Settings) -> None:
+    net.partial.keywords["other"] = -3.0
+
+
+def _deep(net: Settings) -> None:
+    net.table["deep"]["deeper"][0].value = -3.0
+
+
+def _tensor(net: Settings) -> None:
+    net.mask.mul_(-3.0)
+
+
+def _hook(net: Settings) -> None:
+    net.register_forward_hook(lambda module, inputs, output: -3.0 * output)
+
+
+def _inner_hook(net: Settings) -> None:
+    net.a.register_forward_pre_hook(lambda module, inputs: (-3.0 * inputs[0],))
+
+
+def _method(net: Settings) -> None:
+    net.extra = lambda t: -3.0 * t  # type: ignore[method-assign]  # what the test is about
+
+
+STALE = {
+    "attribute of an object": _attribute,
+    "slots": _slots,
+    "object in a list": _listed,
+    "closure": _closure,
+    "keyword of a partial": _keyword,
+    "deep attribute": _deep,
+    "tensor in place": _tensor,
+    "hook": _hook,
+    "hook of a layer": _inner_hook,
+    "method of the instance": _method,
+    "attribute": _set("scale", -3.0),
+}
+
+
+@pytest.mark.parametrize("change", STALE.values(), ids=STALE)
+def test_what_changed_since_the_last_call_is_seen(change: Callable[[Settings], None]) -> None:
+    net, x = Settings(), samples()
+    tb.certify(net, x, net(x).argmax(1), 1e-3)
+    before = net(x)
+    change(net)
+    assert not torch.allclose(net(x), before)
+    _is_of(net, x)
+
+
+def test_what_changed_on_the_class_or_in_the_module_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = Settings(), samples()
+    tb.certify(net, x, net(x).argmax(1), 1e-3)
+    monkeypatch.setattr(Settings, "scale", -3.0)
+    _is_of(net, x)
+    monkeypatch.setattr(networks, "GLOBAL_GAIN", -0.5)
+    _is_of(net, x)
+    monkeypatch.setattr(Settings, "extra", lambda self, t: t * t)
+    _is_of(net, x)
+    monkeypatch.setattr(networks.Gain, "__call__", lambda self, t: torch.sigmoid(t))
+    _is_of(net, x)
+    monkeypatch.setattr(nn.Linear, "forward", lambda self, t: t @ self.weight.t() * 2 + self.bias)
+    _is_of(net, x)
+
+
+def _is_of(net: nn.Module, x: Tensor) -> None:
+    """Bounds at ε = 0 hold the network's own answer, closely."""
+    with torch.no_grad():
+        answer = net(x).double()
+    bounds = tb.logit_bounds(net, x, [0.0, 1e-6], domain="interval")
+    assert bool(((bounds.lower[0] - 1e-5 <= answer) & (answer <= bounds.upper[0] + 1e-5)).all())
+    assert float((bounds.upper[0] - bounds.lower[0]).max()) < 1e-6
+
+
+def test_a_kept_trace_serves_as_long_as_the_code_does_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    export = torch.export.export
+    monkeypatch.setattr(torch.export, "export", lambda *a, **k: calls.append(1) or export(*a, **k))
+    net, x = Settings(), samples()
+    for _ in range(3):
+        tb.logit_bounds(net, x, 0.1)
+    with torch.no_grad():
+        net.a.weight.mul_(2)  # a value of a parameter is no part of a trace
+    tb.logit_bounds(net, x, 0.1)
+    assert len(calls) == 1
+
+
+class Buffered(Plain):
+    """Writes to a buffer in its forward, and reads it."""
+
+    def __init__(self, reads: bool) -> None:
+        super().__init__()
+        self.reads = reads
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x) * (self.calls if self.reads else 1.0)
+
+
+def test_a_buffer_that_counts_calls() -> None:
+    x = samples()
+    with pytest.raises(tb.InputError, match="'calls'"):
+        tb.certify(Buffered(True), x, [0] * len(x), 1e-3)
+    net = Buffered(False)
+    y = net(x).argmax(1)
+    before = net.calls.clone()
+    assert tb.certify(net, x, y, 1e-6).verified.all()
+    assert torch.equal(net.calls, before)
