@@ -17,7 +17,7 @@ from thetabox.verify.kinds import Kind, is_whole, kinds
 from thetabox.verify.overflow import nowhere_infinite
 from thetabox.verify.parameter import Parameter
 from thetabox.verify.rules.table import TABLE, Rule
-from thetabox.verify.whole import check_operands, computed, constants, in_float32, within_range
+from thetabox.verify.whole import check_numbers, check_operands, computed, constants, in_float32, within_range
 
 Value = Interval | Parameter | Any
 Observer = Callable[[Operation, tuple[Any, ...], Any], None]
@@ -130,8 +130,8 @@ def _operand(context: Context, graph: Graph, values: dict[int, Value], place: Re
         )
     if context.rounding.network and context.kind is not None and context.kind.common is torch.float32:
         dtype = graph.dtypes.get(place.index)
-        if dtype is torch.float64 or (is_whole(dtype) and context.kind.rounded):
-            return in_float32(context, value)
+        if dtype is torch.float64 or (is_whole(dtype) and dtype is not torch.bool):
+            return in_float32(context, value, whole=is_whole(dtype))
     return value
 
 
@@ -192,6 +192,8 @@ def _called(context: Context, operation: Operation, found: Rule, args: tuple[Any
     kind = context.kind
     if kind is not None and found.elementwise and is_whole(kind.common):
         check_operands(context, operation, kind, args)
+    if kind is not None and kind.whole and kind.result is not torch.bool and found.types == "whole":
+        check_numbers(operation, kind)
     result = found(context, args, kwargs)
     if kind is None or not kind.whole or found.types == "moves" or not isinstance(result, Interval):
         return result

@@ -41,9 +41,12 @@ class Kind:
 
     @property
     def narrow(self) -> bool:
-        """Whether the result is a floating type of fewer digits than float32 and not the network's own."""
-        floating = self.result is not None and self.result.is_floating_point
-        return floating and self.result.itemsize < 4 and self.result is not self.network  # type: ignore[union-attr]  # not None
+        """Whether the result is a floating type of fewer digits than float32 and not the network's own.
+
+        Of several results, whether an operand is.
+        """
+        types = self.operands if self.result is None else (self.result,)
+        return any(t is not None and t.is_floating_point and t.itemsize < 4 and t is not self.network for t in types)
 
     @property
     def narrows(self) -> bool:

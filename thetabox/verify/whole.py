@@ -123,6 +123,26 @@ def check_operands(context: Context, operation: Operation, kind: Kind, args: tup
             )
 
 
+def check_numbers(operation: Operation, kind: Kind) -> None:
+    """Refuse numbers of the graph that an operator on whole numbers would first cut off or wrap into its type.
+
+    Raises:
+        InputError: one of them is not a whole number of the type.
+    """
+    schema = getattr(operation.target, "_schema", None)
+    assert kind.result is not None
+    least, most = ends_of(kind.result)
+    places = [] if schema is None else [a for a in schema.arguments if not a.kwarg_only]
+    for argument, value in zip(places, operation.args, strict=False):
+        if "number" not in str(argument.type).lower() or not isinstance(value, int | float):
+            continue
+        if not (float(value).is_integer() and least <= value <= most):
+            raise InputError(
+                f"{operation.describe()} turns {value} into {kind.result}, which holds no such number; turn its "
+                "operands into a floating or wider type first"
+            )
+
+
 def within_range(context: Context, operation: Operation, kind: Kind, result: Interval) -> Interval:
     """A result of whole numbers: nothing but whole numbers, none of which wraps.
 
@@ -154,8 +174,10 @@ def within_range(context: Context, operation: Operation, kind: Kind, result: Int
     return replace(result, lower=lower, upper=upper, slack=0.0, bound=bound, nonnegative=low >= 0.0, owned=False)
 
 
-def in_float32(context: Context, value: Any) -> Any:
+def in_float32(context: Context, value: Any, *, whole: bool = False) -> Any:
     """An operand of more digits, as float32 holds it: rounding to the nearest is increasing."""
+    if whole and isinstance(value, Interval) and value.slack == 0.0 and value.magnitude <= 1 << 24:
+        return value
     if isinstance(value, Parameter):
         theta = value.theta.detach().double()
         rounded = theta.float().double()

@@ -26,7 +26,7 @@ Operand = Interval | Number
 
 
 @rule("aten.add.Tensor", "aten.add.Scalar", elementwise=True, slack=True, types="whole")
-def add(context: Context, a: Operand, b: Operand, *, alpha: Number = 1) -> Interval:
+def add(context: Context, a: Operand, b: Operand, alpha: Number = 1) -> Interval:
     """``a + alpha b``; of truth values, either."""
     if context.operation is not None and context.operation.dtype is torch.bool:
         return either(*(truth(context, v) for v in ((a, b) if alpha else (a, False))))
@@ -120,7 +120,7 @@ def _shifted(context: Context, a: Interval, b: float) -> Interval:
 
 
 @rule("aten.sub.Tensor", "aten.sub.Scalar", elementwise=True, slack=True, types="whole")
-def sub(context: Context, a: Operand, b: Operand, *, alpha: Number = 1) -> Interval:
+def sub(context: Context, a: Operand, b: Operand, alpha: Number = 1) -> Interval:
     """``a - alpha b``."""
     if alpha != 1:
         b = mul(context, b, alpha) if isinstance(b, Interval) else number(context, b) * alpha
@@ -138,7 +138,7 @@ def sub(context: Context, a: Operand, b: Operand, *, alpha: Number = 1) -> Inter
 
 
 @rule("aten.rsub.Scalar", "aten.rsub.Tensor", elementwise=True, slack=True, types="whole")
-def rsub(context: Context, a: Operand, b: Operand, *, alpha: Number = 1) -> Interval:
+def rsub(context: Context, a: Operand, b: Operand, alpha: Number = 1) -> Interval:
     """``b - alpha a``."""
     return sub(context, b, a, alpha=alpha)
 

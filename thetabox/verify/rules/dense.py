@@ -398,7 +398,7 @@ def _add_bias(context: Context, out: Interval, bias: Operand, terms: int) -> Int
     if context.rounding.network:
         # The network may start its sum with the bias, which then errs like the whole sum.
         added.slack += context.rounding.of_dot(terms) * right.magnitude
-    return added
+    return replace(added, by_row=True) if layout.batch is None and term.by_row else added
 
 
 def _times(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

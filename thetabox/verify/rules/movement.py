@@ -191,13 +191,13 @@ def _indices(context: Context, value: Any) -> Any:
     return value
 
 
-@rule("aten.cat.default", slack=True, types="moves")
+@rule("aten.cat.default", slack=True, types="whole")
 def cat(context: Context, parts: list[Interval], dim: int = 0) -> Interval:
     """Values one after another."""
     return _joined(parts, lambda ts: torch.cat(ts, dim))
 
 
-@rule("aten.stack.default", slack=True, types="moves")
+@rule("aten.stack.default", slack=True, types="whole")
 def stack(context: Context, parts: list[Interval], dim: int = 0) -> Interval:
     """Values side by side in a new dimension."""
     return _joined(parts, lambda ts: torch.stack(ts, dim))
