@@ -55,7 +55,7 @@ def test_certify_writes_the_folder(run, cnn, tmp_path):
     found = json.loads((out / "certificate.json").read_text())
     assert list(found) == [
         *("schema", "tool", "model", "data", "box", "domain", "options", "sound", "arithmetic", "precision"),
-        *("clean_accuracy", "curve", "seconds"),
+        *("clean_accuracy", "curve", "checked", "seconds"),
     ]
     assert found["model"]["source"] == str(cnn)
     assert found["model"]["sha256"] == tb.models.sha256(cnn)
@@ -175,17 +175,18 @@ def test_gate_refuses_what_is_not_sound(run, cnn, tmp_path):
     assert "not sound" in result.stderr
 
 
-@pytest.mark.parametrize("budget", ["0", "inf"])
-def test_budget_of_auto_is_written_down(run, cnn, tmp_path, budget):
-    given = (*SMALL, "--budget", budget, "--out", tmp_path)
+@pytest.mark.parametrize("option", ["--effort", "--budget"])
+@pytest.mark.parametrize("limit", ["0", "inf"])
+def test_effort_of_auto_is_written_down(run, cnn, tmp_path, option, limit):
+    given = (*SMALL, option, limit, "--out", tmp_path)
     ok(run("certify", cnn, "--epsilon", "1e-4", "--no-attack", "--no-radius", *given))
     options = json.loads((tmp_path / "certificate.json").read_text())["options"]
-    assert options["budget"] == (0 if budget == "0" else None)
+    assert options["effort"] == (0 if limit == "0" else None)
     assert next(iter(options["proven_by"])) == "interval"
     certificate = tb.Certificate.load(tmp_path)
     assert sum(counts[0] for counts in certificate.options["proven_by"].values()) == certificate.verified.sum()
     ok(run("radius", cnn, *given))
-    assert json.loads((tmp_path / "radius.json").read_text())["options"]["budget"] == options["budget"]
+    assert json.loads((tmp_path / "radius.json").read_text())["options"]["effort"] == options["effort"]
 
 
 @pytest.mark.parametrize("network", ["cnn", "lsnn"])

@@ -56,7 +56,15 @@ def read_data(data: str, split: str, samples: int | None, data_dir: Path | None)
 
 
 def make_box(box_kind: str, include: str, exclude: str, scale: Sequence[tuple[str, float]], fold: bool) -> Box:
-    """The parameter box."""
+    """The parameter box.
+
+    Raises:
+        InputError: a pattern has two factors, or see :class:`Box`.
+    """
+    names = [pattern for pattern, _ in scale]
+    for pattern in names:
+        if names.count(pattern) > 1:
+            raise InputError(f"--scale gives {pattern!r} two factors")
     return Box(kind=box_kind, include=include, exclude=exclude, scale=dict(scale), fold=fold)
 
 
@@ -134,7 +142,7 @@ def _check_fits(model: nn.Module, data: Dataset) -> None:
             classes = logits(model, data.x[:1].to(dtype)).shape[1]
     except InputError:
         raise
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"the network does not take inputs of shape {shape} as {data.name} has them: {reason}"

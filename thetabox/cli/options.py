@@ -36,6 +36,16 @@ class Numbers(click.ParamType):
         return numbers
 
 
+class Range(click.FloatRange):
+    """A number within bounds, where there are any; NaN lies in no range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
+
+
 class Durations(click.ParamType):
     """One time or several, separated by commas; seconds, or with a unit (s, min, h, d, y of 365 days)."""
 
@@ -190,18 +200,18 @@ def proof_options(function: Function) -> Function:
         click.option("--option", "option", type=Setting(), multiple=True, help="Of the domain; repeatable."),
         click.option(
             "--effort",
-            type=float,
+            type=Range(),
             metavar="PASSES",
             help="Forward passes for each sample and ε that auto may take after intervals; 300 by default, inf for no "
             "limit. They are counted, not timed: the verdicts are the same on any machine.",
         ),
         click.option(
             "--timeout",
-            type=float,
+            type=Range(),
             metavar="SECONDS",
             help="Stop then; what was proven stands, and the certificate says that it is not finished.",
         ),
-        click.option("--budget", type=float, metavar="SECONDS", help="What --effort was before; it will go."),
+        click.option("--budget", type=Range(), metavar="SECONDS", help="What --effort was before; it will go."),
         click.option("--criterion", default="margin", show_default=True, metavar="margin|logits"),
         click.option("--arithmetic", default="real", show_default=True, metavar="real|float32"),
         click.option("--precision", default="float64", show_default=True, metavar="float64|float32"),

@@ -10,9 +10,9 @@ import click
 
 import thetabox as tb
 from thetabox import report
-from thetabox.cli import options
+from thetabox.cli import asked, options
 from thetabox.cli.console import Steps, progress_bar, show
-from thetabox.cli.inputs import proof_settings, read_all, read_data
+from thetabox.cli.inputs import proof_settings, read_all
 from thetabox.errors import InputError
 from thetabox.report.results import number
 from thetabox.verify import domains
@@ -24,7 +24,7 @@ from thetabox.verify import domains
 @options.epsilon_option()
 @click.option(
     "--min-verified",
-    type=click.FloatRange(0, 1),
+    type=options.Range(0, 1),
     required=True,
     metavar="SHARE",
     help="Least verified accuracy.",
@@ -33,16 +33,20 @@ from thetabox.verify import domains
 @options.proof_options
 @options.box_options
 @options.machine_options
-def command(model: Path, epsilon: list[float], min_verified: float, junit: Path | None, **source: Any) -> None:
+@click.pass_context
+def command(
+    context: click.Context, model: Path, epsilon: list[float], min_verified: float, junit: Path | None, **source: Any
+) -> None:
     """Exit 0 when MODEL (a checkpoint, or the folder of a stored certificate) verifies enough at ε, else 1.
 
-    A stored certificate counts for every ε up to one that it holds: the smaller box lies inside the larger one.
-    Bad input is exit status 2.
+    A stored certificate counts for every ε up to one that it holds: the smaller box lies inside the larger one. It
+    answers its own question alone: an option that asks for another box, proof, model or other samples is refused. A
+    certificate that is not finished does not pass. Bad input is exit status 2.
     """
     if junit is not None and junit.is_dir():
         raise InputError(f"cannot write {junit}: it is a folder; name a file")
     if model.is_dir() or model.suffix == ".json":
-        certificate = _stored(model, source)
+        certificate = _stored(context, model)
     else:
         certificate = _computed(model, epsilon, source)
     if not certificate.sound:
@@ -51,18 +55,20 @@ def command(model: Path, epsilon: list[float], min_verified: float, junit: Path 
     if junit is not None:
         report.write_junit(junit, "thetabox.gate", cases, certificate.seconds)
     for case in cases:
-        show(("pass  " if case.failure is None else "FAIL  ") + case.output)
+        show(f"{_verdict(case, certificate)}  {case.output}")
     sys.exit(0 if all(case.failure is None for case in cases) else 1)
 
 
-def _stored(path: Path, source: dict[str, Any]) -> tb.Certificate:
+def _stored(context: click.Context, path: Path) -> tb.Certificate:
     certificate = tb.Certificate.load(path)
+    if certificate.domain not in domains.names():
+        raise InputError(f"the certificate at {path} was made with {certificate.domain!r}, a domain unknown here")
     if not domains.is_sound(certificate.domain):
         _refuse(certificate.domain)
-    if source["data"] is not None:
-        data = read_data(source["data"], source["split"], source["samples"], source["data_dir"])
-        if data.sha256 != certificate.data_info.get("sha256"):
-            raise InputError(f"the certificate at {path} speaks of other data than --data {source['data']}")
+    asked.check(context, certificate, path)
+    note = asked.changed(certificate, path)
+    if note:
+        click.echo(f"thetabox: {note}", err=True)
     return certificate
 
 
@@ -105,5 +111,11 @@ def _case(certificate: tb.Certificate, epsilon: float, least: float) -> report.C
     if at != epsilon:
         text += f" (proven at ε = {number(at)})"
     name = f"verified accuracy at epsilon {number(epsilon)} is at least {least:g}"
+    if not certificate.finished:
+        return report.Case(name, f"not finished: {text}", f"{text}; the proof was cut, more may be proven")
     # Counts are compared, not rounded shares: 0.9 of 10 samples is 9.
     return report.Case(name, None if count >= least * total - 1e-9 else text, text)
+
+
+def _verdict(case: report.Case, certificate: tb.Certificate) -> str:
+    return "pass" if case.failure is None else "FAIL" if certificate.finished else "not finished"

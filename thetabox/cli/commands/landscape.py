@@ -19,10 +19,10 @@ from thetabox.report.results import number
 @options.model_options
 @options.data_options()
 @click.option(
-    "--zeta", type=click.FloatRange(min=0, min_open=True), default=0.2, show_default=True, help="Error at α = 1."
+    "--zeta", type=options.Range(min=0, min_open=True), default=0.2, show_default=True, help="Error at α = 1."
 )
 @click.option(
-    "--reach", type=click.FloatRange(min=0, min_open=True), default=2.0, show_default=True, help="α from −reach to it."
+    "--reach", type=options.Range(min=0, min_open=True), default=2.0, show_default=True, help="α from −reach to it."
 )
 @click.option("--points", type=click.IntRange(min=3), default=51, show_default=True, help="Values of α.")
 @click.option("--directions", type=click.IntRange(min=1), default=5, show_default=True)

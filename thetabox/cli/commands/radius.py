@@ -27,8 +27,8 @@ SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
 @options.box_options
 @options.machine_options
 @options.out_option()
-@click.option("--max-epsilon", type=float, default=1.0, show_default=True, help="Where the search ends.")
-@click.option("--rtol", type=float, default=1e-2, show_default=True, help="Relative resolution.")
+@click.option("--max-epsilon", type=options.Range(), default=1.0, show_default=True, help="Where the search ends.")
+@click.option("--rtol", type=options.Range(), default=1e-2, show_default=True, help="Relative resolution.")
 def command(
     domain: str,
     criterion: str,

@@ -28,7 +28,7 @@ from thetabox.train.methods import method as checked_method
 @click.option("--model-set", type=options.Setting(), multiple=True, help="Constructor argument of it; repeatable.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over the data; the task's own by default.")
 @click.option("--batch-size", type=click.IntRange(min=1))
-@click.option("--lr", type=float, help="Rate of the optimiser.")
+@click.option("--lr", type=options.Range(), help="Rate of the optimiser.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Folder of the task's files (or set THETABOX_DATA).")
 @click.option("--from", "start", type=click.Path(path_type=Path), metavar="FILE", help="Start from this checkpoint.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted training.")

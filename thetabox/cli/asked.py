@@ -1,0 +1,166 @@
+"""Whether a command line asks for the certificate that is stored, or for another one."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from thetabox.cli.inputs import read_data
+from thetabox.cli.options import literal
+from thetabox.data import load as load_data
+from thetabox.data.dataset import SPLITS
+from thetabox.errors import InputError
+from thetabox.models import sha256
+from thetabox.verify import Certificate, domains, request
+
+NOT_OF_THE_PROOF = frozenset({"model", "epsilon", "min_verified", "junit", "seed", "threads", "device", "timeout"})
+"""Options that ask nothing of the certificate: what is required of it, where the answer goes, how one is computed."""
+NOT_GIVEN = (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
+
+# (what the certificate holds, what is asked for), in a form in which they are equal or not.
+Compared = Callable[[Certificate, Any], tuple[Any, Any]]
+
+
+def check(context: click.Context, certificate: Certificate, path: Path) -> None:
+    """Refuse whatever was given on the command line and is not so in the certificate.
+
+    Every option of the command is looked at: one of which nobody has said how it compares is refused.
+
+    Raises:
+        InputError: an option asks for another certificate, or for something that a certificate does not hold.
+    """
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name in NOT_OF_THE_PROOF or context.get_parameter_source(name) in NOT_GIVEN:
+            continue
+        value, option = context.params[name], parameter.opts[0]
+        if name in DATA:
+            if context.params["data"] is None:
+                _check_samples(certificate, option, value)
+            continue
+        if name not in COMPARED:
+            raise InputError(
+                f"{option} asks for what the certificate at {path} does not hold; leave it out, or gate the model"
+            )
+        try:
+            held, asked = COMPARED[name](certificate, value)
+        except InputError as error:
+            raise InputError(f"{option} does not fit the certificate at {path}: {error}") from error
+        if held != asked:
+            raise InputError(
+                f"{option} {_shown(asked)} asks for another certificate than that at {path}, which holds "
+                f"{_shown(held)}; leave it out, or gate the model"
+            )
+    _check_data(context.params, certificate, path)
+
+
+def changed(certificate: Certificate, path: Path) -> str | None:
+    """A word on the model's file where it cannot be compared; where it stands beside the certificate it must fit.
+
+    Raises:
+        InputError: the file of the model, or of its data, is another one than when the proof was made.
+    """
+    folder = path if path.is_dir() else path.parent
+    source, expected = certificate.model_info.get("source"), certificate.model_info.get("sha256")
+    if not isinstance(source, str) or not Path(source).suffix:  # a network in memory, by the name of its class
+        return None
+    found = list(_files(source, folder))
+    if not found:
+        return f"{source} is not here, so whether it has changed since the proof was not looked at"
+    if all(sha256(file) != expected for file in found):
+        raise InputError(
+            f"{found[0]} has changed since the certificate at {path} was made (its SHA-256 is another); certify it anew"
+        )
+    return None
+
+
+def _check_data(given: Mapping[str, Any], certificate: Certificate, path: Path) -> None:
+    expected, total = certificate.data_info.get("sha256"), len(certificate.label)
+    if given["data"] is not None:
+        data = read_data(given["data"], given["split"], given["samples"], given["data_dir"])
+        # A certificate made in Python knows its arrays by another hash than a data set's own.
+        if expected not in (data.sha256, request.tensor_hash([data.x, data.y])):
+            raise InputError(
+                f"--data {given['data']} has other samples than those that the certificate at {path} speaks of "
+                f"({total} of {certificate.data_info.get('name') or 'unnamed data'})"
+            )
+        return
+    name = certificate.data_info.get("name")
+    files = list(_files(name, path if path.is_dir() else path.parent)) if str(name).endswith(".npz") else []
+    if files and all(expected not in list(_hashes(file, total)) for file in files):
+        raise InputError(
+            f"{files[0]} has changed since the certificate at {path} was made (its samples are others); certify anew, "
+            "or name its data with --data"
+        )
+
+
+def _hashes(file: Path, samples: int) -> Iterator[str]:
+    """Of everything in a data file that a certificate of so many samples can have been made of."""
+    for split in SPLITS:
+        try:
+            yield load_data(str(file), split).subset(samples).sha256
+        except InputError:
+            continue
+
+
+def _check_samples(certificate: Certificate, option: str, value: Any) -> None:
+    held = len(certificate.label)
+    if option == "--samples" and value == held:
+        return
+    about = f", and the certificate holds {held}" if option == "--samples" else ""
+    raise InputError(f"{option} chooses samples{about}: name them with --data too, or leave {option} out")
+
+
+def _files(name: Any, folder: Path) -> Iterator[Path]:
+    """Where a file of this name may stand: as it is said, in the certificate's folder, in the one around it."""
+    for place in (Path(), folder, folder.resolve().parent):
+        if (place / str(name)).is_file():
+            yield place / str(name)
+
+
+def _patterns(text: str) -> list[str]:
+    return sorted({p.strip() for p in text.split(",") if p.strip()})
+
+
+def _setting(option: str) -> Compared:
+    """Settings of the domain that an option names, with the domain's defaults where the certificate is silent."""
+
+    def compare(certificate: Certificate, value: Any) -> tuple[Any, Any]:
+        domain = certificate.domain
+        given = {name: literal(text) for name, text in value} if option == "option" else {option: value}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of names that will go
+            asked = domains.recorded(domains.check(domain, given))
+        defaults = domains.AUTO_DEFAULTS if domain == domains.AUTO else domains.domain_class(domain).defaults
+        held = {**domains.recorded(defaults), **certificate.options}
+        return [(key, held.get(key)) for key in asked], list(asked.items())
+
+    return compare
+
+
+COMPARED: dict[str, Compared] = {
+    "box_kind": lambda c, value: (c.box.kind, value),
+    "include": lambda c, value: (_patterns(c.box.include), _patterns(value)),
+    "exclude": lambda c, value: (_patterns(c.box.exclude), _patterns(value)),
+    "scale": lambda c, value: (list(c.box.scale.items()), list(value)),
+    "fold": lambda c, value: (c.box.fold, value),
+    "domain": lambda c, value: (c.domain, value),
+    "criterion": lambda c, value: (c.criterion, value),
+    "arithmetic": lambda c, value: (c.arithmetic, value),
+    "precision": lambda c, value: (c.precision, value),
+    **{option: _setting(option) for option in ("option", "effort", "budget")},
+}
+DATA = ("data", "split", "samples", "data_dir")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return (
+            ",".join("=".join(str(part) for part in one) if isinstance(one, tuple) else one for one in value) or "none"
+        )
+    return str(value)
