@@ -48,8 +48,8 @@ FEW, FAR = 2, 0.05
 POINTS = 3
 # Calls with one input, to see whether they differ.
 REPEATS = 8
-# Operators that jump, beside those that answer a truth value.
-JUMPS = ("aten.sign.default", "aten.floor.default", "aten.ceil.default", "aten.round.default", "aten.trunc.default")
+# Operators that jump, beside those that answer a truth value, or are so steep somewhere that rounding becomes large.
+JUMPS = ("sign", "floor", "ceil", "round", "trunc", "sqrt", "rsqrt", "reciprocal", "div", "log", "pow")
 # Bytes of the values of one run.
 MEMORY = 1 << 30
 
@@ -218,12 +218,17 @@ def _compare_precision(engine: Engine, run: Running, wide: Tensor) -> None:
     places = apart.nonzero().squeeze(1)
     if not len(places):
         return
-    roundoff = torch.finfo(run.dtype).eps
+    if run.dtype is torch.float32:
+        rounding = Rounding(torch.float64, "float32")
+    else:
+        rounding = Evaluated(torch.float64, "real", 4.0 * torch.finfo(run.dtype).eps)
     try:
-        bounds = _at_zero(engine, places, None, Evaluated(torch.float64, "real", 4.0 * roundoff))
+        bounds = _at_zero(engine, places, None, rounding)
     except InputError:  # sums too long for any bound in this precision
         return
-    outside = _outside(bounds, own[places], NEAR_OWN)
+    # What overflowed is no number, and its bounds are none.
+    unknown = bounds.lower.isneginf() | bounds.upper.isposinf()
+    outside = _outside(bounds, torch.where(unknown, 0.0, own[places]), NEAR_OWN)
     if len(outside):
         name = str(run.dtype).removeprefix("torch.")
         _refuse(engine, f"its forward of sample {int(places[outside[0]])} in {name} lies outside the bounds at ε = 0")
@@ -358,10 +363,9 @@ def _outside(bounds: Interval, logits: Tensor, near: float) -> Tensor:
 
 
 def _jumps(engine: Engine) -> bool:
-    """Whether a value that depends on the input or on parameters decides a comparison."""
-    return any(
-        o.dtype is torch.bool or o.operator in JUMPS for g in engine.network.graphs.values() for o in g.operations
-    )
+    """Whether rounding may become a difference that is seen, at a jump or a pole: bounds then tell what it may be."""
+    operations = [o for graph in engine.network.graphs.values() for o in graph.operations]
+    return any(o.dtype is torch.bool or o.operator.split(".")[1:2] in [[name] for name in JUMPS] for o in operations)
 
 
 def _refuse(engine: Engine, what: str, culprit: str | None = None) -> NoReturn:

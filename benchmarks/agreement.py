@@ -1,0 +1,72 @@
+"""Cost of comparing the module with its graph, and false alarms of it.
+
+    python benchmarks/agreement.py cost [FOLDER]      share of `tb.certify`, on the four networks of `thetabox demo`
+    python benchmarks/agreement.py alarms [COUNT]     random honest networks that are refused: none should be
+
+FOLDER is the demo's (default `demo`): its networks are read.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from unittest import mock
+
+import torch
+
+import thetabox as tb
+from tests.verify.agreement.random_networks import random_network
+from thetabox.verify import agreement, request
+
+EPSILON = [0, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2]
+SAMPLES = 200
+
+
+def cost(folder: Path) -> None:
+    """Seconds of the comparison within one call of `tb.certify`, trace not included, and its share."""
+    torch.set_num_threads(1)
+    print("| network | certify, s | comparison, s | share |\n| --- | --- | --- | --- |")
+    for name in ("digits-standard", "digits-robust", "vowels-standard", "vowels-robust"):
+        model = tb.load(folder / f"{name}.safetensors")
+        test = tb.data.load(name.partition("-")[0], "test").subset(SAMPLES)
+        spent = []
+        check = agreement.check
+
+        def timed(*given: object, check: object = check, spent: list[float] = spent) -> object:
+            started = time.process_time()
+            found = check(*given)  # type: ignore[operator]  # the function
+            spent.append(time.process_time() - started)
+            return found
+
+        with mock.patch.object(agreement, "check", timed):
+            started = time.process_time()
+            tb.certify(model, test.x, test.y, EPSILON)
+            whole = time.process_time() - started
+        print(f"| {name} | {whole:.1f} | {spent[0]:.2f} | {spent[0] / whole:.1%} |")
+
+
+def alarms(count: int) -> None:
+    """Every random network through the comparison."""
+    found: Counter[str] = Counter()
+    for seed in range(count):
+        net, x = random_network(seed)
+        how = request.settings("interval", None, "real", "float64", "cpu")
+        try:
+            agreement.begin(net, how, request.inputs(x), torch.tensor([0.0, 0.01], dtype=torch.float64))
+            found["passed"] += 1
+        except tb.UnsupportedOperator:
+            found["operator without a rule"] += 1
+        except tb.InputError as error:
+            found["refused"] += 1
+            print(f"{seed}: {error}")
+    print(dict(found))
+
+
+if __name__ == "__main__":
+    what, rest = sys.argv[1], sys.argv[2:]
+    if what == "cost":
+        cost(Path(rest[0] if rest else "demo"))
+    else:
+        alarms(int(rest[0]) if rest else 2000)
