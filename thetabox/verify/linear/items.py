@@ -54,6 +54,9 @@ class Items:
         self.cache: dict[Any, Any] = {}
         self.meter, self.stopped = meter, torch.zeros(len(epsilon), dtype=torch.bool)
         self.finite = torch.ones(len(epsilon), dtype=torch.bool, device=epsilon.device)
+        # Sizes of all parameters and values so far.
+        held = [v for v in tensors.values() if isinstance(v, Parameter)]
+        self.size = torch.full_like(epsilon, sum(float(p.magnitude.sum()) for p in held))
         self.tighten(graph.inputs[0], x)
         for operation in graph.operations:
             evaluate(self.context, graph, self.values, [operation], keep=True)
@@ -78,6 +81,7 @@ class Items:
         for end in (value.lower,) if value.is_point else (value.lower, value.upper):
             known = end.isfinite().movedim(value.batch, 0)
             self.finite &= known.reshape(len(self.epsilon), -1).all(1)
+            self.size += end.abs().movedim(value.batch, 0).reshape(len(self.epsilon), -1).sum(1)
         return value
 
     def interval(self, index: int) -> Interval:

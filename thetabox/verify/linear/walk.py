@@ -9,6 +9,7 @@ from torch import Tensor
 from thetabox.verify.effort import fan
 from thetabox.verify.graph import Operation, Ref
 from thetabox.verify.interval import Interval
+from thetabox.verify.kinds import kinds
 from thetabox.verify.linear.constant import Constant, slip
 from thetabox.verify.linear.items import Items, first_layout
 from thetabox.verify.linear.region import Frame, Region, placed
@@ -18,6 +19,8 @@ __all__ = ["Walk", "dot", "flat"]
 
 # Relative errors below this may be taken of the largest number instead of each.
 NEGLIGIBLE = 1e-9
+# More than what all products of one layer can lose where they underflow in float64, of factors below 1.
+UNDERFLOW = 2.0**-1034
 
 
 class Walk:
@@ -80,11 +83,17 @@ class Walk:
         self.end(operation.index, a, region)
 
     def _apart(self, operation: Operation) -> bool:
-        """Whether result and operands hold the samples in their first dimension."""
+        """Whether the result is real numbers as the network rounds them, samples first, and so are the operands'."""
+        if not kinds(self.items.graph)[operation.index].plain:
+            return False
         layout = first_layout(operation)
-        if layout is None or (layout.batch, layout.merged) != (0, 1):
+        if layout is None or (layout.batch, layout.merged) != (0, 1) or not self._real(operation):
             return False
         return all(self.items.plain(i) for i in operation.inputs if self.items.depends(i))
+
+    def _real(self, operation: Operation) -> bool:
+        """Whether the operator answers real numbers, rounded as the network rounds and in no other way."""
+        return operation.dtype is None or kinds(self.items.graph)[operation.index].plain
 
     def cut(self, t: Tensor, region: Region | None) -> Tensor:
         """A tensor of all samples on a region of this walk's items."""
@@ -128,16 +137,23 @@ class Walk:
         lower, upper = self.ends(index, region)
         self.penalty(a, lower.abs() if lower is upper else torch.maximum(lower.abs(), upper.abs()), slip(terms))
 
-    def penalty(self, a: Tensor, z: Tensor, relative: float | Tensor) -> None:
-        """Take off ``relative ⟨|a|, z⟩`` (z at least 0, ``[items, *shape]``), and more than underflow can amount to."""
+    def penalty(self, a: Tensor, z: Tensor, relative: float | Tensor, least: float | Tensor = 0.0) -> None:
+        """Take off ``⟨|a|, relative z + least⟩`` (z at least 0, ``[items, *shape]``), and what underflows on the way.
+
+        ``least`` is what a network's own products may lose where they underflow, whatever z.
+        """
         count, most = z[0].numel(), flat(z, 1).amax(1)
-        wide = (1.0 + self.items.epsilon[self.frame.items]) * (1.0 + count * most)
-        tiny = self.items.rounding.floor * wide
-        if isinstance(relative, float) and relative < NEGLIGIBLE:
-            size = torch.linalg.vector_norm(flat(a, 2), 1, 2) * (most * relative + tiny)[:, None]
+        tiny = self.underflow()
+        if isinstance(relative, float) and relative < NEGLIGIBLE and isinstance(least, float):
+            size = torch.linalg.vector_norm(flat(a, 2), 1, 2) * (most * relative + (tiny + least))[:, None]
         else:
-            size = dot(a.abs(), flat(z * relative, 1) + tiny[:, None])
+            size = dot(a.abs(), flat(z * relative + least, 1) + tiny[:, None])
         self.constant.lose(size + tiny[:, None], count)
+
+    def underflow(self) -> Float[Tensor, " items"]:
+        """What float64 may lose by underflow in one operation, whatever the lost numbers are multiplied by next."""
+        items = self.items
+        return UNDERFLOW * (1.0 + items.epsilon[self.frame.items]) * (1.0 + items.size[self.frame.items])
 
     def end(self, index: int, a: Tensor, region: Region | None) -> None:
         """Put a value's interval in the place of the value."""
@@ -154,10 +170,10 @@ class Walk:
         """Position of the operand at ``place``.
 
         Raises:
-            Stop: it is no value of the graph.
+            Stop: it is no value that holds the samples in its first dimension (an expanded parameter, say).
         """
         argument = operation.args[place] if len(operation.args) > place else None
-        if not isinstance(argument, Ref):
+        if not isinstance(argument, Ref) or not self.items.plain(argument.index):
             raise Stop
         return argument.index
 

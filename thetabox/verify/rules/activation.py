@@ -1,7 +1,8 @@
-"""Activations: increasing functions end by end, the two with a dip by its known minimum.
+"""Activations: increasing functions end by end, those of two pieces also at the bend, the two with a dip at its least.
 
 torch documents at most a few units in the last place for these functions (vectorised by SLEEF, 1 ulp); eight are
-allowed for in the bounds, and eight of its own for a network in binary32.
+allowed for in the bounds, and eight of its own for a network in binary32. Where the result is below the normal numbers,
+or something on the way to it (the ``exp(-a)`` of a sigmoid) above the largest, torch may answer 0.
 """
 
 from __future__ import annotations
@@ -18,16 +19,20 @@ from thetabox.errors import InputError
 from thetabox.verify.context import Context
 from thetabox.verify.interval import Interval
 from thetabox.verify.rounding import SAFETY
-from thetabox.verify.rules.arithmetic import literal
+from thetabox.verify.rules.arithmetic import literal_error, neg, number
 from thetabox.verify.rules.table import rule
 
 Number = int | float
 ULPS = 8
 # Up to here the slack of an exponent may stay slack.
 SMALL = 1e-6
+# Beyond this size of an exponent in float64, and before it in float32, exp answers 0 or overflows.
+EXPONENT = 750.0
+# Of a product with a function of itself, where that is flushed to zero: more than EXPONENT.
+FLUSHED = 1024.0
 
 
-@rule("aten.relu.default", "aten.relu_.default", slack=True)
+@rule("aten.relu.default", "aten.relu_.default", slack=True, types="whole")
 def relu(context: Context, a: Interval) -> Interval:
     """``max(a, 0)``."""
     if a.nonnegative and a.slack == 0.0:
@@ -40,52 +45,76 @@ def relu(context: Context, a: Interval) -> Interval:
 @rule("aten.leaky_relu.default", slack=True)
 def leaky_relu(context: Context, a: Interval, negative_slope: Number = 0.01) -> Interval:
     """``a`` where positive, ``slope a`` elsewhere."""
-    slope = float(negative_slope)
-    if slope < 0:
-        raise InputError(f"{context.where}: a leaky ReLU with a negative slope has no rule")
-    out = a.map(lambda t: F.leaky_relu(t, slope))
-    magnitude = a.magnitude * max(1.0, slope)
-    tiny = context.rounding.subnormal * (1.0 + a.magnitude)
-    out.slack = (a.slack * max(1.0, slope) + context.rounding.of_operation(2) * magnitude + tiny) * SAFETY
+    slope = _coefficient(context, negative_slope)
+    steepness = max(1.0, abs(slope))
+    out = _pieces(a, lambda t: F.leaky_relu(t, slope), increasing=slope >= 0)
+    magnitude = a.magnitude * steepness
+    tiny = context.rounding.subnormal + literal_error(context, slope) * a.magnitude
+    out.slack = (a.slack * steepness + context.rounding.of_operation(2) * magnitude + tiny) * SAFETY
     out.slack += context.rounding.beyond(magnitude)
-    out.bound = None if a.bound is None else a.bound * max(1.0, slope)
+    out.bound = None if a.bound is None else a.bound * steepness
     return out
 
 
-@rule("aten.hardtanh.default", "aten.clamp.default", slack=True)
+def _coefficient(context: Context, value: Number) -> float:
+    """A number of the graph that is a number.
+
+    Raises:
+        InputError: it is infinite or not a number.
+    """
+    found = number(context, value)
+    if not math.isfinite(found):
+        raise InputError(f"{context.where} computes with {found}; give it a finite number")
+    return found
+
+
+def _pieces(a: Interval, function: Callable[[Tensor], Tensor], *, increasing: bool) -> Interval:
+    """Ends of a function that is 0 at 0 and monotone on either side of it."""
+    if a.is_point or increasing:
+        return a.map(function, keep_sign=increasing)
+    first, second = function(a.lower), function(a.upper)
+    low, high = torch.minimum(first, second), torch.maximum(first, second)
+    through = (a.lower < 0) & (a.upper > 0)
+    low, high = torch.where(through, low.clamp(max=0.0), low), torch.where(through, high.clamp(min=0.0), high)
+    return replace(a, lower=low, upper=high, nonnegative=False, bound=None, owned=False)
+
+
+@rule("aten.hardtanh.default", "aten.clamp.default", slack=True, types="whole")
 def clamp(context: Context, a: Interval, low: Number | None = None, high: Number | None = None) -> Interval:
-    """``min(max(a, low), high)``."""
+    """``min(max(a, low), high)``; ``high`` everywhere where the two are the wrong way round."""
     if context.operation is not None and context.operation.operator == "aten.hardtanh.default":
         low, high = (-1.0 if low is None else low), (1.0 if high is None else high)
+    if low is not None and high is not None and low > high:
+        low = high
     out = a.fresh(lambda t, spare: torch.clamp(t, low, high, out=spare))
     for end in (low, high):
         # Which of the two holds an entry is not known, so the literal's rounding adds to the slack.
         if end is not None and math.isfinite(end):
-            out.slack += literal(context, float(end), (), a.lower.device).slack
+            out.slack += literal_error(context, float(end))
     out.nonnegative = (low is not None and low >= 0) or (a.nonnegative and (high is None or high >= 0))
     out.bound = None
     return out
 
 
-@rule("aten.clamp_min.default", slack=True)
+@rule("aten.clamp_min.default", slack=True, types="whole")
 def clamp_min(context: Context, a: Interval, low: Number) -> Interval:
     """``max(a, low)``."""
     return clamp(context, a, low, None)
 
 
-@rule("aten.clamp_max.default", slack=True)
+@rule("aten.clamp_max.default", slack=True, types="whole")
 def clamp_max(context: Context, a: Interval, high: Number) -> Interval:
     """``min(a, high)``."""
     return clamp(context, a, None, high)
 
 
-@rule("aten.relu6.default", slack=True)
+@rule("aten.relu6.default", slack=True, types="whole")
 def relu6(context: Context, a: Interval) -> Interval:
     """``min(max(a, 0), 6)``."""
     return clamp(context, a, 0.0, 6.0)
 
 
-@rule("aten.abs.default", slack=True)
+@rule("aten.abs.default", slack=True, types="whole")
 def absolute(context: Context, a: Interval) -> Interval:
     """``|a|``."""
     if a.nonnegative:
@@ -107,10 +136,23 @@ def _increasing(
 ) -> Interval:
     """An increasing function with a bounded derivative."""
     out = replace(a.map(function), nonnegative=nonnegative, bound=None, slack=0.0)
-    out.slack = (
-        a.slack * steepness + context.rounding.of_operation(ulps) * out.magnitude + 8 * context.rounding.subnormal
-    ) * SAFETY
+    return _rounded(context, out, a.slack * steepness, ulps)
+
+
+def _rounded(context: Context, out: Interval, slack: float, ulps: int = ULPS) -> Interval:
+    """Ends as a library function computed them: with its error, that of the network's own, and what overflows."""
+    error = context.rounding.of_operation(ulps) * (out.magnitude + slack)
+    out.slack = (slack + error + context.rounding.flushed) * SAFETY
     return out
+
+
+def _within_range(context: Context, out: Interval, gain: float = 1.0) -> Interval:
+    """The same without the ends of which ``gain`` times as much may overflow."""
+    if context.rounding.beyond(out.magnitude * gain * SAFETY) == 0.0:
+        return out
+    limit = context.rounding.largest / (gain * SAFETY) - out.slack
+    lower = torch.where(out.lower.abs() < limit, out.lower, 0.0 if out.nonnegative else -torch.inf)
+    return replace(out, lower=lower, upper=torch.where(out.upper.abs() < limit, out.upper, torch.inf), bound=None)
 
 
 @rule("aten.sigmoid.default", slack=True)
@@ -131,9 +173,9 @@ def exp(context: Context, a: Interval) -> Interval:
     if a.slack > SMALL:
         a = a.settled(context.rounding.own)
     slack, a = a.slack, replace(a, slack=0.0)
-    out = _increasing(context, a, torch.exp, 0.0, nonnegative=True)
+    out = _within_range(context, _increasing(context, a, torch.exp, 0.0, nonnegative=True))
     # exp(s) - 1 <= s (1 + s) for s below 1.
-    out.slack = (out.slack + slack * (1.0 + slack) * out.magnitude) * SAFETY
+    out.slack = (out.slack + slack * (1.0 + slack) * out.magnitude) * SAFETY if slack else out.slack
     return out
 
 
@@ -145,26 +187,77 @@ def log1p(context: Context, a: Interval) -> Interval:
     return _increasing(context, a.map(lambda t: t.clamp(min=0.0)), torch.log1p, 1.0, nonnegative=True)
 
 
-@rule("aten.softplus.default", slack=True)
+@rule("aten.softplus.default")
 def softplus(context: Context, a: Interval, beta: Number = 1, threshold: Number = 20) -> Interval:
-    """``log(1 + exp(beta a)) / beta``; torch returns ``a`` above the threshold, which the slack covers."""
-    if not beta > 0:
-        raise InputError(f"{context.where}: softplus has a rule for beta above 0, not {beta}")
-    # The rounding of beta a is magnified by exp; beyond 750 the result is 0 or a itself.
-    ulps = 2 * ULPS + (0 if beta == 1 else 4 * math.ceil(min(a.magnitude * float(beta), 750.0)))
-    out = _increasing(context, a, lambda t: F.softplus(t, beta, threshold), 1.0, nonnegative=True, ulps=ulps)
-    out.slack += math.exp(-float(threshold)) / float(beta) * 1.01
-    return out
+    r"""``log(1 + exp(beta a)) / beta``, and ``a`` itself where ``beta a`` is above the threshold, as torch does.
+
+    Of a negative beta it is that of ``-beta``, turned round: :math:`-\log(1 + e^{-|\beta| a}) / |\beta|`.
+    """
+    beta, threshold = _coefficient(context, beta), _coefficient(context, threshold)
+    if beta == 0.0 or literal_error(context, beta) > SMALL * abs(beta):
+        raise InputError(f"{context.where}: softplus has no rule for beta {beta}; it is 0 or beyond what float32 holds")
+    if beta < 0.0:
+        return neg(context, softplus(context, neg(context, a), -beta, threshold))
+    rounding = context.rounding
+    # On which side of the threshold beta a lies is computed too: beta, threshold and their product are rounded.
+    error = (rounding.of_operation(ULPS) + 2.0 * literal_error(context, beta) / beta) * abs(threshold)
+    error += literal_error(context, threshold) + rounding.subnormal
+    bend, room = threshold / beta, (error / beta) * SAFETY
+    if not math.isfinite(bend + room):
+        raise InputError(f"{context.where}: softplus has no rule for threshold {threshold} with beta {beta}")
+
+    def curve(t: Tensor) -> Tensor:
+        return t.clamp(min=0.0) + torch.log1p(torch.exp(-(t * beta).abs())) / beta
+
+    curved, straight = a.lower <= bend + room, a.upper > bend - room
+    end = a.upper.clamp(max=bend + room)
+    low, high = curve(a.lower), curve(end)
+    if bool(straight.any()):
+        start = a.lower.clamp(min=bend - room)
+        low = torch.where(straight, torch.where(curved, torch.minimum(low, start), start), low)
+        high = torch.where(straight, torch.where(curved, torch.maximum(high, a.upper), a.upper), high)
+    if rounding.network:
+        # exp(beta a) overflows before the threshold is reached.
+        lost = curved & (end > math.log(rounding.largest) * (1.0 - SMALL) / beta)
+        low, high = low.masked_fill(lost, -torch.inf), high.masked_fill(lost, torch.inf)
+    gone = a.lower.isnan() | a.upper.isnan()
+    low, high = low.masked_fill(gone, torch.nan), high.masked_fill(gone, torch.nan)
+    out = Interval(low, low if a.is_point and torch.equal(low, high) else high, nonnegative=threshold >= 0.0)
+    # The rounding of beta a is magnified by exp.
+    ulps = 2 * ULPS + (0 if beta == 1 else 4 * math.ceil(min(a.magnitude * beta, EXPONENT)))
+    return _rounded(context, replace(out, batch=a.batch, merged=a.merged), rounding.flushed / beta, ulps)
 
 
 @rule("aten.elu.default", slack=True)
 def elu(context: Context, a: Interval, alpha: Number = 1, scale: Number = 1, input_scale: Number = 1) -> Interval:
-    """``a`` where positive, ``alpha (exp(a) - 1)`` elsewhere."""
-    if not (alpha >= 0 and scale > 0 and input_scale == 1):
-        raise InputError(f"{context.where}: elu has a rule for alpha >= 0 and no input scale")
-    out = _increasing(context, a, lambda t: F.elu(t, float(alpha)) * scale, max(1.0, float(alpha)) * scale)
-    out.slack += context.rounding.of_operation(ULPS) * float(alpha) * scale
-    return out
+    """``scale a`` where positive, ``scale alpha (exp(input_scale a) - 1)`` elsewhere."""
+    alpha, scale, inner = (_coefficient(context, v) for v in (alpha, scale, input_scale))
+    outer, rounding = alpha * scale, context.rounding
+    growing = inner < 0.0  # the exponential, with no bound of its derivative
+    if growing:
+        a = a.settled(rounding.own)
+
+    def function(t: Tensor) -> Tensor:
+        return torch.where(t <= 0, torch.expm1(t.clamp(max=0.0) * inner) * outer, t * scale)
+
+    out = _pieces(a, function, increasing=scale >= 0 and outer * inner >= 0)
+    out = replace(out, bound=None, slack=0.0)
+    most = 1.0 if not growing else 1.0 + (out.magnitude / abs(outer) if outer else math.inf)  # of the exponential
+    # exp(x) - 1 may be computed as it is written, and outer as the product of two rounded numbers.
+    held = literal_error(context, alpha) * abs(scale) + literal_error(context, scale) * abs(alpha)
+    held = (held * (1.0 + SMALL) + literal_error(context, outer) + rounding.subnormal) * most
+    error = rounding.of_operation(ULPS) * abs(outer) + held + rounding.flushed * abs(outer)
+    error += literal_error(context, scale) * a.magnitude
+    off = literal_error(context, inner) / abs(inner) if inner else 0.0
+    if off < SMALL:
+        error += off * (EXPONENT if growing else 1.0) * most * abs(outer)
+    else:  # anything from 0 to -1
+        error += math.inf if growing else abs(outer)
+    ulps = 2 * ULPS + (4 * math.ceil(min(a.magnitude * abs(inner), EXPONENT)) if growing else 0)
+    slack = a.slack * max(abs(scale), abs(outer * inner))
+    out = _rounded(context, out, (slack + error) * SAFETY, ulps)
+    out.slack += rounding.beyond(abs(alpha), abs(scale), abs(outer), abs(inner))
+    return _within_range(context, out, max(1.0, 1.0 / abs(outer)) if growing and outer else 1.0)
 
 
 @rule("aten.selu.default", slack=True)
@@ -189,10 +282,10 @@ def _dipped(
         high = function(a.upper)
         through = (a.lower < place + 1e-5) & (a.upper > place - 1e-5)
         out = Interval(torch.where(through, least, torch.minimum(low, high)), torch.maximum(low, high))
-    rounding = context.rounding
-    scale = out.magnitude + error
-    out.slack = (1.2 * a.slack + rounding.of_operation(2 * ULPS) * scale + 8 * rounding.subnormal) * SAFETY
-    return replace(out, batch=a.batch, merged=a.merged)
+    slack = 1.2 * a.slack + context.rounding.of_operation(2 * ULPS) * error + FLUSHED * context.rounding.flushed
+    out = replace(out, batch=a.batch, merged=a.merged)
+    # Twice the result stands on the way to it.
+    return _within_range(context, _rounded(context, out, slack, 2 * ULPS), 2.0)
 
 
 @rule("aten.gelu.default", slack=True)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
-from typing import Any
+
+import torch
+from torch import Tensor
 
 from thetabox.errors import InputError
 from thetabox.verify.context import Context
 from thetabox.verify.graph import Layout
 from thetabox.verify.interval import Interval
 from thetabox.verify.parameter import Parameter
-from thetabox.verify.rounding import SAFETY
-from thetabox.verify.rules.arithmetic import add, mul, rsqrt, sub
+from thetabox.verify.rounding import SAFETY, Rounding
+from thetabox.verify.rules.arithmetic import add, literal_error, mul, rsqrt, sub
 from thetabox.verify.rules.table import rule
 
 Operand = Interval | Parameter | None
 
 
-@rule("aten.batch_norm.default", parameters=True, slack=True)
+@rule("aten.batch_norm.default", parameters=True, slack=True, honours=("cudnn_enabled",))
 def batch_norm(
     context: Context,
     x: Interval,
@@ -28,7 +31,7 @@ def batch_norm(
     training: bool,
     momentum: float,
     eps: float,
-    *cudnn: Any,
+    cudnn: bool = False,
 ) -> Interval:
     r"""``(x - mean) / sqrt(variance + eps) * weight + bias``, each channel by its stored statistics."""
     if training or mean is None or variance is None:
@@ -49,24 +52,73 @@ def batch_norm(
         return v if not v.by_row else context.aligned([v], layout)[0]
 
     own = context.rounding.own
-    size = x.magnitude if context.rounding.network else 0.0  # x itself may be written over
+    network = context.rounding.network > 0.0
+    size = _size(x, own) if network else None  # x itself may be written over
     centre, spread, scale, shift = channels(mean), channels(variance), channels(weight), channels(bias)
     assert centre is not None
     assert spread is not None
-    steepness = rsqrt(context, add(context, spread, eps).settled(own))
+    # The real function first; what a float32 network makes of it depends on the order that it computes in.
+    real = replace(context, rounding=Rounding(context.rounding.dtype)) if network else context
+    shifted = add(real, spread, eps)
+    if network:
+        # The sum and eps itself may be rounded.
+        shifted.slack += literal_error(context, eps)
+    steepness = rsqrt(real, shifted.settled(own))
     # Settled, and measured anew, so that one channel's size does not become every channel's error.
     factor = replace(steepness.settled(own), bound=None)
-    out = mul(context, *_matched(context, sub(context, *_matched(context, x, centre, layout)), factor, layout))
+    out = mul(real, *_matched(context, sub(real, *_matched(context, x, centre, layout)), factor, layout))
     out.bound = min(out.bound or 0.0, replace(out, bound=None, slack=0.0).magnitude)
     if scale is not None:
-        out = mul(context, *_matched(context, out, scale, layout))
+        out = mul(real, *_matched(context, out, scale, layout))
     if shift is not None:
-        out = add(context, *_matched(context, out, shift, layout))
-    if context.rounding.network:
-        # An implementation may fold the statistics: x * (w s) + (b - mean w s), whose terms need not be small.
-        terms = (size + centre.magnitude) * factor.magnitude * (scale.magnitude if scale is not None else 1.0)
-        out.slack += 12 * context.rounding.network * (terms + (shift.magnitude if shift is not None else 0.0)) * SAFETY
+        out = add(real, *_matched(context, out, shift, layout))
+    if size is not None:
+        rows = size if len(size) == len(out.lower) else torch.cat([size] * context.sweep.sweeps)
+        affine = [None if v is None else _size(v, own) for v in (scale, shift)]
+        error = network_error(context.rounding, rows, _size(centre, own), _size(factor, own), *affine)
+        out = _widened(out, error, own)
     return out
+
+
+def network_error(
+    rounding: Rounding,
+    x: Tensor,
+    mean: Tensor | None,
+    factor: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+) -> Tensor:
+    r"""What a float32 network adds to the real batch norm, in whichever order it computes; infinite where it overflows.
+
+    ``(x - m) s w + b`` with its factors in any order, or the folded ``x (w s) + (b - m w s)``, whose terms need not be
+    small. Every rounding errs relative to ``(|x| + |m|) |w| s + |b|``; every product that underflows is multiplied by
+    at most one of the other factors.
+
+    Args:
+        rounding: of the network.
+        x, mean, factor, scale, shift: absolute values, those of channels shaped to match; ``factor`` is
+            :math:`1 / \sqrt{v + e}`.
+    """
+    times = torch.ones_like(factor) if scale is None else scale
+    reach, product = x + mean, times * factor
+    terms = reach * product if shift is None else reach * product + shift
+    error = 16.0 * rounding.network * terms + 4.0 * rounding.underflow * (2.0 + reach + factor + times)
+    largest = torch.stack(torch.broadcast_tensors(terms, product, reach * factor, reach * times, reach)).amax(0)
+    fits = largest * 2.0 < rounding.overflow
+    return torch.where(fits, error * (1.0 + 64.0 * rounding.own), math.inf)
+
+
+def _size(v: Interval, own: float) -> Tensor:
+    """Absolute values of the ends, rounded up."""
+    size = v.lower.abs() if v.is_point else torch.maximum(v.lower.abs(), v.upper.abs())
+    return (size + v.slack) * (1.0 + 4.0 * own)
+
+
+def _widened(out: Interval, error: Tensor, own: float) -> Interval:
+    """With an error of each number in its ends."""
+    wide = error + out.slack
+    wide = (wide + 4.0 * own * (torch.maximum(out.lower.abs(), out.upper.abs()) + wide)) * SAFETY
+    return replace(out, lower=out.lower - wide, upper=out.upper + wide, slack=0.0, bound=None, owned=False)
 
 
 @rule("aten._native_batch_norm_legit_no_training.default", parameters=True, slack=True)

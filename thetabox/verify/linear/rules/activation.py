@@ -72,6 +72,9 @@ def bent(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> 
     lower, upper = walk.ends(index, region)
     first = through(walk, a, lines(lower, upper, bend))
     # The parts of a coefficient add up to at most 3 times the row's; a network rounds a leaky slope and its product.
-    relative = 3.0 * slip(FEW) + (walk.items.rounding.of_operation(3) if bend else 0.0)
-    walk.penalty(a, torch.maximum(lower.abs(), upper.abs()), relative)
+    most, rounding = torch.maximum(lower.abs(), upper.abs()), walk.items.rounding
+    if bend and rounding.network:
+        walk.penalty(a, most, 3.0 * slip(FEW) + rounding.of_operation(3), rounding.underflow * (1.0 + most))
+    else:
+        walk.penalty(a, most, 3.0 * slip(FEW))
     walk.give(index, first, region)

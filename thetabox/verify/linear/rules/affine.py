@@ -57,10 +57,12 @@ def chord(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def add_bias(walk: Walk, a: Tensor, bias: Parameter | None, channels: int) -> None:
-    """Put the bias aside: ``a [items, rows, ...]`` with its outputs in dimension ``channels``."""
+    """Put the bias aside: ``a [items, rows, ...]`` with its outputs in dimension ``channels``; it may be one number."""
     if bias is None:
         return
     sums = a.sum([d for d in range(2, a.dim()) if d != channels]) if a.dim() > 3 else a
+    if sums.shape[2] != len(bias.theta):
+        sums = sums.sum(2, keepdim=True)
     walk.constant.add(sums @ bias.theta)
     if bias.factor:
         spread = sums.abs() @ radius(bias)
@@ -91,6 +93,12 @@ def reach(
     return found
 
 
+def lose_start(walk: Walk, z: Tensor, relative: float, inputs: int) -> None:
+    """Take off the rounding of outputs of sizes ``z [items, n]``, of which each and its negative is a row."""
+    lost = z * relative + (walk.underflow()[:, None] + walk.items.rounding.underflow * inputs)
+    walk.constant.lose(torch.cat([lost, lost], 1), 1)
+
+
 def layer(items: Items, operation: Operation) -> tuple[int, Parameter, Parameter | None]:
     """Operand, weight ``[outputs, inputs]`` and bias of a dense layer.
 
@@ -106,10 +114,14 @@ def layer(items: Items, operation: Operation) -> tuple[int, Parameter, Parameter
         x, weight, bias = 1, parameter(items, operation, 2), parameter(items, operation, 0)
     else:
         x, weight, bias = 0, parameter(items, operation, 1), None
-    if weight is None or weight.theta.dim() != 2 or (bias is not None and bias.theta.dim() != 1):
+    if weight is None or weight.theta.dim() != 2:
         raise Stop
     if name != "aten.linear.default":
         weight = weight.moved(lambda t: t.T)
+    if bias is not None and bias.theta.dim() != 1:
+        bias = bias.moved(lambda t: t.reshape(-1))
+    if bias is not None and len(bias.theta) not in (1, len(weight.theta)):
+        raise Stop
     index = operation.args[x].index
     if not items.depends(index):
         raise Stop
@@ -133,7 +145,8 @@ def dense(walk: Walk, operation: Operation, a: Tensor, region: Region | None) ->
     if weight.factor:
         first = _less_noise(walk, index, first, a.abs() @ radius(weight), weight, outputs)
     add_bias(walk, a, bias, a.dim() - 1)
-    walk.penalty(a, z, relative_error(items, inputs, a[0, 0].numel() * 2, weight, bias))
+    relative = relative_error(items, inputs, a[0, 0].numel() * 2, weight, bias)
+    walk.penalty(a, z, relative, items.rounding.underflow * inputs)
     walk.give(index, first)
 
 
@@ -164,12 +177,12 @@ def start_dense(walk: Walk, operation: Operation, places: Tensor) -> None:
         spread = radius(weight)[places]
         first = _less_noise(walk, index, first, torch.cat([spread, spread], 1), weight, 1)
     if bias is not None:
+        bias = bias.moved(lambda t: t.expand(len(weight.theta)))
         b = bias.theta[places]
         walk.constant.add(torch.cat([b, -b], 1))
         if bias.factor:
             around = radius(bias)[places] * walk.epsilon(items.factor(bias), 2)
             walk.constant.lose(torch.cat([around, around], 1), 1)
     z = walk.cut(reach(items, operation, index, weight, bias, _product), None).gather(1, places)
-    lost = z * relative_error(items, inputs, 8, weight, bias) + items.rounding.floor * (1.0 + z)
-    walk.constant.lose(torch.cat([lost, lost], 1), 1)
+    lose_start(walk, z, relative_error(items, inputs, 8, weight, bias), inputs)
     walk.give(index, first)

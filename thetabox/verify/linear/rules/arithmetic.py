@@ -18,6 +18,8 @@ from thetabox.verify.linear.walk import Walk, dot, flat
 from thetabox.verify.parameter import Parameter
 
 FEW = 8
+# Divisors are above this and below its reciprocal, so that either can be divided by.
+LEAST = 1e-300
 
 
 @backward("aten.add.Tensor", "aten.add.Scalar", "aten.sub.Tensor", "aten.sub.Scalar", "aten.rsub.Scalar",
@@ -42,7 +44,7 @@ def added(walk: Walk, operation: Operation, a: Tensor, region: Region | None) ->
         else:
             whole = flat(a, 2).sum(2)
             walk.constant.add(sign * term * whole)
-            walk.penalty(a, torch.full_like(a[:, 0], abs(term)), relative)
+            walk.penalty(a, torch.full_like(a[:, 0], abs(term)), relative, walk.items.rounding.underflow)
 
 
 @backward("aten.mul.Tensor", "aten.mul.Scalar", "aten.div.Tensor", "aten.div.Scalar")
@@ -58,14 +60,18 @@ def scaled(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -
     else:
         raise Stop
     items = walk.items
-    if "div" in operation.operator:
-        if isinstance(factor, Parameter) or factor == 0.0 or not abs(factor) < 1e300:
-            raise Stop
-        factor = 1.0 / factor
     most = _most(walk, index, region)
-    relative = slip(FEW) + items.rounding.of_operation(4)
+    relative, tiny = slip(FEW) + items.rounding.of_operation(4), items.rounding.underflow
+    if "div" in operation.operator:
+        if isinstance(factor, Parameter) or not LEAST < abs(factor) < 1.0 / LEAST:
+            raise Stop
+        if items.rounding.network:
+            # A divisor may be below the normal numbers.
+            relative += tiny / abs(factor)
+        factor = 1.0 / factor
     if not isinstance(factor, Parameter):
-        walk.penalty(a, most * abs(factor), relative)
+        # So may a factor, or the reciprocal of a divisor.
+        walk.penalty(a, most * abs(factor), relative, tiny * (1.0 + most) if tiny else 0.0)
         walk.give(index, a * factor, region)
         return
     if not walk.frame.whole:
@@ -78,7 +84,7 @@ def scaled(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -
     spread = a.abs() * unit[:, None]
     first = first - spread * (slope * epsilon)[:, None]
     walk.constant.lose(dot(spread, rest * epsilon), a[0, 0].numel())
-    walk.penalty(a, most * (theta.abs() + unit * epsilon), relative + 4.0 * factor.blur)
+    walk.penalty(a, most * (theta.abs() + unit * epsilon), relative + 4.0 * factor.blur, tiny)
     walk.give(index, first)
 
 

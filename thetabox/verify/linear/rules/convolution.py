@@ -24,7 +24,7 @@ from torch import Tensor
 from thetabox.verify.graph import Operation
 from thetabox.verify.linear.items import Items, radius
 from thetabox.verify.linear.region import Pair, Region
-from thetabox.verify.linear.rules.affine import add_bias, chord, parameter, reach, relative_error
+from thetabox.verify.linear.rules.affine import add_bias, chord, lose_start, parameter, reach, relative_error
 from thetabox.verify.linear.table import Stop, backward
 from thetabox.verify.linear.walk import Walk, dot
 from thetabox.verify.parameter import Parameter
@@ -124,7 +124,7 @@ def convolution(walk: Walk, operation: Operation, a: Tensor, region: Region | No
     sums = 2 * a[0, 0].numel() + conv.weight.theta.numel()
     relative = relative_error(items, conv.inputs, sums, conv.weight, conv.bias)
     add_bias(walk, a, conv.bias, 2)
-    walk.penalty(a, z, relative)
+    walk.penalty(a, z, relative, items.rounding.underflow * conv.inputs)
     if conv.flat:
         a = a[..., None, :]
     there = region or Region((0, 0), (0, 0), (a.shape[-2], a.shape[-1]))
@@ -201,8 +201,8 @@ def _block(
     outputs = conv.weight.theta.shape[0] // conv.groups
     size = lower.shape[-2], lower.shape[-1]
     grouped = a.flatten(3).unflatten(2, (conv.groups, outputs)).transpose(1, 2).flatten(2, 3)
-    theta = conv.weight.theta.view(1, conv.groups, 1, outputs, -1)
-    unit = radius(conv.weight).view(theta.shape)
+    theta = conv.weight.theta.reshape(1, conv.groups, 1, outputs, -1)
+    unit = radius(conv.weight).reshape(theta.shape)
     noisy = conv.weight.factor != 0.0
 
     def gradient(rows_of: Tensor, x: Tensor) -> Tensor:
@@ -263,8 +263,7 @@ def start_convolution(walk: Walk, operation: Operation, places: Tensor) -> None:
             walk.constant.lose(torch.cat([noise, noise], 1), 1)
     z = walk.cut(reach(items, operation, conv.x, conv.weight, conv.bias, conv.product), spot)
     z = z.flatten(1).gather(1, places)
-    lost = z * relative_error(items, conv.inputs, 8, conv.weight, conv.bias) + items.rounding.floor * (1.0 + z)
-    walk.constant.lose(torch.cat([lost, lost], 1), 1)
+    lose_start(walk, z, relative_error(items, conv.inputs, 8, conv.weight, conv.bias), conv.inputs)
     if conv.dilation != (1, 1):
         spread = first.new_zeros(*first.shape[:3], *window.size)
         spread[..., :: conv.dilation[0], :: conv.dilation[1]] = first

@@ -63,9 +63,9 @@ def averaged(walk: Walk, operation: Operation, a: Tensor, region: Region | None)
     lower, upper = walk.ends(index)
     most = torch.maximum(lower.abs(), upper.abs())
     terms = prod(walk.items.shape(index))
-    mean = operation.target(most, *_plain(operation, len(most)), **operation.kwargs)
+    mean = operation.target(most, *_plain(operation, len(most)), **_named(operation))
     network = gamma(terms + 8, walk.items.rounding.network) if walk.items.rounding.network else 0.0
-    walk.penalty(a, mean, slip(terms + a[0, 0].numel()) + 1.01 * network)
+    walk.penalty(a, mean, slip(terms + a[0, 0].numel()) + 1.01 * network, walk.items.rounding.underflow * terms)
     walk.give(index, first)
 
 
@@ -82,9 +82,14 @@ def transposed(walk: Walk, operation: Operation, a: Tensor) -> tuple[int, Tensor
     count = a.shape[0] * a.shape[1]
     with torch.enable_grad():
         x = a.new_zeros(count, *walk.items.shape(index)).requires_grad_()
-        answer = operation.target(x, *_plain(operation, count), **operation.kwargs)
+        answer = operation.target(x, *_plain(operation, count), **_named(operation))
         (first,) = torch.autograd.grad(answer, x, a.flatten(0, 1))
     return index, first.unflatten(0, a.shape[:2])
+
+
+def _named(operation: Operation) -> dict[str, Any]:
+    """The arguments by name but for the type, which is that of the walk."""
+    return {name: value for name, value in operation.kwargs.items() if name != "dtype"}
 
 
 def _plain(operation: Operation, count: int) -> list[Any]:

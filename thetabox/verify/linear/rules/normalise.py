@@ -16,6 +16,7 @@ from thetabox.verify.linear.region import Region
 from thetabox.verify.linear.rules.affine import add_bias, parameter
 from thetabox.verify.linear.table import Stop, backward
 from thetabox.verify.linear.walk import Walk
+from thetabox.verify.rules.normalise import network_error
 
 
 @backward("aten._native_batch_norm_legit_no_training.default", "aten.batch_norm.default")
@@ -41,17 +42,18 @@ def batch_norm(walk: Walk, operation: Operation, a: Tensor, region: Region | Non
     def channels(t: Tensor) -> Tensor:
         return t.sum(over) if over else t
 
-    most = (torch.maximum(lower.abs(), upper.abs()) + shift.abs()) * steepness
-    reach = most * (theta.abs() + unit * epsilon)
+    most, scale = torch.maximum(lower.abs(), upper.abs()), theta.abs() + unit * epsilon
+    added = None
     if bias is not None:
-        reach = (
-            reach
-            + (bias.magnitude + 0.0).view(wide)
-            + radius(bias).view(wide) * walk.epsilon(items.factor(bias), lower.dim())
-        )
+        added = bias.magnitude.view(wide) + radius(bias).view(wide) * walk.epsilon(items.factor(bias), lower.dim())
+    reach = (most + shift.abs()) * steepness * scale + (0.0 if added is None else added)
     blur = max(p.blur for p in (weight, bias, mean, variance) if p is not None)
-    relative = slip(4 * a[0, 0].numel()) + 12.0 * items.rounding.of_operation(2) + 8.0 * blur
-    walk.penalty(a, reach, relative)
+    relative = slip(4 * a[0, 0].numel()) + 12.0 * items.rounding.own + 8.0 * blur
+    # Factors of float64 may underflow before they meet the others.
+    lost = items.rounding.subnormal * (1.0 + most + shift.abs()) * (1.0 + steepness) * (1.0 + scale)
+    if items.rounding.network:
+        lost = lost + network_error(items.rounding, most, shift.abs(), steepness, scale, added)
+    walk.penalty(a, reach, relative, lost)
     add_bias(walk, a, bias, 2)
     centre = ((lower + upper) / 2 - shift) * steepness
     middle = channels(a * centre[:, None])

@@ -1,0 +1,407 @@
+"""Every operator that has a backward rule, with every form of its arguments: contained, or left to the intervals."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from thetabox.box import Box
+from thetabox.errors import InputError, UnsupportedOperator
+from thetabox.verify.engine import Engine
+from thetabox.verify.linear import BACKWARD, Linear
+from thetabox.verify.request import settings
+
+SWEEP = (0.0, 1e-3, 0.1, 1.5)
+POINTS = 12
+ROWS = 4
+# Rounding of the float64 evaluation that stands for the truth.
+EVALUATION = 1e-12
+
+
+class Case(NamedTuple):
+    """``apply(module, h)`` of a value ``h [N, *shape]``, with parameters (by shape) or modules that it reads."""
+
+    apply: Callable[[Any, Tensor], Tensor]
+    shape: tuple[int, ...] = (4,)
+    held: dict[str, Any] = {}  # noqa: RUF012  # never written to
+    refused: bool = False  # with one line, by every domain
+
+
+class Buffer(NamedTuple):
+    """An exact tensor of that shape."""
+
+    shape: tuple[int, ...]
+
+
+class Probe(nn.Module):
+    """A layer, the operator, and another layer; with ``bent``, a ReLU in front and behind."""
+
+    def __init__(self, case: Case, bent: bool) -> None:
+        super().__init__()
+        self.shape, self.bent, self.case_apply = case.shape, bent, case.apply
+        count = torch.Size(case.shape).numel()
+        self.front = nn.Linear(3, count)
+        for name, held in case.held.items():
+            if isinstance(held, Buffer):
+                self.register_buffer(name, torch.randn(held.shape))
+            elif isinstance(held, nn.Module):
+                setattr(self, name, copy.deepcopy(held))
+            else:
+                setattr(self, name, nn.Parameter(torch.randn(held)))
+        with torch.no_grad():
+            size = flat(self.middle(torch.randn(2, 3))).shape[1]
+        self.last = nn.Linear(size, 3)
+
+    def middle(self, x: Tensor) -> Tensor:
+        h = self.front(x)
+        h = torch.relu(h) if self.bent else h
+        h = self.case_apply(self, h.view(-1, *self.shape))
+        return torch.relu(h - 0.1) if self.bent else h
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(flat(self.middle(x)))
+
+
+def flat(h: Tensor) -> Tensor:
+    """Of one dimension a sample, also where it is one number."""
+    return h.flatten(1) if h.dim() > 1 else h[:, None]
+
+
+def norm(kind: type[nn.Module], **settings: Any) -> nn.Module:
+    """Batch norm with statistics of its own."""
+    module = kind(2, **settings)
+    for name, value in [*module.named_parameters(), *module.named_buffers()]:
+        if value.is_floating_point():
+            with torch.no_grad():
+                value.copy_(torch.tensor([0.4, 1.3]) * (-1 if name in ("weight", "running_mean") else 1))
+    return module
+
+
+IMAGE, SIGNAL = (2, 4, 5), (2, 6)
+
+CASES: dict[str, Case] = {
+    # dense layers
+    "linear": Case(lambda m, h: m.layer(h), held={"layer": nn.Linear(4, 3)}),
+    "linear without bias": Case(lambda m, h: m.layer(h), held={"layer": nn.Linear(4, 3, bias=False)}),
+    "linear at positions": Case(lambda m, h: m.layer(h), (3, 4), {"layer": nn.Linear(4, 3)}),
+    "linear with one bias": Case(lambda m, h: F.linear(h, m.w, m.b), held={"w": (3, 4), "b": (1,)}),
+    "linear with one bias at positions": Case(lambda m, h: F.linear(h, m.w, m.b), (2, 4), {"w": (3, 4), "b": (1,)}),
+    "linear of exact weights": Case(lambda m, h: F.linear(h, m.w, m.b), held={"w": Buffer((3, 4)), "b": (3,)}),
+    "linear with an exact bias": Case(lambda m, h: F.linear(h, m.w, m.b), held={"w": (3, 4), "b": Buffer((3,))}),
+    "linear twice": Case(lambda m, h: F.linear(F.linear(h, m.w).relu(), m.w), held={"w": (4, 4)}),
+    "linear of computed weights": Case(lambda m, h: F.linear(h, m.w * m.s), held={"w": (3, 4), "s": (3, 1)}),
+    "linear of expanded weights": Case(lambda m, h: F.linear(h, m.w.expand(3, 4)), held={"w": (1, 4)}),
+    "linear with a computed bias": Case(lambda m, h: F.linear(h, m.w, m.b * 2), held={"w": (3, 4), "b": (3,)}),
+    "addmm": Case(lambda m, h: torch.addmm(m.b, h, m.w), held={"w": (4, 3), "b": (3,)}),
+    "addmm with one bias": Case(lambda m, h: torch.addmm(m.b, h, m.w), held={"w": (4, 3), "b": (1,)}),
+    "addmm with a number": Case(lambda m, h: torch.addmm(m.b, h, m.w), held={"w": (4, 3), "b": ()}),
+    "addmm with a row": Case(lambda m, h: torch.addmm(m.b, h, m.w), held={"w": (4, 3), "b": (1, 3)}),
+    "addmm with one in two dimensions": Case(lambda m, h: torch.addmm(m.b, h, m.w), held={"w": (4, 3), "b": (1, 1)}),
+    "addmm of a value": Case(lambda m, h: torch.addmm(h[:, :3], h, m.w), held={"w": (4, 3)}),
+    "addmm with an expanded bias": Case(
+        lambda m, h: torch.addmm(m.b.expand(h.shape[0], 3), h, m.w), held={"w": (4, 3), "b": (3,)}
+    ),
+    "addmm with factors": Case(
+        lambda m, h: torch.addmm(m.b, h, m.w, beta=2, alpha=0.5), held={"w": (4, 3), "b": (3,)}, refused=True
+    ),
+    "matmul": Case(lambda m, h: h @ m.w, held={"w": (4, 3)}),
+    "mm": Case(lambda m, h: torch.mm(h, m.w), held={"w": (4, 3)}),
+    "mm of a transposed parameter": Case(lambda m, h: torch.mm(h, m.w.t()), held={"w": (3, 4)}),
+    "matmul and one bias": Case(lambda m, h: h @ m.w + m.b, held={"w": (4, 3), "b": (1,)}),
+    "matmul at positions": Case(lambda m, h: h @ m.w, (2, 4), {"w": (4, 3)}),
+    "matmul with a vector": Case(lambda m, h: h @ m.w, held={"w": (4,)}),
+    "matmul with a vector at positions": Case(lambda m, h: h @ m.w, (2, 4), {"w": (4,)}),
+    "matmul of a parameter": Case(lambda m, h: m.w @ h, (4, 2), {"w": (3, 4)}),
+    "matmul of values": Case(lambda m, h: h @ h.transpose(1, 2), (2, 3)),
+    "matmul with more dimensions": Case(lambda m, h: h[:, None] @ m.w, (2, 4), {"w": (2, 4, 3)}),
+    # convolutions
+    "conv1d": Case(lambda m, h: m.layer(h), SIGNAL, {"layer": nn.Conv1d(2, 3, 3, stride=2, padding=1)}),
+    "conv1d dilated": Case(lambda m, h: m.layer(h), SIGNAL, {"layer": nn.Conv1d(2, 2, 2, dilation=2, bias=False)}),
+    "conv1d in groups": Case(lambda m, h: m.layer(h), SIGNAL, {"layer": nn.Conv1d(2, 4, 3, groups=2, padding=2)}),
+    "conv1d same": Case(lambda m, h: m.layer(h), SIGNAL, {"layer": nn.Conv1d(2, 2, 4, padding="same")}),
+    "conv1d valid": Case(lambda m, h: m.layer(h), SIGNAL, {"layer": nn.Conv1d(2, 2, 2, padding="valid")}),
+    "conv2d": Case(lambda m, h: m.layer(h), IMAGE, {"layer": nn.Conv2d(2, 3, (3, 2), stride=(2, 1), padding=(1, 0))}),
+    "conv2d dilated": Case(lambda m, h: m.layer(h), IMAGE, {"layer": nn.Conv2d(2, 2, 2, dilation=(2, 3))}),
+    "conv2d in groups": Case(lambda m, h: m.layer(h), IMAGE, {"layer": nn.Conv2d(2, 2, 3, groups=2, padding=1)}),
+    "conv2d same": Case(lambda m, h: m.layer(h), IMAGE, {"layer": nn.Conv2d(2, 2, (2, 3), padding="same")}),
+    "conv2d same dilated": Case(
+        lambda m, h: m.layer(h), IMAGE, {"layer": nn.Conv2d(2, 2, 2, padding="same", dilation=2, bias=False)}
+    ),
+    "conv2d valid": Case(lambda m, h: m.layer(h), IMAGE, {"layer": nn.Conv2d(2, 2, 3, padding="valid")}),
+    "conv2d twice": Case(lambda m, h: m.layer(m.layer(h).relu()), IMAGE, {"layer": nn.Conv2d(2, 2, 3, padding=1)}),
+    "conv2d of exact weights": Case(lambda m, h: F.conv2d(h, m.w, m.b), IMAGE, {"w": Buffer((2, 2, 2, 2)), "b": (2,)}),
+    "conv2d of expanded weights": Case(
+        lambda m, h: F.conv2d(h, m.w.expand(2, 2, 2, 2), padding=1), IMAGE, {"w": (1, 1, 2, 2)}
+    ),
+    "conv2d with a bias of its own": Case(
+        lambda m, h: F.conv2d(h, m.w) + m.b, IMAGE, {"w": (2, 2, 2, 2), "b": (2, 1, 1)}
+    ),
+    # means and sums
+    "avg_pool1d": Case(lambda m, h: F.avg_pool1d(h, 3, 2, 1, True, False), SIGNAL),
+    "avg_pool2d": Case(lambda m, h: F.avg_pool2d(h, 2), IMAGE),
+    "avg_pool2d with padding": Case(lambda m, h: F.avg_pool2d(h, (3, 2), (2, 1), (1, 0), True, False), IMAGE),
+    "avg_pool2d with a divisor": Case(lambda m, h: F.avg_pool2d(h, 2, divisor_override=3), IMAGE),
+    "avg_pool2d with a divisor of 1": Case(lambda m, h: F.avg_pool2d(h, 2, divisor_override=1), IMAGE),
+    "adaptive_avg_pool1d": Case(lambda m, h: F.adaptive_avg_pool1d(h, 4), SIGNAL),
+    "adaptive_avg_pool2d": Case(lambda m, h: F.adaptive_avg_pool2d(h, (3, 2)), IMAGE),
+    "adaptive_avg_pool2d to one": Case(lambda m, h: F.adaptive_avg_pool2d(h, 1), IMAGE),
+    "mean": Case(lambda m, h: h.mean((-1, 1)), IMAGE),
+    "mean kept": Case(lambda m, h: h.mean(2, keepdim=True) - h, IMAGE),
+    "mean to one": Case(lambda m, h: h.mean(1)),
+    "mean in another type": Case(lambda m, h: h.mean(1, dtype=torch.float64).to(h.dtype)),
+    "mean of everything": Case(lambda m, h: h - h.mean(), refused=True),
+    "sum": Case(lambda m, h: h.sum((1, -1), keepdim=True), IMAGE),
+    "sum in another type": Case(lambda m, h: h.sum(1, dtype=torch.float64).to(h.dtype), IMAGE),
+    "sum of truth values": Case(lambda m, h: (h > 0).sum(1).to(h.dtype), IMAGE),
+    "mean of truth values": Case(lambda m, h: (h > 0).to(h.dtype).mean(1), IMAGE),
+    # batch norm
+    "batch_norm": Case(lambda m, h: m.layer(h), (2,), {"layer": norm(nn.BatchNorm1d)}),
+    "batch_norm of signals": Case(lambda m, h: m.layer(h), SIGNAL, {"layer": norm(nn.BatchNorm1d, eps=0.1)}),
+    "batch_norm of images": Case(lambda m, h: m.layer(h), IMAGE, {"layer": norm(nn.BatchNorm2d)}),
+    "batch_norm without parameters": Case(
+        lambda m, h: m.layer(h), IMAGE, {"layer": norm(nn.BatchNorm2d, affine=False)}
+    ),
+    "batch_norm of other statistics": Case(
+        lambda m, h: F.batch_norm(h, m.mean, m.spread.abs(), m.w, None, False, 0.1, 1e-3),
+        IMAGE,
+        {"mean": Buffer((2,)), "spread": Buffer((2,)), "w": (2,)},
+    ),
+    "batch_norm of computed statistics": Case(
+        lambda m, h: F.batch_norm(h, m.mean * 2, m.spread.abs() + 0.1, m.w, m.b, False),
+        IMAGE,
+        {"mean": Buffer((2,)), "spread": Buffer((2,)), "w": (2,), "b": (2,)},
+    ),
+    "batch_norm of a batch": Case(
+        lambda m, h: F.batch_norm(h, None, None, m.w, None, True), IMAGE, {"w": (2,)}, refused=True
+    ),
+    # bends
+    "relu": Case(lambda m, h: torch.relu(h)),
+    "relu in place": Case(lambda m, h: F.relu(h + 0.1, inplace=True)),
+    "leaky_relu": Case(lambda m, h: F.leaky_relu(h)),
+    "leaky_relu flat": Case(lambda m, h: F.leaky_relu(h, 0.0)),
+    "leaky_relu straight": Case(lambda m, h: F.leaky_relu(h, 1.0)),
+    "leaky_relu steep": Case(lambda m, h: F.leaky_relu(h, 1.7)),
+    "leaky_relu falling": Case(lambda m, h: F.leaky_relu(h, -0.3)),
+    "leaky_relu falling steeply": Case(lambda m, h: F.leaky_relu(h, -2.5)),
+    "leaky_relu tiny": Case(lambda m, h: F.leaky_relu(h, 1e-42)),
+    "max_pool2d": Case(lambda m, h: F.max_pool2d(h, 2), IMAGE),
+    "max_pool2d overlapping": Case(lambda m, h: F.max_pool2d(h, (3, 2), 1), IMAGE),
+    "max_pool2d with padding": Case(lambda m, h: F.max_pool2d(h, 3, 2, 1), IMAGE),
+    "max_pool2d dilated": Case(lambda m, h: F.max_pool2d(h, 2, 1, 0, 2), IMAGE),
+    "max_pool2d up to the edge": Case(lambda m, h: F.max_pool2d(h, 2, ceil_mode=True), IMAGE),
+    "max_pool2d with gaps": Case(lambda m, h: F.max_pool2d(h, 2, 3), IMAGE),
+    "max_pool2d of a convolution": Case(
+        lambda m, h: F.max_pool2d(m.layer(h).relu(), 2), IMAGE, {"layer": nn.Conv2d(2, 2, 3, padding=1)}
+    ),
+    "max_pool2d of a strided convolution": Case(
+        lambda m, h: F.max_pool2d(m.layer(h), 2, 1), IMAGE, {"layer": nn.Conv2d(2, 2, 2, stride=(1, 2), groups=2)}
+    ),
+    "max_pool2d with places": Case(lambda m, h: F.max_pool2d(h, 2, return_indices=True)[0], IMAGE),
+    # sums
+    "add": Case(lambda m, h: h + h.relu()),
+    "add of another shape": Case(lambda m, h: h + h[:, :1]),
+    "add a parameter": Case(lambda m, h: h + m.p, held={"p": (4,)}),
+    "add one parameter": Case(lambda m, h: m.p + h, held={"p": (1,)}),
+    "add a parameter without dimensions": Case(lambda m, h: h + m.p, IMAGE, {"p": ()}),
+    "add a parameter with more dimensions": Case(lambda m, h: h + m.p, IMAGE, {"p": (1, 2, 1, 5)}),
+    "add a buffer": Case(lambda m, h: h + m.p, IMAGE, {"p": Buffer((4, 1))}),
+    "add a parameter that is wider": Case(lambda m, h: h + m.p, (4, 1), {"p": (4, 3)}),
+    "add alpha": Case(lambda m, h: torch.add(h, m.p, alpha=-0.7), held={"p": (4,)}),
+    "add an expanded parameter": Case(lambda m, h: h + m.p.expand(h.shape[0], 4), held={"p": (1, 4)}),
+    "add an expanded number": Case(lambda m, h: h + m.p.expand(h.shape[0], 4), held={"p": (1,)}),
+    "add expand_as": Case(lambda m, h: m.p.expand_as(h) + h, IMAGE, {"p": (2, 1, 1)}),
+    "add a bent expanded parameter": Case(lambda m, h: h + (m.p.expand_as(h)).relu(), held={"p": (4,)}),
+    "add a repeated parameter": Case(lambda m, h: h + m.p[None].expand(h.shape[0], -1), held={"p": (4,)}),
+    "add number": Case(lambda m, h: h + 0.3, IMAGE),
+    "add truth values": Case(lambda m, h: h + (h > 0), IMAGE),
+    "add a true number": Case(lambda m, h: h + True),
+    "subtract": Case(lambda m, h: h - h.relu()),
+    "subtract itself": Case(lambda m, h: h - h),
+    "subtract a parameter": Case(lambda m, h: h - m.p, IMAGE, {"p": (1, 5)}),
+    "subtract from a parameter": Case(lambda m, h: m.p - h, IMAGE, {"p": (2, 1, 1)}),
+    "subtract number": Case(lambda m, h: h - 1.1),
+    "subtract from number": Case(lambda m, h: 1.1 - h),
+    "rsub": Case(lambda m, h: torch.rsub(h, m.p), held={"p": (4,)}),
+    "rsub alpha": Case(lambda m, h: torch.rsub(h, 2.0, alpha=3)),
+    "add scalar": Case(lambda m, h: torch.ops.aten.add.Scalar(h, 2.5)),
+    "sub scalar": Case(lambda m, h: torch.ops.aten.sub.Scalar(h, 2.5)),
+    "rsub scalar": Case(lambda m, h: torch.ops.aten.rsub.Scalar(h, 2.5)),
+    # products
+    "times number": Case(lambda m, h: h * -0.7, IMAGE),
+    "times scalar": Case(lambda m, h: torch.ops.aten.mul.Scalar(h, 0.3)),
+    "times parameter": Case(lambda m, h: h * m.p, held={"p": (4,)}),
+    "times a parameter with more dimensions": Case(lambda m, h: m.p * h, IMAGE, {"p": (1, 2, 1, 1)}),
+    "times one parameter": Case(lambda m, h: h * m.p, IMAGE, {"p": (1,)}),
+    "times a parameter without dimensions": Case(lambda m, h: h * m.p, IMAGE, {"p": ()}),
+    "times a parameter that is wider": Case(lambda m, h: h * m.p, (4, 1), {"p": (4, 3)}),
+    "times an expanded parameter": Case(lambda m, h: h * m.p.expand(h.shape[0], 4), held={"p": (1, 4)}),
+    "times expand_as": Case(lambda m, h: h * m.p.expand_as(h), held={"p": (1, 4)}),
+    "times a buffer": Case(lambda m, h: h * m.p, IMAGE, {"p": Buffer((2, 1, 1))}),
+    "times itself": Case(lambda m, h: h * h),
+    "times truth values": Case(lambda m, h: h * (h > 0.1)),
+    "times zero": Case(lambda m, h: h * 0.0),
+    "times tiny": Case(lambda m, h: h * 1e-40 * 1e38),
+    "divided by number": Case(lambda m, h: h / 3, IMAGE),
+    "divided by scalar": Case(lambda m, h: torch.ops.aten.div.Scalar(h, -7.0)),
+    "divided by little": Case(lambda m, h: h / 5e-39 * 1e-38),
+    "divided by much": Case(lambda m, h: h / 3e38 * 1e38),
+    "divided by parameter": Case(
+        lambda m, h: h / (m.p.abs() + 4),
+        held={"p": (4,)},
+    ),
+    "divided by buffer": Case(lambda m, h: h / m.p, held={"p": Buffer((4,))}),
+    "number divided": Case(lambda m, h: 2 / (h.relu() + 1)),
+    "divided down": Case(lambda m, h: torch.div(h, 0.7, rounding_mode="floor"), refused=True),
+    # movement
+    "clone": Case(lambda m, h: h.clone()),
+    "alias": Case(lambda m, h: torch.ops.aten.alias.default(h)),
+    "detach": Case(lambda m, h: h.detach()),
+    "contiguous": Case(lambda m, h: torch.ops.aten.contiguous.default(h.transpose(1, 2)), (2, 3)),
+    "dropout": Case(lambda m, h: m.layer(h), held={"layer": nn.Dropout()}),
+    "dropout of channels": Case(lambda m, h: m.layer(h), IMAGE, {"layer": nn.Dropout2d()}),
+    "dropout keeping mean": Case(lambda m, h: m.layer(h), held={"layer": nn.AlphaDropout()}),
+    "constant": Case(lambda m, h: h + torch.tensor([1.0, -2.0, 0.5, 0.1])),
+    "copy to another type": Case(lambda m, h: h.double().to(h.dtype)),
+    "copy to whole numbers": Case(lambda m, h: h.long().to(h.dtype), refused=True),
+    "copy to truth values": Case(lambda m, h: h.bool().to(h.dtype), refused=True),
+    "copy to half": Case(lambda m, h: h.half().to(h.dtype), refused=True),
+    "to device": Case(lambda m, h: torch.ops.aten.to.device(h, torch.device("cpu"), h.dtype)),
+    "to type": Case(lambda m, h: torch.ops.aten.to.dtype(h, torch.float64).to(h.dtype)),
+    "first of several": Case(lambda m, h: h.split(2, 1)[0]),
+    "second of several": Case(lambda m, h: h.split(2, 1)[1]),
+    "all of several": Case(lambda m, h: h.unbind(1)[0] + h.unbind(1)[1], (2, 3)),
+    "largest": Case(lambda m, h: h.max(1).values, (3, 2)),
+    "view": Case(lambda m, h: h.view(h.shape[0], 4, 10), IMAGE),
+    "unsafe_view": Case(lambda m, h: torch.ops.aten._unsafe_view.default(h, [h.shape[0], 10, 4]), IMAGE),
+    "reshape": Case(lambda m, h: h.reshape(-1, 8, 5), IMAGE),
+    "reshape with samples": Case(lambda m, h: h.reshape(-1, 5).relu().reshape(-1, 40), IMAGE),
+    "flatten": Case(lambda m, h: h.flatten(1, 2), IMAGE),
+    "flatten with samples": Case(lambda m, h: h.flatten(0, 1).relu().view(-1, 40), IMAGE),
+    "unflatten": Case(lambda m, h: h.unflatten(-1, (2, 2))),
+    "squeeze": Case(lambda m, h: torch.squeeze(h), (1, 4)),
+    "squeeze one": Case(lambda m, h: h.squeeze(2), (4, 1)),
+    "squeeze several": Case(lambda m, h: h.squeeze((1, 3)), (1, 4, 1)),
+    "unsqueeze": Case(lambda m, h: h.unsqueeze(-1)),
+    "permute": Case(lambda m, h: h.permute(0, 3, 1, 2), IMAGE),
+    "permute samples": Case(lambda m, h: h.permute(1, 0, 2).relu().permute(1, 0, 2), SIGNAL),
+    "transpose": Case(lambda m, h: h.transpose(-1, 1), IMAGE),
+    "movedim": Case(lambda m, h: torch.ops.aten.movedim.int(h, 1, -1), IMAGE),
+    "select": Case(lambda m, h: h.select(2, -1), IMAGE),
+    "select to one": Case(lambda m, h: h[:, 2]),
+    "slice": Case(lambda m, h: h[:, :, 1:-1:2], IMAGE),
+    "slice from behind": Case(lambda m, h: h[:, -2:] + h[:, :2]),
+    "pad": Case(lambda m, h: F.pad(h, (1, 2, 0, 1)), IMAGE),
+    "pad less": Case(lambda m, h: F.pad(h, (-1, 1)), IMAGE),
+    "pad with a number": Case(lambda m, h: F.pad(h, (1, 1), value=0.7), IMAGE),
+    "pad reflecting": Case(lambda m, h: F.pad(h, (1, 1, 1, 1), mode="reflect"), IMAGE, refused=True),
+    "pad repeating": Case(lambda m, h: F.pad(h, (1, 1, 1, 1), mode="replicate"), IMAGE, refused=True),
+    "constant_pad_nd": Case(lambda m, h: torch.constant_pad_nd(h, (0, 1), 0.0), IMAGE),
+    "pad samples": Case(lambda m, h: F.pad(h, (0, 0, 1, 0))[1:], refused=True),
+    "expand": Case(lambda m, h: h.unsqueeze(1).expand(-1, 3, -1)),
+    "expand_as": Case(lambda m, h: h[:, :1].expand_as(h), IMAGE),
+}
+
+
+def made(case: Case, bent: bool) -> tuple[Probe, Tensor]:
+    """The case's module in float32 and three samples, one of them zero."""
+    torch.manual_seed(7)
+    module = Probe(case, bent).eval()
+    x = torch.randn(3, 3)
+    x[2] = 0
+    return module, x
+
+
+def moved(module: nn.Module, epsilon: float, box: Box, dtype: torch.dtype) -> list[dict[str, Tensor]]:
+    """Corners and inner points of the box, the tensors all together and at random."""
+    generator = torch.Generator().manual_seed(3)
+    inside = 1.0 if dtype is torch.float64 else 1.0 - 1e-3
+    points = []
+    for number in range(POINTS if epsilon else 1):
+        point = {}
+        for name, p in module.named_parameters():
+            theta = p.detach().double()
+            noise = torch.rand(theta.shape, generator=generator, dtype=torch.float64) * 2 - 1
+            noise = (torch.ones_like(noise), -torch.ones_like(noise), noise.sign(), noise)[min(number, 2 + number % 2)]
+            point[name] = (
+                (theta + noise * inside * epsilon * box.unit_radius(theta)).to(dtype) if epsilon else p.detach()
+            )
+        points.append({n: p.to(dtype) for n, p in point.items()})
+    return points
+
+
+def answers(module: nn.Module, point: dict[str, Tensor], x: Tensor) -> Tensor:
+    dtype = next(iter(point.values())).dtype
+    buffers = {n: b.to(dtype) if b.is_floating_point() else b for n, b in module.named_buffers()}
+    with torch.no_grad():
+        return torch.func.functional_call(module, {**buffers, **point}, (x.to(dtype),)).double()
+
+
+def rows() -> Tensor:
+    """Every logit, its negative, and a few combinations."""
+    one = torch.eye(3, dtype=torch.float64)
+    mixed = torch.randn(ROWS, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    return torch.cat([one, -one, mixed])
+
+
+def check(module: Probe, x: Tensor, arithmetic: str, box: Box) -> str:
+    """``"held"`` or ``"refused"``; fails for a bound that does not hold."""
+    dtype = torch.float32 if arithmetic == "float32" else torch.float64
+    try:
+        engine = Engine(module, settings("interval", box, arithmetic, "float64", "cpu"), x)
+        domains = {grade: Linear(engine, {"grade": grade}) for grade in "ab"}
+        found = []
+        for epsilon in SWEEP:
+            values = torch.full((len(x),), epsilon, dtype=torch.float64)
+            with torch.no_grad():
+                items = domains["a"].items(x, values)
+                walked = domains["a"].walked(items, rows().expand(len(x), -1, -1))
+            ends = domains["b"].logits(slice(None), values[None])
+            domains["b"].margins(slice(None), values[None], torch.zeros(len(x), dtype=torch.long))
+            found.append((walked, ends))
+    except (InputError, UnsupportedOperator) as error:
+        return "refused" if "\n" not in str(error) else "refused in several lines"
+    for epsilon, (walked, ends) in zip(SWEEP, found, strict=True):
+        for point in moved(module, epsilon, box, dtype):
+            truths = [answers(module, point, x)]
+            if arithmetic == "float32":
+                truths.append(torch.cat([answers(module, point, x[:2])[:1], answers(module, point, x[1:])]))
+            for truth in truths:
+                room = 0.0 if arithmetic == "float32" else EVALUATION * (1.0 + float(truth.abs().nan_to_num().max()))
+                reached = truth @ rows().T
+                gone = ~reached.isfinite()
+                exact = EVALUATION * (1.0 + truth.abs().nan_to_num().amax(1, keepdim=True))  # of these combinations
+                assert ((walked <= reached + room + exact) | (gone & (walked == -torch.inf))).all(), epsilon
+                gone = ~truth.isfinite()
+                assert ((ends.lower <= truth + room) | (gone & (ends.lower == -torch.inf))).all(), epsilon
+                assert ((ends.upper >= truth - room) | (gone & (ends.upper == torch.inf))).all(), epsilon
+    return "held"
+
+
+@pytest.mark.parametrize("bent", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["bent", "straight"])
+@pytest.mark.parametrize("name", CASES)
+def test_contained_or_left_to_intervals(name: str, bent: bool) -> None:
+    case = CASES[name]
+    module, x = made(case, bent)
+    boxes = [Box(), Box(kind="absolute")]
+    for place, arithmetic in enumerate(("real", "float32")):
+        box = boxes[(len(name) + place) % 2]
+        assert check(module, x, arithmetic, box) == ("refused" if case.refused else "held")
+
+
+def test_every_operator_has_a_case() -> None:
+    met = set()
+    for case in CASES.values():
+        for bent in (True, False):
+            module, x = made(case, bent)
+        try:
+            engine = Engine(module, settings("interval", None, "real", "float64", "cpu"), x)
+        except (InputError, UnsupportedOperator):
+            continue
+        met |= {o.operator for o in engine.network.main.operations}
+    assert set(BACKWARD) - met == set()
