@@ -50,19 +50,14 @@ def test_sweep_equals_each_alone(name: str, together: int, arithmetic: str, monk
             assert_close(tb.Interval(lower, upper), tb.Interval(alone.lower[0], alone.upper[0]), relative)
 
 
-def test_as_many_together_as_fill_the_cache() -> None:
+def test_one_epsilon_after_the_other_and_chunks_by_the_network_alone() -> None:
     model, x = tb.models.MLP([4, 8, 3]), torch.randn(6, 4)
     engine = Engine(model, settings("interval", None, "real", "float64", "cpu"), x)
-    full = engine.chunk_size(1)
-
-    def together(sweeps: int, samples: int) -> int:
-        return engine._together(torch.full((sweeps, 1), 0.1).expand(sweeps, samples))
-
-    assert together(10, 6) == 10
-    assert together(10, full) == 1
-    assert together(10, full // 6) == 3
-    assert together(1, 6) == 1
-    assert engine._together(torch.rand(4, full)) == 4
+    for sweeps, samples in ((10, 6), (3, 1), (1, 6)):
+        assert engine._together(torch.full((sweeps, 1), 0.1).expand(sweeps, samples)) == 1
+    assert len({engine.chunk_size(sweeps) for sweeps in (1, 5, 100)}) == 1
+    few = Engine(model, settings("interval", None, "real", "float64", "cpu"), x[:2])
+    assert few.chunk_size(1) == engine.chunk_size(1)
 
 
 def test_products_kept_are_those_of_the_same_input(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,8 +56,9 @@ def targets(graph: Graph) -> set[int]:
 class Tighten:
     """Tighter ends of the values that ReLUs bend, where the sign is open.
 
-    Two rows for each number that needs them. What a row costs follows from shapes, so that an item that cannot pay for
-    all of a layer's is left out before any is walked.
+    Two rows for each number that needs them, and no use of those that fill up a batch: what is found of an item does
+    not depend on the others. What a row costs follows from shapes, so that an item that cannot pay for all of a layer's
+    is left out before any is walked.
 
     Args:
         graph: the traced network.
@@ -157,7 +158,8 @@ def _dense(items: Items, operation: Operation, needed: Tensor, lower: Tensor, up
             items.meter.look()
             walk = _dense_walk(items, operation, members, part)
             if walk is not None:
-                _keep(walk.run(), members[:, None], part, lower, upper)
+                asked = needed[members].gather(1, part).repeat(1, 2)
+                _keep(walk.run().masked_fill(~asked, -torch.inf), members[:, None], part, lower, upper)
 
 
 def _dense_walk(items: Items, operation: Operation, members: Tensor, places: Tensor) -> Walk | None:
@@ -196,6 +198,7 @@ def _images(items: Items, operation: Operation, needed: Tensor, lower: Tensor, u
             return
         found = walk.run()
         widest = max(widest, walk.widest)
+        found = found.masked_fill(~wanted.gather(1, places).repeat(1, 2), -torch.inf)
         low, high = found[:, :most], -found[:, most:]
         n, h, w = n[:, None], h[:, None], w[:, None]
         lower[n, places, h, w] = torch.maximum(lower[n, places, h, w], low)
