@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from thetabox.processes import Tell, run_all
+from thetabox.errors import Terminated
+from thetabox.processes import GRACE, Tell, run_all
 
 HERE = Path(__file__)
 
@@ -29,6 +30,15 @@ def sleep(file: Path, tell: Tell) -> None:
     time.sleep(600)
 
 
+def keeps(file: Path, tell: Tell) -> None:
+    try:
+        tell("sleeping")(1, 2)
+        time.sleep(600)
+    except KeyboardInterrupt:
+        file.write_text("kept")
+        raise
+
+
 def silent(index: int, phase: str, share: float) -> None:
     return None
 
@@ -42,6 +52,19 @@ def test_answers_come_in_order() -> None:
 def test_the_first_error_ends_all() -> None:
     with pytest.raises(ValueError, match="negative"):
         run_all(double, [1, -1, 2], 1, silent)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows knows no such signals")
+def test_jobs_hear_of_a_termination_that_reached_the_parent_alone(tmp_path: Path) -> None:
+    def terminated(index: int, phase: str, share: float) -> None:
+        if share > 0:
+            raise Terminated
+
+    started = time.monotonic()
+    with pytest.raises(Terminated):
+        run_all(keeps, [tmp_path / "job"], 1, terminated)
+    assert (tmp_path / "job").read_text() == "kept"
+    assert time.monotonic() - started < GRACE
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to see whether a process runs")

@@ -16,3 +16,7 @@ class OneEpsilonAtATime(InputError):
 
 class UnsupportedOperator(InputError):
     """The network holds an operator that no rule covers; the message names it and where it stands."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, treated as Ctrl-C; unlike it, it reaches one process alone, not those that it started."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from multiprocessing.managers import SyncManager
+from multiprocessing.process import BaseProcess
 from queue import Empty, Queue
 from typing import Any, TypeVar
+
+from thetabox.errors import Terminated
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -56,13 +60,21 @@ def run_all(
         except BaseException as error:
             for future in futures:
                 future.cancel()
-            if isinstance(error, KeyboardInterrupt):  # the jobs had it too
+            if isinstance(error, KeyboardInterrupt):  # the jobs had it too, where a terminal sent it to all
+                if isinstance(error, Terminated):
+                    _interrupt(list((pool._processes or {}).values()))
                 wait([future for future in futures if not future.cancelled()], timeout=GRACE)
             for process in list((pool._processes or {}).values()):
                 process.terminate()
             raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _interrupt(processes: Sequence[BaseProcess]) -> None:
+    for process in processes:
+        if process.is_alive() and process.pid is not None:
+            os.kill(process.pid, signal.SIGINT)
 
 
 def _end_with_parent() -> None:

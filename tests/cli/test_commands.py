@@ -230,8 +230,9 @@ def test_train_on_data_of_ones_own(run, npz, tmp_path):
 
 
 @pytest.mark.slow
-def test_interrupt_keeps_finished_chunks(start, tmp_path):
-    """Ctrl-C in the middle of the proof: status 130, one line; the same command then goes on and agrees."""
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_interrupt_keeps_finished_chunks(start, tmp_path, sent):
+    """Ctrl-C or SIGTERM in the middle of the proof: status 130, one line; the same command then goes on and agrees."""
     wide = tmp_path / "wide.safetensors"
     torch.manual_seed(0)
     tb.save(tb.models.LSNN(12, 700, 9), wide)
@@ -244,7 +245,7 @@ def test_interrupt_keeps_finished_chunks(start, tmp_path):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "no chunk was finished"
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     _, complaint = process.communicate(timeout=60)
     if process.returncode == 0:
         pytest.skip("the proof was done before the signal came")

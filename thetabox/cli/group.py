@@ -5,13 +5,17 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any, NoReturn
 
 import click
 
-from thetabox.errors import InputError
+from thetabox.errors import InputError, Terminated
 from thetabox.version import __version__
 
 COMMANDS = {
@@ -58,7 +62,8 @@ class LazyGroup(click.Group):
     ) -> Any:
         args = sys.argv[1:] if args is None else list(args)
         try:
-            status = super().main(args, prog_name or "thetabox", complete_var, standalone_mode=False, **extra)
+            with _terminable():
+                status = super().main(args, prog_name or "thetabox", complete_var, standalone_mode=False, **extra)
         except Exception as error:
             if "--debug" in args[:1] or os.environ.get("THETABOX_DEBUG"):
                 raise
@@ -68,6 +73,28 @@ class LazyGroup(click.Group):
         if not standalone_mode:
             return status
         sys.exit(status if isinstance(status, int) else 0)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM, by which batch systems and containers end a run, treated as Ctrl-C: what is finished is kept."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    # A handler that Python did not set could not be put back, one that ignores the signal is meant to.
+    ours = before not in (None, signal.SIG_IGN)
+    if ours:
+        signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated
 
 
 def explained(error: BaseException) -> tuple[str, int]:

@@ -4,7 +4,7 @@ from thetabox.report.figures import ageing_figure, landscape_figure, to_png
 from thetabox.report.folder import output_folder, write_file, write_files
 from thetabox.report.junit import Case, write_junit
 from thetabox.report.tables import comparison_tables, curve_table, plain_table
-from thetabox.report.write import csv_text, json_text, write, write_comparison
+from thetabox.report.write import csv_text, json_text, write, write_comparison, write_proof
 
 __all__ = [
     "Case",
@@ -22,4 +22,5 @@ __all__ = [
     "write_file",
     "write_files",
     "write_junit",
+    "write_proof",
 ]

@@ -48,6 +48,15 @@ def write(
     return folder / "report.html"
 
 
+def write_proof(folder: Path, certificate: Certificate) -> None:
+    """Write certificate.json and samples.csv alone into an existing folder: what is proven, before anything else.
+
+    Raises:
+        InputError: as :func:`write`.
+    """
+    write_files(folder, _certificate_files(certificate))
+
+
 def write_comparison(out: str | os.PathLike[str], entries: Sequence[Entry], *, title: str) -> Path:
     """Write one report over several certificates, and every certificate's own json and csv in a folder of its name.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,12 +58,15 @@ def command(
     part; the same command goes on from there. So does one that --timeout has cut, given more time.
     """
     how = proof_settings(domain, criterion, arithmetic, precision, option, effort, timeout, budget)
-    given = read_all(**source)
+    with _nothing_kept("the proof had not begun"):
+        given = read_all(**source)
     deadline = Deadline(how["timeout"])
     how |= {"box": given.box, "device": device}
     with report.output_folder(out) as folder, progress_bar() as bar:
         certificate = _certify(given, epsilon, how, folder, Steps(bar, "certify"))
         found = None
+        if radius or attack:
+            report.write_proof(folder, certificate)
         try:
             if radius and not deadline.passed:
                 how["timeout"] = deadline.left
@@ -125,7 +129,17 @@ def _certify(given: Given, epsilon: list[float], how: dict[str, Any], folder: Pa
             raise KeyboardInterrupt(
                 f"interrupted; the finished part is kept in {partial}, and the same command goes on from there"
             ) from None
-        raise
+        with _nothing_kept("no part of the proof was finished yet"):
+            raise
+
+
+@contextmanager
+def _nothing_kept(why: str) -> Iterator[None]:
+    """Say of an interrupt inside that it leaves nothing, and why."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted; nothing was kept, for {why}") from None
 
 
 def _kept(partial: Path) -> bool:
