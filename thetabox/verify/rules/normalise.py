@@ -83,8 +83,8 @@ def batch_norm(
 def network_error(
     rounding: Rounding,
     x: Tensor,
-    mean: Tensor | None,
-    factor: Tensor | None,
+    mean: Tensor,
+    factor: Tensor,
     scale: Tensor | None,
     shift: Tensor | None,
 ) -> Tensor:
