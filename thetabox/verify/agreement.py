@@ -240,8 +240,7 @@ def _compare_moved(engine: Engine, epsilon: Tensor, wide: bool) -> int:
     What was found of a trace holds as long as the trace does, so this is done once for each.
     """
     names = [n for n, value in engine.tensors.values.items() if id(value) in engine.tensors.factors]
-    graphs = tuple(id(graph) for graph in engine.network.graphs.values())
-    key = ("moved", repr(engine.settings.box), graphs, wide)
+    key = ("moved", repr(engine.settings.box), *engine.network.graphs.values(), wide)
     checked = engine.network.main.checked
     if key in checked or not names:
         return len(names)

@@ -95,9 +95,9 @@ class Operation:
         return f"{self.operator} at {self.where or 'the top level'} ({self.name})"
 
 
-@dataclass
+@dataclass(eq=False)
 class Graph:
-    """A traced module.
+    """A traced module; equal to itself alone.
 
     Attributes:
         inputs: positions of the module's arguments.

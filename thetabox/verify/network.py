@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -173,7 +174,7 @@ def find_head(graph: Graph) -> Head | None:
             used_once = sum(first in o.inputs for o in graph.operations) == 1
             if before is None or bias is None or bias.batch is not None or len(bias.shape) != 1 or not used_once:
                 continue
-            product = find_head(replace(graph, output=(Ref(before.index),), last_use={}))
+            product = find_head(replace(graph, output=(Ref(before.index),), last_use={}, readers=Counter()))
             if product is not None and product.bias is None:
                 return replace(product, operations=[*product.operations, last], bias=second)
     return None
