@@ -227,3 +227,30 @@ def test_without_a_gradient_the_spikes_are_the_same_bit_for_bit(
         alone = model.outputs(x)
     assert torch.equal(alone, model.outputs(x))
     assert 0 < alone.mean() < 1
+
+
+WRONG_VALUES = [("tau", -2.0), ("tau", 0.0), ("tau_adapt", -1e-3), ("tau_adapt", float("inf")), ("tau", float("nan"))]
+
+
+@pytest.mark.parametrize(("name", "value"), [*WRONG_VALUES, ("threshold", float("nan")), ("beta", float("inf"))])
+def test_values_that_are_no_neurons(name: str, value: float) -> None:
+    """Set in place they are found by ``check``; from a state_dict they do not come in, at the top or further down."""
+    model = LSNN(3, 6, 4)
+    model.check()
+    getattr(model, name)[4] = value
+    with pytest.raises(InputError, match=f"{name} holds"):
+        model.check()
+    state = model.state_dict()
+    for target in (LSNN(3, 6, 4), nn.Sequential(LSNN(3, 6, 4))):
+        inner = target[0] if isinstance(target, nn.Sequential) else target
+        prefix = "0." if isinstance(target, nn.Sequential) else ""
+        with pytest.raises(InputError, match=f"{name} holds"):
+            target.load_state_dict({prefix + k: v for k, v in state.items()})
+        inner.check()
+
+
+def test_negative_thresholds_are_taken() -> None:
+    """A cell that spikes unasked is a cell."""
+    model = LSNN(3, 6, 4)
+    model.threshold.fill_(-0.01)
+    LSNN(3, 6, 4).load_state_dict(model.state_dict())

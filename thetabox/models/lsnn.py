@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +16,8 @@ from thetabox.models.recurrent import RecurrentModule, check_sequence
 
 REFRACTORY_LEVEL = 0.1
 SURROGATE_HEIGHT = 0.3
+# Values of the neurons, one a unit.
+NEURON = ("tau", "tau_adapt", "threshold", "beta")
 
 
 class LSNNState(NamedTuple):
@@ -317,6 +319,21 @@ class LSNN(RecurrentModule):
         names = ("W_out", "b_out", "threshold", "tau", "tau_adapt", "beta")
         return LeakyCells("W_in", recurrent, *names, dt=self.dt, refractory=self.refractory)
 
+    def check(self) -> None:
+        """Whether the neurons' values are those of neurons, however they came here: a file, or set in place.
+
+        Raises:
+            InputError: a time constant is not positive and finite, or a threshold or β is not finite.
+        """
+        for name in NEURON:
+            _check_neuron(name, getattr(self, name))
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        for name in NEURON:
+            if isinstance(value := state_dict.get(prefix + name), Tensor):
+                _check_neuron(prefix + name, value)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     @staticmethod
     def config_from(state: dict[str, Tensor]) -> dict[str, Any]:
         """Sizes read off the shapes of a state_dict (neuron values come with it as buffers)."""
@@ -334,6 +351,15 @@ def _per_unit(name: str, value: float | Sequence[float], units: int) -> Tensor:
     if not torch.isfinite(values).all() or low < 0 or (low == 0 and name != "beta"):
         raise InputError(f"LSNN {name} must be positive and finite, not {_plain(value)}")
     return values.expand(units).clone()
+
+
+def _check_neuron(name: str, value: Tensor) -> None:
+    """A decay exp(−dt/τ) is below 1 for positive τ alone."""
+    time = name.rsplit(".", 1)[-1].startswith("tau")
+    wrong = ~torch.isfinite(value) | ((value <= 0) & time)
+    if bool(wrong.any()):
+        kind = "positive and finite" if time else "finite"
+        raise InputError(f"LSNN {name} holds {float(value[wrong][0])}; it must be {kind}: mend the model or its file")
 
 
 def _plain(value: float | Sequence[float]) -> float | list[float]:
