@@ -46,6 +46,8 @@ class Cell(nn.Module):
         enter = self.enter.clamp(max=1.0) if self.twist == "clamped" else self.enter
         loop = self.loop if self.twist == "diagonal" else self.loop * self.mask
         drive = x_t @ enter + z @ loop
+        if self.twist == "order":
+            drive = z @ loop + sum(x_t[:, i : i + 1] * enter[i] for i in (2, 0, 1))
         if self.twist == "gain":
             drive = drive * self.gain
         if self.twist == "shift":
@@ -104,11 +106,26 @@ def test_a_readout_that_is_not_linear() -> None:
 
 def test_ties_may_differ() -> None:
     """On a threshold to the last bit two orders of a sum disagree: no reason to refuse."""
+    model = Cell("order").double()
+    x = torch.randn(300, 2, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    with torch.no_grad():
+        said = (1 - torch.exp(-1.0 / model.tau)) * (x[:, 0] @ model.enter)
+        found = model.step(x[:, 0], model.initial_state(300))[1][0]
+        sample = int(((found > said) & (said > 0)).any(1).nonzero()[0])
+        cell = int(((found > said) & (said > 0))[sample].nonzero()[0])
+        model.threshold[cell] = said[sample, cell]
+    engine = Engine(model, request.settings("interval", None, "real", "float64", "cpu"), x[sample : sample + 1])
+    check_description(engine, [model.leaky_cells()])
+
+
+def test_a_spike_at_a_tie_is_another_network() -> None:
+    """Silent by its description, it spikes at every step."""
     model = Cell("tie")
     with torch.no_grad():
         model.enter.zero_()
         model.threshold.zero_()
-    histories(model)
+    with pytest.raises(InputError, match="equal to A"):
+        histories(model)
 
 
 WRONG: list[dict[str, Any]] = [

@@ -191,13 +191,26 @@ def test_wrong_descriptions(says: dict[int, dict[str, Any]], message: str) -> No
         domain(model, inputs())
 
 
-def test_a_silent_layer_cannot_be_checked() -> None:
-    """Whatever lies below a layer that never spikes does not show."""
-    model = Deep([6, 5])
+def test_a_silent_layer() -> None:
+    """Nothing in a run tells what lies below a layer that never spikes; the graph does."""
+    model, x = Deep([6, 5]), inputs()
     with torch.no_grad():
         model.layers[1].W_in.zero_()
-    with pytest.raises(InputError, match="never spikes"):
-        domain(model, inputs())
+    found = domain(model, x).logits(slice(None), torch.full((1, len(x)), 0.1, dtype=torch.float64))
+    torch.testing.assert_close(found.lower, model.layers[1].b_out.double().expand_as(found.lower))
+
+    class Late(Deep):
+        """The upper layer sees the spikes of the step before."""
+
+        def step(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any]:
+            _, lower = self.layers[0].step(x_t, state[0])
+            z, upper = self.layers[1].step(state[0].z, state[1])
+            return z, (lower, upper)
+
+    late = Late([6, 5])
+    late.load_state_dict(model.state_dict())
+    with pytest.raises(InputError, match="something else"):
+        domain(late, x)
 
 
 def test_no_description_at_all() -> None:

@@ -1,0 +1,397 @@
+r"""Polynomials in a normal form: two that are the same function of their atoms are one and the same number.
+
+An atom is an entry of an input, state or parameter, or something that is not a polynomial: :math:`e^p`, a comparison
+:math:`[p > 0]`, a function of polynomials, or a sum of products with the entries of one weight matrix, which is kept as
+one atom because it is long. Coefficients are exact rationals, since every literal of a graph is a binary number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+Number = int | Fraction
+Monomial = tuple[tuple[int, int], ...]
+"""Atoms with their exponents, ascending."""
+Terms = dict[Monomial, Number]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Entries of one tensor, atoms one after another.
+
+    Attributes:
+        name: of the tensor, for messages.
+        first: the atom of its first entry.
+        shape: of the tensor.
+        kind: ``input``, ``state``, ``weight`` (of a matrix), ``neuron``, ``positive`` (never zero) or ``unknown``.
+    """
+
+    name: str
+    first: int
+    shape: tuple[int, ...]
+    kind: str
+
+    @property
+    def count(self) -> int:
+        """Number of entries."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Exp:
+    """The exponential of a polynomial."""
+
+    of: int
+
+
+@dataclass(frozen=True)
+class Sign:
+    """1 where the polynomial's sign is ``side`` (1 or -1), else 0."""
+
+    of: int
+    side: int
+
+
+@dataclass(frozen=True)
+class Function:
+    """Any other function; ``value`` computes it where all arguments are numbers, if it can."""
+
+    name: str
+    arguments: tuple[int, ...]
+    settings: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Dot:
+    """Sum over places of a polynomial times an entry of a weight matrix, as bytes of two arrays of numbers."""
+
+    left: bytes
+    right: bytes
+
+    def factors(self) -> tuple[np.ndarray, np.ndarray]:
+        """Polynomials, and the entries of the matrix that they are multiplied by."""
+        return np.frombuffer(self.left, np.int64), np.frombuffer(self.right, np.int64)
+
+
+Node = Block | Exp | Sign | Function | Dot
+
+VALUES: Mapping[str, Callable[..., Number]] = {"maximum": max, "minimum": min}
+ZERO, ONE = 0, 1
+
+
+class Algebra:
+    """All polynomials of one network: those of a single atom a have the number -1 - a, others count from 0."""
+
+    def __init__(self) -> None:
+        self._terms: list[Terms] = []
+        self._numbers: dict[frozenset[tuple[Monomial, Number]], int] = {}
+        self._nodes: list[Node] = []
+        self._atoms: dict[Node, int] = {}
+        self._support: dict[int, frozenset[int]] = {}
+        self._substituted: dict[tuple[int, frozenset[tuple[int, int]]], int] = {}
+        self.blocks: list[Block] = []
+        assert self.number({}) == ZERO
+        assert self.literal(1) == ONE
+
+    # Making
+
+    def block(self, name: str, shape: Sequence[int], kind: str) -> Block:
+        """Atoms for the entries of a tensor."""
+        made = Block(name, len(self._nodes), tuple(shape), kind)
+        self._nodes += [made] * made.count
+        self.blocks.append(made)
+        return made
+
+    def number(self, terms: Terms) -> int:
+        """The polynomial of these terms, none of which is zero."""
+        if len(terms) == 1:
+            ((monomial, coefficient),) = terms.items()
+            if coefficient == 1 and len(monomial) == 1 and monomial[0][1] == 1:
+                return -1 - monomial[0][0]
+        key = frozenset(terms.items())
+        found = self._numbers.get(key)
+        if found is None:
+            found = self._numbers[key] = len(self._terms)
+            self._terms.append(terms)
+        return found
+
+    def literal(self, value: float | Number) -> int:
+        """A number, exactly."""
+        exact = _plain(Fraction(value))
+        return self.number({(): exact} if exact else {})
+
+    def terms(self, p: int) -> Terms:
+        """Monomial → coefficient."""
+        return {((-1 - p, 1),): 1} if p < 0 else self._terms[p]
+
+    def value(self, p: int) -> Number | None:
+        """The number that it is, if it is one."""
+        if p < 0:
+            return None
+        terms = self._terms[p]
+        if not terms:
+            return 0
+        return terms.get(()) if len(terms) == 1 else None
+
+    def node(self, atom: int) -> Node:
+        """What an atom stands for."""
+        return self._nodes[atom]
+
+    def _atom(self, node: Node) -> int:
+        found = self._atoms.get(node)
+        if found is None:
+            found = self._atoms[node] = len(self._nodes)
+            self._nodes.append(node)
+        return -1 - found
+
+    # Computing
+
+    def add(self, p: int, q: int) -> int:
+        """P + q."""
+        if p == ZERO:
+            return q
+        if q == ZERO:
+            return p
+        sums = dict(self.terms(p))
+        accumulate(sums, self.terms(q).items())
+        return self.number(sums)
+
+    def sum(self, parts: Iterable[int]) -> int:
+        """Of many."""
+        sums: Terms = {}
+        for p in parts:
+            accumulate(sums, self.terms(p).items())
+        return self.number(sums)
+
+    def scale(self, p: int, factor: Number) -> int:
+        """A number times p."""
+        if factor == 1:
+            return p
+        if factor == 0:
+            return ZERO
+        if factor == -1:
+            return self.number({m: -c for m, c in self.terms(p).items()})
+        return self.number({m: _plain(c * factor) for m, c in self.terms(p).items()})
+
+    def subtract(self, p: int, q: int) -> int:
+        """P − q."""
+        return ZERO if p == q else self.add(p, self.scale(q, -1))
+
+    def multiply(self, p: int, q: int) -> int:
+        """P q."""
+        if p == ONE or q == ZERO:
+            return q
+        if q == ONE or p == ZERO:
+            return p
+        for one, other in ((p, q), (q, p)):
+            number = self.value(one)
+            if number is not None:
+                return self.scale(other, number)
+        products: Terms = {}
+        self.accumulate_product(products, p, q)
+        return self.number(products)
+
+    def _product(self, m: Monomial, n: Monomial) -> Monomial:
+        if not m or not n:
+            return m or n
+        exponents = dict(m)
+        for atom, e in n:
+            exponents[atom] = exponents.get(atom, 0) + e
+        # A truth value is its own square.
+        return tuple(
+            sorted((a, 1 if isinstance(self._nodes[a], Sign) and e > 1 else e) for a, e in exponents.items() if e)
+        )
+
+    def power(self, p: int, exponent: int) -> int:
+        """A whole power, negative ones too."""
+        base = p if exponent >= 0 else self.reciprocal(p)
+        product = ONE
+        for _ in range(abs(exponent)):
+            product = self.multiply(product, base)
+        return product
+
+    def reciprocal(self, p: int) -> int:
+        """1/p: again a polynomial where p is a product of what is never zero."""
+        number = self.value(p)
+        if number:
+            return self.literal(Fraction(1) / number)
+        terms = self.terms(p)
+        if len(terms) == 1:
+            ((monomial, coefficient),) = terms.items()
+            inverse = self.literal(Fraction(1) / coefficient)
+            for atom, e in monomial:
+                node = self._nodes[atom]
+                if isinstance(node, Exp):
+                    inverse = self.multiply(inverse, self.power(self.exp(self.scale(node.of, -1)), e))
+                elif isinstance(node, Block) and node.kind == "positive":
+                    inverse = self.multiply(inverse, self.number({((atom, -e),): 1}))
+                else:
+                    return self._atom(Function("reciprocal", (p,)))
+            return inverse
+        return self._atom(Function("reciprocal", (p,)))
+
+    def exp(self, p: int) -> int:
+        """The exponential."""
+        return ONE if p == ZERO else self._atom(Exp(p))
+
+    def positive(self, p: int) -> int:
+        """[p > 0], the same for p and any positive multiple of it."""
+        number = self.value(p)
+        if number is not None:
+            return ONE if number > 0 else ZERO
+        terms = self.terms(p)
+        if len(terms) == 1 and isinstance(self._nodes[next(iter(terms))[0][0]], Sign):
+            # A truth value itself, where it stands alone.
+            ((monomial, coefficient),) = terms.items()
+            if len(monomial) == 1:
+                return self.number({monomial: 1}) if coefficient > 0 else ZERO
+        lead = terms[min(terms)]
+        whole = self.scale(p, lead if lead in (1, -1) else Fraction(1) / lead)
+        return self._atom(Sign(whole, 1 if lead > 0 else -1))
+
+    def nonzero(self, p: int) -> int:
+        """[p ≠ 0]."""
+        return self.add(self.positive(p), self.positive(self.scale(p, -1)))
+
+    def function(self, name: str, arguments: Sequence[int], settings: tuple[Any, ...] = ()) -> int:
+        """A function by name, computed where that is possible."""
+        values = [self.value(p) for p in arguments]
+        known = VALUES.get(name)
+        if known is not None:
+            if None not in values:
+                return self.literal(known(*values))
+            arguments = sorted(arguments)
+        return self._atom(Function(name, tuple(arguments), settings))
+
+    def dot(self, left: np.ndarray, right: np.ndarray) -> int:
+        """Σ left · right, where right are atoms of a matrix and all that is zero has been left out."""
+        order = np.argsort(right, kind="stable")
+        return self._atom(Dot(left[order].astype(np.int64).tobytes(), right[order].astype(np.int64).tobytes()))
+
+    def accumulate_product(self, sums: Terms, p: int, q: int) -> None:
+        """Add p q to terms that are being summed up."""
+        right = self.terms(q).items()
+        for m, c in self.terms(p).items():
+            accumulate(sums, ((self._product(m, n), c * d) for n, d in right))
+
+    # Looking inside
+
+    def support(self, p: int) -> frozenset[int]:
+        """Entries and comparisons that it depends on, inside functions too; not what weights are multiplied by."""
+        found = self._support.get(p)
+        if found is None:
+            own = (m for m in self.terms(p) if not self._weighted(m))
+            found = frozenset().union(*(self._support_of(a) for m in own for a, _ in m))
+            self._support[p] = found
+        return found
+
+    def _weighted(self, monomial: Monomial) -> bool:
+        """Whether it holds an entry of a weight matrix."""
+        return any(isinstance(node := self._nodes[a], Block) and node.kind == "weight" for a, _ in monomial)
+
+    def _support_of(self, atom: int) -> frozenset[int]:
+        node = self._nodes[atom]
+        if isinstance(node, Block):
+            return frozenset((atom,))
+        found = self._support.get(-1 - atom)
+        if found is None:
+            match node:
+                case Exp(of):
+                    found = self.support(of)
+                case Sign(of, _):
+                    found = self.support(of) | {atom}
+                case Function(_, arguments, _):
+                    found = frozenset().union(*(self.support(a) for a in arguments))
+                case _:
+                    found = frozenset()
+            self._support[-1 - atom] = found
+        return found
+
+    def substitute(self, p: int, numbers: Mapping[int, int]) -> int:
+        """P with polynomials in place of some atoms; sums of products stay as they are."""
+        some = self.support(p) & numbers.keys()
+        if not some:
+            return p
+        key = (p, frozenset((a, numbers[a]) for a in some))
+        found = self._substituted.get(key)
+        if found is None:
+            sums: Terms = {}
+            for monomial, coefficient in self.terms(p).items():
+                if self._weighted(monomial) or not any(self._support_of(atom) & some for atom, _ in monomial):
+                    accumulate(sums, ((monomial, coefficient),))
+                    continue
+                product = self.number({(): coefficient})
+                for atom, e in monomial:
+                    product = self.multiply(product, self.power(self._substituted_atom(atom, numbers), e))
+                accumulate(sums, self.terms(product).items())
+            found = self._substituted[key] = self.number(sums)
+        return found
+
+    def _substituted_atom(self, atom: int, numbers: Mapping[int, int]) -> int:
+        if atom in numbers:
+            return numbers[atom]
+        node = self._nodes[atom]
+        match node:
+            case Exp(of):
+                return self.exp(self.substitute(of, numbers))
+            case Sign(of, side):
+                return self.positive(self.scale(self.substitute(of, numbers), side))
+            case Function(name, arguments, settings):
+                changed = [self.substitute(a, numbers) for a in arguments]
+                if name == "reciprocal":
+                    return self.reciprocal(changed[0])
+                return self.function(name, changed, settings)
+        return -1 - atom
+
+    # Showing
+
+    def show(self, p: int, most: int = 3) -> str:
+        """For messages, the first terms alone."""
+        terms = list(self.terms(p).items())
+        shown = [self._show_term(m, c) for m, c in terms[:most]]
+        return " + ".join(shown) + (" + …" if len(terms) > most else "") if shown else "0"
+
+    def _show_term(self, monomial: Monomial, coefficient: Number) -> str:
+        factors = [self._show_atom(a) + (f"^{e}" if e != 1 else "") for a, e in monomial]
+        if coefficient != 1 or not factors:
+            factors.insert(0, f"{float(coefficient):.12g}")
+        return "·".join(factors)
+
+    def _show_atom(self, atom: int) -> str:
+        node = self._nodes[atom]
+        match node:
+            case Block():
+                if node.kind == "unknown":
+                    return node.name
+                place = np.unravel_index(atom - node.first, node.shape) if node.shape else ()
+                return f"{node.name}[{','.join(str(int(i)) for i in place)}]" if place else node.name
+            case Exp(of):
+                return f"exp({self.show(of, 1)})"
+            case Sign(of, side):
+                return f"[{self.show(of, 2)} {'>' if side > 0 else '<'} 0]"
+            case Function(name, arguments, _):
+                return f"{name}({', '.join(self.show(a, 2) for a in arguments)})"
+        assert isinstance(node, Dot)
+        inner = self._nodes[-1 - int(node.factors()[1][0])]
+        return f"(product with {inner.name})" if isinstance(inner, Block) else "(product)"
+
+
+def accumulate(sums: Terms, items: Iterable[tuple[Monomial, Number]]) -> None:
+    """Add terms to those that are there; what cancels goes."""
+    for monomial, coefficient in items:
+        total = sums.get(monomial, 0) + coefficient
+        if total == 0:
+            sums.pop(monomial, None)
+        else:
+            sums[monomial] = _plain(total)
+
+
+def _plain(value: Number) -> Number:
+    """A whole number as an int, which computes faster."""
+    return value.numerator if isinstance(value, Fraction) and value.denominator == 1 else value
