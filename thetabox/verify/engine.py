@@ -15,7 +15,7 @@ from thetabox.models.running import running
 from thetabox.verify.context import Context, Memo, Sweep
 from thetabox.verify.interval import Interval
 from thetabox.verify.network import Final, Network, StepObserver, Tensors, network
-from thetabox.verify.request import Settings, check_weights, input_interval, tensor_hash
+from thetabox.verify.request import Settings, check_arithmetic, check_weights, input_interval, tensor_hash
 from thetabox.verify.rounding import sound_kernels
 from thetabox.version import __version__
 
@@ -43,6 +43,7 @@ class Engine:
 
     def __post_init__(self) -> None:
         check_weights(self.model)
+        check_arithmetic(self.model, self.settings.rounding)
         with torch.no_grad():
             if self.settings.box.fold:
                 self.model = folded(self.model)

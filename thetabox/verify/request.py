@@ -102,6 +102,23 @@ def margins_of(logits: Tensor, y: Tensor) -> Tensor:
     return logits.gather(1, y[:, None]).squeeze(1) - others
 
 
+def check_arithmetic(model: nn.Module, rounding: Rounding) -> None:
+    """Raise for a network that does not compute in float32 though the claim is for that arithmetic.
+
+    Raises:
+        InputError: a parameter or buffer in a type of fewer digits.
+    """
+    if not rounding.network:
+        return
+    for name, t in [*model.named_parameters(), *model.named_buffers()]:
+        if t.is_floating_point() and t.dtype.itemsize < torch.float32.itemsize:
+            kind = str(t.dtype).removeprefix("torch.")
+            raise InputError(
+                f"the model's {name} is in {kind}, whose rounding arithmetic='float32' does not cover; "
+                "convert the model with .float(), or use arithmetic='real'"
+            )
+
+
 def input_interval(x: Tensor, settings: Settings, *, nonnegative: bool = False) -> Interval:
     """The inputs as the network sees them: exact where the dtype holds them, else rounded outward."""
     rounding = settings.rounding

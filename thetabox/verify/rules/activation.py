@@ -132,25 +132,31 @@ def _increasing(
     steepness: float,
     *,
     nonnegative: bool = False,
-    ulps: int = ULPS,
 ) -> Interval:
     """An increasing function with a bounded derivative."""
     out = replace(a.map(function), nonnegative=nonnegative, bound=None, slack=0.0)
-    return _rounded(context, out, a.slack * steepness, ulps)
+    return _rounded(context, out, a.slack * steepness)
 
 
-def _rounded(context: Context, out: Interval, slack: float, ulps: int = ULPS) -> Interval:
-    """Ends as a library function computed them: with its error, that of the network's own, and what overflows."""
+def _rounded(context: Context, out: Interval, slack: float, ulps: int = ULPS, grown: float = 0.0) -> Interval:
+    """Ends as a library function computed them, with its error and that of the network's own.
+
+    ``grown`` times as much stands on the way to the result and may overflow.
+    """
+    if grown:
+        out = _within_range(context, out, grown)
     error = context.rounding.of_operation(ulps) * (out.magnitude + slack)
     out.slack = (slack + error + context.rounding.flushed) * SAFETY
+    if grown:
+        out.slack += context.rounding.beyond(out.magnitude * grown)
     return out
 
 
-def _within_range(context: Context, out: Interval, gain: float = 1.0) -> Interval:
-    """The same without the ends of which ``gain`` times as much may overflow."""
-    if context.rounding.beyond(out.magnitude * gain * SAFETY) == 0.0:
+def _within_range(context: Context, out: Interval, grown: float) -> Interval:
+    """Without the ends of which ``grown`` times as much may overflow, so that their error is not that of the others."""
+    limit = 0.999 * context.rounding.largest / grown
+    if out.magnitude < limit:
         return out
-    limit = context.rounding.largest / (gain * SAFETY) - out.slack
     lower = torch.where(out.lower.abs() < limit, out.lower, 0.0 if out.nonnegative else -torch.inf)
     return replace(out, lower=lower, upper=torch.where(out.upper.abs() < limit, out.upper, torch.inf), bound=None)
 
@@ -172,11 +178,9 @@ def exp(context: Context, a: Interval) -> Interval:
     """Exponential; a small slack stays one, times the largest result."""
     if a.slack > SMALL:
         a = a.settled(context.rounding.own)
-    slack, a = a.slack, replace(a, slack=0.0)
-    out = _within_range(context, _increasing(context, a, torch.exp, 0.0, nonnegative=True))
+    out = _within_range(context, replace(a.map(torch.exp), nonnegative=True, bound=None, slack=0.0), 1.0)
     # exp(s) - 1 <= s (1 + s) for s below 1.
-    out.slack = (out.slack + slack * (1.0 + slack) * out.magnitude) * SAFETY if slack else out.slack
-    return out
+    return _rounded(context, out, a.slack * (1.0 + a.slack) * out.magnitude * SAFETY, grown=1.0)
 
 
 @rule("aten.log1p.default")
@@ -241,7 +245,8 @@ def elu(context: Context, a: Interval, alpha: Number = 1, scale: Number = 1, inp
         return torch.where(t <= 0, torch.expm1(t.clamp(max=0.0) * inner) * outer, t * scale)
 
     out = _pieces(a, function, increasing=scale >= 0 and outer * inner >= 0)
-    out = replace(out, bound=None, slack=0.0)
+    gain = max(1.0, 1.0 / abs(outer)) if growing and outer else 1.0
+    out = _within_range(context, replace(out, bound=None, slack=0.0), gain)
     most = 1.0 if not growing else 1.0 + (out.magnitude / abs(outer) if outer else math.inf)  # of the exponential
     # exp(x) - 1 may be computed as it is written, and outer as the product of two rounded numbers.
     held = literal_error(context, alpha) * abs(scale) + literal_error(context, scale) * abs(alpha)
@@ -255,9 +260,9 @@ def elu(context: Context, a: Interval, alpha: Number = 1, scale: Number = 1, inp
         error += math.inf if growing else abs(outer)
     ulps = 2 * ULPS + (4 * math.ceil(min(a.magnitude * abs(inner), EXPONENT)) if growing else 0)
     slack = a.slack * max(abs(scale), abs(outer * inner))
-    out = _rounded(context, out, (slack + error) * SAFETY, ulps)
+    out = _rounded(context, out, (slack + error) * SAFETY, ulps, gain)
     out.slack += rounding.beyond(abs(alpha), abs(scale), abs(outer), abs(inner))
-    return _within_range(context, out, max(1.0, 1.0 / abs(outer)) if growing and outer else 1.0)
+    return out
 
 
 @rule("aten.selu.default", slack=True)
@@ -285,7 +290,7 @@ def _dipped(
     slack = 1.2 * a.slack + context.rounding.of_operation(2 * ULPS) * error + FLUSHED * context.rounding.flushed
     out = replace(out, batch=a.batch, merged=a.merged)
     # Twice the result stands on the way to it.
-    return _within_range(context, _rounded(context, out, slack, 2 * ULPS), 2.0)
+    return _rounded(context, out, slack, 2 * ULPS, 2.0)
 
 
 @rule("aten.gelu.default", slack=True)

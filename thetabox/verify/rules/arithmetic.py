@@ -31,7 +31,7 @@ def add(context: Context, a: Operand, b: Operand, alpha: Number = 1) -> Interval
     if context.operation is not None and context.operation.dtype is torch.bool:
         return either(*(truth(context, v) for v in ((a, b) if alpha else (a, False))))
     if alpha != 1:
-        b = mul(context, b, alpha) if isinstance(b, Interval) else number(context, b) * alpha
+        b = mul(context, b if isinstance(b, Interval) else _held(context, number(context, b)), alpha)
     if not isinstance(a, Interval):
         a, b = b, a
     assert isinstance(a, Interval)
@@ -101,6 +101,11 @@ def literal(context: Context, value: float, size: Sequence[int], device: torch.d
     return Interval.point(tensor, literal_error(context, value), nonnegative=value >= 0)
 
 
+def _held(context: Context, value: float) -> Interval:
+    """A literal that is computed with before it meets a tensor."""
+    return literal(context, value, (), context.sweep.values.device)
+
+
 def literal_error(context: Context, value: float) -> float:
     """What a literal may be off by: a network or bounds in float32 may hold it rounded."""
     in_float32 = context.rounding.network > 0 or context.dtype == torch.float32
@@ -113,7 +118,7 @@ def literal_error(context: Context, value: float) -> float:
 def _shifted(context: Context, a: Interval, b: float) -> Interval:
     magnitude = (a.magnitude + abs(b)) * SAFETY
     out = a.fresh(lambda t, spare: torch.add(t, b, out=spare), keep_sign=b >= 0)
-    out.slack = (a.slack + context.rounding.of_operation(2) * magnitude) * SAFETY
+    out.slack = (a.slack + context.rounding.of_operation(2) * magnitude + context.rounding.subnormal) * SAFETY
     out.slack += context.rounding.beyond(magnitude)
     out.bound = magnitude
     return out
@@ -123,7 +128,7 @@ def _shifted(context: Context, a: Interval, b: float) -> Interval:
 def sub(context: Context, a: Operand, b: Operand, alpha: Number = 1) -> Interval:
     """``a - alpha b``."""
     if alpha != 1:
-        b = mul(context, b, alpha) if isinstance(b, Interval) else number(context, b) * alpha
+        b = mul(context, b if isinstance(b, Interval) else _held(context, number(context, b)), alpha)
     if not isinstance(b, Interval):
         return add(context, a, -number(context, b))
     if not isinstance(a, Interval):
@@ -253,7 +258,9 @@ def div(context: Context, a: Operand, b: Operand) -> Interval:
     if math.frexp(b)[0] in (0.5, -0.5) and abs(b) < 2.0**60:
         return _scaled(context, a, 1.0 / b)
     out = _scaled(context, a, 1.0 / b)
-    out.slack = (out.slack + context.rounding.of_operation() * out.magnitude) * SAFETY
+    # The divisor itself may be below the normal numbers.
+    relative = context.rounding.of_operation() + 2.0 * literal_error(context, b) / abs(b)
+    out.slack = (out.slack + relative * out.magnitude) * SAFETY
     return out
 
 

@@ -116,6 +116,6 @@ def _averaged(
 ) -> Interval:
     """``gain``: how much larger than ``x`` the result may be (1 for a mean)."""
     out = replace(x.map(function), bound=x.bound if gain == 1.0 else None)
-    out.slack = (x.slack + context.rounding.of_sum(terms) * x.magnitude) * gain + context.rounding.subnormal
+    out.slack = (x.slack + context.rounding.of_sum(terms) * x.magnitude) * gain + terms * context.rounding.subnormal
     out.slack = out.slack * SAFETY + context.rounding.beyond(terms * x.magnitude)
     return out
