@@ -94,23 +94,25 @@ def command(
             raise KeyboardInterrupt(f"interrupted; {folder}/report.html holds the proof, less the rest") from None
         page = report.write(folder, certificate, found)
     why = [f"{name} gave up: {reason}" for name, reason in certificate.options.get("left_out", {}).items()]
-    if deadline.passed:
-        why.append(_cut(certificate, timeout, radius and certificate.radius is None, attack and found is None))
+    why += _cut(certificate, timeout, radius and certificate.radius is None, attack and found is None)
     show(report.curve_table(certificate, found), *why, f"report: {page}")
 
 
-def _cut(certificate: tb.Certificate, timeout: float | None, radius: bool, attack: bool) -> str:
-    """What the time did not suffice for."""
-    left = [name for name, missing in (("radii", radius), ("attack", attack)) if missing]
-    if not certificate.finished:
-        left.insert(0, "all of the proof (what is proven stands; the same command with more time goes on from there)")
-    return f"{timeout:g} s were over before {', '.join(left) or 'the report'}" + ("" if left else " was written")
+def _cut(certificate: tb.Certificate, timeout: float | None, radius: bool, attack: bool) -> list[str]:
+    """What the time did not suffice for, in a line."""
+    parts = {
+        "all of the proof (what is proven stands; the same command with more time goes on)": not certificate.finished,
+        "the radii": radius,
+        "the attack": attack,
+    }
+    left = [name for name, missing in parts.items() if missing]
+    return [f"not finished: {timeout:g} s were over before {', '.join(left)}"] if left else []
 
 
 def _certify(given: Given, epsilon: list[float], how: dict[str, Any], folder: Path, progress: Steps) -> tb.Certificate:
     partial = folder / PARTIAL
     try:
-        return tb.certify(
+        certificate = tb.certify(
             given.model,
             given.data.x,
             given.data.y,
@@ -131,6 +133,8 @@ def _certify(given: Given, epsilon: list[float], how: dict[str, Any], folder: Pa
             ) from None
         with _nothing_kept("no part of the proof was finished yet"):
             raise
+    _kept(partial)
+    return certificate
 
 
 @contextmanager
