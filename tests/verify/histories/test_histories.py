@@ -21,6 +21,8 @@ from thetabox.models import LSNN, LeakyCells
 from thetabox.verify import request
 from thetabox.verify.engine import Engine
 from thetabox.verify.histories import Histories
+from thetabox.verify.histories.cells import decay
+from thetabox.verify.rounding import Rounding
 
 SWEEP = [0.0, 1e-9, 1e-3, 0.05, 0.9]
 
@@ -459,3 +461,69 @@ def test_refusals() -> None:
     for options in ({"histories": 0}, {"splits": -1}, {"histories": 2.5}, {"depth": 1}):
         with pytest.raises(InputError, match=next(iter(options))):
             domain(LSNN(2, 3, 2), x, **options)
+
+
+STRANGE: dict[str, dict[str, Sequence[float]]] = {
+    "negative beta": {"beta": [-2.0, -0.5, 3.0, -8.0, 0.0, -1.0]},
+    "negative thresholds": {"threshold": [-0.01, 0.02, -0.002, 0.0, 0.01, -0.05]},
+    "both": {"threshold": [-0.01, 0.02, 0.0, 0.01, -0.05, 0.03], "beta": [-2.0, -0.5, 3.0, -8.0, 0.0, -1.0]},
+    "instant and endless decay": {
+        "tau": [1e-310, 1e-3, 20.0, 1e20, 1e-310, 1e300],
+        "tau_adapt": [1e-310, 1e-4, 98.0, 1e19, 1e300, 3.0],
+    },
+}
+
+
+@pytest.mark.parametrize("options", [{"histories": 1}, {"histories": 3, "splits": 8}])
+@pytest.mark.parametrize("name", list(STRANGE))
+def test_values_of_neurons_that_nobody_would_choose(name: str, options: dict[str, int]) -> None:
+    """Every sign of beta and threshold, in the box and beyond ε = 1; time constants far from dt on both sides."""
+    torch.manual_seed(1)
+    model, x = LSNN(3, 6, 2, refractory=1).double(), 2 * torch.randn(12, 15, 3, dtype=torch.float64)
+    with torch.no_grad():
+        model.W_rec.mul_(0.3)
+    for buffer, values in STRANGE[name].items():
+        getattr(model, buffer).copy_(torch.tensor(values, dtype=torch.float64))
+    neuron = ("threshold", "beta")
+    held = {n: t.detach().clone() for n, t in [*model.named_parameters(), *model.named_buffers()]}
+    spread = False
+    for epsilon, include in ((1e-4, "*"), (0.02, "*,threshold,beta"), (1.5, "threshold,beta"), (1.5, "*")):
+        found = domain(model, x, box=tb.Box(include=include), **options)
+        bounds = found.logits(slice(None), sweep_of([epsilon], len(x)))
+        own = tb.models.logits(model, x).argmax(1)
+        margin = found.margins(slice(None), sweep_of([epsilon], len(x)), own)[0]
+        moved = [
+            n for n in held if (n in neuron and n in include) or (include[0] == "*" and n[0] in "Wb" and n != "beta")
+        ]
+        for place in range(40):
+            draw = {}
+            for n in moved:
+                noise = 1 - 2 * torch.rand_like(held[n]) if place % 2 else torch.randn_like(held[n]).sign()
+                draw[n] = held[n] * (1 + epsilon * 0.999999 * noise)
+            with torch.no_grad():
+                answer = torch.func.functional_call(model, draw, (x,))
+            truth = answer.gather(1, own[:, None])[:, 0] - answer.scatter(1, own[:, None], -torch.inf).amax(1)
+            assert (bounds.lower <= answer + 1e-9).all()
+            assert (bounds.upper >= answer - 1e-9).all()
+            assert (margin <= truth + 1e-9).all()
+            spread |= bool((answer - tb.models.logits(model, x)).abs().max() > 1e-3)
+    assert spread
+
+
+def test_a_time_constant_that_the_box_brings_to_zero() -> None:
+    """Of adaptation from ε = 1 on; that of the membrane may not be in the box at all."""
+    model, x = LSNN(2, 3, 2), torch.randn(2, 6, 2)
+    found = domain(model, x, box=tb.Box(include="*,tau_adapt"))
+    found.logits(slice(None), sweep_of([0.99], 2))
+    with pytest.raises(InputError, match="box reaches zero"):
+        found.logits(slice(None), sweep_of([1.0], 2))
+
+
+def test_a_factor_above_1_cannot_come_about() -> None:
+    for tau in (-2.0, 0.0, float("nan")):
+        with pytest.raises(InputError, match="must be positive"):
+            decay(1.0, tau, Rounding(torch.float64), 0.0)
+    for tau in (5e-324, 1e-310, 1e-3, 1.0, 1e20, 1.7e308):
+        value, error = decay(1.0, tau, Rounding(torch.float64), 1e-7)
+        assert 0.0 <= value <= 1.0
+        assert error < 1e-6

@@ -29,6 +29,8 @@ from thetabox.verify.rounding import SAFETY, Rounding
 
 # Distinct membrane time constants that a layer may have: each takes a trace of its own.
 MOST_TRACES = 8
+# e to the power of minus that is below every number but 0, and rounding upward makes the smallest one of it.
+LARGEST_EXPONENT = 1e4
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ class Cells:
             raise InputError(f"a time constant's box reaches zero; the domain 'histories' cannot bound it, {INSTEAD}")
         out = []
         for side, t in ((-1.0, ends.lower), (1.0, ends.upper)):
-            exponent = self.dt / t.double()
+            exponent = (self.dt / t.double()).clamp(max=LARGEST_EXPONENT)
             factor = torch.exp(-exponent)
             error = factor * (8.0 + 2.0 * exponent) * 2.0**-53
             rounded = (factor + side * error).to(self.rounding.dtype)
@@ -154,11 +156,15 @@ class Cells:
 
 
 def decay(dt: float, tau: float, rounding: Rounding, blur: float) -> tuple[float, float]:
-    r""":math:`e^{-dt/\tau}` as a number of the bounds' dtype, and its absolute error."""
+    r""":math:`e^{-dt/\tau}` as a number of the bounds' dtype, and its absolute error; below 1 for positive τ alone."""
+    if not (tau > 0.0 and dt > 0.0):
+        raise InputError(f"a time constant is {tau}; it must be positive for the domain 'histories', or {INSTEAD}")
     exponent = dt / tau
     factor = math.exp(-exponent)
     held = float(torch.tensor(factor, dtype=rounding.dtype))
-    return held, (factor * (8.0 + 4.0 * exponent) * 2.0**-53 + 2.0 * blur * exponent * factor + rounding.own) * SAFETY
+    # Where the exponential underflows to 0, ``own`` is far more than it is.
+    relative = (8.0 + 4.0 * exponent) * 2.0**-53 + 2.0 * blur * exponent if factor else 0.0
+    return held, (factor * relative + rounding.own) * SAFETY
 
 
 @dataclass(frozen=True)
