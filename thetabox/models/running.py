@@ -28,7 +28,8 @@ class Running:
             **dict(model.named_buffers(remove_duplicate=False)),
             **dict(model.named_parameters(remove_duplicate=False)),
         }
-        like = next((t for t in self.tensors.values() if t.is_floating_point()), None)
+        # A buffer may be of another precision than the weights, so those are asked first.
+        like = next((t for t in [*model.parameters(), *model.buffers()] if t.is_floating_point()), None)
         self.device = torch.device("cpu") if like is None else like.device
         self.dtype = torch.get_default_dtype() if like is None else like.dtype
         self.twins = Twins(self.tensors.values(), wide=wide)

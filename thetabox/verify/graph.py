@@ -369,7 +369,7 @@ def _check_samples_apart(graph: Graph, operation: Operation) -> None:
     """Refuse whatever lets one sample's values reach another's."""
     outputs = operation.layout if isinstance(operation.layout, tuple) else (operation.layout,)
     batched = [graph.layouts[i] for i in operation.inputs if i in graph.layouts and graph.layouts[i].batch is not None]
-    if not batched:
+    if not batched or operation.operator.startswith("aten.new_"):  # a new tensor takes only the type of its operand
         return
     for layout in outputs:
         if layout is None:

@@ -22,16 +22,16 @@ class _Inexact(Exception):
 
 
 def constants(graph: Graph) -> set[int]:
-    """Positions of whole numbers that follow, place by place, from whole numbers of the module: torch computes them.
+    """Positions of whole numbers that follow from whole numbers of the module: torch computes them.
 
-    Any function of single places will do; it needs no rule.
+    Any function will do, and needs no rule, but for those that draw numbers or leave memory as they find it.
     """
     types = kinds(graph)
     known = {i for i in (*graph.tensors, *graph.constants) if is_whole(graph.dtypes.get(i))}
     for operation in graph.operations:
-        tags = getattr(operation.target, "tags", ())
-        single = torch.Tag.pointwise in tags and torch.Tag.nondeterministic_seeded not in tags
-        if single and types[operation.index].constant and known.issuperset(operation.inputs):
+        drawn = torch.Tag.nondeterministic_seeded in getattr(operation.target, "tags", ())
+        function = not (drawn or "empty" in operation.operator or not operation.inputs)
+        if function and types[operation.index].constant and known.issuperset(operation.inputs):
             known.add(operation.index)
     return known
 

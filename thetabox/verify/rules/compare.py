@@ -156,7 +156,8 @@ def logical_not(context: Context, a: Interval) -> Interval:
     return replace(a, lower=lower, upper=upper, bound=1.0, nonnegative=True, owned=False)
 
 
-@rule("aten.where.self", "aten.where.ScalarOther", "aten.where.ScalarSelf", elementwise=True, types="whole")
+@rule("aten.where.self", "aten.where.ScalarOther", "aten.where.ScalarSelf", "aten.where.Scalar", elementwise=True,
+      types="whole")  # a list of operators  # fmt: skip
 def where(context: Context, condition: Interval, a: Operand, b: Operand) -> Interval:
     """``a`` where the condition holds, else ``b``; both where it is open."""
     own = context.rounding.own
