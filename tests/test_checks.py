@@ -247,7 +247,7 @@ class Weighted(nn.Module):
         return x @ self.weight.to(x.dtype)
 
 
-@pytest.mark.parametrize("name", ["certify", "certified_radius", "logit_bounds"])
+@pytest.mark.parametrize("name", PUBLIC)
 @pytest.mark.parametrize(
     ("model", "said"),
     [

@@ -29,12 +29,14 @@ def levels(values: Levels, what: str) -> list[float]:
     return found
 
 
-def checked(x: Any, y: Any) -> tuple[Tensor, Tensor]:
-    """Inputs and labels as CPU tensors, in memory of their own.
+def checked(model: nn.Module, x: Any, y: Any) -> tuple[Tensor, Tensor]:
+    """Inputs and labels as CPU tensors, in memory of their own; the network is one, with numbers for weights.
 
     Raises:
-        InputError: no samples, lengths that differ, labels that are not integers, or inputs that are not finite.
+        InputError: no network, weights or inputs that are not finite, no samples, lengths that differ, or labels that
+            are not integers.
     """
+    checks.check_weights(model)
     inputs = checks.inputs(x, keep_indices=True)
     return inputs, checks.labels(y, len(inputs))
 
