@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from thetabox.errors import InputError, OneEpsilonAtATime
 from thetabox.models.recurrent import run_steps
 from thetabox.models.running import Running, running
+from thetabox.models.twins import NARROW
 from thetabox.verify.context import Context, Sweep
 from thetabox.verify.engine import Engine
 from thetabox.verify.interval import Interval
@@ -113,7 +114,7 @@ def check(engine: Engine, epsilon: Float[Tensor, " sweeps"]) -> Agreement:
             own = _OwnForward(engine, run)
             own.compare_all()
             own.compare_sizes()
-        if wide and run.dtype is not torch.float64:
+        if wide and _narrow(engine):
             with running(engine.model, wide=False) as narrow:
                 _compare_precision(engine, narrow, own.logits)
         moved = _compare_moved(engine, epsilon, wide)
@@ -145,6 +146,11 @@ def _unread(engine: Engine) -> list[str]:
             "would be perturbed: it computes with copies of them, or with other tensors"
         )
     return unread
+
+
+def _narrow(engine: Engine) -> bool:
+    """Whether anything in the network is of less than double precision."""
+    return any(dtype in NARROW for graph in engine.network.graphs.values() for dtype in graph.dtypes.values())
 
 
 def _runs_wide(engine: Engine) -> bool:
