@@ -88,6 +88,8 @@ def fill(path: Path, model: nn.Module, held: Held, *, any_type: bool = False) ->
     _widen(model, own, state, any_type)
     try:
         model.load_state_dict(state, strict=False)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     except RuntimeError as error:
         raise InputError(f"{path}: does not fit {type(model).__name__}: {first_line(error)}") from None
     for name, value in model.state_dict().items():
@@ -201,6 +203,8 @@ def _check_cells(path: Path, model: nn.Module) -> None:
             cells = module.leaky_cells()
         except NotImplementedError:
             continue
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
         tensors = {**dict(module.named_buffers()), **dict(module.named_parameters())}
         for layer in [cells] if isinstance(cells, LeakyCells) else cells:
             for name in (layer.tau, layer.tau_adapt):
