@@ -14,8 +14,9 @@ from torch.nn import functional as F
 import thetabox as tb
 from thetabox.errors import InputError
 from thetabox.models import LSNN, LeakyCells, RecurrentModule
-from thetabox.verify import request
+from thetabox.verify import graph, network, request
 from thetabox.verify.engine import Engine
+from thetabox.verify.graph import Graph
 from thetabox.verify.histories.check import check_description
 from thetabox.verify.histories.runs import differs
 from thetabox.verify.histories.structure import Mismatch, check_structure
@@ -149,6 +150,24 @@ def changed(base: type, **methods: Any) -> type:
     return type("Changed", (base,), methods)
 
 
+@pytest.fixture(autouse=True)
+def _traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts that are those of ``Base`` are traced once for all: the time of these tests is that of tracing."""
+
+    def trace(model: nn.Module, module: nn.Module, role: str, examples: Any) -> Graph:
+        method = {"initial": "initial_state", "readout": "readout"}.get(role, "step")
+        if not (isinstance(model, Base) and getattr(type(model), method) is getattr(Base, method)) or role == "step":
+            return graph.trace(model, module, role, examples)
+        if role not in _TRACED:
+            _TRACED[role] = graph.trace(model, module, role, examples)
+        return _TRACED[role]
+
+    monkeypatch.setattr(network, "trace", trace)
+
+
+_TRACED: dict[str, Graph] = {}
+
+
 def engine_of(model: nn.Module, x: Tensor, box: tb.Box | None = None) -> Engine:
     return Engine(model, request.settings("interval", box, "real", "float64", "cpu"), x)
 
@@ -252,6 +271,29 @@ class Truths(Base):
         return spiked.to(v.dtype), (v, b, spiked, spiked.clone())
 
 
+class Whole(Base):
+    """Silent steps counted in whole numbers."""
+
+    kind = torch.int64
+
+    def initial_state(self, batch: int) -> Any:
+        *most, r = super().initial_state(batch)
+        return *most, r.to(self.kind)
+
+    def free(self, r: Tensor) -> Tensor:
+        return (r < 1).float()
+
+    def count(self, r: Tensor, z: Tensor) -> Tensor:
+        return torch.clamp(r + self.refractory * z.to(self.kind) - 1, 0, self.refractory)
+
+
+class FastSurrogate(Base):
+    def above(self, v: Tensor, level: Tensor) -> Tensor:
+        gap = 10.0 * (v - level)
+        soft = gap / (1.0 + gap.abs())
+        return (v > level).to(v.dtype).detach() + soft - soft.detach()
+
+
 class Surrogate(Base):
     def above(self, v: Tensor, level: Tensor) -> Tensor:
         soft = torch.sigmoid(5.0 * (v - level))
@@ -284,7 +326,11 @@ HONEST: dict[str, Callable[[], nn.Module]] = {
     "steps since the last spike": Since,
     "truth values": Truths,
     "a surrogate that cancels": Surrogate,
+    "a surrogate with a quotient": FastSurrogate,
     "values for all cells": Scalars,
+    "whole numbers": Whole,
+    "small whole numbers": changed(Whole, kind=torch.int8),
+    "dropout at rest": changed(Base, drive=lambda s, x, z: Base.drive(s, F.dropout(x, 0.5, s.training), z)),
     "no silent step": long_rest(1),
     "n_refr 0": long_rest(0),
     "many silent steps": long_rest(7),
@@ -484,6 +530,16 @@ NEAR: dict[str, Callable[[], nn.Module]] = {
     "a floor of the level": changed(Base, level=lambda s, b: Base.level(s, b).clamp(min=0.0)),
     "beta's size": changed(Base, level=lambda s, b: s.threshold + s.beta.abs() * b),
     "a constant current": changed(Base, drive=lambda s, x, z: Base.drive(s, x, z) + 1e-12),
+    "zero times a quotient": changed(Base, potential=lambda s, v, *p: Base.potential(s, v, *p) + 0.0 / (v - 1e3)),
+    "a root less itself": changed(
+        Base, potential=lambda s, v, *p: Base.potential(s, v, *p) + (v + 1e3).sqrt() - (v + 1e3).sqrt()
+    ),
+    "masked quotients": changed(Base, drive=lambda s, x, z: Base.drive(s, x, z) + ((1 / (x - 5e3)) * (0 * s.tau))),
+    "a counter that wraps": changed(
+        Whole,
+        kind=torch.int8,
+        count=lambda s, r, z: torch.clamp((r + 2 * z.to(s.kind) - 1) * 100 + 100 * z.to(s.kind), 0, 2),
+    ),
     "a clock": Clock,
     "tired after many spikes": Tired,
     "late recurrent spikes": Late,

@@ -29,7 +29,7 @@ class Block:
         name: of the tensor, for messages.
         first: the atom of its first entry.
         shape: of the tensor.
-        kind: ``input``, ``state``, ``weight`` (of a matrix), ``neuron``, ``positive`` (never zero) or ``unknown``.
+        kind: ``input``, ``state``, ``weight`` (of a matrix), ``neuron``, ``positive`` (never zero) or ``undefined``.
     """
 
     name: str
@@ -82,6 +82,10 @@ class Dot:
 Node = Block | Exp | Sign | Function | Dot
 
 VALUES: Mapping[str, Callable[..., Number]] = {"maximum": max, "minimum": min}
+# A whole number of some type, between the settings; it has no value where it would wrap, or be cut off.
+WHOLE = "whole"
+# Functions that are never below zero.
+NEVER_NEGATIVE = ("aten.sigmoid.default", "aten.softplus.default", "aten.hardsigmoid.default", "aten.relu6.default")
 ZERO, ONE = 0, 1
 
 
@@ -96,6 +100,7 @@ class Algebra:
         self._support: dict[int, frozenset[int]] = {}
         self._substituted: dict[tuple[int, frozenset[tuple[int, int]]], int] = {}
         self.blocks: list[Block] = []
+        self.undefined: set[int] = set()
         assert self.number({}) == ZERO
         assert self.literal(1) == ONE
 
@@ -107,6 +112,15 @@ class Algebra:
         self._nodes += [made] * made.count
         self.blocks.append(made)
         return made
+
+    def unknown(self, name: str) -> int:
+        """Something that may have no value, as 1/0 has none: neither times zero nor minus itself is it zero."""
+        made = -1 - self.block(name, (), "undefined").first
+        self.undefined.add(made)
+        return made
+
+    def _unknown_of(self, parts: Iterable[int]) -> int | None:
+        return next((p for p in parts if p in self.undefined), None) if self.undefined else None
 
     def number(self, terms: Terms) -> int:
         """The polynomial of these terms, none of which is zero."""
@@ -153,7 +167,9 @@ class Algebra:
     # Computing
 
     def add(self, p: int, q: int) -> int:
-        """P + q."""
+        """The sum p + q."""
+        if (lost := self._unknown_of((p, q))) is not None:
+            return lost
         if p == ZERO:
             return q
         if q == ZERO:
@@ -163,7 +179,10 @@ class Algebra:
         return self.number(sums)
 
     def sum(self, parts: Iterable[int]) -> int:
-        """Of many."""
+        """The sum of many."""
+        parts = list(parts)
+        if (lost := self._unknown_of(parts)) is not None:
+            return lost
         sums: Terms = {}
         for p in parts:
             accumulate(sums, self.terms(p).items())
@@ -171,7 +190,7 @@ class Algebra:
 
     def scale(self, p: int, factor: Number) -> int:
         """A number times p."""
-        if factor == 1:
+        if factor == 1 or p in self.undefined:
             return p
         if factor == 0:
             return ZERO
@@ -180,11 +199,13 @@ class Algebra:
         return self.number({m: _plain(c * factor) for m, c in self.terms(p).items()})
 
     def subtract(self, p: int, q: int) -> int:
-        """P − q."""
-        return ZERO if p == q else self.add(p, self.scale(q, -1))
+        """The difference p − q."""
+        return ZERO if p == q and p not in self.undefined else self.add(p, self.scale(q, -1))
 
     def multiply(self, p: int, q: int) -> int:
-        """P q."""
+        """The product p q."""
+        if (lost := self._unknown_of((p, q))) is not None:
+            return lost
         if p == ONE or q == ZERO:
             return q
         if q == ONE or p == ZERO:
@@ -218,6 +239,8 @@ class Algebra:
 
     def reciprocal(self, p: int) -> int:
         """1/p: again a polynomial where p is a product of what is never zero."""
+        if p in self.undefined:
+            return p
         number = self.value(p)
         if number:
             return self.literal(Fraction(1) / number)
@@ -232,16 +255,41 @@ class Algebra:
                 elif isinstance(node, Block) and node.kind == "positive":
                     inverse = self.multiply(inverse, self.number({((atom, -e),): 1}))
                 else:
-                    return self._atom(Function("reciprocal", (p,)))
+                    return self.unknown(f"1/({self.show(p)}) (which may divide by zero)")
             return inverse
-        return self._atom(Function("reciprocal", (p,)))
+        if terms.get((), 0) > 0 and self.never_negative(p):
+            return self._atom(Function("reciprocal", (p,)))
+        return self.unknown(f"1/({self.show(p)}) (which may divide by zero)")
+
+    def never_negative(self, p: int) -> bool:
+        """Whether it is a sum of products of what is never below zero."""
+        return all(c > 0 and all(e % 2 == 0 or self._never_negative(a) for a, e in m) for m, c in self.terms(p).items())
+
+    def _never_negative(self, atom: int) -> bool:
+        node = self._nodes[atom]
+        match node:
+            case Exp() | Sign():
+                return True
+            case Block():
+                return node.kind == "positive"
+            case Function("maximum", (p, q), _):
+                return p == self.scale(q, -1) or self.never_negative(p) or self.never_negative(q)
+            case Function("reciprocal", _, _):
+                return True
+            case Function(name, _, _):
+                return name in NEVER_NEGATIVE
+        return False
 
     def exp(self, p: int) -> int:
         """The exponential."""
+        if p in self.undefined:
+            return p
         return ONE if p == ZERO else self._atom(Exp(p))
 
     def positive(self, p: int) -> int:
         """[p > 0], the same for p and any positive multiple of it."""
+        if p in self.undefined:
+            return p
         number = self.value(p)
         if number is not None:
             return ONE if number > 0 else ZERO
@@ -261,7 +309,13 @@ class Algebra:
 
     def function(self, name: str, arguments: Sequence[int], settings: tuple[Any, ...] = ()) -> int:
         """A function by name, computed where that is possible."""
+        if (lost := self._unknown_of(arguments)) is not None:
+            return lost
         values = [self.value(p) for p in arguments]
+        if name == WHOLE and (whole := values[0]) is not None:
+            low, high = settings
+            if whole == int(whole) and low <= whole <= high:
+                return arguments[0]
         known = VALUES.get(name)
         if known is not None:
             if None not in values:
@@ -329,6 +383,9 @@ class Algebra:
                 product = self.number({(): coefficient})
                 for atom, e in monomial:
                     product = self.multiply(product, self.power(self._substituted_atom(atom, numbers), e))
+                if product in self.undefined:
+                    sums = self.terms(product)
+                    break
                 accumulate(sums, self.terms(product).items())
             found = self._substituted[key] = self.number(sums)
         return found
@@ -367,7 +424,7 @@ class Algebra:
         node = self._nodes[atom]
         match node:
             case Block():
-                if node.kind == "unknown":
+                if node.kind == "undefined":
                     return node.name
                 place = np.unravel_index(atom - node.first, node.shape) if node.shape else ()
                 return f"{node.name}[{','.join(str(int(i)) for i in place)}]" if place else node.name

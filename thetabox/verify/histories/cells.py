@@ -22,7 +22,7 @@ from thetabox.errors import InputError
 from thetabox.models.leaky import Leaky, LeakyCells
 from thetabox.verify.context import Context
 from thetabox.verify.engine import Engine
-from thetabox.verify.histories.check import INSTEAD
+from thetabox.verify.histories.check import INSTEAD, check_description
 from thetabox.verify.histories.layers import layer_of
 from thetabox.verify.parameter import Parameter
 from thetabox.verify.rounding import SAFETY, Rounding
@@ -85,6 +85,7 @@ class Cells:
 
     def __init__(self, engine: Engine, context: Context) -> None:
         described = description(engine.model)
+        check_description(engine, described)  # once for each description: what is bounded is what was checked
         self.context, self.rounding = context, engine.settings.rounding
         layer = layer_of(engine.tensors.parameter, described)
         self.weight_in, self.weight_rec, self.bias_out = layer.weight_in, layer.weight_rec, layer.bias_out

@@ -19,6 +19,9 @@ from thetabox.verify.network import Tensors
 
 INSTEAD = "use the domain 'interval'"
 
+# Tensors that every layer has.
+NAMED = ("weight_in", "threshold", "tau")
+
 # Descriptions that were found true, of networks at the values that are held: stages of one proof ask several times.
 _true: WeakKeyDictionary[Tensors, set[tuple[LeakyCells, ...]]] = WeakKeyDictionary()
 
@@ -50,8 +53,13 @@ def check_description(engine: Engine, described: Sequence[LeakyCells]) -> None:
 
 def _check_names(engine: Engine, described: Sequence[LeakyCells]) -> None:
     values = engine.tensors.values
-    for says in described:
-        last = says is described[-1]
+    for place, says in enumerate(described):
+        last = place == len(described) - 1
+        lacking = next((role for role in NAMED if not isinstance(getattr(says, role), str)), None)
+        if lacking is not None:
+            raise InputError(f"leaky_cells must name a tensor for {lacking}, not {getattr(says, lacking)!r}")
+        if not all(isinstance(n, (int, float)) for n in (says.dt, says.refractory)):
+            raise InputError("leaky_cells must give dt and refractory as numbers of Python")
         if (says.weight_out is None) is last or (says.bias_out is not None and not last):
             raise InputError(
                 "leaky_cells must name weight_out, and a bias_out if there is one, for the last layer alone"

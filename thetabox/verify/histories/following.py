@@ -233,7 +233,7 @@ class Following:
         alpha = layer.alpha[j]
         v = algebra.substitute(self.next[cell.potential], numbers)
         rest = self._drive(layer, j, v, algebra.subtract(ONE, alpha), 3 + progress)
-        reset = algebra.scale(algebra.multiply(last, level), Fraction(says.dt))
+        reset = algebra.scale(algebra.multiply(last, level), Fraction(float(says.dt)))
         expected = algebra.subtract(algebra.multiply(alpha, -1 - cell.potential), reset)
         if rest != expected:
             raise Mismatch(f"the potential of {what} {self._differs(rest, expected)}", 4 + progress)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from thetabox.verify.histories.symbolic import Symbolic
 
 FLOATING = (torch.float32, torch.float64)
+WHOLES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 class Rows(int):
@@ -39,8 +40,8 @@ def _dims(x: Tensor, dims: Any) -> list[int]:
 
 
 def _real(o: Operation) -> None:
-    """The result is a real number of a type that stands for one."""
-    if o.dtype not in FLOATING:
+    """The result is a real number, or a whole one that does not wrap (which is seen to afterwards)."""
+    if o.dtype not in (*FLOATING, *WHOLES):
         raise Unknown
 
 
@@ -51,20 +52,20 @@ def _truth(s: Symbolic, o: Operation, place: int, value: Any) -> Tensor:
     value = s.operand(value)
     if kind == torch.bool:
         return value
-    if kind not in FLOATING:
+    if kind not in (*FLOATING, *WHOLES):
         raise Unknown
     return s.each(s.algebra.nonzero, value)
 
 
-def _floating_operands(s: Symbolic, o: Operation) -> None:
-    """No whole numbers among the operands, whose arithmetic is another."""
-    if any(s.graph.dtypes.get(i, torch.float32) not in (*FLOATING, torch.bool) for i in o.inputs):
+def _known_operands(s: Symbolic, o: Operation) -> None:
+    """No halves among the operands."""
+    if any(s.graph.dtypes.get(i, torch.float32) not in (*FLOATING, *WHOLES, torch.bool) for i in o.inputs):
         raise Unknown
 
 
 def add(s: Symbolic, o: Operation, a: Any, b: Any, alpha: Any = 1) -> Tensor:
     """A + alpha b; of two truth values, whether one holds."""
-    _floating_operands(s, o)
+    _known_operands(s, o)
     if o.dtype == torch.bool and alpha == 1:
         return logical_or(s, o, a, b)
     _real(o)
@@ -73,7 +74,7 @@ def add(s: Symbolic, o: Operation, a: Any, b: Any, alpha: Any = 1) -> Tensor:
 
 def sub(s: Symbolic, o: Operation, a: Any, b: Any, alpha: Any = 1) -> Tensor:
     """A − alpha b."""
-    _floating_operands(s, o)
+    _known_operands(s, o)
     _real(o)
     return s.each(s.algebra.subtract, a, s.each(s.algebra.multiply, b, alpha))
 
@@ -91,18 +92,23 @@ def neg(s: Symbolic, o: Operation, a: Tensor) -> Tensor:
 
 def mul(s: Symbolic, o: Operation, a: Any, b: Any) -> Tensor:
     """A b."""
-    _floating_operands(s, o)
+    _known_operands(s, o)
     if o.dtype != torch.bool:
         _real(o)
     for x, mask in ((a, b), (b, a)):
-        if isinstance(mask, Tensor) and isinstance(x, Tensor) and bool(((mask == ZERO) | (mask == ONE)).all()):
+        if (
+            isinstance(mask, Tensor)
+            and isinstance(x, Tensor)
+            and not s.algebra.undefined
+            and bool(((mask == ZERO) | (mask == ONE)).all())
+        ):
             return torch.where(mask == ONE, x, torch.tensor(ZERO))
     return s.each(s.algebra.multiply, a, b)
 
 
 def div(s: Symbolic, o: Operation, a: Any, b: Any) -> Tensor:
     """a/b; by zero it is unknown."""
-    _floating_operands(s, o)
+    _known_operands(s, o)
     _real(o)
     if bool((s.operand(b) == ZERO).any()):
         raise Unknown
@@ -132,7 +138,7 @@ def exp(s: Symbolic, o: Operation, a: Tensor) -> Tensor:
 
 def addcmul(s: Symbolic, o: Operation, a: Any, b: Any, c: Any, value: Any = 1) -> Tensor:
     """A + value b c."""
-    _floating_operands(s, o)
+    _known_operands(s, o)
     _real(o)
     product = s.each(s.algebra.multiply, s.each(s.algebra.multiply, b, c), value)
     return s.each(s.algebra.add, a, product)
@@ -140,7 +146,7 @@ def addcmul(s: Symbolic, o: Operation, a: Any, b: Any, c: Any, value: Any = 1) -
 
 def lerp(s: Symbolic, o: Operation, a: Tensor, b: Tensor, weight: Any) -> Tensor:
     """A + weight (b − a)."""
-    _floating_operands(s, o)
+    _known_operands(s, o)
     _real(o)
     return s.each(s.algebra.add, a, s.each(s.algebra.multiply, weight, s.each(s.algebra.subtract, b, a)))
 
@@ -149,7 +155,7 @@ def compared(side: int, *, strict: bool) -> Callable[..., Tensor]:
     """A comparison: a above b (side 1) or below, equal ones included unless strict."""
 
     def rule(s: Symbolic, o: Operation, a: Any, b: Any) -> Tensor:
-        _floating_operands(s, o)
+        _known_operands(s, o)
 
         def one(p: int, q: int) -> int:
             difference = s.algebra.subtract(p, q)
@@ -195,8 +201,8 @@ def logical_not(s: Symbolic, o: Operation, a: Tensor) -> Tensor:
 
 def where(s: Symbolic, o: Operation, condition: Tensor, a: Any, b: Any) -> Tensor:
     """A where the condition holds, b elsewhere."""
-    _floating_operands(s, o)
-    if o.dtype not in (*FLOATING, torch.bool):
+    _known_operands(s, o)
+    if o.dtype not in (*FLOATING, *WHOLES, torch.bool):
         raise Unknown
     c = _truth(s, o, 0, condition)
 
@@ -208,14 +214,14 @@ def where(s: Symbolic, o: Operation, condition: Tensor, a: Any, b: Any) -> Tenso
 
 def largest(s: Symbolic, o: Operation, a: Any, b: Any) -> Tensor:
     """The larger one."""
-    _floating_operands(s, o)
+    _known_operands(s, o)
     _real(o)
     return s.each(lambda p, q: s.algebra.function("maximum", (p, q)), a, b)
 
 
 def smallest(s: Symbolic, o: Operation, a: Any, b: Any) -> Tensor:
     """The smaller one."""
-    _floating_operands(s, o)
+    _known_operands(s, o)
     _real(o)
     return s.each(lambda p, q: s.algebra.function("minimum", (p, q)), a, b)
 
@@ -258,14 +264,14 @@ def unary(s: Symbolic, o: Operation, a: Tensor, *settings: Any, **named: Any) ->
 
 def total(s: Symbolic, o: Operation, a: Tensor, dims: Any = None, keepdim: bool = False, dtype: Any = None) -> Tensor:
     """Sums."""
-    _floating_operands(s, o)
+    _known_operands(s, o)
     _real(o)
     return s.reduced(a, _dims(a, dims), keepdim)
 
 
 def mean(s: Symbolic, o: Operation, a: Tensor, dims: Any = None, keepdim: bool = False, dtype: Any = None) -> Tensor:
     """Means."""
-    _floating_operands(s, o)
+    _known_operands(s, o)
     _real(o)
     chosen = _dims(a, dims)
     count = math.prod(a.shape[d] for d in chosen)
@@ -274,7 +280,7 @@ def mean(s: Symbolic, o: Operation, a: Tensor, dims: Any = None, keepdim: bool =
 
 def matmul(s: Symbolic, o: Operation, a: Tensor, b: Tensor) -> Tensor:
     """Matrix product."""
-    _floating_operands(s, o)
+    _known_operands(s, o)
     _real(o)
     return s.product(a, b)
 
@@ -296,11 +302,19 @@ def addmm(s: Symbolic, o: Operation, bias: Tensor, a: Tensor, b: Tensor, *, beta
 def cast(s: Symbolic, o: Operation, a: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Between types of real numbers, and from truth values and back."""
     source = s.graph.dtypes.get(o.inputs[0])
-    if source == o.dtype or (source in (*FLOATING, torch.bool) and o.dtype in FLOATING):
+    known = (*FLOATING, *WHOLES, torch.bool)
+    if source == o.dtype or (source in known and o.dtype in (*FLOATING, *WHOLES)):
         return a
-    if source in FLOATING and o.dtype == torch.bool:
+    if source in known and o.dtype == torch.bool:
         return s.each(s.algebra.nonzero, a)
     raise Unknown
+
+
+def dropout(s: Symbolic, o: Operation, a: Tensor, probability: Any, train: bool) -> Tensor:
+    """Nothing in evaluation mode."""
+    if train:
+        raise Unknown
+    return a
 
 
 def same(s: Symbolic, o: Operation, a: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -463,17 +477,17 @@ RULES: dict[str, Callable[..., Any]] = {
     "<built-in function sub>": size_arithmetic(operator.sub),
     "<built-in function floordiv>": size_arithmetic(operator.floordiv),
     **dict.fromkeys(
-        ("clone", "alias", "detach", "contiguous", "lift_fresh_copy", "dropout", "feature_dropout", "alpha_dropout"),
+        ("clone", "alias", "detach", "contiguous", "lift_fresh_copy"),
         same,
     ),
+    **dict.fromkeys(("dropout", "feature_dropout", "alpha_dropout"), dropout),
     **dict.fromkeys(
         ("view", "reshape", "_unsafe_view", "flatten", "unflatten", "expand", "permute", "transpose", "t", "unsqueeze",
          "squeeze", "select", "movedim", "slice", "cat", "stack"),
         moved,
     ),
     **dict.fromkeys(
-        ("sigmoid", "tanh", "softplus", "elu", "selu", "gelu", "silu", "hardsigmoid", "leaky_relu", "log1p", "sqrt",
-         "rsqrt", "relu6"),
+        ("sigmoid", "tanh", "softplus", "elu", "selu", "gelu", "silu", "hardsigmoid", "leaky_relu", "relu6"),
         unary,
     ),
 }  # fmt: skip

@@ -76,7 +76,7 @@ class _Structure:
             return [-1 - b.first - (j if b.count > 1 else 0) for j in range(units)]
 
         def decay(name: str) -> list[int]:
-            rate = self.algebra.literal(-says.dt)
+            rate = self.algebra.literal(-float(says.dt))
             return [self.algebra.exp(self.algebra.multiply(rate, self.algebra.reciprocal(tau))) for tau in each(name)]
 
         adapts = says.tau_adapt is not None and says.beta is not None
@@ -127,14 +127,14 @@ class _Structure:
         """Atoms of what is described, numbers of the rest."""
         block = self.blocks.get(id(value))
         if block is None and id(value) in self.engine.tensors.factors:
-            block = self.algebra.block(name, value.shape, "unknown")
+            return torch.full(value.shape, self.algebra.unknown(f"{name!r}, of which leaky_cells says nothing,"))
         if block is None and value.numel():
             shared = [n for n in self._named() if _same_memory(self.values[n], value)]
             same = [n for n in shared if _same_place(self.values[n], value)]
             if same:
                 block = self.blocks[id(self.values[same[0]])]
             elif shared:
-                block = self.algebra.block(f"a part of {shared[0]!r} under another name", value.shape, "unknown")
+                return torch.full(value.shape, self.algebra.unknown(f"a part of {shared[0]!r} under another name"))
         if block is not None:
             return self._entries(block, value.shape)
         return Symbolic(self.algebra, self.network.step, {}).literals(value, name)

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thetabox.verify.graph import Graph, Layout, Operation, map_arg_refs
-from thetabox.verify.histories.algebra import ZERO, Algebra, Block, Number, Terms
-from thetabox.verify.histories.operators import RULES, Rows, Unknown
+from thetabox.verify.graph import Graph, Operation, map_arg_refs
+from thetabox.verify.histories.algebra import WHOLE, ZERO, Algebra, Block, Number, Terms
+from thetabox.verify.histories.operators import RULES, WHOLES, Rows, Unknown
 
 # Samples of the evaluation: equal ones, and more than one, so that nothing of size 1 is taken for the samples' axis.
 ROWS = 2
@@ -75,19 +75,16 @@ class Symbolic:
                 raise Unknown
         except (Unknown, TypeError, ValueError, OverflowError, RuntimeError, IndexError, AttributeError):
             return self._unknown(o)  # also where torch's own operator does not take what stands here
+        if isinstance(found, Tensor) and o.dtype in WHOLES:
+            limits = torch.iinfo(o.dtype)
+            return self.each(lambda p: self.algebra.function(WHOLE, (p,), (limits.min, limits.max)), found)
         return found
 
     def _unknown(self, o: Operation) -> Any:
+        lost = self.algebra.unknown(o.describe())
         layouts = o.layout if isinstance(o.layout, tuple) else (o.layout,)
-        made = [None if layout is None else self._atoms(o.describe(), layout) for layout in layouts]
+        made = [None if layout is None else torch.full(layout.sizes(ROWS), lost) for layout in layouts]
         return tuple(made) if isinstance(o.layout, tuple) else made[0]
-
-    def _atoms(self, name: str, layout: Layout) -> Tensor:
-        """Something unknown, the same for all samples: they are equal ones."""
-        sizes = layout.sizes(ROWS)
-        if layout.batch is not None and layout.merged == 1:
-            sizes[layout.batch] = 1
-        return self.entries(self.algebra.block(name, sizes, "unknown")).expand(layout.sizes(ROWS))
 
     # What rules are made of
 
@@ -104,9 +101,10 @@ class Symbolic:
     def literals(self, stored: Tensor, name: str = "a constant") -> Tensor:
         """A tensor whose values are known."""
         if stored.is_complex() or not bool(torch.isfinite(stored).all()):
-            return self.entries(self.algebra.block(name, stored.shape, "unknown"))
-        distinct, place = np.unique(stored.detach().double().cpu().numpy(), return_inverse=True)
-        numbers = np.array([self.algebra.literal(float(v)) for v in distinct], np.int64)
+            return torch.full(stored.shape, self.algebra.unknown(name))
+        held = stored.detach().double() if stored.is_floating_point() else stored.detach().to(torch.int64)
+        distinct, place = np.unique(held.cpu().numpy(), return_inverse=True)
+        numbers = np.array([self.algebra.literal(v) for v in distinct.tolist()], np.int64)
         return torch.from_numpy(numbers[place.reshape(tuple(stored.shape))])
 
     def operand(self, value: Any) -> Tensor:
@@ -167,6 +165,10 @@ class Symbolic:
         return torch.stack([memo[row.tobytes()] for row in left.numpy()])
 
     def _dot(self, left: np.ndarray, right: np.ndarray) -> int:
+        if self.algebra.undefined:
+            lost = self.algebra.undefined.intersection([*left.tolist(), *right.tolist()])
+            if lost:
+                return min(lost)
         there = (left != ZERO) & (right != ZERO)
         left, right = left[there], right[there]
         if len(left) == 0:
