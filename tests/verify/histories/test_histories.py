@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -228,6 +229,28 @@ def test_potentials_within_rounding_of_the_threshold(steps: int, precision: str)
     walked = found._run(found._cells(torch.zeros(1).double()), drive, largest, torch.zeros(1, dtype=torch.long))
     assert (walked.least[0] <= counts).all()
     assert (counts <= walked.most[0]).all()
+
+
+@pytest.mark.parametrize(("precision", "tau", "off"), [("float32", 1e4, 2e-5), ("float64", 1e11, 1e-7)])
+@pytest.mark.parametrize("side", [1, -1])
+def test_slow_cells_close_to_their_threshold(precision: str, tau: float, off: float, side: int) -> None:
+    """1 − α is hardly more than what α is rounded by, so its error is far above that of any sum."""
+    taus = [tau * (1 + 0.1 * n) for n in range(8)]
+    model = LSNN(1, 8, 2, recurrent=False, tau=taus).double()
+    x = torch.full((1, 3, 1), 0.7, dtype=torch.float64)
+    with torch.no_grad():
+        model.W_in.fill_(1.0)
+    exact_tau = [Fraction(t) for t in model.tau.tolist()]
+    # v = 0.7 (1 − α³), and e⁻ʸ lies between 1 − y + y²/2 − y³/6 and that plus y⁴/24.
+    powers = [3 / t for t in exact_tau]
+    v = [Fraction(0.7) * (y - y**2 / 2 + y**3 / 6) for y in powers]
+    model.threshold.copy_(torch.tensor([float(value) * (1 + side * off) for value in v], dtype=torch.float64))
+    found = domain(model, x, precision=precision)
+    drive, largest = found._drive(slice(0, 1))
+    walked = found._run(found._cells(torch.zeros(1).double()), drive, largest, torch.zeros(1, dtype=torch.long))
+    spikes = 0.0 if side > 0 else 1.0
+    assert (walked.least <= spikes).all()
+    assert (walked.most >= spikes).all()
 
 
 INTERIOR = 100_000
