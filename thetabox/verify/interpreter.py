@@ -104,8 +104,8 @@ def _result(
     if kind.rounded and not rounding.network:
         context.rounding = replace(rounding, arithmetic="float32")
     try:
-        if operation.flat:
-            args = tuple([_operand(context, graph, values, a) if isinstance(a, Ref) else a for a in operation.args])
+        if operation.flat and not (kind.chosen or kind.from_wider):
+            args = tuple([values[a.index] if isinstance(a, Ref) else a for a in operation.args])
             kwargs = operation.kwargs
         else:
             args, kwargs = (
@@ -128,7 +128,7 @@ def _operand(context: Context, graph: Graph, values: dict[int, Value], place: Re
         raise InputError(
             f"{context.where} reads an answer of {_maker(graph, place)} that has no rule, such as a maximum's place"
         )
-    if context.rounding.network and context.kind is not None and context.kind.common is torch.float32:
+    if context.rounding.network and context.kind is not None and context.kind.from_wider:
         dtype = graph.dtypes.get(place.index)
         if dtype is torch.float64 or (is_whole(dtype) and dtype is not torch.bool):
             return in_float32(context, value, whole=is_whole(dtype))
@@ -190,12 +190,14 @@ def apply(context: Context, operation: Operation, args: tuple[Any, ...], kwargs:
 def _called(context: Context, operation: Operation, found: Rule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The rule's answer, refused where it does not speak of numbers of the result's type."""
     kind = context.kind
-    if kind is not None and found.elementwise and is_whole(kind.common):
+    if kind is None or not kind.wraps:
+        return found(context, args, kwargs)
+    if found.elementwise and is_whole(kind.common):
         check_operands(context, operation, kind, args)
-    if kind is not None and kind.whole and kind.result is not torch.bool and found.types == "whole":
+    if kind.whole and kind.result is not torch.bool and found.types == "whole":
         check_numbers(operation, kind)
     result = found(context, args, kwargs)
-    if kind is None or not kind.whole or found.types == "moves" or not isinstance(result, Interval):
+    if not kind.whole or found.types == "moves" or not isinstance(result, Interval):
         return result
     if found.types == "real":
         raise InputError(

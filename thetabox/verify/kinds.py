@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
-from weakref import ref
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -21,6 +22,8 @@ class Kind:
         common: type in which an elementwise operator computes.
         network: type of the network's input.
         constant: one result of whole numbers or truth values that belongs to no sample.
+        read: types of all tensors that it reads, those in lists as well.
+        chosen: it reads one of several answers of an operator, of which some may have no rule.
     """
 
     result: torch.dtype | None
@@ -28,13 +31,20 @@ class Kind:
     common: torch.dtype | None
     network: torch.dtype | None
     constant: bool
+    read: frozenset[torch.dtype] = frozenset()
+    chosen: bool = False
 
-    @property
+    @cached_property
     def whole(self) -> bool:
         """Whether the result is whole numbers or truth values."""
         return is_whole(self.result)
 
-    @property
+    @cached_property
+    def wraps(self) -> bool:
+        """Whether results or operands may wrap."""
+        return self.whole or is_whole(self.common)
+
+    @cached_property
     def rounded(self) -> bool:
         """Whether a network in float64 computes this in float32."""
         return self.network is torch.float64 and self.common is torch.float32
@@ -48,10 +58,16 @@ class Kind:
         types = self.operands if self.result is None else (self.result,)
         return any(t is not None and t.is_floating_point and t.itemsize < 4 and t is not self.network for t in types)
 
-    @property
+    @cached_property
     def narrows(self) -> bool:
         """Whether operands in float64 are first rounded to float32."""
-        return self.common is torch.float32 and torch.float64 in self.operands
+        return self.common is torch.float32 and torch.float64 in self.read
+
+    @cached_property
+    def from_wider(self) -> bool:
+        """Whether a float32 operator reads numbers that float32 may not hold."""
+        wider = any(t is torch.float64 or (is_whole(t) and t is not torch.bool) for t in self.read)
+        return self.common is torch.float32 and wider
 
     @property
     def plain(self) -> bool:
@@ -72,21 +88,20 @@ def ends_of(dtype: torch.dtype) -> tuple[int, int]:
     return limits.min, limits.max
 
 
-_known: dict[int, tuple[Any, dict[int, Kind]]] = {}
+_known: WeakKeyDictionary[Graph, dict[int, Kind]] = WeakKeyDictionary()
 
 
 def kinds(graph: Graph) -> dict[int, Kind]:
     """The types of every operation, by position; found once a graph."""
-    known = _known.get(id(graph))
-    if known is None or known[0]() is not graph:
-        key = id(graph)
-        known = ref(graph, lambda _: _known.pop(key, None)), {o.index: kind(graph, o) for o in graph.operations}
-        _known[key] = known
-    return known[1]
+    known = _known.get(graph)
+    if known is None:
+        chosen = {o.index for o in graph.operations if o.operator == "getitem"}
+        known = {o.index: _kind(graph, o, chosen) for o in graph.operations}
+        _known[graph] = known
+    return known
 
 
-def kind(graph: Graph, operation: Operation) -> Kind:
-    """The types of one operation."""
+def _kind(graph: Graph, operation: Operation, chosen: set[int]) -> Kind:
     layout = operation.layout
     operands = tuple(graph.dtypes.get(a.index) if isinstance(a, Ref) else None for a in operation.args)
     return Kind(
@@ -95,6 +110,8 @@ def kind(graph: Graph, operation: Operation) -> Kind:
         common=_common(graph, operation),
         network=graph.dtypes.get(graph.inputs[0]) if graph.inputs else None,
         constant=is_whole(operation.dtype) and isinstance(layout, Layout) and layout.batch is None,
+        read=frozenset(graph.dtypes[i] for i in operation.inputs if i in graph.dtypes),
+        chosen=any(i in chosen for i in operation.inputs),
     )
 
 
