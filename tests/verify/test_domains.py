@@ -372,7 +372,7 @@ def test_nothing_is_flushed_to_zero(fake: type[Fake], task: Any, monkeypatch: py
     monkeypatch.setattr(fake, "margins", margins)
     layer = nn.Linear(1, 3, bias=False).double()
     with torch.no_grad():
-        layer.weight.copy_(torch.tensor([[1e-310], [0.0], [0.0]]))
+        layer.weight.copy_(torch.tensor([[1e-310], [0.0], [0.0]], dtype=torch.float64))
     x, y = torch.ones(1, 1), torch.tensor([0])
     if not torch.set_flush_denormal(True):
         pytest.skip("this processor cannot flush")
