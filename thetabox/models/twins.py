@@ -46,7 +46,9 @@ class Twins(TorchDispatchMode):
         held = None if key is None else self._flat.get(key)
         if held is None and key is not None and self._widens(t.dtype):
             held = self._enter(t)
-        return t if held is None else held[1].as_strided(t.shape, t.stride(), t.storage_offset())
+        if held is None:
+            return t.double() if key is None and not t.numel() and self._widens(t.dtype) else t
+        return held[1].as_strided(t.shape, t.stride(), t.storage_offset())
 
     def move(self, t: Tensor, value: Tensor) -> None:
         """Set the twin of a tensor."""

@@ -206,13 +206,9 @@ class _OwnForward:
             size = max(size, float(own.abs().max()), float(answer.abs().max()))
             if bool(((own - answer).abs() <= self.near * size).all()):
                 return
-            if _jumps(self.engine) and self._explained(answer, which):
+            if _explained(self.engine, which, _values(self.run), answer, self.near):
                 return
         _refuse(self.engine, what)
-
-    def _explained(self, answer: Tensor, which: slice | Tensor) -> bool:
-        """Whether rounding may have flipped a comparison."""
-        return not len(_outside(_at_zero(self.engine, which, _values(self.run)), answer, self.near))
 
 
 def _compare_precision(engine: Engine, run: Running, wide: Tensor) -> None:
@@ -309,10 +305,9 @@ class _Moving:
         if not bool(graph.isfinite().all() and answer.isfinite().all()):
             return None  # a box that reaches a pole: nothing can be proven there
         size = max(size, float(answer.abs().max()))
-        if not bool(((answer - graph).abs() <= self.near * size).all()):
-            values = _values(run)
-            if not _jumps(engine) or len(_outside(_at_zero(engine, self.few, values), answer, self.near)):
-                _refuse(engine, what, self._culprit() if "all" in what else None)
+        near = bool(((answer - graph).abs() <= self.near * size).all())
+        if not near and not _explained(engine, self.few, _values(run), answer, self.near):
+            _refuse(engine, what, self._culprit() if "all" in what else None)
         return answer
 
     def _culprit(self) -> str | None:
@@ -348,6 +343,17 @@ def _at_zero(
         parts.append(final.logits().settled(rounding.own))
     lower, upper = (torch.cat([getattr(p, end).double().cpu() for p in parts]) for end in ("lower", "upper"))
     return Interval(lower, upper)
+
+
+def _explained(
+    engine: Engine, which: slice | Tensor, values: Mapping[str, Tensor], answer: Tensor, near: float
+) -> bool:
+    """Whether rounding alone may make an answer: it lies in bounds that tell something, or that a jump makes wide."""
+    bounds = _at_zero(engine, which, values)
+    if len(_outside(bounds, answer, near)):
+        return False
+    width = (bounds.upper - bounds.lower).amax()
+    return _jumps(engine) or bool(width <= NEAR_OWN * answer.abs().amax())
 
 
 def _plain_bounds(engine: Engine, which: Tensor, epsilon: float) -> Interval | None:
