@@ -105,9 +105,21 @@ def test_small_numbers_move_though_they_are_flushed() -> None:
         tb.Box().check(layer)
     finally:
         torch.set_flush_denormal(False)
+    layer = nn.Linear(1, 2).double()
     with torch.no_grad():
         layer.weight.fill_(-0.0)
-    refused(lambda: tb.Box().check(layer), "nothing moves")
+        layer.bias.fill_(1.0)
+    refused(lambda: tb.Box(include="weight").check(layer), "nothing moves")
+
+
+def test_a_network_of_zeros_is_certified() -> None:
+    """Nothing of it can move, whatever the box: that is no mistake of the box."""
+    layer = nn.Linear(2, 2)
+    with torch.no_grad():
+        layer.weight.zero_()
+        layer.bias.copy_(torch.tensor([-0.0, 0.0]))
+    margin = tb.certify(layer, torch.ones(1, 2), [0], 0.5).margin
+    assert -1e-290 < float(margin) <= 0.0
 
 
 @pytest.mark.parametrize(

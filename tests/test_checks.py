@@ -211,7 +211,9 @@ BAD_NUMBERS = [
 ]
 
 
-@pytest.mark.parametrize("value", BAD_NUMBERS, ids=lambda v: "function" if callable(v) else f"{type(v).__name__} {v!r}"[:40])
+@pytest.mark.parametrize(
+    "value", BAD_NUMBERS, ids=lambda v: "function" if callable(v) else f"{type(v).__name__} {v!r}"[:40]
+)
 def test_numbers_that_are_none(value: Any) -> None:
     for call in (
         lambda: tb.certify(network(), X, Y, value),

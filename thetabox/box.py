@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from numbers import Real
@@ -89,10 +89,11 @@ class Box:
         return factors
 
     def check(self, model: nn.Module) -> None:
-        """Refuse a box in which nothing moves.
+        """Refuse a box in which nothing moves, though something of the network could.
 
         Raises:
-            InputError: no tensor is in the box, the box of every one has no extent, or a pattern matches nothing.
+            InputError: no tensor is in the box, the box of every one has no extent while that of another would have
+                one, or a pattern matches nothing.
         """
         held = {**dict(model.named_buffers()), **dict(model.named_parameters())}
         factors = self.factors(model)
@@ -101,7 +102,13 @@ class Box:
                 f"no parameter is in the box (include {self.include!r}, exclude {self.exclude!r}, scale {self.scale}), "
                 "so there is nothing to be proven or measured"
             )
-        if not any(self._moves(held[name].detach()) for name in factors):
+        if any(self._moves(held[name].detach()) for name in factors):
+            return
+        # A network of nothing but zeros has no weight that is off: that is no mistake of the box.
+        others = [
+            name for name in replace(self, include="*", exclude="", scale={}).factors(model) if name not in factors
+        ]
+        if any(self._moves(held[name].detach()) for name in others):
             raise InputError(
                 f"nothing moves in the box: the {self.kind} error of every tensor in it ({_some(factors)}) is 0; "
                 "include others, or choose another kind"
