@@ -157,10 +157,10 @@ def _runs_wide(engine: Engine) -> bool:
     """Whether the module can be run in float64; a few fused operators of torch have no such form."""
     try:
         with running(engine.model) as run:
-            run(engine.x[:1])
+            run(engine.x[:FEW])
     except InputError:
         with running(engine.model, wide=False) as run:
-            run(engine.x[:1])
+            run(engine.x[:FEW])
         return False
     return True
 
@@ -286,7 +286,6 @@ class _Moving:
 
     def compare_alone(self, name: str) -> None:
         """One tensor moved."""
-        self.few = self.few[:1]
         self.run.move({name: self._moved(name, FAR, corner=True)})
         self._compare(f"moving {name!r} does not change the module's answer as it changes that of the traced graph")
         self.run.move({name: self.own[name]})
