@@ -28,18 +28,23 @@ class Keeps(nn.Module):
         return self.b(self.seen)
 
 
-def test_kept_activations() -> None:
-    torch.manual_seed(0)
-    net, x = Keeps(), samples()
-    y = net(x).argmax(1)
-    seen, log = net.seen, list(net.log)
-    for call in (
+def _calls(net: nn.Module, x: Tensor, y: object) -> list[Callable[[], object]]:
+    """Public functions that bound, attack and measure."""
+    return [
         lambda: tb.certify(net, x, y, [1e-3]),
         lambda: tb.certified_radius(net, x, y),
         lambda: tb.logit_bounds(net, x, 1e-3),
         lambda: tb.attack(net, x, y, [1e-3]),
         lambda: tb.mismatch(net, x, y, 0.1, samples=2),
-    ):
+    ]
+
+
+def test_kept_activations() -> None:
+    torch.manual_seed(0)
+    net, x = Keeps(), samples()
+    y = net(x).argmax(1)
+    seen, log = net.seen, list(net.log)
+    for call in _calls(net, x, y):
         call()
         assert net.seen is seen
         assert net.calls == 1
@@ -103,13 +108,7 @@ def test_wrapped_modules(net: nn.Module) -> None:
 )
 def test_one_line_else(net: nn.Module) -> None:
     x, y = samples(), [0] * 12
-    for call in (
-        lambda: tb.certify(net, x, y, [1e-3]),
-        lambda: tb.certified_radius(net, x, y),
-        lambda: tb.logit_bounds(net, x, 1e-3),
-        lambda: tb.attack(net, x, y, [1e-3]),
-        lambda: tb.mismatch(net, x, y, 0.1, samples=2),
-    ):
+    for call in _calls(net, x, y):
         _one_line_at_most(call)
 
 
