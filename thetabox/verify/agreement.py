@@ -233,9 +233,10 @@ def _compare_precision(engine: Engine, run: Running, wide: Tensor) -> None:
         bounds = _at_zero(engine, places, None, rounding)
     except InputError:  # sums too long for any bound in this precision
         return
-    # What overflowed is no number, and its bounds are none.
-    unknown = bounds.lower.isneginf() | bounds.upper.isposinf()
-    outside = _outside(bounds, torch.where(unknown, 0.0, own[places]), NEAR_OWN)
+    # Of what overflowed nothing is known, neither of the number nor of its bounds.
+    known = bounds.lower.isfinite() & bounds.upper.isfinite()
+    told = Interval(torch.where(known, bounds.lower, -torch.inf), torch.where(known, bounds.upper, torch.inf))
+    outside = _outside(told, torch.where(known, own[places], 0.0), NEAR_OWN)
     if len(outside):
         name = str(run.dtype).removeprefix("torch.")
         _refuse(engine, f"its forward of sample {int(places[outside[0]])} in {name} lies outside the bounds at ε = 0")
