@@ -14,6 +14,8 @@ STAMP := $(VENV)/.installed
 DEMO_OUT ?= demo
 WORKERS ?= 2
 PYTEST_ARGS ?=
+# Which tests: the quick ones, or all with TESTS= (as CI runs them).
+TESTS ?= not slow
 
 # Small tensors, many steps: one thread each is faster than two, and gives the same bits everywhere.
 export OMP_NUM_THREADS ?= 1
@@ -21,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help:
 	@echo "make demo    train four small networks on real data, certify them, write $(DEMO_OUT)/report.html"
-	@echo "make test    run the test suite (PYTEST_ARGS='-m \"not slow\"' for the quick part)"
+	@echo "make test    run the test suite (TESTS= for the slow tests too, PYTEST_ARGS=… for more)"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  ruff format and safe fixes"
 	@echo "make clean   remove the environment, caches and the demo's output"
@@ -48,7 +50,7 @@ demo: $(STAMP)
 	@$(BIN)/thetabox demo --out "$(DEMO_OUT)"
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) -m "$(TESTS)" $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .
