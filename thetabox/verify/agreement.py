@@ -43,7 +43,7 @@ NEAR = 2.0**-33
 # The same for a run in the network's own precision beside one in double precision, before bounds are asked.
 NEAR_OWN = 2.0**-10
 # Batch sizes that are always tried, beside those at which a trace says that the code may branch.
-SIZES = (1, 2, 3, 4, 5, 8, 9, 16, 17, 33)
+SIZES = (1, 2, 3, 4, 5, 9, 17)
 # Samples that stand for all where the parameters are moved, and how far those are moved at least.
 FEW, FAR = 2, 0.05
 POINTS = 3
