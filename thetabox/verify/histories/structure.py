@@ -89,7 +89,7 @@ class _Structure:
             decay(says.tau),
             decay(says.tau_adapt) if adapts else None,  # type: ignore[arg-type]  # adapts says so
             each(says.threshold),
-            each(says.beta) if adapts else None,  # type: ignore[arg-type]
+            each(says.beta) if adapts else None,  # type: ignore[arg-type]  # adapts: it is named
             bool(self.engine.tensors.parameter(says.threshold).factor) or bool((self.values[says.threshold] < 0).any()),
         )
 
@@ -116,11 +116,11 @@ class _Structure:
     def _leaves(self, graph: Graph, inputs: Sequence[Tensor]) -> dict[int, Callable[[], Tensor]]:
         found: dict[int, Callable[[], Tensor]] = {}
         for index, given in zip(graph.inputs, inputs, strict=True):
-            found[index] = lambda given=given: given  # type: ignore[misc]
+            found[index] = lambda given=given: given  # type: ignore[misc]  # a lambda with its value bound
         for index, name in graph.tensors.items():
-            found[index] = lambda name=name: self._stored(name, self.values[name])  # type: ignore[misc]
+            found[index] = lambda name=name: self._stored(name, self.values[name])  # type: ignore[misc]  # a lambda with its value bound
         for index, constant in graph.constants.items():
-            found[index] = lambda constant=constant: self._stored("a constant", constant)  # type: ignore[misc]
+            found[index] = lambda constant=constant: self._stored("a constant", constant)  # type: ignore[misc]  # a lambda with its value bound
         return found
 
     def _stored(self, name: str, value: Tensor) -> Tensor:

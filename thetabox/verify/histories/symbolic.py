@@ -70,7 +70,7 @@ class Symbolic:
             if rule is None:
                 raise Unknown
             found = rule(self, o, *args, **kwargs)
-            sizes = None if not hasattr(o.layout, "sizes") else o.layout.sizes(ROWS)  # type: ignore[union-attr]
+            sizes = None if not hasattr(o.layout, "sizes") else o.layout.sizes(ROWS)  # type: ignore[union-attr]  # asked for in front
             if isinstance(found, Tensor) and sizes is not None and list(found.shape) != sizes:
                 raise Unknown
         except (Unknown, TypeError, ValueError, OverflowError, RuntimeError, IndexError, AttributeError):
