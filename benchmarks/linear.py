@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 import thetabox as tb
+from thetabox.models import logits
 from thetabox.train.recipes import recipe
 from thetabox.verify.engine import Engine
 from thetabox.verify.linear import Linear
@@ -39,6 +40,12 @@ Margins = Callable[[Tensor, Tensor], Tensor]
 def engine(model: nn.Module, x: Tensor) -> Engine:
     """Traced once for all domains."""
     return Engine(model, settings("interval", None, "real", "float64", "cpu"), x)
+
+
+def right_of(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Samples that the network answers rightly at its own weights."""
+    with torch.no_grad():
+        return logits(model, x).argmax(1) == y
 
 
 def bounds(name: str, made: Engine, y: Tensor) -> Margins:
@@ -73,7 +80,7 @@ def digits(args: argparse.Namespace) -> dict[str, Any]:
     made = engine(model, x)
     attack = tb.attack(model, x, y, epsilon=EPSILON, steps=args.steps, restarts=2)
     found: dict[str, Any] = {"samples": len(x), "epsilon": EPSILON, "attacked": attack.accuracy.tolist()}
-    found["clean"] = float((made.clean_logits().argmax(1) == y).double().mean())
+    found["clean"] = float(right_of(model, x, y).double().mean())
     everything = torch.arange(len(x))
     for name in ("interval", "a", "b"):
         margins = bounds(name, made, y)
@@ -117,7 +124,7 @@ def radius(args: argparse.Namespace) -> dict[str, Any]:
     test = tb.data.load(args.task, split="test", data_dir=args.data_dir).subset(100)
     x, y = torch.as_tensor(test.x)[: args.samples], torch.as_tensor(test.y)[: args.samples]
     made = engine(model, x)
-    right = made.clean_logits().argmax(1) == y
+    right = right_of(model, x, y)
     found: dict[str, Any] = {"samples": len(x), "clean": float(right.double().mean()), "rtol": args.rtol}
     start = torch.where(right, 2e-4, 0.0).double()
     for name, factor in (("interval", 1.0), ("a", 4.0), ("b", 5.0)):
@@ -141,7 +148,7 @@ def ladder(args: argparse.Namespace) -> dict[str, Any]:
     test = tb.data.load(args.task, split="test", data_dir=args.data_dir).subset(100)
     x, y = torch.as_tensor(test.x)[: args.samples], torch.as_tensor(test.y)[: args.samples]
     made = engine(model, x)
-    right = made.clean_logits().argmax(1) == y
+    right = right_of(model, x, y)
     plain = searched(bounds("interval", made, y), torch.where(right, 2e-4, 0.0).double(), args.rtol)
     unit = float(plain.median())
     margins = bounds("b", made, y)

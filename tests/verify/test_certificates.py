@@ -172,6 +172,34 @@ def test_chunks_of_something_else_are_not_used(task: Any, tmp_path: Path, counte
     assert len(counted) == 5
 
 
+class Reads(nn.Module):
+    """Three rows of its weights by a view made before, or with three numbers of its code."""
+
+    def __init__(self, weight: Any, start: int, shift: float = 0.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.clone())
+        self.rows, self.shift = [self.weight.detach()[start : start + 3]], torch.tensor([shift, 0.0, 0.0])
+
+    def forward(self, x: Any) -> Any:
+        return x @ self.rows[0].T + self.shift
+
+
+@pytest.mark.parametrize("other", [(1, 0.0), (0, 0.5)], ids=["other rows", "another constant"])
+def test_chunks_of_equal_parameters_read_otherwise(
+    tmp_path: Path, counted: list[int], other: tuple[int, float]
+) -> None:
+    torch.manual_seed(0)
+    weight, x = torch.randn(6, 4), torch.randn(20, 4)
+    first, second = Reads(weight, 0), Reads(weight, *other)
+    y = second(x).argmax(1)
+    alone = tb.certify(second, x, y, [0.0, 0.1])
+    interrupt(first, x, y, tmp_path)
+    counted.clear()
+    again = tb.certify(second, x, y, [0.0, 0.1], resume=tmp_path)
+    assert len(counted) == 5
+    assert torch.equal(again.margin, alone.margin)
+
+
 def test_resume_spares_what_is_not_its_own(task: Any, tmp_path: Path) -> None:
     model, x, y = task
     (tmp_path / "thesis.txt").write_text("years of work")

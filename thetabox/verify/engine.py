@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from thetabox.errors import OneEpsilonAtATime
 from thetabox.models.fold import folded
-from thetabox.models.running import running
 from thetabox.verify.context import Context, Memo, Sweep
 from thetabox.verify.interval import Interval
 from thetabox.verify.network import Final, Network, StepObserver, Tensors, network
@@ -133,8 +132,3 @@ class Engine:
         size = self.chunk_size(sweeps)
         for start in range(0, samples, size):
             yield start, min(start + size, samples)
-
-    def clean_logits(self) -> Tensor:
-        """Logits of the unperturbed network in float64, on the CPU."""
-        with torch.no_grad(), running(self.model) as run:
-            return torch.cat([run(self.x[start:stop]) for start, stop in self.chunks(len(self.x), 1)])

@@ -154,9 +154,14 @@ class Graph:
         return found
 
     def describe(self) -> str:
-        """Every operation with its arguments, the names of parameters, the places of constants."""
+        """Every operation with its arguments, parameters and which part of each is read, places of constants."""
         steps = [(o.index, o.operator, o.args, o.kwargs) for o in self.operations]
-        return repr((self.inputs, self.tensors, sorted(self.constants), steps, self.output))
+        views = {
+            i: [view.places.shape, view.places.flatten().tolist()]
+            for i, view in self.views.items()
+            if view.places is not None
+        }
+        return repr((self.inputs, self.tensors, views, sorted(self.constants), steps, self.output))
 
 
 def map_arg_refs(tree: Any, function: Any) -> Any:

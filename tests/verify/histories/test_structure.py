@@ -679,6 +679,22 @@ def test_weights_under_another_name() -> None:
         prove(Viewed())
 
 
+def test_a_turned_view_is_read_as_it_is() -> None:
+    """A view kept from before is the part of the parameter that it shows, even where its shape is that of the whole."""
+
+    class Kept(Base):
+        def __init__(self, turned: bool) -> None:
+            super().__init__()
+            self.kept = [self.W.detach().T if turned else self.W.detach()]
+
+        def drive(self, x: Tensor, z: Tensor) -> Tensor:
+            return x @ self.kept[0] + z @ self.recurrent()
+
+    prove(Kept(turned=False))
+    with pytest.raises(Mismatch, match="'W' enters cell"):
+        prove(Kept(turned=True))
+
+
 @pytest.mark.parametrize("name", ["tau", "tau_adapt"])
 @pytest.mark.parametrize("value", [-2.0, 0.0, float("nan"), float("inf")])
 def test_time_constants_that_are_none(name: str, value: float) -> None:

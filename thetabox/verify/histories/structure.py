@@ -118,10 +118,15 @@ class _Structure:
         for index, given in zip(graph.inputs, inputs, strict=True):
             found[index] = lambda given=given: given  # type: ignore[misc]  # a lambda with its value bound
         for index, name in graph.tensors.items():
-            found[index] = lambda name=name: self._stored(name, self.values[name])  # type: ignore[misc]  # a lambda with its value bound
+            found[index] = lambda index=index, name=name: self._read(graph, index, name)  # type: ignore[misc]  # a lambda with its values bound
         for index, constant in graph.constants.items():
             found[index] = lambda constant=constant: self._stored("a constant", constant)  # type: ignore[misc]  # a lambda with its value bound
         return found
+
+    def _read(self, graph: Graph, index: int, name: str) -> Tensor:
+        """A tensor of the network, or the part of it that the code reads."""
+        entries = self._stored(name, self.values[name])
+        return graph.views[index].of(entries) if index in graph.views else entries
 
     def _stored(self, name: str, value: Tensor) -> Tensor:
         """Atoms of what is described, numbers of the rest."""

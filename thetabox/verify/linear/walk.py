@@ -87,13 +87,9 @@ class Walk:
         if not kinds(self.items.graph)[operation.index].plain:
             return False
         layout = first_layout(operation)
-        if layout is None or (layout.batch, layout.merged) != (0, 1) or not self._real(operation):
+        if layout is None or (layout.batch, layout.merged) != (0, 1):
             return False
         return all(self.items.plain(i) for i in operation.inputs if self.items.depends(i))
-
-    def _real(self, operation: Operation) -> bool:
-        """Whether the operator answers real numbers, rounded as the network rounds and in no other way."""
-        return operation.dtype is None or kinds(self.items.graph)[operation.index].plain
 
     def cut(self, t: Tensor, region: Region | None) -> Tensor:
         """A tensor of all samples on a region of this walk's items."""
