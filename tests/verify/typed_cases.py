@@ -239,7 +239,8 @@ def _pairs(operator: str) -> Iterator[Call]:
 
 
 @cases("aten.logical_and.default", "aten.logical_or.default", "aten.bitwise_and.Tensor", "aten.bitwise_or.Tensor",
-       "aten.__and__.Tensor", "aten.__or__.Tensor", "aten.maximum.default", "aten.minimum.default")  # fmt: skip
+       "aten.__and__.Tensor", "aten.__or__.Tensor", "aten.maximum.default",
+       "aten.minimum.default")  # a list of operators  # fmt: skip
 def _logic(operator: str) -> Iterator[Call]:
     yield from binary(operator)
 
@@ -253,7 +254,7 @@ def _numbers(operator: str) -> Iterator[Call]:
        "aten.tanh.default", "aten.exp.default", "aten.selu.default", "aten.silu.default", "aten.hardsigmoid.default",
        "aten.relu6.default", "aten.sign.default", "aten.logical_not.default", "aten.bitwise_not.default",
        "aten.clone.default", "aten.alias.default", "aten.detach.default", "aten.contiguous.default",
-       "aten.lift_fresh_copy.default", "aten.reciprocal.default")  # fmt: skip
+       "aten.lift_fresh_copy.default", "aten.reciprocal.default")  # a list of operators  # fmt: skip
 def _functions(operator: str) -> Iterator[Call]:
     yield from unary(operator)
 

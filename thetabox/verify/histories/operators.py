@@ -490,4 +490,4 @@ RULES: dict[str, Callable[..., Any]] = {
         ("sigmoid", "tanh", "softplus", "elu", "selu", "gelu", "silu", "hardsigmoid", "leaky_relu", "relu6"),
         unary,
     ),
-}  # fmt: skip
+}  # a table, several to a line  # fmt: skip
