@@ -232,6 +232,7 @@ def started(out: Path, threads: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, env=environment)
 
 
+@pytest.mark.slow
 def test_same_bytes_under_load_and_same_verdicts_with_more_threads(tmp_path: Path) -> None:
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(1)]
     try:

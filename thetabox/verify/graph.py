@@ -215,13 +215,39 @@ def _trace(model: nn.Module, module: nn.Module, examples: Sequence[Tensor], inpu
         with warnings.catch_warnings(), torch.enable_grad(), plain_precision():
             warnings.simplefilter("ignore")  # about internals of torch; what matters is raised
             program = torch.export.export(module, inputs, dynamic_shapes=dynamic, strict=False)
-            program = program.run_decompositions({})
+            if not _functional(program):
+                program = program.run_decompositions({})
     except Exception as error:
         raise _untraceable(model, examples, error) from error
     # A part of a recurrent network is traced inside a wrapper, whose only child is the model.
     graph = _read(program, "" if module is model else "cell.")
     graph.know_again(model)
     return graph
+
+
+# Operators that a decomposition leaves as they are: none writes to anything, none stands for others.
+DIRECT = frozenset(
+    f"aten.{name}"
+    for name in (
+        "abs.default", "add.Tensor", "addmm.default", "avg_pool1d.default", "avg_pool2d.default",
+        "cat.default", "clamp.default", "conv1d.default", "conv2d.default", "conv2d.padding", "div.Tensor",
+        "elu.default", "exp.default", "ge.Scalar", "ge.Tensor", "gelu.default", "gt.Scalar", "gt.Tensor",
+        "hardtanh.default", "le.Scalar", "le.Tensor", "leaky_relu.default", "linear.default", "lt.Scalar", "lt.Tensor",
+        "matmul.default", "max_pool1d.default", "max_pool2d.default", "maximum.default", "mean.dim", "minimum.default",
+        "mm.default", "mul.Tensor", "neg.default", "reciprocal.default", "relu.default", "rsub.Scalar", "select.int",
+        "sigmoid.default", "sign.default", "silu.default", "slice.Tensor", "softplus.default", "sqrt.default",
+        "stack.default", "sub.Tensor", "sum.dim_IntList", "tanh.default", "transpose.int", "where.self",
+    )
+)  # words, several to a line  # fmt: skip
+
+
+def _functional(program: Any) -> bool:
+    """Whether a program is already what its decomposition would be, which takes longer to make than the program.
+
+    Each operator is one that stays as it is, and each result is used.
+    """
+    nodes = [node for node in program.graph.nodes if node.op not in ("placeholder", "output")]
+    return all(node.op == "call_function" and str(node.target) in DIRECT and node.users for node in nodes)
 
 
 def _takes_any_number(module: nn.Module) -> bool:
