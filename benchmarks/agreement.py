@@ -20,6 +20,7 @@ import torch
 import thetabox as tb
 from tests.verify.agreement.random_networks import random_network
 from thetabox.verify import agreement, request
+from thetabox.verify.agreement import compare as comparison
 from thetabox.verify.histories import cells, domain
 
 EPSILON = [0, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2]
@@ -37,7 +38,7 @@ def cost(folder: Path) -> None:
         test = tb.data.load(name.partition("-")[0], "test").subset(SAMPLES)
         spent: list[float] = []
         with (
-            mock.patch.object(agreement, "check", _timed(agreement.check, spent)),
+            mock.patch.object(comparison, "check", _timed(comparison.check, spent)),
             mock.patch.object(cells, "check_description", _timed(cells.check_description, spent)),
             mock.patch.object(domain, "check_description", _timed(domain.check_description, spent)),
         ):

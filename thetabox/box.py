@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from thetabox.errors import InputError
+from thetabox.models.views import identity
 
 KINDS = ("relative", "absolute", "range")
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -245,11 +246,11 @@ def _candidates(model: nn.Module) -> list[_Candidate]:
 
 
 def _by_tensor(model: nn.Module, named: Iterable[tuple[str, Tensor]]) -> list[list[_Name]]:
-    """All names of each floating-point tensor, in order."""
-    names: dict[int, list[str]] = {}
+    """All names of each floating-point tensor, in order; tensors of one memory are one."""
+    names: dict[Hashable, list[str]] = {}
     for name, tensor in named:
         if tensor.is_floating_point():
-            names.setdefault(id(tensor), []).append(name)
+            names.setdefault(identity(tensor), []).append(name)
     return [_seen_through(model, several) for several in names.values()]
 
 

@@ -69,3 +69,58 @@ def test_default_dtype_state_is_certified_and_attacked() -> None:
     assert bool(certificate.verified[0].all())
     assert tb.attack(model, x, y, epsilon=[1e-2], steps=2, restarts=1).correct.shape == (1, 6)
     assert torch.get_default_dtype() == torch.float32
+
+
+class Twice(nn.Module):
+    """Its convolution, or the weight of it, is used beside the batch norm too."""
+
+    def __init__(self, use: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.c, self.n, self.l, self.use = nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2), nn.Linear(50, 3), use
+        self.n.running_mean.normal_()
+        self.n.running_var.fill_(4.0)
+        self.d = nn.Conv2d(2, 2, 3, padding=1)
+        if use == "tied":
+            self.d.weight = self.c.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.n(self.c(x))
+        more = {
+            "again": lambda: y + self.c(torch.relu(x)),
+            "in a row": lambda: self.n(self.c(y)),
+            "read": lambda: y * self.c.weight.sum(),
+            "tied": lambda: y + self.d(x),
+            "once": lambda: y + self.d(x),
+        }
+        return self.l(more[self.use]().flatten(1))
+
+
+@pytest.mark.parametrize("use", ["again", "in a row", "read", "tied"])
+def test_fold_of_what_is_used_elsewhere_is_refused(use: str) -> None:
+    with pytest.raises(tb.InputError, match="used elsewhere"):
+        tb.certify(Twice(use), torch.randn(4, 2, 5, 5), [0] * 4, 1e-4, box=tb.Box(fold=True))
+    with pytest.raises(tb.InputError, match="used elsewhere"):
+        tb.attack(Twice(use), torch.randn(4, 2, 5, 5), [0] * 4, [1e-4], box=tb.Box(fold=True))
+
+
+def test_fold_is_compared_with_the_users_network() -> None:
+    """Hooks, calls and branches that folding drops."""
+    x = torch.randn(4, 2, 5, 5)
+
+    class Called(Twice):
+        def __call__(self, x: Tensor) -> Tensor:
+            return -super().__call__(x)
+
+    class Proxied(Twice):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) if isinstance(x, torch.fx.Proxy) else -super().forward(x)
+
+    honest = Twice("once").eval()
+    found = tb.certify(honest, x, honest(x).argmax(1), [0.0, 1e-4], box=tb.Box(fold=True))
+    assert found.verified[0].all()
+    hooked = Twice("once")
+    hooked.n.register_forward_hook(lambda m, i, o: -o)
+    for net, told in ((hooked, "hooks"), (Called("once"), "folded"), (Proxied("once"), "folded")):
+        with pytest.raises(tb.InputError, match=told):
+            tb.certify(net, x, [0] * 4, 1e-4, box=tb.Box(fold=True))

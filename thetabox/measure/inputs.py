@@ -13,6 +13,7 @@ from thetabox import checks
 from thetabox.box import Box
 from thetabox.errors import InputError
 from thetabox.models.copies import Logits, working_copy
+from thetabox.models.twins import RUNNING
 
 __all__ = ["Levels", "Logits", "boxed", "checked", "class_count", "levels", "numbers_for", "working_copy"]
 
@@ -47,6 +48,11 @@ def boxed(model: nn.Module, box: Box) -> dict[str, tuple[Tensor, Tensor]]:
     Raises:
         InputError: nothing is in the box or moves in it, or a pattern matches nothing.
     """
+    with RUNNING:
+        return _boxed(model, box)
+
+
+def _boxed(model: nn.Module, box: Box) -> dict[str, tuple[Tensor, Tensor]]:
     box.check(model)
     found = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     values = {}

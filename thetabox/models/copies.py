@@ -7,6 +7,7 @@ earlier. ``torch.func.functional_call`` replaces what is registered; the other w
 from __future__ import annotations
 
 import copy
+from collections.abc import Hashable
 from contextlib import ExitStack
 from typing import Any
 
@@ -19,8 +20,8 @@ from thetabox.errors import InputError
 from thetabox.models.precision import default_dtype
 from thetabox.models.reach import reachable
 from thetabox.models.recurrent import logits
-from thetabox.models.twins import NARROW, place
-from thetabox.models.views import View, view_on
+from thetabox.models.twins import NARROW, RUNNING, place
+from thetabox.models.views import View, identity, view_on
 
 
 class Logits(nn.Module):
@@ -40,7 +41,15 @@ class Logits(nn.Module):
             detours = self._ways()
             if not self._straight.get(detours.replaced, False):
                 stack.enter_context(detours)
-            answer = logits(self.network, x)
+            try:
+                answer = logits(self.network, x)
+            except RuntimeError as error:
+                if "mutate a captured Tensor" not in str(error):
+                    raise
+                raise InputError(
+                    "the network's forward writes to a tensor that it keeps between calls, by which gradients cannot "
+                    "be taken; let it compute a new one"
+                ) from error
         self._straight[detours.replaced] = not detours.taken
         if not isinstance(answer, Tensor):
             raise InputError(
@@ -125,8 +134,9 @@ def working_copy(model: nn.Module, device: torch.device, dtype: torch.dtype | No
     Raises:
         InputError: no module, weights that are no finite numbers, or the network cannot be copied.
     """
-    checks.check_weights(model)
-    twin = Logits(duplicate(model), dtype, model).to(device=device, dtype=dtype).eval()
+    with RUNNING:
+        checks.check_weights(model)
+        twin = Logits(duplicate(model), dtype, model).to(device=device, dtype=dtype).eval()
     return twin.requires_grad_(False).prepare()
 
 
@@ -138,9 +148,19 @@ def duplicate(model: nn.Module) -> nn.Module:
     Raises:
         InputError: some part of it cannot be copied.
     """
+    with RUNNING:
+        return _copied(model)
+
+
+def _copied(model: nn.Module) -> nn.Module:
     registered = {id(t) for t in [*model.parameters(), *model.buffers()]}
     owned = {place(t) for t in [*model.parameters(), *model.buffers()]} - {None}
     memo: dict[int, Any] = {}
+    first: dict[Hashable, Tensor] = {}
+    for t in [*model.parameters(), *model.buffers()]:
+        one = first.setdefault(identity(t), t)
+        if one is not t:  # two tensors on one memory become one
+            memo[id(t)] = copy.deepcopy(one, memo)
     for _, t in reachable(model, Tensor):
         if place(t) in owned and id(t) not in registered:
             memo[id(t)] = t

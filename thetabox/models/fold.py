@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections import Counter
 
 from torch import nn
+from torch.fx import Graph, Node, symbolic_trace
 from torch.fx.experimental.optimization import fuse
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -18,17 +20,43 @@ def folded(model: nn.Module) -> nn.Module:
     The weights of the copy are ordinary stored numbers: what is certified of it is said of them.
 
     Raises:
-        InputError: the model cannot be traced by ``torch.fx``, or a batch norm follows no convolution.
+        InputError: the model cannot be traced by ``torch.fx``, a batch norm follows no convolution, the two or their
+            weights are used elsewhere too, or the model has hooks, which folding would drop.
     """
+    hooked = next((m for m in model.modules() if m._forward_hooks or m._forward_pre_hooks), None)
     copied = copy.deepcopy(model).eval()
     if not any(isinstance(m, _BatchNorm) for m in copied.modules()):
         return copied
+    if hooked is not None:
+        raise InputError(
+            f"cannot fold the batch norms of a network with hooks (on {type(hooked).__name__}); remove them"
+        )
     logging.getLogger("torch.fx").setLevel(logging.ERROR)
     try:
+        graph = symbolic_trace(copied).graph
         fused = fuse(copied)
     except Exception as error:
-        raise InputError(f"cannot fold the batch norms of {type(model).__name__}: {error}") from error
+        told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"cannot fold the batch norms of {type(model).__name__}: {told}") from error
+    _check_used_once(copied, graph)
     left = [name for name, m in fused.named_modules() if isinstance(m, _BatchNorm)]
     if left:
         raise InputError(f"cannot fold batch norm {left[0]}: no convolution stands before it")
     return fused
+
+
+def _check_used_once(model: nn.Module, graph: Graph) -> None:
+    """Refuse a batch norm or convolution of which anything else is made than the one pair: both are written over."""
+    modules = dict(model.named_modules())
+    calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+    reads = [str(node.target) for node in graph.nodes if node.op == "get_attr"]
+    owners = Counter(id(t) for m in model.modules() for t in m._parameters.values() if t is not None)
+    for node in graph.nodes:
+        if node.op != "call_module" or not isinstance(modules[str(node.target)], _BatchNorm):
+            continue
+        before = node.args[0] if node.args else None
+        pair = [str(n.target) for n in (before, node) if isinstance(n, Node) and n.op == "call_module"]
+        for name in pair:
+            shared = any(owners[id(t)] > 1 for t in modules[name].parameters())
+            if calls[name] > 1 or shared or any(read.startswith(f"{name}.") for read in reads):
+                raise InputError(f"cannot fold batch norm {node.target}: {name} or its weights are used elsewhere too")

@@ -13,6 +13,12 @@ from torch import Tensor, nn
 
 # How many containers and objects deep an attribute is looked into.
 DEPTH = 5
+PLAIN = (str, bytes, int, float, type(None))
+
+
+def settings(model: nn.Module) -> list[tuple[str, Any]]:
+    """Numbers and words that the model's code may read, with how they are reached."""
+    return [(where, repr(value)) for where, value in reachable(model, *PLAIN)]
 
 
 def reachable(model: nn.Module, *kinds: type) -> Iterator[tuple[str, Any]]:
@@ -37,7 +43,11 @@ def _class_values(kind: type) -> dict[str, Any]:
 
 
 def _within(where: str, value: Any, kinds: tuple[type, ...], seen: set[int], depth: int) -> Iterator[tuple[str, Any]]:
-    if id(value) in seen or depth < 0 or isinstance(value, str | bytes | int | float | type(None)):
+    if isinstance(value, PLAIN):
+        if issubclass(type(value), kinds):
+            yield where, value
+        return
+    if id(value) in seen or depth < 0:
         return
     seen.add(id(value))
     if isinstance(value, kinds):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -55,8 +56,24 @@ class RecurrentModule(nn.Module):
 
 
 def is_recurrent(model: object) -> bool:
-    """Whether ``model`` implements the protocol (by having its methods)."""
-    return isinstance(model, Recurrent)
+    """Whether ``model`` implements the protocol: it has its methods, and they can be called as the protocol does.
+
+    A network with a forward of its own may have helpers of the same names.
+    """
+    if not isinstance(model, Recurrent):
+        return False
+    return all(_takes(m, count) for m, count in ((model.initial_state, 1), (model.step, 2), (model.readout, 1)))
+
+
+def _takes(method: Any, count: int) -> bool:
+    """Whether a method can be called with so many arguments by place."""
+    try:
+        signature(method).bind(*[None] * count)
+    except TypeError:
+        return False
+    except ValueError:  # compiled code has no signature
+        return True
+    return True
 
 
 def run_steps(model: Recurrent, x: Float[Tensor, "batch time inputs"]) -> Float[Tensor, "batch time units"]:

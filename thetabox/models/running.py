@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from thetabox.errors import InputError
 from thetabox.models.recurrent import called
+from thetabox.models.snapshot import Snapshot
 from thetabox.models.twins import Twins, untouched
 
 
@@ -33,13 +34,18 @@ class Running:
         self.device = torch.device("cpu") if like is None else like.device
         self.dtype = torch.get_default_dtype() if like is None else like.dtype
         self.twins = Twins(self.tensors.values(), wide=wide)
+        self._before = Snapshot(model)
 
     def read(self, name: str) -> Tensor:
         """Value of a parameter or buffer, float64 where the run is wide."""
         return self.twins.twin(self.tensors[name])
 
     def move(self, values: Mapping[str, Tensor]) -> None:
-        """Set parameters by name, in place: whatever shares their memory moves with them."""
+        """Set parameters by name, in place: whatever shares their memory moves with them.
+
+        What the module has kept of runs at other weights is forgotten: a write would tell it that it is old.
+        """
+        self._before.restore()
         for name, value in values.items():
             self.twins.move(self.tensors[name], value)
 
@@ -59,9 +65,9 @@ class Running:
         with torch.set_grad_enabled(gradients), self.twins:
             try:
                 answer = called(self.model, held)
-            except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError, KeyError) as error:
-                if isinstance(error, InputError):
-                    raise
+            except (InputError, torch.OutOfMemoryError):
+                raise
+            except Exception as error:  # a network raises whatever it likes
                 raise InputError(_does_not_take(x, error)) from error
         return _logits(answer, len(x)).detach().cpu()
 

@@ -18,9 +18,12 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from thetabox.models.snapshot import Snapshot
+
 NARROW = (torch.float32, torch.float16, torch.bfloat16)
 RUNNING = RLock()
-"""Held while a caller's module runs: its mode and attributes are changed for that time, and put back."""
+"""Held while a caller's module runs or its weights are read: its mode, attributes and, while a program is exported, its
+parameters are changed for that time, and put back."""
 
 
 class Twins(TorchDispatchMode):
@@ -37,6 +40,8 @@ class Twins(TorchDispatchMode):
         self.wide = wide
         # Storage and dtype → the whole of it; a view on the original keeps its address from being used again.
         self._flat: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] = {}
+        # Memory of twins and of results: to be written to as it is.
+        self._made: set[int] = set()
         for t in tensors:
             self._enter(t)
 
@@ -48,12 +53,16 @@ class Twins(TorchDispatchMode):
             held = self._enter(t)
         if held is None:
             return t.double() if key is None and not t.numel() and self._widens(t.dtype) else t
-        return held[1].as_strided(t.shape, t.stride(), t.storage_offset())
+        found = held[1].as_strided(t.shape, t.stride(), t.storage_offset())
+        if t.is_neg():
+            found = torch._neg_view(found)
+        return found.conj() if t.is_conj() else found
 
     def move(self, t: Tensor, value: Tensor) -> None:
-        """Set the twin of a tensor."""
+        """Set the twin of a tensor; of one that is expanded, to the first of the values that share a place."""
+        once = tuple(slice(0, 1) if step == 0 else slice(None) for step in t.stride())
         with torch.no_grad():
-            self.twin(t).copy_(value)
+            self.twin(t)[once].copy_(value[once])
 
     def _enter(self, t: Tensor) -> tuple[Tensor, Tensor] | None:
         key = place(t)
@@ -63,7 +72,9 @@ class Twins(TorchDispatchMode):
             with torch.no_grad():
                 storage = t.untyped_storage()
                 whole = torch.empty(0, dtype=t.dtype, device=t.device).set_(storage, 0, (len(storage) // t.itemsize,))  # type: ignore[call-overload]  # a storage, as documented
-                self._flat[key] = whole, whole.double() if self._widens(t.dtype) else whole.clone()
+                twin = whole.double() if self._widens(t.dtype) else whole.clone()
+                self._flat[key] = whole, twin
+                self._made.add(twin.untyped_storage().data_ptr())
         return self._flat[key]
 
     def _widens(self, dtype: torch.dtype) -> bool:
@@ -77,9 +88,33 @@ class Twins(TorchDispatchMode):
         return value
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        for t in _written(func, args, kwargs):
+            # A tensor that the module merely reaches is the caller's as much as its weights are.
+            if (at := place(t)) is not None and at[0] not in self._made:
+                self._enter(t)
         args = self._twins(args)
-        kwargs = {k: self._twins(v) for k, v in kwargs.items()} if kwargs else {}
-        return widely(func, args, kwargs) if self.wide else func(*args, **kwargs)
+        kwargs = {k: self._twins(v) for k, v in kwargs.items()}
+        result = widely(func, args, kwargs) if self.wide else func(*args, **kwargs)
+        self._made |= _places(result) - _places((args, kwargs))
+        return result
+
+
+def _written(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
+    """Operands that an operator writes to."""
+    schema = getattr(operator, "_schema", None)
+    if schema is None or not schema.is_mutable:
+        return
+    for place, argument in enumerate(schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = kwargs.get(argument.name, args[place] if place < len(args) else None)
+            yield from (t for t in pytree.tree_leaves(value) if isinstance(t, Tensor))
+
+
+def _places(values: Any) -> set[int]:
+    """Addresses of the memory that tensors lie in."""
+    found = (place(t) for t in pytree.tree_leaves(values) if isinstance(t, Tensor))
+    return {at[0] for at in found if at is not None}
 
 
 def widely(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -95,8 +130,27 @@ def widely(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any
         if chooses and not any(isinstance(a, Tensor) for a in args):
             # A new tensor of the default dtype: a literal in it is the number that was written.
             return operator(*args, **{**kwargs, "dtype": torch.float64})
-        return result.double()
+        return _of_whole(operator, args, kwargs, result)
     return pytree.tree_map_only(Tensor, lambda t: t.double() if t.dtype in NARROW else t, result)
+
+
+def _of_whole(operator: Any, args: list[Any], kwargs: dict[str, Any], result: Tensor) -> Tensor:
+    """A result in float64; of whole numbers and truth values alone it is computed anew, for torch rounded it."""
+    tensors = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+    if not tensors or any(t.is_floating_point() or t.is_complex() for t in tensors):
+        return result.double()
+    for kept in ((), (torch.bool,)):  # truth values are numbers to most operators, and conditions to some
+
+        def wide(t: Tensor, kept: tuple[torch.dtype, ...] = kept) -> Tensor:
+            return t if t.dtype in kept else t.double()
+
+        try:
+            found = operator(*pytree.tree_map_only(Tensor, wide, args), **pytree.tree_map_only(Tensor, wide, kwargs))
+        except (RuntimeError, TypeError):
+            continue
+        if isinstance(found, Tensor) and found.dtype is torch.float64 and found.shape == result.shape:
+            return found
+    return result.double()
 
 
 def _wide(value: Any) -> Any:
@@ -107,20 +161,24 @@ def place(t: Tensor) -> tuple[int, torch.dtype] | None:
     """Where a tensor's memory is; ``None`` for one without memory of the ordinary kind."""
     try:
         address = t.untyped_storage().data_ptr()
-    except (NotImplementedError, RuntimeError):  # sparse, quantised or without data
+    except (NotImplementedError, RuntimeError, ValueError):  # sparse, quantised or without data
         return None
     return (address, t.dtype) if address else None
 
 
 @contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
+def untouched(model: nn.Module, *, numbers: bool = False) -> Iterator[None]:
     """The model in evaluation mode inside; afterwards every attribute of every module is what it was.
 
     A network may keep activations, count its calls, or write weights into attributes while it runs.
+
+    Args:
+        model: the network.
+        numbers: also of tensors that it merely reaches, for what runs without twins.
     """
     with RUNNING:
-        before = [(module, _State(module)) for module in model.modules()]
-        changed = [m for m in model.modules() if m.training]
+        before = Snapshot(model, numbers=numbers)
+        changed = [m for m in model.modules() if getattr(m, "training", False)]
         stored = _stored(model) if changed and any(_overrides_mode(m) for m in changed) else []
         try:
             if stored:
@@ -130,8 +188,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
                     module.training = False
             yield
         finally:
-            for _, state in before:
-                state.restore()
+            before.restore()
             with torch.no_grad():
                 for tensor, value in stored:
                     tensor.data.copy_(value)
@@ -144,34 +201,3 @@ def _overrides_mode(module: nn.Module) -> bool:
 def _stored(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
     """A change of mode that a network defines by itself may write to its weights."""
     return [(t, t.detach().clone()) for t in [*model.parameters(), *model.buffers()]]
-
-
-class _State:
-    """Attributes of a module or another object, and what stands in those that are containers."""
-
-    def __init__(self, thing: Any) -> None:
-        self.attributes = vars(thing)
-        self.values = dict(self.attributes)
-        self.contents = [(v, v.copy()) for v in self.values.values() if isinstance(v, dict | list | set)]
-        plain = [v for v in self.values.values() if not isinstance(v, nn.Module | Tensor | type) and not callable(v)]
-        self.inner = [_State(v) for v in plain if isinstance(getattr(v, "__dict__", None), dict)]
-
-    def restore(self) -> None:
-        if not _same(self.attributes, self.values):
-            self.attributes.clear()
-            self.attributes.update(self.values)
-        for container, content in self.contents:
-            if not _same(container, content):
-                container.clear()
-                container.extend(content) if isinstance(container, list) else container.update(content)
-        for state in self.inner:
-            state.restore()
-
-
-def _same(container: Any, content: Any) -> bool:
-    """Whether two containers hold the very same things."""
-    if len(container) != len(content):
-        return False
-    if isinstance(container, dict):
-        return all(k in container and container[k] is v for k, v in content.items())
-    return all(a is b for a, b in zip(container, content, strict=True))

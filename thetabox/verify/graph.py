@@ -18,6 +18,7 @@ from torch.export.graph_signature import OutputKind
 from torch.fx.node import Node, map_arg
 
 from thetabox.errors import InputError
+from thetabox.models.reach import settings
 from thetabox.models.twins import untouched
 from thetabox.models.views import View
 from thetabox.verify.origins import view_of
@@ -26,8 +27,8 @@ from thetabox.verify.witness import Witness, witness
 
 # Batch size of the example that is traced: anything above 1, which torch.export would take for a constant.
 EXAMPLE_BATCH = 3
-# The largest batch that is tried because the code may branch there.
-LARGEST_BATCH = 1025
+# The largest batch at which code is looked for that branches, up to which every size is tried, and the most found so.
+LARGEST_BATCH, EVERY_SIZE, MOST_TURNS = 1 << 20, 130, 8
 
 
 @dataclass(frozen=True)
@@ -175,36 +176,54 @@ def map_arg_refs(tree: Any, function: Any) -> Any:
     return tree
 
 
-_cache: WeakKeyDictionary[nn.Module, dict[Any, tuple[Witness, Graph]]] = WeakKeyDictionary()
+@dataclass(frozen=True)
+class _Kept:
+    """A trace with what the code did and could read when it was made."""
+
+    seen: Witness
+    settings: list[tuple[str, Any]] | None
+    graph: Graph
+
+    def serves(self, seen: Witness, found: list[tuple[str, Any]] | None) -> bool:
+        return (found is None or found == self.settings) and self.seen.agrees(seen)
 
 
-def trace(model: nn.Module, module: nn.Module, role: str, examples: Sequence[Tensor]) -> Graph:
+_cache: WeakKeyDictionary[nn.Module, dict[Any, _Kept]] = WeakKeyDictionary()
+
+
+def trace(
+    model: nn.Module, module: nn.Module, role: str, examples: Sequence[Tensor], *, training: bool = False
+) -> Graph:
     """Trace ``module`` (the model itself, or one part of a recurrent one) on one-sample examples.
 
-    A trace is kept, and serves again as long as the code does the same, operator by operator.
+    A trace is kept, and serves again as long as the code does the same, operator by operator, and the numbers that it
+    may read are the same: a batch size at which it branches shows in no operator of a smaller batch.
 
     Args:
         model: what the graph is cached for, and what parameter names refer to.
         module: traced; parameters are named as in ``model``.
         role: distinguishes the parts of one model in the cache.
         examples: tensors ``[1 or more, ...]``; only shape, dtype and device count.
+        training: the operators alone decide, for the steps of one training: numbers that count them change.
 
     Raises:
         InputError: ``torch.export`` cannot trace it with a batch of any size, or it uses weights that are not its own.
     """
     key = (role, tuple((tuple(e.shape[1:]), e.dtype, e.device) for e in examples))
     inputs = tuple(torch.zeros((EXAMPLE_BATCH, *e.shape[1:]), dtype=e.dtype, device=e.device) for e in examples)
+    found = None if training else settings(model)
     with untouched(model):
         try:
             seen = witness(model, module, inputs)
         except Exception as error:
             raise _untraceable(model, examples, error) from error
-        graphs = _cache.setdefault(model, {})
-        kept = graphs.get(key)
-        if kept is None or not kept[0].agrees(seen):
-            kept = seen, _trace(model, module, examples, inputs)
-            graphs[key] = kept
-    return kept[1]
+    graphs = _cache.setdefault(model, {})
+    kept = graphs.get(key)
+    if kept is None or not kept.serves(seen, found):
+        # What the first run left behind, in a cache of the module's own, is not what is traced.
+        with untouched(model, numbers=True):
+            kept = graphs[key] = _Kept(seen, found, _trace(model, module, examples, inputs))
+    return kept.graph
 
 
 def _trace(model: nn.Module, module: nn.Module, examples: Sequence[Tensor], inputs: tuple[Tensor, ...]) -> Graph:
@@ -340,13 +359,50 @@ def _check_writes(graph: Graph, written: dict[int, str]) -> None:
 
 
 def _batch_sizes(program: Any) -> list[int]:
-    """Batch sizes at which the module's code may branch: on both sides of each limit that the trace assumed."""
-    sizes = set()
+    """Batch sizes at which the module's code may branch: around each place where what the trace assumed ends."""
+    sizes: set[int] = set()
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        if node.op != "placeholder" or not isinstance(value, Tensor):
+            continue
+        symbols: list[Any] = [getattr(size, "node", None) for size in value.shape if not isinstance(size, int)]
+        if symbols:
+            guards = [guard.expr for guard in symbols[0].shape_env.guards]
+            sizes.update(*(_turns(guard) for guard in guards))
+            break
     for limits in program.range_constraints.values():
         for limit in (limits.lower, limits.upper):
             if 2 < limit <= LARGEST_BATCH:
                 sizes |= {int(limit) - 1, int(limit), int(limit) + 1}
-    return sorted(sizes)
+    return sorted(size for size in sizes if size > 1)
+
+
+def _turns(guard: Any) -> set[int]:
+    """Where an assumption about the batch size begins or ceases to hold, the first few places of each kind."""
+    symbols = list(guard.free_symbols)
+    if len(symbols) != 1:
+        return set()
+
+    def holds(size: int) -> bool:
+        return bool(guard.subs(symbols[0], size))
+
+    numbers = {int(n) for n in guard.atoms() if n.is_Integer and 0 < n <= LARGEST_BATCH}
+    powers = {1 << power for power in range(LARGEST_BATCH.bit_length())}
+    tried = sorted(
+        {*range(1, EVERY_SIZE), *powers, *(n + more for n in numbers for more in (-1, 0, 1) if n + more > 0)}
+    )
+    truth = [holds(size) for size in tried]
+    found: set[int] = set()
+    for low, high, before, after in zip(tried, tried[1:], truth, truth[1:], strict=False):
+        if before == after:
+            continue
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if holds(middle) == before else (low, middle)
+        found |= {low, high}
+        if len(found) >= MOST_TURNS:
+            break
+    return found
 
 
 def _operation(index: int, node: Node, reference: Any) -> Operation:

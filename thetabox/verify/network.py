@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -14,8 +14,9 @@ from torch.utils import _pytree as pytree
 
 from thetabox.box import Box
 from thetabox.errors import InputError
-from thetabox.models.recurrent import is_recurrent
-from thetabox.models.twins import untouched
+from thetabox.models.recurrent import RecurrentModule, is_recurrent
+from thetabox.models.twins import RUNNING, untouched
+from thetabox.models.views import identity
 from thetabox.verify.context import Context
 from thetabox.verify.graph import Graph, Operation, Ref, trace
 from thetabox.verify.interpreter import Value, check_rules, dependants, evaluate
@@ -57,13 +58,16 @@ class Tensors:
         instead: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.model, self.box, self.rounding, self.device = model, box, rounding, device
-        self.values: dict[str, Tensor] = {
-            **dict(model.named_buffers(remove_duplicate=False)),
-            **dict(model.named_parameters(remove_duplicate=False)),
-            **(instead or {}),
-        }
-        factors = box.factors(model)
-        # A tensor shared under two names is in the box under both.
+        with RUNNING:
+            self.values: dict[str, Tensor] = {
+                **dict(model.named_buffers(remove_duplicate=False)),
+                **dict(model.named_parameters(remove_duplicate=False)),
+                **(instead or {}),
+            }
+            factors = box.factors(model)
+        # Two tensors on one memory are one, in the box under all its names.
+        first: dict[Hashable, Tensor] = {}
+        self.values = {name: first.setdefault(identity(t), t) for name, t in self.values.items()}
         self.factors = {id(self.values[name]): factor for name, factor in factors.items()}
         self.known: dict[int, Parameter] = {}
 
@@ -192,11 +196,11 @@ class Network:
 
     steps = 1
 
-    def __init__(self, model: nn.Module, x: Tensor) -> None:
+    def __init__(self, model: nn.Module, x: Tensor, *, training: bool = False) -> None:
         self.model = model
         # TorchScript that was made by tracing can be called in a trace, but is none of torch.export's modules.
         whole = _Call(model) if isinstance(model, torch.jit.ScriptModule) else model
-        self.main = trace(model, whole, "forward", [_example(model, x)])
+        self.main = trace(model, whole, "forward", [_example(model, x)], training=training)
         self._check()
 
     @property
@@ -291,6 +295,17 @@ class _Readout(nn.Module):
         return self.cell.readout(outputs)  # type: ignore[operator]  # the protocol
 
 
+def _first_state(model: nn.Module) -> Any:
+    with torch.no_grad(), untouched(model):
+        try:
+            return model.initial_state(2)  # type: ignore[operator]  # the protocol
+        except InputError:
+            raise
+        except Exception as error:  # a network raises whatever it likes
+            told = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise InputError(f"initial_state(batch) of the recurrent network fails: {told}") from error
+
+
 class RecurrentNetwork(Network):
     """A recurrent model: its one-step graph, walked once a time step.
 
@@ -298,24 +313,28 @@ class RecurrentNetwork(Network):
     steps together, so that the products of the input layer serve every step and every ε.
     """
 
-    def __init__(self, model: nn.Module, x: Tensor) -> None:
+    def __init__(self, model: nn.Module, x: Tensor, *, training: bool = False) -> None:
         self.model = model
         if x.dim() != 3 or x.shape[1] < 1:
             raise InputError(f"a recurrent network takes x of shape [samples, time, inputs], not {list(x.shape)}")
         self.steps = x.shape[1]
         x_t = _example(model, x)[:, 0]
-        with torch.no_grad(), untouched(model):
-            state = model.initial_state(2)  # type: ignore[operator]  # the protocol
-        leaves, structure = pytree.tree_flatten(state)
+        leaves, structure = pytree.tree_flatten(_first_state(model))
         if not all(isinstance(s, Tensor) for s in leaves):
             raise InputError("initial_state must answer tensors, or tuples, lists or dictionaries of tensors")
-        self.initial = trace(model, _InitialState(model), "initial", [x_t])
-        self.step = trace(model, _Step(model, structure), "step", [x_t, *leaves])
-        produced = self.step.layouts[pytree.tree_leaves(self.step.output)[0].index]
+        self.initial = trace(model, _InitialState(model), "initial", [x_t], training=training)
+        self.step = trace(model, _Step(model, structure), "step", [x_t, *leaves], training=training)
+        answered = pytree.tree_leaves(self.step.output)
+        if len(answered) != 1 + len(leaves) or not all(isinstance(part, Ref) for part in answered):
+            raise InputError(
+                f"step must answer an output and the next state, {len(leaves)} tensors as in initial_state, and no "
+                "other values"
+            )
+        produced = self.step.layouts[answered[0].index]
         outputs = torch.zeros(
             (1, self.steps, *[s or 1 for s in produced.shape[1:]]), dtype=x_t.dtype, device=x_t.device
         )
-        self.main = trace(model, _Readout(model), "readout", [outputs])
+        self.main = trace(model, _Readout(model), "readout", [outputs], training=training)
         self.averaging = averaging(self.main)
         on_state = dependants(self.step, self.step.inputs[1:])
         on_input = dependants(self.step, self.step.inputs[:1]) - on_state
@@ -478,6 +497,18 @@ def _example(model: nn.Module, x: Tensor) -> Tensor:
     return torch.zeros(x[:1].shape, dtype=dtype if dtype.is_floating_point else torch.float32, device=device)
 
 
-def network(model: nn.Module, x: Tensor) -> Network:
-    """The model as graphs, traced for inputs like ``x``."""
-    return RecurrentNetwork(model, x) if is_recurrent(model) else Network(model, x)
+def network(model: nn.Module, x: Tensor, *, training: bool = False) -> Network:
+    """The model as graphs, traced for inputs like ``x``; ``training`` as for :func:`~thetabox.verify.graph.trace`."""
+    kind = RecurrentNetwork if is_recurrent(model) and not _of_other_use(model) else Network
+    return kind(model, x, training=training)
+
+
+def _of_other_use(model: nn.Module) -> bool:
+    """Whether a network with a forward of its own merely has methods of the protocol's names."""
+    if isinstance(model, RecurrentModule) or type(model).forward is nn.Module.forward:
+        return False
+    try:
+        _first_state(model)
+    except InputError:
+        return True
+    return False

@@ -6,13 +6,37 @@ earlier) is lifted as a constant. It lies in the same memory, and by that it is 
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Collection, Iterator
+
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from thetabox.errors import InputError
 from thetabox.models.reach import reachable
 from thetabox.models.twins import place
-from thetabox.models.views import View, places_in, view_on
+from thetabox.models.views import View, places_in, share_memory, sharing, view_on
+
+
+def check_apart(model: nn.Module, boxed: Collection[str]) -> None:
+    """Refuse a tensor that is partly another one, of which either is in the box: they cannot move by themselves.
+
+    Two names of the very same numbers are no such thing: the box takes them for one.
+
+    Args:
+        model: whose parameters and buffers are looked at.
+        boxed: names of those that move.
+
+    Raises:
+        InputError: two share memory.
+    """
+    for one, other in sharing([*model.named_parameters(), *model.named_buffers()]):
+        if one in boxed or other in boxed:
+            raise InputError(
+                f"{one} and {other} share memory, so neither moves by itself; register one of them, and make the other "
+                "from it in forward"
+            )
 
 
 def view_of(model: nn.Module, constant: Tensor) -> View | None:
@@ -25,18 +49,17 @@ def view_of(model: nn.Module, constant: Tensor) -> View | None:
     address = place(constant)
     if address is None:
         return None
-    overlaps = []
     for name, t in [*model.named_parameters(), *model.named_buffers()]:
-        if place(t) == address:
-            view = view_on(name, t, constant)
-            if view is not None:
-                return view
-            overlaps.append((name, bool((places_in(t, constant) >= 0).any())))
-    if any(some for _, some in overlaps):
-        raise InputError(
-            f"the network reads the memory of {next(n for n, some in overlaps if some)} through a tensor that reaches "
-            "beyond it, which has no bounds; read the parameters themselves"
-        )
+        plain = constant.is_neg() == t.is_neg() and constant.is_conj() == t.is_conj()
+        if place(t) == address and plain and (view := view_on(name, t, constant)) is not None:
+            return view
+        if share_memory(t, constant):
+            beyond = place(t) == address and bool((places_in(t, constant) < 0).any())
+            how = "a tensor that reaches beyond it" if beyond else "a tensor that reads it as other numbers"
+            raise InputError(
+                f"the network reads the memory of {name} through {how}, which has no bounds; read the parameters "
+                "themselves"
+            )
     _check_known(model, constant, address)
     return None
 
@@ -54,8 +77,26 @@ def _check_known(model: nn.Module, constant: Tensor, address: tuple[int, torch.d
                         "of it, so it would be taken as exact; register the layer (nn.ModuleList, nn.ModuleDict, or "
                         "as an attribute of the module)"
                     )
-        elif place(thing) == address and (thing.requires_grad or isinstance(thing, nn.Parameter)):
-            raise InputError(
-                f"the network uses {where}, a trainable tensor that is no parameter of it, so it would be taken as "
-                "exact; register it (nn.ParameterList, nn.ParameterDict, or as an attribute of the module)"
-            )
+        elif place(thing) == address and _trainable(thing):
+            _refuse_trainable(where)
+    # However the code reaches it, in a container of whatever kind: a trainable tensor is a weight.
+    if any(place(t) == address for t in _alive()):
+        _refuse_trainable("a tensor")
+
+
+def _trainable(t: Tensor) -> bool:
+    return isinstance(t, nn.Parameter) or (t.requires_grad and t.is_leaf)
+
+
+def _refuse_trainable(where: str) -> None:
+    raise InputError(
+        f"the network uses {where}, a trainable tensor that is no parameter of it, so it would be taken as exact; "
+        "register it (nn.ParameterList, nn.ParameterDict, or as an attribute of the module), or its layer"
+    )
+
+
+def _alive() -> Iterator[Tensor]:
+    """Every trainable tensor of the process."""
+    for thing in gc.get_objects():
+        if issubclass(type(thing), Tensor) and not is_lazy(thing) and _trainable(thing):
+            yield thing

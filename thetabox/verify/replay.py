@@ -14,14 +14,12 @@ from thetabox.models.twins import widely
 from thetabox.verify.graph import Graph, Ref, map_arg_refs
 from thetabox.verify.network import Network, RecurrentNetwork
 
-# An answer of the graph, and the largest number on the way to it.
-Replayed = tuple[Tensor, float]
 Read = Callable[[str], Tensor]
 """The value of a parameter or buffer by name."""
 
 
-def replay(network: Network, read: Read, x: Float[Tensor, "samples ..."], *, wide: bool = True) -> Replayed:
-    """What the trace computes of ``x``, and the largest number on the way, which its rounding is relative to.
+def replay(network: Network, read: Read, x: Float[Tensor, "samples ..."], *, wide: bool = True) -> Tensor:
+    """What the trace computes of ``x``.
 
     Args:
         network: traced.
@@ -39,13 +37,14 @@ def replay(network: Network, read: Read, x: Float[Tensor, "samples ..."], *, wid
                 output, *state = run.results(network.step, [x_t, *state])
                 outputs.append(output)
             x = torch.stack(outputs, 1)
+        answer: Tensor
         (answer,) = run.results(network.main, [x])
-    return answer, run.largest
+    return answer
 
 
 class _Replay:
     def __init__(self, read: Read, wide: bool) -> None:
-        self.read, self.wide, self.largest = read, wide, 0.0
+        self.read, self.wide = read, wide
 
     def results(self, graph: Graph, inputs: list[Tensor]) -> list[Any]:
         """Results of one graph, in order."""
@@ -64,12 +63,7 @@ class _Replay:
             kwargs = map_arg_refs(operation.kwargs, value_of)
             result = widely(operation.target, args, kwargs) if self.wide else operation.target(*args, **kwargs)
             values[operation.index] = result
-            self._note(result)
             for used in operation.inputs:
                 if graph.last_use.get(used) == operation.index:
                     values.pop(used, None)
         return pytree.tree_leaves(map_arg_refs(graph.output, value_of))
-
-    def _note(self, result: Any) -> None:
-        if isinstance(result, Tensor) and result.is_floating_point() and result.numel():
-            self.largest = max(self.largest, float(result.abs().nan_to_num(0.0, 0.0).amax()))

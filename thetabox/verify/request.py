@@ -18,6 +18,7 @@ from thetabox.checks import check_weights as check_weights
 from thetabox.device import choose_device
 from thetabox.errors import InputError
 from thetabox.models.fold import folded
+from thetabox.models.twins import RUNNING
 from thetabox.verify import domains
 from thetabox.verify.interval import Interval
 from thetabox.verify.rounding import ARITHMETICS, PRECISIONS, Rounding
@@ -141,6 +142,11 @@ def input_interval(x: Tensor, settings: Settings, *, nonnegative: bool = False) 
 
 def model_facts(model: nn.Module, box: Box) -> dict[str, Any]:
     """Counts for the certificate, and a hash of the parameters."""
+    with RUNNING:
+        return _facts(model, box)
+
+
+def _facts(model: nn.Module, box: Box) -> dict[str, Any]:
     tensors = dict(model.named_parameters())
     certified = folded(model) if box.fold else model
     factors = box.factors(certified)

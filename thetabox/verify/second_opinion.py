@@ -12,6 +12,7 @@ from torch import Tensor
 
 from thetabox.box import Box
 from thetabox.errors import InputError, OneEpsilonAtATime
+from thetabox.models.twins import RUNNING
 from thetabox.verify.domain import Domain
 from thetabox.verify.interval import Interval
 from thetabox.verify.lirpa import METHODS, library, lirpa_bounds
@@ -51,7 +52,8 @@ class Lirpa(Domain):
         # A folded network is folded already.
         given = engine.settings.box
         self.box = Box(given.kind, given.include, given.exclude, given.scale)
-        self.model = copy.deepcopy(engine.model).to(engine.settings.rounding.dtype)
+        with RUNNING:
+            self.model = copy.deepcopy(engine.model).to(engine.settings.rounding.dtype)
         try:
             self._bounds(slice(0, 1), 0.0, None, "IBP")
         except InputError as error:

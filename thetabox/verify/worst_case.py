@@ -53,7 +53,7 @@ def worst_margins(
         inputs = Interval.point(x.to(dtype))
         inputs.batch = 0
         context = Context(sweep, rounding, surrogate=surrogate)
-        traced = network(model, x)
+        traced = network(model, x, training=True)
         _check_once(model, traced, x, box or Box())
         return traced.run(context, tensors, inputs).class_margins(y)
 

@@ -217,3 +217,93 @@ def test_a_buffer_that_counts_calls() -> None:
     before = net.calls.clone()
     assert tb.certify(net, x, y, 1e-6).verified.all()
     assert torch.equal(net.calls, before)
+
+
+BRANCHES: dict[str, tuple[Callable[[int], bool], int]] = {
+    "multiples": (lambda n: n % 64 == 0, 64),
+    "one size": (lambda n: n == 50, 50),
+    "another one": (lambda n: n == 3000, 3000),
+    "squares": (lambda n: n * n > 900, 31),
+    "tens": (lambda n: n // 10 == 3, 30),
+    "the larger": (lambda n: max(n, 100) > 100, 101),
+    "a range": (lambda n: 70 < n < 75, 71),
+    "thousands": (lambda n: n > 2000, 2001),
+}
+
+
+class Branches(nn.Module):
+    def __init__(self, otherwise: Callable[[int], bool]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.otherwise, self.limit = nn.Linear(6, 3), otherwise, 1 << 30
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x)
+        return -y if self.otherwise(x.shape[0]) or x.shape[0] > self.limit else y
+
+
+@pytest.mark.parametrize("name", BRANCHES)
+def test_branches_of_every_kind_on_the_batch(name: str) -> None:
+    otherwise, size = BRANCHES[name]
+    with pytest.raises(tb.InputError, match=f"in a batch of {size} differs"):
+        tb.certify(Branches(otherwise), samples(8), [0] * 8, 1e-4)
+
+
+def test_a_limit_that_changed_since_the_last_call_is_seen() -> None:
+    net, x = Branches(lambda n: False), samples(8)
+    tb.certify(net, x, [0] * 8, 1e-4)
+    net.limit = 700
+    with pytest.raises(tb.InputError, match="in a batch of 701 differs"):
+        tb.certify(net, x, [0] * 8, 1e-4)
+
+
+@pytest.mark.parametrize("mask", [0.0, -1e9, -1e30, torch.finfo(torch.float32).min])
+def test_a_huge_number_on_the_way_hides_nothing(mask: float) -> None:
+    """Roundoff is that of the logits, not of a mask that the network adds."""
+
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w, self.v = nn.Parameter(torch.ones(256, 2) / 256), nn.Parameter(torch.ones(64, 1))
+            self.c, self.old = nn.Parameter(torch.tensor([64 * 1.3])), self.w.detach().clone()
+
+        def forward(self, x: Tensor) -> Tensor:
+            weight = self.old if torch.compiler.is_compiling() else self.w
+            h = torch.relu(torch.where(torch.tensor([True, False]), mask, x @ weight)).sum(1, keepdim=True)
+            return torch.cat([h.expand(-1, 64) @ self.v, self.c.expand(x.shape[0], 1)], 1)
+
+    with pytest.raises(tb.InputError, match="not the function that would be bounded"):
+        tb.certify(Masked(), torch.ones(6, 256), [1] * 6, [0.0, 0.1])
+
+
+def _least(module: nn.Module, x: Tensor) -> Tensor:
+    return x / (x.abs().sum(1, keepdim=True) + torch.finfo(x.dtype).eps)
+
+
+HONEST: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+    "least number of the type": _least,
+    "quotient of whole numbers": lambda m, y: y * (torch.arange(3) / 7),
+    "exponential of whole numbers": lambda m, y: y * torch.exp(-torch.arange(3)),
+    "whole buffer times a number": lambda m, y: y * (m.n * 0.1),
+    "reciprocal of a whole buffer": lambda m, y: y * (1 / m.n),
+    "root of a whole buffer": lambda m, y: y * torch.sqrt(m.n),
+    "share of truths": lambda m, y: y + (y > 0).sum(1, keepdim=True) / 7,
+    "a truth times a number": lambda m, y: y + (y > 0) * 0.1,
+}
+
+
+@pytest.mark.parametrize("name", HONEST)
+@pytest.mark.parametrize("arithmetic", ["real", "float32"])
+def test_rounded_constants_are_no_difference(name: str, arithmetic: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.layer = nn.Linear(6, 3)
+            self.register_buffer("n", torch.tensor(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return HONEST[name](self, self.layer(x))
+
+    net, x = Net(), samples(8)
+    assert tb.certify(net, x, net(x).argmax(1), [0.0, 1e-4], arithmetic=arithmetic).verified[0].all()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import threading
+import types
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 import torch
@@ -167,3 +171,79 @@ def _one_line_at_most(call: Callable[[], object]) -> None:
     except tb.InputError as error:
         line = str(error)
     assert "\n" not in line
+
+
+class Counts(nn.Module):
+    """Counts its calls in a tensor that it merely holds, where no program is made of it."""
+
+    def __init__(self, dtype: torch.dtype, *, always: bool) -> None:
+        super().__init__()
+        self.layer, self.calls, self.always = nn.Linear(6, 3), torch.zeros(1, dtype=dtype), always
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.always or not torch.compiler.is_compiling():
+            self.calls += 1
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64, torch.bool])
+@pytest.mark.parametrize("always", [True, False])
+def test_tensors_that_it_merely_holds(dtype: torch.dtype, always: bool) -> None:
+    net, x = Counts(dtype, always=always), samples()
+    calls = net.calls
+    for call in _calls(net, x, [0] * len(x)):
+        with suppress(tb.InputError):
+            call()
+        assert net.calls is calls
+        assert not bool(calls.any())
+
+
+def test_weights_that_it_replaces() -> None:
+    class Normalises(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.randn(6, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            if not torch.compiler.is_compiling():
+                self.w.data = self.w.data / self.w.data.norm()
+            return x @ self.w
+
+    net, x = Normalises(), samples()
+    net(x)
+    data = net.w.data_ptr()
+    with suppress(tb.InputError):
+        tb.certify(net, x, [0] * len(x), 1e-3)
+    assert (net.w.dtype, net.w.data_ptr()) == (torch.float32, data)
+    net(x)
+
+
+def test_containers_of_every_kind() -> None:
+    class Slots:
+        __slots__ = ("last",)
+
+        def __init__(self) -> None:
+            self.last: object = None
+
+    class Logs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.recent, self.named = nn.Linear(6, 3), deque(maxlen=100), {"a": [[]]}
+            self.around, self.slots, self.ring = ([],), Slots(), types.SimpleNamespace()
+            self.ring.ring = self.ring
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.layer(x)
+            for log in (self.recent, self.named["a"][0], self.around[0]):
+                log.append(y)
+            self.slots.last = self.ring.last = y
+            return y
+
+    net, x = Logs(), samples()
+    tb.certify(net, x, [0] * len(x), 1e-3)
+    assert not net.recent
+    assert not net.named["a"][0]
+    assert not net.around[0]
+    assert net.slots.last is None
+    assert not hasattr(net.ring, "last")
+    copy.deepcopy(net)

@@ -106,3 +106,98 @@ def test_honest_networks_pass() -> None:
         x = sequences()
         found = tb.certify(net, x, net(x).argmax(1), [0.0, 1e-4])
         assert found.checked["samples"] == len(x)
+
+
+class Copied(RecurrentModule):
+    """Its step reads a copy of the weight, its own forward the weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.c = nn.Parameter(torch.ones(64, 1) / 64), nn.Parameter(torch.tensor([1.15]))
+        self.held = self.w.detach().clone()
+
+    def initial_state(self, batch: int) -> Tensor:
+        return self.w.new_zeros(batch, 1)
+
+    def step(self, x_t: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        return x_t @ self.held, x_t @ self.held
+
+    def readout(self, outputs: Tensor) -> Tensor:
+        return torch.cat([outputs.mean(1), self.c.expand(outputs.shape[0], 1)], 1)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # one answer
+        return self.readout(x @ self.w)
+
+
+class Gated(LSNN):
+    """Another answer as soon as some drive is larger than it ever is at the network's own weights."""
+
+    cap = torch.inf
+
+    def forward(self, x: Tensor, return_outputs: bool = False) -> Tensor:  # type: ignore[override]  # one answer
+        answer = super().forward(x)
+        return torch.where(((x @ self.W_in).amax((1, 2)) > self.cap)[:, None], -answer, answer)  # type: ignore[operator]  # as above
+
+
+@pytest.mark.parametrize("silent", [0, 2])
+def test_a_forward_of_its_own_is_compared_where_samples_are_loud(silent: int) -> None:
+    x = torch.ones(6, 5, 64)
+    x[:silent] = 0
+    with pytest.raises(tb.InputError, match="not the function that would be bounded"):
+        tb.certify(Copied(), x, [1] * 6, [0.0, 0.1])
+
+
+@pytest.mark.parametrize("domain", ["histories", "interval", "auto"])
+def test_a_gate_beyond_its_own_weights(domain: str) -> None:
+    torch.manual_seed(0)
+    net, x = Gated(4, 6, 2, threshold=0.05), 3 * torch.randn(6, 12, 4).abs()
+    x[:2] = 0
+    with torch.no_grad():
+        net.W_in.abs_()
+        net.b_out.copy_(torch.tensor([0.0, 0.001]))
+        net.cap = float((x @ net.W_in).max()) * 1.0001
+    with pytest.raises(tb.InputError, match="not the function that would be bounded"):
+        tb.certify(net, x, [1] * 6, [0.0, 1e-3], domain=domain)
+
+
+def test_methods_of_the_protocols_names_for_another_use() -> None:
+    class Other(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def initial_state(self, x: Tensor) -> Tensor:
+            return x.new_zeros(x.shape[0], 3)
+
+        def step(self, x_t: Tensor, state: Tensor) -> Tensor:
+            return state + self.layer(x_t)
+
+        def readout(self, state: Tensor) -> Tensor:
+            return state
+
+        def forward(self, x: Tensor) -> Tensor:
+            state = self.initial_state(x)
+            for x_t in x.unbind(1):
+                state = self.step(x_t, state)
+            return self.readout(state)
+
+    net, x = Other(), sequences()
+    assert tb.certify(net, x, net(x).argmax(1), [0.0, 1e-4]).verified[0].all()
+
+
+BROKEN = {
+    "fails": ("initial_state", lambda self, batch: torch.zeros(batch, -1), "initial_state"),
+    "fewer states": ("step", lambda self, x_t, state: (x_t @ self.w, ()), "step must answer"),
+    "more states": ("step", lambda self, x_t, state: (x_t @ self.w, (state, state)), "step must answer"),
+    "no state": ("step", lambda self, x_t, state: (x_t @ self.w, None), "step must answer"),
+    "a number": ("step", lambda self, x_t, state: (x_t @ self.w, 1.0), "step must answer|cannot trace"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_protocols_that_are_broken(name: str) -> None:
+    method, instead, told = BROKEN[name]
+    kind = type("Broken", (Copied,), {method: instead, "forward": RecurrentModule.forward})
+    with pytest.raises(tb.InputError, match=told) as error:
+        tb.certify(kind(), torch.ones(6, 5, 64), [1] * 6, 0.1)
+    assert "\n" not in str(error.value)

@@ -154,12 +154,12 @@ def changed(base: type, **methods: Any) -> type:
 def _traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts that are those of ``Base`` are traced once for all: the time of these tests is that of tracing."""
 
-    def trace(model: nn.Module, module: nn.Module, role: str, examples: Any) -> Graph:
+    def trace(model: nn.Module, module: nn.Module, role: str, examples: Any, **how: Any) -> Graph:
         method = {"initial": "initial_state", "readout": "readout"}.get(role, "step")
         if not (isinstance(model, Base) and getattr(type(model), method) is getattr(Base, method)) or role == "step":
-            return graph.trace(model, module, role, examples)
+            return graph.trace(model, module, role, examples, **how)
         if role not in _TRACED:
-            _TRACED[role] = graph.trace(model, module, role, examples)
+            _TRACED[role] = graph.trace(model, module, role, examples, **how)
         return _TRACED[role]
 
     monkeypatch.setattr(network, "trace", trace)

@@ -11,6 +11,7 @@ from torch import Tensor
 from thetabox.models.leaky import LeakyCells
 from thetabox.models.precision import default_dtype
 from thetabox.models.recurrent import run_steps
+from thetabox.models.twins import RUNNING
 from thetabox.verify.engine import Engine
 
 NEURON = ("threshold", "tau", "tau_adapt", "beta")
@@ -31,7 +32,8 @@ def differs(engine: Engine, described: Sequence[LeakyCells]) -> bool:
     """
     generator = torch.Generator().manual_seed(0)
     device = engine.settings.device
-    model = copy.deepcopy(engine.model).double().to(device).eval()
+    with RUNNING:
+        model = copy.deepcopy(engine.model).double().to(device).eval()
     moved = [name for name, value in engine.tensors.values.items() if id(value) in engine.tensors.factors]
     stored = {
         **dict(model.named_buffers(remove_duplicate=False)),

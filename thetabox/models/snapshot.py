@@ -1,0 +1,93 @@
+"""What a module holds besides the numbers of its tensors, so that it can be put back after a run."""
+
+from __future__ import annotations
+
+import inspect
+from collections import deque
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+CONTAINERS = (dict, list, set, deque)
+PLAIN = (str, bytes, int, float, complex, type(None))
+# How many containers and objects are looked at: an attribute may lead to a whole program.
+MOST = 100_000
+
+
+class Snapshot:
+    """Attributes of a module and of the objects that it reaches, and what stands in containers, however deep.
+
+    Args:
+        model: whose parts are remembered; its parameters and buffers by identity and memory, not by their numbers.
+        numbers: also the numbers of other tensors, which no twin protects while a program is exported.
+    """
+
+    def __init__(self, model: nn.Module, *, numbers: bool = False) -> None:
+        self._numbers: list[tuple[Tensor, Tensor]] | None = [] if numbers else None
+        self._containers: list[tuple[Any, Any]] = []
+        self._slots: list[tuple[Any, str, Any]] = []
+        tensors = [t for t in [*model.parameters(), *model.buffers()] if not is_lazy(t)]
+        self._memory = [(t, t.data) for t in tensors]
+        seen = {id(t) for t in tensors}
+        todo: list[Any] = list(model.modules())
+        while todo and len(seen) < MOST:
+            thing = todo.pop()
+            if isinstance(thing, PLAIN) or id(thing) in seen:
+                continue
+            seen.add(id(thing))
+            todo += self._entered(thing)
+
+    def _entered(self, thing: Any) -> list[Any]:
+        """Remember one object, or what stands in it; answers what it holds."""
+        if isinstance(thing, CONTAINERS):
+            self._containers.append((thing, thing.copy()))
+            return list(thing.values() if isinstance(thing, dict) else thing)
+        if isinstance(thing, tuple):
+            return list(thing)
+        if isinstance(thing, Tensor) and self._numbers is not None and thing.layout == torch.strided:
+            self._numbers.append((thing, thing.detach().clone()))
+        if isinstance(thing, Tensor | type) or inspect.ismodule(thing) or inspect.isroutine(thing):
+            return []
+        held: list[Any] = []
+        attributes = getattr(thing, "__dict__", None)
+        if isinstance(attributes, dict):
+            self._containers.append((attributes, attributes.copy()))
+            held += attributes.values()
+        for kind in type(thing).__mro__:
+            slots = vars(kind).get("__slots__", ())
+            for name in (slots,) if isinstance(slots, str) else slots:
+                with suppress(Exception):  # objects of foreign kinds raise whatever they like
+                    value = getattr(thing, name)
+                    self._slots.append((thing, name, value))
+                    held.append(value)
+        return held
+
+    def restore(self) -> None:
+        """Put everything back that is no longer as it was."""
+        for container, content in self._containers:
+            if not _same(container, content):
+                container.clear()
+                container.extend(content) if isinstance(container, list | deque) else container.update(content)
+        for thing, name, value in self._slots:
+            with suppress(Exception):
+                if getattr(thing, name, None) is not value:
+                    setattr(thing, name, value)
+        for t, data in self._memory:
+            if (t.data_ptr(), t.dtype, t.shape, t.stride()) != (data.data_ptr(), data.dtype, data.shape, data.stride()):
+                t.data = data
+        for t, value in self._numbers or ():
+            if not t.is_meta and not torch.equal(t.detach(), value):
+                with torch.no_grad():
+                    t.detach().copy_(value)
+
+
+def _same(container: Any, content: Any) -> bool:
+    """Whether two containers hold the very same things."""
+    if len(container) != len(content):
+        return False
+    if isinstance(container, dict):
+        return all(k in container and container[k] is v for k, v in content.items())
+    return all(a is b for a, b in zip(container, content, strict=True))

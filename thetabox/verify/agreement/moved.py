@@ -1,0 +1,182 @@
+"""The module with its parameters moved in place beside the graph with the same."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from thetabox.errors import InputError, OneEpsilonAtATime
+from thetabox.models.recurrent import is_recurrent
+from thetabox.models.replica import Replica, Unfaithful
+from thetabox.models.running import Running, running
+from thetabox.verify.agreement.nearness import NEAR, NEAR_OWN, explained, near, outside, values
+from thetabox.verify.agreement.own import FEW, MEMORY
+from thetabox.verify.agreement.refusal import refuse
+from thetabox.verify.engine import Engine
+from thetabox.verify.interval import Interval
+from thetabox.verify.replay import replay
+
+# How far parameters are moved at least.
+FAR = 0.05
+# Of a recurrent network with a forward of its own, which no graph shows.
+MANY = 64
+# Points of a box: every parameter larger, every one smaller, a random corner, somewhere inside.
+POINTS = ("larger", "smaller", "corner", "inside")
+
+
+def compare_moved(engine: Engine, epsilon: Tensor, wide: bool, sizes: list[int]) -> int:
+    """The module with its parameters moved in place beside the graph with the same; how many tensors were moved.
+
+    What was found of a trace holds as long as the trace does, so this is done once for each, and for each size of the
+    user's batch; but for a recurrent network with a forward of its own, of which the trace says nothing.
+    """
+    names = [n for n, value in engine.tensors.values.items() if id(value) in engine.tensors.factors]
+    key = ("moved", repr(engine.settings.box), len(engine.x), *engine.network.graphs.values(), wide)
+    checked = engine.network.main.checked
+    traced = forward_is_traced(engine.model)
+    if (traced and key in checked) or not names:
+        return len(names)
+    with running(engine.model, wide=wide) as run:
+        moving = _Moving(engine, run, names, few=FEW if traced else MANY)
+        top = float(epsilon.max())
+        for reach in (top, min(max(top, FAR), 0.5)):
+            for point in POINTS:
+                moving.compare_all(reach, point)
+        moving.compare_sizes(sizes)
+        for name in names:
+            moving.compare_alone(name)
+        if wide:
+            moving.compare_replica()
+    checked.add(key)
+    return len(names)
+
+
+def forward_is_traced(model: nn.Module) -> bool:
+    """Whether what the user calls is what was traced: a recurrent network's forward may be its own, or have hooks."""
+    if not is_recurrent(model) or type(model).forward is nn.Module.forward:
+        return True
+    ours = type(model).forward.__module__.startswith("thetabox.models.")
+    return ours and not (model._forward_hooks or model._forward_pre_hooks)
+
+
+class _Moving:
+    """Parameters at random points and corners of the box."""
+
+    def __init__(self, engine: Engine, run: Running, names: list[str], few: int) -> None:
+        self.engine, self.run, self.names = engine, run, names
+        # Silent samples would show nothing, so the loudest are among the few.
+        loud = engine.x.double().abs().flatten(1).amax(1).argsort(descending=True, stable=True)
+        self.few = torch.cat([torch.arange(min(few, len(engine.x))), loud[:few]]).unique()
+        self.own = {name: run.read(name).clone() for name in names}
+        self.generator = torch.Generator().manual_seed(0)
+        self.box = engine.settings.box
+        self.near = NEAR if run.wide else NEAR_OWN
+
+    def compare_all(self, reach: float, point: str) -> None:
+        """All tensors moved; the module against the graph, and inside the bounds."""
+        self.run.move({name: self._moved(name, reach, point) for name in self.names})
+        answer = self._compare("with all parameters moved, the module answers another thing than the traced graph")
+        self.run.move(self.own)
+        if answer is not None and reach > 0:
+            bounds = _plain_bounds(self.engine, self.few, reach)
+            if bounds is not None and len(outside(bounds, answer, self.near)):
+                refuse(self.engine, f"with its parameters moved by ε = {reach:g} its answer lies outside the bounds")
+
+    def compare_sizes(self, sizes: list[int]) -> None:
+        """All tensors moved, in batches of several sizes and in one of all samples."""
+        self.run.move({name: self._moved(name, FAR, "larger") for name in self.names})
+        graph = self._graph()
+        rest = torch.arange(len(self.engine.x))
+        everything = torch.cat([self.few, rest[~torch.isin(rest, self.few)]])
+        at_once = max(len(self.few), MEMORY // (8 * self.engine.network.alive()))
+        batches = [self.few[torch.arange(size) % len(self.few)] for size in sizes] + [everything[:at_once]]
+        for places in batches if bool(graph.isfinite().all()) else ():
+            answer = self.run(self.engine.x[places]).double()[: len(self.few)]
+            expected = graph[: len(answer)]
+            if not near(answer, expected, self.near) and not explained(
+                self.engine, places[: len(answer)], values(self.run), answer, self.near
+            ):
+                refuse(
+                    self.engine,
+                    "with all parameters moved, the module answers another thing than the traced graph in a batch of "
+                    f"{len(places)}",
+                )
+        self.run.move(self.own)
+
+    def compare_alone(self, name: str) -> None:
+        """One tensor moved."""
+        self.run.move({name: self._moved(name, FAR, "corner")})
+        self._compare(f"moving {name!r} does not change the module's answer as it changes that of the traced graph")
+        self.run.move({name: self.own[name]})
+
+    def compare_replica(self) -> None:
+        """A copy, whose weights are written to themselves: what no operator shows, as a cache or another thread."""
+        x = self.run.inputs(self.engine.x[self.few])
+        x = x.double() if x.is_floating_point() else x
+        own = self.run(self.engine.x[self.few]).double()
+        moved = {name: self._moved(name, FAR, "larger") for name in self.names}
+        try:
+            replica = Replica(self.engine.model)
+            if not near(replica(x), own, self.near):
+                return
+            replica.move(moved)
+            answer = replica(x)
+        except Unfaithful:
+            return
+        self.run.move(moved)
+        expected = self._graph()
+        finite = bool(expected.isfinite().all() and answer.isfinite().all())
+        same = answer.shape == expected.shape and near(answer, expected, self.near)
+        if finite and not same and not explained(self.engine, self.few, values(self.run), answer, self.near):
+            refuse(
+                self.engine,
+                "a copy of it whose parameters are written to answers another thing than the traced graph",
+            )
+        self.run.move(self.own)
+
+    def _moved(self, name: str, reach: float, point: str) -> Tensor:
+        own = self.own[name]
+        drawn = 2.0 * torch.rand(own.shape, generator=self.generator, dtype=torch.float64) - 1.0
+        drawn = (drawn if point == "inside" else drawn.sign()).to(own.device)
+        if point in ("larger", "smaller"):
+            up = 1.0 if point == "larger" else -1.0
+            drawn = torch.where(own < 0, -up, up).to(torch.float64)
+        factor = self.engine.tensors.factors[id(self.engine.tensors.values[name])]
+        # A little inside: the ends of the box are rounded outward, those of a move are not.
+        radius = self.box.unit_radius(own.double()) * (reach * factor * (1.0 - 2.0**-40))
+        return own + drawn * radius
+
+    def _graph(self) -> Tensor:
+        x = self.run.inputs(self.engine.x[self.few])
+        return replay(self.engine.network, self.run.read, x, wide=self.run.wide).double().cpu()
+
+    def _compare(self, what: str) -> Tensor | None:
+        """The module's answer, once it is known to be that of the graph; ``None`` where it is not a number."""
+        answer, graph = self.run(self.engine.x[self.few]).double(), self._graph()
+        if not bool(graph.isfinite().all() and answer.isfinite().all()):
+            return None  # a box that reaches a pole: nothing can be proven there
+        if not near(answer, graph, self.near) and not explained(
+            self.engine, self.few, values(self.run), answer, self.near
+        ):
+            refuse(self.engine, what, self._culprit() if "all" in what else None)
+        return answer
+
+    def _culprit(self) -> str | None:
+        """The tensor whose movement alone shows the difference."""
+        self.run.move(self.own)
+        for name in self.names:
+            try:
+                self.compare_alone(name)
+            except InputError:
+                return name
+            finally:
+                self.run.move(self.own)
+        return None
+
+
+def _plain_bounds(engine: Engine, which: Tensor, epsilon: float) -> Interval | None:
+    """The certificate's own bounds, where intervals have any."""
+    try:
+        return engine.logits(which, torch.full((1, len(which)), epsilon, dtype=torch.float64))
+    except OneEpsilonAtATime:
+        return None

@@ -1,0 +1,137 @@
+"""The module at its own weights: every sample, several batch sizes, both precisions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from thetabox.errors import InputError
+from thetabox.models.running import Running, running
+from thetabox.models.twins import NARROW
+from thetabox.verify.agreement.nearness import (
+    NEAR,
+    NEAR_OWN,
+    Evaluated,
+    as_traced,
+    at_zero,
+    explained,
+    near,
+    outside,
+    values,
+)
+from thetabox.verify.agreement.refusal import SIZES, refuse
+from thetabox.verify.engine import Engine
+from thetabox.verify.interval import Interval
+from thetabox.verify.replay import replay
+from thetabox.verify.rounding import Rounding
+
+# Samples that stand for all where the parameters are moved.
+FEW = 2
+# Bytes of the values of one run.
+MEMORY = 1 << 30
+
+
+def holds_narrow(engine: Engine) -> bool:
+    """Whether anything in the network is of less than double precision."""
+    return any(dtype in NARROW for graph in engine.network.graphs.values() for dtype in graph.dtypes.values())
+
+
+def runs_wide(engine: Engine) -> bool:
+    """Whether the module can be run in float64, and does there what was traced in its own precision.
+
+    A few fused operators of torch have no such form, and code may ask for the type (for the least number of it, say).
+    """
+    few = engine.x[:FEW]
+    try:
+        with running(engine.model) as run:
+            wide = as_traced(engine, run, few)
+    except InputError:
+        with running(engine.model, wide=False) as run:
+            run(few)
+        return False
+    if wide:
+        return True
+    with running(engine.model, wide=False) as run:
+        return not as_traced(engine, run, few)
+
+
+class OwnForward:
+    """The module at its own weights."""
+
+    def __init__(self, engine: Engine, run: Running) -> None:
+        self.engine, self.run = engine, run
+        self.near = NEAR if run.wide else NEAR_OWN
+        self.logits = torch.empty(0)
+        self.sizes: list[int] = []
+
+    def compare_all(self) -> None:
+        """Every sample, in one batch where memory allows, with its bounds at ε = 0; a few with the graph."""
+        engine, run = self.engine, self.run
+        at_once = max(1, MEMORY // (8 * engine.network.alive()))
+        self.logits = torch.cat([run(part) for part in engine.x.split(at_once)]).double()
+        if not bool(self.logits.isfinite().all()):
+            raise InputError("the network answers NaN or infinite logits at its own weights")
+        few = min(FEW, len(engine.x))
+        graph = replay(engine.network, run.read, run.inputs(engine.x[:few]), wide=run.wide)
+        self._same(graph, slice(0, few), "its forward differs from what was traced")
+        beyond = outside(at_zero(engine, slice(None), values(run)), self.logits, self.near)
+        if len(beyond):
+            refuse(engine, f"its forward of sample {int(beyond[0])} lies outside the bounds at ε = 0")
+
+    def compare_sizes(self) -> None:
+        """A few samples in batches of several sizes, with gradients on and off."""
+        few = min(FEW, len(self.engine.x))
+        for size in sizes(self.engine):
+            places = torch.arange(size) % few
+            try:
+                answer = self.run(self.engine.x[places], gradients=size % 2 == 1)
+            except InputError:
+                if size == len(self.engine.x):
+                    raise
+                continue  # a batch that the network does not take is none that it answers otherwise
+            self.sizes.append(size)
+            self._same(
+                answer, places, f"its answer in a batch of {size} differs from that in one of {len(self.logits)}"
+            )
+
+    def _same(self, answer: Tensor, which: slice | Tensor, what: str) -> None:
+        own, answer = self.logits[which], answer.double().cpu()
+        if own.shape == answer.shape:
+            if near(own, answer, self.near):
+                return
+            if explained(self.engine, which, values(self.run), answer, self.near):
+                return
+        refuse(self.engine, what)
+
+
+def sizes(engine: Engine) -> list[int]:
+    """Batch sizes to be tried: a few small ones, and those at which the trace says that the code may branch."""
+    most = MEMORY // (8 * engine.network.alive())
+    limits = {n for graph in engine.network.graphs.values() for n in graph.batch_sizes if n <= most}
+    return sorted({*SIZES, *limits})
+
+
+def compare_precision(engine: Engine, run: Running, wide: Tensor) -> None:
+    """Every sample in the network's own precision: near the answers in double precision, or within its rounding."""
+    at_once = max(1, MEMORY // (8 * engine.network.alive()))
+    own = torch.cat([run(part) for part in engine.x.split(at_once)]).double()
+    size = torch.maximum(wide.abs(), own.abs()).amax(1, keepdim=True)
+    apart = ~((own - wide).abs() <= NEAR_OWN * size).all(1)
+    places = apart.nonzero().squeeze(1)
+    if not len(places):
+        return
+    if run.dtype is torch.float32:
+        rounding = Rounding(torch.float64, "float32")
+    else:
+        rounding = Evaluated(torch.float64, "real", 4.0 * torch.finfo(run.dtype).eps)
+    try:
+        bounds = at_zero(engine, places, None, rounding)
+    except InputError:  # sums too long for any bound in this precision
+        return
+    # Of what overflowed nothing is known, neither of the number nor of its bounds.
+    known = bounds.lower.isfinite() & bounds.upper.isfinite()
+    told = Interval(torch.where(known, bounds.lower, -torch.inf), torch.where(known, bounds.upper, torch.inf))
+    beyond = outside(told, torch.where(known, own[places], 0.0), NEAR_OWN)
+    if len(beyond):
+        name = str(run.dtype).removeprefix("torch.")
+        refuse(engine, f"its forward of sample {int(places[beyond[0]])} in {name} lies outside the bounds at ε = 0")
