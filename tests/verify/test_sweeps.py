@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import thetabox as tb
@@ -99,3 +100,71 @@ def test_one_epsilon_a_sample_meets_its_own_sample() -> None:
     bounds = tb.logit_bounds(Shifted(), torch.zeros(3, 3, 3), epsilon, domain="interval")
     expected = 6.0 * epsilon[:, None] * torch.tensor([1.0, 10.0, 100.0], dtype=torch.float64)
     assert torch.allclose(bounds.upper - bounds.lower, expected, atol=1e-9)
+
+
+class Product(nn.Module):
+    """Any product with a parameter, behind a layer or not."""
+
+    def __init__(self, shape: tuple[int, ...], inputs: int, front: str, product: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(*shape)), nn.Parameter(torch.randn(3))
+        self.layer = None if front == "none" else nn.Linear(inputs, inputs)
+        self.front, self.product = front, product
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.layer is not None:
+            x = self.layer(x)
+            x = (x > 0).to(x.dtype) if self.front == "spikes" else x.relu()
+        return self.product(x, self.weight, self.bias)
+
+
+# Seven samples: a stack of seven, or of one, broadcasts against them without a word.
+PRODUCTS: dict[str, tuple[tuple[int, ...], tuple[int, ...], Callable[..., Tensor]]] = {
+    "one matrix in a stack": ((1, 4, 3), (4,), lambda x, w, b: (x @ w)[0] + b),
+    "as many matrices as samples": ((7, 4, 3), (4,), lambda x, w, b: (x @ w + b).sum(0)),
+    "two matrices": ((2, 4, 3), (4,), lambda x, w, b: (x @ w).mean(0)),
+    "stack of stacks": ((7, 1, 4, 3), (4,), lambda x, w, b: (x @ w).sum((0, 1))),
+    "stack on two positions": ((3, 1, 4, 3), (2, 4), lambda x, w, b: (x @ w).sum((0, 2))),
+    "stack on merged positions": (
+        (7, 4, 3),
+        (2, 4),
+        lambda x, w, b: (x.reshape(-1, 4) @ w).sum(0).view(-1, 2, 3)[:, 0],
+    ),
+    "heads behind the samples": ((5, 4, 3), (4,), lambda x, w, b: (x[:, None, None] @ w).sum((1, 2))),
+    "stacked on both sides": ((2, 4, 3), (2, 4), lambda x, w, b: torch.bmm(x.transpose(0, 1), w).sum(0)),
+    "computed stack": ((7, 4, 3), (4,), lambda x, w, b: (x @ w.exp()).sum(0)),
+    "matrix on the left": ((3, 4), (4,), lambda x, w, b: (w @ x[:, :, None])[:, :, 0]),
+    "matrix on the left, turned": ((3, 4), (4,), lambda x, w, b: (w @ x.t()).t() + b),
+    "samples second": ((3, 4), (2, 4), lambda x, w, b: F.linear(x.transpose(0, 1), w, b).sum(0)),
+    "vector": ((4,), (3, 4), lambda x, w, b: x @ w + b),
+    "convolution": ((3, 1, 2), (4,), lambda x, w, b: F.conv1d(x[:, None], w, b).sum(2)),
+    "elementwise": ((7, 1, 4, 3), (4,), lambda x, w, b: (x[:, :, None] * w).sum((0, 2)) + b),
+}
+
+
+@pytest.mark.parametrize(
+    ("front", "kind"),
+    [("none", "relative"), ("relu", "relative"), ("spikes", "relative"), ("none", "absolute"), ("relu", "range")],
+)
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_one_epsilon_a_sample_equals_one_at_a_time(name: str, front: str, kind: str) -> None:
+    shape, inputs, product = PRODUCTS[name]
+    torch.manual_seed(1)
+    model, x = Product(shape, inputs[-1], front, product), torch.rand(7, *inputs)
+    epsilon = torch.linspace(0, 0.5, 7, dtype=torch.float64)
+    together = tb.logit_bounds(model, x, epsilon, domain="interval", box=tb.Box(kind))
+    for n in (1, 4, 6):
+        alone = tb.logit_bounds(model, x[n : n + 1], float(epsilon[n]), domain="interval", box=tb.Box(kind))
+        found = tb.Interval(together.lower[n : n + 1], together.upper[n : n + 1])
+        assert_close(found, alone, 1e-9)
+
+
+@pytest.mark.parametrize("stacked", [1, 2, 7])
+def test_unknown_spikes_meet_a_stack(stacked: int) -> None:
+    """Samples of which nothing is known are multiplied once, and found again at their places behind the stack."""
+    torch.manual_seed(0)
+    model, x = Product((stacked, 4, 3), 4, "spikes", lambda x, w, b: (x @ w).sum(0)), torch.rand(7, 4)
+    together = tb.logit_bounds(model, x, 1.5, domain="interval")
+    for n in range(7):
+        alone = tb.logit_bounds(model, x[n : n + 1], 1.5, domain="interval")
+        assert_close(tb.Interval(together.lower[n : n + 1], together.upper[n : n + 1]), alone, 1e-9)

@@ -127,6 +127,8 @@ HELD: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "addmm with a bias of one": lambda m, h: torch.addmm(m.one, h, m.matrix),
     "linear with an expanded bias": lambda m, h: F.linear(h, m.matrix.t(), m.one.expand(3)),
     "addmm with a row": lambda m, h: torch.addmm(m.row[:, :3], h.relu(), m.matrix),
+    "addmm with a column": lambda m, h: h @ torch.addmm(m.matrix[:, :1], m.matrix, m.matrix.t()),
+    "addmm with a bias for each number": lambda m, h: h @ torch.addmm(m.matrix, m.matrix, m.matrix.t()[:, :3]),
     "one output for all": lambda m, h: h @ m.matrix[:, :1] + m.row[0],
     "stacked and joined": lambda m, h: torch.cat([h, m.row.expand(h.shape[0], 4) + 0, (h > 0).int()], 1),
     "stack of parameters": lambda m, h: h @ torch.stack([m.row[0], m.row[0], m.real], 1),

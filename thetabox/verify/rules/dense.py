@@ -53,7 +53,7 @@ class Products:
 def linear(context: Context, x: Operand, weight: Operand, bias: Operand = None) -> Interval:
     """``x Wᵀ + b``."""
     x, shape = _input(context, x), _size(weight)
-    return affine(context, x, weight, _spread(bias, shape[0]), F.linear, shape[-1])
+    return affine(context, x, weight, _spread(context, bias, shape[0]), F.linear, shape[-1])
 
 
 @rule("aten.addmm.default", parameters=True, slack=True, types="whole")
@@ -64,7 +64,7 @@ def addmm(
     if beta != 1 or alpha != 1:
         raise InputError(f"{context.where}: addmm with beta or alpha other than 1 has no rule")
     terms, outputs = _size(weight)
-    return affine(context, _input(context, x), weight, _spread(bias, outputs), _times, terms)
+    return affine(context, _input(context, x), weight, _spread(context, bias, outputs), _times, terms)
 
 
 @rule("aten.mm.default", "aten.matmul.default", "aten.bmm.default", parameters=True, slack=True, types="whole")
@@ -121,7 +121,8 @@ def affine(context: Context, x: Interval, weight: Operand, bias: Operand, produc
         few, places = _unknown_once(x)
         if places is not None:
             found = affine(context, few, weight, bias, product, terms)
-            return found.map(lambda t: t.index_select(0, places))
+            rank = few.lower.dim()
+            return found.map(lambda t: t.index_select(t.dim() - rank, places))
     relative = context.rounding.of_dot(terms) + 2.0 * weight.blur
     centre, radius, extra = _relative_radius(context, x, weight, relative)
     # What is the same for every input rides along as a bias of the second product, as does underflow.
@@ -200,8 +201,17 @@ def _bias_radius(context: Context, x: Interval, bias: Parameter, rank: int, term
     epsilon = context.epsilon(bias.factor) * (1.0 + 4.0 * relative)
     flat = epsilon.reshape(-1).repeat_interleave(x.merged)
     shape = [1] * rank
-    shape[x.batch or 0] = flat.numel()
+    shape[_samples(x, rank)] = flat.numel()
     return flat.view(shape) * unit + magnitude * relative
+
+
+def _samples(x: Interval, rank: int) -> int:
+    """The samples' dimension of a product with ``x`` that has ``rank`` dimensions.
+
+    The last ones of both are the same: a stack of matrices puts its own in front.
+    """
+    assert x.batch is not None
+    return x.batch + rank - x.lower.dim()
 
 
 def _relative_radius(context: Context, x: Interval, weight: Parameter, relative: float) -> tuple[Tensor, Tensor, float]:
@@ -236,8 +246,6 @@ def _known_input(
     context: Context, x: Interval, weight: Parameter, bias: Parameter | None, product: Product, terms: int
 ) -> Interval:
     """``x`` is one tensor: its two products serve every ε, that of the bias included."""
-    batch = x.batch
-    assert batch is not None
     relative = context.rounding.of_dot(terms) + 2.0 * weight.blur
 
     def products() -> Products:
@@ -258,6 +266,7 @@ def _known_input(
     scale = (context.epsilon(weight.factor) + relative) * ((1.0 + relative) * SAFETY)
     sweeps = context.sweep.sweeps if context.rows(x) == context.sweep.samples else 1
     scale = scale.reshape(sweeps, -1).repeat_interleave(x.merged, 1)
+    batch = _samples(x, middle.dim())
     shape = [sweeps] + [1] * middle.dim()
     shape[batch + 1] = scale.shape[1]
     out = _ends(context, middle[None], around[None] * scale.view(shape), relative, keep=context.memo is not None)
@@ -284,9 +293,7 @@ def _absolute_weight(
     middle = product(centre, weight.theta, None if bias is None else bias.theta)
     around = product(radius + reach * (2.0 * relative), weight.magnitude, None)
     uniform = context.uniform(weight.factor)
-    epsilon: Tensor | float = (
-        uniform if uniform is not None else context.column(context.epsilon(weight.factor), replace(x, lower=middle))
-    )
+    epsilon: Tensor | float = uniform if uniform is not None else _column(context, weight, x, middle.dim())
     around = around + product(reach, weight.unit, None) * epsilon * (1.0 + 4.0 * relative)
     around = around + 2.0 * context.rounding.subnormal * terms * (1.0 + context.largest(weight.factor))
     if bias is not None:
@@ -294,6 +301,12 @@ def _absolute_weight(
         convolved = spread.dim() == 1 and context.is_convolution
         around = around + (spread.view(-1, *[1] * (middle.dim() - 2)) if convolved else spread)
     return _ends(context, middle, around, relative)
+
+
+def _column(context: Context, weight: Parameter, x: Interval, rank: int) -> Tensor:
+    """ε of every row, shaped to multiply a product with ``x`` that has ``rank`` dimensions."""
+    column = context.column(context.epsilon(weight.factor), x)
+    return column.view([1] * (rank - column.dim()) + list(column.shape))
 
 
 def _interval_weight(context: Context, x: Interval, weight: Interval, product: Product, terms: int) -> Interval:
@@ -311,7 +324,8 @@ def _interval_weight(context: Context, x: Interval, weight: Interval, product: P
     around = around + product(reach * (1.0 + 2.0 * relative), spread_weight, None)
     around = around + context.rounding.subnormal * terms * 4.0
     out = _ends(context, middle, around, relative)
-    out.batch, out.merged = x.batch, x.merged
+    if x.batch is not None:
+        out.batch, out.merged = _samples(x, middle.dim()), x.merged
     return out
 
 
@@ -417,9 +431,12 @@ def _size(weight: Operand) -> torch.Size:
     return weight.theta.shape if isinstance(weight, Parameter) else weight.shape  # type: ignore[union-attr]  # never None here
 
 
-def _spread(bias: Operand, outputs: int) -> Operand:
-    """A bias as one number an output, where it is a parameter."""
-    return bias.spread(outputs) if isinstance(bias, Parameter) else bias
+def _spread(context: Context, bias: Operand, outputs: int) -> Operand:
+    """A bias as one number an output, where it is a parameter of one row; a box of its own shape elsewhere."""
+    if not isinstance(bias, Parameter):
+        return bias
+    row = bias.theta.numel() == 1 or bias.theta.shape == (*[1] * (bias.theta.dim() - 1), outputs)
+    return bias.spread(outputs) if row else context.interval(bias)
 
 
 def _is_value(operand: Operand) -> bool:
