@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import thetabox as tb
-from thetabox.verify import bounds
+from thetabox.verify import bounds, cascade, request
 from thetabox.verify.chunkstore import ChunkStore
 from thetabox.verify.domains import domain_class
 from thetabox.verify.effort import Meter, forward_pass
@@ -281,3 +281,30 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
     assert interrupted > 1
     for file in ("certificate.json", "samples.csv"):
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "resumed" / file).read_bytes()
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_kept_part_is_that_of_its_own_samples(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order of a stage's samples is that of computed margins, which another machine may compute otherwise."""
+    model, x, y = task_of(name)
+    sweep = MAKERS[name][2]
+    monkeypatch.setattr(cascade, "LARGEST_PART", 3)
+    fresh = tb.certify(model, x, y, sweep)
+    plain, margins_of = ChunkStore.write_part, request.margins_of
+    written: list[str] = []
+
+    def write_part(self: ChunkStore, part: str, *args: Any) -> None:
+        plain(self, part, *args)
+        written.append(part)
+        if len(written) == 6:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ChunkStore, "write_part", write_part)
+    with pytest.raises(KeyboardInterrupt):
+        tb.certify(model, x, y, sweep, resume=tmp_path)
+    assert any(not part[0].isdigit() for part in written)  # a stage had begun
+    # The right ones in the opposite order.
+    monkeypatch.setattr(request, "margins_of", lambda *given: 1e3 / margins_of(*given))
+    resumed = tb.certify(model, x, y, sweep, resume=tmp_path)
+    assert torch.equal(resumed.verified, fresh.verified)
+    torch.testing.assert_close(resumed.margin, fresh.margin, rtol=1e-9, atol=1e-12)

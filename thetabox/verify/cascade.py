@@ -144,7 +144,9 @@ def parts(
 ) -> Iterator[Found]:
     """The stage on those of the samples that can pay for it, part by part.
 
-    A part that the store holds is not computed again: an interrupted run goes on to the same end.
+    A part that the store holds is not computed again: an interrupted run goes on to the same end. Which samples stand in
+    a part may differ from run to run, for their order is that of computed margins; one that holds others, or the same
+    with other means, is computed anew.
 
     Args:
         stage: for the size of its parts and what they cost.
@@ -163,10 +165,11 @@ def parts(
     todo = todo[left[todo] >= passes]
     for part, members in enumerate(todo.split(part_size(stage)) if len(todo) else ()):
         name = f"{stage.name}-{label}-{part}"
-        held = store.read_part(name, ("found", "left"))
-        if held is None:
+        given = left[members]
+        held = store.read_part(name, ("members", "given", "found", "left"))
+        if held is None or not (torch.equal(held["members"], members) and torch.equal(held["given"], given)):
             deadline.check()
-            meter = Meter(left[members] - passes, deadline)
+            meter = Meter(given - passes, deadline)
             try:
                 found = guarded(partial(work, members, meter))
             except GaveUp as error:
@@ -174,7 +177,7 @@ def parts(
                 yield Found(members, None, str(error))
                 continue
             assert meter.left is not None
-            held = {"found": found, "left": meter.left}
+            held = {"members": members, "given": given, "found": found, "left": meter.left}
             store.write_part(name, held)
         left[members] = held["left"]
         yield Found(members, held["found"])
