@@ -52,6 +52,11 @@ def bounds(model: nn.Module, domain: str = "interval", epsilon: list[float] = EP
     return engine.logits(whole, values) if domain == "interval" else domain_class(domain)(engine).logits(whole, values)
 
 
+def answer_type(model: nn.Module) -> torch.dtype:
+    """In which the network computes."""
+    return next(model.parameters()).dtype
+
+
 def assert_holds(model: nn.Module, domain: str = "interval") -> None:
     """The module's own answers at its weights and at points of the box, in its own type, lie inside."""
     found = bounds(model, domain)
@@ -62,8 +67,9 @@ def assert_holds(model: nn.Module, domain: str = "interval") -> None:
             with torch.no_grad():
                 for name, p in moved.named_parameters():
                     p.copy_(point[name])
-                answer = moved(X.to(next(moved.parameters()).dtype)).double()
-            room = 2e-5 * (1.0 + answer.abs())
+                answer = moved(X.to(answer_type(model))).double()
+            # Bounds are of real numbers, so what a float32 network itself rounds may lie outside.
+            room = (2e-5 if answer_type(model) is torch.float32 else 1e-12) * (1.0 + answer.abs())
             assert (found.lower[rows] - room <= answer).all(), f"below at {epsilon}"
             assert (answer <= found.upper[rows] + room).all(), f"above at {epsilon}"
 
@@ -217,6 +223,60 @@ def test_float32_inside_float64() -> None:
     assert (found.lower <= answer).all()
     assert (answer <= found.upper).all()
     assert float((found.upper - found.lower).max()) < 1e-5
+
+
+class Narrowed(nn.Module):
+    """A parameter in float64 that is multiplied in float32."""
+
+    def __init__(self, theta: float, product: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.weight, self.product = nn.Parameter(torch.tensor([theta], dtype=torch.float64)), product
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.product(x, self.weight)
+        return torch.cat([z, -z], 1)
+
+
+NARROWED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "both": lambda x, w: (x.float() * w.float()).double(),
+    "weight alone": lambda x, w: x * w.float().double(),
+    "dense": lambda x, w: F.linear(x, w.float().double()[None]),
+    "matrix": lambda x, w: F.linear(x, (w.float() * torch.tensor(1.0)).double()[None]),
+    "bias": lambda x, w: F.linear(x, torch.ones(1, 1, dtype=torch.float64), w.float().double()),
+    "sum": lambda x, w: x * w.sum(0, keepdim=True, dtype=torch.float32).double(),
+}
+
+
+@pytest.mark.parametrize("domain", ["interval", "linear"])
+@pytest.mark.parametrize("kind", ["relative", "absolute"])
+@pytest.mark.parametrize("name", NARROWED)
+def test_a_perturbed_parameter_is_rounded_all_over_its_box(name: str, kind: str, domain: str) -> None:
+    """float32 holds 1.25, and 1.25 (1 - ε) it does not."""
+    model, moved = (Narrowed(1.25, NARROWED[name]) for _ in range(2))
+    torch.manual_seed(0)
+    x = torch.rand(6, 1).double() * 3.0
+    for epsilon in torch.logspace(-8, 0.5, 12, dtype=torch.float64).tolist():
+        found = tb.logit_bounds(model, x, epsilon, domain=domain, box=tb.Box(kind))
+        for side in (-1, 1):
+            with torch.no_grad():
+                moved.weight.fill_(1.25 + side * epsilon * (1.0 if kind == "absolute" else 1.25) * (1 - 1e-9))
+                answer = moved(x)
+            assert (found.lower <= answer).all(), epsilon
+            assert (answer <= found.upper).all(), epsilon
+
+
+@pytest.mark.parametrize("theta", [1.3e-38, 1e-30, 3e38])
+@pytest.mark.parametrize("epsilon", [0.1, 0.9999, 1.0, 1.5])
+def test_a_box_reaches_numbers_that_float32_cannot_hold(theta: float, epsilon: float) -> None:
+    model, moved = (Narrowed(theta, NARROWED["weight alone"]) for _ in range(2))
+    x = torch.linspace(0.5, 2.0, 7, dtype=torch.float64)[:, None] / theta
+    found = tb.logit_bounds(model, x, epsilon, domain="interval")
+    for side in torch.linspace(-1, 1, 41).tolist():
+        with torch.no_grad():
+            moved.weight.fill_(theta * (1 + side * epsilon * (1 - 1e-9)))
+            answer = moved(x)
+        assert (found.lower <= answer).all()
+        assert (answer <= found.upper).all()
 
 
 @pytest.mark.parametrize("error", [AssertionError, IndexError, TypeError, RuntimeError, KeyError])

@@ -144,9 +144,9 @@ def parts(
 ) -> Iterator[Found]:
     """The stage on those of the samples that can pay for it, part by part.
 
-    A part that the store holds is not computed again: an interrupted run goes on to the same end. Which samples stand in
-    a part may differ from run to run, for their order is that of computed margins; one that holds others, or the same
-    with other means, is computed anew.
+    A part that the store holds is not computed again: an interrupted run goes on to the same end. Which samples stand
+    in a part may differ from run to run, for their order is that of computed margins; one that holds others, or the
+    same with other means, is computed anew.
 
     Args:
         stage: for the size of its parts and what they cost.

@@ -17,6 +17,10 @@ from thetabox.verify.kinds import Kind, ends_of, is_whole, kinds
 from thetabox.verify.parameter import EXACT, Parameter, stored
 
 
+# More than the rounding of a few operations in float64.
+ROOM = 2.0**-48
+
+
 class _Inexact(Exception):
     """An operand is not known to the last bit."""
 
@@ -180,16 +184,27 @@ def in_float32(context: Context, value: Any, *, whole: bool = False) -> Any:
         return value
     if isinstance(value, Parameter):
         theta = value.theta.detach().double()
-        rounded = theta.float().double()
-        wrong = rounded != theta
-        if not bool(wrong.any()):
+        rounded = theta.float().double() != theta
+        if context.largest(value.factor) or value.blur:
+            # Every point of the box is rounded, not the stored value alone.
+            rounded = torch.ones_like(rounded)
+        if not bool(rounded.any()):
             return value
-        limits = torch.finfo(torch.float32)
-        size = theta[wrong].abs()
-        if float(size.min()) >= limits.smallest_normal and float(size.max()) < limits.max:
-            return replace(value, blur=value.blur + limits.eps, source=None)
+        if _normal_in_float32(context, value, rounded):
+            return replace(value, blur=value.blur + torch.finfo(torch.float32).eps, source=None)
         value = context.interval(value)
     if not isinstance(value, Interval):
         return value
     value = value.settled(context.rounding.own)
     return replace(value.map(lambda t: t.float().to(context.dtype)), bound=None)
+
+
+def _normal_in_float32(context: Context, parameter: Parameter, rounded: Tensor) -> bool:
+    """Whether the numbers ``rounded`` stay normal in float32 over the whole box, or zero: the error is relative then."""
+    theta = parameter.magnitude.detach().double()[rounded]
+    unit = theta if parameter.unit is None else parameter.unit.detach().double()[rounded]
+    radius = unit * context.largest(parameter.factor) + (unit + theta) * (parameter.blur + ROOM)
+    least, most = theta - radius, theta + radius
+    limits = torch.finfo(torch.float32)
+    normal = (least >= limits.smallest_normal) & (most <= limits.max)
+    return bool((normal | (most == 0.0)).all())
