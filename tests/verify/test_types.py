@@ -265,6 +265,20 @@ def test_a_perturbed_parameter_is_rounded_all_over_its_box(name: str, kind: str,
             assert (answer <= found.upper).all(), epsilon
 
 
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_a_float64_network_that_runs_in_float32_is_perturbed_first(precision: str) -> None:
+    model, moved = (Narrowed(1.25, lambda x, w: x * w) for _ in range(2))
+    x = torch.tensor([[1.0], [1.5], [1.75]])
+    for epsilon in torch.logspace(-8, 0.5, 12, dtype=torch.float64).tolist():
+        found = tb.logit_bounds(model, x, epsilon, domain="interval", arithmetic="float32", precision=precision)
+        for side in (-1, 1):
+            with torch.no_grad():
+                moved.double().weight.fill_(1.25 * (1 + side * epsilon * (1 - 1e-9)))
+                answer = moved.float()(x)
+            assert (found.lower <= answer).all(), epsilon
+            assert (answer <= found.upper).all(), epsilon
+
+
 @pytest.mark.parametrize("theta", [1.3e-38, 1e-30, 3e38])
 @pytest.mark.parametrize("epsilon", [0.1, 0.9999, 1.0, 1.5])
 def test_a_box_reaches_numbers_that_float32_cannot_hold(theta: float, epsilon: float) -> None:

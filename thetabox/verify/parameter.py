@@ -80,11 +80,16 @@ class Parameter:
 
 
 def stored(name: str, value: Tensor, rounding: Rounding, factor: float = 0.0, unit: Tensor | None = None) -> Parameter:
-    """A tensor of the model in the dtype of the bounds; a network or bounds in float32 may hold it rounded."""
+    """A tensor of the model in the dtype of the bounds; a network or bounds in float32 may hold it rounded.
+
+    Of a perturbed one in float64, a network in float32 rounds every point of the box, also where it holds the middle.
+    """
     dtype, blur = rounding.dtype, 0.0
     wide = value.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.bool)
     if wide and (rounding.network or dtype == torch.float32):
         exact = value.float().double() == value.double()
+        if factor and rounding.network:
+            blur = torch.finfo(torch.float32).eps
         if not bool(exact.all()):
             limits = torch.finfo(torch.float32)
             size = value[~exact].double().abs()

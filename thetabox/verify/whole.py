@@ -16,7 +16,6 @@ from thetabox.verify.interval import Interval
 from thetabox.verify.kinds import Kind, ends_of, is_whole, kinds
 from thetabox.verify.parameter import EXACT, Parameter, stored
 
-
 # More than the rounding of a few operations in float64.
 ROOM = 2.0**-48
 
@@ -200,7 +199,7 @@ def in_float32(context: Context, value: Any, *, whole: bool = False) -> Any:
 
 
 def _normal_in_float32(context: Context, parameter: Parameter, rounded: Tensor) -> bool:
-    """Whether the numbers ``rounded`` stay normal in float32 over the whole box, or zero: the error is relative then."""
+    """Whether the numbers ``rounded`` stay normal in float32, or zero, over the whole box: their error is relative."""
     theta = parameter.magnitude.detach().double()[rounded]
     unit = theta if parameter.unit is None else parameter.unit.detach().double()[rounded]
     radius = unit * context.largest(parameter.factor) + (unit + theta) * (parameter.blur + ROOM)
