@@ -39,6 +39,11 @@ def _dims(x: Tensor, dims: Any) -> list[int]:
     return [dims] if isinstance(dims, int) else list(dims)
 
 
+def _is_number(value: Any) -> bool:
+    """Whether it is a number of the code, and not that of the samples."""
+    return isinstance(value, (int, float)) and not isinstance(value, Rows)
+
+
 def _real(o: Operation) -> None:
     """The result is a real number, or a whole one that does not wrap (which is seen to afterwards)."""
     if o.dtype not in (*FLOATING, *WHOLES):
@@ -123,7 +128,8 @@ def reciprocal(s: Symbolic, o: Operation, a: Tensor) -> Tensor:
 def power(s: Symbolic, o: Operation, a: Tensor, exponent: Any) -> Tensor:
     """A small whole power."""
     _real(o)
-    if isinstance(exponent, Rows) or exponent != int(exponent) or abs(exponent) > 8:
+    # A tensor holds numbers of polynomials, none of which is an exponent.
+    if not _is_number(exponent) or exponent != int(exponent) or abs(exponent) > 8:
         raise Unknown
     if exponent < 0 and bool((a == ZERO).any()):
         raise Unknown
@@ -256,16 +262,18 @@ def absolute(s: Symbolic, o: Operation, a: Tensor) -> Tensor:
 def unary(s: Symbolic, o: Operation, a: Tensor, *settings: Any, **named: Any) -> Tensor:
     """A function that is no part of the equations, but may cancel (as surrogates of a spike's gradient do)."""
     _real(o)
-    key = (*settings, *sorted(named.items()))
-    if any(isinstance(v, (Tensor, Rows)) for v in settings):
+    if not all(v is None or isinstance(v, str) or _is_number(v) for v in (*settings, *named.values())):
         raise Unknown
+    key = (*settings, *sorted(named.items()))
     return s.each(lambda p: s.algebra.function(o.operator, (p,), key), a)
 
 
 def total(s: Symbolic, o: Operation, a: Tensor, dims: Any = None, keepdim: bool = False, dtype: Any = None) -> Tensor:
-    """Sums."""
+    """Sums; of real numbers that are first made whole ones, nothing is known."""
     _known_operands(s, o)
     _real(o)
+    if o.dtype in WHOLES and any(s.graph.dtypes.get(i) in FLOATING for i in o.inputs):
+        raise Unknown
     return s.reduced(a, _dims(a, dims), keepdim)
 
 
@@ -323,12 +331,16 @@ def same(s: Symbolic, o: Operation, a: Tensor, *args: Any, **kwargs: Any) -> Ten
 
 
 def moved(s: Symbolic, o: Operation, *args: Any, **kwargs: Any) -> Any:
-    """The operator itself on the numbers of the polynomials."""
+    """The operator itself on the numbers of the polynomials, which have no bits to be read in another type."""
+    if any(isinstance(v, torch.dtype) for v in (*args, *kwargs.values())):
+        raise Unknown
     return o.target(*_sizes(args), **_sizes(kwargs))
 
 
 def indexed(s: Symbolic, o: Operation, a: Tensor, *args: Any) -> Any:
-    """As ``moved``; tensors among the arguments are places."""
+    """As ``moved``; tensors among the arguments are places, but for truth values, which choose."""
+    if any(s.graph.dtypes.get(i) in (torch.bool, torch.uint8) for i in o.inputs[1:]):
+        raise Unknown
 
     def places(tree: Any) -> Any:
         if isinstance(tree, Tensor):
@@ -344,8 +356,11 @@ def indexed(s: Symbolic, o: Operation, a: Tensor, *args: Any) -> Any:
 
 
 def padded(s: Symbolic, o: Operation, a: Tensor, sizes: Any, value: Any = 0.0) -> Tensor:
-    """One number around."""
-    return torch.nn.functional.pad(a, _sizes(sizes), value=s.constant(value))
+    """One number around, which a tensor of whole numbers would round."""
+    number = s.constant(value)
+    if o.dtype not in FLOATING and value not in ((0, 1) if o.dtype == torch.bool else (int(value),)):
+        raise Unknown
+    return torch.nn.functional.pad(a, _sizes(sizes), value=number)
 
 
 def filled(value: float | None) -> Callable[..., Tensor]:
@@ -393,6 +408,8 @@ def size_arithmetic(function: Callable[[int, int], int]) -> Callable[..., int]:
     """Arithmetic on sizes."""
 
     def rule(s: Symbolic, o: Operation, a: int, b: int) -> int:
+        if not (isinstance(a, int) and isinstance(b, int)):
+            raise Unknown
         return Rows(function(int(a), int(b))) if isinstance(a, Rows) or isinstance(b, Rows) else function(a, b)
 
     return rule
