@@ -10,13 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.masked import masked_tensor
+from torch.testing._internal.two_tensor import TwoTensor
 
 import thetabox as tb
 from thetabox import checks
+from thetabox.train import fit
 
 X, Y = torch.rand(4, 6, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0])
 N = X.numpy()
+F32 = torch.float32
 
 
 def network(inplace: bool = False) -> nn.Sequential:
@@ -73,6 +77,40 @@ def test_every_function_takes_other_forms(name: str) -> None:
     assert torch.equal(PUBLIC[name](network(), FORMS["mirrored twice"], Y.double().numpy()[::-1][::-1]), expected(name))
 
 
+EXACT: dict[str, tuple[Any, torch.dtype]] = {
+    "plain floats": ([[0.1, 0.2], [0.3, 1.0]], torch.float64),
+    "floats and whole numbers": ([[0.1, 2**53], [3, 1]], torch.float64),
+    "whole numbers": ([[2**60 + 1, 2], [3, 4]], torch.int64),
+    "half beside whole": ([torch.tensor([0.5, 1.5]).half(), torch.tensor([2049, 3])], torch.float64),
+    "single beside whole": ([torch.tensor([0.5, 1.5]), torch.tensor([2**24 + 1, 3])], torch.float64),
+    "single beside plain": ([torch.tensor([0.5, 1.5]), [0.1, 0.2]], torch.float64),
+    "half beside the other half": ([torch.tensor([1.0, 2049.0]).bfloat16(), torch.tensor([0.1, 3.0]).half()], F32),
+    "short beside long": ([torch.tensor([1, 2], dtype=torch.int32), torch.tensor([2**60 + 1, 3])], torch.int64),
+    "unsigned beside long": ([torch.tensor([1, 2], dtype=torch.uint64), torch.tensor([5, 3])], torch.float64),
+    "scalars of two types": ([[np.float32(0.1), np.float64(0.1)], [np.int64(3), np.float16(0.1)]], torch.float64),
+}
+
+
+@pytest.mark.parametrize("form", EXACT)
+def test_lists_hold_every_number_as_it_was_given(form: str) -> None:
+    given, dtype = EXACT[form]
+    found = checks.array(given, "x")
+    assert found.dtype == dtype
+    assert found.tolist() == [[v.item() if isinstance(v, Tensor | np.generic) else v for v in row] for row in given]
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_plain_lists_are_read_in_double_precision(double: bool) -> None:
+    x = [[0.1, 0.2, 0.3, 0.4, 0.5, 0.6]] * 4
+    model = network().double() if double else network()
+    exact = torch.tensor(x, dtype=torch.float64)
+    for name in PUBLIC:
+        assert torch.equal(PUBLIC[name](model, x, Y), PUBLIC[name](model, exact, Y))
+    assert not torch.equal(tb.logit_bounds(model, x, 1e-3).lower, tb.logit_bounds(model, exact.float(), 1e-3).lower)
+    found = fit(model, (x, Y), (exact, Y), "standard", epochs=1, batch_size=2, lr=0.01, progress=False)
+    assert len(found.history) == 1
+
+
 def forms_of_labels() -> dict[str, Any]:
     return {
         "list": Y.tolist(),
@@ -109,6 +147,15 @@ BAD_INPUTS: dict[str, Any] = {
     "dates": np.array([["2020-01-01"]] * 4, dtype="M8[D]"),
     "records": np.zeros(4, dtype=[("a", "f4")]),
     "masked": np.ma.masked_greater(N, 0.5),
+    "masked in a list": [np.ma.masked_greater(row, 0.5) for row in N],
+    "masked beside tensors": [X[0], np.ma.masked_greater(N[1], -1.0), X[2], X[3]],
+    "masked deep in lists": [[np.ma.masked, *row[1:]] for row in N.tolist()],
+    "masked tensor": masked_tensor(X, X > 0.5),
+    "wrapped": TwoTensor(X, X),
+    "complex beside real": [X[0], X[1] + 1j, X[2], X[3]],
+    "whole beside others beyond 2**53": [[2**53 + 1, 0.5]] * 4,
+    "whole tensors beside others beyond 2**53": [torch.full((6,), 2**53 + 1), *X[1:]],
+    "whole scalars of two types": [[np.uint64(2**63 + 1), np.int64(1)]] * 4,
     "meta": X.to("meta"),
     "quantised": torch.quantize_per_tensor(X, 0.1, 0, torch.qint8),
     "nested": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
@@ -249,6 +296,16 @@ class Weighted(nn.Module):
         return x @ self.weight.to(x.dtype)
 
 
+class With(nn.Module):
+    def __init__(self, offset: torch.Tensor) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 3)
+        self.register_buffer("offset", offset)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) + self.offset
+
+
 @pytest.mark.parametrize("name", PUBLIC)
 @pytest.mark.parametrize(
     ("model", "said"),
@@ -259,6 +316,10 @@ class Weighted(nn.Module):
         (Weighted(torch.ones(6, 3).to_sparse()), "sparse"),
         (Weighted(torch.full((6, 3), float("nan")).to(torch.float8_e4m3fn)), "NaN"),
         (nn.Linear, "torch.nn.Module"),
+        (Weighted(torch.full((6, 3), 1j)), "complex"),
+        (With(torch.ones(3) + 0j), "complex"),
+        (With((torch.ones(3) + 1j).conj().imag), "resolve_neg"),
+        (With(TwoTensor(torch.ones(3), torch.ones(3))), "TwoTensor"),
         (None, "torch.nn.Module"),
         ("model.safetensors", "torch.nn.Module"),
     ],
@@ -268,3 +329,23 @@ def test_models_without_numbers(name: str, model: Any, said: str) -> None:
     with pytest.raises(tb.InputError, match=said) as caught:
         PUBLIC[name](model, X, Y)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_network_made_in_inference_mode(name: str) -> None:
+    with torch.inference_mode():
+        model = network()
+    if name in ("attack", "mismatch"):
+        assert torch.equal(PUBLIC[name](model, X, Y), expected(name))
+        return
+    # torch.export traces no such network.
+    with pytest.raises(tb.InputError, match=r"(?i)inference tensor") as caught:
+        PUBLIC[name](model, X, Y)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_where_tensors_are_made_without_values(name: str) -> None:
+    model = network()
+    with torch.device("meta"), pytest.raises(tb.InputError, match="meta device"):
+        PUBLIC[name](model, X, Y)

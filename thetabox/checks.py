@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -9,32 +10,37 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.masked import MaskedTensor
 from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from thetabox.errors import InputError
 
 ORDINARY = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Floating types that every operation of torch knows."""
 
+WHOLE = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
+"""Types of whole numbers that torch promotes to one that holds both."""
+
 # Whole numbers up to here, and labels far below it, are exact in float64.
 LARGEST_WHOLE = 2**53
 
 
-def array(values: Any, what: str, *, dtype: torch.dtype | None = None, own: bool = True) -> Tensor:
+def array(values: Any, what: str, *, own: bool = True) -> Tensor:
     """Numbers as a dense tensor on the CPU, contiguous, without a gradient, every value as it was given.
 
     Args:
         values: a tensor (of any layout, stride or device), an array (of any stride or byte order), numbers, or nested
-            lists of all of these.
+            lists of all of these. Plain numbers are read as int64 or float64.
         what: the name of it in messages.
-        dtype: of plain Python numbers; torch's default otherwise.
         own: copy, so that nothing the library does reaches the caller's memory; else only where it must.
 
     Raises:
         InputError: not numbers, ragged, complex, or of more digits than float64 holds.
     """
     try:
-        found = _read(values, what, dtype, own)
+        _check_default_device()
+        found = _read(values, what, own)
     except InputError:
         raise
     except Exception as error:  # tensors and arrays of foreign kinds raise whatever they like
@@ -63,7 +69,7 @@ def inputs(x: Any, what: str = "x", *, keep_indices: bool = False) -> Tensor:
     if not found.is_floating_point():
         if keep_indices and found.dtype in (torch.int32, torch.int64):
             return found
-        found = _exact_double(found, what)
+        found = exact_double(found, what)
     if not bool(torch.isfinite(found).all()):
         raise InputError(f"{what} has values that are NaN or infinite")
     return found
@@ -93,9 +99,10 @@ def numbers(values: Any, what: str) -> Tensor:
     Raises:
         InputError: anything else.
     """
+    _check_default_device()
     refusal = f"{what} must be a number or a list of numbers, not "
     try:
-        found = array(values, what, dtype=torch.float64)
+        found = array(values, what)
     except InputError as error:
         raise InputError(refusal + _shown(values)) from error
     if found.dtype == torch.bool or _has_bool(values):
@@ -123,46 +130,98 @@ def number(value: Any, what: str) -> float:
     return float(found)
 
 
+def exact_double(numbers: Tensor, what: str) -> Tensor:
+    """The same numbers in float64.
+
+    Raises:
+        InputError: whole numbers that it does not hold.
+    """
+    wide = numbers.double()
+    if not numbers.is_floating_point() and numbers.dtype.itemsize > 4 and bool((wide.abs() >= LARGEST_WHOLE).any()):
+        raise InputError(f"{what} has whole numbers beyond 2⁵³, which no floating type holds exactly")
+    return wide
+
+
 def check_weights(model: nn.Module) -> None:
     """Raise unless ``model`` is a module whose parameters and buffers hold finite numbers.
 
     Raises:
-        InputError: no module, a tensor without values (lazy, or of the meta device), NaN or infinity.
+        InputError: no module, a tensor without values (lazy, or of the meta device), one that is not plain (sparse,
+            complex, a lazily negated view, a wrapper of others), NaN or infinity.
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, not {_kind(model)}")
+    _check_default_device()
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if is_lazy(tensor):
             raise InputError(f"the model's {name} has no shape yet; call the model once, so that lazy layers are made")
+        if is_traceable_wrapper_subclass(tensor):
+            raise InputError(f"the model's {name} is a {_kind(tensor)}, which wraps other tensors; make it a plain one")
         if tensor.is_meta:
             raise InputError(f"the model's {name} has no values, it is on the meta device; load its weights first")
         if tensor.layout != torch.strided:
             raise InputError(f"the model's {name} is a sparse tensor; make it dense, by to_dense()")
+        if tensor.is_complex():
+            raise InputError(f"the model's {name} is complex; hold its parts in two tensors, by torch.view_as_real()")
+        if tensor.is_neg() or tensor.is_conj():
+            raise InputError(
+                f"the model's {name} is a negated or conjugate view; make it plain, by resolve_neg() and resolve_conj()"
+            )
         if tensor.is_floating_point():
-            values = tensor if tensor.dtype in ORDINARY else tensor.float()
+            # Detached: no history is to be kept, and a tensor of inference mode cannot have one.
+            values = tensor.detach() if tensor.dtype in ORDINARY else tensor.detach().float()
             if not bool(torch.isfinite(values).all()):
                 raise InputError(f"the model's {name} has values that are NaN or infinite")
 
 
-def _read(values: Any, what: str, dtype: torch.dtype | None, own: bool) -> Tensor:
+def _check_default_device() -> None:
+    if torch.get_default_device().type == "meta":
+        raise InputError("torch makes tensors on the meta device here, where nothing has values; leave it first")
+
+
+def _read(values: Any, what: str, own: bool) -> Tensor:
     if isinstance(values, Tensor):
         return _dense(values, what, own)
-    if isinstance(values, list | tuple):
-        leaves = list(_leaves(values))
-        if any(isinstance(leaf, Tensor) for leaf in leaves):
-            parts = [_read(part, what, dtype, own=False) for part in values]
-            if len({part.shape for part in parts}) > 1:
-                raise InputError(f"{what} is a list whose parts differ in shape")
-            return torch.stack(parts)
-        if any(isinstance(leaf, np.ndarray | np.generic) for leaf in leaves):
-            return _of_numpy(values, what, own=False)
-        return torch.tensor(values, dtype=dtype)
-    if isinstance(values, bool | int | float) and not isinstance(values, np.generic):
-        return torch.tensor(values, dtype=dtype)
-    return _of_numpy(values, what, own)
+    if isinstance(values, np.generic) or not isinstance(values, list | tuple | bool | int | float):
+        return _of_numpy(values, what, own)
+    if not isinstance(values, list | tuple):
+        return _of_python(values, [values], what)
+    leaves = list(_leaves(values))
+    if not any(isinstance(leaf, Tensor | np.ndarray | np.generic) for leaf in leaves):
+        return _of_python(values, leaves, what)
+    if all(isinstance(leaf, np.generic | np.ndarray) for leaf in leaves) and len({leaf.dtype for leaf in leaves}) == 1:
+        if any(np.ma.is_masked(leaf) for leaf in leaves):
+            raise InputError(f"{what} has masked values; fill or drop them")
+        return _of_numpy(values, what, own=False)
+    return _stacked([_read(part, what, own=False) for part in values], what)
+
+
+def _of_python(values: Any, leaves: list[Any], what: str) -> Tensor:
+    """Plain numbers: whole ones as they are, float64 as soon as there is another among them."""
+    if not any(isinstance(leaf, float) for leaf in leaves):
+        return torch.tensor(values, device="cpu")
+    if any(isinstance(leaf, int) and abs(leaf) > LARGEST_WHOLE for leaf in leaves):
+        raise InputError(f"{what} has whole numbers beyond 2⁵³, which no floating type holds exactly")
+    return torch.tensor(values, dtype=torch.float64, device="cpu")
+
+
+def _stacked(parts: list[Tensor], what: str) -> Tensor:
+    """Parts of any types in one that holds every number of all of them."""
+    if len({part.shape for part in parts}) > 1:
+        raise InputError(f"{what} is a list whose parts differ in shape")
+    types = {part.dtype for part in parts}
+    if any(dtype.is_complex for dtype in types):
+        raise InputError(f"{what} must be real, not complex")
+    if len(types) > 1:
+        floating = all(dtype.is_floating_point for dtype in types)
+        wide = functools.reduce(torch.promote_types, types) if floating or types <= WHOLE else torch.float64
+        parts = [part.to(wide) if floating or types <= WHOLE else exact_double(part, what) for part in parts]
+    return torch.stack(parts)
 
 
 def _dense(tensor: Tensor, what: str, own: bool) -> Tensor:
+    if isinstance(tensor, MaskedTensor) or is_traceable_wrapper_subclass(tensor):
+        raise InputError(f"{what} is a {_kind(tensor)}; give a plain tensor, masked values filled or dropped")
     if tensor.is_meta:
         raise InputError(f"{what} holds no values, it is a tensor of the meta device")
     if tensor.is_quantized:
@@ -192,13 +251,6 @@ def _of_numpy(values: Any, what: str, own: bool) -> Tensor:
         found = narrow
     native = np.require(found, found.dtype.newbyteorder("="), ["C", "W"])
     return torch.from_numpy(native.copy() if own else native)
-
-
-def _exact_double(whole: Tensor, what: str) -> Tensor:
-    wide = whole.double()
-    if whole.dtype.itemsize > 4 and bool((wide.abs() >= LARGEST_WHOLE).any()):
-        raise InputError(f"{what} has whole numbers beyond 2⁵³, which no floating type holds exactly")
-    return wide
 
 
 def _leaves(values: Any) -> Iterator[Any]:

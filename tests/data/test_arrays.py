@@ -28,6 +28,43 @@ def test_a_good_file(tmp_path):
     assert (data.name, data.split) == ("own.npz", "test")
 
 
+@pytest.mark.parametrize(
+    ("x", "dtype"),
+    [
+        (X / 7, torch.float64),
+        (X * 1e300, torch.float64),
+        (X.astype(np.int64) + 2**24, torch.float64),
+        (X.astype(np.uint32) + 2**31, torch.float64),
+        (X / 8, torch.float32),
+        (X.astype(np.int64) * 2 + 2**24, torch.float32),
+        ((X / 7).astype(np.float16), torch.float32),
+        (X.astype(np.uint8), torch.float32),
+        (X.astype(np.longdouble) / 8, torch.float32),
+        (X > 3, torch.float32),
+    ],
+    ids=str,
+)
+def test_every_number_is_held_as_it_stands(tmp_path, x, dtype):
+    for data in (load(_npz(tmp_path, x=x, y=Y)), from_arrays(x, Y)):
+        assert data.x.dtype == dtype
+        assert data.x.tolist() == x.tolist()
+
+
+def test_the_hash_tells_numbers_that_float32_does_not():
+    exact = from_arrays(X / 7, Y)
+    assert exact.sha256 != from_arrays((X / 7).astype(np.float32), Y).sha256
+    # Of what float32 holds it is the same whatever the file's own type.
+    assert len({from_arrays(X.astype(kind), Y).sha256 for kind in ("f8", "f4", "f2", "u1", "i8", ">f8")}) == 1
+    assert from_arrays(X, Y).sha256 == "d96e53243412d6f86621a0131fc85e6b66aa2b080533c26efcd6c1979ce9652c"
+
+
+def test_masked_values_are_none():
+    with pytest.raises(InputError, match="x of mine has masked values"):
+        from_arrays(np.ma.masked_greater(X, 5), Y, name="mine")
+    with pytest.raises(InputError, match="y of mine has masked values"):
+        from_arrays(X, np.ma.masked_greater(Y, 1), name="mine")
+
+
 def test_class_names_and_groups(tmp_path):
     data = load_arrays(_npz(tmp_path, x=X, y=Y, classes=["a", "b", "c"], groups=list("ppqqrr")))
     assert data.classes == ["a", "b", "c"]
@@ -60,7 +97,9 @@ def test_training_and_validation_share_no_group(tmp_path):
         ({"x": X[:, :0], "y": Y}, "empty"),
         ({"x": np.where(X == 5, np.nan, X), "y": Y}, r"NaN or infinity \(first in sample 1\)"),
         ({"x": np.where(X == 9, np.inf, X), "y": Y}, "NaN or infinity"),
-        ({"x": X * 1e300, "y": Y}, "NaN or infinity"),
+        ({"x": X.astype(np.int64) + 2**53, "y": Y}, "whole numbers beyond"),
+        ({"x": X.astype(np.uint64) + 2**63, "y": Y}, "whole numbers beyond"),
+        ({"x": X.astype(np.longdouble) / 3, "y": Y}, "more digits"),
         ({"x": X, "y": Y.astype(np.float32)}, "integer labels"),
         ({"x": X, "y": Y > 0}, "integer labels"),
         ({"x": X, "y": Y - 1}, "count from 0"),

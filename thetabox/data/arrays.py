@@ -8,19 +8,24 @@ from typing import Any
 import numpy as np
 import torch
 
+from thetabox import checks
 from thetabox.data.dataset import SPLITS, Dataset, fixed_order
 from thetabox.errors import InputError
 
 VALIDATION_SHARE = 0.2
 
 
-def _as_array(value: Any, what: str) -> np.ndarray:
-    if isinstance(value, torch.Tensor):
-        value = value.detach().cpu().numpy()
-    array = np.asarray(value)
-    if array.dtype.kind not in "biuf":
-        raise InputError(f"{what} must hold numbers, not {array.dtype}")
-    return array
+def _numbers(value: Any, what: str) -> torch.Tensor:
+    if isinstance(value, np.ndarray) and value.dtype.kind not in "biuf":
+        raise InputError(f"{what} must hold numbers, not {value.dtype}")
+    return checks.array(value, what)
+
+
+def _narrow(values: torch.Tensor, what: str) -> torch.Tensor:
+    """float32 where that holds every number, else float64."""
+    wide = values if values.is_floating_point() else checks.exact_double(values, what)
+    narrow = wide.float()
+    return narrow if torch.equal(narrow.to(wide.dtype), wide) else wide
 
 
 def from_arrays(
@@ -35,7 +40,7 @@ def from_arrays(
     """Checks arrays and makes a data set of them.
 
     Args:
-        x: real numbers ``[N, ...]``, finite; stored as float32.
+        x: real numbers ``[N, ...]``, finite; stored as float32 where that holds every one, else as float64.
         y: integer labels ``[N]``, from 0.
         name: what to call the data in reports and in error messages.
         split: which split this is.
@@ -43,27 +48,26 @@ def from_arrays(
         groups: patient or speaker of every sample, if there is such a thing.
 
     Raises:
-        InputError: no samples, different lengths, NaN or infinity, labels that are not integers from 0.
+        InputError: no samples, different lengths, NaN or infinity, whole numbers beyond what float64 holds, labels
+            that are not integers from 0.
     """
-    inputs, labels = _as_array(x, f"x of {name}"), _as_array(y, f"y of {name}")
+    inputs, labels = _numbers(x, f"x of {name}"), _numbers(y, f"y of {name}")
     if inputs.ndim < 2:
         raise InputError(f"x of {name} must have shape [samples, ...], not {list(inputs.shape)}")
     if labels.ndim != 1:
         raise InputError(f"y of {name} must have shape [samples], not {list(labels.shape)}")
     if len(inputs) != len(labels):
         raise InputError(f"x of {name} has {len(inputs)} samples, y has {len(labels)}: they must be as many")
-    if inputs.size == 0:
+    if inputs.numel() == 0:
         raise InputError(f"{name} is empty: x has shape {list(inputs.shape)}")
-    if labels.dtype.kind not in "iu":
-        raise InputError(f"y of {name} must hold integer labels, not {labels.dtype}")
-    if labels.min() < 0:
-        raise InputError(f"labels of {name} must count from 0; the smallest is {labels.min()}")
-    with np.errstate(over="ignore"):
-        inputs = inputs.astype(np.float32)
-    if not np.isfinite(inputs).all():
-        first = int(np.argwhere(~np.isfinite(inputs))[0][0])
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise InputError(f"y of {name} must hold integer labels, not {str(labels.dtype).removeprefix('torch.')}")
+    smallest, largest = int(labels.numpy().min()), int(labels.numpy().max())
+    if smallest < 0:
+        raise InputError(f"labels of {name} must count from 0; the smallest is {smallest}")
+    if inputs.is_floating_point() and not bool(inputs.isfinite().all()):
+        first = int((~inputs.isfinite()).nonzero()[0][0])
         raise InputError(f"x of {name} holds NaN or infinity (first in sample {first})")
-    largest = int(labels.max())
     if classes is None:
         # Names for more classes than any data set has mean that y is no label at all.
         if largest >= 1_000_000:
@@ -76,8 +80,8 @@ def from_arrays(
     return Dataset(
         name=name,
         split=split,
-        x=torch.from_numpy(np.ascontiguousarray(inputs)),
-        y=torch.from_numpy(labels.astype(np.int64)),
+        x=_narrow(inputs, f"x of {name}"),
+        y=labels.long(),
         classes=list(classes),
         groups=None if groups is None else list(groups),
     )

@@ -49,7 +49,8 @@ class Dataset:
     Attributes:
         name: the task's name, or the file's.
         split: ``train``, ``validation`` or ``test``.
-        x: inputs, float32 ``[N, ...]``: images ``[N, channels, height, width]``, sequences ``[N, T, channels]``.
+        x: inputs ``[N, ...]``, float32, or float64 where that does not hold them: images
+            ``[N, channels, height, width]``, sequences ``[N, T, channels]``.
         y: labels, int64 ``[N]``, ``0 ≤ y < len(classes)``.
         classes: class names in label order.
         groups: patient or speaker of every sample, or ``None`` where there is no such thing.
@@ -70,7 +71,8 @@ class Dataset:
     def sha256(self) -> str:
         """SHA-256 over shape, bytes of ``x`` and bytes of ``y`` (little-endian)."""
         digest = hashlib.sha256(repr(tuple(self.x.shape)).encode())
-        digest.update(np.ascontiguousarray(self.x.numpy(), dtype="<f4").data)
+        kind = "<f8" if self.x.dtype == torch.float64 else "<f4"
+        digest.update(np.ascontiguousarray(self.x.numpy(), dtype=kind).data)
         digest.update(np.ascontiguousarray(self.y.numpy(), dtype="<i8").data)
         return digest.hexdigest()
 

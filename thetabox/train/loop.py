@@ -134,7 +134,8 @@ def fit(
         repeat_rare=repeat_rare,
     )
     where = choose_device(device)
-    data, held_out = _arrays(train, "training", where), _arrays(validation, "validation", where)
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
+    data, held_out = _arrays(train, "training", where, dtype), _arrays(validation, "validation", where, dtype)
     facts = {"method": method if isinstance(method, str) else method.name, "hyper_parameters": repr(chosen)}
     facts |= asdict(settings)
     with _surroundings(model, threads, where), TrainingBar(progress) as bar:
@@ -336,7 +337,7 @@ class _Keeper:
         save(self.training.model, self.path, {**self.facts, **found})
 
 
-def _arrays(data: Data, name: str, device: torch.device) -> tuple[Tensor, Tensor]:
+def _arrays(data: Data, name: str, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     try:
         x, y = data if isinstance(data, tuple | list) else (data.x, data.y)
     except (AttributeError, ValueError):
@@ -345,6 +346,8 @@ def _arrays(data: Data, name: str, device: torch.device) -> tuple[Tensor, Tensor
     x = checks.array(x, f"x of the {name} data", own=False)
     if x.ndim == 0 or x.numel() == 0:
         raise InputError(f"the {name} data is empty")
+    if x.is_floating_point():
+        x = x.to(dtype)  # as the network computes; nothing is claimed of the samples of a training
     if not bool(torch.isfinite(x).all()):
         raise InputError(f"the {name} inputs hold NaN or infinite values")
     y = checks.labels(y, len(x), f"y of the {name} data")

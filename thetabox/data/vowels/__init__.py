@@ -44,7 +44,8 @@ def read(split: str, data_dir: Path | None = None) -> Dataset:
     else:
         index = train if split == "train" else np.sort(order[:VALIDATION])
         x, y = x[index], y[index]
-    return from_arrays((x - mean) / deviation, y, name=TASK.name, split=split, classes=list(TASK.classes))
+    x = ((x - mean) / deviation).astype(np.float32)
+    return from_arrays(x, y, name=TASK.name, split=split, classes=list(TASK.classes))
 
 
 TASK = Task(
