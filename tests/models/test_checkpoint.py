@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import safetensors.torch
@@ -195,6 +197,11 @@ def test_metadata_of_an_unknown_or_damaged_kind(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match="cannot be built"):
         load(path)
+    for key in ("name", "self"):
+        meta = json.dumps({"architecture": "mlp", "config": {key: 1}})
+        safetensors.torch.save_file({"w": torch.zeros(2)}, path, metadata={"thetabox": meta})
+        with pytest.raises(InputError, match="cannot be built"):
+            load(path)
 
 
 @pytest.mark.parametrize("length", [128, 640])
@@ -232,6 +239,25 @@ def test_build_says_what_is_wrong() -> None:
         build("nope")
     with pytest.raises(InputError, match="cannot be built"):
         build("mlp", width=3)
+
+
+class Extra(nn.Linear):
+    config: ClassVar[dict[str, int]] = {"in_features": 6, "out_features": 3}
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"calls": 1}
+
+    def set_extra_state(self, state: object) -> None:
+        pass
+
+
+def test_state_that_is_no_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(nn.Linear(6, 3).state_dict(), tmp_path / "m.pt")
+    with pytest.raises(InputError, match="_extra_state of the Extra to fill is no tensor"):
+        load(tmp_path / "m.pt", Extra(6, 3))
+    monkeypatch.setitem(ARCHITECTURES, "extra", Extra)
+    with pytest.raises(InputError, match="_extra_state of the Extra is no tensor"):
+        save(Extra(6, 3), tmp_path / "m.safetensors")
 
 
 # --- every number as it stands in the file

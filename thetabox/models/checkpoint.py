@@ -32,7 +32,7 @@ ARCHITECTURES: dict[str, type[nn.Module]] = {"lsnn": LSNN, "convnet": ConvNet, "
 METADATA_KEY = "thetabox"
 
 
-def build(name: str, **config: Any) -> nn.Module:
+def build(name: str, /, **config: Any) -> nn.Module:
     """A fresh network of the registry.
 
     Raises:
@@ -71,7 +71,11 @@ def save(model: nn.Module, path: str | os.PathLike[str], info: dict[str, Any] | 
             "or keep its state_dict with torch.save and load it with model="
         )
     meta = {"architecture": name, "config": model.config, "version": __version__, "info": info or {}}
-    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
+    held = model.state_dict()
+    for key, value in held.items():
+        if not isinstance(value, torch.Tensor):  # what get_extra_state answers
+            raise InputError(f"{key} of the {type(model).__name__} is no tensor; keep its state_dict with torch.save")
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in held.items()}
     write_atomically(Path(path), to_bytes(tensors, metadata={METADATA_KEY: json.dumps(meta)}))
 
 

@@ -73,6 +73,10 @@ def fill(path: Path, model: nn.Module, held: Held, *, any_type: bool = False) ->
     """
     own = model.state_dict()
     for name, value in own.items():
+        if not isinstance(value, Tensor):  # what get_extra_state answers
+            raise InputError(
+                f"{path}: {name} of the {type(model).__name__} to fill is no tensor; fill it by load_state_dict"
+            )
         if is_lazy(value) or value.is_meta:
             raise InputError(f"{path}: {name} of the {type(model).__name__} to fill has no shape or no memory yet")
     state = {name: _plain(path, name, value) for name, value in _chosen(path, model, own, held).items()}
