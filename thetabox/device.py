@@ -17,7 +17,7 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise InputError(f"unknown device {name!r}; choose auto, cpu or cuda") from error
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"unknown device {name!r}; choose auto, cpu or cuda")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import thetabox as tb
+from thetabox.verify.request import tensor_hash
 from thetabox.verify.rounding import sound_kernels
 
 Y = torch.tensor([0, 2, 1])
@@ -47,6 +48,20 @@ BAD: dict[str, dict[str, Any]] = {
     "unknown precision": {"precision": "float16"},
     "unknown device": {"device": "abacus"},
     "unknown option": {"options": {"histories": 4}},
+    "precision in a list": {"precision": ["float64"]},
+    "arithmetic in a list": {"arithmetic": ["real"]},
+    "criterion in a list": {"criterion": ["margin"]},
+    "domain in a list": {"domain": ["auto"]},
+    "device in a list": {"device": ["cpu"]},
+    "options as a number": {"options": 3},
+    "options as text": {"options": "effort"},
+    "endless effort as a whole number": {"options": {"effort": 10**400}},
+    "effort of many digits below 0": {"options": {"effort": -(10**5000)}},
+    "endless budget as a whole number": {"options": {"budget": 10**400}},
+    "endless timeout as a whole number": {"timeout": 10**400},
+    "a folder as a number": {"resume": 3},
+    "facts of the model in a list": {"model_info": [1]},
+    "facts of the data as text": {"data_info": "digits"},
     "not a box": {"box": "relative"},
     "empty box": {"box": tb.Box(include="nothing.*")},
     "not a model": {"model": lambda x: x},
@@ -60,6 +75,32 @@ def test_bad_input_is_one_line(name: str, model: nn.Module) -> None:
         tb.certify(given.pop("model"), given.pop("x"), given.pop("y"), given.pop("epsilon"), **given)
     assert str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("odd", "plain"),
+    [
+        (torch.arange(4.0)[::4], torch.zeros(1)),
+        (torch.tensor(2.0).expand(1), torch.tensor([2.0])),
+        (torch.tensor(2.0).expand(3), torch.full((3,), 2.0)),
+        (torch.arange(12.0).view(3, 4)[:1, ::4], torch.zeros(1, 1)),
+        (torch.arange(12.0).view(3, 4).t(), torch.arange(12.0).view(3, 4).t().contiguous()),
+        ((torch.ones(3) + 2j).conj().imag, torch.full((3,), -2.0)),
+        (torch.ones(0, 3)[:, ::2], torch.ones(0, 2)),
+    ],
+)
+def test_hashes_are_of_values(odd: Tensor, plain: Tensor) -> None:
+    assert tensor_hash([odd]) == tensor_hash([plain]) != tensor_hash([plain + 1, plain])
+
+
+def test_a_hash_as_it_has_always_been() -> None:
+    assert tensor_hash([X, Y]) == "6da01cf14376e7a45039329a36934486c0325b17daab54fa842df689ebbfc4ef"
+
+
+def test_tensors_of_one_number() -> None:
+    torch.manual_seed(0)
+    spiking = tb.models.LSNN(4, 1, 3)
+    assert tb.certify(spiking, torch.rand(2, 5, 4), [0, 1], 1e-3).margin.shape == (1, 2)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

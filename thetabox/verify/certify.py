@@ -89,6 +89,7 @@ def certify(
         UnsupportedOperator: the network holds an operator without a rule.
     """
     deadline = Deadline(request.seconds(timeout))
+    request.beside(resume, model_info, data_info)
     chosen = request.settings(domain, box, arithmetic, precision, device, options)
     if criterion not in request.CRITERIA:
         raise InputError(f"unknown criterion {criterion!r}; choose one of {', '.join(request.CRITERIA)}")

@@ -54,6 +54,8 @@ def check(name: str, options: Mapping[str, Any] | None) -> dict[str, Any]:
     Raises:
         InputError: unknown domain or option, or a value of another kind than the default.
     """
+    if not isinstance(options, Mapping | None):
+        raise InputError(f"options must be a dictionary of name to value, not {type(options).__name__}")
     given = dict(options or {})
     if name == AUTO:
         given = _without_budget(given)
@@ -75,9 +77,13 @@ def _effort(key: str, value: Any, unit: str) -> float:
     """``None`` stands for the default."""
     if value is None:
         return DEFAULT
-    if not isinstance(value, int | float) or isinstance(value, bool) or math.isnan(value) or value < 0:
+    try:
+        number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        raise InputError(f"the option {key!r} is beyond what floats hold; inf stands for no limit") from None
+    if not number >= 0:  # as NaN is not
         raise InputError(f"the option {key!r} must be a number of {unit} of at least 0, not {value!r}")
-    return float(value)
+    return number
 
 
 def _without_budget(given: dict[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,12 +53,27 @@ def settings(
     given = domains.check(domain, options)
     if arithmetic not in ARITHMETICS:
         raise InputError(f"unknown arithmetic {arithmetic!r}; choose one of {', '.join(ARITHMETICS)}")
-    if precision not in PRECISIONS:
+    if not isinstance(precision, str) or precision not in PRECISIONS:
         raise InputError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
     if box is not None and not isinstance(box, Box):
         raise InputError("box must be a thetabox.Box")
     rounding = Rounding(PRECISIONS[precision], arithmetic)
     return Settings(box or Box(), rounding, choose_device(device), domain, precision, given)
+
+
+def beside(
+    resume: str | Path | None, model_info: Mapping[str, Any] | None, data_info: Mapping[str, Any] | None
+) -> None:
+    """Raise unless what a certification is given beside its question is of its kind.
+
+    Raises:
+        InputError: a folder that is no path, entries that are no dictionary.
+    """
+    if not isinstance(resume, str | os.PathLike | None):
+        raise InputError(f"resume must be the path of a folder, not {type(resume).__name__}")
+    for what, entries in (("model_info", model_info), ("data_info", data_info)):
+        if not isinstance(entries, Mapping | None):
+            raise InputError(f"{what} must be a dictionary, not {type(entries).__name__}")
 
 
 def epsilons(epsilon: float | Sequence[float] | Array) -> Tensor:
@@ -164,7 +181,9 @@ def tensor_hash(tensors: Sequence[Tensor]) -> str:
     """SHA-256 over dtype, shape and bytes."""
     digest = hashlib.sha256()
     for t in tensors:
-        t = t.detach().cpu().contiguous()
+        t = t.detach().cpu().resolve_conj().resolve_neg().contiguous()
         digest.update(f"{t.dtype}{list(t.shape)}".encode())
-        digest.update(t.reshape(-1).view(torch.uint8).numpy().tobytes() if t.numel() else b"")
+        # The stride of a single number may be anything, and torch reads the bytes of rows without gaps alone.
+        flat = t.reshape(-1).as_strided((t.numel(),), (1,))
+        digest.update(flat.view(torch.uint8).numpy().tobytes() if t.numel() else b"")
     return digest.hexdigest()
