@@ -209,14 +209,20 @@ def wrappers(model: nn.Module) -> list[str]:
 def _factors(scale: Any) -> dict[str, float]:
     if not isinstance(scale, Mapping):
         raise InputError(f"box scale must be a dictionary of pattern to factor, not {type(scale).__name__}")
+    factors = {}
     for pattern, factor in scale.items():
         if not isinstance(pattern, str):
             raise InputError(f"box scale must name its tensors by patterns in text, not by {type(pattern).__name__}")
         if isinstance(factor, bool) or not isinstance(factor, Real):
             raise InputError(f"box scale for {pattern!r} must be a number, not {type(factor).__name__}")
-        if not (math.isfinite(factor) and float(factor) >= 0):
-            raise InputError(f"box scale for {pattern!r} is {factor}; it must be a finite number of at least 0")
-    return {pattern: float(factor) for pattern, factor in scale.items()}
+        try:
+            number = float(factor)
+        except OverflowError:  # a whole number or a fraction beyond what floats hold
+            number = math.inf
+        if not (math.isfinite(number) and number >= 0):
+            raise InputError(f"box scale for {pattern!r} is {number}; it must be a finite number of at least 0")
+        factors[pattern] = number
+    return factors
 
 
 def _patterns(text: str) -> list[str]:
