@@ -53,6 +53,9 @@ PUBLIC: dict[str, Callable[..., Any]] = {
         ({"scale": {"2.wieght": 0.0}}, ("'2.wieght'", "2.weight")),
         ({"scale": {"0.bias,2.bias": 2.0}}, ("'0.bias,2.bias'",)),
         ({"include": "conv*"}, ("conv*", "0.weight")),
+        ({"include": "?,0.weight"}, ("'?'", "0.weight")),
+        ({"include": "0.weight,?*?"[:-1] + "?" * 9}, ("matches no",)),
+        ({"exclude": "?"}, ("'?'", "0.weight")),
     ],
 )
 def test_patterns_that_match_nothing(name: str, patterns: dict[str, Any], said: tuple[str, ...]) -> None:

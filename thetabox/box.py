@@ -126,8 +126,13 @@ class Box:
 
     def _check_patterns(self, model: nn.Module, candidates: list[_Candidate], may_miss: list[str]) -> None:
         names = [name for tensor in candidates for name in tensor.names]
+        ordinary = [name for tensor in candidates for name in tensor.names if not tensor.explicit_only]
         include = _patterns(self.include)
-        met = [_any_name(p) or p in may_miss or any(n.matches(p) for n in names) for p in include]
+        met = [
+            # A network without tensors has nothing that `*` could match.
+            not p.strip("*") or p in may_miss or any(n.matches(p) for n in (ordinary if _any_name(p) else names))
+            for p in include
+        ]
         if not all(met):
             pattern = include[met.index(False)]
             raise InputError(
