@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
+class Output(Console):
+    """A console whose reader may go away: what is not read any more ends nothing, nor does it change a status."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        # The interpreter writes what is left when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
 def show(*things: Any) -> None:
     """Print tables and lines; a pipe gets wide lines instead of folded ones."""
+    if sys.stdout is None:  # closed
+        return
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that knows no ε
     width = None if sys.stdout.isatty() else 160
-    console = Console(file=sys.stdout, highlight=False, width=width, soft_wrap=width is not None, markup=False)
+    console = Output(file=sys.stdout, highlight=False, width=width, soft_wrap=width is not None, markup=False)
     for thing in things:
         console.print(thing, crop=False)
 
@@ -40,5 +56,16 @@ def progress_bar() -> Iterator[Progress]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+    with Progress(*columns, console=Output(stderr=True), disable=not watched()) as bar:
         yield bar
+
+
+def watched() -> bool:
+    """Whether standard error is a terminal, on which things may move."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def tell(line: str) -> None:
+    """A line on standard error; whoever does not read it changes nothing."""
+    with suppress(OSError):
+        click.echo(line, err=True)

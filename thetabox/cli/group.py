@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import click
 
+from thetabox.cli.console import tell
 from thetabox.errors import InputError, Terminated
 from thetabox.version import __version__
 
@@ -69,7 +70,7 @@ class LazyGroup(click.Group):
                 raise
             line, status = explained(error)
             if line:
-                click.echo(f"thetabox: {line}", err=True)
+                tell(f"thetabox: {line}")
         if not standalone_mode:
             return status
         sys.exit(status if isinstance(status, int) else 0)

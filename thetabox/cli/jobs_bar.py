@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from thetabox.cli.console import Output, watched
 
 
 @contextmanager
 def jobs_bar(names: Sequence[str]) -> Iterator[Callable[[int, str, float], None]]:
     """Function of (job, phase, share done) that moves its line; where there is no terminal, a printed line a phase."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[phase]}"))
-    console = Console(stderr=True)
-    with Progress(*columns, TimeElapsedColumn(), console=console, disable=not sys.stderr.isatty()) as bar:
+    console = Output(stderr=True)
+    with Progress(*columns, TimeElapsedColumn(), console=console, disable=not watched()) as bar:
         lines = [bar.add_task(name, total=1.0, phase="waiting") for name in names]
 
         def show(index: int, phase: str, share: float) -> None:
