@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,7 @@ def load_arrays(path: str | Path, split: str = "test") -> Dataset:
         if value is not None and arrays[key].ndim != 1:
             raise InputError(f"{key} of {path.name} must be a plain list, not of shape {list(arrays[key].shape)}")
     data = from_arrays(arrays["x"], arrays["y"], name=path.name, split=split, **names)
+    data = replace(data, path=str(path))
     if split == "test":
         return data
     units = np.asarray(data.groups if data.groups is not None else np.arange(len(data)))

@@ -54,6 +54,7 @@ class Dataset:
         y: labels, int64 ``[N]``, ``0 ≤ y < len(classes)``.
         classes: class names in label order.
         groups: patient or speaker of every sample, or ``None`` where there is no such thing.
+        path: of the file it was read from, as it was given; ``None`` for tasks and arrays in memory.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Dataset:
     y: Int64[Tensor, " samples"]
     classes: list[str]
     groups: list[str] | None = None
+    path: str | None = None
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -78,8 +80,9 @@ class Dataset:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What a certificate says about its data: ``{name, sha256, samples}``."""
-        return {"name": self.name, "sha256": self.sha256, "samples": len(self)}
+        """What a certificate says about its data: ``{name, sha256, samples}``, and the ``path`` of a file."""
+        path = {} if self.path is None else {"path": self.path}
+        return {"name": self.name, "sha256": self.sha256, "samples": len(self), **path}
 
     @property
     def class_counts(self) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import torch
 from torch import Tensor
 
 from thetabox.box import Box
+from thetabox.checks import LARGEST_WHOLE
 from thetabox.errors import InputError
 from thetabox.verify.request import CRITERIA
 from thetabox.verify.rounding import ARITHMETICS, PRECISIONS
 
 SCHEMA = "thetabox.certificate/1"
 COLUMNS = ("sample", "label", "predicted", "epsilon", "margin", "verified")
+SHA256 = re.compile("[0-9a-f]{64}")
 TRUTH = {"true": True, "false": False}
 
 
@@ -39,14 +42,15 @@ def facts(path: Path) -> dict[str, Any]:
         _demand(isinstance(stored.get(key), kind), path, f"{key!r} is missing or of another kind")
     _demand(isinstance(stored.get("finished", True), bool), path, "'finished' is neither true nor false")
     _demand(stored.get("arithmetic") in ARITHMETICS, path, f"its arithmetic is {stored.get('arithmetic')!r}")
-    _demand(stored.get("precision") in PRECISIONS, path, f"its precision is {stored.get('precision')!r}")
+    _demand(stored.get("precision") in tuple(PRECISIONS), path, f"its precision is {stored.get('precision')!r}")
     criterion = stored["options"].get("criterion", CRITERIA[0])
     _demand(criterion in CRITERIA, path, f"its criterion is {criterion!r}")
     _demand(stored["box"].keys() == Box().describe().keys(), path, "its box lacks entries or has others")
     _demand(_number(stored.get("seconds") or 0.0), path, "its 'seconds' are no number")
     _check_curve(path, stored["curve"])
+    _check_facts(path, stored["model"], stored["data"])
     total = stored["curve"][0]["total"]
-    _demand(stored["data"].get("samples", total) == total, path, "its curve and its data differ in samples")
+    _demand(stored["data"]["samples"] == total, path, "its curve and its data differ in samples")
     return stored
 
 
@@ -84,7 +88,8 @@ def samples(path: Path, stored: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]
         _demand(epsilon == epsilons[sweep], path, f"{where} is of another ε than the certificate's curve")
         _demand(bound < math.inf, path, f"the margin of {where} is no lower bound")  # NaN is not below infinity either
         _demand(verified == (bound > 0), path, f"{where} is {row[5]} of being verified at a margin of {row[4]}")
-        _demand(label >= 0 and predicted >= 0, path, f"{where} has a class below 0")
+        classes = all(0 <= one < LARGEST_WHOLE for one in (label, predicted))
+        _demand(classes, path, f"{where} has a class that is none")
         if sweep == 0:
             of_sample.append((label, predicted))
         _demand(of_sample[sample] == (label, predicted), path, f"{where} has another label or prediction than before")
@@ -96,6 +101,20 @@ def samples(path: Path, stored: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]
     _demand(_close(clean, right / total), path, "its accuracy is not the same")
     labels, predictions = zip(*of_sample, strict=True)
     return margin, torch.tensor(labels), torch.tensor(predictions)
+
+
+def _check_facts(path: Path, model: dict[str, Any], data: dict[str, Any]) -> None:
+    for what, entries, texts, counts in (
+        ("model", model, ("source",), ("parameters", "perturbed")),
+        ("data", data, ("name",), ("samples",)),
+    ):
+        for key in texts:
+            _demand(isinstance(entries.get(key), str), path, f"{key!r} of its {what} is no text")
+        for key in counts:
+            _demand(_whole(entries.get(key)), path, f"{key!r} of its {what} is no whole number")
+        known = entries.get("sha256")
+        _demand(isinstance(known, str) and bool(SHA256.fullmatch(known)), path, f"its {what} has no SHA-256")
+    _demand(isinstance(data.get("path", ""), str), path, "'path' of its data is no text")
 
 
 def _check_curve(path: Path, curve: list[Any]) -> None:
@@ -112,7 +131,12 @@ def _check_curve(path: Path, curve: list[Any]) -> None:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond what floats hold
+        return False
 
 
 def _close(value: Any, expected: float) -> bool:
