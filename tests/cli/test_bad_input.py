@@ -204,6 +204,32 @@ def test_unknown_settings(run, out, cnn, option, value):
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--epsilon", "1e-3"), "--epsilon"),
+        (("--data", "vowels"), "--data"),
+        (("--fold", "--fold"), "--fold"),
+        (("--attack", "--no-attack"), "--attack"),
+        (("--effort", 5, "--effort", 5), "--effort"),
+        (("--option", "effort=5", "--effort", 600), "'effort'"),
+        (("--option", "effort=5", "--option", "effort=6"), "'effort'"),
+        (("--set", "width=5", "--set", "width=6", "--model", "mlp"), "'width'"),
+        (("--set", "name=5", "--model", "mlp"), "name"),
+    ],
+    ids=str,
+)
+def test_what_is_given_twice(run, out, cnn, given, said):
+    refused(certify(run, cnn, out, "digits", "0,1e-3", *given), said)
+    assert not out.exists()
+
+
+def test_settings_of_a_training_given_twice(run, tmp_path):
+    more = ("--task", "digits", "--out", tmp_path / "m.safetensors", "--epochs", 1)
+    refused(run("train", *more, "--method", "awp", "--set", "a=1", "--set", "a=2"), "'a'", "two values")
+    refused(run("train", *more, "--model-set", "a=1", "--model-set", "a=2"), "'a'", "two values")
+
+
 def test_no_gpu(run, out, cnn):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")

@@ -5,7 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
+from decimal import Decimal
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,6 +19,7 @@ import pytest
 import torch
 
 import thetabox as tb
+from tests.cli.conftest import ROOT
 from tests.cli.test_bad_input import refused
 from thetabox.cli.commands import gate
 
@@ -200,7 +205,75 @@ def test_data_that_changed(run, cnn, npz, tmp_path):
     refused(run(*gated), "data.npz", "changed")
     refused(run(*gated, "--data", data, "--samples", 8), "--data", "other samples")
     data.unlink()
-    assert run(*gated).exit_code == 0
+    result = run(*gated)
+    assert result.exit_code == 0
+    assert "data.npz is not here" in result.stderr
+
+
+def spoil(path: Path, to: Path | None = None) -> None:
+    with np.load(path) as arrays:
+        held = dict(arrays)
+    held["x"][3] += 0.25
+    with (to or path).open("wb") as file:
+        np.savez(file, **held)
+
+
+@pytest.fixture
+def place(run, cnn, npz, tmp_path, monkeypatch) -> Path:
+    """A folder with a model and data in folders of their own, and a certificate that names them from there."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(npz("data/hold.npz"), "data/hold")
+    shutil.copy(cnn, tmp_path / "net")
+    quick = ("--epsilon", "1e-4", "--domain", "interval", "--no-attack", "--no-radius")
+    for name in ("hold", "hold.npz"):
+        assert run("certify", "net", "--data", f"data/{name}", *quick, "--out", f"of {name}").exit_code == 0
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["hold", "hold.npz"])
+def test_data_are_found_by_the_path_that_was_given(run, place, monkeypatch, name):
+    said = json.loads(Path(f"of {name}", "certificate.json").read_text())["data"]
+    assert said["name"] == name
+    assert said["path"] == f"data/{name}"
+    spoil(Path("data", name), Path(name))  # of the same name, and no concern of the certificate's
+    result = run("gate", f"of {name}", *HERE)
+    assert (result.exit_code, result.stderr) == (0, "")
+    shutil.copy(Path("data", name), Path("elsewhere", name))
+    spoil(Path("data", name))
+    refused(run("gate", f"of {name}", *HERE), f"data/{name}", "changed")
+    monkeypatch.chdir(place / "elsewhere")  # where a file as it was excuses nothing
+    refused(run("gate", place / f"of {name}", *HERE), f"data/{name}", "changed")
+    Path("..", "data", name).unlink()
+    assert run("gate", place / f"of {name}", *HERE).stderr == ""
+    spoil(Path(name))
+    refused(run("gate", place / f"of {name}", *HERE), name, "changed")
+
+
+def test_a_model_without_a_suffix(run, place):
+    assert run("gate", "of hold", *HERE).exit_code == 0
+    shutil.copy("net", "of hold/net")
+    model = tb.load("net")
+    with torch.no_grad():
+        next(model.parameters()).mul_(1.5)
+    tb.save(model, "net")
+    refused(run("gate", "of hold", *HERE), "net", "changed")
+    Path("net").unlink()
+    assert run("gate", "of hold", *HERE).stderr == ""  # found in the certificate's folder
+    Path("of hold", "net").unlink()
+    assert "net is not here" in run("gate", "of hold", *HERE).stderr
+
+
+def test_a_class_is_no_file(run, cnn, tmp_path, monkeypatch):
+    data = tb.data.load("digits").subset(10)
+    found = tb.certify(tb.load(cnn), data.x, data.y, [1e-4], domain="interval", data_info={"mine": [1]})
+    found.save(tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    Path(found.model_info["source"]).write_text("a file that happens to be called so")
+    result = run("gate", "out", *HERE)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert tb.Certificate.load("out").data_info["mine"] == [1]
 
 
 def test_a_certificate_of_python_knows_its_data(run, cnn, tmp_path):
@@ -230,6 +303,88 @@ def test_what_is_not_finished_does_not_pass(run, folder, tmp_path):
 def test_shares_that_are_none(run, made, cnn, share):
     refused(run("gate", made, "--epsilon", "1e-4", f"--min-verified={share}"), "--min-verified")
     refused(run("gate", cnn, *SMALL, "--epsilon", "1e-4", f"--min-verified={share}"), "--min-verified")
+
+
+@pytest.mark.parametrize("share", ["1e-11", "1e-400", "1e-99999", "0.00000000000000000001"])
+def test_a_share_is_as_it_is_written(run, made, share):
+    result = run("gate", made, "--epsilon", 0.9, "--min-verified", share)
+    assert result.exit_code == 1, result.output
+    assert "0/10" in result.output
+    assert run("gate", made, "--epsilon", 0.9, "--min-verified", 0).exit_code == 0
+
+
+@pytest.mark.parametrize(("share", "status"), [("0.9", 0), ("0.90", 0), ("9e-1", 0), ("0.90000000000000000001", 1)])
+def test_a_share_of_ten_samples(share, status):
+    margin = torch.ones(1, 10, dtype=torch.float64)
+    margin[0, 0] = -1
+    nine = tb.Certificate(torch.tensor([0.1]).double(), margin, torch.zeros(10).long(), torch.zeros(10).long())
+    assert (gate._case(nine, 0.1, Decimal(share)).failure is not None) == status
+
+
+# --- who reads the answer
+
+
+@pytest.mark.parametrize("away", ["stdout", "stderr", "both", "closed"])
+@pytest.mark.parametrize(("epsilon", "status"), [("1e-4", 0), ("0.9", 1)])
+def test_nobody_needs_to_read_the_answer(folder, away, epsilon, status):
+    (folder.parent / "cnn.safetensors").unlink()  # so that there is something to be said on standard error, too
+    command = f"{sys.executable} -m thetabox gate '{folder}' --epsilon {epsilon} --min-verified 0.1"
+    line = {
+        "stdout": f"({command}; echo $? > status) 2> errors | true",
+        "stderr": f"({command} 2>&1 > answers; echo $? > status) | true",
+        "both": f"({command} 2>&1; echo $? > status) | true",
+        "closed": f"{command} >&- 2>&-; echo $? > status",
+    }[away]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    subprocess.run(["sh", "-c", line], cwd=folder.parent, env=environment, timeout=300, check=False)
+    assert (folder.parent / "status").read_text().split() == [str(status)]
+    if away == "stdout":
+        assert "Traceback" not in (folder.parent / "errors").read_text()
+
+
+def test_a_terminal_that_knows_no_greek(made):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "thetabox", "gate", made, *HERE]
+    found = subprocess.run([str(c) for c in command], env=environment, capture_output=True, timeout=300, check=False)
+    assert (found.returncode, found.stderr) == (0, b"")
+    assert found.stdout.startswith(b"pass")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("none", *HERE),
+        ("MADE", "--epsilon", "7", "--min-verified", 0.1),
+        ("MADE", *HERE, "--scale", "*=100"),
+        ("MADE", "--epsilon", "1e-4", "--min-verified", "nan"),
+        ("MADE", *HERE, "--nonsense"),
+        ("--nonsense", "MADE", *HERE),
+        ("MADE", *HERE, "--epsilon", "1e-4"),
+        ("MADE", "--epsilon", "1e-4"),
+    ],
+    ids=str,
+)
+def test_no_earlier_answer_stands_where_there_is_none(run, made, tmp_path, given):
+    file = tmp_path / "gate.xml"
+    assert run("gate", made, *HERE, "--junit", file).exit_code == 0
+    assert ElementTree.parse(file).getroot().attrib["errors"] == "0"
+    result = run("gate", *(made if one == "MADE" else one for one in given), "--junit", file)
+    refused(result)
+    root = ElementTree.parse(file).getroot()
+    assert (root.attrib["tests"], root.attrib["errors"]) == ("1", "1")
+    assert root.find(".//error").attrib["message"] in result.stderr
+
+
+def test_an_interrupted_gate_leaves_no_answer(run, made, tmp_path, monkeypatch):
+    file = tmp_path / "gate.xml"
+    assert run("gate", made, *HERE, "--junit", file).exit_code == 0
+
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gate, "_stored", interrupt)
+    assert run("gate", made, *HERE, "--junit", file).exit_code == 130
+    assert ElementTree.parse(file).getroot().attrib["errors"] == "1"
 
 
 @pytest.mark.parametrize("box", [("--include", ""), ("--scale", "*=0"), ("--exclude", "*")], ids=str)
@@ -318,6 +473,24 @@ JSON = {
     "a domain": put("domain", value="better"),
     "a domain of another kind": put("domain", value=3),
     "options of another kind": put("options", value=[]),
+    "no facts of the model": put("model", value={}),
+    "no facts of the data": put("data", value={}),
+    "a source that is no text": put("model", "source", value=["cnn.safetensors"]),
+    "a hash that is none": put("model", "sha256", value="abc"),
+    "a hash of the data that is none": put("data", "sha256", value=None),
+    "names in a list": put("data", "name", value=["digits"]),
+    "a path that is no text": put("data", "path", value=3),
+    "parameters as text": put("model", "parameters", value="many"),
+    "time without end": put("seconds", value=10**400),
+    "ε without end": put("curve", 2, "epsilon", value=10**400),
+    "accuracy without end": put("clean_accuracy", value=10**400),
+    "a factor without end": put("box", "scale", value={"*": 10**400}),
+    "a precision in a list": put("precision", value=["float64"]),
+    "a precision in a dictionary": put("precision", value={}),
+    "an arithmetic in a list": put("arithmetic", value=["real"]),
+    "a criterion in a list": put("options", "criterion", value=["margin"]),
+    "a criterion in a dictionary": put("options", "criterion", value={}),
+    "a domain in a list": put("domain", value=["interval"]),
     "the schema": put("schema", value="thetabox.certificate/2"),
 }
 
@@ -355,6 +528,7 @@ ROWS = {
     "no number": cell(1, 4, ""),
     "a label": cell(1, 1, "9999"),
     "a label that is none": cell(1, 1, "-1"),
+    "a label without end": lambda rows: [row.__setitem__(1, str(2**70)) for row in rows[1:] if row[0] == "0"],
     "a prediction": lambda rows: [row.__setitem__(2, str((int(row[1]) + 1) % 10)) for row in rows[1:] if row[0] == "0"],
     "two rows the other way round": swap,
     "a row twice": lambda rows: rows.__setitem__(3, list(rows[2])),

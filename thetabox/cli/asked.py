@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import click
 from click.core import ParameterSource
 
 from thetabox.cli.inputs import read_data
-from thetabox.cli.options import literal
+from thetabox.cli.options import literals
 from thetabox.data import load as load_data
-from thetabox.data.dataset import SPLITS
+from thetabox.data.dataset import SPLITS, Dataset
 from thetabox.errors import InputError
 from thetabox.models import sha256
 from thetabox.verify import Certificate, domains, request
@@ -56,54 +57,79 @@ def check(context: click.Context, certificate: Certificate, path: Path) -> None:
                 f"{option} {_shown(asked)} asks for another certificate than that at {path}, which holds "
                 f"{_shown(held)}; leave it out, or gate the model"
             )
-    _check_data(context.params, certificate, path)
+    if context.params["data"] is not None:
+        _check_data(context.params, certificate, path)
 
 
-def changed(certificate: Certificate, path: Path) -> str | None:
-    """A word on the model's file where it cannot be compared; where it stands beside the certificate it must fit.
+def changed(certificate: Certificate, path: Path, *, data: bool) -> list[str]:
+    """A word on each file that is not here to be compared; those that are must be as when the proof was made.
+
+    A file counts where it was named; else where it stands beside the certificate or above it.
+
+    Args:
+        certificate: as it was loaded.
+        path: of the certificate.
+        data: look at the data, too.
 
     Raises:
         InputError: the file of the model, or of its data, is another one than when the proof was made.
     """
     folder = path if path.is_dir() else path.parent
-    source, expected = certificate.model_info.get("source"), certificate.model_info.get("sha256")
-    if not isinstance(source, str) or not Path(source).suffix:  # a network in memory, by the name of its class
-        return None
-    found = list(_files(source, folder))
-    if not found:
+    notes = [_model(certificate, path, folder), *([_data(certificate, path, folder)] if data else [])]
+    return [note for note in notes if note]
+
+
+def _model(certificate: Certificate, path: Path, folder: Path) -> str:
+    source = str(certificate.model_info["source"])
+    # A network in memory goes by the name of its class.
+    if certificate.model_info.get("kind") != request.FILE and (not Path(source).suffix and source.isidentifier()):
+        return ""
+    file = _file(source, folder)
+    if file is None:
         return f"{source} is not here, so whether it has changed since the proof was not looked at"
-    if all(sha256(file) != expected for file in found):
+    if sha256(file) != certificate.model_info["sha256"]:
         raise InputError(
-            f"{found[0]} has changed since the certificate at {path} was made (its SHA-256 is another); certify it anew"
+            f"{file} has changed since the certificate at {path} was made (its SHA-256 is another); certify it anew"
         )
-    return None
+    return ""
+
+
+def _data(certificate: Certificate, path: Path, folder: Path) -> str:
+    name = str(certificate.data_info["name"])
+    said = str(certificate.data_info.get("path", name))
+    if "path" not in certificate.data_info and not name.endswith(".npz"):  # a task, or in memory
+        return ""
+    file = _file(said, folder) or _file(name, folder)
+    if file is None:
+        return f"{said} is not here, so whether its samples have changed since the proof was not looked at"
+    if certificate.data_info["sha256"] not in _hashes(file, len(certificate.label)):
+        raise InputError(
+            f"{file} has changed since the certificate at {path} was made (its samples are others); certify anew, "
+            "or name its data with --data"
+        )
+    return ""
 
 
 def _check_data(given: Mapping[str, Any], certificate: Certificate, path: Path) -> None:
-    expected, total = certificate.data_info.get("sha256"), len(certificate.label)
-    if given["data"] is not None:
-        data = read_data(given["data"], given["split"], given["samples"], given["data_dir"])
-        # A certificate made in Python knows its arrays by another hash than a data set's own.
-        if expected not in (data.sha256, request.tensor_hash([data.x, data.y])):
-            raise InputError(
-                f"--data {given['data']} has other samples than those that the certificate at {path} speaks of "
-                f"({total} of {certificate.data_info.get('name') or 'unnamed data'})"
-            )
-        return
-    name = certificate.data_info.get("name")
-    files = list(_files(name, path if path.is_dir() else path.parent)) if str(name).endswith(".npz") else []
-    if files and all(expected not in list(_hashes(file, total)) for file in files):
+    expected, total = certificate.data_info["sha256"], len(certificate.label)
+    data = read_data(given["data"], given["split"], given["samples"], given["data_dir"])
+    if expected not in _known_by(data):
         raise InputError(
-            f"{files[0]} has changed since the certificate at {path} was made (its samples are others); certify anew, "
-            "or name its data with --data"
+            f"--data {given['data']} has other samples than those that the certificate at {path} speaks of "
+            f"({total} of {certificate.data_info['name'] or 'unnamed data'})"
         )
+
+
+def _known_by(data: Dataset) -> tuple[str, str]:
+    """Hashes of a data set: its own, and that by which a certificate made in Python knows its arrays."""
+    return data.sha256, request.tensor_hash([data.x, data.y])
 
 
 def _hashes(file: Path, samples: int) -> Iterator[str]:
     """Of everything in a data file that a certificate of so many samples can have been made of."""
     for split in SPLITS:
         try:
-            yield load_data(str(file), split).subset(samples).sha256
+            yield from _known_by(load_data(str(file), split).subset(samples))
         except InputError:
             continue
 
@@ -116,11 +142,13 @@ def _check_samples(certificate: Certificate, option: str, value: Any) -> None:
     raise InputError(f"{option} chooses samples{about}: name them with --data too, or leave {option} out")
 
 
-def _files(name: Any, folder: Path) -> Iterator[Path]:
-    """Where a file of this name may stand: as it is said, in the certificate's folder, in the one around it."""
-    for place in (Path(), folder, folder.resolve().parent):
-        if (place / str(name)).is_file():
-            yield place / str(name)
+def _file(name: str, folder: Path) -> Path | None:
+    """Where a file of this name stands: as it is said, else in a folder, else the nearest one around it."""
+    for place in (Path(), folder, *folder.resolve().parents):
+        with suppress(OSError, ValueError):  # a name that no file can have
+            if (place / name).is_file():
+                return place / name
+    return None
 
 
 def _patterns(text: str) -> list[str]:
@@ -132,7 +160,7 @@ def _setting(option: str) -> Compared:
 
     def compare(certificate: Certificate, value: Any) -> tuple[Any, Any]:
         domain = certificate.domain
-        given = {name: literal(text) for name, text in value} if option == "option" else {option: value}
+        given = literals("--option", value) if option == "option" else {option: value}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of names that will go
             asked = domains.recorded(domains.check(domain, given))

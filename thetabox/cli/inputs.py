@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
 import torch
 from torch import nn
 
 from thetabox.box import Box
-from thetabox.cli.options import literal
+from thetabox.cli.console import tell
+from thetabox.cli.options import literals
 from thetabox.data import Dataset
 from thetabox.data import load as load_data
 from thetabox.errors import InputError
@@ -46,7 +46,7 @@ def read_model(path: Path, architecture: str | None, config: Sequence[tuple[str,
         raise InputError("--set describes the network named by --model; name it, for instance --model lsnn")
     if architecture is None or not config:
         return load_model(path, architecture)
-    return load_model(path, build(architecture, **{key: literal(text) for key, text in config}))
+    return load_model(path, build(architecture, **literals("--set", config)))
 
 
 def read_data(data: str, split: str, samples: int | None, data_dir: Path | None) -> Dataset:
@@ -90,7 +90,7 @@ def read_all(
     set_threads(threads, network)
     _check_fits(network, found)
     found = found if samples is None else found.subset(samples)
-    return Given(network, found, box, {"source": str(model), "sha256": sha256(model)})
+    return Given(network, found, box, {"source": str(model), "kind": request.FILE, "sha256": sha256(model)})
 
 
 def proof_settings(
@@ -110,14 +110,17 @@ def proof_settings(
     Raises:
         InputError: an unknown domain or option, or a value that it does not take.
     """
-    given = {"effort": effort, "budget": budget}
-    options = {name: literal(text) for name, text in option}
-    options |= {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in {"effort": effort, "budget": budget}.items() if value is not None}
+    options = literals("--option", option)
+    for name in given:
+        if name in options:
+            raise InputError(f"{name!r} is given twice, by --option and by --{name}")
+    options |= given
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         checked = domains.check(domain, options)
     for warning in told:
-        click.echo(f"thetabox: {warning.message}", err=True)
+        tell(f"thetabox: {warning.message}")
     return {
         "domain": domain,
         "criterion": criterion,

@@ -5,13 +5,29 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, ClassVar
 
 import click
 
+from thetabox.errors import InputError
+
 Function = Callable[..., Any]
+
+
+class Command(click.Command):
+    """A command that refuses an option given twice, of which one value would be dropped without a word."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing:
+            _, _, order = self.make_parser(ctx).parse_args(list(args))
+            for parameter in order:
+                single = isinstance(parameter, click.Option) and not parameter.multiple and not parameter.is_eager
+                if single and order.count(parameter) > 1:
+                    raise click.UsageError(f"{'/'.join(parameter.opts)} is given twice", ctx)
+        return super().parse_args(ctx, args)
 
 
 class Numbers(click.ParamType):
@@ -95,6 +111,43 @@ class Scale(Setting):
             return key, float(text)
         except ValueError:
             self.fail(f"{text!r} is not a number", param, ctx)
+
+
+class Share(click.ParamType):
+    """A number from 0 to 1, exactly as it is written."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Decimal:
+        try:
+            share = Decimal(str(value))
+        except InvalidOperation:
+            share = Decimal("nan")
+        if share.is_nan() or not 0 <= share <= 1:
+            self.fail(f"{value!r} is not a number from 0 to 1", param, ctx)
+        return share
+
+
+def once(option: str, pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """The texts of a repeatable ``name=value`` by their names.
+
+    Raises:
+        InputError: a name has two values.
+    """
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{option} gives {name!r} two values")
+    return dict(pairs)
+
+
+def literals(option: str, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """The values of a repeatable ``name=value`` by their names.
+
+    Raises:
+        InputError: a name has two values.
+    """
+    return {name: literal(text) for name, text in once(option, pairs).items()}
 
 
 def literal(text: str) -> Any:

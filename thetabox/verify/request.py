@@ -26,6 +26,8 @@ from thetabox.verify.interval import Interval
 from thetabox.verify.rounding import ARITHMETICS, PRECISIONS, Rounding
 
 CRITERIA = ("margin", "logits")
+FILE = "file"
+"""Kind of a model whose ``source`` in a certificate is a path; otherwise it may be the name of a class."""
 
 Array = Tensor | np.ndarray[Any, Any]
 

@@ -17,7 +17,7 @@ from thetabox.report.results import number, percent
 COLUMNS = ("sample", "label", "predicted", "epsilon", "margin", "correct")
 
 
-@click.command("attack", short_help="Search the box for weights that change a prediction.")
+@click.command("attack", cls=options.Command, short_help="Search the box for weights that change a prediction.")
 @options.model_options
 @options.data_options()
 @options.epsilon_option()

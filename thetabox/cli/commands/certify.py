@@ -21,7 +21,7 @@ from thetabox.verify.effort import Deadline
 PARTIAL = "partial"
 
 
-@click.command("certify", short_help="Prove which predictions survive every weight error up to ε.")
+@click.command("certify", cls=options.Command, short_help="Prove which predictions survive every weight error up to ε.")
 @options.model_options
 @options.data_options()
 @options.epsilon_option()

@@ -15,7 +15,9 @@ from thetabox.compare.summary import curve_table, mismatch_table, write_report
 from thetabox.report import plain_table
 
 
-@click.command("compare", short_help="Train by several methods, measure and certify all, one report.")
+@click.command(
+    "compare", cls=options.Command, short_help="Train by several methods, measure and certify all, one report."
+)
 @click.option("--task", "--data", "task", metavar="TASK_OR_NPZ", help="A task, or a .npz with x and y.")
 @click.option("--methods", metavar="M[,M…]", help="Training methods, a+b for two at once; see `thetabox methods`.")
 @click.option("--seeds", type=click.IntRange(min=1), help="Networks a method.")
@@ -46,7 +48,8 @@ def command(
     if methods is not None:
         changes["methods"] = [name.strip() for name in methods.split(",") if name.strip()]
     if sweep:
-        changes["sweep"] = {name: [options.literal(v.strip()) for v in text.split(",")] for name, text in sweep}
+        named = options.once("--sweep", sweep)
+        changes["sweep"] = {name: [options.literal(v.strip()) for v in text.split(",")] for name, text in named.items()}
     chosen = read_config(config, **changes)
     if epochs is not None:
         chosen = read_config(config, **changes, fit={**chosen.fit, "epochs": epochs})

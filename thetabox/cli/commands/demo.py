@@ -55,7 +55,9 @@ class Plan:
     folder: Path
 
 
-@click.command("demo", short_help="Train four small networks on real data, certify them, write one report.")
+@click.command(
+    "demo", cls=options.Command, short_help="Train four small networks on real data, certify them, write one report."
+)
 @click.option("--epsilon", type=options.Numbers(), default=EPSILON, show_default=True, metavar="E[,E…]")
 @click.option("--samples", type=click.IntRange(min=1), default=200, show_default=True, help="Test samples a data set.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,20 +14,62 @@ import click
 import thetabox as tb
 from thetabox import report
 from thetabox.cli import asked, options
-from thetabox.cli.console import Steps, progress_bar, show
+from thetabox.cli.console import Steps, progress_bar, show, tell
+from thetabox.cli.group import explained
 from thetabox.cli.inputs import proof_settings, read_all
 from thetabox.errors import InputError
 from thetabox.report.results import number
 from thetabox.verify import domains
 
+SUITE = "thetabox.gate"
 
-@click.command("gate", short_help="Pass or fail: is enough verified at ε? For CI.")
+
+@contextmanager
+def _ended(junit: Path | None) -> Iterator[None]:
+    """See to it that a JUnit file says of a gate that ended with no answer just that, whatever stood there before."""
+    if junit is None:
+        yield
+        return
+    if junit.is_dir():
+        raise InputError(f"cannot write {junit}: it is a folder; name a file")
+    _write_error(junit, "the gate did not end")
+    try:
+        yield
+    except BaseException as error:
+        with suppress(InputError):
+            _write_error(junit, explained(error)[0])
+        raise
+
+
+def _write_error(junit: Path, why: str) -> None:
+    report.write_junit(junit, SUITE, [report.Case("the gate ends", error=why)])
+
+
+class Gate(options.Command):
+    """A command line that cannot be read is no answer either."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        given = list(args)
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.UsageError as error:
+            lenient = {"resilient_parsing": True, "ignore_unknown_options": True, "allow_extra_args": True}
+            junit = super().make_context(info_name, given, parent, **lenient).params.get("junit")
+            if junit is not None and not junit.is_dir():
+                with suppress(InputError):
+                    _write_error(junit, explained(error)[0])
+            raise
+
+
+@click.command("gate", cls=Gate, short_help="Pass or fail: is enough verified at ε? For CI.")
 @options.model_options
 @options.data_options(required=False)
 @options.epsilon_option()
 @click.option(
     "--min-verified",
-    type=options.Range(0, 1),
+    type=options.Share(),
     required=True,
     metavar="SHARE",
     help="Least verified accuracy.",
@@ -35,7 +80,7 @@ from thetabox.verify import domains
 @options.machine_options
 @click.pass_context
 def command(
-    context: click.Context, model: Path, epsilon: list[float], min_verified: float, junit: Path | None, **source: Any
+    context: click.Context, model: Path, epsilon: list[float], min_verified: Decimal, junit: Path | None, **source: Any
 ) -> None:
     """Exit 0 when MODEL (a checkpoint, or the folder of a stored certificate) verifies enough at ε, else 1.
 
@@ -43,19 +88,18 @@ def command(
     answers its own question alone: an option that asks for another box, proof, model or other samples is refused. A
     certificate that is not finished does not pass. Bad input is exit status 2.
     """
-    if junit is not None and junit.is_dir():
-        raise InputError(f"cannot write {junit}: it is a folder; name a file")
-    if model.is_dir() or model.suffix == ".json":
-        certificate = _stored(context, model)
-    else:
-        certificate = _computed(model, epsilon, source)
-    if not certificate.sound:
-        _refuse(certificate.domain)
-    cases = [_case(certificate, e, min_verified) for e in epsilon]
-    if junit is not None:
-        report.write_junit(junit, "thetabox.gate", cases, certificate.seconds)
-    for case in cases:
-        show(f"{_verdict(case, certificate)}  {case.output}")
+    with _ended(junit):
+        if model.is_dir() or model.suffix == ".json":
+            certificate = _stored(context, model)
+        else:
+            certificate = _computed(model, epsilon, source)
+        if not certificate.sound:
+            _refuse(certificate.domain)
+        cases = [_case(certificate, e, min_verified) for e in epsilon]
+        if junit is not None:
+            report.write_junit(junit, SUITE, cases, certificate.seconds)
+        for case in cases:
+            show(f"{_verdict(case, certificate)}  {case.output}")
     sys.exit(0 if all(case.failure is None for case in cases) else 1)
 
 
@@ -66,9 +110,8 @@ def _stored(context: click.Context, path: Path) -> tb.Certificate:
     if not domains.is_sound(certificate.domain):
         _refuse(certificate.domain)
     asked.check(context, certificate, path)
-    note = asked.changed(certificate, path)
-    if note:
-        click.echo(f"thetabox: {note}", err=True)
+    for note in asked.changed(certificate, path, data=context.params["data"] is None):
+        tell(f"thetabox: {note}")
     return certificate
 
 
@@ -100,21 +143,23 @@ def _refuse(domain: str) -> NoReturn:
     raise InputError(f"the domain {domain!r} is not sound; the gate takes proofs only")
 
 
-def _case(certificate: tb.Certificate, epsilon: float, least: float) -> report.Case:
+def _case(certificate: tb.Certificate, epsilon: float, least: Decimal) -> report.Case:
     covering = [(float(e), i) for i, e in enumerate(certificate.epsilon) if float(e) >= epsilon]
     if not covering:
         largest = number(float(certificate.epsilon.max()))
         raise InputError(f"the certificate goes up to ε = {largest}, so it says nothing of ε = {number(epsilon)}")
     at, index = min(covering)
     count, total = int(certificate.verified[index].sum()), int(certificate.label.shape[0])
-    text = f"verified accuracy at ε = {number(epsilon)}: {count}/{total} = {count / total:.4f}, required {least:g}"
+    required = f"{least:f}" if least.adjusted() >= -6 else f"{least:e}"
+    text = f"verified accuracy at ε = {number(epsilon)}: {count}/{total} = {count / total:.4f}, required {required}"
     if at != epsilon:
         text += f" (proven at ε = {number(at)})"
-    name = f"verified accuracy at epsilon {number(epsilon)} is at least {least:g}"
+    name = f"verified accuracy at epsilon {number(epsilon)} is at least {required}"
     if not certificate.finished:
         return report.Case(name, f"not finished: {text}", f"{text}; the proof was cut, more may be proven")
-    # Counts are compared, not rounded shares: 0.9 of 10 samples is 9.
-    return report.Case(name, None if count >= least * total - 1e-9 else text, text)
+    # Counts are compared, and exactly: 0.9 of 10 samples is 9.
+    exact = Context(prec=len(least.as_tuple().digits) + len(str(total)), Emin=MIN_EMIN, Emax=MAX_EMAX)
+    return report.Case(name, None if count >= exact.multiply(least, Decimal(total)) else text, text)
 
 
 def _verdict(case: report.Case, certificate: tb.Certificate) -> str:

@@ -17,7 +17,9 @@ from thetabox.models import architecture as architecture_of
 from thetabox.models import checkpoint_info
 
 
-@click.command("inspect", short_help="List layers, parameters, operators and whether each has a rule.")
+@click.command(
+    "inspect", cls=options.Command, short_help="List layers, parameters, operators and whether each has a rule."
+)
 @options.model_options
 @options.data_options(required=False)
 @options.box_options

@@ -15,7 +15,7 @@ from thetabox.cli.inputs import read_all
 from thetabox.report.results import number, percent
 
 
-@click.command("mismatch", short_help="Draw the weights at random and measure accuracy.")
+@click.command("mismatch", cls=options.Command, short_help="Draw the weights at random and measure accuracy.")
 @options.model_options
 @options.data_options()
 @click.option("--level", type=options.Numbers(), default="0.1,0.3", show_default=True, metavar="L[,L…]")

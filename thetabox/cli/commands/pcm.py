@@ -17,7 +17,9 @@ from thetabox.report.results import duration, percent
 BITS = click.IntRange(min=0, max=24)
 
 
-@click.command("pcm", short_help="Store the weights on phase-change memory and measure accuracy over a year.")
+@click.command(
+    "pcm", cls=options.Command, short_help="Store the weights on phase-change memory and measure accuracy over a year."
+)
 @options.model_options
 @options.data_options()
 @click.option("--times", type=options.Durations(), default="25s,1h,1d,30d,1y", show_default=True, metavar="T[,T…]")

@@ -20,7 +20,7 @@ from thetabox.version import __version__
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 
-@click.command("radius", short_help="Find every sample's largest proven ε.")
+@click.command("radius", cls=options.Command, short_help="Find every sample's largest proven ε.")
 @options.model_options
 @options.data_options()
 @options.proof_options

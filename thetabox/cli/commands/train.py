@@ -20,7 +20,7 @@ from thetabox.train import recipe as recipe_of
 from thetabox.train.methods import method as checked_method
 
 
-@click.command("train", short_help="Train a network on a task or on data of your own.")
+@click.command("train", cls=options.Command, short_help="Train a network on a task or on data of your own.")
 @click.option("--task", "--data", "task", required=True, metavar="TASK_OR_NPZ", help="A task, or a .npz with x and y.")
 @click.option("--method", default="standard", show_default=True, help="See `thetabox methods`; join two with +.")
 @click.option("--set", "settings", type=options.Setting(), multiple=True, help="Setting of the method; repeatable.")
@@ -57,17 +57,18 @@ def command(
     """
     if out.is_dir():
         raise InputError(f"cannot write {out}: it is a folder; name a file")
-    checked_method(method, dict(settings))
+    chosen = options.once("--set", settings)
+    checked_method(method, chosen)
     if start is not None and (architecture is not None or model_set):
         raise InputError("--from brings its own network; leave --model and --model-set out")
     model = None if start is None else load_model(start)
     train, validation = (load(task, split, data_dir) for split in ("train", "validation"))
     recipe = recipe_of(task, train.x.shape[1:], len(train.classes))
-    arguments: dict[str, Any] = recipe.options(method, dict(settings))
+    arguments: dict[str, Any] = recipe.options(method, chosen)
     for name, value in {"epochs": epochs, "batch_size": batch_size, "lr": lr}.items():
         if value is not None:
             arguments[name] = value
-    changed = {key: options.literal(text) for key, text in model_set}
+    changed = options.literals("--model-set", model_set)
     if architecture is None or architecture == recipe.architecture:
         recipe = type(recipe)(**{**recipe.__dict__, "config": {**recipe.config, **changed}})
     else:
