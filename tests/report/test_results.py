@@ -98,6 +98,13 @@ def test_junit(tmp_path):
     assert suite[1].find("failure").attrib["message"] == "1 < 2 & more"
 
 
+def test_junit_of_what_could_not_be_checked(tmp_path):
+    write_junit(tmp_path / "gate.xml", "gate", [Case("good"), Case("none", error="no such file")])
+    root = ElementTree.parse(tmp_path / "gate.xml").getroot()
+    assert (root.attrib["tests"], root.attrib["failures"], root.attrib["errors"]) == ("2", "0", "1")
+    assert root.find(".//error").attrib["message"] == "no such file"
+
+
 def test_junit_into_a_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match="cannot write"):
         write_junit(tmp_path, "gate", [])
