@@ -95,6 +95,36 @@ def test_so_it_is_in_every_arithmetic(name: str, settled: dict[str, Any]) -> Non
             assert torch.equal(found.margin[row], whole.margin[sweep.index(epsilon)]), (part, epsilon)
 
 
+# Bounds that enter the slack of what follows, which a chain of layers that neither spikes nor clips shows.
+SLACKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "leaky": (lambda: nn.Sequential(nn.Linear(6, 12), nn.LeakyReLU(0.1), nn.Linear(12, 3)), (6,)),
+    "convolution": (
+        lambda: nn.Sequential(nn.Conv2d(1, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(48, 8), nn.ELU(), nn.Linear(8, 3)),
+        (1, 6, 6),
+    ),
+    "absolute": (lambda: nn.Sequential(nn.Linear(6, 9), nn.Sigmoid(), nn.Linear(9, 3), nn.Sigmoid()), (6,)),
+    "lsnn": (lambda: tb.models.LSNN(3, 12, 4), (20, 3)),
+}
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("arithmetic", ["real", "float32"])
+@pytest.mark.parametrize("name", SLACKS)
+def test_one_epsilon_alone_goes_the_way_of_several(name: str, arithmetic: str, precision: str) -> None:
+    make, shape = SLACKS[name]
+    box = tb.Box("absolute") if name == "absolute" else None
+    sweep = [0.0, 1e-4, 1e-3, 1e-2, 0.05]
+    for seed in range(3):
+        torch.manual_seed(seed)
+        model, x = make().eval(), torch.rand(4, *shape)
+        asked: dict[str, Any] = {"domain": "interval", "box": box, "arithmetic": arithmetic, "precision": precision}
+        whole = tb.logit_bounds(model, x, sweep, **asked)
+        for row, epsilon in enumerate(sweep):
+            alone = tb.logit_bounds(model, x, epsilon, **asked)
+            assert torch.equal(alone.lower, whole.lower[row]), epsilon
+            assert torch.equal(alone.upper, whole.upper[row]), epsilon
+
+
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_sample_is_verified_the_same_whatever_stands_beside_it(name: str) -> None:
     model, x, y = task_of(name)

@@ -46,7 +46,10 @@ class Products:
     @cached_property
     def sizes(self) -> tuple[float, float]:
         """The largest absolute value of each; not finite where one of them is not."""
-        return float(self.middle.abs().amax()), float(self.around.amax())
+        if not self.middle.numel():
+            return 0.0, 0.0
+        least, most = self.middle.detach().aminmax()
+        return max(-float(least), float(most)), float(self.around.detach().amax())
 
 
 @rule("aten.linear.default", parameters=True, slack=True, types="whole")
@@ -259,17 +262,18 @@ def _known_input(
 
     found = products() if context.memo is None else context.memo.products(context, x.lower, products)
     middle, around = found.middle, found.around
-    uniform = context.uniform(weight.factor)
+    uniform, kept = context.uniform(weight.factor), context.memo is not None
     if uniform is not None:
         factor = (uniform + relative) * (1.0 + relative) * SAFETY
-        return _ends(context, middle, around, relative, factor, sizes=None if context.memo is None else found.sizes)
+        # By the sizes also where no other ε needs them, so that an ε is answered alone as it is beside others.
+        return _ends(context, middle, around, relative, factor, keep=kept, sizes=found.sizes)
     scale = (context.epsilon(weight.factor) + relative) * ((1.0 + relative) * SAFETY)
     sweeps = context.sweep.sweeps if context.rows(x) == context.sweep.samples else 1
     scale = scale.reshape(sweeps, -1).repeat_interleave(x.merged, 1)
     batch = _samples(x, middle.dim())
     shape = [sweeps] + [1] * middle.dim()
     shape[batch + 1] = scale.shape[1]
-    out = _ends(context, middle[None], around[None] * scale.view(shape), relative, keep=context.memo is not None)
+    out = _ends(context, middle[None], around[None] * scale.view(shape), relative, keep=kept)
     merged = out.map(lambda t: t.movedim(0, batch).flatten(batch, batch + 1))
     return replace(merged, owned=out.owned)
 
@@ -365,18 +369,17 @@ def _ends(
 ) -> Interval:
     """``middle ± scale around``; where either overflowed nothing is known.
 
-    Written over ``middle`` where it fits, unless that is to be kept or its size and that of ``around`` are known, as
-    they are of products that serve several ε.
+    Written over ``middle`` where it fits, unless that is to be kept. With ``sizes``, the largest absolute values of
+    both, the ends are not looked at.
     """
     limit = context.rounding.overflow
     # A partial sum of the network may overflow once Σ|w||x| does; around holds at least relative times it.
     if limit < math.inf:
         reach = float(around.detach().max()) if sizes is None else sizes[1]
         if not reach * scale < relative * limit:
-            keep = keep or sizes is not None
             around, sizes = torch.where(around * scale < relative * limit, around, torch.inf), None
     lower = torch.sub(middle, around, alpha=scale)
-    if keep or sizes is not None or middle.shape != lower.shape:
+    if keep or middle.shape != lower.shape:
         upper = torch.add(middle, around, alpha=scale)
     else:
         upper = middle.add_(around, alpha=scale)
