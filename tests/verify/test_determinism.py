@@ -99,7 +99,9 @@ def test_so_it_is_in_every_arithmetic(name: str, settled: dict[str, Any]) -> Non
 SLACKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "leaky": (lambda: nn.Sequential(nn.Linear(6, 12), nn.LeakyReLU(0.1), nn.Linear(12, 3)), (6,)),
     "convolution": (
-        lambda: nn.Sequential(nn.Conv2d(1, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(48, 8), nn.ELU(), nn.Linear(8, 3)),
+        lambda: nn.Sequential(
+            *(nn.Conv2d(1, 3, 3), nn.LeakyReLU(0.1), nn.Flatten(), nn.Linear(48, 8), nn.Tanh(), nn.Linear(8, 3))
+        ),
         (1, 6, 6),
     ),
     "absolute": (lambda: nn.Sequential(nn.Linear(6, 9), nn.Sigmoid(), nn.Linear(9, 3), nn.Sigmoid()), (6,)),
@@ -114,19 +116,20 @@ def test_one_epsilon_alone_goes_the_way_of_several(name: str, arithmetic: str, p
     make, shape = SLACKS[name]
     box = tb.Box("absolute") if name == "absolute" else None
     sweep = [0.0, 1e-4, 1e-3, 1e-2, 0.05]
-    for seed in range(3):
+    for seed in range(2):
         torch.manual_seed(seed)
         model, x = make().eval(), torch.rand(4, *shape)
-        asked: dict[str, Any] = {"domain": "interval", "box": box, "arithmetic": arithmetic, "precision": precision}
-        whole = tb.logit_bounds(model, x, sweep, **asked)
-        for row, epsilon in enumerate(sweep):
-            alone = tb.logit_bounds(model, x, epsilon, **asked)
-            assert torch.equal(alone.lower, whole.lower[row]), epsilon
-            assert torch.equal(alone.upper, whole.upper[row]), epsilon
+        engine = Engine(model, settings("interval", box, arithmetic, precision, "cpu"), x)
+        rows = torch.tensor(sweep, dtype=torch.float64)[:, None].expand(-1, 4)
+        whole = engine.logits(slice(None), rows)
+        alone = [engine.logits(slice(None), row[None]) for row in rows]
+        assert torch.equal(torch.cat([found.lower for found in alone]), whole.lower)
+        assert torch.equal(torch.cat([found.upper for found in alone]), whole.upper)
 
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_sample_is_verified_the_same_whatever_stands_beside_it(name: str) -> None:
+    """Verdicts of samples of like size; margins may differ in what they allow for rounding."""
     model, x, y = task_of(name)
     sweep = MAKERS[name][2]
     whole = tb.certify(model, x, y, sweep).verified

@@ -1,7 +1,10 @@
 """``auto``: plain intervals first, then dearer stages on what is still open, as far as the effort goes.
 
 Every sample and ε is decided by itself: which stages it is given follows from what they cost, counted, and from what
-the cheaper ones proved of it. So the verdict is the same whatever other samples and other ε stand beside it.
+the cheaper ones proved of it. So the verdict is the same whatever other ε stand beside it, and whatever other samples
+do, but for rounding: what a bound allows for it is one number a tensor, which grows with the largest value in it.
+Beside samples many orders of magnitude larger a margin may come out smaller by that much, and a verdict may differ
+where the margin is less. It is sound in either company.
 """
 
 from __future__ import annotations
