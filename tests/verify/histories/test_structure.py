@@ -703,3 +703,29 @@ def test_time_constants_that_are_none(name: str, value: float) -> None:
     getattr(model, name)[2] = value
     with pytest.raises(InputError, match=f"'{name}' for a time constant"):
         check_description(engine, [model.leaky_cells()])
+
+
+NARROW: dict[str, Callable[[], nn.Module]] = {
+    "product in float32": lambda: changed(
+        Base, drive=lambda m, x, z: (x.float() @ m.W.float()).double() + z @ m.recurrent()
+    )(),
+    "product rounded to float32": lambda: changed(
+        Base, drive=lambda m, x, z: (x @ m.W).float().double() + z @ m.recurrent()
+    )(),
+    "decay in float32": lambda: changed(Base, alpha=lambda m: torch.exp((-DT / m.tau).float()))(),
+    "sum in float32": lambda: changed(
+        Base, drive=lambda m, x, z: (x[:, :, None] * m.W).sum(1, dtype=torch.float32).double() + z @ m.recurrent()
+    )(),
+}
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_float32_inside_float64_is_refused(name: str) -> None:
+    """What float32 rounds there is no rounding that the equations know of; in float32 all of it is the network's."""
+    with pytest.raises(Mismatch):
+        prove(NARROW[name]().double())
+
+
+def test_truth_values_in_float32_inside_float64() -> None:
+    prove(Base().double())
+    prove(changed(Base, above=lambda m, v, level: (v > level).float().double())().double())

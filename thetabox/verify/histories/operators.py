@@ -17,6 +17,7 @@ from torch import Tensor
 
 from thetabox.verify.graph import Operation, Ref
 from thetabox.verify.histories.algebra import ONE, ZERO
+from thetabox.verify.kinds import kinds
 
 if TYPE_CHECKING:
     from thetabox.verify.histories.symbolic import Symbolic
@@ -65,6 +66,12 @@ def _truth(s: Symbolic, o: Operation, place: int, value: Any) -> Tensor:
 def _known_operands(s: Symbolic, o: Operation) -> None:
     """No halves among the operands."""
     if any(s.graph.dtypes.get(i, torch.float32) not in (*FLOATING, *WHOLES, torch.bool) for i in o.inputs):
+        raise Unknown
+
+
+def _unrounded(s: Symbolic, o: Operation) -> None:
+    """Not computed in float32 inside a network in float64, where what that rounds is no rounding of the network's."""
+    if kinds(s.graph)[o.index].rounded:
         raise Unknown
 
 
@@ -308,8 +315,10 @@ def addmm(s: Symbolic, o: Operation, bias: Tensor, a: Tensor, b: Tensor, *, beta
 
 
 def cast(s: Symbolic, o: Operation, a: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Between types of real numbers, and from truth values and back."""
+    """Between types of real numbers, and from truth values and back; not to fewer digits than the network's own."""
     source = s.graph.dtypes.get(o.inputs[0])
+    if source != torch.bool:
+        _unrounded(s, o)
     known = (*FLOATING, *WHOLES, torch.bool)
     if source == o.dtype or (source in known and o.dtype in (*FLOATING, *WHOLES)):
         return a
@@ -425,7 +434,17 @@ def _sizes(tree: Any) -> Any:
     return tree
 
 
-RULES: dict[str, Callable[..., Any]] = {
+def computing(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """A rule of an operator that may round."""
+
+    def checked(s: Symbolic, o: Operation, *args: Any, **kwargs: Any) -> Any:
+        _unrounded(s, o)
+        return rule(s, o, *args, **kwargs)
+
+    return checked
+
+
+_COMPUTING: dict[str, Callable[..., Any]] = {
     "add": add,
     "sub": sub,
     "rsub": rsub,
@@ -467,19 +486,27 @@ RULES: dict[str, Callable[..., Any]] = {
     "bmm": matmul,
     "linear": linear,
     "addmm": addmm,
+    "constant_pad_nd": padded,
+    "full": filled(None),
+    "full_like": filled(None),
+    "new_full": filled(None),
+    "scalar_tensor": filled(None),
+    **dict.fromkeys(
+        ("sigmoid", "tanh", "softplus", "elu", "selu", "gelu", "silu", "hardsigmoid", "leaky_relu", "relu6"),
+        unary,
+    ),
+}  # a table, several to a line  # fmt: skip
+
+RULES: dict[str, Callable[..., Any]] = {
+    **{name: computing(rule) for name, rule in _COMPUTING.items()},
     "_to_copy": cast,
     "to": cast,
-    "constant_pad_nd": padded,
     "zeros": filled(0.0),
     "zeros_like": filled(0.0),
     "new_zeros": filled(0.0),
     "ones": filled(1.0),
     "ones_like": filled(1.0),
     "new_ones": filled(1.0),
-    "full": filled(None),
-    "full_like": filled(None),
-    "new_full": filled(None),
-    "scalar_tensor": filled(None),
     "arange": arange,
     "split": split,
     "split_with_sizes": split,
@@ -502,9 +529,5 @@ RULES: dict[str, Callable[..., Any]] = {
         ("view", "reshape", "_unsafe_view", "flatten", "unflatten", "expand", "permute", "transpose", "t", "unsqueeze",
          "squeeze", "select", "movedim", "slice", "cat", "stack"),
         moved,
-    ),
-    **dict.fromkeys(
-        ("sigmoid", "tanh", "softplus", "elu", "selu", "gelu", "silu", "hardsigmoid", "leaky_relu", "relu6"),
-        unary,
     ),
 }  # a table, several to a line  # fmt: skip
