@@ -34,7 +34,7 @@ class Running:
         self.device = torch.device("cpu") if like is None else like.device
         self.dtype = torch.get_default_dtype() if like is None else like.dtype
         self.twins = Twins(self.tensors.values(), wide=wide)
-        self._before = Snapshot(model)
+        self._before, self._ran = Snapshot(model), False
 
     def read(self, name: str) -> Tensor:
         """Value of a parameter or buffer, float64 where the run is wide."""
@@ -45,7 +45,9 @@ class Running:
 
         What the module has kept of runs at other weights is forgotten: a write would tell it that it is old.
         """
-        self._before.restore()
+        if self._ran:
+            self._before.restore()
+            self._ran = False
         for name, value in values.items():
             self.twins.move(self.tensors[name], value)
 
@@ -61,7 +63,7 @@ class Running:
         Raises:
             InputError: the module fails, or does not answer logits.
         """
-        held = self.inputs(x)
+        held, self._ran = self.inputs(x), True
         with torch.set_grad_enabled(gradients), self.twins:
             try:
                 answer = called(self.model, held)

@@ -96,7 +96,8 @@ class Twins(TorchDispatchMode):
         args = self._twins(args)
         kwargs = {k: self._twins(v) for k, v in kwargs.items()}
         result = widely(func, args, kwargs) if self.wide else func(*args, **kwargs)
-        self._made |= _places(result) - _places((args, kwargs))
+        if not (made := _places(result)) <= self._made:
+            self._made |= made - _places((args, kwargs))
         return result
 
 
@@ -113,6 +114,9 @@ def _written(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> I
 
 def _places(values: Any) -> set[int]:
     """Addresses of the memory that tensors lie in."""
+    if isinstance(values, Tensor):
+        at = place(values)
+        return set() if at is None else {at[0]}
     found = (place(t) for t in pytree.tree_leaves(values) if isinstance(t, Tensor))
     return {at[0] for at in found if at is not None}
 
