@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import IO, Any
 
 import click
 from rich.console import Console
@@ -19,8 +19,7 @@ class Output(Console):
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
-        # The interpreter writes what is left when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+        _unread(self.file)
 
 
 def show(*things: Any) -> None:
@@ -67,5 +66,13 @@ def watched() -> bool:
 
 def tell(line: str) -> None:
     """A line on standard error; whoever does not read it changes nothing."""
-    with suppress(OSError):
+    try:
         click.echo(line, err=True)
+    except OSError:
+        _unread(sys.stderr)
+
+
+def _unread(file: IO[str]) -> None:
+    """Let what is left go nowhere: an interpreter that cannot write it ends in a status of its own."""
+    with suppress(OSError, ValueError):  # no file at all
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
