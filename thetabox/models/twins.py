@@ -8,6 +8,7 @@ the code reads it, no caller's tensor is ever written to, and nothing of the pro
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import RLock
@@ -103,13 +104,16 @@ class Twins(TorchDispatchMode):
 
 def _written(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
     """Operands that an operator writes to."""
-    schema = getattr(operator, "_schema", None)
-    if schema is None or not schema.is_mutable:
-        return
-    for place, argument in enumerate(schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            value = kwargs.get(argument.name, args[place] if place < len(args) else None)
-            yield from (t for t in pytree.tree_leaves(value) if isinstance(t, Tensor))
+    for place, name in _writes(operator):
+        value = kwargs.get(name, args[place] if place < len(args) else None)
+        yield from (t for t in pytree.tree_leaves(value) if isinstance(t, Tensor))
+
+
+@functools.cache
+def _writes(operator: Any) -> tuple[tuple[int, str], ...]:
+    """Places and names of the arguments that an operator writes to."""
+    arguments = enumerate(operator._schema.arguments if hasattr(operator, "_schema") else ())
+    return tuple((place, a.name) for place, a in arguments if a.alias_info is not None and a.alias_info.is_write)
 
 
 def _places(values: Any) -> set[int]:

@@ -39,9 +39,10 @@ def compare_moved(engine: Engine, epsilon: Tensor, wide: bool, sizes: list[int])
     with running(engine.model, wide=wide) as run:
         moving = _Moving(engine, run, names, few=FEW if traced else MANY)
         top = float(epsilon.max())
-        for reach in (top, min(max(top, FAR), 0.5)):
-            for point in POINTS:
-                moving.compare_all(reach, point)
+        for point in POINTS if top > 0 else ():
+            moving.compare_all(top, point)
+        for point in POINTS[::2] if top < FAR else ():
+            moving.compare_all(FAR, point)
         moving.compare_sizes([size for size in sizes if size not in SIZES[1:]])
         for name in names:
             moving.compare_alone(name)
