@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+import thetabox as tb
 from thetabox.errors import InputError
 from thetabox.report import write, write_comparison, write_files
 
@@ -243,3 +244,12 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def test_data_without_a_name(tmp_path: Path) -> None:
+    """Arrays in memory have none: the page says how many samples they are."""
+    model, x = torch.nn.Linear(4, 3), torch.randn(5, 4)
+    tb.certify(model, x, [0] * 5, 0.0).save(tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Linear on 5 samples" in page
+    assert "arrays in memory, 5 samples" in page

@@ -36,7 +36,8 @@ Entry = tuple[str, "Certificate", Any]
 
 def single_page(certificate: Certificate, attack: Any = None, title: str | None = None) -> str:
     """Report of one certificate."""
-    name = title or f"{_source(certificate)} on {certificate.data_info.get('name', 'data')}"
+    data = certificate.data_info.get("name") or f"{_count(certificate.label.shape[0])} samples"
+    name = title or f"{_source(certificate)} on {data}"
     return render("report.html.j2", title=name, summary=None, entries=[_section(name, certificate, attack, 0)])
 
 
@@ -186,7 +187,7 @@ def _facts(certificate: Certificate) -> list[tuple[str, str | Markup]]:
         ("model", _source(certificate)),
         ("model sha256", _code(model.get("sha256"))),
         ("parameters", f"{_count(parameters)}, of which {_count(perturbed)} in the box"),
-        ("data", f"{data.get('name', 'data')}, {_count(data.get('samples', certificate.label.shape[0]))} samples"),
+        ("data", f"{data.get('name') or 'arrays in memory'}, {_count(certificate.label.shape[0])} samples"),
         ("data sha256", _code(data.get("sha256"))),
         ("box", f"{box['kind']}: {boxes.get(box['kind'], '')}; {_patterns(box)}"),
         ("domain", certificate.domain + _options(certificate.options)),
