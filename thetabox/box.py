@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from thetabox.errors import InputError
-from thetabox.models.views import identity
+from thetabox.models.memory import identity
 
 KINDS = ("relative", "absolute", "range")
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

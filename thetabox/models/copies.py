@@ -17,11 +17,12 @@ from torch.overrides import TorchFunctionMode
 
 from thetabox import checks
 from thetabox.errors import InputError
+from thetabox.models.memory import identity, named_tensors, place
 from thetabox.models.precision import default_dtype
 from thetabox.models.reach import reachable
 from thetabox.models.recurrent import logits
-from thetabox.models.twins import NARROW, RUNNING, place
-from thetabox.models.views import View, identity, view_on
+from thetabox.models.twins import NARROW, RUNNING
+from thetabox.models.views import View, view_on
 
 
 class Logits(nn.Module):
@@ -89,10 +90,7 @@ class _Detours(TorchFunctionMode):
 
     def begin(self, network: nn.Module) -> None:
         """Look at what stands under the names now."""
-        self.now = {
-            **dict(network.named_buffers(remove_duplicate=False)),
-            **dict(network.named_parameters(remove_duplicate=False)),
-        }
+        self.now = named_tensors(network)
         self.replaced = any(self.now[name] is not t for name, t in self._held)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -14,9 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from thetabox.models.memory import named_tensors, place, whole, write
 from thetabox.models.reach import reachable
 from thetabox.models.recurrent import called
-from thetabox.models.twins import NARROW, Twins, place
+from thetabox.models.twins import NARROW, Twins
 
 
 class Unfaithful(Exception):
@@ -35,6 +36,8 @@ class Replica:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
+        if torch.is_inference_mode_enabled() or any(t.is_inference() for t in named_tensors(model).values()):
+            raise Unfaithful  # such tensors have no version
         if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
             raise Unfaithful  # compiled code keeps its weights to itself, and runs in no other thread
         stores: dict[tuple[int, torch.dtype], Tensor] = {}
@@ -44,8 +47,7 @@ class Replica:
             if at is None or t.is_neg() or t.is_conj():
                 continue
             if at not in stores:
-                whole = t.detach().new_empty(0).set_(t.untyped_storage(), 0, (len(t.untyped_storage()) // t.itemsize,))
-                stores[at] = whole.double() if t.dtype in NARROW else whole.clone()
+                stores[at] = whole(t).double() if t.dtype in NARROW else whole(t).clone()
             own = stores[at].as_strided(t.shape, t.stride(), t.storage_offset())
             memo[id(t)] = nn.Parameter(own, t.requires_grad) if isinstance(t, nn.Parameter) else own
         self._originals = {at[0] for at in stores}
@@ -61,13 +63,11 @@ class Replica:
 
     def move(self, values: Mapping[str, Tensor]) -> None:
         """Write parameters by name, so often that their versions are above those of the network's own."""
-        own, held = _named(self._model), _named(self.copy)
-        with torch.no_grad():
-            for name, value in values.items():
-                once = tuple(slice(0, 1) if step == 0 else slice(None) for step in held[name].stride())
-                held[name][once].copy_(value[once])
-                while held[name]._version <= own[name]._version:
-                    held[name][once].copy_(value[once])
+        own, held = named_tensors(self._model), named_tensors(self.copy)
+        for name, value in values.items():
+            write(held[name], value)
+            while held[name]._version <= own[name]._version:
+                write(held[name], value)
 
     def __call__(self, x: Float[Tensor, "samples ..."]) -> Tensor:
         """What the copy answers, in float64 on the CPU.
@@ -83,13 +83,6 @@ class Replica:
         if not isinstance(answer, Tensor):
             raise Unfaithful
         return answer.double().cpu()
-
-
-def _named(model: nn.Module) -> dict[str, Tensor]:
-    return {
-        **dict(model.named_buffers(remove_duplicate=False)),
-        **dict(model.named_parameters(remove_duplicate=False)),
-    }
 
 
 class _Watch(Twins):

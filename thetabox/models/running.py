@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from thetabox.errors import InputError
+from thetabox.models.memory import named_tensors
 from thetabox.models.recurrent import called
 from thetabox.models.snapshot import Snapshot
 from thetabox.models.twins import Twins, untouched
@@ -25,10 +26,7 @@ class Running:
 
     def __init__(self, model: nn.Module, *, wide: bool) -> None:
         self.model, self.wide = model, wide
-        self.tensors = {
-            **dict(model.named_buffers(remove_duplicate=False)),
-            **dict(model.named_parameters(remove_duplicate=False)),
-        }
+        self.tensors = named_tensors(model)
         # A buffer may be of another precision than the weights, so those are asked first.
         like = next((t for t in [*model.parameters(), *model.buffers()] if t.is_floating_point()), None)
         self.device = torch.device("cpu") if like is None else like.device

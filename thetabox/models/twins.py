@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from thetabox.models.memory import place, whole, write
 from thetabox.models.snapshot import Snapshot
 
 NARROW = (torch.float32, torch.float16, torch.bfloat16)
@@ -60,10 +61,8 @@ class Twins(TorchDispatchMode):
         return found.conj() if t.is_conj() else found
 
     def move(self, t: Tensor, value: Tensor) -> None:
-        """Set the twin of a tensor; of one that is expanded, to the first of the values that share a place."""
-        once = tuple(slice(0, 1) if step == 0 else slice(None) for step in t.stride())
-        with torch.no_grad():
-            self.twin(t)[once].copy_(value[once])
+        """Set the twin of a tensor."""
+        write(self.twin(t), value)
 
     def _enter(self, t: Tensor) -> tuple[Tensor, Tensor] | None:
         key = place(t)
@@ -71,10 +70,9 @@ class Twins(TorchDispatchMode):
             return None
         if key not in self._flat:
             with torch.no_grad():
-                storage = t.untyped_storage()
-                whole = torch.empty(0, dtype=t.dtype, device=t.device).set_(storage, 0, (len(storage) // t.itemsize,))  # type: ignore[call-overload]  # a storage, as documented
-                twin = whole.double() if self._widens(t.dtype) else whole.clone()
-                self._flat[key] = whole, twin
+                own = whole(t)
+                twin = own.double() if self._widens(t.dtype) else own.clone()
+                self._flat[key] = own, twin
                 self._made.add(twin.untyped_storage().data_ptr())
         return self._flat[key]
 
@@ -104,8 +102,8 @@ class Twins(TorchDispatchMode):
 
 def _written(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
     """Operands that an operator writes to."""
-    for place, name in _writes(operator):
-        value = kwargs.get(name, args[place] if place < len(args) else None)
+    for index, name in _writes(operator):
+        value = kwargs.get(name, args[index] if index < len(args) else None)
         yield from (t for t in pytree.tree_leaves(value) if isinstance(t, Tensor))
 
 
@@ -113,7 +111,7 @@ def _written(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> I
 def _writes(operator: Any) -> tuple[tuple[int, str], ...]:
     """Places and names of the arguments that an operator writes to."""
     arguments = enumerate(operator._schema.arguments if hasattr(operator, "_schema") else ())
-    return tuple((place, a.name) for place, a in arguments if a.alias_info is not None and a.alias_info.is_write)
+    return tuple((index, a.name) for index, a in arguments if a.alias_info is not None and a.alias_info.is_write)
 
 
 def _places(values: Any) -> set[int]:
@@ -163,15 +161,6 @@ def _of_whole(operator: Any, args: list[Any], kwargs: dict[str, Any], result: Te
 
 def _wide(value: Any) -> Any:
     return torch.float64 if isinstance(value, torch.dtype) and value in NARROW else value
-
-
-def place(t: Tensor) -> tuple[int, torch.dtype] | None:
-    """Where a tensor's memory is; ``None`` for one without memory of the ordinary kind."""
-    try:
-        address = t.untyped_storage().data_ptr()
-    except (NotImplementedError, RuntimeError, ValueError):  # sparse, quantised or without data
-        return None
-    return (address, t.dtype) if address else None
 
 
 @contextmanager

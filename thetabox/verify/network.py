@@ -14,9 +14,9 @@ from torch.utils import _pytree as pytree
 
 from thetabox.box import Box
 from thetabox.errors import InputError
+from thetabox.models.memory import identity, named_tensors
 from thetabox.models.recurrent import RecurrentModule, is_recurrent
 from thetabox.models.twins import RUNNING, untouched
-from thetabox.models.views import identity
 from thetabox.verify.context import Context
 from thetabox.verify.graph import Graph, Operation, Ref, trace
 from thetabox.verify.interpreter import Value, check_rules, dependants, evaluate
@@ -59,11 +59,7 @@ class Tensors:
     ) -> None:
         self.model, self.box, self.rounding, self.device = model, box, rounding, device
         with RUNNING:
-            self.values: dict[str, Tensor] = {
-                **dict(model.named_buffers(remove_duplicate=False)),
-                **dict(model.named_parameters(remove_duplicate=False)),
-                **(instead or {}),
-            }
+            self.values: dict[str, Tensor] = {**named_tensors(model), **(instead or {})}
             factors = box.factors(model)
         # Two tensors on one memory are one, in the box under all its names.
         first: dict[Hashable, Tensor] = {}

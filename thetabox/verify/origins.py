@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from thetabox.errors import InputError
+from thetabox.models.memory import place, share_memory, sharing
 from thetabox.models.reach import reachable
-from thetabox.models.twins import place
-from thetabox.models.views import View, places_in, share_memory, sharing, view_on
+from thetabox.models.views import View, places_in, view_on
 
 
 def check_apart(model: nn.Module, boxed: Collection[str]) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thetabox.models.twins import Twins, place
+from thetabox.models.memory import place
+from thetabox.models.twins import Twins
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import thetabox as tb
 from tests.verify.agreement.networks import samples
 from thetabox.models import LSNN
-from thetabox.models.views import identity, share_memory, sharing
+from thetabox.models.memory import identity, share_memory, sharing
 
 WIDE = 256
 POOL = ThreadPoolExecutor(1)

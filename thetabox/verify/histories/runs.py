@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from thetabox.models.leaky import LeakyCells
+from thetabox.models.memory import named_tensors
 from thetabox.models.precision import default_dtype
 from thetabox.models.recurrent import run_steps
 from thetabox.models.twins import RUNNING
@@ -35,10 +36,7 @@ def differs(engine: Engine, described: Sequence[LeakyCells]) -> bool:
     with RUNNING:
         model = copy.deepcopy(engine.model).double().to(device).eval()
     moved = [name for name, value in engine.tensors.values.items() if id(value) in engine.tensors.factors]
-    stored = {
-        **dict(model.named_buffers(remove_duplicate=False)),
-        **dict(model.named_parameters(remove_duplicate=False)),
-    }
+    stored = named_tensors(model)
     own = {name: stored[name].detach().clone() for name in moved}
     noisy = _inputs(engine.x, generator)
     with torch.no_grad(), default_dtype(torch.float64):
