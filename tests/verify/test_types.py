@@ -345,3 +345,38 @@ def test_a_rule_of_real_numbers_is_not_asked_about_whole_ones(monkeypatch: pytes
 
     with pytest.raises(tb.InputError, match=r"aten\.abs\.default.*torch\.int32"):
         bounds(Typed(lambda m, h: h + (h > 0).int().abs()))
+
+
+@pytest.mark.parametrize(
+    ("value", "box", "epsilon"),
+    [
+        (1e-39, tb.Box(), 0.5),
+        (1e-40, tb.Box(kind="absolute"), 0.1),
+        (2.0**110, tb.Box(), 0.5),
+        (1.0, tb.Box(kind="absolute"), 1e-39),
+        (0.0, tb.Box(kind="absolute"), 1e-300),
+    ],
+)
+def test_a_box_beyond_what_float32_holds_is_refused(value: float, box: tb.Box, epsilon: float) -> None:
+    """Of a float64 network that runs in float32: rounding would be more than a share of the weight."""
+    net, x = nn.Linear(2, 2).double(), torch.ones(3, 2)
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor(float(torch.tensor(value))))
+    with pytest.raises(tb.InputError, match=r"float32 cannot hold|less than float32 can tell"):
+        tb.logit_bounds(net, x, epsilon, box=box, arithmetic="float32")
+    tb.logit_bounds(net, x, epsilon, box=box)
+    tb.logit_bounds(net.float(), x, epsilon, box=box, arithmetic="float32")
+
+
+@pytest.mark.parametrize("size", [2.0**-126, 3.7e-38, 1e-30, 1.0])
+@pytest.mark.parametrize("epsilon", [0.3, 1.0 - 2.0**-40, 1.0, 2.5])
+def test_the_smallest_numbers_of_a_float64_network_in_float32(size: float, epsilon: float) -> None:
+    """Ends of a box below the normal numbers are off by half the smallest one, whatever they are multiplied by."""
+    net, x = nn.Linear(1, 2, bias=False).double(), torch.tensor([[1e38]])
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([[size], [-size]]))
+    found = tb.logit_bounds(net, x, epsilon, arithmetic="float32", domain="interval")
+    for share in torch.linspace(-1, 1, 401, dtype=torch.float64).tolist():
+        moved = (net.weight.detach() * (1 + share * epsilon * (1 - 2.0**-50))).float()
+        answer = (x * moved[:, 0]).double()
+        assert bool(((answer >= found.lower) & (answer <= found.upper)).all())

@@ -21,7 +21,7 @@ from thetabox.errors import InputError
 from thetabox.models.reach import settings
 from thetabox.models.twins import untouched
 from thetabox.models.views import View
-from thetabox.verify.origins import view_of
+from thetabox.verify.origins import Origins
 from thetabox.verify.rounding import plain_precision
 from thetabox.verify.witness import Witness, witness
 
@@ -128,8 +128,9 @@ class Graph:
 
     def know_again(self, model: nn.Module) -> None:
         """Give parameters and buffers that were lifted as constants their names back."""
+        origins = Origins(model)
         for index, constant in list(self.constants.items()):
-            view = view_of(model, constant)
+            view = origins.view_of(constant)
             if view is not None:
                 del self.constants[index]
                 self.tensors[index] = view.name
@@ -384,7 +385,8 @@ def _turns(guard: Any) -> set[int]:
         return set()
 
     def holds(size: int) -> bool:
-        return bool(guard.subs(symbols[0], size))
+        # By its name: where it cannot be told, the answer is an expression.
+        return str(guard.subs(symbols[0], size)) == "True"
 
     numbers = {int(n) for n in guard.atoms() if n.is_Integer and 0 < n <= LARGEST_BATCH}
     powers = {1 << power for power in range(LARGEST_BATCH.bit_length())}

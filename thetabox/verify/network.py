@@ -93,6 +93,25 @@ class Tensors:
             self.known[id(value)] = stored(name, held, self.rounding, factor, unit)
         return self.known[id(value)]
 
+    def check_reach(self, epsilon: Tensor) -> None:
+        """Refuse boxes so narrow that float32 has fewer digits for their ends than the bounds allow for.
+
+        Raises:
+            InputError: a float64 tensor moves by less than the normal numbers of float32.
+        """
+        least = float(epsilon[epsilon > 0].amin()) if bool((epsilon > 0).any()) else 0.0
+        if not self.rounding.network or self.box.kind == "relative" or not least:
+            return
+        for name, value in self.values.items():
+            factor = self.factors.get(id(value), 0.0)
+            if factor and value.dtype == torch.float64:
+                unit = self.box.unit_radius(value.detach())
+                radius = unit[unit > 0] * (factor * least)
+                if radius.numel() and float(radius.amin()) < torch.finfo(torch.float32).smallest_normal:
+                    raise InputError(
+                        f"at ε = {least:g} {name} moves by less than float32 can tell; use real arithmetic"
+                    )
+
 
 @dataclass
 class Final:

@@ -7,7 +7,9 @@ earlier) is lifted as a constant. It lies in the same memory, and by that it is 
 from __future__ import annotations
 
 import gc
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
+from functools import cached_property
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -39,64 +41,74 @@ def check_apart(model: nn.Module, boxed: Collection[str]) -> None:
             )
 
 
-def view_of(model: nn.Module, constant: Tensor) -> View | None:
-    """The parameter or buffer of the model that the constant is a view of, if there is one.
+class Origins:
+    """Whose memory the constants of one trace lie in.
 
-    Raises:
-        InputError: it covers more than one tensor, or belongs to a layer or a trainable tensor that the model does
-            not know.
+    Args:
+        model: that was traced.
     """
-    address = place(constant)
-    if address is None:
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._own = [*model.named_parameters(), *model.named_buffers()]
+
+    def view_of(self, constant: Tensor) -> View | None:
+        """The parameter or buffer of the model that a constant is a view of, if there is one.
+
+        Raises:
+            InputError: it covers more than one tensor, reads one as other numbers, or belongs to a layer or a
+                trainable tensor that the model does not know.
+        """
+        address = place(constant)
+        if address is None:
+            return None
+        for name, t in self._own:
+            plain = constant.is_neg() == t.is_neg() and constant.is_conj() == t.is_conj()
+            if place(t) == address and plain and (view := view_on(name, t, constant)) is not None:
+                return view
+            if share_memory(t, constant):
+                beyond = place(t) == address and bool((places_in(t, constant) < 0).any())
+                how = "a tensor that reaches beyond it" if beyond else "a tensor that reads it as other numbers"
+                raise InputError(
+                    f"the network reads the memory of {name} through {how}, which has no bounds; read the parameters "
+                    "themselves"
+                )
+        if constant.is_floating_point() and address in self._weights:
+            self._refuse(address)
         return None
-    for name, t in [*model.named_parameters(), *model.named_buffers()]:
-        plain = constant.is_neg() == t.is_neg() and constant.is_conj() == t.is_conj()
-        if place(t) == address and plain and (view := view_on(name, t, constant)) is not None:
-            return view
-        if share_memory(t, constant):
-            beyond = place(t) == address and bool((places_in(t, constant) < 0).any())
-            how = "a tensor that reaches beyond it" if beyond else "a tensor that reads it as other numbers"
-            raise InputError(
-                f"the network reads the memory of {name} through {how}, which has no bounds; read the parameters "
-                "themselves"
-            )
-    _check_known(model, constant, address)
-    return None
 
+    @cached_property
+    def _weights(self) -> set[tuple[int, torch.dtype]]:
+        """Where the weights of the process lie: whatever holds them, a trainable tensor is one."""
+        layers = (thing for _, thing in self._reached if isinstance(thing, nn.Module))
+        tensors = [t for layer in layers for t in [*layer.parameters(), *layer.buffers()]]
+        for thing in gc.get_objects():
+            if issubclass(type(thing), Tensor) and not is_lazy(thing) and _trainable(thing):
+                tensors.append(thing)
+        return {at for t in tensors if (at := place(t)) is not None}
 
-def _check_known(model: nn.Module, constant: Tensor, address: tuple[int, torch.dtype]) -> None:
-    """Raise for a weight that the model does not know: nothing would be perturbed."""
-    if not constant.is_floating_point():
-        return
-    for where, thing in reachable(model, nn.Module, Tensor):
-        if isinstance(thing, nn.Module):
-            for name, t in [*thing.named_parameters(), *thing.named_buffers()]:
-                if place(t) == address:
-                    raise InputError(
-                        f"the network uses the layer {where} ({type(thing).__name__}), whose {name} is no parameter "
-                        "of it, so it would be taken as exact; register the layer (nn.ModuleList, nn.ModuleDict, or "
-                        "as an attribute of the module)"
-                    )
-        elif place(thing) == address and _trainable(thing):
-            _refuse_trainable(where)
-    # However the code reaches it, in a container of whatever kind: a trainable tensor is a weight.
-    if any(place(t) == address for t in _alive()):
-        _refuse_trainable("a tensor")
+    @cached_property
+    def _reached(self) -> list[tuple[str, Any]]:
+        return list(reachable(self.model, nn.Module, Tensor))
+
+    def _refuse(self, address: tuple[int, torch.dtype]) -> NoReturn:
+        """Say of a weight that the model does not know how its code reaches it, where that is seen."""
+        for where, thing in self._reached:
+            if isinstance(thing, nn.Module):
+                for name, t in [*thing.named_parameters(), *thing.named_buffers()]:
+                    if place(t) == address:
+                        raise InputError(
+                            f"the network uses the layer {where} ({type(thing).__name__}), whose {name} is no "
+                            "parameter of it, so it would be taken as exact; register the layer (nn.ModuleList, "
+                            "nn.ModuleDict, or as an attribute of the module)"
+                        )
+        found = (where for where, thing in self._reached if isinstance(thing, Tensor) and place(thing) == address)
+        raise InputError(
+            f"the network uses {next(found, 'a tensor')}, a trainable tensor that is no parameter of it, so it would "
+            "be taken as exact; register it (nn.ParameterList, nn.ParameterDict, or as an attribute of the module), "
+            "or its layer"
+        )
 
 
 def _trainable(t: Tensor) -> bool:
     return isinstance(t, nn.Parameter) or (t.requires_grad and t.is_leaf)
-
-
-def _refuse_trainable(where: str) -> None:
-    raise InputError(
-        f"the network uses {where}, a trainable tensor that is no parameter of it, so it would be taken as exact; "
-        "register it (nn.ParameterList, nn.ParameterDict, or as an attribute of the module), or its layer"
-    )
-
-
-def _alive() -> Iterator[Tensor]:
-    """Every trainable tensor of the process."""
-    for thing in gc.get_objects():
-        if issubclass(type(thing), Tensor) and not is_lazy(thing) and _trainable(thing):
-            yield thing

@@ -14,6 +14,8 @@ from thetabox.verify.rounding import Rounding
 
 # Up to here float64 holds every whole number.
 EXACT = 1 << 53
+# What is perturbed may become larger than it is.
+FAR_FROM_OVERFLOW = 2.0**100
 
 
 @dataclass(frozen=True)
@@ -83,21 +85,25 @@ def stored(name: str, value: Tensor, rounding: Rounding, factor: float = 0.0, un
     """A tensor of the model in the dtype of the bounds; a network or bounds in float32 may hold it rounded.
 
     Of a perturbed one in float64, a network in float32 rounds every point of the box, also where it holds the middle.
+    Rounding is increasing, so the ends err most: by half a unit in the last place, or half the smallest number, which
+    is less than ``blur`` of any middle but 0 that is not below the normal numbers.
+
+    Raises:
+        InputError: float32 cannot hold the values, or what they may move to.
     """
     dtype, blur = rounding.dtype, 0.0
     wide = value.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.bool)
     if wide and (rounding.network or dtype == torch.float32):
-        exact = value.float().double() == value.double()
-        if factor and rounding.network:
-            blur = torch.finfo(torch.float32).eps
-        if not bool(exact.all()):
-            limits = torch.finfo(torch.float32)
-            size = value[~exact].double().abs()
-            if float(size.min()) < limits.smallest_normal or float(size.max()) > limits.max:
+        limits, moves = torch.finfo(torch.float32), bool(factor) and rounding.network > 0.0
+        held = value.float().double() == value.double()
+        rounded = value[(value != 0) if moves else ~held].double().abs()
+        if rounded.numel():
+            most = FAR_FROM_OVERFLOW if moves else limits.max
+            if float(rounded.min()) < limits.smallest_normal or float(rounded.max()) > most:
                 raise InputError(
                     f"{name} has values that float32 cannot hold; use precision float64 and real arithmetic"
                 )
-            blur = limits.eps
+        blur = limits.eps if moves or not bool(held.all()) else 0.0
     whole = not value.dtype.is_floating_point
     if whole and value.dtype.itemsize == 8 and bool(((value > EXACT) | (value < -EXACT)).any()):
         blur = max(blur, torch.finfo(torch.float64).eps)

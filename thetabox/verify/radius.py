@@ -91,7 +91,7 @@ def certified_radius(
         raise InputError(f"rtol must lie between 1e-6 and 1, not {rtol}")
     inputs = request.inputs(x)
     labels = request.labels(y, len(inputs))
-    engine, agreed = agreement.begin(model, chosen, inputs, torch.tensor([agreement.FAR], dtype=torch.float64))
+    engine, agreed = agreement.begin(model, chosen, inputs, torch.tensor([FLOOR, agreement.FAR], dtype=torch.float64))
     clean = agreed.logits
     request.check_labels(labels, clean.shape[1])
     right = clean.argmax(1) == labels

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import thetabox as tb
 from tests.verify.agreement import networks
 from tests.verify.agreement.networks import BURNED_IN, Changed, Plain, Settings, samples
+from thetabox.models import LSNN
+from thetabox.verify import graph
+from thetabox.verify.agreement import batches
+from thetabox.verify.network import network
 
 CALLS: dict[str, Callable[[nn.Module, Tensor], object]] = {
     "certify": lambda net, x: tb.certify(net, x, [0] * len(x), [0.0, 1e-3]),
@@ -23,8 +29,6 @@ CALLS: dict[str, Callable[[nn.Module, Tensor], object]] = {
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 @pytest.mark.parametrize("change", BURNED_IN.values(), ids=BURNED_IN)
 def test_refused(change: networks.Change, call: Callable[[nn.Module, Tensor], object]) -> None:
-    if change is BURNED_IN["dtype of the answer"]:
-        pytest.skip("in float32, its own precision, this network is one function")
     with pytest.raises(tb.InputError, match=r"is not the function that would be bounded|torch\.export cannot trace"):
         call(Changed(change), samples())
 
@@ -307,3 +311,105 @@ def test_rounded_constants_are_no_difference(name: str, arithmetic: str) -> None
 
     net, x = Net(), samples(8)
     assert tb.certify(net, x, net(x).argmax(1), [0.0, 1e-4], arithmetic=arithmetic).verified[0].all()
+
+
+def test_code_that_asks_for_its_type_is_compared_in_its_own() -> None:
+    net, x = Changed(lambda m, x, a: -a if a.dtype is torch.float64 else a), samples()
+    found = tb.certify(net, x, net(x).argmax(1), [0.0, 1e-4])
+    assert found.verified[0].all()
+    assert found.checked["precision"] == "float32"
+    with pytest.raises(tb.InputError, match="not the function that would be bounded"):
+        tb.certify(Changed(lambda m, x, a: -a if a.dtype is torch.float32 and not _traced() else a), x, [0] * 12, 1e-4)
+
+
+def _traced() -> bool:
+    return torch.compiler.is_compiling()
+
+
+@pytest.mark.parametrize("name", ["small", "wall", "all"])
+def test_names_that_read_like_words_of_a_message(name: str) -> None:
+    class Old(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            setattr(self, name, nn.Linear(6, 3))
+            self.old = getattr(self, name).weight.detach().clone()
+
+        def forward(self, x: Tensor) -> Tensor:
+            layer = getattr(self, name)
+            return nn.functional.linear(x, self.old if _traced() else layer.weight, layer.bias)
+
+    with pytest.raises(tb.InputError, match=f"'{name}.weight' alone shows it"):
+        tb.certify(Old(), samples(), [0] * 12, [0.0, 0.1])
+
+
+def test_in_inference_mode() -> None:
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), samples()
+    y = net(x).argmax(1)
+    expected = tb.certify(net, x, y, [0.0, 1e-3]).margin
+    with torch.inference_mode():
+        assert torch.equal(tb.certify(net, x, y, [0.0, 1e-3]).margin, expected)
+
+
+def test_batch_sizes_beyond_memory_are_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither to compare nor to say why something differs."""
+    monkeypatch.setattr(batches, "MEMORY", 1 << 20)
+    seen: list[int] = []
+
+    class Large(Branches):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(int(x.shape[0]) if not _traced() else 0)
+            y = super().forward(x)
+            return -y if not _traced() and getattr(self, "wrong", False) else y
+
+    net, x = Large(lambda n: n > 700_000), samples(8)
+    tb.certify(net, x, [0] * 8, 1e-4)
+    net.wrong = True
+    with pytest.raises(tb.InputError, match="not the function that would be bounded"):
+        tb.certify(net, x, [0] * 8, 1e-4)
+    assert max(seen) < 100_000
+
+
+class Everything(nn.Module):
+    """Every operator that is taken as it is exported."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.w, self.b = nn.Parameter(torch.rand(4, 4) + 1), nn.Parameter(torch.rand(4))
+        self.c1, self.c2 = nn.Conv1d(2, 2, 3, padding=1), nn.Conv2d(2, 2, 3, padding=1)
+        self.c3 = nn.Conv2d(2, 2, 3, padding="same")
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.mm(F.linear(torch.addmm(self.b, x.abs() + self.b, self.w), self.w, self.b) @ self.w, self.w)
+        y = F.gelu(F.elu(torch.cat([y, x], 1)[:, :4].clamp(-3, 3) / self.b).exp())
+        for open_ in (y >= 0.0, y >= x, y > 0.0, y > x, y <= 0.0, y <= x, y < 0.0, y < x):
+            y = torch.where(open_, y, x)
+        y = F.leaky_relu(F.hardtanh(y) * self.b)
+        y = (-(torch.maximum(y, x) - torch.minimum(y, self.b))).sigmoid()
+        y = 1 - F.relu((y + 1).reciprocal())
+        y = F.softplus(y.sign() * F.silu(y)).sqrt().tanh()
+        z = F.avg_pool1d(F.max_pool1d(self.c1(torch.stack([y, y], 1)), 2, 1), 2, 1)
+        u = F.avg_pool2d(F.max_pool2d(self.c3(self.c2(torch.stack([z, z], 2))), 2, 1), 1)
+        return z.transpose(1, 2).mean(1) + u.sum([2, 3]) + z.select(2, 0)
+
+
+@pytest.mark.parametrize(
+    ("net", "x"),
+    [
+        (Everything(), torch.rand(3, 4)),
+        (LSNN(3, 5, 2), torch.rand(3, 4, 3)),
+        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 3)), torch.rand(3, 1, 8, 8)),
+    ],
+    ids=["every operator", "LSNN", "CNN"],
+)
+def test_an_export_that_is_not_decomposed_is_what_its_decomposition_would_be(
+    net: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [g.describe() for g in network(net, x).graphs.values()]
+    if isinstance(net, Everything):
+        assert {o.operator for o in network(net, x).main.operations} == graph.DIRECT
+    monkeypatch.setattr(graph, "_functional", lambda program: False)
+    monkeypatch.setattr(graph, "_cache", WeakKeyDictionary())
+    assert found == [g.describe() for g in network(net, x).graphs.values()]

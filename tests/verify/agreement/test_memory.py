@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -133,7 +134,7 @@ def test_a_cache_of_weights_that_knows_their_version() -> None:
     fresh = tb.certify(net, ones(), [0] * 6, [0.0, 0.1], domain="interval")
     assert not fresh.verified[1].any()
     net(ones())
-    with pytest.raises(tb.InputError, match="a copy of it whose parameters are written to"):
+    with pytest.raises(tb.InputError, match="a copy of it whose weights are written to"):
         tb.certify(net, ones(), [0] * 6, [0.0, 0.1])
 
 
@@ -230,3 +231,25 @@ def test_what_shares_memory() -> None:
     assert not share_memory(whole, torch.empty(0))
     named = [("a", whole[:, :3]), ("b", whole[:, 3:]), ("c", whole[3]), ("d", torch.ones(3)), ("e", whole[3])]
     assert sorted(map(sorted, sharing(named))) == [["a", "c"], ["a", "e"], ["b", "c"], ["b", "e"]]
+
+
+def test_the_process_is_looked_through_once_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many constants there are."""
+    looks: list[int] = []
+    objects = gc.get_objects
+
+    def counted() -> list[Any]:
+        looks.append(1)
+        return objects()
+
+    class Constants(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.numbers = nn.Linear(6, 3), [torch.randn(3) for _ in range(10)]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x) + sum(self.numbers)
+
+    monkeypatch.setattr(gc, "get_objects", counted)
+    assert tb.certify(Constants(), samples(), [0] * 12, 1e-3).checked["constants"] == 30
+    assert len(looks) == 1

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import thetabox as tb
 from thetabox.models import LSNN, RecurrentModule
+from thetabox.verify.agreement.moved import forward_is_traced
 
 
 def sequences(count: int = 6) -> Tensor:
@@ -201,3 +202,50 @@ def test_protocols_that_are_broken(name: str) -> None:
     with pytest.raises(tb.InputError, match=told) as error:
         tb.certify(kind(), torch.ones(6, 5, 64), [1] * 6, 0.1)
     assert "\n" not in str(error.value)
+
+
+class GatedOutputs(LSNN):
+    """As ``Gated``, in a method below a forward that is inherited."""
+
+    cap = torch.inf
+
+    def outputs(self, x: Tensor) -> Tensor:
+        spikes = super().outputs(x)
+        return torch.where(((x @ self.W_in).amax((1, 2)) > self.cap)[:, None, None], 0 * spikes, spikes)
+
+
+def _instance_forward(net: LSNN) -> None:
+    plain = net.forward
+    net.forward = lambda x: torch.where(((x @ net.W_in).amax((1, 2)) > net.cap)[:, None], -plain(x), plain(x))  # type: ignore[method-assign]  # what the test is about
+
+
+@pytest.mark.parametrize("way", ["outputs", "instance", "hook"])
+def test_other_ways_around_the_steps_are_as_a_forward_of_its_own(way: str) -> None:
+    """A third sample is the one that shows it; the same trace served another sample before."""
+    torch.manual_seed(0)
+    net = (GatedOutputs if way == "outputs" else Gated if way == "hook" else LSNN)(4, 6, 2, threshold=0.05)
+    x = 3 * torch.randn(6, 12, 4).abs()
+    with torch.no_grad():
+        net.W_in.abs_()
+    net.cap = torch.inf
+    if way == "instance":
+        _instance_forward(net)
+    if way == "hook":
+        net.__class__ = LSNN
+        net.register_forward_hook(
+            lambda m, given, out: torch.where(((given[0] @ m.W_in).amax((1, 2)) > m.cap)[:, None], -out, out)
+        )
+    assert not forward_is_traced(net)
+    tb.certify(net, x, [1] * 6, [0.0, 1e-3], domain="interval")
+    net.cap = float((x @ net.W_in).max()) * 1.0001
+    with pytest.raises(tb.InputError, match="not the function that would be bounded"):
+        tb.certify(net, x, [1] * 6, [0.0, 1e-3], domain="interval")
+
+
+def test_a_forward_that_is_inherited_is_the_traced_one() -> None:
+    class Own(RecurrentModule):
+        pass
+
+    assert forward_is_traced(LSNN(3, 4, 2))
+    assert forward_is_traced(Own())
+    assert not forward_is_traced(Copied())

@@ -339,6 +339,7 @@ HONEST: dict[str, Callable[[], nn.Module]] = {
     "threshold below": changed(Base, above=lambda s, v, a: torch.lt(a, v).float()),
     "sign": changed(Base, above=lambda s, v, a: (v - a).sign().clamp(min=0)),
     "relu of the sign": changed(Base, above=lambda s, v, a: torch.relu(torch.sign(3.0 * (v - a)))),
+    "a constant without dimensions": changed(Base, above=lambda s, v, a: (v - a > torch.tensor(0.0)).to(v.dtype)),
     "not at most": changed(Base, above=lambda s, v, a: 1 - (v <= a).to(v.dtype)),
     "not at most, as truth": changed(Base, above=lambda s, v, a: torch.logical_not(a >= v).to(v.dtype)),
     "where": changed(Base, above=lambda s, v, a: torch.where(v > a, torch.ones_like(v), torch.zeros_like(v))),

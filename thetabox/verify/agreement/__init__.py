@@ -1,7 +1,7 @@
 """Before any proof: the graph that is bounded is the module that runs."""
 
+from thetabox.verify.agreement.batches import FEW
 from thetabox.verify.agreement.compare import Agreement, begin, check
 from thetabox.verify.agreement.moved import FAR
-from thetabox.verify.agreement.own import FEW
 
 __all__ = ["FAR", "FEW", "Agreement", "begin", "check"]

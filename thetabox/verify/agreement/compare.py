@@ -59,6 +59,7 @@ def begin(
     with RUNNING:
         engine = Engine(model, settings, x)
         settings.box.check(engine.model)
+        engine.tensors.check_reach(epsilon)
         agreed = check(engine, epsilon)
         if engine.model is not model:
             compare_folded(engine, model)

@@ -11,9 +11,8 @@ from thetabox.errors import InputError
 from thetabox.models.copies import duplicate
 from thetabox.models.fold import folded
 from thetabox.models.running import running
+from thetabox.verify.agreement.batches import FEW, logits, repeated, sizes
 from thetabox.verify.agreement.nearness import NEAR, near
-from thetabox.verify.agreement.own import FEW, MEMORY
-from thetabox.verify.agreement.refusal import SIZES
 from thetabox.verify.engine import Engine
 from thetabox.verify.network import network
 from thetabox.verify.rounding import sound_kernels
@@ -25,19 +24,17 @@ def compare_folded(engine: Engine, model: nn.Module) -> None:
     Raises:
         InputError: they differ.
     """
-    x, few = engine.x, engine.x[:FEW]
-    at_once = max(1, MEMORY // (8 * engine.network.alive()))
+    few = torch.arange(min(FEW, len(engine.x)))
     with torch.no_grad(), sound_kernels():
         with running(folded(duplicate(model).double())) as run:
-            expected = torch.cat([run(part) for part in x.split(at_once)])
-        sizes = {*SIZES, *(n for graph in network(model, x).graphs.values() for n in graph.batch_sizes)}
+            expected = logits(engine, run)
         with running(model) as run:
-            answers = [(torch.cat([run(part) for part in x.split(at_once)]), expected)]
-            for size in sorted(sizes):
-                places = torch.arange(size) % len(few)
+            answers = [(logits(engine, run), expected)]
+            for size in sizes(network(model, engine.x)):
+                places = repeated(few, size)
                 with suppress(InputError):  # a batch that it does not take
-                    answers.append((run(few[places], gradients=size % 2 == 1), expected[places]))
-    if not all(near(answer.double(), other.double(), NEAR) for answer, other in answers):
+                    answers.append((run(engine.x[places], gradients=size % 2 == 1).double(), expected[places]))
+    if not all(near(answer, other, NEAR) for answer, other in answers):
         raise InputError(
             "the network is not the function that would be bounded: with its batch norms folded it answers other "
             "logits; certify it without fold"

@@ -6,12 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from thetabox.errors import InputError, OneEpsilonAtATime
-from thetabox.models.recurrent import is_recurrent
+from thetabox.models.lsnn import LSNN
+from thetabox.models.recurrent import RecurrentModule, is_recurrent
 from thetabox.models.replica import Replica, Unfaithful
 from thetabox.models.running import Running, running
+from thetabox.verify.agreement.batches import FEW, at_once, branching, repeated
 from thetabox.verify.agreement.nearness import NEAR, NEAR_OWN, explained, near, outside, values
-from thetabox.verify.agreement.own import FEW, MEMORY
-from thetabox.verify.agreement.refusal import SIZES, refuse
+from thetabox.verify.agreement.refusal import refuse
 from thetabox.verify.engine import Engine
 from thetabox.verify.interval import Interval
 from thetabox.verify.replay import replay
@@ -22,13 +23,22 @@ FAR = 0.05
 MANY = 64
 # Points of a box: every parameter larger, every one smaller, a random corner, somewhere inside.
 POINTS = ("larger", "smaller", "corner", "inside")
+# What stands between a call of a recurrent network and its steps, and as this package has it.
+OVERRIDABLE = {"__call__", "forward", "outputs"}
+OURS = {getattr(kind, name) for kind in (RecurrentModule, LSNN) for name in OVERRIDABLE}
 
 
-def compare_moved(engine: Engine, epsilon: Tensor, wide: bool, sizes: list[int]) -> int:
+def compare_moved(engine: Engine, epsilon: Tensor, wide: bool, taken: list[int]) -> int:
     """The module with its parameters moved in place beside the graph with the same; how many tensors were moved.
 
     What was found of a trace holds as long as the trace does, so this is done once for each, and for each size of the
     user's batch; but for a recurrent network with a forward of its own, of which the trace says nothing.
+
+    Args:
+        engine: of the module.
+        epsilon: of the certificate; the largest, and one that is not small, are tried.
+        wide: run in float64.
+        taken: batch sizes that the module takes.
     """
     names = [n for n, value in engine.tensors.values.items() if id(value) in engine.tensors.factors]
     key = ("moved", repr(engine.settings.box), len(engine.x), *engine.network.graphs.values(), wide)
@@ -41,9 +51,10 @@ def compare_moved(engine: Engine, epsilon: Tensor, wide: bool, sizes: list[int])
         top = float(epsilon.max())
         for point in POINTS if top > 0 else ():
             moving.compare_all(top, point)
-        for point in POINTS[::2] if top < FAR else ():
+        for point in ("larger", "corner") if top < FAR else ():
             moving.compare_all(FAR, point)
-        moving.compare_sizes([size for size in sizes if size not in SIZES[1:]])
+        # A batch of one is no size of the trace, which takes it for a constant.
+        moving.compare_sizes([size for size in (1, *branching(engine.network)) if size in taken])
         for name in names:
             moving.compare_alone(name)
         if wide:
@@ -56,8 +67,12 @@ def forward_is_traced(model: nn.Module) -> bool:
     """Whether what the user calls is what was traced: a recurrent network's forward may be its own, or have hooks."""
     if not is_recurrent(model) or type(model).forward is nn.Module.forward:
         return True
-    ours = type(model).forward.__module__.startswith("thetabox.models.")
-    return ours and not (model._forward_hooks or model._forward_pre_hooks)
+    methods = {getattr(type(model), name, None) for name in OVERRIDABLE}
+    changed = OVERRIDABLE & vars(model).keys() or model._forward_hooks or model._forward_pre_hooks
+    return methods <= OURS and not changed
+
+
+ALL_MOVED = "with all parameters moved, the module answers another thing than the traced graph"
 
 
 class _Moving:
@@ -77,7 +92,7 @@ class _Moving:
     def compare_all(self, reach: float, point: str) -> None:
         """All tensors moved; the module against the graph, and inside the bounds."""
         self.run.move({name: self._moved(name, reach, point) for name in self.names})
-        answer = self._compare("with all parameters moved, the module answers another thing than the traced graph")
+        answer = self._compare(ALL_MOVED, all_moved=True)
         if answer is not None and reach > 0:
             if reach not in self.bounds:
                 self.bounds[reach] = _plain_bounds(self.engine, self.few, reach)
@@ -91,19 +106,12 @@ class _Moving:
         graph = self._graph()
         rest = torch.arange(len(self.engine.x))
         everything = torch.cat([self.few, rest[~torch.isin(rest, self.few)]])
-        at_once = max(len(self.few), MEMORY // (8 * self.engine.network.alive()))
-        batches = [self.few[torch.arange(size) % len(self.few)] for size in sizes] + [everything[:at_once]]
+        most = max(len(self.few), at_once(self.engine.network))
+        batches = [*(repeated(self.few, size) for size in sizes), everything[:most]]
         for places in batches if bool(graph.isfinite().all()) else ():
             answer = self.run(self.engine.x[places]).double()[: len(self.few)]
-            expected = graph[: len(answer)]
-            if not near(answer, expected, self.near) and not explained(
-                self.engine, places[: len(answer)], values(self.run), answer, self.near
-            ):
-                refuse(
-                    self.engine,
-                    "with all parameters moved, the module answers another thing than the traced graph in a batch of "
-                    f"{len(places)}",
-                )
+            if not self._same(answer, graph[: len(answer)], places[: len(answer)]):
+                refuse(self.engine, f"{ALL_MOVED} in a batch of {len(places)}")
         self.run.move(self.own)
 
     def compare_alone(self, name: str) -> None:
@@ -128,14 +136,8 @@ class _Moving:
             return
         self.run.move(moved)
         expected = self._graph()
-        finite = bool(expected.isfinite().all() and answer.isfinite().all())
-        same = answer.shape == expected.shape and near(answer, expected, self.near)
-        if finite and not same and not explained(self.engine, self.few, values(self.run), answer, self.near):
-            refuse(
-                self.engine,
-                "a copy of it whose parameters are written to answers another thing than the traced graph",
-            )
-        self.run.move(self.own)
+        if _finite(answer, expected) and not self._same(answer, expected, self.few):
+            refuse(self.engine, "a copy of it whose weights are written to answers another thing than the traced graph")
 
     def _moved(self, name: str, reach: float, point: str) -> Tensor:
         own = self.own[name]
@@ -153,15 +155,19 @@ class _Moving:
         x = self.run.inputs(self.engine.x[self.few])
         return replay(self.engine.network, self.run.read, x, wide=self.run.wide).double().cpu()
 
-    def _compare(self, what: str) -> Tensor | None:
+    def _same(self, answer: Tensor, expected: Tensor, places: Tensor) -> bool:
+        """Whether two answers at the weights as they are moved now are one, but for rounding."""
+        if answer.shape == expected.shape and near(answer, expected, self.near):
+            return True
+        return explained(self.engine, places, values(self.run), answer, self.near)
+
+    def _compare(self, what: str, *, all_moved: bool = False) -> Tensor | None:
         """The module's answer, once it is known to be that of the graph; ``None`` where it is not a number."""
         answer, graph = self.run(self.engine.x[self.few]).double(), self._graph()
-        if not bool(graph.isfinite().all() and answer.isfinite().all()):
+        if not _finite(answer, graph):
             return None  # a box that reaches a pole: nothing can be proven there
-        if not near(answer, graph, self.near) and not explained(
-            self.engine, self.few, values(self.run), answer, self.near
-        ):
-            refuse(self.engine, what, self._culprit() if "all" in what else None)
+        if not self._same(answer, graph, self.few):
+            refuse(self.engine, what, self._culprit() if all_moved else None)
         return answer
 
     def _culprit(self) -> str | None:
@@ -175,6 +181,10 @@ class _Moving:
             finally:
                 self.run.move(self.own)
         return None
+
+
+def _finite(*answers: Tensor) -> bool:
+    return all(bool(answer.isfinite().all()) for answer in answers)
 
 
 def _plain_bounds(engine: Engine, which: Tensor, epsilon: float) -> Interval | None:

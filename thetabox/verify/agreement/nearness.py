@@ -47,10 +47,10 @@ class Evaluated(Rounding):
         return super().of_operation(roundings) + roundings * self.roundoff * SAFETY
 
 
-def near(one: Tensor, other: Tensor, near: float) -> bool:
+def near(one: Tensor, other: Tensor, relative: float) -> bool:
     """Whether two answers are the same but for rounding, relative to the largest logit."""
     size = max(float(one.abs().max()), float(other.abs().max())) if one.numel() else 0.0
-    return bool(((one - other).abs() <= near * size).all())
+    return bool(((one - other).abs() <= relative * size).all())
 
 
 def as_traced(engine: Engine, run: Running, x: Tensor) -> bool:
@@ -82,20 +82,22 @@ def at_zero(
     return Interval(lower, upper)
 
 
-def explained(engine: Engine, which: slice | Tensor, values: Mapping[str, Tensor], answer: Tensor, near: float) -> bool:
+def explained(
+    engine: Engine, which: slice | Tensor, values: Mapping[str, Tensor], answer: Tensor, relative: float
+) -> bool:
     """Whether rounding alone may make an answer: it lies in bounds that tell something, or that a jump makes wide."""
     bounds = at_zero(engine, which, values)
-    if len(outside(bounds, answer, near)):
+    if len(outside(bounds, answer, relative)):
         return False
     width = (bounds.upper - bounds.lower).amax()
     return _jumps(engine) or bool(width <= NEAR_OWN * answer.abs().amax())
 
 
-def outside(bounds: Interval, logits: Tensor, near: float) -> Tensor:
+def outside(bounds: Interval, logits: Tensor, relative: float) -> Tensor:
     """Rows that lie outside, by more than rounding."""
     if bounds.lower.shape != logits.shape:
         return torch.arange(max(len(logits), 1))
-    room = near * logits.abs().amax(1, keepdim=True)
+    room = relative * logits.abs().amax(1, keepdim=True)
     inside = (logits >= bounds.lower - room) & (logits <= bounds.upper + room)
     return (~inside.all(1)).nonzero().squeeze(1)
 

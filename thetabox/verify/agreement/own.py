@@ -8,6 +8,7 @@ from torch import Tensor
 from thetabox.errors import InputError
 from thetabox.models.running import Running, running
 from thetabox.models.twins import NARROW
+from thetabox.verify.agreement.batches import FEW, logits, repeated, sizes
 from thetabox.verify.agreement.nearness import (
     NEAR,
     NEAR_OWN,
@@ -19,16 +20,11 @@ from thetabox.verify.agreement.nearness import (
     outside,
     values,
 )
-from thetabox.verify.agreement.refusal import SIZES, refuse
+from thetabox.verify.agreement.refusal import refuse
 from thetabox.verify.engine import Engine
 from thetabox.verify.interval import Interval
 from thetabox.verify.replay import replay
 from thetabox.verify.rounding import Rounding
-
-# Samples that stand for all where the parameters are moved.
-FEW = 2
-# Bytes of the values of one run.
-MEMORY = 1 << 30
 
 
 def holds_narrow(engine: Engine) -> bool:
@@ -67,8 +63,7 @@ class OwnForward:
     def compare_all(self) -> None:
         """Every sample, in one batch where memory allows, with its bounds at ε = 0; a few with the graph."""
         engine, run = self.engine, self.run
-        at_once = max(1, MEMORY // (8 * engine.network.alive()))
-        self.logits = torch.cat([run(part) for part in engine.x.split(at_once)]).double()
+        self.logits = logits(engine, run)
         if not bool(self.logits.isfinite().all()):
             raise InputError("the network answers NaN or infinite logits at its own weights")
         few = min(FEW, len(engine.x))
@@ -80,9 +75,9 @@ class OwnForward:
 
     def compare_sizes(self) -> None:
         """A few samples in batches of several sizes, with gradients on and off."""
-        few = min(FEW, len(self.engine.x))
-        for size in sizes(self.engine):
-            places = torch.arange(size) % few
+        few = torch.arange(min(FEW, len(self.engine.x)))
+        for size in sizes(self.engine.network):
+            places = repeated(few, size)
             try:
                 answer = self.run(self.engine.x[places], gradients=size % 2 == 1)
             except InputError:
@@ -104,17 +99,9 @@ class OwnForward:
         refuse(self.engine, what)
 
 
-def sizes(engine: Engine) -> list[int]:
-    """Batch sizes to be tried: a few small ones, and those at which the trace says that the code may branch."""
-    most = MEMORY // (8 * engine.network.alive())
-    limits = {n for graph in engine.network.graphs.values() for n in graph.batch_sizes if n <= most}
-    return sorted({*SIZES, *limits})
-
-
 def compare_precision(engine: Engine, run: Running, wide: Tensor) -> None:
     """Every sample in the network's own precision: near the answers in double precision, or within its rounding."""
-    at_once = max(1, MEMORY // (8 * engine.network.alive()))
-    own = torch.cat([run(part) for part in engine.x.split(at_once)]).double()
+    own = logits(engine, run)
     size = torch.maximum(wide.abs(), own.abs()).amax(1, keepdim=True)
     apart = ~((own - wide).abs() <= NEAR_OWN * size).all(1)
     places = apart.nonzero().squeeze(1)

@@ -10,12 +10,11 @@ from torch import Tensor
 from thetabox.errors import InputError
 from thetabox.models.recurrent import run_steps
 from thetabox.models.running import running
+from thetabox.verify.agreement.batches import at_once, sizes
 from thetabox.verify.agreement.nearness import NEAR_OWN
 from thetabox.verify.engine import Engine
 from thetabox.verify.network import RecurrentNetwork
 
-# Batch sizes that are always tried, beside those at which a trace says that the code may branch.
-SIZES = (1, 2, 3, 4, 5, 9, 17)
 # Calls with one input, to see whether they differ.
 REPEATS = 8
 
@@ -38,8 +37,8 @@ def _reason(engine: Engine) -> str:
 
             if not all(same(run(x)) for _ in range(REPEATS)):
                 return "two calls with the same input differ: it draws random numbers, or counts its calls"
-            sizes = {*SIZES, len(engine.x), *(n for g in engine.network.graphs.values() for n in g.batch_sizes)}
-            if not all(same(run(x.expand(size, *x.shape[1:]))) for size in sizes):
+            tried = {*sizes(engine.network), min(len(engine.x), at_once(engine.network))}
+            if not all(same(run(x.expand(size, *x.shape[1:]))) for size in tried):
                 return "its answer depends on how many samples are in the batch"
             if not same(run(x, gradients=True)):
                 return "its answer depends on whether gradients are recorded"
@@ -52,7 +51,7 @@ def _reason(engine: Engine) -> str:
                         "its forward (with hooks, and methods that it overrides) does something else than step and "
                         "readout, of which the proof would speak"
                     )
-    except InputError:
+    except Exception:  # a network raises whatever it likes, also at these questions
         pass
     return (
         "its code does something else while it is traced (a branch on torch.compiler.is_exporting(), on the dtype, on "

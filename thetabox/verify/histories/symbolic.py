@@ -106,7 +106,7 @@ class Symbolic:
         held = stored.detach().double() if stored.is_floating_point() else stored.detach().to(torch.int64)
         distinct, place = np.unique(held.cpu().numpy(), return_inverse=True)
         numbers = np.array([self.algebra.literal(v) for v in distinct.tolist()], np.int64)
-        return torch.from_numpy(numbers[place.reshape(tuple(stored.shape))])
+        return torch.from_numpy(numbers[place.reshape(-1)]).reshape(stored.shape)
 
     def operand(self, value: Any) -> Tensor:
         """A tensor of polynomials, of a number too."""

@@ -1,0 +1,43 @@
+"""Samples and batch sizes of the comparison."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from thetabox.models.running import Running
+from thetabox.verify.engine import Engine
+from thetabox.verify.network import Network
+
+# Samples that stand for all where the parameters are moved.
+FEW = 2
+# Batch sizes that are always tried, beside those at which a trace says that the code may branch.
+SIZES = (1, 2, 3, 4, 5, 9, 17)
+# Bytes of the values of one run.
+MEMORY = 1 << 30
+
+
+def at_once(network: Network) -> int:
+    """Samples of one run."""
+    return max(1, MEMORY // (8 * network.alive()))
+
+
+def sizes(network: Network) -> list[int]:
+    """Batch sizes to be tried: a few small ones, and those at which the trace says that the code may branch."""
+    return sorted({*SIZES, *branching(network)})
+
+
+def branching(network: Network) -> list[int]:
+    """Batch sizes around which the code may branch, as far as memory holds such a batch."""
+    most = at_once(network)
+    return sorted({n for graph in network.graphs.values() for n in graph.batch_sizes if n <= most})
+
+
+def repeated(places: Tensor, size: int) -> Tensor:
+    """So many places: the given ones, again and again."""
+    return places[torch.arange(size) % len(places)]
+
+
+def logits(engine: Engine, run: Running) -> Tensor:
+    """What a run answers for every sample, float64, in one batch where memory allows."""
+    return torch.cat([run(part) for part in engine.x.split(at_once(engine.network))]).double()
