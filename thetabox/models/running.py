@@ -32,8 +32,7 @@ class Running:
         self.device = torch.device("cpu") if like is None else like.device
         self.dtype = torch.get_default_dtype() if like is None else like.dtype
         self.twins = Twins(self.tensors.values(), wide=wide)
-        self._before: Snapshot | None = None
-        self._ran = False
+        self._before, self._ran = Snapshot(model), False
 
     def read(self, name: str) -> Tensor:
         """Value of a parameter or buffer, float64 where the run is wide."""
@@ -44,11 +43,9 @@ class Running:
 
         What the module has kept of runs at other weights is forgotten: a write would tell it that it is old.
         """
-        if self._before is None:
-            self._before = Snapshot(self.model)
-        elif self._ran:
+        if self._ran:
             self._before.restore()
-        self._ran = False
+            self._ran = False
         for name, value in values.items():
             self.twins.move(self.tensors[name], value)
 

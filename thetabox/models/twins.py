@@ -82,7 +82,7 @@ class Twins(TorchDispatchMode):
     def _twins(self, value: Any) -> Any:
         if isinstance(value, Tensor):
             return self.twin(value)
-        if isinstance(value, tuple | list):
+        if isinstance(value, tuple | list) and any(isinstance(v, Tensor) for v in value):
             return type(value)(self._twins(v) for v in value)
         return value
 
@@ -92,11 +92,11 @@ class Twins(TorchDispatchMode):
             # A tensor that the module merely reaches is the caller's as much as its weights are.
             if (at := place(t)) is not None and at[0] not in self._made:
                 self._enter(t)
-        args = self._twins(args)
+        args = [self._twins(a) for a in args]
         kwargs = {k: self._twins(v) for k, v in kwargs.items()}
         result = widely(func, args, kwargs) if self.wide else func(*args, **kwargs)
         if not (made := _places(result)) <= self._made:
-            self._made |= made - _places((args, kwargs))
+            self._made |= made - _places((*args, *kwargs.values()))
         return result
 
 
@@ -119,8 +119,10 @@ def _places(values: Any) -> set[int]:
     if isinstance(values, Tensor):
         at = place(values)
         return set() if at is None else {at[0]}
-    found = (place(t) for t in pytree.tree_leaves(values) if isinstance(t, Tensor))
-    return {at[0] for at in found if at is not None}
+    if not isinstance(values, tuple | list):
+        return set()
+    parts = [_places(v) for v in values if isinstance(v, Tensor | list)]
+    return set().union(*parts)
 
 
 def widely(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

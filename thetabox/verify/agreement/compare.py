@@ -24,11 +24,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from thetabox.errors import InputError
-from thetabox.models.running import running
+from thetabox.models.running import Running, running
 from thetabox.models.twins import RUNNING
 from thetabox.verify.agreement.folding import compare_folded
 from thetabox.verify.agreement.moved import compare_moved
-from thetabox.verify.agreement.own import OwnForward, compare_precision, holds_narrow, runs_wide
+from thetabox.verify.agreement.own import OwnForward, as_traced, compare_precision, holds_narrow
 from thetabox.verify.engine import Engine
 from thetabox.verify.origins import check_apart
 from thetabox.verify.request import Settings
@@ -75,24 +75,44 @@ def check(engine: Engine, epsilon: Float[Tensor, " sweeps"]) -> Agreement:
     check_apart(engine.model, [n for n, value in engine.tensors.values.items() if id(value) in engine.tensors.factors])
     unread = _unread(engine)
     with torch.no_grad(), sound_kernels():
-        wide = runs_wide(engine)
-        with running(engine.model, wide=wide) as run:
-            own = OwnForward(engine, run)
-            own.compare_all()
-            own.compare_sizes()
-        if wide and holds_narrow(engine):
+        with running(engine.model) as run:
+            found = as_traced(engine, run)
+            wide = found or (found is False and not _as_traced_in_its_own(engine))
+            own, record = _compared(engine, epsilon, run, traced=bool(found)) if wide else (None, {})
+        if own is None or holds_narrow(engine):
             with running(engine.model, wide=False) as narrow:
-                compare_precision(engine, narrow, own.logits)
-        moved = compare_moved(engine, epsilon, wide, own.sizes)
-    record = {
+                if own is None:
+                    own, record = _compared(engine, epsilon, narrow)
+                else:
+                    compare_precision(engine, narrow, own.logits)
+    constants = sum(t.numel() for graph in engine.network.graphs.values() for t in graph.constants.values())
+    return Agreement(own.logits, {**record, "unread": unread, "constants": constants})
+
+
+def _as_traced_in_its_own(engine: Engine) -> bool:
+    """Whether the module answers the graph's numbers in its own precision, though not in double.
+
+    A few fused operators of torch have no such form, and code may ask for the type (for the least number of it, say).
+    """
+    with running(engine.model, wide=False) as run:
+        return bool(as_traced(engine, run))
+
+
+def _compared(
+    engine: Engine, epsilon: Tensor, run: Running, *, traced: bool = False
+) -> tuple[OwnForward, dict[str, Any]]:
+    """The module at its own weights and at others, and what the certificate records of that."""
+    own = OwnForward(engine, run)
+    own.compare_all(traced=traced)
+    own.compare_sizes()
+    moved = compare_moved(engine, epsilon, run, own.sizes)
+    precision = "float64" if run.wide else str(run.dtype).removeprefix("torch.")
+    return own, {
         "samples": len(own.logits),
         "batch_sizes": own.sizes,
         "tensors_moved": moved,
-        "precision": "float64" if wide else str(run.dtype).removeprefix("torch."),
-        "unread": unread,
-        "constants": sum(t.numel() for g in engine.network.graphs.values() for t in g.constants.values()),
+        "precision": precision,
     }
-    return Agreement(own.logits, record)
 
 
 def _unread(engine: Engine) -> list[str]:

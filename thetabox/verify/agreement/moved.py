@@ -9,7 +9,7 @@ from thetabox.errors import InputError, OneEpsilonAtATime
 from thetabox.models.lsnn import LSNN
 from thetabox.models.recurrent import RecurrentModule, is_recurrent
 from thetabox.models.replica import Replica, Unfaithful
-from thetabox.models.running import Running, running
+from thetabox.models.running import Running
 from thetabox.verify.agreement.batches import FEW, at_once, branching, repeated
 from thetabox.verify.agreement.nearness import NEAR, NEAR_OWN, explained, near, outside, values
 from thetabox.verify.agreement.refusal import refuse
@@ -28,7 +28,7 @@ OVERRIDABLE = {"__call__", "forward", "outputs"}
 OURS = {getattr(kind, name) for kind in (RecurrentModule, LSNN) for name in OVERRIDABLE}
 
 
-def compare_moved(engine: Engine, epsilon: Tensor, wide: bool, taken: list[int]) -> int:
+def compare_moved(engine: Engine, epsilon: Tensor, run: Running, taken: list[int]) -> int:
     """The module with its parameters moved in place beside the graph with the same; how many tensors were moved.
 
     What was found of a trace holds as long as the trace does, so this is done once for each, and for each size of the
@@ -37,28 +37,27 @@ def compare_moved(engine: Engine, epsilon: Tensor, wide: bool, taken: list[int])
     Args:
         engine: of the module.
         epsilon: of the certificate; the largest, and one that is not small, are tried.
-        wide: run in float64.
+        run: of the module.
         taken: batch sizes that the module takes.
     """
     names = [n for n, value in engine.tensors.values.items() if id(value) in engine.tensors.factors]
-    key = ("moved", repr(engine.settings.box), len(engine.x), *engine.network.graphs.values(), wide)
+    key = ("moved", repr(engine.settings.box), len(engine.x), *engine.network.graphs.values(), run.wide)
     checked = engine.network.main.checked
     traced = forward_is_traced(engine.model)
     if (traced and key in checked) or not names:
         return len(names)
-    with running(engine.model, wide=wide) as run:
-        moving = _Moving(engine, run, names, few=FEW if traced else MANY)
-        top = float(epsilon.max())
-        for point in POINTS if top > 0 else ():
-            moving.compare_all(top, point)
-        for point in ("larger", "corner") if top < FAR else ():
-            moving.compare_all(FAR, point)
-        # A batch of one is no size of the trace, which takes it for a constant.
-        moving.compare_sizes([size for size in (1, *branching(engine.network)) if size in taken])
-        for name in names:
-            moving.compare_alone(name)
-        if wide:
-            moving.compare_replica()
+    moving = _Moving(engine, run, names, few=FEW if traced else MANY)
+    top = float(epsilon.max())
+    for point in POINTS if top > 0 else ():
+        moving.compare_all(top, point)
+    for point in ("larger", "corner") if top < FAR else ():
+        moving.compare_all(FAR, point)
+    # A batch of one is no size of the trace, which takes it for a constant.
+    moving.compare_sizes([size for size in (1, *branching(engine.network)) if size in taken])
+    for name in names:
+        moving.compare_alone(name)
+    if run.wide:
+        moving.compare_replica()
     checked.add(key)
     return len(names)
 

@@ -13,7 +13,6 @@ from thetabox.verify.context import Context, Sweep
 from thetabox.verify.engine import Engine
 from thetabox.verify.interval import Interval
 from thetabox.verify.network import Tensors
-from thetabox.verify.replay import replay
 from thetabox.verify.request import input_interval
 from thetabox.verify.rounding import SAFETY, Rounding, gamma
 
@@ -51,13 +50,6 @@ def near(one: Tensor, other: Tensor, relative: float) -> bool:
     """Whether two answers are the same but for rounding, relative to the largest logit."""
     size = max(float(one.abs().max()), float(other.abs().max())) if one.numel() else 0.0
     return bool(((one - other).abs() <= relative * size).all())
-
-
-def as_traced(engine: Engine, run: Running, x: Tensor) -> bool:
-    """Whether a run answers the numbers of the graph."""
-    answer = run(x).double()
-    graph = replay(engine.network, run.read, run.inputs(x), wide=run.wide).double().cpu()
-    return answer.shape == graph.shape and near(answer, graph, NEAR if run.wide else NEAR_OWN)
 
 
 def values(run: Running) -> dict[str, Tensor]:

@@ -6,14 +6,13 @@ import torch
 from torch import Tensor
 
 from thetabox.errors import InputError
-from thetabox.models.running import Running, running
+from thetabox.models.running import Running
 from thetabox.models.twins import NARROW
 from thetabox.verify.agreement.batches import FEW, logits, repeated, sizes
 from thetabox.verify.agreement.nearness import (
     NEAR,
     NEAR_OWN,
     Evaluated,
-    as_traced,
     at_zero,
     explained,
     near,
@@ -32,23 +31,15 @@ def holds_narrow(engine: Engine) -> bool:
     return any(dtype in NARROW for graph in engine.network.graphs.values() for dtype in graph.dtypes.values())
 
 
-def runs_wide(engine: Engine) -> bool:
-    """Whether the module can be run in float64, and does there what was traced in its own precision.
-
-    A few fused operators of torch have no such form, and code may ask for the type (for the least number of it, say).
-    """
+def as_traced(engine: Engine, run: Running) -> bool | None:
+    """Whether a run answers the numbers of the graph for a few samples; ``None`` where the module cannot be run so."""
     few = engine.x[:FEW]
     try:
-        with running(engine.model) as run:
-            wide = as_traced(engine, run, few)
+        answer = run(few).double()
     except InputError:
-        with running(engine.model, wide=False) as run:
-            run(few)
-        return False
-    if wide:
-        return True
-    with running(engine.model, wide=False) as run:
-        return not as_traced(engine, run, few)
+        return None
+    graph = replay(engine.network, run.read, run.inputs(few), wide=run.wide).double().cpu()
+    return answer.shape == graph.shape and near(answer, graph, NEAR if run.wide else NEAR_OWN)
 
 
 class OwnForward:
@@ -60,15 +51,19 @@ class OwnForward:
         self.logits = torch.empty(0)
         self.sizes: list[int] = []
 
-    def compare_all(self) -> None:
-        """Every sample, in one batch where memory allows, with its bounds at ε = 0; a few with the graph."""
+    def compare_all(self, *, traced: bool = False) -> None:
+        """Every sample, in one batch where memory allows, with its bounds at ε = 0; a few with the graph.
+
+        Args:
+            traced: the few are known to answer as the graph does.
+        """
         engine, run = self.engine, self.run
         self.logits = logits(engine, run)
         if not bool(self.logits.isfinite().all()):
             raise InputError("the network answers NaN or infinite logits at its own weights")
-        few = min(FEW, len(engine.x))
-        graph = replay(engine.network, run.read, run.inputs(engine.x[:few]), wide=run.wide)
-        self._same(graph, slice(0, few), "its forward differs from what was traced")
+        if not traced:
+            graph = replay(engine.network, run.read, run.inputs(engine.x[:FEW]), wide=run.wide)
+            self._same(graph, slice(0, FEW), "its forward differs from what was traced")
         beyond = outside(at_zero(engine, slice(None), values(run)), self.logits, self.near)
         if len(beyond):
             refuse(engine, f"its forward of sample {int(beyond[0])} lies outside the bounds at ε = 0")
