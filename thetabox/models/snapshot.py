@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import deque
 from contextlib import suppress
+from operator import is_
 from typing import Any
 
 import torch
@@ -43,8 +44,10 @@ class Snapshot:
     def _entered(self, thing: Any) -> list[Any]:
         """Remember one object, or what stands in it; answers what it holds."""
         if isinstance(thing, CONTAINERS):
-            self._containers.append((thing, thing.copy()))
-            return list(thing.values() if isinstance(thing, dict) else thing)
+            # Of a plain kind: what a subclass makes of a copy is its own affair.
+            content = dict(thing) if isinstance(thing, dict) else set(thing) if isinstance(thing, set) else list(thing)
+            self._containers.append((thing, content))
+            return list(content.values() if isinstance(content, dict) else content)
         if isinstance(thing, tuple):
             return list(thing)
         if isinstance(thing, Tensor) and self._numbers is not None and thing.layout == torch.strided:
@@ -70,7 +73,7 @@ class Snapshot:
         for container, content in self._containers:
             if not _same(container, content):
                 container.clear()
-                container.extend(content) if isinstance(container, list | deque) else container.update(content)
+                container.extend(content) if isinstance(content, list) else container.update(content)
         for thing, name, value in self._slots:
             with suppress(Exception):
                 if getattr(thing, name, None) is not value:
@@ -89,5 +92,5 @@ def _same(container: Any, content: Any) -> bool:
     if len(container) != len(content):
         return False
     if isinstance(container, dict):
-        return all(k in container and container[k] is v for k, v in content.items())
-    return all(a is b for a, b in zip(container, content, strict=True))
+        return container.keys() == content.keys() and all(map(is_, container.values(), content.values()))
+    return all(map(is_, container, content))

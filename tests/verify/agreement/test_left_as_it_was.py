@@ -225,16 +225,22 @@ def test_containers_of_every_kind() -> None:
         def __init__(self) -> None:
             self.last: object = None
 
+    class Odd(dict):  # type: ignore[type-arg]  # of anything
+        def copy(self) -> dict[object, object]:
+            raise TypeError("not to be copied")
+
     class Logs(nn.Module):
         def __init__(self) -> None:
             super().__init__()
+            self.odd = Odd(a=[])
             self.layer, self.recent, self.named = nn.Linear(6, 3), deque(maxlen=100), {"a": [[]]}
             self.around, self.slots, self.ring = ([],), Slots(), types.SimpleNamespace()
             self.ring.ring = self.ring
 
         def forward(self, x: Tensor) -> Tensor:
             y = self.layer(x)
-            for log in (self.recent, self.named["a"][0], self.around[0]):
+            self.odd["b"] = y
+            for log in (self.recent, self.named["a"][0], self.around[0], self.odd["a"]):
                 log.append(y)
             self.slots.last = self.ring.last = y
             return y
@@ -244,6 +250,7 @@ def test_containers_of_every_kind() -> None:
     assert not net.recent
     assert not net.named["a"][0]
     assert not net.around[0]
+    assert net.odd == {"a": []}
     assert net.slots.last is None
     assert not hasattr(net.ring, "last")
     copy.deepcopy(net)

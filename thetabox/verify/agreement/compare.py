@@ -105,7 +105,7 @@ def _compared(
     own = OwnForward(engine, run)
     own.compare_all(traced=traced)
     own.compare_sizes()
-    moved = compare_moved(engine, epsilon, run, own.sizes)
+    moved = compare_moved(engine, epsilon, run, own.logits, own.sizes)
     precision = "float64" if run.wide else str(run.dtype).removeprefix("torch.")
     return own, {
         "samples": len(own.logits),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -28,36 +30,38 @@ OVERRIDABLE = {"__call__", "forward", "outputs"}
 OURS = {getattr(kind, name) for kind in (RecurrentModule, LSNN) for name in OVERRIDABLE}
 
 
-def compare_moved(engine: Engine, epsilon: Tensor, run: Running, taken: list[int]) -> int:
+def compare_moved(engine: Engine, epsilon: Tensor, run: Running, own: Tensor, taken: list[int]) -> int:
     """The module with its parameters moved in place beside the graph with the same; how many tensors were moved.
 
-    What was found of a trace holds as long as the trace does, so this is done once for each, and for each size of the
-    user's batch; but for a recurrent network with a forward of its own, of which the trace says nothing.
+    What was found of a trace holds as long as the trace does, so this is done once for each; but for a recurrent
+    network with a forward of its own, of which the trace says nothing, nor of the batch sizes at which it may branch.
 
     Args:
         engine: of the module.
         epsilon: of the certificate; the largest, and one that is not small, are tried.
         run: of the module.
+        own: its logits at its own weights.
         taken: batch sizes that the module takes.
     """
     names = [n for n, value in engine.tensors.values.items() if id(value) in engine.tensors.factors]
-    key = ("moved", repr(engine.settings.box), len(engine.x), *engine.network.graphs.values(), run.wide)
+    key = ("moved", repr(engine.settings.box), *engine.network.graphs.values(), run.wide)
     checked = engine.network.main.checked
     traced = forward_is_traced(engine.model)
     if (traced and key in checked) or not names:
         return len(names)
     moving = _Moving(engine, run, names, few=FEW if traced else MANY)
     top = float(epsilon.max())
-    for point in POINTS if top > 0 else ():
-        moving.compare_all(top, point)
-    for point in ("larger", "corner") if top < FAR else ():
-        moving.compare_all(FAR, point)
+    if top > 0:
+        moving.compare_all(top, POINTS)
+        moving.compare_bounds(top)
+    if top < FAR:
+        moving.compare_all(FAR, ["corner"])
     # A batch of one is no size of the trace, which takes it for a constant.
-    moving.compare_sizes([size for size in (1, *branching(engine.network)) if size in taken])
+    moving.compare_sizes([size for size in (1, *branching(engine.network)) if size in taken], whole=not traced)
     for name in names:
         moving.compare_alone(name)
     if run.wide:
-        moving.compare_replica()
+        moving.compare_replica(own[moving.few])
     checked.add(key)
     return len(names)
 
@@ -84,29 +88,35 @@ class _Moving:
         self.few = torch.cat([torch.arange(min(few, len(engine.x))), loud[:few]]).unique()
         self.own = {name: run.read(name).clone() for name in names}
         self.generator = torch.Generator().manual_seed(0)
-        self.box = engine.settings.box
+        self.radius = {name: self._radius(name) for name in names}
         self.near = NEAR if run.wide else NEAR_OWN
-        self.bounds: dict[float, Interval | None] = {}
+        self.answers: list[Tensor | None] = []
 
-    def compare_all(self, reach: float, point: str) -> None:
-        """All tensors moved; the module against the graph, and inside the bounds."""
-        self.run.move({name: self._moved(name, reach, point) for name in self.names})
-        answer = self._compare(ALL_MOVED, all_moved=True)
-        if answer is not None and reach > 0:
-            if reach not in self.bounds:
-                self.bounds[reach] = _plain_bounds(self.engine, self.few, reach)
-            bounds = self.bounds[reach]
-            if bounds is not None and len(outside(bounds, answer, self.near)):
-                refuse(self.engine, f"with its parameters moved by ε = {reach:g} its answer lies outside the bounds")
+    def compare_all(self, reach: float, points: Sequence[str]) -> None:
+        """All tensors moved, to several points; the module against the graph."""
+        self.answers = []
+        for point in points:
+            self.run.move({name: self._moved(name, reach, point) for name in self.names})
+            self.answers.append(self._compare(ALL_MOVED, all_moved=True))
 
-    def compare_sizes(self, sizes: list[int]) -> None:
-        """All tensors moved, in batches of several sizes and in one of all samples."""
+    def compare_bounds(self, epsilon: float) -> None:
+        """What was answered last, where it is a number, lies inside the certificate's own bounds at that ε."""
+        bounds = _plain_bounds(self.engine, self.few, epsilon)
+        if bounds is None:
+            return
+        for answer in self.answers:
+            if answer is not None and len(outside(bounds, answer, self.near)):
+                refuse(self.engine, f"with its parameters moved by ε = {epsilon:g} its answer lies outside the bounds")
+
+    def compare_sizes(self, sizes: Sequence[int], *, whole: bool) -> None:
+        """All tensors moved, in batches of several sizes, and in one of all samples if ``whole``."""
         self.run.move({name: self._moved(name, FAR, "larger") for name in self.names})
         graph = self._graph()
-        rest = torch.arange(len(self.engine.x))
-        everything = torch.cat([self.few, rest[~torch.isin(rest, self.few)]])
-        most = max(len(self.few), at_once(self.engine.network))
-        batches = [*(repeated(self.few, size) for size in sizes), everything[:most]]
+        batches = [repeated(self.few, size) for size in sizes]
+        if whole:
+            rest = torch.arange(len(self.engine.x))
+            everything = torch.cat([self.few, rest[~torch.isin(rest, self.few)]])
+            batches.append(everything[: max(len(self.few), at_once(self.engine.network))])
         for places in batches if bool(graph.isfinite().all()) else ():
             answer = self.run(self.engine.x[places]).double()[: len(self.few)]
             if not self._same(answer, graph[: len(answer)], places[: len(answer)]):
@@ -119,11 +129,13 @@ class _Moving:
         self._compare(f"moving {name!r} does not change the module's answer as it changes that of the traced graph")
         self.run.move({name: self.own[name]})
 
-    def compare_replica(self) -> None:
-        """A copy, whose weights are written to themselves: what no operator shows, as a cache or another thread."""
+    def compare_replica(self, own: Tensor) -> None:
+        """A copy, whose weights are written to themselves: what no operator shows, as a cache or another thread.
+
+        ``own`` is what the module answers at its own weights: a copy that answers otherwise is another program.
+        """
         x = self.run.inputs(self.engine.x[self.few])
         x = x.double() if x.is_floating_point() else x
-        own = self.run(self.engine.x[self.few]).double()
         moved = {name: self._moved(name, FAR, "larger") for name in self.names}
         try:
             replica = Replica(self.engine.model)
@@ -145,10 +157,12 @@ class _Moving:
         if point in ("larger", "smaller"):
             up = 1.0 if point == "larger" else -1.0
             drawn = torch.where(own < 0, -up, up).to(torch.float64)
+        return own + drawn * (self.radius[name] * reach)
+
+    def _radius(self, name: str) -> Tensor:
+        """At ε = 1; a little inside the box, whose ends are rounded outward as those of a move are not."""
         factor = self.engine.tensors.factors[id(self.engine.tensors.values[name])]
-        # A little inside: the ends of the box are rounded outward, those of a move are not.
-        radius = self.box.unit_radius(own.double()) * (reach * factor * (1.0 - 2.0**-40))
-        return own + drawn * radius
+        return self.engine.settings.box.unit_radius(self.own[name].double()) * (factor * (1.0 - 2.0**-40))
 
     def _graph(self) -> Tensor:
         x = self.run.inputs(self.engine.x[self.few])

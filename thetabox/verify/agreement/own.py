@@ -74,7 +74,7 @@ class OwnForward:
         for size in sizes(self.engine.network):
             places = repeated(few, size)
             try:
-                answer = self.run(self.engine.x[places], gradients=size % 2 == 1)
+                answer = self.run(self.engine.x[places], gradients=size % 2 == 0)
             except InputError:
                 if size == len(self.engine.x):
                     raise
