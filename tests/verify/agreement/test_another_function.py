@@ -326,21 +326,55 @@ def _traced() -> bool:
     return torch.compiler.is_compiling()
 
 
+class Old(nn.Module):
+    """Is traced with the weights of its beginning."""
+
+    def __init__(self, name: str = "layer") -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        setattr(self, name, nn.Linear(6, 3))
+        self.name, self.calls = name, 0
+        self.old = getattr(self, name).weight.detach().clone()
+
+    def forward(self, x: Tensor) -> Tensor:
+        layer = getattr(self, self.name)
+        self.calls += not _traced()
+        return nn.functional.linear(x, self.old if _traced() else layer.weight, layer.bias)
+
+
 @pytest.mark.parametrize("name", ["small", "wall", "all"])
 def test_names_that_read_like_words_of_a_message(name: str) -> None:
-    class Old(nn.Module):
+    """And the tensor that shows a difference alone is looked for once."""
+    net = Old(name)
+    with pytest.raises(tb.InputError, match=f"'{name}.weight' alone shows it"):
+        tb.certify(net, samples(), [0] * 12, [0.0, 0.1])
+    assert net.calls < 100
+
+
+def test_silent_samples_hide_no_weight() -> None:
+    """Weights are moved on the loudest samples too: on zeros none of them shows."""
+    x = samples()
+    x[:-1] = 0
+    with pytest.raises(tb.InputError, match="'layer.weight' alone shows it"):
+        tb.certify(Old(), x, [0] * 12, [0.0, 0.1])
+
+
+@pytest.mark.parametrize("limit", [0.98, 1.02])
+def test_what_only_all_weights_together_reach(limit: float) -> None:
+    """Random corners leave a mean of 256 weights where it is; all larger, and all smaller, do not."""
+
+    class Mean(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            torch.manual_seed(0)
-            setattr(self, name, nn.Linear(6, 3))
-            self.old = getattr(self, name).weight.detach().clone()
+            self.w = nn.Parameter(torch.ones(256))
 
         def forward(self, x: Tensor) -> Tensor:
-            layer = getattr(self, name)
-            return nn.functional.linear(x, self.old if _traced() else layer.weight, layer.bias)
+            answer = (x * self.w).reshape(-1, 2, 128).sum(2)
+            beyond = not _traced() and (float(self.w.detach().mean()) - 1) / (limit - 1) > 1
+            return -answer if beyond else answer
 
-    with pytest.raises(tb.InputError, match=f"'{name}.weight' alone shows it"):
-        tb.certify(Old(), samples(), [0] * 12, [0.0, 0.1])
+    with pytest.raises(tb.InputError, match="not the function that would be bounded: with all parameters moved"):
+        tb.certify(Mean(), torch.rand(6, 256), [0] * 6, [0.0, 0.05])
 
 
 def test_in_inference_mode() -> None:

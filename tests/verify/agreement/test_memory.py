@@ -128,6 +128,12 @@ def test_other_ways_to_the_memory_are_refused(kind: type[Two]) -> None:
         tb.certify(net, ones(), [0] * 6, [0.0, 0.1])
 
 
+def test_a_negated_view_is_known_by_its_sign() -> None:
+    """Not by the numbers it answers with: those a proof at other weights would have wrong."""
+    with pytest.raises(tb.InputError, match="the memory of w through a tensor that reads it as other numbers"):
+        tb.certify(Negated(), ones(), [0] * 6, [0.0, 0.1])
+
+
 def test_a_cache_of_weights_that_knows_their_version() -> None:
     """Filled, it is a constant to the code; empty, it is made of the weights in every run."""
     net = ByVersion()
