@@ -346,7 +346,7 @@ class Old(nn.Module):
 def test_names_that_read_like_words_of_a_message(name: str) -> None:
     """And the tensor that shows a difference alone is looked for once."""
     net = Old(name)
-    with pytest.raises(tb.InputError, match=f"'{name}.weight' alone shows it"):
+    with pytest.raises(tb.InputError, match=rf"'{name}\.weight' alone shows it"):
         tb.certify(net, samples(), [0] * 12, [0.0, 0.1])
     assert net.calls < 100
 
@@ -355,7 +355,7 @@ def test_silent_samples_hide_no_weight() -> None:
     """Weights are moved on the loudest samples too: on zeros none of them shows."""
     x = samples()
     x[:-1] = 0
-    with pytest.raises(tb.InputError, match="'layer.weight' alone shows it"):
+    with pytest.raises(tb.InputError, match=r"'layer\.weight' alone shows it"):
         tb.certify(Old(), x, [0] * 12, [0.0, 0.1])
 
 
