@@ -333,22 +333,27 @@ class Old(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         setattr(self, name, nn.Linear(6, 3))
-        self.name, self.calls = name, 0
+        self.name = name
         self.old = getattr(self, name).weight.detach().clone()
 
     def forward(self, x: Tensor) -> Tensor:
         layer = getattr(self, self.name)
-        self.calls += not _traced()
         return nn.functional.linear(x, self.old if _traced() else layer.weight, layer.bias)
 
 
 @pytest.mark.parametrize("name", ["small", "wall", "all"])
 def test_names_that_read_like_words_of_a_message(name: str) -> None:
     """And the tensor that shows a difference alone is looked for once."""
-    net = Old(name)
+    calls: list[int] = []
+
+    class Counted(Old):
+        def forward(self, x: Tensor) -> Tensor:
+            calls.append(1)
+            return super().forward(x)
+
     with pytest.raises(tb.InputError, match=rf"'{name}\.weight' alone shows it"):
-        tb.certify(net, samples(), [0] * 12, [0.0, 0.1])
-    assert net.calls < 100
+        tb.certify(Counted(name), samples(), [0] * 12, [0.0, 0.1])
+    assert len(calls) < 100
 
 
 def test_silent_samples_hide_no_weight() -> None:
