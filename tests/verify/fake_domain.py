@@ -31,6 +31,7 @@ class Fake(Domain):
     refuses: ClassVar[str] = ""
     holes: ClassVar[tuple[tuple[float, float], ...]] = ()
     cost: ClassVar[float] = 1.0
+    extra: ClassVar[float] = 0.0
     error: ClassVar[type[Exception]] = InputError
 
     def __init__(self, engine: Any, options: Mapping[str, Any] | None = None) -> None:
@@ -50,6 +51,7 @@ class Fake(Domain):
             for row in epsilon.tolist()
             for n, e in zip(places.tolist(), row, strict=True)
         )
+        self.meter.pay(torch.full((epsilon.numel(),), self.extra))
         margin = 10.0 * (RADIUS[places % len(RADIUS)] * self.options["reach"] - epsilon)
         for low, high in self.holes:
             margin = torch.where((epsilon > low) & (epsilon < high), torch.tensor(-1e-3, dtype=margin.dtype), margin)
@@ -90,6 +92,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[Fake]:
         "refuses": "",
         "holes": (),
         "cost": 1.0,
+        "extra": 0.0,
         "error": InputError,
     }.items():
         monkeypatch.setattr(Fake, name, value)

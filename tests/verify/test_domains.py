@@ -165,6 +165,16 @@ def test_the_effort_is_kept(fake: type[Fake], task: Any, given: float) -> None:
     assert torch.equal(radius, plain) == (given < 10)
 
 
+@pytest.mark.parametrize(("given", "reach"), [(24.0, 0.1), (25.0, 1.0)])
+def test_what_a_stage_paid_the_next_one_has_not(fake: type[Fake], task: Any, given: float, reach: float) -> None:
+    """Ten passes a trial and five more that only the trial itself shows: 25 for a first stage and a second."""
+    model, x, y = task
+    fake.cost, fake.extra = 10.0, 5.0
+    found = tb.certify(model, x, y, SWEEP, options={"effort": given})
+    assert torch.equal(found.verified, closed_form(task, SWEEP, reach))
+    assert {r for r, _, _ in fake.asked} == {r for r in (0.1, 1.0) if r <= reach}
+
+
 def test_a_budget_in_seconds_is_read_as_effort(fake: type[Fake], task: Any) -> None:
     model, x, y = task
     for seconds, passes in ((0, 0.0), (0.25, effort.DEFAULT), (2.0, 8 * effort.DEFAULT), (float("inf"), None)):
