@@ -376,10 +376,12 @@ def test_no_earlier_answer_stands_where_there_is_none(run, made, tmp_path, given
 
 
 def test_an_interrupted_gate_leaves_no_answer(run, made, tmp_path, monkeypatch):
+    """Nor does one that was killed, which has no time to say so."""
     file = tmp_path / "gate.xml"
     assert run("gate", made, *HERE, "--junit", file).exit_code == 0
 
     def interrupt(*args: object) -> None:
+        assert "the gate did not end" in file.read_text(encoding="utf-8")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(gate, "_stored", interrupt)
