@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import thetabox as tb
 from thetabox.verify import request
+from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.engine import Engine
-from thetabox.verify.interval import Interval
 
 SWEEP = [0.0, 1e-9, 1e-3, 0.1, 1.5]
 SETTINGS = [

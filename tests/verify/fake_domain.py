@@ -14,8 +14,8 @@ from torch import Tensor
 
 from thetabox.errors import InputError
 from thetabox.verify import domains
+from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.domain import Domain
-from thetabox.verify.interval import Interval
 
 RADIUS = torch.tensor([0.004, 0.02, 0.05, 0.3, 2.0, 1e-5, 0.1, 0.15], dtype=torch.float64)
 

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 import thetabox as tb
 from thetabox.errors import InputError
+from thetabox.verify.arithmetic.interval import Interval
+from thetabox.verify.arithmetic.rounding import Rounding
 from thetabox.verify.context import Context, Sweep
 from thetabox.verify.engine import Engine
 from thetabox.verify.graph import Layout, Operation
 from thetabox.verify.interpreter import apply
-from thetabox.verify.interval import Interval
 from thetabox.verify.request import settings
-from thetabox.verify.rounding import Rounding
 
 ROUNDINGS = {
     "real": Rounding(torch.float64),

@@ -1,8 +1,8 @@
 """The verifier: intervals, operator rules, certificates."""
 
+from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.certificate import Certificate, Profile
 from thetabox.verify.certify import certify, logit_bounds
-from thetabox.verify.interval import Interval
 from thetabox.verify.radius import Radii, certified_radius
 from thetabox.verify.rules.table import rule
 

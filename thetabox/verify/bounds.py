@@ -9,13 +9,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from thetabox.errors import OneEpsilonAtATime
+from thetabox.verify.arithmetic.interval import Interval
+from thetabox.verify.arithmetic.rounding import sound_kernels
 from thetabox.verify.domain import Domain
 from thetabox.verify.effort import FREE, Meter
 from thetabox.verify.engine import Which
-from thetabox.verify.interval import Interval
 from thetabox.verify.margin import known
 from thetabox.verify.plain import PlainIntervals
-from thetabox.verify.rounding import sound_kernels
 
 
 def margins(

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from thetabox.errors import OneEpsilonAtATime
+from thetabox.verify.arithmetic.interval import Interval
+from thetabox.verify.arithmetic.parameter import Parameter
+from thetabox.verify.arithmetic.rounding import SAFETY, Rounding
 from thetabox.verify.graph import Layout, Operation
-from thetabox.verify.interval import Interval
 from thetabox.verify.kinds import Kind
-from thetabox.verify.parameter import Parameter
-from thetabox.verify.rounding import SAFETY, Rounding
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from thetabox.errors import InputError
+from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.certificate import Profile
 from thetabox.verify.effort import FREE, Meter
-from thetabox.verify.interval import Interval
 
 if TYPE_CHECKING:
     from thetabox.verify.engine import Engine, Which

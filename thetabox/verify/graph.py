@@ -21,8 +21,8 @@ from thetabox.errors import InputError
 from thetabox.models.reach import settings
 from thetabox.models.twins import untouched
 from thetabox.models.views import View
+from thetabox.verify.arithmetic.rounding import plain_precision
 from thetabox.verify.origins import Origins
-from thetabox.verify.rounding import plain_precision
 from thetabox.verify.witness import Witness, witness
 
 # Batch size of the example that is traced: anything above 1, which torch.export would take for a constant.

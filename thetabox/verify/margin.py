@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from thetabox.verify.arithmetic.interval import Interval
+from thetabox.verify.arithmetic.parameter import Parameter
+from thetabox.verify.arithmetic.rounding import SAFETY
 from thetabox.verify.context import Context
-from thetabox.verify.interval import Interval
-from thetabox.verify.parameter import Parameter
-from thetabox.verify.rounding import SAFETY
 
 # Numbers in the slopes of margins against all classes that are held at once.
 SLOPES = 1 << 18

@@ -17,16 +17,16 @@ from thetabox.errors import InputError
 from thetabox.models.memory import identity, named_tensors
 from thetabox.models.recurrent import RecurrentModule, is_recurrent
 from thetabox.models.twins import RUNNING, untouched
+from thetabox.verify.arithmetic.interval import Interval
+from thetabox.verify.arithmetic.parameter import Parameter, stored
+from thetabox.verify.arithmetic.rounding import Rounding
 from thetabox.verify.context import Context
 from thetabox.verify.graph import Graph, Operation, Ref, trace
 from thetabox.verify.interpreter import Value, check_rules, dependants, evaluate
-from thetabox.verify.interval import Interval
 from thetabox.verify.kinds import kinds
 from thetabox.verify.margin import class_margins, logit_margins, row_margins
 from thetabox.verify.outputs import Outputs, averaging
-from thetabox.verify.parameter import Parameter, stored
 from thetabox.verify.reorder import pooled_first
-from thetabox.verify.rounding import Rounding
 from thetabox.verify.saturation import Saturation, saturates, taken
 
 # Called with the time step (0 without time), the operation, its operands and its result.

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.context import Context
 from thetabox.verify.graph import Graph, Operation
-from thetabox.verify.interval import Interval
 from thetabox.verify.rules.reduction import RunningMean
 
 

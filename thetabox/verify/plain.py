@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.domain import Domain
-from thetabox.verify.interval import Interval
 
 if TYPE_CHECKING:
     from thetabox.verify.engine import Which

@@ -22,8 +22,8 @@ from thetabox.errors import InputError
 from thetabox.models.fold import folded
 from thetabox.models.twins import RUNNING
 from thetabox.verify import domains
-from thetabox.verify.interval import Interval
-from thetabox.verify.rounding import ARITHMETICS, PRECISIONS, Rounding
+from thetabox.verify.arithmetic.interval import Interval
+from thetabox.verify.arithmetic.rounding import ARITHMETICS, PRECISIONS, Rounding
 
 CRITERIA = ("margin", "logits")
 FILE = "file"

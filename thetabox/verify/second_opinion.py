@@ -13,8 +13,8 @@ from torch import Tensor
 from thetabox.box import Box
 from thetabox.errors import InputError, OneEpsilonAtATime
 from thetabox.models.twins import RUNNING
+from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.domain import Domain
-from thetabox.verify.interval import Interval
 from thetabox.verify.lirpa import METHODS, library, lirpa_bounds
 
 if TYPE_CHECKING:

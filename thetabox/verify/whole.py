@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from thetabox.errors import InputError
+from thetabox.verify.arithmetic.interval import Interval
+from thetabox.verify.arithmetic.parameter import EXACT, Parameter, stored
 from thetabox.verify.context import Context
 from thetabox.verify.graph import Graph, Operation, Ref, map_arg_refs
-from thetabox.verify.interval import Interval
 from thetabox.verify.kinds import Kind, ends_of, is_whole, kinds
-from thetabox.verify.parameter import EXACT, Parameter, stored
 
 # More than the rounding of a few operations in float64.
 ROOM = 2.0**-48

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from thetabox.box import Box
 from thetabox.models.recurrent import is_recurrent
 from thetabox.verify import agreement, request
+from thetabox.verify.arithmetic.interval import Interval
+from thetabox.verify.arithmetic.rounding import Rounding, sound_kernels
 from thetabox.verify.context import Context, Sweep
 from thetabox.verify.engine import Engine
-from thetabox.verify.interval import Interval
 from thetabox.verify.network import Network, Tensors, network
-from thetabox.verify.rounding import Rounding, sound_kernels
 
 
 def worst_margins(

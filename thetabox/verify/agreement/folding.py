@@ -13,9 +13,9 @@ from thetabox.models.fold import folded
 from thetabox.models.running import running
 from thetabox.verify.agreement.batches import FEW, logits, repeated, sizes
 from thetabox.verify.agreement.nearness import NEAR, near
+from thetabox.verify.arithmetic.rounding import sound_kernels
 from thetabox.verify.engine import Engine
 from thetabox.verify.network import network
-from thetabox.verify.rounding import sound_kernels
 
 
 def compare_folded(engine: Engine, model: nn.Module) -> None:

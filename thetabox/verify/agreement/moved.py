@@ -15,8 +15,8 @@ from thetabox.models.running import Running
 from thetabox.verify.agreement.batches import FEW, at_once, branching, repeated
 from thetabox.verify.agreement.nearness import NEAR, NEAR_OWN, explained, near, outside, values
 from thetabox.verify.agreement.refusal import refuse
+from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.engine import Engine
-from thetabox.verify.interval import Interval
 from thetabox.verify.replay import replay
 
 # How far parameters are moved at least.

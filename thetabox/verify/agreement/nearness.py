@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from thetabox.models.running import Running
+from thetabox.verify.arithmetic.interval import Interval
+from thetabox.verify.arithmetic.rounding import SAFETY, Rounding, gamma
 from thetabox.verify.context import Context, Sweep
 from thetabox.verify.engine import Engine
-from thetabox.verify.interval import Interval
 from thetabox.verify.network import Tensors
 from thetabox.verify.request import input_interval
-from thetabox.verify.rounding import SAFETY, Rounding, gamma
 
 # Roundoff of a double-precision run, with room for sums in any order and fused or folded operators.
 ROUNDOFF = 2.0**-45

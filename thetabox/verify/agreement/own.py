@@ -20,10 +20,10 @@ from thetabox.verify.agreement.nearness import (
     values,
 )
 from thetabox.verify.agreement.refusal import refuse
+from thetabox.verify.arithmetic.interval import Interval
+from thetabox.verify.arithmetic.rounding import Rounding
 from thetabox.verify.engine import Engine
-from thetabox.verify.interval import Interval
 from thetabox.verify.replay import replay
-from thetabox.verify.rounding import Rounding
 
 
 def holds_narrow(engine: Engine) -> bool:

@@ -6,7 +6,7 @@ outside of all time: their box is met once a step, not once more for every step 
 
 Rounding is kept as a few numbers beside the tensors. A trace of numbers in [0, 1] that errs by s a step errs by no more
 than :math:`e \leftarrow \alpha e + s` in all; the same for R and b. The errors of the matrix products go with their
-radius (Higham's γ, :mod:`thetabox.verify.rounding`).
+radius (Higham's γ, :mod:`thetabox.verify.arithmetic.rounding`).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from thetabox.errors import InputError
 from thetabox.models.leaky import Leaky, LeakyCells
+from thetabox.verify.arithmetic.parameter import Parameter
+from thetabox.verify.arithmetic.rounding import SAFETY, Rounding
 from thetabox.verify.context import Context
 from thetabox.verify.engine import Engine
 from thetabox.verify.histories.check import INSTEAD, check_description
 from thetabox.verify.histories.layers import layer_of
-from thetabox.verify.parameter import Parameter
-from thetabox.verify.rounding import SAFETY, Rounding
 
 # Distinct membrane time constants that a layer may have: each takes a trace of its own.
 MOST_TRACES = 8

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from thetabox.models.leaky import LeakyCells
-from thetabox.verify.parameter import Parameter
+from thetabox.verify.arithmetic.parameter import Parameter
 
 Find = Callable[[str], Parameter]
 """A parameter or buffer of the model by name, with its box."""

@@ -2,9 +2,9 @@
 
 A value is a tensor of whole numbers, each the number of a polynomial of :mod:`.algebra`; so whatever only moves values
 (views, slices, concatenation) is done by torch itself. All arithmetic is that of real numbers, as everywhere in proofs
-(:mod:`thetabox.verify.rounding`): casts between float32 and float64 change nothing, but where a network in float64
-computes in float32, of which nothing is known. What is not known here becomes an unknown of its own, which matters only
-where the equations would have something else in its place.
+(:mod:`thetabox.verify.arithmetic.rounding`): casts between float32 and float64 change nothing, but where a network in
+float64 computes in float32, of which nothing is known. What is not known here becomes an unknown of its own, which
+matters only where the equations would have something else in its place.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thetabox.verify.rounding import gamma
+from thetabox.verify.arithmetic.rounding import gamma
 
 # Unit roundoff of every backward walk: its numbers are float64, whatever the precision of the intervals.
 ROUNDOFF = 2.0**-53

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.effort import fan
 from thetabox.verify.graph import Operation, Ref
-from thetabox.verify.interval import Interval
 from thetabox.verify.kinds import kinds
 from thetabox.verify.linear.constant import Constant, slip
 from thetabox.verify.linear.items import Items, first_layout

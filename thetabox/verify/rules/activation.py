@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from thetabox.errors import InputError
+from thetabox.verify.arithmetic.interval import Interval
+from thetabox.verify.arithmetic.rounding import SAFETY
 from thetabox.verify.context import Context
-from thetabox.verify.interval import Interval
-from thetabox.verify.rounding import SAFETY
 from thetabox.verify.rules.arithmetic import literal_error, neg, number
 from thetabox.verify.rules.table import rule
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from thetabox.errors import InputError
+from thetabox.verify.arithmetic.interval import Interval
+from thetabox.verify.arithmetic.parameter import Parameter
+from thetabox.verify.arithmetic.rounding import SAFETY
 from thetabox.verify.context import Context
-from thetabox.verify.interval import Interval
-from thetabox.verify.parameter import Parameter
-from thetabox.verify.rounding import SAFETY
 from thetabox.verify.rules.table import rule
 
 Number = int | float

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from thetabox.errors import InputError
+from thetabox.verify.arithmetic.interval import Interval
+from thetabox.verify.arithmetic.rounding import SAFETY
 from thetabox.verify.context import Context
-from thetabox.verify.interval import Interval
-from thetabox.verify.rounding import SAFETY
 from thetabox.verify.rules.arithmetic import either, literal, literal_error, number, sub, truth
 from thetabox.verify.rules.table import rule
 

@@ -23,11 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from thetabox.errors import InputError, OneEpsilonAtATime
+from thetabox.verify.arithmetic.interval import Interval
+from thetabox.verify.arithmetic.parameter import Parameter
+from thetabox.verify.arithmetic.rounding import SAFETY
 from thetabox.verify.context import Context
 from thetabox.verify.graph import Layout
-from thetabox.verify.interval import Interval
-from thetabox.verify.parameter import Parameter
-from thetabox.verify.rounding import SAFETY
 from thetabox.verify.rules.arithmetic import add
 from thetabox.verify.rules.table import rule
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from thetabox.errors import InputError
+from thetabox.verify.arithmetic.interval import Interval
+from thetabox.verify.arithmetic.parameter import Parameter
+from thetabox.verify.arithmetic.rounding import SAFETY, Rounding
 from thetabox.verify.context import Context
 from thetabox.verify.graph import Layout
-from thetabox.verify.interval import Interval
-from thetabox.verify.parameter import Parameter
-from thetabox.verify.rounding import SAFETY, Rounding
 from thetabox.verify.rules.arithmetic import add, literal_error, mul, rsqrt, sub
 from thetabox.verify.rules.table import rule
 

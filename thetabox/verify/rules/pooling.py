@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from thetabox.errors import InputError
+from thetabox.verify.arithmetic.interval import Interval
+from thetabox.verify.arithmetic.rounding import SAFETY
 from thetabox.verify.context import Context
-from thetabox.verify.interval import Interval
-from thetabox.verify.rounding import SAFETY
 from thetabox.verify.rules.table import rule
 
 # A window of more values is left to torch's max-pool.

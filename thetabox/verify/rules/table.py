@@ -1,8 +1,9 @@
 """The one table from operator to rule.
 
-A rule is a function of a :class:`~thetabox.verify.context.Context` and the operator's own arguments, in which every
-tensor is an :class:`~thetabox.verify.interval.Interval` (or a :class:`~thetabox.verify.parameter.Parameter`, for
-rules that ask for it). It returns an interval that holds every value the operator can take, rounding included.
+A rule is a function of a :class:`~thetabox.verify.context.Context` and the operator's own arguments, in
+which every tensor is an :class:`~thetabox.verify.arithmetic.interval.Interval` (or, for rules that ask for it, a
+:class:`~thetabox.verify.arithmetic.parameter.Parameter`). It returns an interval that holds every value
+the operator can take, rounding included.
 
 An argument of the operator that the function does not name, and that is not at its default, is refused; ``*args`` and
 ``**kwargs`` name nothing.

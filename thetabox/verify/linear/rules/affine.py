@@ -17,14 +17,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from thetabox.verify.arithmetic.parameter import Parameter
+from thetabox.verify.arithmetic.rounding import gamma
 from thetabox.verify.graph import Operation
 from thetabox.verify.linear.constant import slip
 from thetabox.verify.linear.items import Items, radius
 from thetabox.verify.linear.region import Region
 from thetabox.verify.linear.table import Stop, backward
 from thetabox.verify.linear.walk import Walk, dot
-from thetabox.verify.parameter import Parameter
-from thetabox.verify.rounding import gamma
 
 
 def parameter(items: Items, operation: Operation, place: int) -> Parameter | None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.graph import Operation, Ref
 from thetabox.verify.linear.constant import slip
 from thetabox.verify.linear.items import radius
@@ -15,7 +16,6 @@ from thetabox.verify.linear.region import Region
 from thetabox.verify.linear.rules.affine import chord
 from thetabox.verify.linear.table import Stop, backward
 from thetabox.verify.linear.walk import Walk, dot, flat
-from thetabox.verify.parameter import Parameter
 
 FEW = 8
 # Divisors are above this and below its reciprocal, so that either can be divided by.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from thetabox.errors import InputError
-from thetabox.verify.rounding import Rounding
+from thetabox.verify.arithmetic.rounding import Rounding
 
 # Up to here float64 holds every whole number.
 EXACT = 1 << 53

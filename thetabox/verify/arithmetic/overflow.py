@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thetabox.verify.interval import Interval
+from thetabox.verify.arithmetic.interval import Interval
 
 
 def nowhere_infinite(value: Any) -> Any:

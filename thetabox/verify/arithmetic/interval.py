@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from thetabox.verify.rounding import SAFETY
+from thetabox.verify.arithmetic.rounding import SAFETY
 
 
 @dataclass(slots=True)
