@@ -17,8 +17,8 @@ from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import Rounding
 from thetabox.verify.context import Context, Sweep
 from thetabox.verify.engine import Engine
-from thetabox.verify.graph import Layout, Operation
 from thetabox.verify.interpreter import apply
+from thetabox.verify.network.graph import Layout, Operation
 from thetabox.verify.request import settings
 
 ROUNDINGS = {

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from tests.verify.typed_cases import CASES, FLOATS, SIZES_ONLY, Batch, Call, Operand, ends, filled, pick
 from thetabox.errors import InputError, OneEpsilonAtATime
-from thetabox.verify import graph as graphs
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import Parameter, stored
 from thetabox.verify.arithmetic.rounding import Rounding
 from thetabox.verify.context import Context, Sweep
-from thetabox.verify.graph import BatchSize, Graph, Layout, Operation, Ref
 from thetabox.verify.interpreter import check_rules, evaluate
+from thetabox.verify.network import graph as graphs
+from thetabox.verify.network.graph import BatchSize, Graph, Layout, Operation, Ref
 from thetabox.verify.rules.table import TABLE
 
 EPSILON = (0.0, 0.01, 0.3, 1.5)

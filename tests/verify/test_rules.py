@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.verify.contract import Case, Probe, RuleContract, probe
-from thetabox.verify.graph import trace
+from thetabox.verify.network.graph import trace
 from thetabox.verify.rules.table import TABLE
 
 IMAGE, SIGNAL = (2, 5, 6), (2, 9)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import thetabox as tb
 from thetabox.verify.engine import Engine
-from thetabox.verify.network import RecurrentNetwork
+from thetabox.verify.network.network import RecurrentNetwork
 from thetabox.verify.request import settings
 from thetabox.verify.saturation import Saturation
 

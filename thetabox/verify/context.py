@@ -15,8 +15,8 @@ from thetabox.errors import OneEpsilonAtATime
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import SAFETY, Rounding
-from thetabox.verify.graph import Layout, Operation
-from thetabox.verify.kinds import Kind
+from thetabox.verify.network.graph import Layout, Operation
+from thetabox.verify.network.kinds import Kind
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.overflow import nowhere_infinite
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.context import Context
-from thetabox.verify.graph import BatchSize, Graph, Layout, Operation, Ref, map_arg_refs
-from thetabox.verify.kinds import Kind, is_whole, kinds
+from thetabox.verify.network.graph import BatchSize, Graph, Layout, Operation, Ref, map_arg_refs
+from thetabox.verify.network.kinds import Kind, is_whole, kinds
 from thetabox.verify.rules.table import TABLE, Rule
 from thetabox.verify.whole import check_numbers, check_operands, computed, constants, in_float32, within_range
 

@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.context import Context
-from thetabox.verify.graph import Graph, Operation
+from thetabox.verify.network.graph import Graph, Operation
 from thetabox.verify.rules.reduction import RunningMean
 
 

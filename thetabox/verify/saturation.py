@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.context import Context, Sweep
-from thetabox.verify.graph import Graph, Ref
+from thetabox.verify.network.graph import Graph, Ref
 
 # Rows are left out once they are this share of those still computed: to leave some out copies the state.
 LEAST_SHARE = 0.1

@@ -13,8 +13,8 @@ from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import EXACT, Parameter, stored
 from thetabox.verify.context import Context
-from thetabox.verify.graph import Graph, Operation, Ref, map_arg_refs
-from thetabox.verify.kinds import Kind, ends_of, is_whole, kinds
+from thetabox.verify.network.graph import Graph, Operation, Ref, map_arg_refs
+from thetabox.verify.network.kinds import Kind, ends_of, is_whole, kinds
 
 # More than the rounding of a few operations in float64.
 ROOM = 2.0**-48
@@ -47,7 +47,7 @@ def computed(
     Args:
         context: for its rounding.
         graph: whose operation it is.
-        operation: with a constant result, see :class:`~thetabox.verify.kinds.Kind`.
+        operation: with a constant result, see :class:`~thetabox.verify.network.kinds.Kind`.
         kind: its types.
         values: of its operands.
         casts: the operator is a cast.

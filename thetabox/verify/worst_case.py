@@ -15,7 +15,7 @@ from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import Rounding, sound_kernels
 from thetabox.verify.context import Context, Sweep
 from thetabox.verify.engine import Engine
-from thetabox.verify.network import Network, Tensors, network
+from thetabox.verify.network.network import Network, Tensors, network
 
 
 def worst_margins(

@@ -14,9 +14,9 @@ import thetabox as tb
 from tests.verify.agreement import networks
 from tests.verify.agreement.networks import BURNED_IN, Changed, Plain, Settings, samples
 from thetabox.models import LSNN
-from thetabox.verify import graph
 from thetabox.verify.agreement import batches
-from thetabox.verify.network import network
+from thetabox.verify.network import graph
+from thetabox.verify.network.network import network
 
 CALLS: dict[str, Callable[[nn.Module, Tensor], object]] = {
     "certify": lambda net, x: tb.certify(net, x, [0] * len(x), [0.0, 1e-3]),

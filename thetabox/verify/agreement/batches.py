@@ -7,7 +7,7 @@ from torch import Tensor
 
 from thetabox.models.running import Running
 from thetabox.verify.engine import Engine
-from thetabox.verify.network import Network
+from thetabox.verify.network.network import Network
 
 # Samples that stand for all where the parameters are moved.
 FEW = 2

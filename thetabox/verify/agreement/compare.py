@@ -31,7 +31,7 @@ from thetabox.verify.agreement.moved import compare_moved
 from thetabox.verify.agreement.own import OwnForward, as_traced, compare_precision, holds_narrow
 from thetabox.verify.arithmetic.rounding import sound_kernels
 from thetabox.verify.engine import Engine
-from thetabox.verify.origins import check_apart
+from thetabox.verify.network.origins import check_apart
 from thetabox.verify.request import Settings
 
 

@@ -15,7 +15,7 @@ from thetabox.verify.agreement.batches import FEW, logits, repeated, sizes
 from thetabox.verify.agreement.nearness import NEAR, near
 from thetabox.verify.arithmetic.rounding import sound_kernels
 from thetabox.verify.engine import Engine
-from thetabox.verify.network import network
+from thetabox.verify.network.network import network
 
 
 def compare_folded(engine: Engine, model: nn.Module) -> None:

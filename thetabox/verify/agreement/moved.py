@@ -17,7 +17,7 @@ from thetabox.verify.agreement.nearness import NEAR, NEAR_OWN, explained, near, 
 from thetabox.verify.agreement.refusal import refuse
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.engine import Engine
-from thetabox.verify.replay import replay
+from thetabox.verify.network.replay import replay
 
 # How far parameters are moved at least.
 FAR = 0.05

@@ -13,7 +13,7 @@ from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import SAFETY, Rounding, gamma
 from thetabox.verify.context import Context, Sweep
 from thetabox.verify.engine import Engine
-from thetabox.verify.network import Tensors
+from thetabox.verify.network.network import Tensors
 from thetabox.verify.request import input_interval
 
 # Roundoff of a double-precision run, with room for sums in any order and fused or folded operators.

@@ -23,7 +23,7 @@ from thetabox.verify.agreement.refusal import refuse
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import Rounding
 from thetabox.verify.engine import Engine
-from thetabox.verify.replay import replay
+from thetabox.verify.network.replay import replay
 
 
 def holds_narrow(engine: Engine) -> bool:

@@ -15,7 +15,7 @@ from thetabox.verify.engine import Engine
 from thetabox.verify.histories.products import Mismatch
 from thetabox.verify.histories.runs import NEURON, differs
 from thetabox.verify.histories.structure import check_structure
-from thetabox.verify.network import Tensors
+from thetabox.verify.network.network import Tensors
 
 INSTEAD = "use the domain 'interval'"
 

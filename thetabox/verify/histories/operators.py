@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from thetabox.verify.graph import Operation, Ref
 from thetabox.verify.histories.algebra import ONE, ZERO
-from thetabox.verify.kinds import kinds
+from thetabox.verify.network.graph import Operation, Ref
+from thetabox.verify.network.kinds import kinds
 
 if TYPE_CHECKING:
     from thetabox.verify.histories.symbolic import Symbolic

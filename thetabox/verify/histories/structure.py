@@ -18,12 +18,12 @@ from torch import Tensor
 
 from thetabox.models.leaky import LeakyCells
 from thetabox.verify.engine import Engine
-from thetabox.verify.graph import Graph
 from thetabox.verify.histories.algebra import ONE, ZERO, Algebra, Block
 from thetabox.verify.histories.following import Following, Layer
 from thetabox.verify.histories.products import Mismatch, column_of, products
 from thetabox.verify.histories.symbolic import ROWS, Symbolic
-from thetabox.verify.network import RecurrentNetwork
+from thetabox.verify.network.graph import Graph
+from thetabox.verify.network.network import RecurrentNetwork
 
 WEIGHTS = ("weight_in", "weight_rec", "weight_out")
 

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thetabox.verify.graph import Graph, Operation, map_arg_refs
 from thetabox.verify.histories.algebra import WHOLE, ZERO, Algebra, Block, Number, Terms
 from thetabox.verify.histories.operators import RULES, WHOLES, Rows, Unknown
+from thetabox.verify.network.graph import Graph, Operation, map_arg_refs
 
 # Samples of the evaluation: equal ones, and more than one, so that nothing of size 1 is taken for the samples' axis.
 ROWS = 2

@@ -27,7 +27,7 @@ from thetabox.verify.linear.items import Items
 from thetabox.verify.linear.region import Frame
 from thetabox.verify.linear.tighten import Tighten
 from thetabox.verify.linear.walk import Walk
-from thetabox.verify.network import RecurrentNetwork, Tensors
+from thetabox.verify.network.network import RecurrentNetwork, Tensors
 from thetabox.verify.request import input_interval
 
 GRADES = ("a", "b")

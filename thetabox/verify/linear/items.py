@@ -14,8 +14,8 @@ from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import Rounding
 from thetabox.verify.context import Context, Sweep
 from thetabox.verify.effort import FREE, Meter
-from thetabox.verify.graph import Graph, Layout, Operation
 from thetabox.verify.interpreter import Value, evaluate
+from thetabox.verify.network.graph import Graph, Layout, Operation
 
 # Called with each operation after its interval is known; may answer tighter ends for it.
 Tighten = Callable[["Items", Operation], tuple[Tensor, Tensor] | None]

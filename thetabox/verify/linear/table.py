@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from thetabox.verify.graph import Operation
     from thetabox.verify.linear.region import Region
     from thetabox.verify.linear.walk import Walk
+    from thetabox.verify.network.graph import Operation
 
 Backward = Callable[["Walk", "Operation", Tensor, "Region | None"], None]
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from thetabox.verify.effort import fan
-from thetabox.verify.graph import Graph, Operation
 from thetabox.verify.linear.items import Items, first_layout
 from thetabox.verify.linear.region import Frame, Region
 from thetabox.verify.linear.rules import affine, convolution, pooling
 from thetabox.verify.linear.table import Stop
 from thetabox.verify.linear.walk import Walk
+from thetabox.verify.network.graph import Graph, Operation
 
 BENT = ("aten.relu.default", "aten.relu_.default", "aten.leaky_relu.default")
 POOLS = ("aten.max_pool2d.default", "aten.max_pool2d_with_indices.default")

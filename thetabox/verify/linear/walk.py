@@ -8,12 +8,12 @@ from torch import Tensor
 
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.effort import fan
-from thetabox.verify.graph import Operation, Ref
-from thetabox.verify.kinds import kinds
 from thetabox.verify.linear.constant import Constant, slip
 from thetabox.verify.linear.items import Items, first_layout
 from thetabox.verify.linear.region import Frame, Region, placed
 from thetabox.verify.linear.table import BACKWARD, Stop
+from thetabox.verify.network.graph import Operation, Ref
+from thetabox.verify.network.kinds import kinds
 
 __all__ = ["Walk", "dot", "flat"]
 

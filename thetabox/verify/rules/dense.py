@@ -27,7 +27,7 @@ from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import SAFETY
 from thetabox.verify.context import Context
-from thetabox.verify.graph import Layout
+from thetabox.verify.network.graph import Layout
 from thetabox.verify.rules.arithmetic import add
 from thetabox.verify.rules.table import rule
 

@@ -17,7 +17,7 @@ from functools import cached_property
 from inspect import Parameter, signature
 from typing import Any, Literal, NamedTuple
 
-from thetabox.verify.graph import Operation, Ref
+from thetabox.verify.network.graph import Operation, Ref
 
 RuleFunction = Callable[..., Any]
 Types = Literal["real", "whole", "moves", "casts"]

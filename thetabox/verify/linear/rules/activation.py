@@ -13,11 +13,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from thetabox.verify.graph import Operation
 from thetabox.verify.linear.constant import slip
 from thetabox.verify.linear.region import Region
 from thetabox.verify.linear.table import Stop, backward
 from thetabox.verify.linear.walk import Walk, dot
+from thetabox.verify.network.graph import Operation
 
 # Roundings of a coefficient and of a constant.
 FEW = 8

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import gamma
-from thetabox.verify.graph import Operation
 from thetabox.verify.linear.constant import slip
 from thetabox.verify.linear.items import Items, radius
 from thetabox.verify.linear.region import Region
 from thetabox.verify.linear.table import Stop, backward
 from thetabox.verify.linear.walk import Walk, dot
+from thetabox.verify.network.graph import Operation
 
 
 def parameter(items: Items, operation: Operation, place: int) -> Parameter | None:

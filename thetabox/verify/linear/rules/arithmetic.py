@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from thetabox.verify.arithmetic.parameter import Parameter
-from thetabox.verify.graph import Operation, Ref
 from thetabox.verify.linear.constant import slip
 from thetabox.verify.linear.items import radius
 from thetabox.verify.linear.region import Region
 from thetabox.verify.linear.rules.affine import chord
 from thetabox.verify.linear.table import Stop, backward
 from thetabox.verify.linear.walk import Walk, dot, flat
+from thetabox.verify.network.graph import Operation, Ref
 
 FEW = 8
 # Divisors are above this and below its reciprocal, so that either can be divided by.

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from thetabox.verify.arithmetic.rounding import gamma
-from thetabox.verify.graph import BatchSize, Layout, Operation, Ref
 from thetabox.verify.linear.constant import slip
 from thetabox.verify.linear.items import first_layout
 from thetabox.verify.linear.region import Region
 from thetabox.verify.linear.table import Stop, backward
 from thetabox.verify.linear.walk import Walk
+from thetabox.verify.network.graph import BatchSize, Layout, Operation, Ref
 
 
 @backward("aten.clone.default", "aten.alias.default", "aten.detach.default", "aten.contiguous.default",

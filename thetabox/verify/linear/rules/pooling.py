@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from thetabox.verify.graph import Operation
 from thetabox.verify.linear.constant import slip
 from thetabox.verify.linear.items import Items, radius
 from thetabox.verify.linear.region import Frame, Pair, Region
@@ -21,6 +20,7 @@ from thetabox.verify.linear.rules import convolution as convolutions
 from thetabox.verify.linear.rules.activation import FEW, lines, through
 from thetabox.verify.linear.table import Stop, backward
 from thetabox.verify.linear.walk import Walk, dot
+from thetabox.verify.network.graph import Operation
 
 # Windows of more places are bounded by differences of intervals.
 FEW_PLACES = 4

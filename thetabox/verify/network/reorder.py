@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from thetabox.verify.graph import Graph, Operation, Ref
+from thetabox.verify.network.graph import Graph, Operation, Ref
 
 POOLS = ("aten.max_pool1d.default", "aten.max_pool2d.default")
 

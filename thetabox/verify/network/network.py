@@ -21,12 +21,12 @@ from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import Parameter, stored
 from thetabox.verify.arithmetic.rounding import Rounding
 from thetabox.verify.context import Context
-from thetabox.verify.graph import Graph, Operation, Ref, trace
 from thetabox.verify.interpreter import Value, check_rules, dependants, evaluate
-from thetabox.verify.kinds import kinds
 from thetabox.verify.margin import class_margins, logit_margins, row_margins
+from thetabox.verify.network.graph import Graph, Operation, Ref, trace
+from thetabox.verify.network.kinds import kinds
+from thetabox.verify.network.reorder import pooled_first
 from thetabox.verify.outputs import Outputs, averaging
-from thetabox.verify.reorder import pooled_first
 from thetabox.verify.saturation import Saturation, saturates, taken
 
 # Called with the time step (0 without time), the operation, its operands and its result.
@@ -513,7 +513,7 @@ def _example(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def network(model: nn.Module, x: Tensor, *, training: bool = False) -> Network:
-    """The model as graphs, traced for inputs like ``x``; ``training`` as for :func:`~thetabox.verify.graph.trace`."""
+    """The model as graphs, traced for inputs like ``x``; ``training`` as for :func:`.graph.trace`."""
     kind = RecurrentNetwork if is_recurrent(model) and not _of_other_use(model) else Network
     return kind(model, x, training=training)
 

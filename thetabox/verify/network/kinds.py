@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from thetabox.verify.graph import Graph, Layout, Operation, Ref
+from thetabox.verify.network.graph import Graph, Layout, Operation, Ref
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from thetabox.models.reach import settings
 from thetabox.models.twins import untouched
 from thetabox.models.views import View
 from thetabox.verify.arithmetic.rounding import plain_precision
-from thetabox.verify.origins import Origins
-from thetabox.verify.witness import Witness, witness
+from thetabox.verify.network.origins import Origins
+from thetabox.verify.network.witness import Witness, witness
 
 # Batch size of the example that is traced: anything above 1, which torch.export would take for a constant.
 EXAMPLE_BATCH = 3

@@ -1,0 +1,1 @@
+"""A module as graphs of operators; knows no interval."""
