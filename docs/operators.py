@@ -6,7 +6,7 @@ import inspect
 from pathlib import Path
 
 import thetabox.verify  # noqa: F401  # fills the table
-from thetabox.verify.rules.table import TABLE
+from thetabox.verify.interpreter.rules.table import TABLE
 
 
 def page() -> str:

@@ -261,7 +261,7 @@ def test_unknown_commands_and_missing_arguments(run):
 
 
 def test_an_operator_without_a_rule_is_named(run, out, tmp_path, cnn, monkeypatch):
-    from thetabox.verify.rules.table import TABLE
+    from thetabox.verify.interpreter.rules.table import TABLE
 
     monkeypatch.delitem(TABLE, "aten.relu.default")
     refused(certify(run, cnn, out), "aten.relu.default", "relu1")

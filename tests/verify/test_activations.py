@@ -15,9 +15,9 @@ import thetabox as tb
 from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import Rounding
-from thetabox.verify.context import Context, Sweep
 from thetabox.verify.engine import Engine
-from thetabox.verify.interpreter import apply
+from thetabox.verify.interpreter.context import Context, Sweep
+from thetabox.verify.interpreter.walk import apply
 from thetabox.verify.network.graph import Layout, Operation
 from thetabox.verify.request import settings
 

@@ -16,7 +16,7 @@ import thetabox as tb
 from tests.oracles import layers, lsnn, networks, orders
 from tests.oracles.rational import assert_contains, box_ends, exact
 from thetabox.models import LSNN
-from thetabox.verify.rules import dense
+from thetabox.verify.interpreter.rules import dense
 
 SWEEP = [0.0, 1e-9, 1e-3, 0.1, 1.5]
 

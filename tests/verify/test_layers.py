@@ -17,8 +17,8 @@ import thetabox as tb
 from tests.oracles import layers
 from tests.oracles.rational import assert_contains, box_ends, exact
 from thetabox.verify import request
-from thetabox.verify.context import Context, Sweep
 from thetabox.verify.engine import Engine
+from thetabox.verify.interpreter.context import Context, Sweep
 
 SWEEP = [0.0, 1e-9, 1e-3, 0.1, 1.5]
 WEIGHTS = {

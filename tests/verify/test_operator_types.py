@@ -17,11 +17,11 @@ from thetabox.errors import InputError, OneEpsilonAtATime
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import Parameter, stored
 from thetabox.verify.arithmetic.rounding import Rounding
-from thetabox.verify.context import Context, Sweep
-from thetabox.verify.interpreter import check_rules, evaluate
+from thetabox.verify.interpreter.context import Context, Sweep
+from thetabox.verify.interpreter.rules.table import TABLE
+from thetabox.verify.interpreter.walk import check_rules, evaluate
 from thetabox.verify.network import graph as graphs
 from thetabox.verify.network.graph import BatchSize, Graph, Layout, Operation, Ref
-from thetabox.verify.rules.table import TABLE
 
 EPSILON = (0.0, 0.01, 0.3, 1.5)
 SAMPLES = 3

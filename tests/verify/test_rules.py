@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.verify.contract import Case, Probe, RuleContract, probe
+from thetabox.verify.interpreter.rules.table import TABLE
 from thetabox.verify.network.graph import trace
-from thetabox.verify.rules.table import TABLE
 
 IMAGE, SIGNAL = (2, 5, 6), (2, 9)
 

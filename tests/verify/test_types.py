@@ -295,7 +295,7 @@ def test_a_box_reaches_numbers_that_float32_cannot_hold(theta: float, epsilon: f
 
 @pytest.mark.parametrize("error", [AssertionError, IndexError, TypeError, RuntimeError, KeyError])
 def test_a_rule_that_fails_is_a_refusal(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
-    from thetabox.verify.rules.table import TABLE, Rule
+    from thetabox.verify.interpreter.rules.table import TABLE, Rule
 
     def fails(context: Any, x: Interval) -> Interval:
         raise error("half-way\nand more")
@@ -309,7 +309,7 @@ def test_a_rule_that_fails_is_a_refusal(error: type[Exception], monkeypatch: pyt
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
 def test_interrupts_pass(error: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
-    from thetabox.verify.rules.table import TABLE, Rule
+    from thetabox.verify.interpreter.rules.table import TABLE, Rule
 
     def stops(context: Any, x: Interval) -> Interval:
         raise error
@@ -321,7 +321,7 @@ def test_interrupts_pass(error: type[BaseException], monkeypatch: pytest.MonkeyP
 
 def test_arguments_that_a_rule_does_not_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also of a user's own rule, whatever it swallows; what says where a tensor is stored is none of them."""
-    from thetabox.verify.rules.table import TABLE, rule
+    from thetabox.verify.interpreter.rules.table import TABLE, rule
 
     monkeypatch.setitem(TABLE, "aten.gelu.default", TABLE["aten.relu.default"])
 
@@ -335,7 +335,7 @@ def test_arguments_that_a_rule_does_not_name(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_rule_of_real_numbers_is_not_asked_about_whole_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    from thetabox.verify.rules.table import TABLE, rule
+    from thetabox.verify.interpreter.rules.table import TABLE, rule
 
     monkeypatch.setitem(TABLE, "aten.abs.default", TABLE["aten.abs.default"])
 

@@ -3,7 +3,7 @@
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.certificate import Certificate, Profile
 from thetabox.verify.certify import certify, logit_bounds
+from thetabox.verify.interpreter.rules.table import rule
 from thetabox.verify.radius import Radii, certified_radius
-from thetabox.verify.rules.table import rule
 
 __all__ = ["Certificate", "Interval", "Profile", "Radii", "certified_radius", "certify", "logit_bounds", "rule"]

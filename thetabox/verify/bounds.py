@@ -14,7 +14,7 @@ from thetabox.verify.arithmetic.rounding import sound_kernels
 from thetabox.verify.domain import Domain
 from thetabox.verify.effort import FREE, Meter
 from thetabox.verify.engine import Which
-from thetabox.verify.margin import known
+from thetabox.verify.interpreter.margin import known
 from thetabox.verify.plain import PlainIntervals
 
 

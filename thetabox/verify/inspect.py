@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from thetabox.models.recurrent import is_recurrent
+from thetabox.verify.interpreter.rules.table import TABLE
 from thetabox.verify.network.graph import Layout
 from thetabox.verify.network.network import Network, RecurrentNetwork
-from thetabox.verify.rules.table import TABLE
 
 
 @dataclass(frozen=True)

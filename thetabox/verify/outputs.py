@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from thetabox.verify.arithmetic.interval import Interval
-from thetabox.verify.context import Context
+from thetabox.verify.interpreter.context import Context
+from thetabox.verify.interpreter.rules.reduction import RunningMean
 from thetabox.verify.network.graph import Graph, Operation
-from thetabox.verify.rules.reduction import RunningMean
 
 
 def averaging(readout: Graph) -> Operation | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from thetabox.verify.arithmetic.interval import Interval
-from thetabox.verify.context import Context, Sweep
+from thetabox.verify.interpreter.context import Context, Sweep
 from thetabox.verify.network.graph import Graph, Ref
 
 # Rows are left out once they are this share of those still computed: to leave some out copies the state.

@@ -13,8 +13,8 @@ from thetabox.models.recurrent import is_recurrent
 from thetabox.verify import agreement, request
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import Rounding, sound_kernels
-from thetabox.verify.context import Context, Sweep
 from thetabox.verify.engine import Engine
+from thetabox.verify.interpreter.context import Context, Sweep
 from thetabox.verify.network.network import Network, Tensors, network
 
 

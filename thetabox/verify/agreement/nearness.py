@@ -11,8 +11,8 @@ from torch import Tensor
 from thetabox.models.running import Running
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import SAFETY, Rounding, gamma
-from thetabox.verify.context import Context, Sweep
 from thetabox.verify.engine import Engine
+from thetabox.verify.interpreter.context import Context, Sweep
 from thetabox.verify.network.network import Tensors
 from thetabox.verify.request import input_interval
 

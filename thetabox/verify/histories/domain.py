@@ -13,15 +13,15 @@ from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import sound_kernels
 from thetabox.verify.certificate import Profile
-from thetabox.verify.context import Context, Sweep
 from thetabox.verify.domain import Domain
 from thetabox.verify.histories.cells import INSTEAD, Cells, description, errors
 from thetabox.verify.histories.check import check_description
 from thetabox.verify.histories.splits import Tree, grow, split
 from thetabox.verify.histories.walk import Drive, Exact, Patience, Walked, walk
-from thetabox.verify.margin import known, row_margins
+from thetabox.verify.interpreter.context import Context, Sweep
+from thetabox.verify.interpreter.margin import known, row_margins
+from thetabox.verify.interpreter.rules.dense import linear
 from thetabox.verify.request import input_interval
-from thetabox.verify.rules.dense import linear
 
 if TYPE_CHECKING:
     from thetabox.verify.engine import Engine, Which

@@ -12,9 +12,9 @@ from torch import Tensor
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import Rounding
-from thetabox.verify.context import Context, Sweep
 from thetabox.verify.effort import FREE, Meter
-from thetabox.verify.interpreter import Value, evaluate
+from thetabox.verify.interpreter.context import Context, Sweep
+from thetabox.verify.interpreter.walk import Value, evaluate
 from thetabox.verify.network.graph import Graph, Layout, Operation
 
 # Called with each operation after its interval is known; may answer tighter ends for it.

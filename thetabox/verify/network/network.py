@@ -20,9 +20,9 @@ from thetabox.models.twins import RUNNING, untouched
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import Parameter, stored
 from thetabox.verify.arithmetic.rounding import Rounding
-from thetabox.verify.context import Context
-from thetabox.verify.interpreter import Value, check_rules, dependants, evaluate
-from thetabox.verify.margin import class_margins, logit_margins, row_margins
+from thetabox.verify.interpreter.context import Context
+from thetabox.verify.interpreter.margin import class_margins, logit_margins, row_margins
+from thetabox.verify.interpreter.walk import Value, check_rules, dependants, evaluate
 from thetabox.verify.network.graph import Graph, Operation, Ref, trace
 from thetabox.verify.network.kinds import kinds
 from thetabox.verify.network.reorder import pooled_first

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from thetabox.verify.interpreter.rules.normalise import network_error
 from thetabox.verify.linear.constant import slip
 from thetabox.verify.linear.items import radius
 from thetabox.verify.linear.region import Region
@@ -16,7 +17,6 @@ from thetabox.verify.linear.rules.affine import add_bias, parameter
 from thetabox.verify.linear.table import Stop, backward
 from thetabox.verify.linear.walk import Walk
 from thetabox.verify.network.graph import Operation
-from thetabox.verify.rules.normalise import network_error
 
 
 @backward("aten._native_batch_norm_legit_no_training.default", "aten.batch_norm.default")

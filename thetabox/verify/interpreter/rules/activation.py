@@ -18,9 +18,9 @@ from torch import Tensor
 from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import SAFETY
-from thetabox.verify.context import Context
-from thetabox.verify.rules.arithmetic import literal_error, neg, number
-from thetabox.verify.rules.table import rule
+from thetabox.verify.interpreter.context import Context
+from thetabox.verify.interpreter.rules.arithmetic import literal_error, neg, number
+from thetabox.verify.interpreter.rules.table import rule
 
 Number = int | float
 ULPS = 8

@@ -9,15 +9,22 @@ from typing import Any
 import torch
 
 from thetabox.errors import InputError, OneEpsilonAtATime, UnsupportedOperator
-from thetabox.verify import rules  # noqa: F401  # fills the table
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.overflow import nowhere_infinite
 from thetabox.verify.arithmetic.parameter import Parameter
-from thetabox.verify.context import Context
+from thetabox.verify.interpreter import rules  # noqa: F401  # fills the table
+from thetabox.verify.interpreter.context import Context
+from thetabox.verify.interpreter.rules.table import TABLE, Rule
+from thetabox.verify.interpreter.whole import (
+    check_numbers,
+    check_operands,
+    computed,
+    constants,
+    in_float32,
+    within_range,
+)
 from thetabox.verify.network.graph import BatchSize, Graph, Layout, Operation, Ref, map_arg_refs
 from thetabox.verify.network.kinds import Kind, is_whole, kinds
-from thetabox.verify.rules.table import TABLE, Rule
-from thetabox.verify.whole import check_numbers, check_operands, computed, constants, in_float32, within_range
 
 Value = Interval | Parameter | Any
 Observer = Callable[[Operation, tuple[Any, ...], Any], None]

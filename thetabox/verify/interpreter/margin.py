@@ -17,7 +17,7 @@ from torch import Tensor
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import SAFETY
-from thetabox.verify.context import Context
+from thetabox.verify.interpreter.context import Context
 
 # Numbers in the slopes of margins against all classes that are held at once.
 SLOPES = 1 << 18

@@ -26,10 +26,10 @@ from thetabox.errors import InputError, OneEpsilonAtATime
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import SAFETY
-from thetabox.verify.context import Context
+from thetabox.verify.interpreter.context import Context
+from thetabox.verify.interpreter.rules.arithmetic import add
+from thetabox.verify.interpreter.rules.table import rule
 from thetabox.verify.network.graph import Layout
-from thetabox.verify.rules.arithmetic import add
-from thetabox.verify.rules.table import rule
 
 # product(input, weight, bias or None): linear in both operands, adds the bias.
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]

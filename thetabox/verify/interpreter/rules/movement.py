@@ -13,12 +13,12 @@ from torch import Tensor
 from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import EXACT, Parameter, stored
-from thetabox.verify.context import Context
+from thetabox.verify.interpreter.context import Context
+from thetabox.verify.interpreter.rules.arithmetic import literal, number
+from thetabox.verify.interpreter.rules.compare import nonzero
+from thetabox.verify.interpreter.rules.table import EVERYTHING, rule
 from thetabox.verify.network.graph import BatchSize, Layout
 from thetabox.verify.network.kinds import ends_of, is_whole
-from thetabox.verify.rules.arithmetic import literal, number
-from thetabox.verify.rules.compare import nonzero
-from thetabox.verify.rules.table import EVERYTHING, rule
 
 Value = Interval | Parameter
 

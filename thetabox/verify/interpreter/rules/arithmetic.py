@@ -18,8 +18,8 @@ from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import SAFETY
-from thetabox.verify.context import Context
-from thetabox.verify.rules.table import rule
+from thetabox.verify.interpreter.context import Context
+from thetabox.verify.interpreter.rules.table import rule
 
 Number = int | float
 Operand = Interval | Number

@@ -15,8 +15,8 @@ from torch import Tensor
 from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import SAFETY
-from thetabox.verify.context import Context
-from thetabox.verify.rules.table import rule
+from thetabox.verify.interpreter.context import Context
+from thetabox.verify.interpreter.rules.table import rule
 
 # A window of more values is left to torch's max-pool.
 MOST_SLICES = 16

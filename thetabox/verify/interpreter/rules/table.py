@@ -1,6 +1,6 @@
 """The one table from operator to rule.
 
-A rule is a function of a :class:`~thetabox.verify.context.Context` and the operator's own arguments, in
+A rule is a function of a :class:`~thetabox.verify.interpreter.context.Context` and the operator's own arguments, in
 which every tensor is an :class:`~thetabox.verify.arithmetic.interval.Interval` (or, for rules that ask for it, a
 :class:`~thetabox.verify.arithmetic.parameter.Parameter`). It returns an interval that holds every value
 the operator can take, rounding included.

@@ -1,7 +1,16 @@
 """Operator rules, one file a family; importing this package fills the table."""
 
-from thetabox.verify.rules import activation, arithmetic, compare, dense, movement, normalise, pooling, reduction
-from thetabox.verify.rules.table import TABLE, Rule, rule
+from thetabox.verify.interpreter.rules import (
+    activation,
+    arithmetic,
+    compare,
+    dense,
+    movement,
+    normalise,
+    pooling,
+    reduction,
+)
+from thetabox.verify.interpreter.rules.table import TABLE, Rule, rule
 
 __all__ = [
     "TABLE",

@@ -12,7 +12,7 @@ from torch import Tensor
 from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import EXACT, Parameter, stored
-from thetabox.verify.context import Context
+from thetabox.verify.interpreter.context import Context
 from thetabox.verify.network.graph import Graph, Operation, Ref, map_arg_refs
 from thetabox.verify.network.kinds import Kind, ends_of, is_whole, kinds
 

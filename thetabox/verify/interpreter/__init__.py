@@ -1,0 +1,1 @@
+"""The interpreter of graphs with intervals for values, and its table of rules."""
