@@ -2,9 +2,9 @@
 
 from thetabox.verify.interpreter.rules import (
     activation,
-    arithmetic,
     compare,
     dense,
+    elementwise,
     movement,
     normalise,
     pooling,
@@ -16,9 +16,9 @@ __all__ = [
     "TABLE",
     "Rule",
     "activation",
-    "arithmetic",
     "compare",
     "dense",
+    "elementwise",
     "movement",
     "normalise",
     "pooling",

@@ -19,7 +19,7 @@ from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import SAFETY
 from thetabox.verify.interpreter.context import Context
-from thetabox.verify.interpreter.rules.arithmetic import literal_error, neg, number
+from thetabox.verify.interpreter.rules.elementwise import literal_error, neg, number
 from thetabox.verify.interpreter.rules.table import rule
 
 Number = int | float

@@ -17,7 +17,7 @@ from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import SAFETY
 from thetabox.verify.interpreter.context import Context
-from thetabox.verify.interpreter.rules.arithmetic import either, literal, literal_error, number, sub, truth
+from thetabox.verify.interpreter.rules.elementwise import either, literal, literal_error, number, sub, truth
 from thetabox.verify.interpreter.rules.table import rule
 
 Number = int | float

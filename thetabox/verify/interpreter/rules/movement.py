@@ -14,8 +14,8 @@ from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import EXACT, Parameter, stored
 from thetabox.verify.interpreter.context import Context
-from thetabox.verify.interpreter.rules.arithmetic import literal, number
 from thetabox.verify.interpreter.rules.compare import nonzero
+from thetabox.verify.interpreter.rules.elementwise import literal, number
 from thetabox.verify.interpreter.rules.table import EVERYTHING, rule
 from thetabox.verify.network.graph import BatchSize, Layout
 from thetabox.verify.network.kinds import ends_of, is_whole

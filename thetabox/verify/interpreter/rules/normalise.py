@@ -13,7 +13,7 @@ from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import SAFETY, Rounding
 from thetabox.verify.interpreter.context import Context
-from thetabox.verify.interpreter.rules.arithmetic import add, literal_error, mul, rsqrt, sub
+from thetabox.verify.interpreter.rules.elementwise import add, literal_error, mul, rsqrt, sub
 from thetabox.verify.interpreter.rules.table import rule
 from thetabox.verify.network.graph import Layout
 
