@@ -15,7 +15,7 @@ from thetabox.verify.domain import Domain
 from thetabox.verify.effort import FREE, Meter
 from thetabox.verify.engine import Which
 from thetabox.verify.interpreter.margin import known
-from thetabox.verify.plain import PlainIntervals
+from thetabox.verify.interval.domain import PlainIntervals
 
 
 def margins(

@@ -25,7 +25,7 @@ from thetabox.verify.chunkstore import ChunkStore
 from thetabox.verify.domain import Domain
 from thetabox.verify.effort import DEFAULT, Deadline
 from thetabox.verify.engine import Engine, Progress
-from thetabox.verify.plain import PlainIntervals
+from thetabox.verify.interval.domain import PlainIntervals
 
 # Samples of the profile.
 PROFILED = 64

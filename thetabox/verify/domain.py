@@ -83,6 +83,8 @@ class Domain(ABC):
 
     def profile(self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]) -> Profile | None:
         """Where the proof of these samples loses its certainty, by layer or time step; that of plain intervals here."""
-        from thetabox.verify.profile import profile_of  # it stands on the engine, which a domain does not import
+        from thetabox.verify.interval.profile import (
+            profile_of,  # it stands on the engine, which a domain does not import
+        )
 
         return profile_of(self.engine, which, epsilon)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 AUTO = "auto"
 # Cheap ones first. Classes are imported when they are asked for; a domain whose module is absent is no domain.
 DOMAINS = {
-    "interval": "thetabox.verify.plain:PlainIntervals",
+    "interval": "thetabox.verify.interval.domain:PlainIntervals",
     "linear": "thetabox.verify.linear:Linear",
     "histories": "thetabox.verify.histories:Histories",
     "lirpa": "thetabox.verify.second_opinion:Lirpa",

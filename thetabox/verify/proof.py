@@ -19,7 +19,7 @@ from thetabox.verify.chunkstore import ChunkStore
 from thetabox.verify.domain import Domain
 from thetabox.verify.effort import Deadline, Meter, OutOfTime
 from thetabox.verify.engine import Engine, Progress
-from thetabox.verify.plain import PlainIntervals
+from thetabox.verify.interval.domain import PlainIntervals
 
 
 @dataclass

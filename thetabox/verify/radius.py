@@ -20,7 +20,7 @@ from thetabox.verify.domain import Domain
 from thetabox.verify.effort import DEFAULT, Deadline, Meter
 from thetabox.verify.engine import Engine, Progress
 from thetabox.verify.first_order import first_order_radius
-from thetabox.verify.plain import PlainIntervals
+from thetabox.verify.interval.domain import PlainIntervals
 from thetabox.verify.search import FLOOR, largest_proven
 
 # Plain intervals prove about this share of the first-order radius of a network trained the standard way.

@@ -23,11 +23,11 @@ from thetabox.verify.arithmetic.rounding import Rounding
 from thetabox.verify.interpreter.context import Context
 from thetabox.verify.interpreter.margin import class_margins, logit_margins, row_margins
 from thetabox.verify.interpreter.walk import Value, check_rules, dependants, evaluate
+from thetabox.verify.interval.outputs import Outputs, averaging
+from thetabox.verify.interval.saturation import Saturation, saturates, taken
 from thetabox.verify.network.graph import Graph, Operation, Ref, trace
 from thetabox.verify.network.kinds import kinds
 from thetabox.verify.network.reorder import pooled_first
-from thetabox.verify.outputs import Outputs, averaging
-from thetabox.verify.saturation import Saturation, saturates, taken
 
 # Called with the time step (0 without time), the operation, its operands and its result.
 StepObserver = Callable[[int, Operation, tuple[Any, ...], Any], None]
