@@ -121,7 +121,7 @@ def ratios(rounds: int, made: dict[str, Callable[[], Case]]) -> dict[str, dict[s
 
 def against_lirpa(rounds: int) -> dict[str, float] | None:
     """auto_LiRPA's IBP on the MLP, in units of our time."""
-    from thetabox.verify.lirpa import lirpa_bounds
+    from thetabox.verify.lirpa.bounds import lirpa_bounds
 
     model = tb.models.MLP([784, 256, 256, 10])
     x = torch.randn(512, 784)

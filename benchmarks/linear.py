@@ -274,7 +274,7 @@ print(kib("VmHWM") - before)
 
 def lirpa(args: argparse.Namespace) -> dict[str, Any]:
     """Grade (a) against auto_LiRPA's CROWN-IBP on an MLP: time and bounds, same batch, both in float64."""
-    from thetabox.verify.lirpa import lirpa_bounds
+    from thetabox.verify.lirpa.bounds import lirpa_bounds
 
     torch.manual_seed(0)
     model = tb.models.MLP([784, 256, 256, 10]).double()

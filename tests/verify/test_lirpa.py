@@ -14,8 +14,8 @@ import thetabox as tb
 from tests.verify import needs
 from thetabox.errors import InputError
 from thetabox.models import MLP
-from thetabox.verify import lirpa
-from thetabox.verify.lirpa import METHODS, lirpa_bounds
+from thetabox.verify.lirpa import bounds as lirpa
+from thetabox.verify.lirpa.bounds import METHODS, lirpa_bounds
 
 
 def network(sizes: tuple[int, ...] = (6, 9, 8, 3), dtype: torch.dtype = torch.float32) -> tuple[MLP, Tensor]:

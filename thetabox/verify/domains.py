@@ -22,7 +22,7 @@ DOMAINS = {
     "interval": "thetabox.verify.interval.domain:PlainIntervals",
     "linear": "thetabox.verify.linear:Linear",
     "histories": "thetabox.verify.histories:Histories",
-    "lirpa": "thetabox.verify.second_opinion:Lirpa",
+    "lirpa": "thetabox.verify.lirpa.domain:Lirpa",
 }
 # Options of ``auto`` itself: forward passes that the stages after plain intervals may take for each sample and ε.
 AUTO_DEFAULTS: Mapping[str, Any] = {"effort": DEFAULT}

@@ -13,7 +13,7 @@ from thetabox.errors import InputError
 from thetabox.verify.engine import Engine
 from thetabox.verify.linear import Linear
 from thetabox.verify.linear.domain import margin_rows
-from thetabox.verify.lirpa import lirpa_bounds
+from thetabox.verify.lirpa.bounds import lirpa_bounds
 from thetabox.verify.request import settings
 
 

@@ -15,7 +15,7 @@ from thetabox.errors import InputError, OneEpsilonAtATime
 from thetabox.models.twins import RUNNING
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.domain import Domain
-from thetabox.verify.lirpa import METHODS, library, lirpa_bounds
+from thetabox.verify.lirpa.bounds import METHODS, library, lirpa_bounds
 
 if TYPE_CHECKING:
     from thetabox.verify.engine import Engine, Which

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from thetabox.box import Box
 from thetabox.errors import InputError
 from thetabox.models.precision import default_dtype
-from thetabox.verify.lowering import Layer, lowered
+from thetabox.verify.lirpa.lowering import Layer, lowered
 
 METHODS = ("IBP", "CROWN-IBP", "CROWN", "CROWN-Optimized")
 # Layers that it is given, as they are or written out as matrices.
