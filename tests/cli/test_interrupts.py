@@ -42,7 +42,7 @@ def test_before_anything_is_read(run, cnn, tmp_path, monkeypatch, interrupted):
 
 
 def test_before_the_first_part_is_done(run, cnn, tmp_path, monkeypatch, interrupted):
-    monkeypatch.setattr("thetabox.verify.proof.grid", interrupted)
+    monkeypatch.setattr("thetabox.verify.search.sweep.grid", interrupted)
     line = said(run("certify", cnn, *SMALL, "--out", tmp_path / "out"))
     assert "nothing was kept" in line
     assert "no part of the proof was finished" in line

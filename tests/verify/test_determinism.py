@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import thetabox as tb
-from thetabox.verify import bounds, cascade, request
-from thetabox.verify.chunkstore import ChunkStore
+from thetabox.verify import request
 from thetabox.verify.domains import domain_class
 from thetabox.verify.effort import Meter, forward_pass
 from thetabox.verify.engine import Engine
@@ -23,6 +22,8 @@ from thetabox.verify.histories import splits
 from thetabox.verify.linear import tighten
 from thetabox.verify.linear.walk import Walk
 from thetabox.verify.request import settings
+from thetabox.verify.search import bounds, cascade
+from thetabox.verify.search.chunkstore import ChunkStore
 
 ROOT = Path(__file__).resolve().parents[2]
 Task = tuple[nn.Module, Tensor, Tensor]

@@ -17,15 +17,17 @@ from torch import Tensor, nn
 
 from thetabox.box import Box
 from thetabox.errors import InputError
-from thetabox.verify import agreement, bounds, cascade, domains, proof, request
+from thetabox.verify import agreement, domains, request
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import sound_kernels
 from thetabox.verify.certificate import Certificate, Profile
-from thetabox.verify.chunkstore import ChunkStore
 from thetabox.verify.domain import Domain
 from thetabox.verify.effort import DEFAULT, Deadline
 from thetabox.verify.engine import Engine, Progress
 from thetabox.verify.interval.domain import PlainIntervals
+from thetabox.verify.search import bounds, cascade
+from thetabox.verify.search import sweep as proof
+from thetabox.verify.search.chunkstore import ChunkStore
 
 # Samples of the profile.
 PROFILED = 64

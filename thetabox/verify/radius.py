@@ -14,14 +14,15 @@ from torch import Tensor, nn
 from thetabox import checks
 from thetabox.box import Box
 from thetabox.errors import InputError
-from thetabox.verify import agreement, bounds, cascade, domains, request
+from thetabox.verify import agreement, domains, request
 from thetabox.verify.arithmetic.rounding import sound_kernels
 from thetabox.verify.domain import Domain
 from thetabox.verify.effort import DEFAULT, Deadline, Meter
 from thetabox.verify.engine import Engine, Progress
-from thetabox.verify.first_order import first_order_radius
 from thetabox.verify.interval.domain import PlainIntervals
-from thetabox.verify.search import FLOOR, largest_proven
+from thetabox.verify.search import bounds, cascade
+from thetabox.verify.search.first_order import first_order_radius
+from thetabox.verify.search.largest_proven import FLOOR, largest_proven
 
 # Plain intervals prove about this share of the first-order radius of a network trained the standard way.
 INTERVAL_SHARE = 16.0

@@ -14,12 +14,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from thetabox.verify import bounds, cascade, domains
-from thetabox.verify.chunkstore import ChunkStore
+from thetabox.verify import domains
 from thetabox.verify.domain import Domain
 from thetabox.verify.effort import Deadline, Meter, OutOfTime
 from thetabox.verify.engine import Engine, Progress
 from thetabox.verify.interval.domain import PlainIntervals
+from thetabox.verify.search import bounds, cascade
+from thetabox.verify.search.chunkstore import ChunkStore
 
 
 @dataclass

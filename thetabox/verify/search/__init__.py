@@ -1,0 +1,1 @@
+"""What is asked of the domains: sweeps over ε, stages of ``auto``, the largest ε that is proven."""
