@@ -19,7 +19,8 @@ import torch
 
 import thetabox as tb
 from tests.verify.agreement.random_networks import random_network
-from thetabox.verify import agreement, request
+from thetabox.verify import agreement
+from thetabox.verify import arguments as request
 from thetabox.verify.agreement import compare as comparison
 from thetabox.verify.histories import cells, domain
 

@@ -25,8 +25,8 @@ import torch
 from torch import nn
 
 import thetabox as tb
-from thetabox.verify.engine import Engine
-from thetabox.verify.request import settings
+from thetabox.verify.arguments import settings
+from thetabox.verify.problem import Engine
 
 SWEEP = [0.0, 1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2]
 EPSILON = 1e-3

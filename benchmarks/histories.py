@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 import thetabox as tb
 from thetabox import data
-from thetabox.verify.engine import Engine
+from thetabox.verify.arguments import settings
 from thetabox.verify.histories import Histories
-from thetabox.verify.request import settings
+from thetabox.verify.problem import Engine
 
 
 def seconds(function: Callable[[], Any]) -> tuple[float, Any]:

@@ -28,10 +28,10 @@ from torch import Tensor, nn
 import thetabox as tb
 from thetabox.models import logits
 from thetabox.train.recipes import recipe
-from thetabox.verify.engine import Engine
+from thetabox.verify.arguments import settings
 from thetabox.verify.linear import Linear
 from thetabox.verify.linear.domain import margin_rows
-from thetabox.verify.request import settings
+from thetabox.verify.problem import Engine
 
 EPSILON = [1e-4, 1e-3, 2e-3, 5e-3, 7e-3, 1e-2, 2e-2]
 Margins = Callable[[Tensor, Tensor], Tensor]

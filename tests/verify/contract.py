@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import thetabox as tb
-from thetabox.verify import request
+from thetabox.verify import arguments as request
 from thetabox.verify.arithmetic.interval import Interval
-from thetabox.verify.engine import Engine
+from thetabox.verify.problem import Engine
 
 SWEEP = [0.0, 1e-9, 1e-3, 0.1, 1.5]
 SETTINGS = [
@@ -159,7 +159,7 @@ class RuleContract:
         def loose(x: Tensor, settings: Any, **_: Any) -> Interval:
             return Interval(x.double(), x.double(), slack=0.05, batch=0)
 
-        monkeypatch.setattr("thetabox.verify.engine.input_interval", loose)
+        monkeypatch.setattr("thetabox.verify.problem.input_interval", loose)
         bounds = tb.logit_bounds(module, x, [0.0, 0.1], domain="interval")
         values = {n: p.detach().double() for n, p in module.named_parameters()}
         # In float64: a float32 product of 0.05 and 1 lies outside the slack.

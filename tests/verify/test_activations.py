@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 import thetabox as tb
 from thetabox.errors import InputError
+from thetabox.verify.arguments import settings
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import Rounding
-from thetabox.verify.engine import Engine
 from thetabox.verify.interpreter.context import Context, Sweep
 from thetabox.verify.interpreter.walk import apply
 from thetabox.verify.network.graph import Layout, Operation
-from thetabox.verify.request import settings
+from thetabox.verify.problem import Engine
 
 ROUNDINGS = {
     "real": Rounding(torch.float64),

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import thetabox as tb
-from thetabox.verify.engine import Engine
+from thetabox.verify.problem import Engine
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_interrupted_run_goes_on(task: Any, tmp_path: Path, counted: list[int]) 
 FULL_DISK = """
 import resource, signal, sys, torch
 import thetabox as tb
-from thetabox.verify.engine import Engine
+from thetabox.verify.problem import Engine
 
 model, x, y = torch.load(sys.argv[1], weights_only=False)
 Engine.chunk_size = lambda self, sweeps: 4

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 import thetabox as tb
-from thetabox.verify import request
+from thetabox.verify import arguments as request
+from thetabox.verify.arguments import settings
 from thetabox.verify.domains import domain_class
 from thetabox.verify.effort import Meter, forward_pass
-from thetabox.verify.engine import Engine
 from thetabox.verify.histories import splits
 from thetabox.verify.linear import tighten
 from thetabox.verify.linear.walk import Walk
-from thetabox.verify.request import settings
+from thetabox.verify.problem import Engine
 from thetabox.verify.search import bounds, cascade
 from thetabox.verify.search.chunkstore import ChunkStore
 

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thetabox.errors import InputError
-from thetabox.verify.engine import Engine
+from thetabox.verify.arguments import settings
 from thetabox.verify.linear import Linear
-from thetabox.verify.request import settings
+from thetabox.verify.problem import Engine
 
 SWEEP = (0.0, 1e-3)
 SAMPLES = 6

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 import thetabox as tb
 from tests.oracles import layers
 from tests.oracles.rational import assert_contains, box_ends, exact
-from thetabox.verify import request
-from thetabox.verify.engine import Engine
+from thetabox.verify import arguments as request
 from thetabox.verify.interpreter.context import Context, Sweep
+from thetabox.verify.problem import Engine
 
 SWEEP = [0.0, 1e-9, 1e-3, 0.1, 1.5]
 WEIGHTS = {

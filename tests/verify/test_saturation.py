@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 import thetabox as tb
-from thetabox.verify.engine import Engine
+from thetabox.verify.arguments import settings
 from thetabox.verify.interval.saturation import Saturation
 from thetabox.verify.network.network import RecurrentNetwork
-from thetabox.verify.request import settings
+from thetabox.verify.problem import Engine
 
 SWEEP = [0.0, 1e-3, 1e-2, 0.05, 0.3, 1.5]
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import thetabox as tb
 from tests.verify.contract import assert_close
-from thetabox.verify.engine import Engine
-from thetabox.verify.request import settings
+from thetabox.verify.arguments import settings
+from thetabox.verify.problem import Engine
 
 SWEEP = [0.0, 1e-9, 1e-3, 0.1, 1.5]
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 import thetabox as tb
 from tests.verify.contract import points
 from thetabox.errors import UnsupportedOperator
-from thetabox.verify import request
+from thetabox.verify import arguments as request
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.domains import domain_class
-from thetabox.verify.engine import Engine
+from thetabox.verify.problem import Engine
 
 X = torch.linspace(-1, 1.3, 12).view(3, 4)
 EPSILON = [0.0, 0.01, 0.3, 1.5]

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from thetabox.errors import InputError
-from thetabox.verify import request
-from thetabox.verify.engine import Engine
+from thetabox.verify import arguments as request
+from thetabox.verify.problem import Engine
 
 
 class Counted(nn.Module):

@@ -17,7 +17,8 @@ from thetabox.data import load as load_data
 from thetabox.data.dataset import SPLITS, Dataset
 from thetabox.errors import InputError
 from thetabox.models import sha256
-from thetabox.verify import Certificate, domains, request
+from thetabox.verify import Certificate, domains
+from thetabox.verify import arguments as request
 
 NOT_OF_THE_PROOF = frozenset({"model", "epsilon", "min_verified", "junit", "seed", "threads", "device", "timeout"})
 """Options that ask nothing of the certificate: what is required of it, where the answer goes, how one is computed."""

@@ -19,7 +19,8 @@ from thetabox.data import load as load_data
 from thetabox.errors import InputError
 from thetabox.models import build, is_recurrent, logits, sha256
 from thetabox.models import load as load_model
-from thetabox.verify import domains, request
+from thetabox.verify import arguments as request
+from thetabox.verify import domains
 
 
 @dataclass(frozen=True)

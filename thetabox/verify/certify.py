@@ -17,14 +17,15 @@ from torch import Tensor, nn
 
 from thetabox.box import Box
 from thetabox.errors import InputError
-from thetabox.verify import agreement, domains, request
+from thetabox.verify import agreement, domains
+from thetabox.verify import arguments as request
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import sound_kernels
 from thetabox.verify.certificate import Certificate, Profile
 from thetabox.verify.domain import Domain
 from thetabox.verify.effort import DEFAULT, Deadline
-from thetabox.verify.engine import Engine, Progress
 from thetabox.verify.interval.domain import PlainIntervals
+from thetabox.verify.problem import Engine, Progress
 from thetabox.verify.search import bounds, cascade
 from thetabox.verify.search import sweep as proof
 from thetabox.verify.search.chunkstore import ChunkStore

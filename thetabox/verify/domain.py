@@ -15,7 +15,7 @@ from thetabox.verify.certificate import Profile
 from thetabox.verify.effort import FREE, Meter
 
 if TYPE_CHECKING:
-    from thetabox.verify.engine import Engine, Which
+    from thetabox.verify.problem import Engine, Which
 
 
 class Domain(ABC):

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from thetabox import checks
 from thetabox.box import Box
 from thetabox.errors import InputError
-from thetabox.verify import agreement, domains, request
+from thetabox.verify import agreement, domains
+from thetabox.verify import arguments as request
 from thetabox.verify.arithmetic.rounding import sound_kernels
 from thetabox.verify.domain import Domain
 from thetabox.verify.effort import DEFAULT, Deadline, Meter
-from thetabox.verify.engine import Engine, Progress
 from thetabox.verify.interval.domain import PlainIntervals
+from thetabox.verify.problem import Engine, Progress
 from thetabox.verify.search import bounds, cascade
 from thetabox.verify.search.first_order import first_order_radius
 from thetabox.verify.search.largest_proven import FLOOR, largest_proven

@@ -15,8 +15,8 @@ from torch import Tensor
 from thetabox.box import Box
 from thetabox.checks import LARGEST_WHOLE
 from thetabox.errors import InputError
+from thetabox.verify.arguments import CRITERIA
 from thetabox.verify.arithmetic.rounding import ARITHMETICS, PRECISIONS
-from thetabox.verify.request import CRITERIA
 
 SCHEMA = "thetabox.certificate/1"
 COLUMNS = ("sample", "label", "predicted", "epsilon", "margin", "verified")

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from thetabox.box import Box
 from thetabox.models.recurrent import is_recurrent
-from thetabox.verify import agreement, request
+from thetabox.verify import agreement
+from thetabox.verify import arguments as request
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import Rounding, sound_kernels
-from thetabox.verify.engine import Engine
 from thetabox.verify.interpreter.context import Context, Sweep
 from thetabox.verify.network.network import Network, Tensors, network
+from thetabox.verify.problem import Engine
 
 
 def worst_margins(

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 import thetabox as tb
 from thetabox.errors import InputError
 from thetabox.models import LSNN, LeakyCells
-from thetabox.verify import request
-from thetabox.verify.engine import Engine
+from thetabox.verify import arguments as request
 from thetabox.verify.histories import Histories
 from thetabox.verify.histories.check import check_description
+from thetabox.verify.problem import Engine
 
 
 class Cell(nn.Module):

@@ -14,9 +14,9 @@ import thetabox as tb
 from thetabox.errors import InputError
 from thetabox.models import LSNN, LeakyCells, RecurrentModule
 from thetabox.models.lsnn import LSNNState
-from thetabox.verify import request
-from thetabox.verify.engine import Engine
+from thetabox.verify import arguments as request
 from thetabox.verify.histories import Histories
+from thetabox.verify.problem import Engine
 
 INPUTS, CLASSES = 4, 3
 CORNERS = 6

@@ -14,13 +14,13 @@ from torch.nn import functional as F
 import thetabox as tb
 from thetabox.errors import InputError
 from thetabox.models import LSNN, LeakyCells, RecurrentModule
-from thetabox.verify import request
-from thetabox.verify.engine import Engine
+from thetabox.verify import arguments as request
 from thetabox.verify.histories.check import check_description
 from thetabox.verify.histories.runs import differs
 from thetabox.verify.histories.structure import Mismatch, check_structure
 from thetabox.verify.network import graph, network
 from thetabox.verify.network.graph import Graph
+from thetabox.verify.problem import Engine
 
 UNITS, CLASSES, STEPS, DT = 4, 3, 6, 0.5
 

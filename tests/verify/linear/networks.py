@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from thetabox.box import Box
-from thetabox.verify.engine import Engine
+from thetabox.verify.arguments import settings
 from thetabox.verify.linear import Linear
-from thetabox.verify.request import settings
+from thetabox.verify.problem import Engine
 
 SWEEP = [0.0, 1e-9, 1e-3, 0.1, 1.5]
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from thetabox.box import Box
 from thetabox.errors import InputError, UnsupportedOperator
-from thetabox.verify.engine import Engine
+from thetabox.verify.arguments import settings
 from thetabox.verify.linear import BACKWARD, Linear
-from thetabox.verify.request import settings
+from thetabox.verify.problem import Engine
 
 SWEEP = (0.0, 1e-3, 0.1, 1.5)
 POINTS = 12

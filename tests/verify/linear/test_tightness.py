@@ -10,11 +10,11 @@ import thetabox as tb
 from tests.verify import needs
 from tests.verify.linear.networks import MAKERS, SWEEP, answers, descended, linear, margins, network, spread, vertices
 from thetabox.errors import InputError
-from thetabox.verify.engine import Engine
+from thetabox.verify.arguments import settings
 from thetabox.verify.linear import Linear
 from thetabox.verify.linear.domain import margin_rows
 from thetabox.verify.lirpa.bounds import lirpa_bounds
-from thetabox.verify.request import settings
+from thetabox.verify.problem import Engine
 
 
 @needs.auto_lirpa

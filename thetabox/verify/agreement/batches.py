@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from thetabox.models.running import Running
-from thetabox.verify.engine import Engine
 from thetabox.verify.network.network import Network
+from thetabox.verify.problem import Engine
 
 # Samples that stand for all where the parameters are moved.
 FEW = 2

@@ -14,8 +14,8 @@ from thetabox.models.running import running
 from thetabox.verify.agreement.batches import FEW, logits, repeated, sizes
 from thetabox.verify.agreement.nearness import NEAR, near
 from thetabox.verify.arithmetic.rounding import sound_kernels
-from thetabox.verify.engine import Engine
 from thetabox.verify.network.network import network
+from thetabox.verify.problem import Engine
 
 
 def compare_folded(engine: Engine, model: nn.Module) -> None:

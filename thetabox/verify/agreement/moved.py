@@ -16,8 +16,8 @@ from thetabox.verify.agreement.batches import FEW, at_once, branching, repeated
 from thetabox.verify.agreement.nearness import NEAR, NEAR_OWN, explained, near, outside, values
 from thetabox.verify.agreement.refusal import refuse
 from thetabox.verify.arithmetic.interval import Interval
-from thetabox.verify.engine import Engine
 from thetabox.verify.network.replay import replay
+from thetabox.verify.problem import Engine
 
 # How far parameters are moved at least.
 FAR = 0.05

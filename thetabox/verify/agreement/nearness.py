@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from thetabox.models.running import Running
+from thetabox.verify.arguments import input_interval
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import SAFETY, Rounding, gamma
-from thetabox.verify.engine import Engine
 from thetabox.verify.interpreter.context import Context, Sweep
 from thetabox.verify.network.network import Tensors
-from thetabox.verify.request import input_interval
+from thetabox.verify.problem import Engine
 
 # Roundoff of a double-precision run, with room for sums in any order and fused or folded operators.
 ROUNDOFF = 2.0**-45

@@ -22,8 +22,8 @@ from thetabox.verify.agreement.nearness import (
 from thetabox.verify.agreement.refusal import refuse
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import Rounding
-from thetabox.verify.engine import Engine
 from thetabox.verify.network.replay import replay
+from thetabox.verify.problem import Engine
 
 
 def holds_narrow(engine: Engine) -> bool:

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from thetabox.errors import InputError
 from thetabox.models.leaky import LeakyCells
-from thetabox.verify.engine import Engine
 from thetabox.verify.histories.products import Mismatch
 from thetabox.verify.histories.runs import NEURON, differs
 from thetabox.verify.histories.structure import check_structure
 from thetabox.verify.network.network import Tensors
+from thetabox.verify.problem import Engine
 
 INSTEAD = "use the domain 'interval'"
 

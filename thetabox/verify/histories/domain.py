@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from thetabox.errors import InputError
+from thetabox.verify.arguments import input_interval
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import sound_kernels
 from thetabox.verify.certificate import Profile
@@ -21,10 +22,9 @@ from thetabox.verify.histories.walk import Drive, Exact, Patience, Walked, walk
 from thetabox.verify.interpreter.context import Context, Sweep
 from thetabox.verify.interpreter.margin import known, row_margins
 from thetabox.verify.interpreter.rules.dense import linear
-from thetabox.verify.request import input_interval
 
 if TYPE_CHECKING:
-    from thetabox.verify.engine import Engine, Which
+    from thetabox.verify.problem import Engine, Which
 
 # Bytes of the active neurons' slots that are walked together, if all neurons were active.
 SLOT_BYTES = {"cpu": 48 << 20, "cuda": 2 << 30}

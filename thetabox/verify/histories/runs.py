@@ -13,7 +13,7 @@ from thetabox.models.memory import named_tensors
 from thetabox.models.precision import default_dtype
 from thetabox.models.recurrent import run_steps
 from thetabox.models.twins import RUNNING
-from thetabox.verify.engine import Engine
+from thetabox.verify.problem import Engine
 
 NEURON = ("threshold", "tau", "tau_adapt", "beta")
 # Random parameters that the network is run at, beside its own.

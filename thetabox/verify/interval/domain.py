@@ -11,7 +11,7 @@ from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.domain import Domain
 
 if TYPE_CHECKING:
-    from thetabox.verify.engine import Which
+    from thetabox.verify.problem import Which
 
 
 class PlainIntervals(Domain):

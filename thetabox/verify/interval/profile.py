@@ -11,8 +11,8 @@ from torch import Tensor
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import sound_kernels
 from thetabox.verify.certificate import Profile
-from thetabox.verify.engine import Engine, Which
 from thetabox.verify.network.graph import Operation
+from thetabox.verify.problem import Engine, Which
 
 KINKS = ("aten.relu.default", "aten.leaky_relu.default", "aten.hardtanh.default")
 COMPARISONS = ("aten.gt.Tensor", "aten.ge.Tensor", "aten.lt.Tensor", "aten.le.Tensor")

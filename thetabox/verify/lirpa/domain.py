@@ -18,7 +18,7 @@ from thetabox.verify.domain import Domain
 from thetabox.verify.lirpa.bounds import METHODS, library, lirpa_bounds
 
 if TYPE_CHECKING:
-    from thetabox.verify.engine import Engine, Which
+    from thetabox.verify.problem import Engine, Which
 
 # Dense rows of lowered convolutions are large: this many samples at a time.
 AT_ONCE = 32

@@ -21,7 +21,7 @@ from thetabox.errors import InputError
 from thetabox.verify import domains
 from thetabox.verify.domain import Domain
 from thetabox.verify.effort import Deadline, Meter, OutOfTime
-from thetabox.verify.engine import Engine
+from thetabox.verify.problem import Engine
 from thetabox.verify.search.chunkstore import ChunkStore
 
 # The most samples of any part on a processor, where larger ones are no faster and only make the progress coarser.

@@ -17,8 +17,8 @@ from torch import Tensor
 from thetabox.verify import domains
 from thetabox.verify.domain import Domain
 from thetabox.verify.effort import Deadline, Meter, OutOfTime
-from thetabox.verify.engine import Engine, Progress
 from thetabox.verify.interval.domain import PlainIntervals
+from thetabox.verify.problem import Engine, Progress
 from thetabox.verify.search import bounds, cascade
 from thetabox.verify.search.chunkstore import ChunkStore
 
