@@ -19,8 +19,7 @@ import torch
 
 import thetabox as tb
 from tests.verify.agreement.random_networks import random_network
-from thetabox.verify import agreement
-from thetabox.verify import arguments as request
+from thetabox.verify import agreement, arguments
 from thetabox.verify.agreement import compare as comparison
 from thetabox.verify.histories import cells, domain
 
@@ -70,9 +69,9 @@ def alarms(count: int) -> None:
     found: Counter[str] = Counter()
     for seed in range(count):
         net, x = random_network(seed)
-        how = request.settings("interval", None, "real", "float64", "cpu")
+        how = arguments.settings("interval", None, "real", "float64", "cpu")
         try:
-            agreement.begin(net, how, request.inputs(x), torch.tensor([0.0, 0.01], dtype=torch.float64))
+            agreement.begin(net, how, arguments.inputs(x), torch.tensor([0.0, 0.01], dtype=torch.float64))
             found["passed"] += 1
         except tb.UnsupportedOperator:
             found["operator without a rule"] += 1

@@ -26,7 +26,7 @@ from torch import nn
 
 import thetabox as tb
 from thetabox.verify.arguments import settings
-from thetabox.verify.problem import Engine
+from thetabox.verify.problem import Problem
 
 SWEEP = [0.0, 1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2]
 EPSILON = 1e-3
@@ -52,7 +52,7 @@ class Case:
         # As certify does: samples of one class together.
         order = self.y.argsort(stable=True)
         self.x, self.y = self.x[order].contiguous(), self.y[order]
-        self.engine = Engine(self.model, settings("interval", None, "real", "float64", "cpu"), self.x)
+        self.problem = Problem(self.model, settings("interval", None, "real", "float64", "cpu"), self.x)
 
     def forward(self) -> None:
         """One plain pass."""
@@ -62,8 +62,8 @@ class Case:
     def certify(self, sweep: list[float]) -> None:
         """Margins of the whole batch at every ε."""
         epsilon = torch.tensor(sweep, dtype=torch.float64)[:, None].expand(-1, len(self.x))
-        for start, stop in self.engine.chunks(len(self.x), len(sweep)):
-            self.engine.margins(slice(start, stop), epsilon[:, start:stop], self.y)
+        for start, stop in self.problem.chunks(len(self.x), len(sweep)):
+            self.problem.margins(slice(start, stop), epsilon[:, start:stop], self.y)
 
 
 def rounds_of(rounds: int, *functions: Callable[[], None]) -> list[list[float]]:

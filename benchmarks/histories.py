@@ -26,7 +26,7 @@ import thetabox as tb
 from thetabox import data
 from thetabox.verify.arguments import settings
 from thetabox.verify.histories import Histories
-from thetabox.verify.problem import Engine
+from thetabox.verify.problem import Problem
 
 
 def seconds(function: Callable[[], Any]) -> tuple[float, Any]:
@@ -50,17 +50,17 @@ def margins(domain: Any, which: Tensor, epsilon: float, y: Tensor) -> Tensor:
 
 
 def cascade(
-    engine: Engine, y: Tensor, sweep: list[float], stages: list[Mapping[str, Any]], forward: float
+    problem: Problem, y: Tensor, sweep: list[float], stages: list[Mapping[str, Any]], forward: float
 ) -> list[dict[str, Any]]:
     """Verified share and cost up to each stage, for every ε."""
-    correct = engine.clean_logits().argmax(1) == y
+    correct = problem.clean_logits().argmax(1) == y
     found = []
     for epsilon in sweep:
         open_ = correct.clone()
         spent, verified = 0.0, 0
         for options in stages:
             which = open_.nonzero().squeeze(1)
-            domain = Histories(engine, options)
+            domain = Histories(problem, options)
             took, margin = seconds(
                 lambda d=domain, w=which, e=epsilon: margins(d, w, e, y) if len(w) else torch.empty(0)
             )
@@ -80,11 +80,11 @@ def cascade(
     return found
 
 
-def walks(engine: Engine, model: nn.Module, x: Tensor, y: Tensor, sweep: list[float]) -> list[dict[str, Any]]:
+def walks(problem: Problem, model: nn.Module, x: Tensor, y: Tensor, sweep: list[float]) -> list[dict[str, Any]]:
     """Cost of one walk of all samples for K = 4 and 8: in turns with the forward pass, least and median of five."""
     found = []
     for histories in (4, 8):
-        domain = Histories(engine, {"histories": histories})
+        domain = Histories(problem, {"histories": histories})
         for epsilon in sweep:
             turns = [
                 (
@@ -119,9 +119,9 @@ def growth(epsilon: float) -> list[dict[str, Any]]:
             torch.manual_seed(0)
             model = tb.models.LSNN(12, case["units"], case["classes"]).eval()
             x = torch.randn(case["samples"], case["steps"], 12)
-            engine = Engine(model, settings("interval", None, "real", "float64", "cpu"), x)
-            y = engine.clean_logits().argmax(1)
-            domain = Histories(engine, {"histories": case["histories"]})
+            problem = Problem(model, settings("interval", None, "real", "float64", "cpu"), x)
+            y = problem.clean_logits().argmax(1)
+            domain = Histories(problem, {"histories": case["histories"]})
             everyone = torch.arange(len(x))
             took, _ = seconds(lambda d=domain, w=everyone, y=y: margins(d, w, epsilon, y))
             passes = took / forward_seconds(model, x)
@@ -144,10 +144,10 @@ def main() -> None:
     model = tb.load(given.model)
     test = data.load(given.data, "test").subset(given.samples)
     x, y = torch.as_tensor(test.x), torch.as_tensor(test.y)
-    engine = Engine(model, settings("interval", None, "real", "float64", "cpu"), x)
+    problem = Problem(model, settings("interval", None, "real", "float64", "cpu"), x)
     forward = forward_seconds(model, x)
     sweep = [float(e) for e in given.epsilon.split(",")]
-    clean = float((engine.clean_logits().argmax(1) == y).double().mean())
+    clean = float((problem.clean_logits().argmax(1) == y).double().mean())
     print(f"clean {clean:.3f}; one forward pass of {len(x)} samples {1e3 * forward:.1f} ms")
     result = {
         "model": given.model.name,
@@ -155,10 +155,10 @@ def main() -> None:
         "samples": len(x),
         "clean": clean,
         "forward_seconds": forward,
-        "walks": walks(engine, model, x, y, sweep),
-        "stages": cascade(engine, y, sweep, list(Histories.cascade[: given.stages]), forward),
+        "walks": walks(problem, model, x, y, sweep),
+        "stages": cascade(problem, y, sweep, list(Histories.cascade[: given.stages]), forward),
     }
-    domain = Histories(engine, Histories.cascade[0])
+    domain = Histories(problem, Histories.cascade[0])
     rows = torch.tensor(sweep, dtype=torch.float64)[:, None].expand(-1, len(x))
     result["uncertain"] = domain.uncertain(slice(0, len(x)), rows).tolist()
     for epsilon, share in zip(sweep, result["uncertain"], strict=True):

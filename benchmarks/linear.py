@@ -31,15 +31,15 @@ from thetabox.train.recipes import recipe
 from thetabox.verify.arguments import settings
 from thetabox.verify.linear import Linear
 from thetabox.verify.linear.domain import margin_rows
-from thetabox.verify.problem import Engine
+from thetabox.verify.problem import Problem
 
 EPSILON = [1e-4, 1e-3, 2e-3, 5e-3, 7e-3, 1e-2, 2e-2]
 Margins = Callable[[Tensor, Tensor], Tensor]
 
 
-def engine(model: nn.Module, x: Tensor) -> Engine:
+def problem(model: nn.Module, x: Tensor) -> Problem:
     """Traced once for all domains."""
-    return Engine(model, settings("interval", None, "real", "float64", "cpu"), x)
+    return Problem(model, settings("interval", None, "real", "float64", "cpu"), x)
 
 
 def right_of(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ def right_of(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return logits(model, x).argmax(1) == y
 
 
-def bounds(name: str, made: Engine, y: Tensor) -> Margins:
+def bounds(name: str, made: Problem, y: Tensor) -> Margins:
     """``margins(places, ε of each)`` of the interval domain or a grade."""
     domain = None if name == "interval" else Linear(made, {"grade": name})
 
@@ -77,7 +77,7 @@ def digits(args: argparse.Namespace) -> dict[str, Any]:
         tb.save(model, args.model)
     model, test = tb.load(args.model), tb.data.load("digits", split="test")
     x, y = torch.as_tensor(test.x)[: args.samples], torch.as_tensor(test.y)[: args.samples]
-    made = engine(model, x)
+    made = problem(model, x)
     attack = tb.attack(model, x, y, epsilon=EPSILON, steps=args.steps, restarts=2)
     found: dict[str, Any] = {"samples": len(x), "epsilon": EPSILON, "attacked": attack.accuracy.tolist()}
     found["clean"] = float(right_of(model, x, y).double().mean())
@@ -123,7 +123,7 @@ def radius(args: argparse.Namespace) -> dict[str, Any]:
     model = tb.load(args.model)
     test = tb.data.load(args.task, split="test", data_dir=args.data_dir).subset(100)
     x, y = torch.as_tensor(test.x)[: args.samples], torch.as_tensor(test.y)[: args.samples]
-    made = engine(model, x)
+    made = problem(model, x)
     right = right_of(model, x, y)
     found: dict[str, Any] = {"samples": len(x), "clean": float(right.double().mean()), "rtol": args.rtol}
     start = torch.where(right, 2e-4, 0.0).double()
@@ -147,7 +147,7 @@ def ladder(args: argparse.Namespace) -> dict[str, Any]:
     model = tb.load(args.model)
     test = tb.data.load(args.task, split="test", data_dir=args.data_dir).subset(100)
     x, y = torch.as_tensor(test.x)[: args.samples], torch.as_tensor(test.y)[: args.samples]
-    made = engine(model, x)
+    made = problem(model, x)
     right = right_of(model, x, y)
     plain = searched(bounds("interval", made, y), torch.where(right, 2e-4, 0.0).double(), args.rtol)
     unit = float(plain.median())
@@ -205,7 +205,7 @@ def cost(args: argparse.Namespace) -> dict[str, Any]:
     print("| --- | --- | --- | --- |")
     for grade, count, sweep in (("a", 32, [1e-3]), ("b", args.samples, [1e-3, 2e-3, 5e-3])):
         for epsilon in sweep:
-            domain = Linear(engine(model, x[:count]), {"grade": grade})
+            domain = Linear(problem(model, x[:count]), {"grade": grade})
             one = seconds = float("inf")
             # The least of several in turns with the forward pass; the dear grade once.
             for _ in range(5 if grade == "a" else 1):
@@ -220,14 +220,14 @@ def cost(args: argparse.Namespace) -> dict[str, Any]:
             print(f"| {grade} | {epsilon:g} | {count} | {seconds / count / one:.0f} ({share:.2f} proven) |")
     found["samples"], found["classes"] = {}, {}
     for count in (8, 16, 32, 64):
-        made = engine(model, x[:count])
+        made = problem(model, x[:count])
         seconds, _ = spent(
             lambda m=made, n=count: Linear(m, {"grade": "a"}).margins(slice(None), torch.full((1, n), 1e-3).double(), y)
         )
         found["samples"][count] = seconds
     for classes in (5, 10, 20, 40):
         wide, inputs, labels = case(8, classes)
-        made = engine(wide, inputs)
+        made = problem(wide, inputs)
         seconds, _ = spent(
             lambda m=made, t=labels: Linear(m, {"grade": "a"}).margins(
                 slice(None), torch.full((1, 8), 1e-4).double(), t
@@ -254,11 +254,11 @@ def cost(args: argparse.Namespace) -> dict[str, Any]:
 
 MEMORY_PROBE = """
 import re, sys, torch
-from benchmarks.linear import Linear, case, engine
+from benchmarks.linear import Linear, case, problem
 torch.set_num_threads(1)
 grade, epsilon, count = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
 model, x, y = case(count)
-made = engine(model, x)
+made = problem(model, x)
 def kib(name):
     return int(re.search(name + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
 open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew: it would be that of the process that forked
@@ -282,7 +282,7 @@ def lirpa(args: argparse.Namespace) -> dict[str, Any]:
     with torch.no_grad():
         y = model(x).argmax(1)
     rows, found = margin_rows(y, 10), {}
-    domain = Linear(engine(model, x), {"grade": "a"})
+    domain = Linear(problem(model, x), {"grade": "a"})
     for epsilon in (1e-4, 1e-3, 1e-2):
         values = torch.full((1, len(x)), epsilon).double()
         ours, mine = min(

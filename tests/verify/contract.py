@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import thetabox as tb
-from thetabox.verify import arguments as request
+from thetabox.verify import arguments
 from thetabox.verify.arithmetic.interval import Interval
-from thetabox.verify.problem import Engine
+from thetabox.verify.problem import Problem
 
 SWEEP = [0.0, 1e-9, 1e-3, 0.1, 1.5]
 SETTINGS = [
@@ -219,9 +219,9 @@ def bounds_with_gradient(
     module: nn.Module, x: Tensor, epsilon: Tensor, box: tb.Box | None = None
 ) -> tuple[Tensor, Tensor]:
     """The inner, differentiable function: ends of the logits' bounds, rows ``[E N, K]``."""
-    settings = request.settings("interval", box, "real", "float64", "cpu")
-    engine = Engine(module, settings, x)
-    bounds = engine.evaluate(slice(0, len(x)), epsilon).logits().settled(settings.rounding.own)
+    settings = arguments.settings("interval", box, "real", "float64", "cpu")
+    problem = Problem(module, settings, x)
+    bounds = problem.evaluate(slice(0, len(x)), epsilon).logits().settled(settings.rounding.own)
     return bounds.lower, bounds.upper
 
 

@@ -34,8 +34,8 @@ class Fake(Domain):
     extra: ClassVar[float] = 0.0
     error: ClassVar[type[Exception]] = InputError
 
-    def __init__(self, engine: Any, options: Mapping[str, Any] | None = None) -> None:
-        super().__init__(engine, options)
+    def __init__(self, problem: Any, options: Mapping[str, Any] | None = None) -> None:
+        super().__init__(problem, options)
         if self.refuses == "made":
             raise self.error("fake takes no such network; interval does")
 
@@ -45,7 +45,7 @@ class Fake(Domain):
     def margins(self, which: Any, epsilon: Tensor, y: Tensor) -> Tensor:
         if self.refuses == "asked" or (self.refuses == "above 0.01" and float(epsilon.max()) > 0.01):
             raise self.error("fake cannot do this")
-        places = torch.arange(len(self.engine.x))[which]
+        places = torch.arange(len(self.problem.x))[which]
         self.asked.extend(
             (float(self.options["reach"]), n, e)
             for row in epsilon.tolist()

@@ -19,7 +19,7 @@ from thetabox.verify.arithmetic.rounding import Rounding
 from thetabox.verify.interpreter.context import Context, Sweep
 from thetabox.verify.interpreter.walk import apply
 from thetabox.verify.network.graph import Layout, Operation
-from thetabox.verify.problem import Engine
+from thetabox.verify.problem import Problem
 
 ROUNDINGS = {
     "real": Rounding(torch.float64),
@@ -199,7 +199,7 @@ class Clamped(nn.Module):
 def test_a_clamp_the_wrong_way_round(low: float, high: float) -> None:
     """torch: everything becomes the upper end, whatever its sign."""
     net, x = Clamped(low, high).double(), torch.randn(4, 6, dtype=torch.float64)
-    found = Engine(net, settings("interval", None, "real", "float64", "cpu"), x).logits(
+    found = Problem(net, settings("interval", None, "real", "float64", "cpu"), x).logits(
         slice(None), torch.full((1, 4), 0.0, dtype=torch.float64)
     )
     with torch.no_grad():
@@ -235,8 +235,8 @@ class NotANumber(nn.Module):
 def test_what_is_not_a_number_proves_nothing(tame: Callable[[Tensor], Tensor]) -> None:
     net, x = NotANumber(tame), torch.tensor([[1.0, 1.0], [0.1, 0.1]])
     assert net(x)[0].isnan().any()
-    engine = Engine(net, settings("interval", None, "float32", "float64", "cpu"), x)
-    margins = engine.margins(slice(None), torch.full((1, 2), 1e-6, dtype=torch.float64), torch.tensor([1, 1]))
+    problem = Problem(net, settings("interval", None, "float32", "float64", "cpu"), x)
+    margins = problem.margins(slice(None), torch.full((1, 2), 1e-6, dtype=torch.float64), torch.tensor([1, 1]))
     assert margins[0, 0] == -math.inf
     assert margins[0, 1] > 0  # the other sample is as it would be alone
 
@@ -264,7 +264,7 @@ def test_networks_of_fewer_digits(dtype: torch.dtype, part: str) -> None:
 
 def test_networks_of_fewer_digits_in_real_arithmetic() -> None:
     net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).bfloat16()
-    found = Engine(net, settings("interval", None, "real", "float64", "cpu"), torch.randn(2, 3)).logits(
+    found = Problem(net, settings("interval", None, "real", "float64", "cpu"), torch.randn(2, 3)).logits(
         slice(None), torch.full((1, 2), 1e-3, dtype=torch.float64)
     )
     assert found.lower.isfinite().all()

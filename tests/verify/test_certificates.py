@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import thetabox as tb
-from thetabox.verify.problem import Engine
+from thetabox.verify.problem import Problem
 
 
 @pytest.fixture(scope="module")
@@ -75,14 +75,14 @@ def test_json_and_folder_round_trip(task: Any, tmp_path: Path) -> None:
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Chunks of 4 samples; the list grows by one with every chunk that is computed."""
     computed: list[int] = []
-    plain = Engine.margins
+    plain = Problem.margins
 
-    def margins(self: Engine, which: Any, *args: Any) -> Any:
+    def margins(self: Problem, which: Any, *args: Any) -> Any:
         computed.append(1)
         return plain(self, which, *args)
 
-    monkeypatch.setattr(Engine, "chunk_size", lambda self, sweeps: 4)
-    monkeypatch.setattr(Engine, "margins", margins)
+    monkeypatch.setattr(Problem, "chunk_size", lambda self, sweeps: 4)
+    monkeypatch.setattr(Problem, "margins", margins)
     return computed
 
 
@@ -112,10 +112,10 @@ def test_interrupted_run_goes_on(task: Any, tmp_path: Path, counted: list[int]) 
 FULL_DISK = """
 import resource, signal, sys, torch
 import thetabox as tb
-from thetabox.verify.problem import Engine
+from thetabox.verify.problem import Problem
 
 model, x, y = torch.load(sys.argv[1], weights_only=False)
-Engine.chunk_size = lambda self, sweeps: 4
+Problem.chunk_size = lambda self, sweeps: 4
 
 def progress(done, total):
     if done == 16:  # the kernel refuses to write any further, as on a full disk

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 import thetabox as tb
-from thetabox.verify import arguments as request
+from thetabox.verify import arguments
 from thetabox.verify.arguments import settings
 from thetabox.verify.domains import domain_class
 from thetabox.verify.effort import Meter, forward_pass
 from thetabox.verify.histories import splits
 from thetabox.verify.linear import tighten
 from thetabox.verify.linear.walk import Walk
-from thetabox.verify.problem import Engine
+from thetabox.verify.problem import Problem
 from thetabox.verify.search import bounds, cascade
 from thetabox.verify.search.chunkstore import ChunkStore
 
@@ -120,10 +120,10 @@ def test_one_epsilon_alone_goes_the_way_of_several(name: str, arithmetic: str, p
     for seed in range(2):
         torch.manual_seed(seed)
         model, x = make().eval(), torch.rand(4, *shape)
-        engine = Engine(model, settings("interval", box, arithmetic, precision, "cpu"), x)
+        problem = Problem(model, settings("interval", box, arithmetic, precision, "cpu"), x)
         rows = torch.tensor(sweep, dtype=torch.float64)[:, None].expand(-1, 4)
-        whole = engine.logits(slice(None), rows)
-        alone = [engine.logits(slice(None), row[None]) for row in rows]
+        whole = problem.logits(slice(None), rows)
+        alone = [problem.logits(slice(None), row[None]) for row in rows]
         assert torch.equal(torch.cat([found.lower for found in alone]), whole.lower)
         assert torch.equal(torch.cat([found.upper for found in alone]), whole.upper)
 
@@ -155,8 +155,8 @@ def test_more_effort_never_proves_less(name: str) -> None:
 
 def made(name: str, domain: str, options: dict[str, Any], samples: int = 8) -> tuple[Any, Tensor]:
     model, x, y = task_of(name, samples)
-    engine = Engine(model, settings(domain, None, "real", "float64", "cpu"), x)
-    return domain_class(domain)(engine, options), y
+    problem = Problem(model, settings(domain, None, "real", "float64", "cpu"), x)
+    return domain_class(domain)(problem, options), y
 
 
 def spent(domain: Any, y: Tensor, places: list[int], epsilon: float, left: float = 1e9) -> list[float]:
@@ -236,7 +236,7 @@ def test_a_forward_pass_counts_multiply_adds() -> None:
 
     def work(model: nn.Module, *shape: int) -> int:
         return forward_pass(
-            Engine(model, settings("interval", None, "real", "float64", "cpu"), torch.ones(shape)).network
+            Problem(model, settings("interval", None, "real", "float64", "cpu"), torch.ones(shape)).network
         )
 
     dense = nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 4))
@@ -324,7 +324,7 @@ def test_a_kept_part_is_that_of_its_own_samples(name: str, tmp_path: Path, monke
     sweep = MAKERS[name][2]
     monkeypatch.setattr(cascade, "LARGEST_PART", 3)
     fresh = tb.certify(model, x, y, sweep)
-    plain, margins_of = ChunkStore.write_part, request.margins_of
+    plain, margins_of = ChunkStore.write_part, arguments.margins_of
     written: list[str] = []
 
     def write_part(self: ChunkStore, part: str, *args: Any) -> None:
@@ -338,7 +338,7 @@ def test_a_kept_part_is_that_of_its_own_samples(name: str, tmp_path: Path, monke
         tb.certify(model, x, y, sweep, resume=tmp_path)
     assert any(not part[0].isdigit() for part in written)  # a stage had begun
     # The right ones in the opposite order.
-    monkeypatch.setattr(request, "margins_of", lambda *given: 1e3 / margins_of(*given))
+    monkeypatch.setattr(arguments, "margins_of", lambda *given: 1e3 / margins_of(*given))
     resumed = tb.certify(model, x, y, sweep, resume=tmp_path)
     assert torch.equal(resumed.verified, fresh.verified)
     torch.testing.assert_close(resumed.margin, fresh.margin, rtol=1e-9, atol=1e-12)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from thetabox.errors import InputError
 from thetabox.verify.arguments import settings
 from thetabox.verify.linear import Linear
-from thetabox.verify.problem import Engine
+from thetabox.verify.problem import Problem
 
 SWEEP = (0.0, 1e-3)
 SAMPLES = 6
@@ -144,9 +144,9 @@ def test_float32_lies_inside(name: str, draws: int) -> None:
                 torch.cat([model(x[:4]), model(x[4:])]),
             ]
         try:
-            engine = Engine(model, settings("interval", None, "float32", "float64", "cpu"), x)
-            bounds = [engine, Linear(engine, {"grade": "a"}), Linear(engine, {"grade": "b"})]
-            single = Engine(model, settings("interval", None, "float32", "float32", "cpu"), x)
+            problem = Problem(model, settings("interval", None, "float32", "float64", "cpu"), x)
+            bounds = [problem, Linear(problem, {"grade": "a"}), Linear(problem, {"grade": "b"})]
+            single = Problem(model, settings("interval", None, "float32", "float32", "cpu"), x)
             bounds.append(single)
             epsilon = torch.tensor(SWEEP, dtype=torch.float64)[:, None].expand(-1, SAMPLES)
             for found in bounds:

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 import thetabox as tb
 from tests.oracles import layers
 from tests.oracles.rational import assert_contains, box_ends, exact
-from thetabox.verify import arguments as request
+from thetabox.verify import arguments
 from thetabox.verify.interpreter.context import Context, Sweep
-from thetabox.verify.problem import Engine
+from thetabox.verify.problem import Problem
 
 SWEEP = [0.0, 1e-9, 1e-3, 0.1, 1.5]
 WEIGHTS = {
@@ -185,11 +185,11 @@ def test_exact_weights_on_an_input_known_but_for_rounding(name: str, kind: str, 
     layer = fill(module.layer, kind)
     radius = roundings * 2.0**-52
     shared = radius if roundings < 1000 else 0.0
-    engine = Engine(module, request.settings("interval", None, "real", "float64", "cpu"), x)
-    context = Context(Sweep(torch.zeros(1, 2, dtype=torch.float64)), engine.settings.rounding, few_layers=True)
+    problem = Problem(module, arguments.settings("interval", None, "real", "float64", "cpu"), x)
+    context = Context(Sweep(torch.zeros(1, 2, dtype=torch.float64)), problem.settings.rounding, few_layers=True)
     given = tb.Interval(x - radius, x + radius, slack=shared, batch=0)
     with torch.no_grad():
-        bounds = engine.network.run(context, engine.tensors, given).logits().settled(2.0**-53)
+        bounds = problem.network.run(context, problem.tensors, given).logits().settled(2.0**-53)
     for n in range(2):
         ends = exact((x - radius)[n]) - Fraction(shared), exact((x + radius)[n]) + Fraction(shared)
         low, high = hull(layer, ends, 0.0)

@@ -12,7 +12,7 @@ import thetabox as tb
 from thetabox.verify.arguments import settings
 from thetabox.verify.interval.saturation import Saturation
 from thetabox.verify.network.network import RecurrentNetwork
-from thetabox.verify.problem import Engine
+from thetabox.verify.problem import Problem
 
 SWEEP = [0.0, 1e-3, 1e-2, 0.05, 0.3, 1.5]
 
@@ -25,9 +25,9 @@ def spiking(readout: Callable[[Tensor], Tensor] | None = None) -> nn.Module:
     return model.double()
 
 
-def margins(engine: Engine, sweep: list[float], labels: Tensor) -> Tensor:
+def margins(problem: Problem, sweep: list[float], labels: Tensor) -> Tensor:
     epsilon = torch.tensor(sweep, dtype=torch.float64)[:, None].expand(-1, len(labels))
-    return engine.margins(slice(0, len(labels)), epsilon, labels)
+    return problem.margins(slice(0, len(labels)), epsilon, labels)
 
 
 @pytest.mark.parametrize("together", [1, 2])
@@ -38,18 +38,18 @@ def test_sweeps_are_as_each_epsilon_alone(
 ) -> None:
     model, x = spiking(readout), torch.randn(9, 30, 3, dtype=torch.float64)
     labels = torch.arange(9) % 4
-    engine = Engine(model, settings("interval", None, "real", "float64", "cpu"), x)
-    monkeypatch.setattr(Engine, "_together", lambda self, epsilon: together)
+    problem = Problem(model, settings("interval", None, "real", "float64", "cpu"), x)
+    monkeypatch.setattr(Problem, "_together", lambda self, epsilon: together)
     left = []
     leaves = Saturation.leaves_some
     monkeypatch.setattr(
         Saturation, "leaves_some", lambda self, time: leaves(self, time) and left.append(self.none_left) is None
     )
     sweep = SWEEP[::-1] if falling else SWEEP
-    found = margins(engine, sweep, labels)
+    found = margins(problem, sweep, labels)
     assert bool(left) != falling, "a larger ε knows nothing of what a smaller one lost"
     assert falling or (True in left and False in left), "some samples are left out, and at last all"
-    alone = torch.cat([margins(engine, [epsilon], labels) for epsilon in sweep])
+    alone = torch.cat([margins(problem, [epsilon], labels) for epsilon in sweep])
     torch.testing.assert_close(found, alone, rtol=1e-12, atol=1e-12)
 
 
@@ -89,12 +89,12 @@ def test_only_truth_values_saturate(name: str, monkeypatch: pytest.MonkeyPatch) 
     output, saturates = OUTPUTS[name]
     x = torch.randn(5, 12, 3)
     model = Gate(output)
-    monkeypatch.setattr(Engine, "_together", lambda self, epsilon: 1)
+    monkeypatch.setattr(Problem, "_together", lambda self, epsilon: 1)
     assert RecurrentNetwork(model, x).saturates == saturates
     labels = torch.arange(5) % 2
-    engine = Engine(model, settings("interval", None, "real", "float64", "cpu"), x)
-    alone = torch.cat([margins(engine, [epsilon], labels) for epsilon in SWEEP])
-    torch.testing.assert_close(margins(engine, SWEEP, labels), alone, rtol=1e-12, atol=1e-12)
+    problem = Problem(model, settings("interval", None, "real", "float64", "cpu"), x)
+    alone = torch.cat([margins(problem, [epsilon], labels) for epsilon in SWEEP])
+    torch.testing.assert_close(margins(problem, SWEEP, labels), alone, rtol=1e-12, atol=1e-12)
 
 
 class Pairs(nn.Module):
@@ -127,13 +127,13 @@ def test_several_rows_a_sample(together: int, monkeypatch: pytest.MonkeyPatch) -
     x = torch.zeros(4, steps, 2, dtype=torch.float64)
     x[0, 0], x[0, 1] = 100.0, -99.0  # 1, the threshold, from the second step on: unknown at any ε above 0
     x[1:, steps // 2] = 5.0
-    monkeypatch.setattr(Engine, "_together", lambda self, epsilon: together)
+    monkeypatch.setattr(Problem, "_together", lambda self, epsilon: together)
     model = Pairs().double()
     labels = torch.tensor([0, 0, 1, 1])
-    engine = Engine(model, settings("interval", None, "real", "float64", "cpu"), x)
+    problem = Problem(model, settings("interval", None, "real", "float64", "cpu"), x)
     sweep = [0.005, 0.01, 0.02, 0.03]
-    alone = torch.cat([margins(engine, [epsilon], labels) for epsilon in sweep])
-    torch.testing.assert_close(margins(engine, sweep, labels), alone, rtol=1e-12, atol=1e-12)
+    alone = torch.cat([margins(problem, [epsilon], labels) for epsilon in sweep])
+    torch.testing.assert_close(margins(problem, sweep, labels), alone, rtol=1e-12, atol=1e-12)
 
 
 class Decaying(Gate):
@@ -150,25 +150,25 @@ class Decaying(Gate):
 
 def test_values_of_every_epsilon_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """What depends on ε but on no sample shrinks with the samples."""
-    monkeypatch.setattr(Engine, "_together", lambda self, epsilon: 2)
+    monkeypatch.setattr(Problem, "_together", lambda self, epsilon: 2)
     x, labels = torch.randn(9, 30, 3), torch.arange(9) % 2
-    engine = Engine(Decaying(), settings("interval", None, "real", "float64", "cpu"), x)
+    problem = Problem(Decaying(), settings("interval", None, "real", "float64", "cpu"), x)
     left = []
     leaves = Saturation.leaves_some
     monkeypatch.setattr(Saturation, "leaves_some", lambda self, time: leaves(self, time) and left.append(time) is None)
     sweep = [0.0, 0.2, 0.4, 0.6, 0.8, 0.9]
-    found = margins(engine, sweep, labels)
+    found = margins(problem, sweep, labels)
     assert left
-    alone = torch.cat([margins(engine, sweep[i : i + 2], labels) for i in range(0, len(sweep), 2)])
+    alone = torch.cat([margins(problem, sweep[i : i + 2], labels) for i in range(0, len(sweep), 2)])
     torch.testing.assert_close(found, alone, rtol=1e-12, atol=1e-12)
 
 
 def test_lost_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is known from the first step on: that step is still walked, for there must be something to add to."""
     model, x = Gate(lambda v: (v > 0.0).to(v.dtype)), torch.randn(5, 12, 3)
-    monkeypatch.setattr(Engine, "_together", lambda self, epsilon: 1)
+    monkeypatch.setattr(Problem, "_together", lambda self, epsilon: 1)
     labels = torch.arange(5) % 2
-    engine = Engine(model, settings("interval", None, "real", "float64", "cpu"), x)
-    found = margins(engine, [2.0, 3.0], labels)
-    assert engine.network.saturates
-    torch.testing.assert_close(found[1:], margins(engine, [3.0], labels), rtol=1e-12, atol=1e-12)
+    problem = Problem(model, settings("interval", None, "real", "float64", "cpu"), x)
+    found = margins(problem, [2.0, 3.0], labels)
+    assert problem.network.saturates
+    torch.testing.assert_close(found[1:], margins(problem, [3.0], labels), rtol=1e-12, atol=1e-12)

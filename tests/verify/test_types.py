@@ -14,10 +14,10 @@ from torch import Tensor, nn
 import thetabox as tb
 from tests.verify.contract import points
 from thetabox.errors import UnsupportedOperator
-from thetabox.verify import arguments as request
+from thetabox.verify import arguments
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.domains import domain_class
-from thetabox.verify.problem import Engine
+from thetabox.verify.problem import Problem
 
 X = torch.linspace(-1, 1.3, 12).view(3, 4)
 EPSILON = [0.0, 0.01, 0.3, 1.5]
@@ -46,10 +46,12 @@ class Typed(nn.Module):
 
 def bounds(model: nn.Module, domain: str = "interval", epsilon: list[float] = EPSILON) -> Interval:
     """Bounds of the logits by the rules alone, rows ``[E N, K]``."""
-    engine = Engine(model, request.settings("interval", None, "real", "float64", "cpu"), X)
+    problem = Problem(model, arguments.settings("interval", None, "real", "float64", "cpu"), X)
     values = torch.tensor(epsilon, dtype=torch.float64)[:, None].expand(-1, len(X))
     whole = slice(0, len(X))
-    return engine.logits(whole, values) if domain == "interval" else domain_class(domain)(engine).logits(whole, values)
+    return (
+        problem.logits(whole, values) if domain == "interval" else domain_class(domain)(problem).logits(whole, values)
+    )
 
 
 def answer_type(model: nn.Module) -> torch.dtype:

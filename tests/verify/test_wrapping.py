@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from thetabox.errors import InputError
-from thetabox.verify import arguments as request
-from thetabox.verify.problem import Engine
+from thetabox.verify import arguments
+from thetabox.verify.problem import Problem
 
 
 class Counted(nn.Module):
@@ -25,7 +25,7 @@ class Counted(nn.Module):
 
 def test_a_sum_that_may_wrap_is_refused() -> None:
     x, zero = torch.ones(1, 2), torch.zeros(1, 1, dtype=torch.float64)
-    how = request.settings("interval", None, "real", "float64", "cpu")
-    Engine(Counted(2**29), how, x).logits(slice(None), zero)
+    how = arguments.settings("interval", None, "real", "float64", "cpu")
+    Problem(Counted(2**29), how, x).logits(slice(None), zero)
     with pytest.raises(InputError, match="may leave the range"):
-        Engine(Counted(2**30), how, x).logits(slice(None), zero + 1.0)
+        Problem(Counted(2**30), how, x).logits(slice(None), zero + 1.0)

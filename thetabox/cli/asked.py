@@ -17,8 +17,7 @@ from thetabox.data import load as load_data
 from thetabox.data.dataset import SPLITS, Dataset
 from thetabox.errors import InputError
 from thetabox.models import sha256
-from thetabox.verify import Certificate, domains
-from thetabox.verify import arguments as request
+from thetabox.verify import Certificate, arguments, domains
 
 NOT_OF_THE_PROOF = frozenset({"model", "epsilon", "min_verified", "junit", "seed", "threads", "device", "timeout"})
 """Options that ask nothing of the certificate: what is required of it, where the answer goes, how one is computed."""
@@ -83,7 +82,7 @@ def changed(certificate: Certificate, path: Path, *, data: bool) -> list[str]:
 def _model(certificate: Certificate, path: Path, folder: Path) -> str:
     source = str(certificate.model_info["source"])
     # A network in memory goes by the name of its class.
-    if certificate.model_info.get("kind") != request.FILE and (not Path(source).suffix and source.isidentifier()):
+    if certificate.model_info.get("kind") != arguments.FILE and (not Path(source).suffix and source.isidentifier()):
         return ""
     file = _file(source, folder)
     if file is None:
@@ -123,7 +122,7 @@ def _check_data(given: Mapping[str, Any], certificate: Certificate, path: Path) 
 
 def _known_by(data: Dataset) -> tuple[str, str]:
     """Hashes of a data set: its own, and that by which a certificate made in Python knows its arrays."""
-    return data.sha256, request.tensor_hash([data.x, data.y])
+    return data.sha256, arguments.tensor_hash([data.x, data.y])
 
 
 def _hashes(file: Path, samples: int) -> Iterator[str]:

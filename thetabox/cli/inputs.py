@@ -19,8 +19,7 @@ from thetabox.data import load as load_data
 from thetabox.errors import InputError
 from thetabox.models import build, is_recurrent, logits, sha256
 from thetabox.models import load as load_model
-from thetabox.verify import arguments as request
-from thetabox.verify import domains
+from thetabox.verify import arguments, domains
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def read_all(
     set_threads(threads, network)
     _check_fits(network, found)
     found = found if samples is None else found.subset(samples)
-    return Given(network, found, box, {"source": str(model), "kind": request.FILE, "sha256": sha256(model)})
+    return Given(network, found, box, {"source": str(model), "kind": arguments.FILE, "sha256": sha256(model)})
 
 
 def proof_settings(
@@ -128,7 +127,7 @@ def proof_settings(
         "arithmetic": arithmetic,
         "precision": precision,
         "options": checked,
-        "timeout": request.seconds(timeout),
+        "timeout": arguments.seconds(timeout),
     }
 
 

@@ -17,17 +17,15 @@ from torch import Tensor, nn
 
 from thetabox.box import Box
 from thetabox.errors import InputError
-from thetabox.verify import agreement, domains
-from thetabox.verify import arguments as request
+from thetabox.verify import agreement, arguments, domains
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import sound_kernels
 from thetabox.verify.certificate import Certificate, Profile
 from thetabox.verify.domain import Domain
 from thetabox.verify.effort import DEFAULT, Deadline
 from thetabox.verify.interval.domain import PlainIntervals
-from thetabox.verify.problem import Engine, Progress
-from thetabox.verify.search import bounds, cascade
-from thetabox.verify.search import sweep as proof
+from thetabox.verify.problem import Problem, Progress
+from thetabox.verify.search import bounds, cascade, sweep
 from thetabox.verify.search.chunkstore import ChunkStore
 
 # Samples of the profile.
@@ -36,8 +34,8 @@ PROFILED = 64
 
 def certify(
     model: nn.Module,
-    x: request.Array,
-    y: request.Array,
+    x: arguments.Array,
+    y: arguments.Array,
     epsilon: float | Sequence[float],
     *,
     domain: str = "auto",
@@ -91,48 +89,48 @@ def certify(
         InputError: anything wrong with what was given, in one line.
         UnsupportedOperator: the network holds an operator without a rule.
     """
-    deadline = Deadline(request.seconds(timeout))
-    request.beside(resume, model_info, data_info)
-    chosen = request.settings(domain, box, arithmetic, precision, device, options)
-    if criterion not in request.CRITERIA:
-        raise InputError(f"unknown criterion {criterion!r}; choose one of {', '.join(request.CRITERIA)}")
-    sweep = request.epsilons(epsilon)
-    inputs = request.inputs(x)
-    labels = request.labels(y, len(inputs))
-    engine, agreed = agreement.begin(model, chosen, inputs, sweep)
+    deadline = Deadline(arguments.seconds(timeout))
+    arguments.beside(resume, model_info, data_info)
+    chosen = arguments.settings(domain, box, arithmetic, precision, device, options)
+    if criterion not in arguments.CRITERIA:
+        raise InputError(f"unknown criterion {criterion!r}; choose one of {', '.join(arguments.CRITERIA)}")
+    eps = arguments.epsilons(epsilon)
+    inputs = arguments.inputs(x)
+    labels = arguments.labels(y, len(inputs))
+    problem, agreed = agreement.begin(model, chosen, inputs, eps)
     clean = agreed.logits
-    request.check_labels(labels, clean.shape[1])
-    known = request.model_facts(model, chosen.box)
+    arguments.check_labels(labels, clean.shape[1])
+    known = arguments.model_facts(model, chosen.box)
     facts = {**known, **(model_info or {})}
-    key = [known["sha256"], engine.signature(), request.tensor_hash([inputs, labels, sweep]), repr(chosen), criterion]
+    key = [known["sha256"], problem.signature(), arguments.tensor_hash([inputs, labels, eps]), repr(chosen), criterion]
     effort = float(chosen.options.get("effort", DEFAULT)) if domain == domains.AUTO else None
     started = time.perf_counter()
     with ChunkStore(resume, key, len(inputs)) as store, sound_kernels():
-        task = proof.Task(engine, labels, sweep, criterion, store, progress, deadline)
+        task = sweep.Task(problem, labels, eps, criterion, store, progress, deadline)
         if effort is None:
-            found = proof.in_domain(task)
+            found = sweep.in_domain(task)
         else:
-            found = proof.in_stages(task, request.margins_of(clean, labels), effort)
+            found = sweep.in_stages(task, arguments.margins_of(clean, labels), effort)
         # What was finished is worth keeping for a run with more time.
         store.keep = not found.finished
     seconds = time.perf_counter() - started
     base = None
     if baseline:
         nowhere = ChunkStore(None, key, 0)
-        beside = proof.grid(
-            proof.Task(engine, labels, sweep, "logits", nowhere, None, deadline), PlainIntervals(engine)
+        beside = sweep.grid(
+            sweep.Task(problem, labels, eps, "logits", nowhere, None, deadline), PlainIntervals(problem)
         )
         base = (beside.margin > 0).double().mean(1) if beside.finished else None
     whole = profile and not deadline.passed
-    data = {"name": "", "sha256": request.tensor_hash([inputs, labels]), "samples": len(inputs), **(data_info or {})}
+    data = {"name": "", "sha256": arguments.tensor_hash([inputs, labels]), "samples": len(inputs), **(data_info or {})}
     return Certificate(
-        epsilon=sweep,
+        epsilon=eps,
         margin=found.margin,
         label=labels,
         predicted=clean.argmax(1),
         domain=chosen.domain,
         criterion=criterion,
-        options=proof.recorded(found, effort, chosen.options),
+        options=sweep.recorded(found, effort, chosen.options),
         sound=found.domain.sound,
         arithmetic=arithmetic,
         precision=precision,
@@ -142,15 +140,15 @@ def certify(
         seconds=seconds,
         baseline=base,
         checked=agreed.record,
-        profile=_profile(found.domain, sweep, labels) if whole else None,
+        profile=_profile(found.domain, eps, labels) if whole else None,
         finished=found.finished,
     )
 
 
-def _profile(domain: Domain, sweep: Tensor, labels: Tensor) -> Profile | None:
-    samples = min(len(labels), PROFILED, max(1, domain.samples_at_once(len(sweep))))
+def _profile(domain: Domain, eps: Tensor, labels: Tensor) -> Profile | None:
+    samples = min(len(labels), PROFILED, max(1, domain.samples_at_once(len(eps))))
     try:
-        return cascade.guarded(partial(domain.profile, slice(0, samples), sweep[:, None].expand(-1, samples), labels))
+        return cascade.guarded(partial(domain.profile, slice(0, samples), eps[:, None].expand(-1, samples), labels))
     except cascade.GaveUp:
         # The proof stands without it.
         return None
@@ -158,7 +156,7 @@ def _profile(domain: Domain, sweep: Tensor, labels: Tensor) -> Profile | None:
 
 def logit_bounds(
     model: nn.Module,
-    x: request.Array,
+    x: arguments.Array,
     epsilon: float | Sequence[float] | Tensor,
     *,
     domain: str = "auto",
@@ -184,36 +182,36 @@ def logit_bounds(
     Raises:
         InputError: anything wrong with what was given.
     """
-    chosen = request.settings(domain, box, arithmetic, precision, device, options)
-    inputs = request.inputs(x)
-    sweep = request.epsilons(epsilon)
+    chosen = arguments.settings(domain, box, arithmetic, precision, device, options)
+    inputs = arguments.inputs(x)
+    eps = arguments.epsilons(epsilon)
     each = isinstance(epsilon, Tensor) and epsilon.dim() == 1
-    if each and len(sweep) != len(inputs):
-        raise InputError(f"epsilon has {len(sweep)} values for {len(inputs)} samples")
-    values = sweep[None] if each else sweep[:, None].expand(-1, len(inputs))
-    engine, _ = agreement.begin(model, chosen, inputs, sweep)
+    if each and len(eps) != len(inputs):
+        raise InputError(f"epsilon has {len(eps)} values for {len(inputs)} samples")
+    values = eps[None] if each else eps[:, None].expand(-1, len(inputs))
+    problem, _ = agreement.begin(model, chosen, inputs, eps)
     with sound_kernels():
-        found = functools.reduce(bounds.intersected, _ends(engine, values))
+        found = functools.reduce(bounds.intersected, _ends(problem, values))
     low, high = found.lower.view(*values.shape, -1), found.upper.view(*values.shape, -1)
     if each or not isinstance(epsilon, Sequence | np.ndarray) or np.ndim(epsilon) == 0:
         low, high = low[0], high[0]
     return Interval(low, high)
 
 
-def _ends(engine: Engine, values: Float[Tensor, "sweeps samples"]) -> Iterator[Interval]:
+def _ends(problem: Problem, values: Float[Tensor, "sweeps samples"]) -> Iterator[Interval]:
     """Bounds of the logits in each of the domains that are intersected."""
-    plain, name = PlainIntervals(engine), engine.settings.domain
+    plain, name = PlainIntervals(problem), problem.settings.domain
     chosen = None
     if name not in (plain.name, domains.AUTO):
-        chosen = cascade.insisted(name, partial(domains.domain_class(name), engine, engine.settings.options))
+        chosen = cascade.insisted(name, partial(domains.domain_class(name), problem, problem.settings.options))
     if chosen is None or chosen.sound:
         yield cascade.insisted(plain.name, partial(_logits, plain, values))
     if chosen is not None:
         yield cascade.insisted(name, partial(_logits, chosen, values))
-    elif name == domains.AUTO and engine.settings.options.get("effort") != 0:
+    elif name == domains.AUTO and problem.settings.options.get("effort") != 0:
         # Intervals stand where the dearer domain cannot do the network after all.
         with suppress(cascade.GaveUp):
-            for stage in cascade.stages(engine):
+            for stage in cascade.stages(problem):
                 yield cascade.guarded(partial(_logits, stage.domain, values))
                 return
 

@@ -1,4 +1,4 @@
-"""What a domain is: a way to bound the margins of a network over its box, at hand for one engine."""
+"""What a domain is: a way to bound the margins of a network over its box, at hand for one problem."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from thetabox.verify.certificate import Profile
 from thetabox.verify.effort import FREE, Meter
 
 if TYPE_CHECKING:
-    from thetabox.verify.problem import Engine, Which
+    from thetabox.verify.problem import Problem, Which
 
 
 class Domain(ABC):
@@ -31,7 +31,7 @@ class Domain(ABC):
         follows: as a stage: cheaper ones failed before, on samples where the unperturbed network is right.
 
     Args:
-        engine: the traced network, its parameters, box, rounding and inputs.
+        problem: the traced network, its parameters, box, rounding and inputs.
         options: over the defaults.
 
     Raises:
@@ -43,12 +43,12 @@ class Domain(ABC):
     defaults: ClassVar[Mapping[str, Any]] = {}
     cascade: ClassVar[tuple[Mapping[str, Any], ...]] = ()
 
-    def __init__(self, engine: Engine, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, problem: Problem, options: Mapping[str, Any] | None = None) -> None:
         strange = sorted(set(options or {}) - set(self.defaults))
         if strange:
             known = f"; it has {', '.join(self.defaults)}" if self.defaults else ""
             raise InputError(f"the domain {self.name!r} has no option {strange[0]!r}{known}")
-        self.engine = engine
+        self.problem = problem
         self.options = {**self.defaults, **(options or {})}
         self.meter: Meter = FREE
         self.follows = False
@@ -60,9 +60,9 @@ class Domain(ABC):
         """Proven lower bounds of ``min_k (logit_y - logit_k)``, float64 on the CPU; minus infinity where there is none.
 
         Args:
-            which: the samples, as a range or as places in the engine's ``x``.
+            which: the samples, as a range or as places in the problem's ``x``.
             epsilon: ε of each sample, any number of times over.
-            y: labels of all samples of the engine.
+            y: labels of all samples of the problem.
         """
 
     @abstractmethod
@@ -79,12 +79,12 @@ class Domain(ABC):
 
     def samples_at_once(self, sweeps: int) -> int:
         """How many samples, each with ``sweeps`` ε, fit memory together."""
-        return self.engine.chunk_size(sweeps)
+        return self.problem.chunk_size(sweeps)
 
     def profile(self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]) -> Profile | None:
         """Where the proof of these samples loses its certainty, by layer or time step; that of plain intervals here."""
         from thetabox.verify.interval.profile import (
-            profile_of,  # it stands on the engine, which a domain does not import
+            profile_of,  # it stands on the problem, which a domain does not import
         )
 
-        return profile_of(self.engine, which, epsilon)
+        return profile_of(self.problem, which, epsilon)

@@ -30,7 +30,7 @@ LARGEST = {"cpu": 8 << 20, "cuda": 1 << 30}
 
 
 @dataclass
-class Engine:
+class Problem:
     """A traced model with its parameters at hand.
 
     Create one a call: parameter values are read when it is made.

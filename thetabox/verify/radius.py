@@ -14,13 +14,12 @@ from torch import Tensor, nn
 from thetabox import checks
 from thetabox.box import Box
 from thetabox.errors import InputError
-from thetabox.verify import agreement, domains
-from thetabox.verify import arguments as request
+from thetabox.verify import agreement, arguments, domains
 from thetabox.verify.arithmetic.rounding import sound_kernels
 from thetabox.verify.domain import Domain
 from thetabox.verify.effort import DEFAULT, Deadline, Meter
 from thetabox.verify.interval.domain import PlainIntervals
-from thetabox.verify.problem import Engine, Progress
+from thetabox.verify.problem import Problem, Progress
 from thetabox.verify.search import bounds, cascade
 from thetabox.verify.search.first_order import first_order_radius
 from thetabox.verify.search.largest_proven import FLOOR, largest_proven
@@ -46,8 +45,8 @@ class Radii:
 
 def certified_radius(
     model: nn.Module,
-    x: request.Array,
-    y: request.Array,
+    x: arguments.Array,
+    y: arguments.Array,
     *,
     domain: str = "auto",
     max_epsilon: float = 1.0,
@@ -81,30 +80,30 @@ def certified_radius(
     Raises:
         InputError: anything wrong with what was given.
     """
-    deadline = Deadline(request.seconds(timeout))
-    chosen = request.settings(domain, box, arithmetic, precision, device, options)
-    if criterion not in request.CRITERIA:
-        raise InputError(f"unknown criterion {criterion!r}; choose one of {', '.join(request.CRITERIA)}")
+    deadline = Deadline(arguments.seconds(timeout))
+    chosen = arguments.settings(domain, box, arithmetic, precision, device, options)
+    if criterion not in arguments.CRITERIA:
+        raise InputError(f"unknown criterion {criterion!r}; choose one of {', '.join(arguments.CRITERIA)}")
     top = checks.number(max_epsilon, "max_epsilon")
     if top < FLOOR:
         raise InputError(f"max_epsilon must be at least {FLOOR}")
     rtol = checks.number(rtol, "rtol")
     if not 1e-6 <= rtol <= 1.0:
         raise InputError(f"rtol must lie between 1e-6 and 1, not {rtol}")
-    inputs = request.inputs(x)
-    labels = request.labels(y, len(inputs))
-    engine, agreed = agreement.begin(model, chosen, inputs, torch.tensor([FLOOR, agreement.FAR], dtype=torch.float64))
+    inputs = arguments.inputs(x)
+    labels = arguments.labels(y, len(inputs))
+    problem, agreed = agreement.begin(model, chosen, inputs, torch.tensor([FLOOR, agreement.FAR], dtype=torch.float64))
     clean = agreed.logits
-    request.check_labels(labels, clean.shape[1])
+    arguments.check_labels(labels, clean.shape[1])
     right = clean.argmax(1) == labels
-    hunt = _Hunt(engine, labels, criterion, top, rtol, progress, deadline)
-    start = first_order_radius(engine.model, inputs, labels, chosen.box)
+    hunt = _Hunt(problem, labels, criterion, top, rtol, progress, deadline)
+    start = first_order_radius(problem.model, inputs, labels, chosen.box)
     effort = float(chosen.options.get("effort", DEFAULT))
     with sound_kernels():
         if domain == domains.AUTO:
-            radius = hunt.in_stages(right, start, request.margins_of(clean, labels), effort)
+            radius = hunt.in_stages(right, start, arguments.margins_of(clean, labels), effort)
         else:
-            made = cascade.insisted(domain, partial(domains.domain_class(domain), engine, chosen.options))
+            made = cascade.insisted(domain, partial(domains.domain_class(domain), problem, chosen.options))
             first = start / INTERVAL_SHARE if domain == "interval" else start
             radius = cascade.insisted(domain, partial(hunt.over, made, right, first))
     if not details:
@@ -121,7 +120,7 @@ def certified_radius(
 class _Hunt:
     """One search for radii."""
 
-    engine: Engine
+    problem: Problem
     labels: Tensor
     criterion: str
     top: float
@@ -148,13 +147,13 @@ class _Hunt:
     def in_stages(self, right: Tensor, start: Tensor, clean: Tensor, effort: float) -> Tensor:
         """``auto``: the radius of plain intervals, then upward from there stage by stage."""
         radius = cascade.insisted(
-            "interval", lambda: self.over(PlainIntervals(self.engine), right, start / INTERVAL_SHARE)
+            "interval", lambda: self.over(PlainIntervals(self.problem), right, start / INTERVAL_SHARE)
         )
         order = clean.argsort(descending=True, stable=True)
         todo = order[(right & (radius < self.top))[order]]
         # What a certificate leaves a stage at the same ε: all but what the stages before it take at least.
         left = effort
-        for stage in cascade.stages(self.engine) if effort else ():
+        for stage in cascade.stages(self.problem) if effort else ():
             passes = stage.passes(self.criterion)
             todo = todo[radius[todo] < self.top]
             if len(todo) == 0 or passes > left or self.deadline.passed:
@@ -184,7 +183,7 @@ class _Hunt:
             start, proven: of the search.
             left: forward passes that a trial may take beyond its least, if there is a limit.
         """
-        plain = PlainIntervals(self.engine)
+        plain = PlainIntervals(self.problem)
 
         def margins(open_: Tensor, epsilon: Tensor) -> Tensor:
             self.deadline.check()

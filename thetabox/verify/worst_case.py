@@ -10,13 +10,12 @@ from torch import Tensor, nn
 
 from thetabox.box import Box
 from thetabox.models.recurrent import is_recurrent
-from thetabox.verify import agreement
-from thetabox.verify import arguments as request
+from thetabox.verify import agreement, arguments
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import Rounding, sound_kernels
 from thetabox.verify.interpreter.context import Context, Sweep
 from thetabox.verify.network.network import Network, Tensors, network
-from thetabox.verify.problem import Engine
+from thetabox.verify.problem import Problem
 
 
 def worst_margins(
@@ -67,7 +66,7 @@ def _check_once(model: nn.Module, traced: Network, x: Tensor, box: Box) -> None:
     """
     done = ("training", repr(box))
     if done not in traced.main.checked:
-        settings = request.settings("interval", box, "real", "float64", x.device.type)
-        few = request.inputs(x[: agreement.FEW])
-        agreement.check(Engine(model, settings, few), torch.zeros(1, dtype=torch.float64))
+        settings = arguments.settings("interval", box, "real", "float64", x.device.type)
+        few = arguments.inputs(x[: agreement.FEW])
+        agreement.check(Problem(model, settings, few), torch.zeros(1, dtype=torch.float64))
         traced.main.checked.add(done)

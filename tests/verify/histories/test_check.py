@@ -12,10 +12,10 @@ from torch import Tensor, nn
 import thetabox as tb
 from thetabox.errors import InputError
 from thetabox.models import LSNN, LeakyCells
-from thetabox.verify import arguments as request
+from thetabox.verify import arguments
 from thetabox.verify.histories import Histories
 from thetabox.verify.histories.check import check_description
-from thetabox.verify.problem import Engine
+from thetabox.verify.problem import Problem
 
 
 class Cell(nn.Module):
@@ -68,7 +68,7 @@ class Cell(nn.Module):
 
 def histories(model: nn.Module, box: tb.Box | None = None) -> Histories:
     x = torch.randn(4, 20, 3, generator=torch.Generator().manual_seed(1))
-    return Histories(Engine(model, request.settings("interval", box, "real", "float64", "cpu"), x))
+    return Histories(Problem(model, arguments.settings("interval", box, "real", "float64", "cpu"), x))
 
 
 def test_a_true_description_is_taken() -> None:
@@ -114,8 +114,8 @@ def test_ties_may_differ() -> None:
         sample = int(((found > said) & (said > 0)).any(1).nonzero()[0])
         cell = int(((found > said) & (said > 0))[sample].nonzero()[0])
         model.threshold[cell] = said[sample, cell]
-    engine = Engine(model, request.settings("interval", None, "real", "float64", "cpu"), x[sample : sample + 1])
-    check_description(engine, [model.leaky_cells()])
+    problem = Problem(model, arguments.settings("interval", None, "real", "float64", "cpu"), x[sample : sample + 1])
+    check_description(problem, [model.leaky_cells()])
 
 
 def test_a_spike_at_a_tie_is_another_network() -> None:
@@ -141,7 +141,7 @@ WRONG: list[dict[str, Any]] = [
 
 
 def test_descriptions_that_cannot_be() -> None:
-    engine = histories(Cell()).engine
+    problem = histories(Cell()).problem
     for says in WRONG:
         with pytest.raises(InputError, match="leaky_cells"):
-            check_description(engine, [replace(Cell().leaky_cells(), **says)])
+            check_description(problem, [replace(Cell().leaky_cells(), **says)])

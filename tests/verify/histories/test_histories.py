@@ -19,11 +19,11 @@ from tests.oracles.rational import assert_contains, exact
 from thetabox.errors import InputError
 from thetabox.measure.many_lsnn import many_logits
 from thetabox.models import LSNN, LeakyCells
-from thetabox.verify import arguments as request
+from thetabox.verify import arguments
 from thetabox.verify.arithmetic.rounding import Rounding
 from thetabox.verify.histories import Histories
 from thetabox.verify.histories.cells import decay
-from thetabox.verify.problem import Engine
+from thetabox.verify.problem import Problem
 
 SWEEP = [0.0, 1e-9, 1e-3, 0.05, 0.9]
 
@@ -37,8 +37,8 @@ def domain(
     arithmetic: str = "real",
     **options: int,
 ) -> Histories:
-    chosen = request.settings("interval", box, arithmetic, precision, "cpu")
-    return Histories(Engine(model, chosen, x), options)
+    chosen = arguments.settings("interval", box, arithmetic, precision, "cpu")
+    return Histories(Problem(model, chosen, x), options)
 
 
 def sweep_of(epsilon: Sequence[float], samples: int) -> Tensor:

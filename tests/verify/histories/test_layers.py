@@ -14,9 +14,9 @@ import thetabox as tb
 from thetabox.errors import InputError
 from thetabox.models import LSNN, LeakyCells, RecurrentModule
 from thetabox.models.lsnn import LSNNState
-from thetabox.verify import arguments as request
+from thetabox.verify import arguments
 from thetabox.verify.histories import Histories
-from thetabox.verify.problem import Engine
+from thetabox.verify.problem import Problem
 
 INPUTS, CLASSES = 4, 3
 CORNERS = 6
@@ -93,7 +93,7 @@ NETWORKS = {
 def domain(
     model: nn.Module, x: Tensor, box: tb.Box | None = None, precision: str = "float64", **options: int
 ) -> Histories:
-    return Histories(Engine(model, request.settings("interval", box, "real", precision, "cpu"), x), options)
+    return Histories(Problem(model, arguments.settings("interval", box, "real", precision, "cpu"), x), options)
 
 
 def inputs(samples: int = 5, steps: int = 25) -> Tensor:
@@ -135,7 +135,7 @@ def test_sampled_networks_inside(name: str, kind: str) -> None:
     y = model.double()(x.double()).argmax(1)
     found = [domain(model, x, box, **options) for options in OPTIONS]
     held = {n: p.detach().clone() for n, p in model.named_parameters()}
-    factors, values = found[0].engine.tensors.factors, found[0].engine.tensors.values
+    factors, values = found[0].problem.tensors.factors, found[0].problem.tensors.values
     for epsilon in (1e-3, 0.2):
         rows = torch.full((1, 5), epsilon, dtype=torch.float64)
         bounds = [d.logits(slice(0, 5), rows) for d in found]

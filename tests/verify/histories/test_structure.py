@@ -14,13 +14,13 @@ from torch.nn import functional as F
 import thetabox as tb
 from thetabox.errors import InputError
 from thetabox.models import LSNN, LeakyCells, RecurrentModule
-from thetabox.verify import arguments as request
+from thetabox.verify import arguments
 from thetabox.verify.histories.check import check_description
 from thetabox.verify.histories.runs import differs
 from thetabox.verify.histories.structure import Mismatch, check_structure
 from thetabox.verify.network import graph, network
 from thetabox.verify.network.graph import Graph
-from thetabox.verify.problem import Engine
+from thetabox.verify.problem import Problem
 
 UNITS, CLASSES, STEPS, DT = 4, 3, 6, 0.5
 
@@ -169,8 +169,8 @@ def _traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
 _TRACED: dict[str, Graph] = {}
 
 
-def engine_of(model: nn.Module, x: Tensor, box: tb.Box | None = None) -> Engine:
-    return Engine(model, request.settings("interval", box, "real", "float64", "cpu"), x)
+def problem_of(model: nn.Module, x: Tensor, box: tb.Box | None = None) -> Problem:
+    return Problem(model, arguments.settings("interval", box, "real", "float64", "cpu"), x)
 
 
 def quiet() -> Tensor:
@@ -179,12 +179,12 @@ def quiet() -> Tensor:
 
 
 def prove(model: Any, box: tb.Box | None = None, x: Tensor | None = None) -> None:
-    check_structure_of(engine_of(model, quiet() if x is None else x, box))
+    check_structure_of(problem_of(model, quiet() if x is None else x, box))
 
 
-def check_structure_of(engine: Engine) -> None:
-    said = engine.model.leaky_cells()
-    check_structure(engine, (said,) if isinstance(said, LeakyCells) else said)
+def check_structure_of(problem: Problem) -> None:
+    said = problem.model.leaky_cells()
+    check_structure(problem, (said,) if isinstance(said, LeakyCells) else said)
 
 
 # ---- written in another way
@@ -633,15 +633,15 @@ NEAR: dict[str, Callable[[], nn.Module]] = {
 def test_nearly_as_described(name: str) -> None:
     """Runs see no difference; the graph shows one, and it is named."""
     model = NEAR[name]()
-    engine = engine_of(model, quiet())
+    problem = problem_of(model, quiet())
     said = model.leaky_cells()
     said = [said] if isinstance(said, LeakyCells) else said
-    begins = any(bool(t.any()) for t in engine.model.initial_state(1)) if name.startswith("begins") else False
-    assert begins or not differs(engine, said)
+    begins = any(bool(t.any()) for t in problem.model.initial_state(1)) if name.startswith("begins") else False
+    assert begins or not differs(problem, said)
     with pytest.raises(Mismatch):
-        check_structure(engine, said)
+        check_structure(problem, said)
     with pytest.raises(InputError, match=r"leaky_cells.*use the domain 'interval'$"):
-        check_description(engine, said)
+        check_description(problem, said)
 
 
 def test_spikes_found_from_v_below_zero() -> None:
@@ -701,10 +701,10 @@ def test_a_turned_view_is_read_as_it_is() -> None:
 @pytest.mark.parametrize("value", [-2.0, 0.0, float("nan"), float("inf")])
 def test_time_constants_that_are_none(name: str, value: float) -> None:
     model = Base()
-    engine = engine_of(model, quiet())
+    problem = problem_of(model, quiet())
     getattr(model, name)[2] = value
     with pytest.raises(InputError, match=f"'{name}' for a time constant"):
-        check_description(engine, [model.leaky_cells()])
+        check_description(problem, [model.leaky_cells()])
 
 
 NARROW: dict[str, Callable[[], nn.Module]] = {

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from thetabox.box import Box
 from thetabox.verify.arguments import settings
 from thetabox.verify.linear import Linear
-from thetabox.verify.problem import Engine
+from thetabox.verify.problem import Problem
 
 SWEEP = [0.0, 1e-9, 1e-3, 0.1, 1.5]
 
@@ -26,7 +26,7 @@ def linear(
     precision: str = "float64",
 ) -> Linear:
     """The domain for a model and its inputs."""
-    return Linear(Engine(model, settings("interval", box, arithmetic, precision, "cpu"), x), {"grade": grade})
+    return Linear(Problem(model, settings("interval", box, arithmetic, precision, "cpu"), x), {"grade": grade})
 
 
 def spread(epsilon: list[float], samples: int) -> Tensor:

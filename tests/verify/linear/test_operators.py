@@ -17,7 +17,7 @@ from thetabox.box import Box
 from thetabox.errors import InputError, UnsupportedOperator
 from thetabox.verify.arguments import settings
 from thetabox.verify.linear import BACKWARD, Linear
-from thetabox.verify.problem import Engine
+from thetabox.verify.problem import Problem
 
 SWEEP = (0.0, 1e-3, 0.1, 1.5)
 POINTS = 12
@@ -355,10 +355,10 @@ def check(module: Probe, x: Tensor, arithmetic: str, box: Box, operator: str = "
     """``"held"`` or ``"refused"``; fails for a bound that does not hold."""
     dtype = torch.float32 if arithmetic == "float32" else torch.float64
     try:
-        engine = engine_of(module, x, box, arithmetic)
+        problem = problem_of(module, x, box, arithmetic)
         if operator:
-            written(engine, operator)
-        domains = {grade: Linear(engine, {"grade": grade}) for grade in "ab"}
+            written(problem, operator)
+        domains = {grade: Linear(problem, {"grade": grade}) for grade in "ab"}
         found = []
         for epsilon in SWEEP:
             values = torch.full((len(x),), epsilon, dtype=torch.float64)
@@ -464,14 +464,14 @@ OF_ALL_SAMPLES = {"aten.mean.default"}
 ONE_EACH = {*OPERATORS.values(), *(case for case, _, _ in WRITTEN_OUT.values())}
 
 
-def engine_of(module: Probe, x: Tensor, box: Box, arithmetic: str) -> Engine:
-    return Engine(module, settings("interval", box, arithmetic, "float64", "cpu"), x)
+def problem_of(module: Probe, x: Tensor, box: Box, arithmetic: str) -> Problem:
+    return Problem(module, settings("interval", box, arithmetic, "float64", "cpu"), x)
 
 
-def written(engine: Engine, operator: str) -> None:
+def written(problem: Problem, operator: str) -> None:
     """Put an operator in the place of those that the trace writes it as."""
     _, stands, rest = WRITTEN_OUT[operator]
-    graph = engine.network.main
+    graph = problem.network.main
     name, overload = operator.removeprefix("aten.").split(".")
     target = getattr(getattr(torch.ops.aten, name), overload)
     operations = list(graph.operations)
@@ -485,7 +485,7 @@ def written(engine: Engine, operator: str) -> None:
     else:
         args = (old.args[0], *rest)
     operations[place] = replace(old, operator=operator, target=target, args=args)
-    engine.network.main = replace(graph, operations=operations, last_use={}, readers=Counter())
+    problem.network.main = replace(graph, operations=operations, last_use={}, readers=Counter())
 
 
 @pytest.mark.parametrize("name", [n if n in ONE_EACH else pytest.param(n, marks=pytest.mark.slow) for n in CASES])
@@ -498,7 +498,7 @@ def test_contained_or_left_to_intervals(name: str, bent: bool) -> None:
         box = boxes[(len(name) + place) % 2]
         assert check(module, x, arithmetic, box) == ("refused" if case.refused else "held")
     if not case.refused:
-        met = {o.operator for o in engine_of(module, x, Box(), "real").network.main.operations}
+        met = {o.operator for o in problem_of(module, x, Box(), "real").network.main.operations}
         assert {o for o, where in OPERATORS.items() if where == name} <= met
 
 

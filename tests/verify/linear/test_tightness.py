@@ -14,7 +14,7 @@ from thetabox.verify.arguments import settings
 from thetabox.verify.linear import Linear
 from thetabox.verify.linear.domain import margin_rows
 from thetabox.verify.lirpa.bounds import lirpa_bounds
-from thetabox.verify.problem import Engine
+from thetabox.verify.problem import Problem
 
 
 @needs.auto_lirpa
@@ -59,7 +59,7 @@ def test_shared_kernels_are_one_number() -> None:
     found = linear(model, x, "a", box).margins(slice(None), spread([0.1], 3), y)[0]
     assert torch.allclose(found, truth, atol=1e-9)
     # Place by place the same noise costs more.
-    apart = Engine(model, settings("interval", box, "real", "float64", "cpu"), x).margins(
+    apart = Problem(model, settings("interval", box, "real", "float64", "cpu"), x).margins(
         slice(None), spread([0.1], 3), y
     )[0]
     assert (found > apart + 0.01).all()
@@ -234,7 +234,7 @@ def test_refusals() -> None:
     with pytest.raises(InputError, match="grade"):
         linear(model, x, "c")
     with pytest.raises(InputError, match="no option 'slope'"):
-        Linear(Engine(model, settings("interval", None, "real", "float64", "cpu"), x), {"slope": 1})
+        Linear(Problem(model, settings("interval", None, "real", "float64", "cpu"), x), {"slope": 1})
 
 
 def test_descent_reaches_close_to_the_bound() -> None:

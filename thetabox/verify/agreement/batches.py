@@ -7,7 +7,7 @@ from torch import Tensor
 
 from thetabox.models.running import Running
 from thetabox.verify.network.network import Network
-from thetabox.verify.problem import Engine
+from thetabox.verify.problem import Problem
 
 # Samples that stand for all where the parameters are moved.
 FEW = 2
@@ -38,6 +38,6 @@ def repeated(places: Tensor, size: int) -> Tensor:
     return places[torch.arange(size) % len(places)]
 
 
-def logits(engine: Engine, run: Running) -> Tensor:
+def logits(problem: Problem, run: Running) -> Tensor:
     """What a run answers for every sample, float64, in one batch where memory allows."""
-    return torch.cat([run(part) for part in engine.x.split(at_once(engine.network))]).double()
+    return torch.cat([run(part) for part in problem.x.split(at_once(problem.network))]).double()

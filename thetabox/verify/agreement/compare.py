@@ -32,7 +32,7 @@ from thetabox.verify.agreement.own import OwnForward, as_traced, compare_precisi
 from thetabox.verify.arguments import Settings
 from thetabox.verify.arithmetic.rounding import sound_kernels
 from thetabox.verify.network.origins import check_apart
-from thetabox.verify.problem import Engine
+from thetabox.verify.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -50,62 +50,64 @@ class Agreement:
 
 def begin(
     model: nn.Module, settings: Settings, x: Float[Tensor, "samples ..."], epsilon: Float[Tensor, " sweeps"]
-) -> tuple[Engine, Agreement]:
+) -> tuple[Problem, Agreement]:
     """What every public function that bounds begins with: the network traced, its box looked at, the two compared.
 
     Raises:
         InputError: as :func:`check`, or nothing moves in the box.
     """
     with RUNNING:
-        engine = Engine(model, settings, x)
-        settings.box.check(engine.model)
-        engine.tensors.check_reach(epsilon)
-        agreed = check(engine, epsilon)
-        if engine.model is not model:
-            compare_folded(engine, model)
-        return engine, agreed
+        problem = Problem(model, settings, x)
+        settings.box.check(problem.model)
+        problem.tensors.check_reach(epsilon)
+        agreed = check(problem, epsilon)
+        if problem.model is not model:
+            compare_folded(problem, model)
+        return problem, agreed
 
 
-def check(engine: Engine, epsilon: Float[Tensor, " sweeps"]) -> Agreement:
-    """Compare the engine's graph with its module.
+def check(problem: Problem, epsilon: Float[Tensor, " sweeps"]) -> Agreement:
+    """Compare the problem's graph with its module.
 
     Raises:
         InputError: they differ; the message says in what, and the likely reason.
     """
-    check_apart(engine.model, [n for n, value in engine.tensors.values.items() if id(value) in engine.tensors.factors])
-    unread = _unread(engine)
+    check_apart(
+        problem.model, [n for n, value in problem.tensors.values.items() if id(value) in problem.tensors.factors]
+    )
+    unread = _unread(problem)
     with torch.no_grad(), sound_kernels():
-        with running(engine.model) as run:
-            found = as_traced(engine, run)
-            wide = found or (found is False and not _as_traced_in_its_own(engine))
-            own, record = _compared(engine, epsilon, run, traced=bool(found)) if wide else (None, {})
-        if own is None or holds_narrow(engine):
-            with running(engine.model, wide=False) as narrow:
+        with running(problem.model) as run:
+            found = as_traced(problem, run)
+            wide = found or (found is False and not _as_traced_in_its_own(problem))
+            own, record = _compared(problem, epsilon, run, traced=bool(found)) if wide else (None, {})
+        if own is None or holds_narrow(problem):
+            with running(problem.model, wide=False) as narrow:
                 if own is None:
-                    own, record = _compared(engine, epsilon, narrow)
+                    own, record = _compared(problem, epsilon, narrow)
                 else:
-                    compare_precision(engine, narrow, own.logits)
-    constants = sum(t.numel() for graph in engine.network.graphs.values() for t in graph.constants.values())
+                    compare_precision(problem, narrow, own.logits)
+    constants = sum(t.numel() for graph in problem.network.graphs.values() for t in graph.constants.values())
     return Agreement(own.logits, {**record, "unread": unread, "constants": constants})
 
 
-def _as_traced_in_its_own(engine: Engine) -> bool:
+def _as_traced_in_its_own(problem: Problem) -> bool:
     """Whether the module answers the graph's numbers in its own precision, though not in double.
 
     A few fused operators of torch have no such form, and code may ask for the type (for the least number of it, say).
     """
-    with running(engine.model, wide=False) as run:
-        return bool(as_traced(engine, run))
+    with running(problem.model, wide=False) as run:
+        return bool(as_traced(problem, run))
 
 
 def _compared(
-    engine: Engine, epsilon: Tensor, run: Running, *, traced: bool = False
+    problem: Problem, epsilon: Tensor, run: Running, *, traced: bool = False
 ) -> tuple[OwnForward, dict[str, Any]]:
     """The module at its own weights and at others, and what the certificate records of that."""
-    own = OwnForward(engine, run)
+    own = OwnForward(problem, run)
     own.compare_all(traced=traced)
     own.compare_sizes()
-    moved = compare_moved(engine, epsilon, run, own.logits, own.sizes)
+    moved = compare_moved(problem, epsilon, run, own.logits, own.sizes)
     precision = "float64" if run.wide else str(run.dtype).removeprefix("torch.")
     return own, {
         "samples": len(own.logits),
@@ -115,14 +117,14 @@ def _compared(
     }
 
 
-def _unread(engine: Engine) -> list[str]:
+def _unread(problem: Problem) -> list[str]:
     """Parameters in the box that the network never reads.
 
     Raises:
         InputError: it reads none of those in the box, so that nothing would be perturbed.
     """
-    tensors = engine.tensors
-    graphs = engine.network.graphs.values()
+    tensors = problem.tensors
+    graphs = problem.network.graphs.values()
     read = {id(tensors.values[name]) for g in graphs for i, name in g.tensors.items() if g.readers[i]}
     boxed = [name for name, value in tensors.values.items() if id(value) in tensors.factors]
     unread = [name for name in boxed if id(tensors.values[name]) not in read]

@@ -15,25 +15,25 @@ from thetabox.verify.agreement.batches import FEW, logits, repeated, sizes
 from thetabox.verify.agreement.nearness import NEAR, near
 from thetabox.verify.arithmetic.rounding import sound_kernels
 from thetabox.verify.network.network import network
-from thetabox.verify.problem import Engine
+from thetabox.verify.problem import Problem
 
 
-def compare_folded(engine: Engine, model: nn.Module) -> None:
+def compare_folded(problem: Problem, model: nn.Module) -> None:
     """The user's network beside its fold in double precision: every sample, in batches of several sizes.
 
     Raises:
         InputError: they differ.
     """
-    few = torch.arange(min(FEW, len(engine.x)))
+    few = torch.arange(min(FEW, len(problem.x)))
     with torch.no_grad(), sound_kernels():
         with running(folded(duplicate(model).double())) as run:
-            expected = logits(engine, run)
+            expected = logits(problem, run)
         with running(model) as run:
-            answers = [(logits(engine, run), expected)]
-            for size in sizes(network(model, engine.x)):
+            answers = [(logits(problem, run), expected)]
+            for size in sizes(network(model, problem.x)):
                 places = repeated(few, size)
                 with suppress(InputError):  # a batch that it does not take
-                    answers.append((run(engine.x[places], gradients=size % 2 == 0).double(), expected[places]))
+                    answers.append((run(problem.x[places], gradients=size % 2 == 0).double(), expected[places]))
     if not all(near(answer, other, NEAR) for answer, other in answers):
         raise InputError(
             "the network is not the function that would be bounded: with its batch norms folded it answers other "

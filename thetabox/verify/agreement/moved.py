@@ -17,7 +17,7 @@ from thetabox.verify.agreement.nearness import NEAR, NEAR_OWN, explained, near, 
 from thetabox.verify.agreement.refusal import refuse
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.network.replay import replay
-from thetabox.verify.problem import Engine
+from thetabox.verify.problem import Problem
 
 # How far parameters are moved at least.
 FAR = 0.05
@@ -30,26 +30,26 @@ OVERRIDABLE = {"__call__", "forward", "outputs"}
 OURS = {getattr(kind, name) for kind in (RecurrentModule, LSNN) for name in OVERRIDABLE}
 
 
-def compare_moved(engine: Engine, epsilon: Tensor, run: Running, own: Tensor, taken: list[int]) -> int:
+def compare_moved(problem: Problem, epsilon: Tensor, run: Running, own: Tensor, taken: list[int]) -> int:
     """The module with its parameters moved in place beside the graph with the same; how many tensors were moved.
 
     What was found of a trace holds as long as the trace does, so this is done once for each; but for a recurrent
     network with a forward of its own, of which the trace says nothing, nor of the batch sizes at which it may branch.
 
     Args:
-        engine: of the module.
+        problem: of the module.
         epsilon: of the certificate; the largest, and one that is not small, are tried.
         run: of the module.
         own: its logits at its own weights.
         taken: batch sizes that the module takes.
     """
-    names = [n for n, value in engine.tensors.values.items() if id(value) in engine.tensors.factors]
-    key = ("moved", repr(engine.settings.box), *engine.network.graphs.values(), run.wide)
-    checked = engine.network.main.checked
-    traced = forward_is_traced(engine.model)
+    names = [n for n, value in problem.tensors.values.items() if id(value) in problem.tensors.factors]
+    key = ("moved", repr(problem.settings.box), *problem.network.graphs.values(), run.wide)
+    checked = problem.network.main.checked
+    traced = forward_is_traced(problem.model)
     if (traced and key in checked) or not names:
         return len(names)
-    moving = _Moving(engine, run, names, few=FEW if traced else MANY)
+    moving = _Moving(problem, run, names, few=FEW if traced else MANY)
     top = float(epsilon.max())
     if top > 0:
         moving.compare_all(top, POINTS)
@@ -57,7 +57,7 @@ def compare_moved(engine: Engine, epsilon: Tensor, run: Running, own: Tensor, ta
     if top < FAR:
         moving.compare_all(FAR, ["corner"])
     # A batch of one is no size of the trace, which takes it for a constant.
-    moving.compare_sizes([size for size in (1, *branching(engine.network)) if size in taken], whole=not traced)
+    moving.compare_sizes([size for size in (1, *branching(problem.network)) if size in taken], whole=not traced)
     for name in names:
         moving.compare_alone(name)
     if run.wide:
@@ -81,11 +81,11 @@ ALL_MOVED = "with all parameters moved, the module answers another thing than th
 class _Moving:
     """Parameters at random points and corners of the box."""
 
-    def __init__(self, engine: Engine, run: Running, names: list[str], few: int) -> None:
-        self.engine, self.run, self.names = engine, run, names
+    def __init__(self, problem: Problem, run: Running, names: list[str], few: int) -> None:
+        self.problem, self.run, self.names = problem, run, names
         # Silent samples would show nothing, so the loudest are among the few.
-        loud = engine.x.double().abs().flatten(1).amax(1).argsort(descending=True, stable=True)
-        self.few = torch.cat([torch.arange(min(few, len(engine.x))), loud[:few]]).unique()
+        loud = problem.x.double().abs().flatten(1).amax(1).argsort(descending=True, stable=True)
+        self.few = torch.cat([torch.arange(min(few, len(problem.x))), loud[:few]]).unique()
         self.own = {name: run.read(name).clone() for name in names}
         self.generator = torch.Generator().manual_seed(0)
         self.radius = {name: self._radius(name) for name in names}
@@ -101,12 +101,12 @@ class _Moving:
 
     def compare_bounds(self, epsilon: float) -> None:
         """What was answered last, where it is a number, lies inside the certificate's own bounds at that ε."""
-        bounds = _plain_bounds(self.engine, self.few, epsilon)
+        bounds = _plain_bounds(self.problem, self.few, epsilon)
         if bounds is None:
             return
         for answer in self.answers:
             if answer is not None and len(outside(bounds, answer, self.near)):
-                refuse(self.engine, f"with its parameters moved by ε = {epsilon:g} its answer lies outside the bounds")
+                refuse(self.problem, f"with its parameters moved by ε = {epsilon:g} its answer lies outside the bounds")
 
     def compare_sizes(self, sizes: Sequence[int], *, whole: bool) -> None:
         """All tensors moved, in batches of several sizes, and in one of all samples if ``whole``."""
@@ -114,13 +114,13 @@ class _Moving:
         graph = self._graph()
         batches = [repeated(self.few, size) for size in sizes]
         if whole:
-            rest = torch.arange(len(self.engine.x))
+            rest = torch.arange(len(self.problem.x))
             everything = torch.cat([self.few, rest[~torch.isin(rest, self.few)]])
-            batches.append(everything[: max(len(self.few), at_once(self.engine.network))])
+            batches.append(everything[: max(len(self.few), at_once(self.problem.network))])
         for places in batches if bool(graph.isfinite().all()) else ():
-            answer = self.run(self.engine.x[places]).double()[: len(self.few)]
+            answer = self.run(self.problem.x[places]).double()[: len(self.few)]
             if not self._same(answer, graph[: len(answer)], places[: len(answer)]):
-                refuse(self.engine, f"{ALL_MOVED} in a batch of {len(places)}")
+                refuse(self.problem, f"{ALL_MOVED} in a batch of {len(places)}")
         self.run.move(self.own)
 
     def compare_alone(self, name: str) -> None:
@@ -134,11 +134,11 @@ class _Moving:
 
         ``own`` is what the module answers at its own weights: a copy that answers otherwise is another program.
         """
-        x = self.run.inputs(self.engine.x[self.few])
+        x = self.run.inputs(self.problem.x[self.few])
         x = x.double() if x.is_floating_point() else x
         moved = {name: self._moved(name, FAR, "larger") for name in self.names}
         try:
-            replica = Replica(self.engine.model)
+            replica = Replica(self.problem.model)
             if not near(replica(x), own, self.near):
                 return
             replica.move(moved)
@@ -148,7 +148,9 @@ class _Moving:
         self.run.move(moved)
         expected = self._graph()
         if _finite(answer, expected) and not self._same(answer, expected, self.few):
-            refuse(self.engine, "a copy of it whose weights are written to answers another thing than the traced graph")
+            refuse(
+                self.problem, "a copy of it whose weights are written to answers another thing than the traced graph"
+            )
 
     def _moved(self, name: str, reach: float, point: str) -> Tensor:
         own = self.own[name]
@@ -161,26 +163,26 @@ class _Moving:
 
     def _radius(self, name: str) -> Tensor:
         """At ε = 1; a little inside the box, whose ends are rounded outward as those of a move are not."""
-        factor = self.engine.tensors.factors[id(self.engine.tensors.values[name])]
-        return self.engine.settings.box.unit_radius(self.own[name].double()) * (factor * (1.0 - 2.0**-40))
+        factor = self.problem.tensors.factors[id(self.problem.tensors.values[name])]
+        return self.problem.settings.box.unit_radius(self.own[name].double()) * (factor * (1.0 - 2.0**-40))
 
     def _graph(self) -> Tensor:
-        x = self.run.inputs(self.engine.x[self.few])
-        return replay(self.engine.network, self.run.read, x, wide=self.run.wide).double().cpu()
+        x = self.run.inputs(self.problem.x[self.few])
+        return replay(self.problem.network, self.run.read, x, wide=self.run.wide).double().cpu()
 
     def _same(self, answer: Tensor, expected: Tensor, places: Tensor) -> bool:
         """Whether two answers at the weights as they are moved now are one, but for rounding."""
         if answer.shape == expected.shape and near(answer, expected, self.near):
             return True
-        return explained(self.engine, places, values(self.run), answer, self.near)
+        return explained(self.problem, places, values(self.run), answer, self.near)
 
     def _compare(self, what: str, *, all_moved: bool = False) -> Tensor | None:
         """The module's answer, once it is known to be that of the graph; ``None`` where it is not a number."""
-        answer, graph = self.run(self.engine.x[self.few]).double(), self._graph()
+        answer, graph = self.run(self.problem.x[self.few]).double(), self._graph()
         if not _finite(answer, graph):
             return None  # a box that reaches a pole: nothing can be proven there
         if not self._same(answer, graph, self.few):
-            refuse(self.engine, what, self._culprit() if all_moved else None)
+            refuse(self.problem, what, self._culprit() if all_moved else None)
         return answer
 
     def _culprit(self) -> str | None:
@@ -200,9 +202,9 @@ def _finite(*answers: Tensor) -> bool:
     return all(bool(answer.isfinite().all()) for answer in answers)
 
 
-def _plain_bounds(engine: Engine, which: Tensor, epsilon: float) -> Interval | None:
+def _plain_bounds(problem: Problem, which: Tensor, epsilon: float) -> Interval | None:
     """The certificate's own bounds, where intervals have any."""
     try:
-        return engine.logits(which, torch.full((1, len(which)), epsilon, dtype=torch.float64))
+        return problem.logits(which, torch.full((1, len(which)), epsilon, dtype=torch.float64))
     except OneEpsilonAtATime:
         return None

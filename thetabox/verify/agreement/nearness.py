@@ -14,7 +14,7 @@ from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import SAFETY, Rounding, gamma
 from thetabox.verify.interpreter.context import Context, Sweep
 from thetabox.verify.network.network import Tensors
-from thetabox.verify.problem import Engine
+from thetabox.verify.problem import Problem
 
 # Roundoff of a double-precision run, with room for sums in any order and fused or folded operators.
 ROUNDOFF = 2.0**-45
@@ -58,31 +58,31 @@ def values(run: Running) -> dict[str, Tensor]:
 
 
 def at_zero(
-    engine: Engine, which: slice | Tensor, values: Mapping[str, Tensor] | None, rounding: Rounding | None = None
+    problem: Problem, which: slice | Tensor, values: Mapping[str, Tensor] | None, rounding: Rounding | None = None
 ) -> Interval:
     """Logits of the graph at ε = 0 with room for any evaluation in double precision; ``values`` for its tensors."""
     rounding = rounding or Evaluated(torch.float64, "real", ROUNDOFF)
-    settings = replace(engine.settings, rounding=rounding)
-    tensors = Tensors(engine.model, settings.box, rounding, settings.device, values)
+    settings = replace(problem.settings, rounding=rounding)
+    tensors = Tensors(problem.model, settings.box, rounding, settings.device, values)
     parts = []
-    for places in torch.arange(len(engine.x))[which].split(engine.chunk_size(1)):
+    for places in torch.arange(len(problem.x))[which].split(problem.chunk_size(1)):
         sweep = Sweep(torch.zeros(1, len(places), dtype=torch.float64, device=settings.device))
-        context = Context(sweep, rounding, few_layers=engine.network.few_layers)
-        final = engine.network.run(context, tensors, input_interval(engine.x[places], settings))
+        context = Context(sweep, rounding, few_layers=problem.network.few_layers)
+        final = problem.network.run(context, tensors, input_interval(problem.x[places], settings))
         parts.append(final.logits().settled(rounding.own))
     lower, upper = (torch.cat([getattr(p, end).double().cpu() for p in parts]) for end in ("lower", "upper"))
     return Interval(lower, upper)
 
 
 def explained(
-    engine: Engine, which: slice | Tensor, values: Mapping[str, Tensor], answer: Tensor, relative: float
+    problem: Problem, which: slice | Tensor, values: Mapping[str, Tensor], answer: Tensor, relative: float
 ) -> bool:
     """Whether rounding alone may make an answer: it lies in bounds that tell something, or that a jump makes wide."""
-    bounds = at_zero(engine, which, values)
+    bounds = at_zero(problem, which, values)
     if len(outside(bounds, answer, relative)):
         return False
     width = (bounds.upper - bounds.lower).amax()
-    return _jumps(engine) or bool(width <= NEAR_OWN * answer.abs().amax())
+    return _jumps(problem) or bool(width <= NEAR_OWN * answer.abs().amax())
 
 
 def outside(bounds: Interval, logits: Tensor, relative: float) -> Tensor:
@@ -94,7 +94,7 @@ def outside(bounds: Interval, logits: Tensor, relative: float) -> Tensor:
     return (~inside.all(1)).nonzero().squeeze(1)
 
 
-def _jumps(engine: Engine) -> bool:
+def _jumps(problem: Problem) -> bool:
     """Whether rounding may become a difference that is seen, at a jump or a pole: bounds then tell what it may be."""
-    operations = [o for graph in engine.network.graphs.values() for o in graph.operations]
+    operations = [o for graph in problem.network.graphs.values() for o in graph.operations]
     return any(o.dtype is torch.bool or o.operator.split(".")[1:2] in [[name] for name in JUMPS] for o in operations)

@@ -23,30 +23,30 @@ from thetabox.verify.agreement.refusal import refuse
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import Rounding
 from thetabox.verify.network.replay import replay
-from thetabox.verify.problem import Engine
+from thetabox.verify.problem import Problem
 
 
-def holds_narrow(engine: Engine) -> bool:
+def holds_narrow(problem: Problem) -> bool:
     """Whether anything in the network is of less than double precision."""
-    return any(dtype in NARROW for graph in engine.network.graphs.values() for dtype in graph.dtypes.values())
+    return any(dtype in NARROW for graph in problem.network.graphs.values() for dtype in graph.dtypes.values())
 
 
-def as_traced(engine: Engine, run: Running) -> bool | None:
+def as_traced(problem: Problem, run: Running) -> bool | None:
     """Whether a run answers the numbers of the graph for a few samples; ``None`` where the module cannot be run so."""
-    few = engine.x[:FEW]
+    few = problem.x[:FEW]
     try:
         answer = run(few).double()
     except InputError:
         return None
-    graph = replay(engine.network, run.read, run.inputs(few), wide=run.wide).double().cpu()
+    graph = replay(problem.network, run.read, run.inputs(few), wide=run.wide).double().cpu()
     return answer.shape == graph.shape and near(answer, graph, NEAR if run.wide else NEAR_OWN)
 
 
 class OwnForward:
     """The module at its own weights."""
 
-    def __init__(self, engine: Engine, run: Running) -> None:
-        self.engine, self.run = engine, run
+    def __init__(self, problem: Problem, run: Running) -> None:
+        self.problem, self.run = problem, run
         self.near = NEAR if run.wide else NEAR_OWN
         self.logits = torch.empty(0)
         self.sizes: list[int] = []
@@ -57,26 +57,26 @@ class OwnForward:
         Args:
             traced: the few are known to answer as the graph does.
         """
-        engine, run = self.engine, self.run
-        self.logits = logits(engine, run)
+        problem, run = self.problem, self.run
+        self.logits = logits(problem, run)
         if not bool(self.logits.isfinite().all()):
             raise InputError("the network answers NaN or infinite logits at its own weights")
         if not traced:
-            graph = replay(engine.network, run.read, run.inputs(engine.x[:FEW]), wide=run.wide)
+            graph = replay(problem.network, run.read, run.inputs(problem.x[:FEW]), wide=run.wide)
             self._same(graph, slice(0, FEW), "its forward differs from what was traced")
-        beyond = outside(at_zero(engine, slice(None), values(run)), self.logits, self.near)
+        beyond = outside(at_zero(problem, slice(None), values(run)), self.logits, self.near)
         if len(beyond):
-            refuse(engine, f"its forward of sample {int(beyond[0])} lies outside the bounds at ε = 0")
+            refuse(problem, f"its forward of sample {int(beyond[0])} lies outside the bounds at ε = 0")
 
     def compare_sizes(self) -> None:
         """A few samples in batches of several sizes, with gradients on and off."""
-        few = torch.arange(min(FEW, len(self.engine.x)))
-        for size in sizes(self.engine.network):
+        few = torch.arange(min(FEW, len(self.problem.x)))
+        for size in sizes(self.problem.network):
             places = repeated(few, size)
             try:
-                answer = self.run(self.engine.x[places], gradients=size % 2 == 0)
+                answer = self.run(self.problem.x[places], gradients=size % 2 == 0)
             except InputError:
-                if size == len(self.engine.x):
+                if size == len(self.problem.x):
                     raise
                 continue  # a batch that the network does not take is none that it answers otherwise
             self.sizes.append(size)
@@ -89,14 +89,14 @@ class OwnForward:
         if own.shape == answer.shape:
             if near(own, answer, self.near):
                 return
-            if explained(self.engine, which, values(self.run), answer, self.near):
+            if explained(self.problem, which, values(self.run), answer, self.near):
                 return
-        refuse(self.engine, what)
+        refuse(self.problem, what)
 
 
-def compare_precision(engine: Engine, run: Running, wide: Tensor) -> None:
+def compare_precision(problem: Problem, run: Running, wide: Tensor) -> None:
     """Every sample in the network's own precision: near the answers in double precision, or within its rounding."""
-    own = logits(engine, run)
+    own = logits(problem, run)
     size = torch.maximum(wide.abs(), own.abs()).amax(1, keepdim=True)
     apart = ~((own - wide).abs() <= NEAR_OWN * size).all(1)
     places = apart.nonzero().squeeze(1)
@@ -107,7 +107,7 @@ def compare_precision(engine: Engine, run: Running, wide: Tensor) -> None:
     else:
         rounding = Evaluated(torch.float64, "real", 4.0 * torch.finfo(run.dtype).eps)
     try:
-        bounds = at_zero(engine, places, None, rounding)
+        bounds = at_zero(problem, places, None, rounding)
     except InputError:  # sums too long for any bound in this precision
         return
     # Of what overflowed nothing is known, neither of the number nor of its bounds.
@@ -116,4 +116,4 @@ def compare_precision(engine: Engine, run: Running, wide: Tensor) -> None:
     beyond = outside(told, torch.where(known, own[places], 0.0), NEAR_OWN)
     if len(beyond):
         name = str(run.dtype).removeprefix("torch.")
-        refuse(engine, f"its forward of sample {int(places[beyond[0]])} in {name} lies outside the bounds at ε = 0")
+        refuse(problem, f"its forward of sample {int(places[beyond[0]])} in {name} lies outside the bounds at ε = 0")

@@ -13,23 +13,23 @@ from thetabox.models.running import running
 from thetabox.verify.agreement.batches import at_once, sizes
 from thetabox.verify.agreement.nearness import NEAR_OWN
 from thetabox.verify.network.network import RecurrentNetwork
-from thetabox.verify.problem import Engine
+from thetabox.verify.problem import Problem
 
 # Calls with one input, to see whether they differ.
 REPEATS = 8
 
 
-def refuse(engine: Engine, what: str, culprit: str | None = None) -> NoReturn:
+def refuse(problem: Problem, what: str, culprit: str | None = None) -> NoReturn:
     """Raise InputError: what differs, the tensor that shows it alone, the likely reason."""
     where = f" ({culprit!r} alone shows it)" if culprit else ""
-    raise InputError(f"the network is not the function that would be bounded: {what}{where}; {_reason(engine)}")
+    raise InputError(f"the network is not the function that would be bounded: {what}{where}; {_reason(problem)}")
 
 
-def _reason(engine: Engine) -> str:
+def _reason(problem: Problem) -> str:
     """Why a module and its trace are likely to differ."""
-    x = engine.x[:1]
+    x = problem.x[:1]
     try:
-        with running(engine.model) as run:
+        with running(problem.model) as run:
             first = run(x).double()
 
             def same(answer: Tensor) -> bool:
@@ -37,15 +37,15 @@ def _reason(engine: Engine) -> str:
 
             if not all(same(run(x)) for _ in range(REPEATS)):
                 return "two calls with the same input differ: it draws random numbers, or counts its calls"
-            tried = {*sizes(engine.network), min(len(engine.x), at_once(engine.network))}
+            tried = {*sizes(problem.network), min(len(problem.x), at_once(problem.network))}
             if not all(same(run(x.expand(size, *x.shape[1:]))) for size in tried):
                 return "its answer depends on how many samples are in the batch"
             if not same(run(x, gradients=True)):
                 return "its answer depends on whether gradients are recorded"
-            if isinstance(engine.network, RecurrentNetwork):
+            if isinstance(problem.network, RecurrentNetwork):
                 held = run.inputs(x)
                 with run.twins:
-                    stepwise = engine.model.readout(run_steps(engine.model, held))  # type: ignore[operator, arg-type]  # the protocol
+                    stepwise = problem.model.readout(run_steps(problem.model, held))  # type: ignore[operator, arg-type]  # the protocol
                 if not same(stepwise.cpu()):
                     return (
                         "its forward (with hooks, and methods that it overrides) does something else than step and "

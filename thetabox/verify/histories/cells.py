@@ -25,7 +25,7 @@ from thetabox.verify.arithmetic.rounding import SAFETY, Rounding
 from thetabox.verify.histories.check import INSTEAD, check_description
 from thetabox.verify.histories.layers import layer_of
 from thetabox.verify.interpreter.context import Context
-from thetabox.verify.problem import Engine
+from thetabox.verify.problem import Problem
 
 # Distinct membrane time constants that a layer may have: each takes a trace of its own.
 MOST_TRACES = 8
@@ -76,18 +76,18 @@ class Cells:
     """The leaky cells of a network with their boxes, in the dtype of the bounds; several layers are one here.
 
     Args:
-        engine: of the network.
+        problem: of the network.
         context: ε of the rows.
 
     Raises:
         InputError: the network is not of the family, or asks for what the domain does not do.
     """
 
-    def __init__(self, engine: Engine, context: Context) -> None:
-        described = description(engine.model)
-        check_description(engine, described)  # once for each description: what is bounded is what was checked
-        self.context, self.rounding = context, engine.settings.rounding
-        layer = layer_of(engine.tensors.parameter, described)
+    def __init__(self, problem: Problem, context: Context) -> None:
+        described = description(problem.model)
+        check_description(problem, described)  # once for each description: what is bounded is what was checked
+        self.context, self.rounding = context, problem.settings.rounding
+        layer = layer_of(problem.tensors.parameter, described)
         self.weight_in, self.weight_rec, self.bias_out = layer.weight_in, layer.weight_rec, layer.bias_out
         self.weight_out = layer.weight_out.moved(lambda t: t.T)
         self.units, self.dt = self.weight_in.theta.shape[1], described[0].dt

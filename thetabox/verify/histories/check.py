@@ -15,7 +15,7 @@ from thetabox.verify.histories.products import Mismatch
 from thetabox.verify.histories.runs import NEURON, differs
 from thetabox.verify.histories.structure import check_structure
 from thetabox.verify.network.network import Tensors
-from thetabox.verify.problem import Engine
+from thetabox.verify.problem import Problem
 
 INSTEAD = "use the domain 'interval'"
 
@@ -26,7 +26,7 @@ NAMED = ("weight_in", "threshold", "tau")
 _true: WeakKeyDictionary[Tensors, set[tuple[LeakyCells, ...]]] = WeakKeyDictionary()
 
 
-def check_description(engine: Engine, described: Sequence[LeakyCells]) -> None:
+def check_description(problem: Problem, described: Sequence[LeakyCells]) -> None:
     """Compare a network with its description: names, shapes, time constants, traced graphs, float64 runs.
 
     Graphs decide (:mod:`.structure`); what they do not show to be the equations, for all inputs and all parameters, is
@@ -35,24 +35,24 @@ def check_description(engine: Engine, described: Sequence[LeakyCells]) -> None:
     Raises:
         InputError: they differ, or the box holds a tensor that the description does not name.
     """
-    held = _true.setdefault(engine.tensors, set())
+    held = _true.setdefault(problem.tensors, set())
     if tuple(described) in held:
         return
-    _check_names(engine, described)
-    _check_shapes(described, engine.tensors.values)
-    _check_time_constants(described, engine.tensors.values)
+    _check_names(problem, described)
+    _check_shapes(described, problem.tensors.values)
+    _check_time_constants(described, problem.tensors.values)
     wrong = "the network does something else than leaky_cells says of it"
     try:
-        check_structure(engine, described)
+        check_structure(problem, described)
     except Mismatch as mismatch:
         raise InputError(f"{wrong}, or cannot be seen to do that: {mismatch}; {INSTEAD}") from None
-    if differs(engine, described):
+    if differs(problem, described):
         raise InputError(f"{wrong} when it is run, so the domain 'histories' cannot speak of it; {INSTEAD}")
     held.add(tuple(described))
 
 
-def _check_names(engine: Engine, described: Sequence[LeakyCells]) -> None:
-    values = engine.tensors.values
+def _check_names(problem: Problem, described: Sequence[LeakyCells]) -> None:
+    values = problem.tensors.values
     for place, says in enumerate(described):
         last = place == len(described) - 1
         lacking = next((role for role in NAMED if not isinstance(getattr(says, role), str)), None)
@@ -75,7 +75,7 @@ def _check_names(engine: Engine, described: Sequence[LeakyCells]) -> None:
     if missing is not None:
         raise InputError(f"leaky_cells names {missing!r}, which the network does not have")
     known = {id(values[n]) for n in named}
-    strange = sorted(n for n, v in values.items() if id(v) in engine.tensors.factors and id(v) not in known)
+    strange = sorted(n for n, v in values.items() if id(v) in problem.tensors.factors and id(v) not in known)
     if strange:
         raise InputError(
             f"the box holds {strange[0]!r}, of which leaky_cells says nothing; exclude it from the box, or {INSTEAD}"

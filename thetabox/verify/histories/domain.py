@@ -24,7 +24,7 @@ from thetabox.verify.interpreter.margin import known, row_margins
 from thetabox.verify.interpreter.rules.dense import linear
 
 if TYPE_CHECKING:
-    from thetabox.verify.problem import Engine, Which
+    from thetabox.verify.problem import Problem, Which
 
 # Bytes of the active neurons' slots that are walked together, if all neurons were active.
 SLOT_BYTES = {"cpu": 48 << 20, "cuda": 2 << 30}
@@ -52,8 +52,8 @@ class Histories(Domain):
         {"histories": 8, "splits": 1024},
     )
 
-    def __init__(self, engine: Engine, options: Mapping[str, Any] | None = None) -> None:
-        super().__init__(engine, options)
+    def __init__(self, problem: Problem, options: Mapping[str, Any] | None = None) -> None:
+        super().__init__(problem, options)
         for name, least in (("histories", 1), ("splits", 0)):
             value = self.options[name]
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
@@ -61,18 +61,18 @@ class Histories(Domain):
                     f"the option {name!r} of the domain 'histories' must be a whole number of at least {least}, "
                     f"not {value!r}"
                 )
-        rounding = engine.settings.rounding
+        rounding = problem.settings.rounding
         if rounding.network:
             raise InputError(
                 f"the domain 'histories' sums in another order than the network and speaks of real numbers alone; for "
                 f"arithmetic 'float32' {INSTEAD}"
             )
-        if engine.x.dim() != 3:
-            description(engine.model)
+        if problem.x.dim() != 3:
+            description(problem.model)
             raise InputError(
-                f"a recurrent network takes x of shape [samples, time, inputs], not {list(engine.x.shape)}"
+                f"a recurrent network takes x of shape [samples, time, inputs], not {list(problem.x.shape)}"
             )
-        check_description(engine, description(engine.model))
+        check_description(problem, description(problem.model))
         with torch.no_grad():
             # It also says what of the network the domain does not do.
             self._units = self._cells(torch.zeros(1, dtype=torch.float64)).units
@@ -89,7 +89,7 @@ class Histories(Domain):
             return self._margins(which, epsilon, y)
 
     def _margins(self, which: Which, epsilon: Tensor, y: Tensor) -> Tensor:
-        places = torch.arange(len(self.engine.x))[which]
+        places = torch.arange(len(self.problem.x))[which]
         values = epsilon.reshape(-1).double()
         sample = torch.arange(len(places)).repeat(len(epsilon))
         labels = y[places].repeat(len(epsilon))
@@ -157,7 +157,7 @@ class Histories(Domain):
                 for part in torch.arange(len(values)).split(self._rows_at_once())
             ]
         # The first steps of a deep network are not the last layer's yet.
-        return torch.cat(shares).double().cpu()[:, -self.engine.x.shape[1] :].view(*epsilon.shape, -1).mean(1)
+        return torch.cat(shares).double().cpu()[:, -self.problem.x.shape[1] :].view(*epsilon.shape, -1).mean(1)
 
     def _walk(
         self,
@@ -178,7 +178,7 @@ class Histories(Domain):
 
     def _patience(self, drive: Drive, largest: float, sample: Tensor, labels: Tensor) -> Patience:
         """What each row may lose against each class: as much as its margin without any box, on all T steps."""
-        steps = self.engine.x.shape[1]
+        steps = self.problem.x.shape[1]
         nothing = self._cells(torch.zeros(len(sample), dtype=torch.float64))
         counts = self._run(nothing, drive, largest, sample).least
         theta = nothing.weight_out.theta
@@ -215,12 +215,12 @@ class Histories(Domain):
         )
 
     def _cells(self, values: Tensor) -> Cells:
-        device = self.engine.settings.device
-        return Cells(self.engine, Context(Sweep(values[None].to(device)), self.engine.settings.rounding))
+        device = self.problem.settings.device
+        return Cells(self.problem, Context(Sweep(values[None].to(device)), self.problem.settings.rounding))
 
     def _hidden(self, cells: Cells, walked: Walked) -> Interval:
         """Mean spikes a step: whole numbers divided by one."""
-        steps = self.engine.x.shape[1]
+        steps = self.problem.x.shape[1]
         lower, upper = walked.least / steps, walked.most / steps
         hidden = Interval(lower, upper, slack=4.0 * cells.rounding.own, nonnegative=True)
         hidden.batch = 0
@@ -228,8 +228,8 @@ class Histories(Domain):
 
     def _drive(self, which: Which) -> tuple[Drive, float]:
         """W_in g for all time steps of some samples, the upper layers' last ones too, and the largest input."""
-        rounding, device = self.engine.settings.rounding, self.engine.settings.device
-        x = input_interval(self.engine.x[which], self.engine.settings)
+        rounding, device = self.problem.settings.rounding, self.problem.settings.device
+        x = input_interval(self.problem.x[which], self.problem.settings)
         value, largest = x.lower, x.magnitude * (1.0 + 8.0 * rounding.own)
         if not x.is_point:
             value = (x.lower + x.upper) * 0.5
@@ -252,7 +252,7 @@ class Histories(Domain):
         return Drive(centre, spread, size), largest
 
     def _rows_at_once(self) -> int:
-        device = self.engine.settings.device.type
+        device = self.problem.settings.device.type
         each = self._units * self.options["histories"] * 16 * 8
         return max(1, SLOT_BYTES[device] // each)
 

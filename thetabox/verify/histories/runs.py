@@ -13,7 +13,7 @@ from thetabox.models.memory import named_tensors
 from thetabox.models.precision import default_dtype
 from thetabox.models.recurrent import run_steps
 from thetabox.models.twins import RUNNING
-from thetabox.verify.problem import Engine
+from thetabox.verify.problem import Problem
 
 NEURON = ("threshold", "tau", "tau_adapt", "beta")
 # Random parameters that the network is run at, beside its own.
@@ -26,27 +26,27 @@ CHUNK = 64
 TIE = 1e-9
 
 
-def differs(engine: Engine, described: Sequence[LeakyCells]) -> bool:
+def differs(problem: Problem, described: Sequence[LeakyCells]) -> bool:
     """Whether float64 runs part: of every sample at the network's own values, of some and of noise at others too.
 
     The random parameters move what the box moves, each as the box may (a zero stays a zero in a relative box).
     """
     generator = torch.Generator().manual_seed(0)
-    device = engine.settings.device
+    device = problem.settings.device
     with RUNNING:
-        model = copy.deepcopy(engine.model).double().to(device).eval()
-    moved = [name for name, value in engine.tensors.values.items() if id(value) in engine.tensors.factors]
+        model = copy.deepcopy(problem.model).double().to(device).eval()
+    moved = [name for name, value in problem.tensors.values.items() if id(value) in problem.tensors.factors]
     stored = named_tensors(model)
     own = {name: stored[name].detach().clone() for name in moved}
-    noisy = _inputs(engine.x, generator)
+    noisy = _inputs(problem.x, generator)
     with torch.no_grad(), default_dtype(torch.float64):
-        others = engine.x[OWN:].split(CHUNK) if len(engine.x) > OWN else ()
+        others = problem.x[OWN:].split(CHUNK) if len(problem.x) > OWN else ()
         for x in [noisy, *others]:
             if _differ(model, described, stored, x.double().to(device), generator):
                 return True
         for _ in range(TRIALS):
             for name in moved:
-                stored[name].copy_(_elsewhere(name, own[name], engine.settings.box.kind, generator))
+                stored[name].copy_(_elsewhere(name, own[name], problem.settings.box.kind, generator))
             if _differ(model, described, stored, noisy.to(device), generator):
                 return True
     return False

@@ -23,27 +23,27 @@ from thetabox.verify.histories.products import Mismatch, column_of, products
 from thetabox.verify.histories.symbolic import ROWS, Symbolic
 from thetabox.verify.network.graph import Graph
 from thetabox.verify.network.network import RecurrentNetwork
-from thetabox.verify.problem import Engine
+from thetabox.verify.problem import Problem
 
 WEIGHTS = ("weight_in", "weight_rec", "weight_out")
 
 
-def check_structure(engine: Engine, described: Sequence[LeakyCells]) -> None:
+def check_structure(problem: Problem, described: Sequence[LeakyCells]) -> None:
     """Prove that the network is what its description says.
 
     Raises:
         Mismatch: it is not, or nothing here shows that it is; its text names the first difference.
     """
-    _Structure(engine, described).check()
+    _Structure(problem, described).check()
 
 
 class _Structure:
-    def __init__(self, engine: Engine, described: Sequence[LeakyCells]) -> None:
-        if not isinstance(engine.network, RecurrentNetwork):
+    def __init__(self, problem: Problem, described: Sequence[LeakyCells]) -> None:
+        if not isinstance(problem.network, RecurrentNetwork):
             raise Mismatch("it has not the methods initial_state, step and readout")
-        self.engine, self.network, self.described = engine, engine.network, described
+        self.problem, self.network, self.described = problem, problem.network, described
         self.algebra = Algebra()
-        self.values = engine.tensors.values
+        self.values = problem.tensors.values
         self.blocks: dict[int, Block] = {}
         self.zeros: dict[int, np.ndarray] = {}
         for says in described:
@@ -58,7 +58,7 @@ class _Structure:
             return
         kind = "weight" if role in WEIGHTS else "positive" if role.startswith("tau") else "neuron"
         block = self.blocks[id(value)] = self.algebra.block(name, value.shape, kind)
-        parameter = self.engine.tensors.parameter(name)
+        parameter = self.problem.tensors.parameter(name)
         fixed = (value == 0).cpu()
         if parameter.factor and parameter.unit is not None:
             fixed = fixed & (parameter.unit == 0).cpu()
@@ -90,7 +90,8 @@ class _Structure:
             decay(says.tau_adapt) if adapts else None,  # type: ignore[arg-type]  # adapts says so
             each(says.threshold),
             each(says.beta) if adapts else None,  # type: ignore[arg-type]  # adapts: it is named
-            bool(self.engine.tensors.parameter(says.threshold).factor) or bool((self.values[says.threshold] < 0).any()),
+            bool(self.problem.tensors.parameter(says.threshold).factor)
+            or bool((self.values[says.threshold] < 0).any()),
         )
 
     def check(self) -> None:
@@ -131,7 +132,7 @@ class _Structure:
     def _stored(self, name: str, value: Tensor) -> Tensor:
         """Atoms of what is described, numbers of the rest."""
         block = self.blocks.get(id(value))
-        if block is None and id(value) in self.engine.tensors.factors:
+        if block is None and id(value) in self.problem.tensors.factors:
             return torch.full(value.shape, self.algebra.unknown(f"{name!r}, of which leaky_cells says nothing,"))
         if block is None and value.numel():
             shared = [n for n in self._named() if _same_memory(self.values[n], value)]

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class PlainIntervals(Domain):
-    """Bounds as the engine computes them; every other sound domain is intersected with these."""
+    """Bounds as the problem computes them; every other sound domain is intersected with these."""
 
     name = "interval"
 
     def margins(
         self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]
     ) -> Float[Tensor, "sweeps samples"]:
-        return self.engine.margins(which, epsilon, y)
+        return self.problem.margins(which, epsilon, y)
 
     def logits(self, which: Which, epsilon: Float[Tensor, "sweeps samples"]) -> Interval:
-        return self.engine.logits(which, epsilon)
+        return self.problem.logits(which, epsilon)

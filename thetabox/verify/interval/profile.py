@@ -12,17 +12,17 @@ from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import sound_kernels
 from thetabox.verify.certificate import Profile
 from thetabox.verify.network.graph import Operation
-from thetabox.verify.problem import Engine, Which
+from thetabox.verify.problem import Problem, Which
 
 KINKS = ("aten.relu.default", "aten.leaky_relu.default", "aten.hardtanh.default")
 COMPARISONS = ("aten.gt.Tensor", "aten.ge.Tensor", "aten.lt.Tensor", "aten.le.Tensor")
 
 
-def profile_of(engine: Engine, which: Which, epsilon: Float[Tensor, "sweeps samples"]) -> Profile | None:
+def profile_of(problem: Problem, which: Which, epsilon: Float[Tensor, "sweeps samples"]) -> Profile | None:
     """Shares over some samples, one ε a row; ``None`` for a network without kinks or comparisons."""
     sweeps, samples = epsilon.shape
     shares: dict[str, list[Tensor]] = {}
-    steps = engine.network.steps > 1
+    steps = problem.network.steps > 1
 
     def share(uncertain: Tensor) -> Tensor:
         rows = uncertain.double().flatten(1).mean(1)
@@ -39,7 +39,7 @@ def profile_of(engine: Engine, which: Which, epsilon: Float[Tensor, "sweeps samp
             shares.setdefault(name, []).append(share((x.lower < 0) & (x.upper > 0)))
 
     with torch.no_grad(), sound_kernels():
-        engine.evaluate(which, epsilon, observe)
+        problem.evaluate(which, epsilon, observe)
     if not shares:
         return None
     columns = [torch.stack(parts).amax(0) for parts in shares.values()]

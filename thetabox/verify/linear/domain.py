@@ -28,7 +28,7 @@ from thetabox.verify.linear.region import Frame
 from thetabox.verify.linear.tighten import Tighten
 from thetabox.verify.linear.walk import Walk
 from thetabox.verify.network.network import RecurrentNetwork, Tensors
-from thetabox.verify.problem import Engine, Which
+from thetabox.verify.problem import Problem, Which
 
 GRADES = ("a", "b")
 # Numbers in the largest coefficient tensor of a walk of margins.
@@ -59,23 +59,23 @@ class Linear(Domain):
     defaults: ClassVar[Mapping[str, Any]] = {"grade": "b"}
     cascade: ClassVar[tuple[Mapping[str, Any], ...]] = ({"grade": "a"}, {"grade": "b"})
 
-    def __init__(self, engine: Engine, options: Mapping[str, Any] | None = None) -> None:
-        super().__init__(engine, options)
+    def __init__(self, problem: Problem, options: Mapping[str, Any] | None = None) -> None:
+        super().__init__(problem, options)
         if self.options["grade"] not in GRADES:
             raise InputError(f"unknown grade {self.options['grade']!r} of linear; choose one of {', '.join(GRADES)}")
-        if isinstance(engine.network, RecurrentNetwork):
+        if isinstance(problem.network, RecurrentNetwork):
             raise InputError("linear bounds are for networks without time; use 'histories' or 'interval' for this one")
-        self.graph = engine.network.main
+        self.graph = problem.network.main
         outputs = self.graph.outputs
         layout = self.graph.layouts.get(outputs[0]) if len(outputs) == 1 else None
         if layout is None or len(layout.shape) != 2 or (layout.batch, layout.merged) != (0, 1):
             raise InputError("the network must answer logits of shape [samples, classes]")
         self.output, self.classes = outputs[0], int(layout.shape[1] or 1)
-        self.rounding = Rounding(torch.float64, engine.settings.rounding.arithmetic)
+        self.rounding = Rounding(torch.float64, problem.settings.rounding.arithmetic)
         with torch.no_grad():
-            tensors = Tensors(engine.model, engine.settings.box, self.rounding, engine.settings.device)
+            tensors = Tensors(problem.model, problem.settings.box, self.rounding, problem.settings.device)
             self.tensors = tensors.of(self.graph)
-        self.tighten = Tighten(self.graph, ROW / forward_pass(engine.network))
+        self.tighten = Tighten(self.graph, ROW / forward_pass(problem.network))
 
     def passes(self, criterion: str) -> float:
         """Both walks of grade (b), or the one; what bounds its pre-activations is paid as it is found to be needed."""
@@ -161,8 +161,8 @@ class Linear(Domain):
 
     def profile(self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]) -> Profile | None:
         """How the loss of grade (a) is shared out over the operations, for as many samples as are quickly done."""
-        places = torch.arange(len(self.engine.x))[which][: max(1, PROFILED_ROWS // len(epsilon))]
-        cheap = self if self.options["grade"] == "a" else Linear(self.engine, {"grade": "a"})
+        places = torch.arange(len(self.problem.x))[which][: max(1, PROFILED_ROWS // len(epsilon))]
+        cheap = self if self.options["grade"] == "a" else Linear(self.problem, {"grade": "a"})
         names, lost = cheap.losses(places, epsilon[:, : len(places)], y)
         # At ε = 0 only rounding is lost.
         lost = torch.where(epsilon[:, :1] > 0, lost.nan_to_num(0.0).clamp(min=0.0), 0.0)
@@ -185,7 +185,7 @@ class Linear(Domain):
 
     def samples_at_once(self, sweeps: int) -> int:
         """How many samples fit memory: walks are cut into chunks of their own, so only inputs count."""
-        return max(1, min(4 * MOST_ITEMS, (1 << 24) // (self.engine.x[:1].numel() * max(sweeps, 1))))
+        return max(1, min(4 * MOST_ITEMS, (1 << 24) // (self.problem.x[:1].numel() * max(sweeps, 1))))
 
     def _provable(self, x: Tensor, labels: Tensor, places: Tensor) -> Tensor:
         """Those of the places where the unperturbed network is right: nothing else can be proven."""
@@ -202,7 +202,7 @@ class Linear(Domain):
 
     def _spread(self, which: Which, epsilon: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs and ε, a row each for every sample and ε."""
-        x = self.engine.x[which]
+        x = self.problem.x[which]
         return x.repeat(len(epsilon), *[1] * (x.dim() - 1)), epsilon.reshape(-1).double()
 
     def _bounded(
@@ -223,7 +223,7 @@ class Linear(Domain):
 
     def _size(self, rows: int) -> int:
         """Items of one walk."""
-        return max(1, min(MOST_ITEMS, NUMBERS // (rows * self.engine.network.largest())))
+        return max(1, min(MOST_ITEMS, NUMBERS // (rows * self.problem.network.largest())))
 
     def _chunk(self, x: Tensor, epsilon: Tensor, part: Tensor, answer: Answer, tighten: Tighten | None) -> Tensor:
         meter = self.meter.part(part)
@@ -235,7 +235,7 @@ class Linear(Domain):
         self, x: Tensor, epsilon: Float[Tensor, " items"], tighten: Tighten | None = None, meter: Meter = FREE
     ) -> Items:
         """Intervals of every value for inputs ``x`` at their ε."""
-        settings = replace(self.engine.settings, rounding=self.rounding)
+        settings = replace(self.problem.settings, rounding=self.rounding)
         inputs = input_interval(x, settings)
         return Items(self.graph, self.tensors, inputs, epsilon.to(settings.device), self.rounding, tighten, meter)
 

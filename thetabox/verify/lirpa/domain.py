@@ -18,7 +18,7 @@ from thetabox.verify.domain import Domain
 from thetabox.verify.lirpa.bounds import METHODS, library, lirpa_bounds
 
 if TYPE_CHECKING:
-    from thetabox.verify.problem import Engine, Which
+    from thetabox.verify.problem import Problem, Which
 
 # Dense rows of lowered convolutions are large: this many samples at a time.
 AT_ONCE = 32
@@ -40,20 +40,20 @@ class Lirpa(Domain):
     sound = False
     defaults: ClassVar[Mapping[str, Any]] = {"method": "CROWN-IBP"}
 
-    def __init__(self, engine: Engine, options: Mapping[str, Any] | None = None) -> None:
-        super().__init__(engine, options)
+    def __init__(self, problem: Problem, options: Mapping[str, Any] | None = None) -> None:
+        super().__init__(problem, options)
         if self.options["method"] not in METHODS:
             raise InputError(
                 f"the domain 'lirpa' has no method {self.options['method']!r}; it has {', '.join(METHODS)}"
             )
-        if engine.settings.rounding.network:
+        if problem.settings.rounding.network:
             raise InputError("the domain 'lirpa' knows real arithmetic only; use the domain interval for float32")
         library()
         # A folded network is folded already.
-        given = engine.settings.box
+        given = problem.settings.box
         self.box = Box(given.kind, given.include, given.exclude, given.scale)
         with RUNNING:
-            self.model = copy.deepcopy(engine.model).to(engine.settings.rounding.dtype)
+            self.model = copy.deepcopy(problem.model).to(problem.settings.rounding.dtype)
         try:
             self._bounds(slice(0, 1), 0.0, None, "IBP")
         except InputError as error:
@@ -86,7 +86,7 @@ class Lirpa(Domain):
         return float(values[0])
 
     def _bounds(self, which: Which, epsilon: float, rows: Tensor | None, method: str) -> tuple[Tensor, Tensor]:
-        x = self.engine.x[which].to(self.engine.settings.rounding.dtype)
+        x = self.problem.x[which].to(self.problem.settings.rounding.dtype)
         if rows is not None:
             rows = rows.to(x.dtype)
         lower, upper = lirpa_bounds(self.model, x, epsilon, method, box=self.box, rows=rows)

@@ -29,17 +29,17 @@ def margins(
     """Lower bounds of the margin in this domain; minus infinity where nothing is known.
 
     Args:
-        domain: made for the engine that holds the samples.
-        which: the samples, as a range or as places in the engine's ``x``.
+        domain: made for the problem that holds the samples.
+        which: the samples, as a range or as places in the problem's ``x``.
         epsilon: of each of them, any number of times over.
-        y: labels of all samples of the engine.
+        y: labels of all samples of the problem.
         criterion: ``margin``, or ``logits`` for the least logit of class y minus the largest of another.
         meter: of all pairs, those of the first ε first; a domain that pays no more stops there.
     """
 
     def found(rows: Which, values: Tensor) -> Tensor:
         if isinstance(domain, PlainIntervals):
-            return domain.engine.margins(rows, values, y, criterion)
+            return domain.problem.margins(rows, values, y, criterion)
         if criterion == "margin":
             return domain.margins(rows, values, y)
         return _disjoint(logits(domain, rows, values), y[rows]).view(values.shape)
@@ -84,7 +84,7 @@ def _rows(
             except OneEpsilonAtATime:
                 if len(epsilon.unique()) == 1 and len(epsilon) == 1:
                     raise
-            places, answer = torch.arange(len(domain.engine.x))[which], None
+            places, answer = torch.arange(len(domain.problem.x))[which], None
             for sweep, values in enumerate(epsilon):
                 for value in values.unique():
                     members = (values == value).nonzero().squeeze(1)

@@ -21,7 +21,7 @@ from thetabox.errors import InputError
 from thetabox.verify import domains
 from thetabox.verify.domain import Domain
 from thetabox.verify.effort import Deadline, Meter, OutOfTime
-from thetabox.verify.problem import Engine
+from thetabox.verify.problem import Problem
 from thetabox.verify.search.chunkstore import ChunkStore
 
 # The most samples of any part on a processor, where larger ones are no faster and only make the progress coarser.
@@ -46,11 +46,11 @@ class Stage:
         return self.domain.passes(criterion)
 
 
-def stages(engine: Engine, refused: dict[str, str] | None = None) -> Iterator[Stage]:
+def stages(problem: Problem, refused: dict[str, str] | None = None) -> Iterator[Stage]:
     """The stages of the first dearer sound domain that fits the network, cheap ones first; none where none does.
 
     Args:
-        engine: of the network.
+        problem: of the network.
         refused: is given domain → why it does not fit, if none does, and stage → why it cannot be had.
     """
     refused = {} if refused is None else refused
@@ -63,7 +63,7 @@ def stages(engine: Engine, refused: dict[str, str] | None = None) -> Iterator[St
             continue
         for place, options in enumerate(kind.cascade):
             try:
-                domain = guarded(partial(kind, engine, options))
+                domain = guarded(partial(kind, problem, options))
             except GaveUp as error:
                 if place == 0:
                     reasons[name] = str(error)
@@ -189,7 +189,7 @@ def parts(
 def part_size(stage: Stage) -> int:
     """Samples of a part of a stage: by the problem and the kind of device alone."""
     size = max(1, stage.domain.samples_at_once(1))
-    return min(size, LARGEST_PART) if stage.domain.engine.settings.device.type == "cpu" else size
+    return min(size, LARGEST_PART) if stage.domain.problem.settings.device.type == "cpu" else size
 
 
 def _name(kind: type[Domain], place: int) -> str:

@@ -18,7 +18,7 @@ from thetabox.verify import domains
 from thetabox.verify.domain import Domain
 from thetabox.verify.effort import Deadline, Meter, OutOfTime
 from thetabox.verify.interval.domain import PlainIntervals
-from thetabox.verify.problem import Engine, Progress
+from thetabox.verify.problem import Problem, Progress
 from thetabox.verify.search import bounds, cascade
 from thetabox.verify.search.chunkstore import ChunkStore
 
@@ -47,13 +47,13 @@ class Task:
     """What is to be proven, and what the run has at hand.
 
     Attributes:
-        engine, labels, sweep, criterion: what to prove.
+        problem, labels, sweep, criterion: what to prove.
         store: where finished parts are kept.
         progress: called with rows that the present stage need not treat any more, and rows in all.
         deadline: when to stop.
     """
 
-    engine: Engine
+    problem: Problem
     labels: Int[Tensor, " samples"]
     sweep: Float[Tensor, " sweeps"]
     criterion: str
@@ -74,11 +74,11 @@ class Task:
 
 def in_domain(task: Task) -> Proof:
     """In the one domain that the settings name, every sample at every ε; a sound one intersected with intervals."""
-    engine, name = task.engine, task.engine.settings.domain
-    plain = PlainIntervals(engine)
+    problem, name = task.problem, task.problem.settings.domain
+    plain = PlainIntervals(problem)
     if name == plain.name:
         return cascade.insisted(name, partial(grid, task, plain))
-    domain = cascade.insisted(name, partial(domains.domain_class(name), engine, engine.settings.options))
+    domain = cascade.insisted(name, partial(domains.domain_class(name), problem, problem.settings.options))
     beside = grid(replace(task, progress=None), plain) if domain.sound else None
     proof = cascade.insisted(name, partial(grid, task, domain))
     if beside is not None:
@@ -95,7 +95,7 @@ def in_stages(task: Task, clean: Float[Tensor, " samples"], effort: float) -> Pr
         clean: margins of the unperturbed network; nothing dearer is tried where one is not above 0.
         effort: forward passes for each sample and ε that everything after plain intervals may take.
     """
-    plain = PlainIntervals(task.engine)
+    plain = PlainIntervals(task.problem)
     proof = cascade.insisted(plain.name, partial(grid, task, plain))
     proof.by[plain.name] = _counts(proof.margin)
     left = torch.full_like(proof.margin, effort)
@@ -103,7 +103,7 @@ def in_stages(task: Task, clean: Float[Tensor, " samples"], effort: float) -> Pr
     order = clean.argsort(descending=True, stable=True)
     order = order[clean[order] > 0]
     least = 0.0
-    for stage in cascade.stages(task.engine, proof.left_out) if effort and proof.finished else ():
+    for stage in cascade.stages(task.problem, proof.left_out) if effort and proof.finished else ():
         if not bool((_open(proof.margin)[:, order]).any()):
             break
         least += stage.passes(task.criterion)
