@@ -72,9 +72,7 @@ def check(problem: Problem, epsilon: Float[Tensor, " sweeps"]) -> Agreement:
     Raises:
         InputError: they differ; the message says in what, and the likely reason.
     """
-    check_apart(
-        problem.model, [n for n, value in problem.tensors.values.items() if id(value) in problem.tensors.factors]
-    )
+    check_apart(problem.model, problem.tensors.boxed)
     unread = _unread(problem)
     with torch.no_grad(), sound_kernels():
         with running(problem.model) as run:
@@ -126,7 +124,7 @@ def _unread(problem: Problem) -> list[str]:
     tensors = problem.tensors
     graphs = problem.network.graphs.values()
     read = {id(tensors.values[name]) for g in graphs for i, name in g.tensors.items() if g.readers[i]}
-    boxed = [name for name, value in tensors.values.items() if id(value) in tensors.factors]
+    boxed = tensors.boxed
     unread = [name for name in boxed if id(tensors.values[name]) not in read]
     if boxed and len(unread) == len(boxed):
         raise InputError(

@@ -43,7 +43,7 @@ def compare_moved(problem: Problem, epsilon: Tensor, run: Running, own: Tensor, 
         own: its logits at its own weights.
         taken: batch sizes that the module takes.
     """
-    names = [n for n, value in problem.tensors.values.items() if id(value) in problem.tensors.factors]
+    names = problem.tensors.boxed
     key = ("moved", repr(problem.settings.box), *problem.network.graphs.values(), run.wide)
     checked = problem.network.main.checked
     traced = forward_is_traced(problem.model)

@@ -35,7 +35,7 @@ def differs(problem: Problem, described: Sequence[LeakyCells]) -> bool:
     device = problem.settings.device
     with RUNNING:
         model = copy.deepcopy(problem.model).double().to(device).eval()
-    moved = [name for name, value in problem.tensors.values.items() if id(value) in problem.tensors.factors]
+    moved = problem.tensors.boxed
     stored = named_tensors(model)
     own = {name: stored[name].detach().clone() for name in moved}
     noisy = _inputs(problem.x, generator)

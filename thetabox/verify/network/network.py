@@ -67,6 +67,11 @@ class Tensors:
         self.factors = {id(self.values[name]): factor for name, factor in factors.items()}
         self.known: dict[int, Parameter] = {}
 
+    @property
+    def boxed(self) -> list[str]:
+        """Names of the tensors that move, each under all its names."""
+        return [name for name, value in self.values.items() if id(value) in self.factors]
+
     def of(self, graph: Graph) -> dict[int, Value]:
         """Position → parameter, for every tensor of the graph."""
         found: dict[int, Value] = {i: self.parameter(name) for i, name in graph.tensors.items()}
