@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import thetabox as tb
-from thetabox.verify.arithmetic.rounding import Shared, plain_precision, sound_kernels
+from thetabox.verify.kernels import Shared, plain_precision, sound_kernels
 
 FLUSHING = """
 import sys, torch, thetabox as tb

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import thetabox as tb
 from thetabox.verify.arguments import tensor_hash
-from thetabox.verify.arithmetic.rounding import sound_kernels
+from thetabox.verify.kernels import sound_kernels
 
 Y = torch.tensor([0, 2, 1])
 X = torch.linspace(-1, 1, 12).view(3, 4)

@@ -19,11 +19,11 @@ from thetabox.box import Box
 from thetabox.errors import InputError
 from thetabox.verify import agreement, arguments, domains
 from thetabox.verify.arithmetic.interval import Interval
-from thetabox.verify.arithmetic.rounding import sound_kernels
 from thetabox.verify.certificate import Certificate, Profile
 from thetabox.verify.domain import Domain
 from thetabox.verify.effort import DEFAULT, Deadline
 from thetabox.verify.interval.domain import PlainIntervals
+from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.problem import Problem, Progress
 from thetabox.verify.search import bounds, cascade, sweep
 from thetabox.verify.search.chunkstore import ChunkStore

@@ -13,8 +13,8 @@ from thetabox.errors import OneEpsilonAtATime
 from thetabox.models.fold import folded
 from thetabox.verify.arguments import Settings, check_arithmetic, check_weights, input_interval, tensor_hash
 from thetabox.verify.arithmetic.interval import Interval
-from thetabox.verify.arithmetic.rounding import sound_kernels
 from thetabox.verify.interpreter.context import Context, Memo, Sweep
+from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.network.network import Final, Network, StepObserver, Tensors, network
 from thetabox.version import __version__
 

@@ -15,10 +15,10 @@ from thetabox import checks
 from thetabox.box import Box
 from thetabox.errors import InputError
 from thetabox.verify import agreement, arguments, domains
-from thetabox.verify.arithmetic.rounding import sound_kernels
 from thetabox.verify.domain import Domain
 from thetabox.verify.effort import DEFAULT, Deadline, Meter
 from thetabox.verify.interval.domain import PlainIntervals
+from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.problem import Problem, Progress
 from thetabox.verify.search import bounds, cascade
 from thetabox.verify.search.first_order import first_order_radius

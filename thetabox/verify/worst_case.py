@@ -12,8 +12,9 @@ from thetabox.box import Box
 from thetabox.models.recurrent import is_recurrent
 from thetabox.verify import agreement, arguments
 from thetabox.verify.arithmetic.interval import Interval
-from thetabox.verify.arithmetic.rounding import Rounding, sound_kernels
+from thetabox.verify.arithmetic.rounding import Rounding
 from thetabox.verify.interpreter.context import Context, Sweep
+from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.network.network import Network, Tensors, network
 from thetabox.verify.problem import Problem
 

@@ -13,7 +13,7 @@ from thetabox.models.fold import folded
 from thetabox.models.running import running
 from thetabox.verify.agreement.batches import FEW, logits, repeated, sizes
 from thetabox.verify.agreement.nearness import NEAR, near
-from thetabox.verify.arithmetic.rounding import sound_kernels
+from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.network.network import network
 from thetabox.verify.problem import Problem
 

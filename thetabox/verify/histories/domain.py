@@ -12,7 +12,6 @@ from torch import Tensor
 from thetabox.errors import InputError
 from thetabox.verify.arguments import input_interval
 from thetabox.verify.arithmetic.interval import Interval
-from thetabox.verify.arithmetic.rounding import sound_kernels
 from thetabox.verify.certificate import Profile
 from thetabox.verify.domain import Domain
 from thetabox.verify.histories.cells import INSTEAD, Cells, description, errors
@@ -22,6 +21,7 @@ from thetabox.verify.histories.walk import Drive, Exact, Patience, Walked, walk
 from thetabox.verify.interpreter.context import Context, Sweep
 from thetabox.verify.interpreter.margin import known, row_margins
 from thetabox.verify.interpreter.rules.dense import linear
+from thetabox.verify.kernels import sound_kernels
 
 if TYPE_CHECKING:
     from thetabox.verify.problem import Problem, Which

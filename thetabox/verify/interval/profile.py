@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thetabox.verify.arithmetic.interval import Interval
-from thetabox.verify.arithmetic.rounding import sound_kernels
 from thetabox.verify.certificate import Profile
+from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.network.graph import Operation
 from thetabox.verify.problem import Problem, Which
 

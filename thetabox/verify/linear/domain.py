@@ -18,10 +18,11 @@ from torch import Tensor
 from thetabox.errors import InputError, OneEpsilonAtATime
 from thetabox.verify.arguments import input_interval
 from thetabox.verify.arithmetic.interval import Interval
-from thetabox.verify.arithmetic.rounding import Rounding, sound_kernels
+from thetabox.verify.arithmetic.rounding import Rounding
 from thetabox.verify.certificate import Profile
 from thetabox.verify.domain import Domain
 from thetabox.verify.effort import FREE, Meter, forward_pass
+from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.linear import rules  # noqa: F401  # fills the table
 from thetabox.verify.linear.items import Items
 from thetabox.verify.linear.region import Frame

@@ -21,7 +21,7 @@ from thetabox.errors import InputError
 from thetabox.models.reach import settings
 from thetabox.models.twins import untouched
 from thetabox.models.views import View
-from thetabox.verify.arithmetic.rounding import plain_precision
+from thetabox.verify.kernels import plain_precision
 from thetabox.verify.network.origins import Origins
 from thetabox.verify.network.witness import Witness, witness
 

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from thetabox.errors import OneEpsilonAtATime
 from thetabox.verify.arithmetic.interval import Interval
-from thetabox.verify.arithmetic.rounding import sound_kernels
 from thetabox.verify.domain import Domain
 from thetabox.verify.effort import FREE, Meter
 from thetabox.verify.interpreter.margin import known
 from thetabox.verify.interval.domain import PlainIntervals
+from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.problem import Which
 
 
