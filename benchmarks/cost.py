@@ -26,7 +26,9 @@ from torch import nn
 
 import thetabox as tb
 from thetabox.verify.arguments import settings
+from thetabox.verify.interval.domain import PlainIntervals
 from thetabox.verify.problem import Problem
+from thetabox.verify.search import bounds
 
 SWEEP = [0.0, 1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2]
 EPSILON = 1e-3
@@ -62,8 +64,9 @@ class Case:
     def certify(self, sweep: list[float]) -> None:
         """Margins of the whole batch at every ε."""
         epsilon = torch.tensor(sweep, dtype=torch.float64)[:, None].expand(-1, len(self.x))
-        for start, stop in self.problem.chunks(len(self.x), len(sweep)):
-            self.problem.margins(slice(start, stop), epsilon[:, start:stop], self.y)
+        domain = PlainIntervals(self.problem)
+        for part in torch.arange(len(self.x)).split(domain.samples_at_once(len(sweep))):
+            bounds.margins(domain, part, epsilon[:, part], self.y)
 
 
 def rounds_of(rounds: int, *functions: Callable[[], None]) -> list[list[float]]:

@@ -12,7 +12,7 @@ from thetabox.report import Case, comparison_tables, csv_text, curve_table, json
 from thetabox.report.figures import failure_figure
 from thetabox.report.html import single_page
 from thetabox.report.results import curve_of, failure_of, number, percent, radii_of
-from thetabox.verify.certificate import Profile
+from thetabox.verify.domain import Profile
 
 
 def text_of(*tables):

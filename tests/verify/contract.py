@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import thetabox as tb
 from thetabox.verify import arguments
 from thetabox.verify.arithmetic.interval import Interval
+from thetabox.verify.interval.forward import evaluate as bounded
 from thetabox.verify.problem import Problem
 
 SWEEP = [0.0, 1e-9, 1e-3, 0.1, 1.5]
@@ -159,7 +160,7 @@ class RuleContract:
         def loose(x: Tensor, settings: Any, **_: Any) -> Interval:
             return Interval(x.double(), x.double(), slack=0.05, batch=0)
 
-        monkeypatch.setattr("thetabox.verify.problem.input_interval", loose)
+        monkeypatch.setattr("thetabox.verify.interval.forward.input_interval", loose)
         bounds = tb.logit_bounds(module, x, [0.0, 0.1], domain="interval")
         values = {n: p.detach().double() for n, p in module.named_parameters()}
         # In float64: a float32 product of 0.05 and 1 lies outside the slack.
@@ -221,7 +222,7 @@ def bounds_with_gradient(
     """The inner, differentiable function: ends of the logits' bounds, rows ``[E N, K]``."""
     settings = arguments.settings("interval", box, "real", "float64", "cpu")
     problem = Problem(module, settings, x)
-    bounds = problem.evaluate(slice(0, len(x)), epsilon).logits().settled(settings.rounding.own)
+    bounds = bounded(problem, slice(0, len(x)), epsilon).logits().settled(settings.rounding.own)
     return bounds.lower, bounds.upper
 
 

@@ -18,8 +18,10 @@ from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import Rounding
 from thetabox.verify.interpreter.context import Context, Sweep
 from thetabox.verify.interpreter.walk import apply
+from thetabox.verify.interval.domain import PlainIntervals
 from thetabox.verify.network.graph import Layout, Operation
 from thetabox.verify.problem import Problem
+from thetabox.verify.search.bounds import margins as margins_of
 
 ROUNDINGS = {
     "real": Rounding(torch.float64),
@@ -236,7 +238,8 @@ def test_what_is_not_a_number_proves_nothing(tame: Callable[[Tensor], Tensor]) -
     net, x = NotANumber(tame), torch.tensor([[1.0, 1.0], [0.1, 0.1]])
     assert net(x)[0].isnan().any()
     problem = Problem(net, settings("interval", None, "float32", "float64", "cpu"), x)
-    margins = problem.margins(slice(None), torch.full((1, 2), 1e-6, dtype=torch.float64), torch.tensor([1, 1]))
+    epsilon, labels = torch.full((1, 2), 1e-6, dtype=torch.float64), torch.tensor([1, 1])
+    margins = margins_of(PlainIntervals(problem), slice(None), epsilon, labels)
     assert margins[0, 0] == -math.inf
     assert margins[0, 1] > 0  # the other sample is as it would be alone
 

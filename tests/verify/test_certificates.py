@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import thetabox as tb
+from thetabox.verify.interval.domain import PlainIntervals
 from thetabox.verify.problem import Problem
 
 
@@ -75,14 +76,14 @@ def test_json_and_folder_round_trip(task: Any, tmp_path: Path) -> None:
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Chunks of 4 samples; the list grows by one with every chunk that is computed."""
     computed: list[int] = []
-    plain = Problem.margins
+    plain = PlainIntervals.margins
 
-    def margins(self: Problem, which: Any, *args: Any) -> Any:
+    def margins(self: PlainIntervals, which: Any, *args: Any) -> Any:
         computed.append(1)
         return plain(self, which, *args)
 
     monkeypatch.setattr(Problem, "chunk_size", lambda self, sweeps: 4)
-    monkeypatch.setattr(Problem, "margins", margins)
+    monkeypatch.setattr(PlainIntervals, "margins", margins)
     return computed
 
 

@@ -19,6 +19,7 @@ from thetabox.verify.arguments import settings
 from thetabox.verify.domains import domain_class
 from thetabox.verify.effort import Meter, forward_pass
 from thetabox.verify.histories import splits
+from thetabox.verify.interval.domain import PlainIntervals
 from thetabox.verify.linear import tighten
 from thetabox.verify.linear.walk import Walk
 from thetabox.verify.problem import Problem
@@ -122,8 +123,8 @@ def test_one_epsilon_alone_goes_the_way_of_several(name: str, arithmetic: str, p
         model, x = make().eval(), torch.rand(4, *shape)
         problem = Problem(model, settings("interval", box, arithmetic, precision, "cpu"), x)
         rows = torch.tensor(sweep, dtype=torch.float64)[:, None].expand(-1, 4)
-        whole = problem.logits(slice(None), rows)
-        alone = [problem.logits(slice(None), row[None]) for row in rows]
+        whole = bounds.logits(PlainIntervals(problem), slice(None), rows)
+        alone = [bounds.logits(PlainIntervals(problem), slice(None), row[None]) for row in rows]
         assert torch.equal(torch.cat([found.lower for found in alone]), whole.lower)
         assert torch.equal(torch.cat([found.upper for found in alone]), whole.upper)
 

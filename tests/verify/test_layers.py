@@ -18,6 +18,7 @@ from tests.oracles import layers
 from tests.oracles.rational import assert_contains, box_ends, exact
 from thetabox.verify import arguments
 from thetabox.verify.interpreter.context import Context, Sweep
+from thetabox.verify.interval.forward import run
 from thetabox.verify.problem import Problem
 
 SWEEP = [0.0, 1e-9, 1e-3, 0.1, 1.5]
@@ -189,7 +190,7 @@ def test_exact_weights_on_an_input_known_but_for_rounding(name: str, kind: str, 
     context = Context(Sweep(torch.zeros(1, 2, dtype=torch.float64)), problem.settings.rounding, few_layers=True)
     given = tb.Interval(x - radius, x + radius, slack=shared, batch=0)
     with torch.no_grad():
-        bounds = problem.network.run(context, problem.tensors, given).logits().settled(2.0**-53)
+        bounds = run(problem.network, context, problem.tensors, given).logits().settled(2.0**-53)
     for n in range(2):
         ends = exact((x - radius)[n]) - Fraction(shared), exact((x + radius)[n]) + Fraction(shared)
         low, high = hull(layer, ends, 0.0)

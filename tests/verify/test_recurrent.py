@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import thetabox as tb
 from thetabox.models.recurrent import logits
 from thetabox.verify.interpreter.rules import dense
-from thetabox.verify.network.network import RecurrentNetwork
+from thetabox.verify.network import RecurrentNetwork
 
 X = torch.linspace(-2, 2, 3 * 6 * 2).view(3, 6, 2).sin()
 

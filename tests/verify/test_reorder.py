@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import thetabox as tb
-from thetabox.verify.network.network import Network
+from thetabox.verify.network import Network
 from thetabox.verify.network.reorder import pooled_first
 
 
@@ -45,7 +45,7 @@ def test_pool_before_relu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.index("aten.max_pool2d.default") == found.index("aten.relu.default") - 1
     settings: dict[str, Any] = {"domain": "interval", "epsilon": [0.0, 0.01, 0.5]}
     swapped = tb.logit_bounds(model, X, **settings)
-    monkeypatch.setattr("thetabox.verify.network.network.pooled_first", lambda graph: graph.operations)
+    monkeypatch.setattr("thetabox.verify.network.feedforward.pooled_first", lambda graph: graph.operations)
     kept = tb.logit_bounds(model, X, **settings)
     torch.testing.assert_close(swapped.lower, kept.lower, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(swapped.upper, kept.upper, rtol=1e-12, atol=1e-12)

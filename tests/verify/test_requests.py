@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import thetabox as tb
-from thetabox.verify.arguments import tensor_hash
 from thetabox.verify.kernels import sound_kernels
+from thetabox.verify.problem import tensor_hash
 
 Y = torch.tensor([0, 2, 1])
 X = torch.linspace(-1, 1, 12).view(3, 4)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tests.verify.contract import Case, Probe, RuleContract, probe
 from thetabox.verify.interpreter.rules.table import TABLE
-from thetabox.verify.network.graph import trace
+from thetabox.verify.network.trace import trace
 
 IMAGE, SIGNAL = (2, 5, 6), (2, 9)
 

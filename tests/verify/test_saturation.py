@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 import thetabox as tb
 from thetabox.verify.arguments import settings
-from thetabox.verify.interval.saturation import Saturation
-from thetabox.verify.network.network import RecurrentNetwork
+from thetabox.verify.interval.domain import PlainIntervals
+from thetabox.verify.interval.saturation import Remaining
+from thetabox.verify.network import RecurrentNetwork
 from thetabox.verify.problem import Problem
+from thetabox.verify.search import bounds
 
 SWEEP = [0.0, 1e-3, 1e-2, 0.05, 0.3, 1.5]
 
@@ -27,7 +29,7 @@ def spiking(readout: Callable[[Tensor], Tensor] | None = None) -> nn.Module:
 
 def margins(problem: Problem, sweep: list[float], labels: Tensor) -> Tensor:
     epsilon = torch.tensor(sweep, dtype=torch.float64)[:, None].expand(-1, len(labels))
-    return problem.margins(slice(0, len(labels)), epsilon, labels)
+    return bounds.margins(PlainIntervals(problem), slice(0, len(labels)), epsilon, labels)
 
 
 @pytest.mark.parametrize("together", [1, 2])
@@ -39,11 +41,11 @@ def test_sweeps_are_as_each_epsilon_alone(
     model, x = spiking(readout), torch.randn(9, 30, 3, dtype=torch.float64)
     labels = torch.arange(9) % 4
     problem = Problem(model, settings("interval", None, "real", "float64", "cpu"), x)
-    monkeypatch.setattr(Problem, "_together", lambda self, epsilon: together)
+    monkeypatch.setattr(PlainIntervals, "together", together)
     left = []
-    leaves = Saturation.leaves_some
+    leaves = Remaining.leaves_some
     monkeypatch.setattr(
-        Saturation, "leaves_some", lambda self, time: leaves(self, time) and left.append(self.none_left) is None
+        Remaining, "leaves_some", lambda self, time: leaves(self, time) and left.append(self.none_left) is None
     )
     sweep = SWEEP[::-1] if falling else SWEEP
     found = margins(problem, sweep, labels)
@@ -89,7 +91,7 @@ def test_only_truth_values_saturate(name: str, monkeypatch: pytest.MonkeyPatch) 
     output, saturates = OUTPUTS[name]
     x = torch.randn(5, 12, 3)
     model = Gate(output)
-    monkeypatch.setattr(Problem, "_together", lambda self, epsilon: 1)
+    monkeypatch.setattr(PlainIntervals, "together", 1)
     assert RecurrentNetwork(model, x).saturates == saturates
     labels = torch.arange(5) % 2
     problem = Problem(model, settings("interval", None, "real", "float64", "cpu"), x)
@@ -127,7 +129,7 @@ def test_several_rows_a_sample(together: int, monkeypatch: pytest.MonkeyPatch) -
     x = torch.zeros(4, steps, 2, dtype=torch.float64)
     x[0, 0], x[0, 1] = 100.0, -99.0  # 1, the threshold, from the second step on: unknown at any ε above 0
     x[1:, steps // 2] = 5.0
-    monkeypatch.setattr(Problem, "_together", lambda self, epsilon: together)
+    monkeypatch.setattr(PlainIntervals, "together", together)
     model = Pairs().double()
     labels = torch.tensor([0, 0, 1, 1])
     problem = Problem(model, settings("interval", None, "real", "float64", "cpu"), x)
@@ -150,12 +152,12 @@ class Decaying(Gate):
 
 def test_values_of_every_epsilon_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """What depends on ε but on no sample shrinks with the samples."""
-    monkeypatch.setattr(Problem, "_together", lambda self, epsilon: 2)
+    monkeypatch.setattr(PlainIntervals, "together", 2)
     x, labels = torch.randn(9, 30, 3), torch.arange(9) % 2
     problem = Problem(Decaying(), settings("interval", None, "real", "float64", "cpu"), x)
     left = []
-    leaves = Saturation.leaves_some
-    monkeypatch.setattr(Saturation, "leaves_some", lambda self, time: leaves(self, time) and left.append(time) is None)
+    leaves = Remaining.leaves_some
+    monkeypatch.setattr(Remaining, "leaves_some", lambda self, time: leaves(self, time) and left.append(time) is None)
     sweep = [0.0, 0.2, 0.4, 0.6, 0.8, 0.9]
     found = margins(problem, sweep, labels)
     assert left
@@ -166,7 +168,7 @@ def test_values_of_every_epsilon_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_lost_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is known from the first step on: that step is still walked, for there must be something to add to."""
     model, x = Gate(lambda v: (v > 0.0).to(v.dtype)), torch.randn(5, 12, 3)
-    monkeypatch.setattr(Problem, "_together", lambda self, epsilon: 1)
+    monkeypatch.setattr(PlainIntervals, "together", 1)
     labels = torch.arange(5) % 2
     problem = Problem(model, settings("interval", None, "real", "float64", "cpu"), x)
     found = margins(problem, [2.0, 3.0], labels)

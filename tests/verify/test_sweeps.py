@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import thetabox as tb
 from tests.verify.contract import assert_close
 from thetabox.verify.arguments import settings
+from thetabox.verify.interval.domain import PlainIntervals
 from thetabox.verify.problem import Problem
 
 SWEEP = [0.0, 1e-9, 1e-3, 0.1, 1.5]
@@ -33,7 +34,7 @@ def test_sweep_equals_each_alone(name: str, together: int, arithmetic: str, monk
     make, shape = NETWORKS[name]
     torch.manual_seed(0)
     model, x = make().eval(), torch.randn(7, *shape)
-    monkeypatch.setattr(Problem, "_together", lambda self, epsilon: min(together, len(epsilon)))
+    monkeypatch.setattr(PlainIntervals, "together", together)
     bounds = tb.logit_bounds(model, x, SWEEP, arithmetic=arithmetic, domain="interval")
     for place, epsilon in enumerate(SWEEP):
         alone = tb.logit_bounds(model, x, [epsilon], arithmetic=arithmetic, domain="interval")
@@ -54,8 +55,7 @@ def test_sweep_equals_each_alone(name: str, together: int, arithmetic: str, monk
 def test_one_epsilon_after_the_other_and_chunks_by_the_network_alone() -> None:
     model, x = tb.models.MLP([4, 8, 3]), torch.randn(6, 4)
     problem = Problem(model, settings("interval", None, "real", "float64", "cpu"), x)
-    for sweeps, samples in ((10, 6), (3, 1), (1, 6)):
-        assert problem._together(torch.full((sweeps, 1), 0.1).expand(sweeps, samples)) == 1
+    assert PlainIntervals.together == 1
     assert len({problem.chunk_size(sweeps) for sweeps in (1, 5, 100)}) == 1
     few = Problem(model, settings("interval", None, "real", "float64", "cpu"), x[:2])
     assert few.chunk_size(1) == problem.chunk_size(1)
@@ -75,7 +75,7 @@ def test_products_kept_are_those_of_the_same_input(monkeypatch: pytest.MonkeyPat
     torch.manual_seed(0)
     model, x = Stepped(), torch.randn(5, 2)
     sweep = [1e-6, 1e-3, 0.5, 2.0]
-    monkeypatch.setattr(Problem, "_together", lambda self, epsilon: 1)
+    monkeypatch.setattr(PlainIntervals, "together", 1)
     together = tb.logit_bounds(model, x, sweep)
     for place, epsilon in enumerate(sweep):
         alone = tb.logit_bounds(model, x, [epsilon])

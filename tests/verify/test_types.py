@@ -18,6 +18,7 @@ from thetabox.verify import arguments
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.domains import domain_class
 from thetabox.verify.problem import Problem
+from thetabox.verify.search.bounds import logits as logits_of
 
 X = torch.linspace(-1, 1.3, 12).view(3, 4)
 EPSILON = [0.0, 0.01, 0.3, 1.5]
@@ -49,9 +50,7 @@ def bounds(model: nn.Module, domain: str = "interval", epsilon: list[float] = EP
     problem = Problem(model, arguments.settings("interval", None, "real", "float64", "cpu"), X)
     values = torch.tensor(epsilon, dtype=torch.float64)[:, None].expand(-1, len(X))
     whole = slice(0, len(X))
-    return (
-        problem.logits(whole, values) if domain == "interval" else domain_class(domain)(problem).logits(whole, values)
-    )
+    return logits_of(domain_class(domain)(problem), whole, values)
 
 
 def answer_type(model: nn.Module) -> torch.dtype:

@@ -18,6 +18,7 @@ from thetabox.data.dataset import SPLITS, Dataset
 from thetabox.errors import InputError
 from thetabox.models import sha256
 from thetabox.verify import Certificate, arguments, domains
+from thetabox.verify.problem import tensor_hash
 
 NOT_OF_THE_PROOF = frozenset({"model", "epsilon", "min_verified", "junit", "seed", "threads", "device", "timeout"})
 """Options that ask nothing of the certificate: what is required of it, where the answer goes, how one is computed."""
@@ -122,7 +123,7 @@ def _check_data(given: Mapping[str, Any], certificate: Certificate, path: Path) 
 
 def _known_by(data: Dataset) -> tuple[str, str]:
     """Hashes of a data set: its own, and that by which a certificate made in Python knows its arrays."""
-    return data.sha256, arguments.tensor_hash([data.x, data.y])
+    return data.sha256, tensor_hash([data.x, data.y])
 
 
 def _hashes(file: Path, samples: int) -> Iterator[str]:

@@ -1,8 +1,9 @@
 """The verifier: intervals, operator rules, certificates."""
 
 from thetabox.verify.arithmetic.interval import Interval
-from thetabox.verify.certificate import Certificate, Profile
+from thetabox.verify.certificate import Certificate
 from thetabox.verify.certify import certify, logit_bounds
+from thetabox.verify.domain import Profile
 from thetabox.verify.interpreter.rules.table import rule
 from thetabox.verify.radius import Radii, certified_radius
 

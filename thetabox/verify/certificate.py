@@ -14,30 +14,11 @@ from torch import Tensor
 from thetabox.box import Box
 from thetabox.errors import InputError
 from thetabox.verify import stored
+from thetabox.verify.domain import Profile
 from thetabox.verify.stored import SCHEMA
 
 if TYPE_CHECKING:
     from thetabox.measure.attack import AttackResult
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Where verification fails first.
-
-    Attributes:
-        kind: ``layers`` (share of activations whose kink lies inside their interval), ``steps`` (share of spikes
-            that are uncertain at each time step) or ``losses`` (how what the proof loses is shared out over layers).
-        names: of the layers, or the time steps.
-        share: ``[E, L]``, in 0 to 1.
-        unit, caption: what the share is of, where a domain counts something else: a plural after "uncertain", and a
-            sentence.
-    """
-
-    kind: str
-    names: list[str]
-    share: Float[Tensor, "sweeps places"]
-    unit: str = ""
-    caption: str = ""
 
 
 @dataclass

@@ -19,12 +19,12 @@ from thetabox.box import Box
 from thetabox.errors import InputError
 from thetabox.verify import agreement, arguments, domains
 from thetabox.verify.arithmetic.interval import Interval
-from thetabox.verify.certificate import Certificate, Profile
-from thetabox.verify.domain import Domain
+from thetabox.verify.certificate import Certificate
+from thetabox.verify.domain import Domain, Profile
 from thetabox.verify.effort import DEFAULT, Deadline
 from thetabox.verify.interval.domain import PlainIntervals
 from thetabox.verify.kernels import sound_kernels
-from thetabox.verify.problem import Problem, Progress
+from thetabox.verify.problem import Problem, Progress, model_facts, tensor_hash
 from thetabox.verify.search import bounds, cascade, sweep
 from thetabox.verify.search.chunkstore import ChunkStore
 
@@ -100,9 +100,9 @@ def certify(
     problem, agreed = agreement.begin(model, chosen, inputs, eps)
     clean = agreed.logits
     arguments.check_labels(labels, clean.shape[1])
-    known = arguments.model_facts(model, chosen.box)
+    known = model_facts(model, chosen.box)
     facts = {**known, **(model_info or {})}
-    key = [known["sha256"], problem.signature(), arguments.tensor_hash([inputs, labels, eps]), repr(chosen), criterion]
+    key = [known["sha256"], problem.signature(), tensor_hash([inputs, labels, eps]), repr(chosen), criterion]
     effort = float(chosen.options.get("effort", DEFAULT)) if domain == domains.AUTO else None
     started = time.perf_counter()
     with ChunkStore(resume, key, len(inputs)) as store, sound_kernels():
@@ -122,7 +122,7 @@ def certify(
         )
         base = (beside.margin > 0).double().mean(1) if beside.finished else None
     whole = profile and not deadline.passed
-    data = {"name": "", "sha256": arguments.tensor_hash([inputs, labels]), "samples": len(inputs), **(data_info or {})}
+    data = {"name": "", "sha256": tensor_hash([inputs, labels]), "samples": len(inputs), **(data_info or {})}
     return Certificate(
         epsilon=eps,
         margin=found.margin,
@@ -220,7 +220,7 @@ def _logits(domain: Domain, values: Float[Tensor, "sweeps samples"]) -> Interval
     """In chunks, and one ε after the other where they share no work."""
     samples = values.shape[1]
     size = max(1, domain.samples_at_once(1))
-    rows = [values] if isinstance(domain, PlainIntervals) else values.split(1)
+    rows = [values] if domain.shares else values.split(1)
     parts = []
     for some in rows:
         chunks = [bounds.logits(domain, slice(n, n + size), some[:, n : n + size]) for n in range(0, samples, size)]

@@ -4,18 +4,37 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
-from thetabox.verify.certificate import Profile
 from thetabox.verify.effort import FREE, Meter
+from thetabox.verify.problem import Problem, Which
 
-if TYPE_CHECKING:
-    from thetabox.verify.problem import Problem, Which
+
+@dataclass(frozen=True)
+class Profile:
+    """Where verification fails first.
+
+    Attributes:
+        kind: ``layers`` (share of activations whose kink lies inside their interval), ``steps`` (share of spikes
+            that are uncertain at each time step) or ``losses`` (how what the proof loses is shared out over layers).
+        names: of the layers, or the time steps.
+        share: ``[E, L]``, in 0 to 1.
+        unit, caption: what the share is of, where a domain counts something else: a plural after "uncertain", and a
+            sentence.
+    """
+
+    kind: str
+    names: list[str]
+    share: Float[Tensor, "sweeps places"]
+    unit: str = ""
+    caption: str = ""
 
 
 class Domain(ABC):
@@ -25,6 +44,7 @@ class Domain(ABC):
         name: as users give it.
         sound: whether its answers are proofs.
         defaults: option → default.
+        shares: whether the ε of a sweep share work, with the same answers.
         cascade: what ``auto`` tries after plain intervals: options of each stage, cheap ones first.
         meter: what each pair of the present call may cost, to be paid by a stage that costs more than its
             :meth:`passes`, and looked at by any that takes long.
@@ -41,6 +61,7 @@ class Domain(ABC):
     name: ClassVar[str]
     sound: ClassVar[bool] = True
     defaults: ClassVar[Mapping[str, Any]] = {}
+    shares: ClassVar[bool] = False
     cascade: ClassVar[tuple[Mapping[str, Any], ...]] = ()
 
     def __init__(self, problem: Problem, options: Mapping[str, Any] | None = None) -> None:
@@ -69,6 +90,17 @@ class Domain(ABC):
     def logits(self, which: Which, epsilon: Float[Tensor, "sweeps samples"]) -> Interval:
         """Bounds of the logits, rows ``[E samples, K]``, float64 on the CPU."""
 
+    def disjoint(
+        self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]
+    ) -> Float[Tensor, "sweeps samples"]:
+        """The least logit of class y less the largest of another; arguments as for :meth:`margins`."""
+        ends = known_ends(self.logits(which, epsilon))
+        label = y[which].repeat(len(epsilon))[:, None]
+        others = ends.upper.scatter(1, label, -torch.inf).amax(1)
+        difference = (ends.lower.gather(1, label).squeeze(1) - others).view(epsilon.shape)
+        # Rounded down: the difference of two float64 numbers is off by half a unit in the last place.
+        return torch.nextafter(difference, torch.full_like(difference, -torch.inf))
+
     def passes(self, criterion: str) -> float:
         """Forward passes that a sample and ε costs at least, paid before it is tried (:mod:`thetabox.verify.effort`).
 
@@ -82,9 +114,12 @@ class Domain(ABC):
         return self.problem.chunk_size(sweeps)
 
     def profile(self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]) -> Profile | None:
-        """Where the proof of these samples loses its certainty, by layer or time step; that of plain intervals here."""
-        from thetabox.verify.interval.profile import (
-            profile_of,  # it stands on the problem, which a domain does not import
-        )
+        """Where the proof of these samples loses its certainty, by layer or time step, where the domain can tell."""
+        return None
 
-        return profile_of(self.problem, which, epsilon)
+
+def known_ends(ends: Interval) -> Interval:
+    """Ends that are numbers, infinite where nothing is known."""
+    lower, upper = ends.lower, ends.upper
+    lower = torch.where(lower.isnan() | (lower == torch.inf), -torch.inf, lower)
+    return Interval(lower, torch.where(upper.isnan() | (upper == -torch.inf), torch.inf, upper))

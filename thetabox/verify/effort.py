@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from thetabox.verify.network import Network, RecurrentNetwork
 from thetabox.verify.network.graph import Graph, Operation, Ref
-from thetabox.verify.network.network import Network, RecurrentNetwork
 
 # Forward passes that each sample and ε may take beyond plain intervals, unless asked otherwise.
 DEFAULT = 300.0

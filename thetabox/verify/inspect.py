@@ -8,10 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from thetabox.models.recurrent import is_recurrent
 from thetabox.verify.interpreter.rules.table import TABLE
+from thetabox.verify.network import network
 from thetabox.verify.network.graph import Layout
-from thetabox.verify.network.network import Network, RecurrentNetwork
 
 
 @dataclass(frozen=True)
@@ -32,18 +31,6 @@ class Operator:
     shape: tuple[int, ...] | None
 
 
-class _Unchecked(Network):
-    """A network whose operators need no rules: it is looked at, not evaluated."""
-
-    def _check(self) -> None:
-        pass
-
-
-class _UncheckedRecurrent(RecurrentNetwork):
-    def _check(self) -> None:
-        pass
-
-
 def inspect(model: nn.Module, x: Float[Tensor, "batch ..."]) -> list[Operator]:
     """Operators of a network in order of evaluation.
 
@@ -54,9 +41,8 @@ def inspect(model: nn.Module, x: Float[Tensor, "batch ..."]) -> list[Operator]:
     Raises:
         InputError: the network cannot be traced, or does not take such an input.
     """
-    kind = _UncheckedRecurrent if is_recurrent(model) else _Unchecked
     with torch.no_grad():
-        graphs = kind(model, x).graphs
+        graphs = network(model, x).graphs
     return [
         Operator(
             name=": ".join([role, ".".join(part for part in (operation.where, operation.name) if part)]),

@@ -1,32 +1,47 @@
-"""Bounds of many samples and many ε, in chunks that fit memory."""
+"""One question to a domain: a network, its box, inputs, and how they are bounded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from thetabox.errors import OneEpsilonAtATime
+from thetabox.box import Box
+from thetabox.checks import check_weights
+from thetabox.errors import InputError
 from thetabox.models.fold import folded
-from thetabox.verify.arguments import Settings, check_arithmetic, check_weights, input_interval, tensor_hash
+from thetabox.models.twins import RUNNING
 from thetabox.verify.arithmetic.interval import Interval
-from thetabox.verify.interpreter.context import Context, Memo, Sweep
-from thetabox.verify.kernels import sound_kernels
-from thetabox.verify.network.network import Final, Network, StepObserver, Tensors, network
+from thetabox.verify.arithmetic.rounding import Rounding
+from thetabox.verify.interpreter.tensors import Tensors
+from thetabox.verify.interpreter.walk import check_rules
+from thetabox.verify.network import network
 from thetabox.version import __version__
 
 Progress = Callable[[int, int], None]
 Which = slice | Tensor
-# Samples, their ε [E, samples], and what other calls for the same samples share → a tensor [E, samples, ...].
-Bounds = Callable[[Which, Tensor, Memo | None], Tensor]
 
 # Bytes that the values alive at once may take, and those of the largest single one: on a processor small enough to
 # stay near the cache, which is worth more than longer products.
 MEMORY = {"cpu": 512 << 20, "cuda": 4 << 30}
 LARGEST = {"cpu": 8 << 20, "cuda": 1 << 30}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to bound: box, rounding, device, domain and its options."""
+
+    box: Box
+    rounding: Rounding
+    device: torch.device
+    domain: str
+    precision: str
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -46,7 +61,9 @@ class Problem:
         with torch.no_grad():
             if self.settings.box.fold:
                 self.model = folded(self.model)
-            self.network: Network = network(self.model, self.x)
+            self.network = network(self.model, self.x)
+            for graph in self.network.graphs.values():
+                check_rules(graph)
             self.tensors = Tensors(self.model, self.settings.box, self.settings.rounding, self.settings.device)
 
     @cached_property
@@ -67,68 +84,71 @@ class Problem:
         rows = min(MEMORY[kind] // self.network.alive(), LARGEST[kind] // self.network.largest())
         return max(1, rows // width)
 
-    def evaluate(
-        self, which: Which, epsilon: Tensor, observe: StepObserver | None = None, memo: Memo | None = None
-    ) -> Final:
-        """The samples ``which`` (a range or places) at ``epsilon [E, samples]``; called inside ``sound_kernels``."""
-        values = epsilon.to(self.settings.device, torch.float64)
-        context = Context(Sweep(values), self.settings.rounding, memo=memo, few_layers=self.network.few_layers)
-        x = input_interval(self.x[which], self.settings, nonnegative=self.nonnegative)
-        return self.network.run(context, self.tensors, x, observe)
 
-    def margins(self, which: Which, epsilon: Tensor, y: Tensor, criterion: str = "margin") -> Tensor:
-        """Proven margins ``[E, samples]``, float64 on the CPU."""
+def check_arithmetic(model: nn.Module, rounding: Rounding) -> None:
+    """Raise for a network that does not compute in float32 though the claim is for that arithmetic.
 
-        def bounds(rows: Which, values: Tensor, memo: Memo | None) -> Tensor:
-            final = self.evaluate(rows, values, memo=memo)
-            return final.margins(y[rows].to(self.settings.device), criterion).double().cpu()
+    Raises:
+        InputError: a parameter or buffer in a type of fewer digits.
+    """
+    if not rounding.network:
+        return
+    for name, t in [*model.named_parameters(), *model.named_buffers()]:
+        if t.is_floating_point() and t.dtype.itemsize < torch.float32.itemsize:
+            kind = str(t.dtype).removeprefix("torch.")
+            raise InputError(
+                f"the model's {name} is in {kind}, whose rounding arithmetic='float32' does not cover; "
+                "convert the model with .float(), or use arithmetic='real'"
+            )
 
-        return self._shared(bounds, which, epsilon)
 
-    def logits(self, which: Which, epsilon: Tensor) -> Interval:
-        """Bounds of the logits, rows ``[E samples, K]``."""
+def input_interval(x: Tensor, settings: Settings, *, nonnegative: bool = False) -> Interval:
+    """The inputs as the network sees them: exact where the dtype holds them, else rounded outward."""
+    rounding = settings.rounding
+    x = x.to(settings.device)
+    if rounding.network or rounding.dtype == torch.float32:
+        largest = float(x.abs().max())
+        if largest > torch.finfo(torch.float32).max:
+            raise InputError(f"x has a value of size {largest:g}, which float32 cannot hold")
+    value = x.to(rounding.dtype)
+    exact = value.dtype == torch.float64 or x.dtype == value.dtype or bool((value.double() == x.double()).all())
+    in_float32 = rounding.network == 0.0 or x.dtype == torch.float32 or bool((x.float().double() == x).all())
+    if exact and in_float32:
+        out = Interval.point(value, nonnegative=nonnegative)
+    else:
+        wide = value.abs() * (4.0 * (2.0**-24)) + 4.0 * rounding.subnormal
+        out = Interval(value - wide, value + wide)
+    out.batch = 0
+    return out
 
-        def bounds(rows: Which, values: Tensor, memo: Memo | None) -> Tensor:
-            found = self.evaluate(rows, values, memo=memo).logits().settled(self.settings.rounding.own)
-            ends = torch.stack([found.lower, found.upper], -1).double().cpu()
-            return ends.view(*values.shape, *ends.shape[1:])
 
-        lower, upper = self._shared(bounds, which, epsilon).flatten(0, 1).unbind(-1)
-        lower = torch.where(lower.isnan() | (lower == torch.inf), -torch.inf, lower)
-        return Interval(lower, torch.where(upper.isnan() | (upper == -torch.inf), torch.inf, upper))
+def model_facts(model: nn.Module, box: Box) -> dict[str, Any]:
+    """Counts for the certificate, and a hash of the parameters."""
+    with RUNNING:
+        return _facts(model, box)
 
-    def _shared(self, bounds: Bounds, which: Which, epsilon: Tensor) -> Tensor:
-        """``bounds`` of all rows, one ε after the other, or one number where the network asks for that."""
-        together = self._together(epsilon)
-        memo = Memo() if together < len(epsilon) else None
-        with torch.no_grad(), sound_kernels():
-            try:
-                return torch.cat([bounds(which, part, memo) for part in epsilon.split(together)])
-            except OneEpsilonAtATime:
-                if len(epsilon.unique()) == 1:
-                    raise
-            places = torch.arange(len(self.x))[which]
-            found: Tensor | None = None
-            for sweep, values in enumerate(epsilon):
-                for value in values.unique():
-                    members = (values == value).nonzero().squeeze(1)
-                    part = bounds(places[members], value.expand(1, len(members)), None)[0]
-                    if found is None:
-                        found = part.new_empty(*epsilon.shape, *part.shape[1:])
-                    found[sweep, members] = part
-        assert found is not None
-        return found
 
-    def _together(self, epsilon: Tensor) -> int:
-        """How many ε of a sweep go through the network as rows of one batch: one.
+def _facts(model: nn.Module, box: Box) -> dict[str, Any]:
+    tensors = dict(model.named_parameters())
+    certified = folded(model) if box.fold else model
+    factors = box.factors(certified)
+    held = {**dict(certified.named_buffers()), **dict(certified.named_parameters())}
+    perturbed = sum(held[name].numel() for name in factors)
+    return {
+        "source": type(model).__name__,
+        "sha256": tensor_hash([t for _, t in sorted([*tensors.items(), *model.named_buffers()])]),
+        "parameters": sum(t.numel() for t in tensors.values()),
+        "perturbed": perturbed,
+    }
 
-        Rows of one batch share numbers of their rounding and order of summation, so an ε would be answered a little
-        differently beside others than alone. What is known without ε is shared all the same.
-        """
-        return 1
 
-    def chunks(self, samples: int, sweeps: int) -> Iterator[tuple[int, int]]:
-        """Ranges of samples."""
-        size = self.chunk_size(sweeps)
-        for start in range(0, samples, size):
-            yield start, min(start + size, samples)
+def tensor_hash(tensors: Sequence[Tensor]) -> str:
+    """SHA-256 over dtype, shape and bytes."""
+    digest = hashlib.sha256()
+    for t in tensors:
+        t = t.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        digest.update(f"{t.dtype}{list(t.shape)}".encode())
+        # The stride of a single number may be anything, and torch reads the bytes of rows without gaps alone.
+        flat = t.reshape(-1).as_strided((t.numel(),), (1,))
+        digest.update(flat.view(torch.uint8).numpy().tobytes() if t.numel() else b"")
+    return digest.hexdigest()

@@ -190,7 +190,7 @@ class _Hunt:
             which, rows = members[open_], epsilon[None]
             limit = None if left is None else torch.full((len(open_),), left, dtype=torch.float64)
             found = bounds.margins(domain, which, rows, self.labels, self.criterion, Meter(limit, self.deadline))
-            if domain.sound and not isinstance(domain, PlainIntervals):
+            if domain.sound and domain.name != plain.name:
                 found = torch.maximum(found, bounds.margins(plain, which, rows, self.labels, self.criterion))
             return found[0]
 

@@ -14,8 +14,10 @@ from thetabox.verify import agreement, arguments
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import Rounding
 from thetabox.verify.interpreter.context import Context, Sweep
+from thetabox.verify.interpreter.tensors import Tensors
+from thetabox.verify.interval.forward import run
 from thetabox.verify.kernels import sound_kernels
-from thetabox.verify.network.network import Network, Tensors, network
+from thetabox.verify.network import Network, network
 from thetabox.verify.problem import Problem
 
 
@@ -56,7 +58,7 @@ def worst_margins(
         context = Context(sweep, rounding, surrogate=surrogate)
         traced = network(model, x, training=True)
         _check_once(model, traced, x, box or Box())
-        return traced.run(context, tensors, inputs).class_margins(y)
+        return run(traced, context, tensors, inputs).class_margins(y)
 
 
 def _check_once(model: nn.Module, traced: Network, x: Tensor, box: Box) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from thetabox.verify.histories.algebra import Algebra
 from thetabox.verify.histories.symbolic import Symbolic
-from thetabox.verify.network.graph import trace
+from thetabox.verify.network.trace import trace
 
 X = torch.tensor([[1.5, -2.0, 3.0]] * 2)
 

@@ -18,8 +18,9 @@ from thetabox.verify import arguments
 from thetabox.verify.histories.check import check_description
 from thetabox.verify.histories.runs import differs
 from thetabox.verify.histories.structure import Mismatch, check_structure
-from thetabox.verify.network import graph, network
+from thetabox.verify.network import recurrent
 from thetabox.verify.network.graph import Graph
+from thetabox.verify.network.trace import trace as traced
 from thetabox.verify.problem import Problem
 
 UNITS, CLASSES, STEPS, DT = 4, 3, 6, 0.5
@@ -158,12 +159,12 @@ def _traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def trace(model: nn.Module, module: nn.Module, role: str, examples: Any, **how: Any) -> Graph:
         method = {"initial": "initial_state", "readout": "readout"}.get(role, "step")
         if not (isinstance(model, Base) and getattr(type(model), method) is getattr(Base, method)) or role == "step":
-            return graph.trace(model, module, role, examples, **how)
+            return traced(model, module, role, examples, **how)
         if role not in _TRACED:
-            _TRACED[role] = graph.trace(model, module, role, examples, **how)
+            _TRACED[role] = traced(model, module, role, examples, **how)
         return _TRACED[role]
 
-    monkeypatch.setattr(network, "trace", trace)
+    monkeypatch.setattr(recurrent, "trace", trace)
 
 
 _TRACED: dict[str, Graph] = {}

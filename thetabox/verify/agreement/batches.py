@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from thetabox.models.running import Running
-from thetabox.verify.network.network import Network
+from thetabox.verify.network import Network
 from thetabox.verify.problem import Problem
 
 # Samples that stand for all where the parameters are moved.

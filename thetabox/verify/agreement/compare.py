@@ -29,10 +29,9 @@ from thetabox.models.twins import RUNNING
 from thetabox.verify.agreement.folding import compare_folded
 from thetabox.verify.agreement.moved import compare_moved
 from thetabox.verify.agreement.own import OwnForward, as_traced, compare_precision, holds_narrow
-from thetabox.verify.arguments import Settings
 from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.network.origins import check_apart
-from thetabox.verify.problem import Problem
+from thetabox.verify.problem import Problem, Settings
 
 
 @dataclass(frozen=True)

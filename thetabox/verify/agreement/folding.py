@@ -14,7 +14,7 @@ from thetabox.models.running import running
 from thetabox.verify.agreement.batches import FEW, logits, repeated, sizes
 from thetabox.verify.agreement.nearness import NEAR, near
 from thetabox.verify.kernels import sound_kernels
-from thetabox.verify.network.network import network
+from thetabox.verify.network import network
 from thetabox.verify.problem import Problem
 
 

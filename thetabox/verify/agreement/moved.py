@@ -16,8 +16,10 @@ from thetabox.verify.agreement.batches import FEW, at_once, branching, repeated
 from thetabox.verify.agreement.nearness import NEAR, NEAR_OWN, explained, near, outside, values
 from thetabox.verify.agreement.refusal import refuse
 from thetabox.verify.arithmetic.interval import Interval
+from thetabox.verify.interval.domain import PlainIntervals
 from thetabox.verify.network.replay import replay
 from thetabox.verify.problem import Problem
+from thetabox.verify.search import bounds
 
 # How far parameters are moved at least.
 FAR = 0.05
@@ -101,11 +103,11 @@ class _Moving:
 
     def compare_bounds(self, epsilon: float) -> None:
         """What was answered last, where it is a number, lies inside the certificate's own bounds at that ε."""
-        bounds = _plain_bounds(self.problem, self.few, epsilon)
-        if bounds is None:
+        inside = _plain_bounds(self.problem, self.few, epsilon)
+        if inside is None:
             return
         for answer in self.answers:
-            if answer is not None and len(outside(bounds, answer, self.near)):
+            if answer is not None and len(outside(inside, answer, self.near)):
                 refuse(self.problem, f"with its parameters moved by ε = {epsilon:g} its answer lies outside the bounds")
 
     def compare_sizes(self, sizes: Sequence[int], *, whole: bool) -> None:
@@ -205,6 +207,6 @@ def _finite(*answers: Tensor) -> bool:
 def _plain_bounds(problem: Problem, which: Tensor, epsilon: float) -> Interval | None:
     """The certificate's own bounds, where intervals have any."""
     try:
-        return problem.logits(which, torch.full((1, len(which)), epsilon, dtype=torch.float64))
+        return bounds.logits(PlainIntervals(problem), which, torch.full((1, len(which)), epsilon, dtype=torch.float64))
     except OneEpsilonAtATime:
         return None

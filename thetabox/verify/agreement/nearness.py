@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from thetabox.models.running import Running
-from thetabox.verify.arguments import input_interval
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import SAFETY, Rounding, gamma
 from thetabox.verify.interpreter.context import Context, Sweep
-from thetabox.verify.network.network import Tensors
-from thetabox.verify.problem import Problem
+from thetabox.verify.interpreter.tensors import Tensors
+from thetabox.verify.interval.forward import run
+from thetabox.verify.problem import Problem, input_interval
 
 # Roundoff of a double-precision run, with room for sums in any order and fused or folded operators.
 ROUNDOFF = 2.0**-45
@@ -68,7 +68,7 @@ def at_zero(
     for places in torch.arange(len(problem.x))[which].split(problem.chunk_size(1)):
         sweep = Sweep(torch.zeros(1, len(places), dtype=torch.float64, device=settings.device))
         context = Context(sweep, rounding, few_layers=problem.network.few_layers)
-        final = problem.network.run(context, tensors, input_interval(problem.x[places], settings))
+        final = run(problem.network, context, tensors, input_interval(problem.x[places], settings))
         parts.append(final.logits().settled(rounding.own))
     lower, upper = (torch.cat([getattr(p, end).double().cpu() for p in parts]) for end in ("lower", "upper"))
     return Interval(lower, upper)

@@ -12,7 +12,7 @@ from thetabox.models.recurrent import run_steps
 from thetabox.models.running import running
 from thetabox.verify.agreement.batches import at_once, sizes
 from thetabox.verify.agreement.nearness import NEAR_OWN
-from thetabox.verify.network.network import RecurrentNetwork
+from thetabox.verify.network import RecurrentNetwork
 from thetabox.verify.problem import Problem
 
 # Calls with one input, to see whether they differ.

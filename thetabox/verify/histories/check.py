@@ -14,7 +14,7 @@ from thetabox.models.leaky import LeakyCells
 from thetabox.verify.histories.products import Mismatch
 from thetabox.verify.histories.runs import NEURON, differs
 from thetabox.verify.histories.structure import check_structure
-from thetabox.verify.network.network import Tensors
+from thetabox.verify.interpreter.tensors import Tensors
 from thetabox.verify.problem import Problem
 
 INSTEAD = "use the domain 'interval'"

@@ -10,10 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from thetabox.errors import InputError
-from thetabox.verify.arguments import input_interval
 from thetabox.verify.arithmetic.interval import Interval
-from thetabox.verify.certificate import Profile
-from thetabox.verify.domain import Domain
+from thetabox.verify.domain import Domain, Profile
 from thetabox.verify.histories.cells import INSTEAD, Cells, description, errors
 from thetabox.verify.histories.check import check_description
 from thetabox.verify.histories.splits import Tree, grow, split
@@ -22,6 +20,7 @@ from thetabox.verify.interpreter.context import Context, Sweep
 from thetabox.verify.interpreter.margin import known, row_margins
 from thetabox.verify.interpreter.rules.dense import linear
 from thetabox.verify.kernels import sound_kernels
+from thetabox.verify.problem import input_interval
 
 if TYPE_CHECKING:
     from thetabox.verify.problem import Problem, Which

@@ -21,8 +21,8 @@ from thetabox.verify.histories.algebra import ONE, ZERO, Algebra, Block
 from thetabox.verify.histories.following import Following, Layer
 from thetabox.verify.histories.products import Mismatch, column_of, products
 from thetabox.verify.histories.symbolic import ROWS, Symbolic
+from thetabox.verify.network import RecurrentNetwork
 from thetabox.verify.network.graph import Graph
-from thetabox.verify.network.network import RecurrentNetwork
 from thetabox.verify.problem import Problem
 
 WEIGHTS = ("weight_in", "weight_rec", "weight_out")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from thetabox.verify.interpreter.whole import (
     in_float32,
     within_range,
 )
-from thetabox.verify.network.graph import BatchSize, Graph, Layout, Operation, Ref, map_arg_refs
+from thetabox.verify.network.graph import Graph, Layout, Operation, Ref, map_arg_refs
 from thetabox.verify.network.kinds import Kind, is_whole, kinds
 
 Value = Interval | Parameter | Any
@@ -265,20 +265,3 @@ def _each(tree: Any, function: Callable[[Any], Any]) -> Any:
     if isinstance(tree, dict):
         return {k: _each(v, function) for k, v in tree.items()}
     return function(tree)
-
-
-def output_of(graph: Graph, values: Mapping[int, Value]) -> Any:
-    """The graph's output as a tree of values."""
-    return map_arg_refs(graph.output, lambda ref: values[ref.index])
-
-
-def dependants(graph: Graph, roots: Iterable[int]) -> set[int]:
-    """Positions of everything that depends on one of the given positions."""
-    found = set(roots)
-    for operation in graph.operations:
-        if any(i in found for i in operation.inputs):
-            found.add(operation.index)
-    return found
-
-
-__all__ = ["BatchSize", "Ref", "apply", "check_rules", "dependants", "evaluate", "output_of"]

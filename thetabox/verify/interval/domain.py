@@ -2,27 +2,61 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from thetabox.verify.arithmetic.interval import Interval
-from thetabox.verify.domain import Domain
-
-if TYPE_CHECKING:
-    from thetabox.verify.problem import Which
+from thetabox.verify.domain import Domain, Profile
+from thetabox.verify.interpreter.context import Memo
+from thetabox.verify.interval.final import Final
+from thetabox.verify.interval.forward import evaluate
+from thetabox.verify.interval.profile import profile_of
+from thetabox.verify.problem import Which
 
 
 class PlainIntervals(Domain):
-    """Bounds as the problem computes them; every other sound domain is intersected with these."""
+    """Bounds of the interpreter; every other sound domain is intersected with these.
+
+    Attributes:
+        together: how many ε of a sweep go through the network as rows of one batch. One: rows of one batch share
+            numbers of their rounding and order of summation, so an ε would be answered a little differently beside
+            others than alone. What is known without ε is shared all the same.
+    """
 
     name = "interval"
+    shares = True
+    together = 1
 
     def margins(
         self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]
     ) -> Float[Tensor, "sweeps samples"]:
-        return self.problem.margins(which, epsilon, y)
+        return self._by_criterion("margin", which, epsilon, y)
+
+    def disjoint(
+        self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]
+    ) -> Float[Tensor, "sweeps samples"]:
+        return self._by_criterion("logits", which, epsilon, y)
 
     def logits(self, which: Which, epsilon: Float[Tensor, "sweeps samples"]) -> Interval:
-        return self.problem.logits(which, epsilon)
+        def ends(final: Final) -> Tensor:
+            logits = final.logits().settled(self.problem.settings.rounding.own)
+            return torch.stack([logits.lower, logits.upper], -1)
+
+        lower, upper = self._part_by_part(ends, which, epsilon).unbind(-1)
+        return Interval(lower, upper)
+
+    def profile(self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]) -> Profile | None:
+        return profile_of(self.problem, which, epsilon)
+
+    def _by_criterion(self, criterion: str, which: Which, epsilon: Tensor, y: Tensor) -> Tensor:
+        labels = y[which].to(self.problem.settings.device)
+        return self._part_by_part(lambda final: final.margins(labels, criterion), which, epsilon)
+
+    def _part_by_part(self, read: Callable[[Final], Tensor], which: Which, epsilon: Tensor) -> Tensor:
+        """What is read off each part of the sweep; parts share what is known without ε."""
+        memo = Memo() if self.together < len(epsilon) else None
+        parts = (evaluate(self.problem, which, part, memo=memo) for part in epsilon.split(self.together))
+        return torch.cat([read(final).double().cpu() for final in parts])

@@ -6,25 +6,11 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.interpreter.context import Context
 from thetabox.verify.interpreter.rules.reduction import RunningMean
-from thetabox.verify.network.graph import Graph, Operation
-
-
-def averaging(readout: Graph) -> Operation | None:
-    """The mean over time, if that is all that the readout wants of the outputs: they need not be kept then."""
-    place = readout.inputs[0]
-    readers = [o for o in readout.operations if place in o.inputs]
-    returned = any(ref.index == place for ref in pytree.tree_leaves(readout.output))
-    if len(readers) != 1 or readers[0].operator != "aten.mean.dim" or returned:
-        return None
-    dims = readers[0].args[1]
-    rank = len(readout.layouts[place].shape)
-    over_time = isinstance(dims, list | tuple) and [d % rank for d in dims] == [1]
-    return readers[0] if over_time else None
+from thetabox.verify.network.graph import Operation
 
 
 def _mean_arguments(operation: Operation) -> tuple[int, bool]:

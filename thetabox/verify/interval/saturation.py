@@ -10,39 +10,12 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.interpreter.context import Context, Sweep
-from thetabox.verify.network.graph import Graph, Ref
 
 # Rows are left out once they are this share of those still computed: to leave some out copies the state.
 LEAST_SHARE = 0.1
-
-_KEPT = ("aten._to_copy.default", "aten.clone.default", "aten.alias.default", "aten.detach.default")
-
-
-def truth_values(graph: Graph) -> set[int]:
-    """Positions of values that are 0 or 1 for any weights: comparisons, logic, their copies and products."""
-    found: set[int] = set()
-
-    def holds(operand: object) -> bool:
-        return isinstance(operand, Ref) and operand.index in found
-
-    for operation in graph.operations:
-        decided = operation.dtype is torch.bool and not isinstance(operation.layout, tuple)
-        copied = operation.operator in _KEPT and holds(operation.args[0])
-        product = operation.operator == "aten.mul.Tensor" and all(holds(a) for a in operation.args)
-        if decided or copied or product:
-            found.add(operation.index)
-    return found
-
-
-def saturates(graph: Graph) -> bool:
-    """Whether the first result of a step is truth values, a row a sample."""
-    output = pytree.tree_leaves(graph.output)[0].index
-    layout = graph.layouts.get(output)
-    return layout is not None and (layout.batch, layout.merged) == (0, 1) and output in truth_values(graph)
 
 
 def unknown_rows(x: Interval) -> Bool[Tensor, " rows"]:
@@ -50,31 +23,34 @@ def unknown_rows(x: Interval) -> Bool[Tensor, " rows"]:
     return ((x.lower == 0.0) & (x.upper == 1.0)).flatten(1).all(1)
 
 
-class Saturation:
-    """Which samples are still computed, at the ε of one group of a sweep.
+class Remaining:
+    """The samples whose steps are still computed, at the ε of one group of a sweep.
 
     Attributes:
-        context: of the samples that are still computed.
+        context: of these samples.
         samples: their places; ``None`` while they are all.
         left, stay: the samples that :meth:`leaves_some` left out last, and places of the others among those before.
+
+    Args:
+        context: of all samples.
+        steps: of the network.
+        truths: whether outputs are truth values, and nobody looks on at what is computed: else all samples remain. So
+            they do where no smaller ε was walked before.
     """
 
-    def __init__(self, context: Context, steps: int) -> None:
-        assert context.memo is not None
+    def __init__(self, context: Context, steps: int, *, truths: bool) -> None:
         self.whole = self.context = context
         self.samples: Int[Tensor, " samples"] | None = None
+        self.memo = context.memo if truths and context.sweep.by_sweep else None
         values = context.sweep.values
         self.left = self.stay = torch.empty(0, dtype=torch.long, device=values.device)
         # The step from which on a smaller ε knew nothing; and the same at the largest one here, as far as it has come.
         self.leaves = torch.full(values.shape[1:], steps, device=values.device)
-        if context.memo.known_until is not None and context.memo.known_until[0] <= float(values.min()):
-            self.leaves = context.memo.known_until[1]
+        if self.memo is not None and self.memo.known_until is not None:
+            smallest, leaves = self.memo.known_until
+            if smallest <= float(values.min()):
+                self.leaves = leaves
         self.known_until = torch.zeros_like(self.leaves)
-
-    @staticmethod
-    def of(context: Context, steps: int) -> Saturation | None:
-        """Where groups of ε are walked one after the other; ``None`` elsewhere."""
-        return Saturation(context, steps) if context.memo is not None and context.sweep.by_sweep else None
 
     @property
     def none_left(self) -> bool:
@@ -93,7 +69,7 @@ class Saturation:
 
     def leaves_some(self, time: int) -> bool:
         """Leave out samples that need no more, if they are enough; never at the first step, which all walk."""
-        if time == 0:
+        if time == 0 or self.memo is None:
             return False
         if self.samples is None:
             places = torch.arange(len(self.leaves), device=self.leaves.device)
@@ -103,21 +79,32 @@ class Saturation:
         count = int(goes_on.sum())
         if count == len(places) or (count and len(places) - count < LEAST_SHARE * len(places)):
             return False
+        self.before = len(places)
         self.left, self.stay, self.samples = places[~goes_on], goes_on.nonzero().squeeze(1), places[goes_on]
         # Without the memo: the products there are those of all samples.
         self.context = Context(Sweep(self.whole.sweep.values[:, self.samples]), self.whole.rounding)
         return True
 
+    def stayed(self, x: Interval) -> Interval:
+        """Of a value of the samples before :meth:`leaves_some`, that of those that stayed."""
+        return taken(x, self.stay, self.before)
+
+    def of_all(self, x: Interval) -> Interval:
+        """Of a value of all samples, that of those that remain."""
+        return taken(x, self.samples, self.whole.sweep.samples)
+
     def look(self, outputs: Interval, time: int) -> None:
         """Note which samples know something of their outputs, at the largest ε."""
+        if self.memo is None:
+            return
         known = ~unknown_rows(outputs).view(self.context.sweep.sweeps, -1)
         known = known[int(self.context.sweep.values[:, 0].argmax())]
         self.known_until[known if self.samples is None else self.samples[known]] = time + 1
 
     def remember(self) -> None:
         """For the next ε of the sweep."""
-        assert self.whole.memo is not None
-        self.whole.memo.known_until = (self.whole.sweep.largest, self.known_until)
+        if self.memo is not None:
+            self.memo.known_until = (self.whole.sweep.largest, self.known_until)
 
 
 def taken(x: Interval, places: Int[Tensor, " places"] | None, samples: int) -> Interval:

@@ -16,20 +16,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from thetabox.errors import InputError, OneEpsilonAtATime
-from thetabox.verify.arguments import input_interval
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import Rounding
-from thetabox.verify.certificate import Profile
-from thetabox.verify.domain import Domain
+from thetabox.verify.domain import Domain, Profile
 from thetabox.verify.effort import FREE, Meter, forward_pass
+from thetabox.verify.interpreter.tensors import Tensors
 from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.linear import rules  # noqa: F401  # fills the table
 from thetabox.verify.linear.items import Items
 from thetabox.verify.linear.region import Frame
 from thetabox.verify.linear.tighten import Tighten
 from thetabox.verify.linear.walk import Walk
-from thetabox.verify.network.network import RecurrentNetwork, Tensors
-from thetabox.verify.problem import Problem, Which
+from thetabox.verify.network import RecurrentNetwork
+from thetabox.verify.problem import Problem, Which, input_interval
 
 GRADES = ("a", "b")
 # Numbers in the largest coefficient tensor of a walk of margins.

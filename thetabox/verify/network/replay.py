@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from thetabox.models.twins import widely
+from thetabox.verify.network import Network, RecurrentNetwork
 from thetabox.verify.network.graph import Graph, Ref, map_arg_refs
-from thetabox.verify.network.network import Network, RecurrentNetwork
 
 Read = Callable[[str], Tensor]
 """The value of a parameter or buffer by name."""

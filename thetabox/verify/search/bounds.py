@@ -10,10 +10,9 @@ from torch import Tensor
 
 from thetabox.errors import OneEpsilonAtATime
 from thetabox.verify.arithmetic.interval import Interval
-from thetabox.verify.domain import Domain
+from thetabox.verify.domain import Domain, known_ends
 from thetabox.verify.effort import FREE, Meter
 from thetabox.verify.interpreter.margin import known
-from thetabox.verify.interval.domain import PlainIntervals
 from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.problem import Which
 
@@ -36,16 +35,13 @@ def margins(
         criterion: ``margin``, or ``logits`` for the least logit of class y minus the largest of another.
         meter: of all pairs, those of the first ε first; a domain that pays no more stops there.
     """
+    bound = domain.margins if criterion == "margin" else domain.disjoint
 
-    def found(rows: Which, values: Tensor) -> Tensor:
-        if isinstance(domain, PlainIntervals):
-            return domain.problem.margins(rows, values, y, criterion)
-        if criterion == "margin":
-            return domain.margins(rows, values, y)
-        return _disjoint(logits(domain, rows, values), y[rows]).view(values.shape)
+    def margins_of(rows: Which, values: Tensor) -> Tensor:
+        return bound(rows, values, y)
 
     with sound_kernels():
-        return known(_rows(domain, found, which, epsilon, meter).double().cpu())
+        return known(_rows(domain, margins_of, which, epsilon, meter).double().cpu())
 
 
 def logits(
@@ -53,17 +49,14 @@ def logits(
 ) -> Interval:
     """Bounds of the logits in this domain, rows ``[E samples, K]``; infinite where nothing is known."""
 
-    def found(rows: Which, values: Tensor) -> Tensor:
+    def ends_of(rows: Which, values: Tensor) -> Tensor:
         ends = domain.logits(rows, values)
         stacked = torch.stack([ends.lower, ends.upper], -1).double().cpu()
         return stacked.view(*values.shape, *stacked.shape[1:])
 
-    if isinstance(domain, PlainIntervals):
-        return domain.logits(which, epsilon)
     with sound_kernels():
-        lower, upper = _rows(domain, found, which, epsilon, meter or domain.meter).flatten(0, 1).unbind(-1)
-        lower = torch.where(lower.isnan() | (lower == torch.inf), -torch.inf, lower)
-        return Interval(lower, torch.where(upper.isnan() | (upper == -torch.inf), torch.inf, upper))
+        lower, upper = _rows(domain, ends_of, which, epsilon, meter or domain.meter).flatten(0, 1).unbind(-1)
+        return known_ends(Interval(lower, upper))
 
 
 def intersected(one: Interval, other: Interval) -> Interval:
@@ -73,14 +66,14 @@ def intersected(one: Interval, other: Interval) -> Interval:
 
 
 def _rows(
-    domain: Domain, found: Callable[[Which, Tensor], Tensor], which: Which, epsilon: Tensor, meter: Meter
+    domain: Domain, bound: Callable[[Which, Tensor], Tensor], which: Which, epsilon: Tensor, meter: Meter
 ) -> Tensor:
     """All rows at once, or the samples of one ε after the other where the domain asks for that."""
     before, domain.meter = domain.meter, meter
     try:
         with torch.no_grad():
             try:
-                return found(which, epsilon)
+                return bound(which, epsilon)
             except OneEpsilonAtATime:
                 if len(epsilon.unique()) == 1 and len(epsilon) == 1:
                     raise
@@ -89,18 +82,10 @@ def _rows(
                 for value in values.unique():
                     members = (values == value).nonzero().squeeze(1)
                     domain.meter = meter.part(sweep * len(values) + members)
-                    part = found(places[members], value.expand(1, len(members)))[0]
+                    part = bound(places[members], value.expand(1, len(members)))[0]
                     answer = part.new_empty(*epsilon.shape, *part.shape[1:]) if answer is None else answer
                     answer[sweep, members] = part
     finally:
         domain.meter = before
     assert answer is not None
     return answer
-
-
-def _disjoint(ends: Interval, label: Tensor) -> Tensor:
-    label = label.repeat(len(ends.lower) // len(label))[:, None]
-    others = ends.upper.scatter(1, label, -torch.inf).amax(1)
-    difference = ends.lower.gather(1, label).squeeze(1) - others
-    # Rounded down: the difference of two float64 numbers is off by half a unit in the last place.
-    return torch.nextafter(difference, torch.full_like(difference, -torch.inf))

@@ -157,14 +157,12 @@ def grid(task: Task, domain: Domain) -> Proof:
     proof = Proof(margin, domain)
     # Samples of one class together: the margin's products are one for each class of a chunk.
     order = torch.argsort(task.labels, stable=True)
-    # Intervals share products between the ε of a sweep, with the same answers.
-    plain = isinstance(domain, PlainIntervals)
-    rows = [slice(None)] if plain else [slice(e, e + 1) for e in range(len(task.sweep))]
+    rows = [slice(None)] if domain.shares else [slice(e, e + 1) for e in range(len(task.sweep))]
     size = max(1, domain.samples_at_once(1))
     done = 0
     try:
         for sweep in rows:
-            prefix = "" if plain else f"{domain.name}-{sweep.start}-"
+            prefix = "" if domain.shares else f"{domain.name}-{sweep.start}-"
             for members, start in zip(order.split(size), range(0, len(order), size), strict=True):
                 stop = start + len(members)
                 part = task.store.read(start, stop, prefix)

@@ -1,0 +1,94 @@
+"""Parameters, buffers and constants of a network as the interpreter reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from thetabox.box import Box
+from thetabox.errors import InputError
+from thetabox.models.memory import identity, named_tensors
+from thetabox.models.twins import RUNNING
+from thetabox.verify.arithmetic.parameter import Parameter, stored
+from thetabox.verify.arithmetic.rounding import Rounding
+from thetabox.verify.interpreter.walk import Value
+from thetabox.verify.network.graph import Graph
+
+
+class Tensors:
+    """Parameters, buffers and constants of a model in the dtype and on the device of the bounds.
+
+    Args:
+        model, box, rounding, device: whose, which of them move, and how they are held.
+        instead: values by name that stand in for the model's own.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        box: Box,
+        rounding: Rounding,
+        device: torch.device,
+        instead: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.model, self.box, self.rounding, self.device = model, box, rounding, device
+        with RUNNING:
+            self.values: dict[str, Tensor] = {**named_tensors(model), **(instead or {})}
+            factors = box.factors(model)
+        # Two tensors on one memory are one, in the box under all its names.
+        first: dict[Hashable, Tensor] = {}
+        self.values = {name: first.setdefault(identity(t), t) for name, t in self.values.items()}
+        self.factors = {id(self.values[name]): factor for name, factor in factors.items()}
+        self.known: dict[int, Parameter] = {}
+
+    @property
+    def boxed(self) -> list[str]:
+        """Names of the tensors that move, each under all its names."""
+        return [name for name, value in self.values.items() if id(value) in self.factors]
+
+    def of(self, graph: Graph) -> dict[int, Value]:
+        """Position → parameter, for every tensor of the graph."""
+        found: dict[int, Value] = {i: self.parameter(name) for i, name in graph.tensors.items()}
+        for i, view in graph.views.items():
+            found[i] = self.parameter(view.name).moved(view.of)
+        for i, constant in graph.constants.items():
+            found[i] = stored("a constant of the graph", constant.detach().to(self.device), self.rounding)
+        return found
+
+    def parameter(self, name: str) -> Parameter:
+        """A tensor of the model by name, with its box."""
+        value = self.values[name]
+        if id(value) not in self.known:
+            factor = self.factors.get(id(value), 0.0)
+            held = value.to(self.device)
+            if not torch.is_grad_enabled():
+                held = held.detach()
+            unit = None
+            if factor and self.box.kind != "relative":
+                unit = self.box.unit_radius(held.to(torch.float64))
+                unit = torch.nextafter(unit, torch.full_like(unit, torch.inf)) if self.box.kind == "range" else unit
+                if self.rounding.dtype == torch.float32:
+                    unit = torch.nextafter(unit.float(), torch.full_like(unit.float(), torch.inf))
+            self.known[id(value)] = stored(name, held, self.rounding, factor, unit)
+        return self.known[id(value)]
+
+    def check_reach(self, epsilon: Tensor) -> None:
+        """Refuse boxes so narrow that float32 has fewer digits for their ends than the bounds allow for.
+
+        Raises:
+            InputError: a float64 tensor moves by less than the normal numbers of float32.
+        """
+        least = float(epsilon[epsilon > 0].amin()) if bool((epsilon > 0).any()) else 0.0
+        if not self.rounding.network or self.box.kind == "relative" or not least:
+            return
+        for name, value in self.values.items():
+            factor = self.factors.get(id(value), 0.0)
+            if factor and value.dtype == torch.float64:
+                unit = self.box.unit_radius(value.detach())
+                radius = unit[unit > 0] * (factor * least)
+                if radius.numel() and float(radius.amin()) < torch.finfo(torch.float32).smallest_normal:
+                    raise InputError(
+                        f"at ε = {least:g} {name} moves by less than float32 can tell; use real arithmetic"
+                    )

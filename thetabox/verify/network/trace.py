@@ -1,0 +1,340 @@
+"""From a module to a graph, by torch.export, with a batch of any size."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.export.graph_signature import OutputKind
+from torch.fx.node import Node, map_arg
+
+from thetabox.errors import InputError
+from thetabox.models.reach import settings
+from thetabox.models.twins import untouched
+from thetabox.verify.kernels import plain_precision
+from thetabox.verify.network.graph import Graph, Layout, Operation, Ref
+from thetabox.verify.network.origins import Origins
+from thetabox.verify.network.witness import Witness, witness
+
+# Batch size of the example that is traced: anything above 1, which torch.export would take for a constant.
+EXAMPLE_BATCH = 3
+# The largest batch at which code is looked for that branches, up to which every size is tried, and the most found so.
+LARGEST_BATCH, EVERY_SIZE, MOST_TURNS = 1 << 20, 130, 8
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A trace with what the code did and could read when it was made."""
+
+    seen: Witness
+    settings: list[tuple[str, Any]] | None
+    graph: Graph
+
+    def serves(self, seen: Witness, found: list[tuple[str, Any]] | None) -> bool:
+        return (found is None or found == self.settings) and self.seen.agrees(seen)
+
+
+_cache: WeakKeyDictionary[nn.Module, dict[Any, _Kept]] = WeakKeyDictionary()
+
+
+def trace(
+    model: nn.Module, module: nn.Module, role: str, examples: Sequence[Tensor], *, training: bool = False
+) -> Graph:
+    """Trace ``module`` (the model itself, or one part of a recurrent one) on one-sample examples.
+
+    A trace is kept, and serves again as long as the code does the same, operator by operator, and the numbers that it
+    may read are the same: a batch size at which it branches shows in no operator of a smaller batch.
+
+    Args:
+        model: what the graph is cached for, and what parameter names refer to.
+        module: traced; parameters are named as in ``model``.
+        role: distinguishes the parts of one model in the cache.
+        examples: tensors ``[1 or more, ...]``; only shape, dtype and device count.
+        training: the operators alone decide, for the steps of one training: numbers that count them change.
+
+    Raises:
+        InputError: ``torch.export`` cannot trace it with a batch of any size, or it uses weights that are not its own.
+    """
+    key = (role, tuple((tuple(e.shape[1:]), e.dtype, e.device) for e in examples))
+    inputs = tuple(torch.zeros((EXAMPLE_BATCH, *e.shape[1:]), dtype=e.dtype, device=e.device) for e in examples)
+    found = None if training else settings(model)
+    with untouched(model):
+        try:
+            seen = witness(model, module, inputs)
+        except Exception as error:
+            raise _untraceable(model, examples, error) from error
+    graphs = _cache.setdefault(model, {})
+    kept = graphs.get(key)
+    if kept is None or not kept.serves(seen, found):
+        # What the first run left behind, in a cache of the module's own, is not what is traced.
+        with untouched(model, numbers=True):
+            kept = graphs[key] = _Kept(seen, found, _trace(model, module, examples, inputs))
+    return kept.graph
+
+
+def _trace(model: nn.Module, module: nn.Module, examples: Sequence[Tensor], inputs: tuple[Tensor, ...]) -> Graph:
+    dynamic: tuple[Any, ...] = tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs)
+    if _takes_any_number(module):
+        dynamic = (dynamic,)
+    try:
+        with warnings.catch_warnings(), torch.enable_grad(), plain_precision():
+            warnings.simplefilter("ignore")  # about internals of torch; what matters is raised
+            program = torch.export.export(module, inputs, dynamic_shapes=dynamic, strict=False)
+            if not _functional(program):
+                program = program.run_decompositions({})
+    except Exception as error:
+        raise _untraceable(model, examples, error) from error
+    # A part of a recurrent network is traced inside a wrapper, whose only child is the model.
+    graph = _read(program, "" if module is model else "cell.")
+    _know_again(graph, model)
+    return graph
+
+
+def _know_again(graph: Graph, model: nn.Module) -> None:
+    """Give parameters and buffers that were lifted as constants their names back."""
+    origins = Origins(model)
+    for index, constant in list(graph.constants.items()):
+        view = origins.view_of(constant)
+        if view is not None:
+            del graph.constants[index]
+            graph.tensors[index] = view.name
+            if view.places is not None:
+                graph.views[index] = view
+
+
+# Operators that a decomposition leaves as they are: none writes to anything, none stands for others.
+DIRECT = frozenset(
+    f"aten.{name}"
+    for name in (
+        "abs.default", "add.Tensor", "addmm.default", "avg_pool1d.default", "avg_pool2d.default",
+        "cat.default", "clamp.default", "conv1d.default", "conv2d.default", "conv2d.padding", "div.Tensor",
+        "elu.default", "exp.default", "ge.Scalar", "ge.Tensor", "gelu.default", "gt.Scalar", "gt.Tensor",
+        "hardtanh.default", "le.Scalar", "le.Tensor", "leaky_relu.default", "linear.default", "lt.Scalar", "lt.Tensor",
+        "matmul.default", "max_pool1d.default", "max_pool2d.default", "maximum.default", "mean.dim", "minimum.default",
+        "mm.default", "mul.Tensor", "neg.default", "reciprocal.default", "relu.default", "rsub.Scalar", "select.int",
+        "sigmoid.default", "sign.default", "silu.default", "slice.Tensor", "softplus.default", "sqrt.default",
+        "stack.default", "sub.Tensor", "sum.dim_IntList", "tanh.default", "transpose.int", "where.self",
+    )
+)  # words, several to a line  # fmt: skip
+
+
+def _functional(program: Any) -> bool:
+    """Whether a program is already what its decomposition would be, which takes longer to make than the program.
+
+    Each operator is one that stays as it is, and each result is used.
+    """
+    nodes = [node for node in program.graph.nodes if node.op not in ("placeholder", "output")]
+    return all(node.op == "call_function" and str(node.target) in DIRECT and node.users for node in nodes)
+
+
+def _takes_any_number(module: nn.Module) -> bool:
+    """Whether ``forward`` has a parameter ``*args``."""
+    try:
+        parameters = signature(module.forward).parameters.values()
+    except ValueError:  # compiled code has no signature
+        return False
+    return any(p.kind is p.VAR_POSITIONAL for p in parameters)
+
+
+def _untraceable(model: nn.Module, examples: Sequence[Tensor], error: Exception) -> InputError:
+    if isinstance(model, torch.jit.ScriptModule):
+        return InputError("scripted modules (torch.jit.script) have no trace; give the Python module it was made from")
+    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return InputError(
+        f"torch.export cannot trace {type(model).__name__} on inputs of shape "
+        f"{[tuple(e.shape[1:]) for e in examples]} with a free batch size: {reason.strip()[:300]}"
+    )
+
+
+def _read(program: Any, prefix: str) -> Graph:
+    roles = program.graph_signature
+    names = {k: v.removeprefix(prefix) for k, v in {**roles.inputs_to_parameters, **roles.inputs_to_buffers}.items()}
+    lifted = roles.inputs_to_lifted_tensor_constants
+    position: dict[Node, int] = {}
+    graph_inputs: list[int] = []
+    tensors: dict[int, str] = {}
+    constants: dict[int, Tensor] = {}
+    operations: list[Operation] = []
+    layouts: dict[int, Layout] = {}
+    dtypes: dict[int, torch.dtype] = {}
+    output: Any = None
+
+    def reference(tree: Any) -> Any:
+        def refer(node: Node) -> Any:
+            return Ref(position[node])
+
+        return map_arg(tree, refer)
+
+    for index, node in enumerate(program.graph.nodes):
+        position[node] = index
+        if isinstance(node.meta.get("val"), Tensor):
+            dtypes[index] = node.meta["val"].dtype
+        if node.op == "placeholder":
+            if node.name in names:
+                tensors[index] = names[node.name]
+            elif node.name in lifted:
+                constants[index] = program.constants[lifted[node.name]]
+            else:
+                graph_inputs.append(index)
+            if isinstance(node.meta.get("val"), Tensor):
+                layouts[index] = _layout(node.meta["val"], node.name)
+        elif node.op == "output":
+            results = list(zip(reference(node.args[0]), roles.output_specs, strict=True))
+            output = tuple(r for r, spec in results if spec.kind is OutputKind.USER_OUTPUT)
+            written = {r.index: spec.target for r, spec in results if spec.kind in WRITES and isinstance(r, Ref)}
+        elif node.op == "call_function":
+            if "_assert" in str(node.target):
+                continue  # an export's own checks of sizes and dtypes have no result
+            operation = _operation(index, node, reference)
+            operations.append(operation)
+            if isinstance(operation.layout, Layout):
+                layouts[index] = operation.layout
+        else:
+            raise InputError(f"the exported graph holds a {node.op} node ({node.name}), which has no rule")
+    graph = Graph(graph_inputs, tensors, constants, operations, output, layouts, dtypes)
+    graph.batch_sizes = _batch_sizes(program)
+    _check_writes(graph, written)
+    for operation in operations:
+        _check_samples_apart(graph, operation)
+    return graph
+
+
+# Results of a trace that a module writes to its own tensors.
+WRITES = (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION)
+
+
+def _check_writes(graph: Graph, written: dict[int, str]) -> None:
+    """Refuse a module whose answer depends on what an earlier call of it wrote."""
+    changed = {i for i, name in graph.tensors.items() if name in written.values()}
+    for operation in graph.operations:
+        if any(i in changed for i in operation.inputs):
+            changed.add(operation.index)
+    if written and changed & set(graph.outputs):
+        raise InputError(
+            f"the network's forward writes to {next(iter(written.values()))!r} and reads it, so its answer depends on "
+            "how often it was called; a certificate speaks of one function"
+        )
+
+
+def _batch_sizes(program: Any) -> list[int]:
+    """Batch sizes at which the module's code may branch: around each place where what the trace assumed ends."""
+    sizes: set[int] = set()
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        if node.op != "placeholder" or not isinstance(value, Tensor):
+            continue
+        symbols: list[Any] = [getattr(size, "node", None) for size in value.shape if not isinstance(size, int)]
+        if symbols:
+            guards = [guard.expr for guard in symbols[0].shape_env.guards]
+            sizes.update(*(_turns(guard) for guard in guards))
+            break
+    for limits in program.range_constraints.values():
+        for limit in (limits.lower, limits.upper):
+            if 2 < limit <= LARGEST_BATCH:
+                sizes |= {int(limit) - 1, int(limit), int(limit) + 1}
+    return sorted(size for size in sizes if size > 1)
+
+
+def _turns(guard: Any) -> set[int]:
+    """Where an assumption about the batch size begins or ceases to hold, the first few places of each kind."""
+    symbols = list(guard.free_symbols)
+    if len(symbols) != 1:
+        return set()
+
+    def holds(size: int) -> bool:
+        # By its name: where it cannot be told, the answer is an expression.
+        return str(guard.subs(symbols[0], size)) == "True"
+
+    numbers = {int(n) for n in guard.atoms() if n.is_Integer and 0 < n <= LARGEST_BATCH}
+    powers = {1 << power for power in range(LARGEST_BATCH.bit_length())}
+    tried = sorted(
+        {*range(1, EVERY_SIZE), *powers, *(n + more for n in numbers for more in (-1, 0, 1) if n + more > 0)}
+    )
+    truth = [holds(size) for size in tried]
+    found: set[int] = set()
+    for low, high, before, after in zip(tried, tried[1:], truth, truth[1:], strict=False):
+        if before == after:
+            continue
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if holds(middle) == before else (low, middle)
+        found |= {low, high}
+        if len(found) >= MOST_TURNS:
+            break
+    return found
+
+
+def _operation(index: int, node: Node, reference: Any) -> Operation:
+    target = node.target
+    name = "getitem" if target is operator.getitem else str(target)
+    stack = node.meta.get("nn_module_stack") or {}
+    where = list(stack.values())[-1][0] if stack else ""
+    value = node.meta.get("val")
+    layout: Layout | tuple[Layout | None, ...] | None = None
+    where = where if isinstance(where, str) and not where.startswith("_empty") else ""
+    if isinstance(value, Tensor):
+        layout = _layout(value, f"{name} at {where}")
+    elif isinstance(value, (tuple, list)):
+        layout = tuple(_layout(v, name) if isinstance(v, Tensor) else None for v in value)
+    return Operation(
+        index=index,
+        name=node.name,
+        operator=name,
+        target=target,
+        args=reference(node.args),
+        kwargs=reference(dict(node.kwargs)),
+        layout=layout,
+        inputs=tuple(reference(list(node.all_input_nodes))[i].index for i in range(len(node.all_input_nodes))),
+        where=where,
+        dtype=value.dtype if isinstance(value, Tensor) else None,
+    )
+
+
+def _layout(value: Tensor, what: str) -> Layout:
+    batch, merged = None, 1
+    shape: list[int | None] = []
+    for dim, size in enumerate(value.shape):
+        if isinstance(size, int):
+            shape.append(size)
+            continue
+        expression = size.node.expr
+        symbols = list(expression.free_symbols)
+        factor = expression.subs(dict.fromkeys(symbols, 1))
+        if batch is not None or len(symbols) != 1 or expression != factor * symbols[0]:
+            raise InputError(f"{what} mixes samples: its shape is {tuple(str(s) for s in value.shape)}")
+        batch, merged = dim, int(factor)
+        shape.append(None)
+    return Layout(tuple(shape), batch, merged)
+
+
+# Operators that may turn the samples' dimension into a merged one and back.
+RESHAPING = ("view", "reshape", "flatten", "unflatten", "_unsafe_view")
+
+
+def _check_samples_apart(graph: Graph, operation: Operation) -> None:
+    """Refuse whatever lets one sample's values reach another's."""
+    outputs = operation.layout if isinstance(operation.layout, tuple) else (operation.layout,)
+    batched = [graph.layouts[i] for i in operation.inputs if i in graph.layouts and graph.layouts[i].batch is not None]
+    if not batched or operation.operator.startswith("aten.new_"):  # a new tensor takes only the type of its operand
+        return
+    for layout in outputs:
+        if layout is None:
+            continue
+        if layout.batch is None:
+            if 0 in layout.shape:
+                continue
+            raise InputError(f"{operation.describe()} mixes samples: a whole batch becomes one value")
+        reshaping = any(f"aten.{r}." in operation.operator for r in RESHAPING)
+        if reshaping:
+            apart = layout.before_batch == batched[0].before_batch
+        else:
+            apart = all(b.merged == layout.merged for b in batched)
+        if not apart:
+            raise InputError(f"{operation.describe()} mixes samples: it moves the batch into another dimension")
