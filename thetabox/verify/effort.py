@@ -16,22 +16,12 @@ from torch import Tensor
 
 from thetabox.verify.network import Network, RecurrentNetwork
 from thetabox.verify.network.graph import Graph, Operation, Ref
+from thetabox.verify.network.operators import SUMMED_OPERAND, is_convolution
 
 # Forward passes that each sample and ε may take beyond plain intervals, unless asked otherwise.
 DEFAULT = 300.0
 # What a second a sample is read as, for those who still give a budget in seconds: the default was a quarter of one.
 PASSES_A_SECOND = 4.0 * DEFAULT
-
-# Where the matrix stands that a sum runs over the last dimension of.
-_PRODUCTS = {
-    "aten.linear.default": 0,
-    "aten.addmm.default": 1,
-    "aten.baddbmm.default": 1,
-    "aten.mm.default": 0,
-    "aten.bmm.default": 0,
-    "aten.matmul.default": 0,
-    "aten.mv.default": 0,
-}
 
 
 class OutOfTime(Exception):
@@ -107,10 +97,10 @@ FREE = Meter()
 def fan(graph: Graph, operation: Operation) -> int:
     """Multiply-adds for each number of a result; 1 for what is no product."""
     name, shape = operation.operator, None
-    if name in _PRODUCTS:
-        shape = _shape(graph, operation, _PRODUCTS[name])
+    if name in SUMMED_OPERAND:
+        shape = _shape(graph, operation, SUMMED_OPERAND[name])
         return max(1, shape[-1] or 1) if shape else 1
-    if name.startswith("aten.conv"):
+    if is_convolution(name):
         shape = _shape(graph, operation, 1)
         # The first dimension counts outputs, or inputs of a transposed one, which then reads as many of the others.
         return max(1, math.prod(s or 1 for s in shape[1:])) if shape else 1

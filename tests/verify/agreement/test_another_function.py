@@ -15,7 +15,7 @@ from tests.verify.agreement import networks
 from tests.verify.agreement.networks import BURNED_IN, Changed, Plain, Settings, samples
 from thetabox.models import LSNN
 from thetabox.verify.agreement import batches
-from thetabox.verify.network import network, trace
+from thetabox.verify.network import network, operators, trace
 
 CALLS: dict[str, Callable[[nn.Module, Tensor], object]] = {
     "certify": lambda net, x: tb.certify(net, x, [0] * len(x), [0.0, 1e-3]),
@@ -447,7 +447,7 @@ def test_an_export_that_is_not_decomposed_is_what_its_decomposition_would_be(
 ) -> None:
     found = [g.describe() for g in network(net, x).graphs.values()]
     if isinstance(net, Everything):
-        assert {o.operator for o in network(net, x).main.operations} == trace.DIRECT
+        assert {o.operator for o in network(net, x).main.operations} == operators.DIRECT
     monkeypatch.setattr(trace, "_functional", lambda program: False)
     monkeypatch.setattr(trace, "_cache", WeakKeyDictionary())
     assert found == [g.describe() for g in network(net, x).graphs.values()]

@@ -14,6 +14,7 @@ from thetabox.verify.arithmetic.rounding import SAFETY, Rounding, gamma
 from thetabox.verify.interpreter.context import Context, Sweep
 from thetabox.verify.interpreter.tensors import Tensors
 from thetabox.verify.interval.forward import run
+from thetabox.verify.network.operators import JUMPS
 from thetabox.verify.problem import Problem, input_interval
 
 # Roundoff of a double-precision run, with room for sums in any order and fused or folded operators.
@@ -22,8 +23,6 @@ ROUNDOFF = 2.0**-45
 NEAR = 2.0**-33
 # The same for a run in the network's own precision beside one in double precision, before bounds are asked.
 NEAR_OWN = 2.0**-10
-# Operators that jump, beside those that answer a truth value, or are so steep somewhere that rounding becomes large.
-JUMPS = ("sign", "floor", "ceil", "round", "trunc", "sqrt", "rsqrt", "reciprocal", "div", "log", "pow")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from thetabox.verify.network.operators import NEVER_NEGATIVE
+
 Number = int | Fraction
 Monomial = tuple[tuple[int, int], ...]
 """Atoms with their exponents, ascending."""
@@ -84,8 +86,6 @@ Node = Block | Exp | Sign | Function | Dot
 VALUES: Mapping[str, Callable[..., Number]] = {"maximum": max, "minimum": min}
 # A whole number of some type, between the settings; it has no value where it would wrap, or be cut off.
 WHOLE = "whole"
-# Functions that are never below zero.
-NEVER_NEGATIVE = ("aten.sigmoid.default", "aten.softplus.default", "aten.hardsigmoid.default", "aten.relu6.default")
 ZERO, ONE = 0, 1
 
 

@@ -17,6 +17,7 @@ from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import SAFETY, Rounding
 from thetabox.verify.network.graph import Layout, Operation
 from thetabox.verify.network.kinds import Kind
+from thetabox.verify.network.operators import is_convolution
 
 
 @dataclass(frozen=True)
@@ -237,7 +238,7 @@ class Context:
     @property
     def is_convolution(self) -> bool:
         """Whether outputs lie in the second dimension rather than in the last."""
-        return self.operation is not None and self.operation.operator.startswith("aten.conv")
+        return self.operation is not None and is_convolution(self.operation.operator)
 
     @property
     def where(self) -> str:

@@ -13,10 +13,8 @@ from thetabox.verify.domain import Profile
 from thetabox.verify.interval.forward import evaluate
 from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.network.graph import Operation
+from thetabox.verify.network.operators import COMPARISONS, KINKS
 from thetabox.verify.problem import Problem, Which
-
-KINKS = ("aten.relu.default", "aten.leaky_relu.default", "aten.hardtanh.default")
-COMPARISONS = ("aten.gt.Tensor", "aten.ge.Tensor", "aten.lt.Tensor", "aten.le.Tensor")
 
 
 def profile_of(problem: Problem, which: Which, epsilon: Float[Tensor, "sweeps samples"]) -> Profile | None:

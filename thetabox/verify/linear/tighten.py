@@ -12,14 +12,9 @@ from thetabox.verify.effort import fan
 from thetabox.verify.linear.items import Items, first_layout
 from thetabox.verify.linear.region import Frame, Region
 from thetabox.verify.linear.rules import affine, convolution, pooling
-from thetabox.verify.linear.table import Stop
-from thetabox.verify.linear.walk import Walk
+from thetabox.verify.linear.walk import Stop, Walk
 from thetabox.verify.network.graph import Graph, Operation
-
-BENT = ("aten.relu.default", "aten.relu_.default", "aten.leaky_relu.default")
-POOLS = ("aten.max_pool2d.default", "aten.max_pool2d_with_indices.default")
-DENSE = ("aten.linear.default", "aten.addmm.default", "aten.mm.default", "aten.matmul.default")
-CONVOLUTIONS = ("aten.conv2d.default", "aten.conv2d.padding", "aten.conv1d.default", "aten.conv1d.padding")
+from thetabox.verify.network.operators import CONVOLUTIONS, DENSE, MAX_POOLS_2D, TWO_SLOPES
 
 # Numbers in the largest coefficient tensor of one walk.
 NUMBERS = 1 << 21
@@ -45,7 +40,7 @@ def targets(graph: Graph) -> set[int]:
         before = [depth[i] for i in operation.inputs if i in depth]
         bends = max((d.bends for d in before), default=0)
         shared = any(d.shared for d in before) or operation.operator in CONVOLUTIONS
-        if operation.operator in BENT:
+        if operation.operator in TWO_SLOPES:
             if bends >= 2 or (bends == 1 and shared):
                 found.add(operation.inputs[0])
             bends += 1
@@ -70,7 +65,7 @@ class Tighten:
         self.prices: dict[int, float] = {}
         self.pools = {}
         for operation in graph.operations:
-            if operation.operator in POOLS:
+            if operation.operator in MAX_POOLS_2D:
                 self.pools[operation.inputs[0]] = operation
 
     def __call__(self, items: Items, operation: Operation) -> tuple[Tensor, Tensor] | None:

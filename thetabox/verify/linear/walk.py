@@ -1,6 +1,17 @@
-"""One backward walk: rows of coefficients from a value down to what is known."""
+r"""Backward walks: rows of coefficients from a value down to what is known, by one table from operator to rule.
+
+A backward rule takes the coefficients ``A [items, rows, *shape]`` on an operator's result and hands coefficients on
+its operands to the walk, so that with every constant put aside
+
+.. math:: \langle A, f(x) \rangle \ge \sum_i \langle A_i, x_i \rangle + c
+
+for all operands inside their intervals and all parameters in their boxes, rounding included. A rule raises
+:class:`Stop`, before it has handed on anything, where it does not apply.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -11,16 +22,33 @@ from thetabox.verify.effort import fan
 from thetabox.verify.linear.constant import Constant, slip
 from thetabox.verify.linear.items import Items, first_layout
 from thetabox.verify.linear.region import Frame, Region, placed
-from thetabox.verify.linear.table import BACKWARD, Stop
 from thetabox.verify.network.graph import Operation, Ref
 from thetabox.verify.network.kinds import kinds
-
-__all__ = ["Walk", "dot", "flat"]
 
 # Relative errors below this may be taken of the largest number instead of each.
 NEGLIGIBLE = 1e-9
 # More than what all products of one layer can lose where they underflow in float64, of factors below 1.
 UNDERFLOW = 2.0**-1034
+
+
+Backward = Callable[["Walk", Operation, Tensor, Region | None], None]
+
+BACKWARD: dict[str, Backward] = {}
+
+
+class Stop(Exception):
+    """The rule does not apply: the result's interval stands for the operator."""
+
+
+def backward(*operators: str) -> Callable[[Backward], Backward]:
+    """Register a function as the backward rule of operators such as ``"aten.relu.default"``."""
+
+    def register(function: Backward) -> Backward:
+        for operator in operators:
+            BACKWARD[operator] = function
+        return function
+
+    return register
 
 
 class Walk:

@@ -14,9 +14,8 @@ from thetabox.models.recurrent import RecurrentModule, is_recurrent
 from thetabox.models.twins import untouched
 from thetabox.verify.network.feedforward import Network, count_of, example_of, largest_of
 from thetabox.verify.network.graph import Graph, Operation, Ref, dependants
+from thetabox.verify.network.operators import COPIES
 from thetabox.verify.network.trace import trace
-
-_KEPT = ("aten._to_copy.default", "aten.clone.default", "aten.alias.default", "aten.detach.default")
 
 
 class _InitialState(nn.Module):
@@ -154,7 +153,7 @@ def truth_values(graph: Graph) -> set[int]:
 
     for operation in graph.operations:
         decided = operation.dtype is torch.bool and not isinstance(operation.layout, tuple)
-        copied = operation.operator in _KEPT and holds(operation.args[0])
+        copied = operation.operator in COPIES and holds(operation.args[0])
         product = operation.operator == "aten.mul.Tensor" and all(holds(a) for a in operation.args)
         if decided or copied or product:
             found.add(operation.index)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from thetabox.verify.network.graph import Graph, Operation, Ref
-
-POOLS = ("aten.max_pool1d.default", "aten.max_pool2d.default")
+from thetabox.verify.network.operators import MAX_POOLS, RELU
 
 
 def pooled_first(graph: Graph) -> list[Operation]:
@@ -18,12 +17,12 @@ def pooled_first(graph: Graph) -> list[Operation]:
     operations = list(graph.operations)
     place = {operation.index: i for i, operation in enumerate(operations)}
     for i, pool in enumerate(operations):
-        source = pool.args[0] if pool.operator in POOLS else None
+        source = pool.args[0] if pool.operator in MAX_POOLS else None
         before = place.get(source.index) if isinstance(source, Ref) else None
         if before is None or graph.readers[operations[before].index] != 1:
             continue
         relu = operations[before]
-        if relu.operator == "aten.relu.default" and not pool.kwargs and _dilation(pool) == {1}:
+        if relu.operator in RELU and not pool.kwargs and _dilation(pool) == {1}:
             operations[before] = replace(pool, index=relu.index, args=(*relu.args, *pool.args[1:]), inputs=relu.inputs)
             operations[i] = replace(relu, index=pool.index, args=(source,), inputs=pool.inputs, layout=pool.layout)
     return operations

@@ -20,6 +20,7 @@ from thetabox.models.reach import settings
 from thetabox.models.twins import untouched
 from thetabox.verify.kernels import plain_precision
 from thetabox.verify.network.graph import Graph, Layout, Operation, Ref
+from thetabox.verify.network.operators import DIRECT, RESHAPING
 from thetabox.verify.network.origins import Origins
 from thetabox.verify.network.witness import Witness, witness
 
@@ -107,22 +108,6 @@ def _know_again(graph: Graph, model: nn.Module) -> None:
             graph.tensors[index] = view.name
             if view.places is not None:
                 graph.views[index] = view
-
-
-# Operators that a decomposition leaves as they are: none writes to anything, none stands for others.
-DIRECT = frozenset(
-    f"aten.{name}"
-    for name in (
-        "abs.default", "add.Tensor", "addmm.default", "avg_pool1d.default", "avg_pool2d.default",
-        "cat.default", "clamp.default", "conv1d.default", "conv2d.default", "conv2d.padding", "div.Tensor",
-        "elu.default", "exp.default", "ge.Scalar", "ge.Tensor", "gelu.default", "gt.Scalar", "gt.Tensor",
-        "hardtanh.default", "le.Scalar", "le.Tensor", "leaky_relu.default", "linear.default", "lt.Scalar", "lt.Tensor",
-        "matmul.default", "max_pool1d.default", "max_pool2d.default", "maximum.default", "mean.dim", "minimum.default",
-        "mm.default", "mul.Tensor", "neg.default", "reciprocal.default", "relu.default", "rsub.Scalar", "select.int",
-        "sigmoid.default", "sign.default", "silu.default", "slice.Tensor", "softplus.default", "sqrt.default",
-        "stack.default", "sub.Tensor", "sum.dim_IntList", "tanh.default", "transpose.int", "where.self",
-    )
-)  # words, several to a line  # fmt: skip
 
 
 def _functional(program: Any) -> bool:
@@ -314,10 +299,6 @@ def _layout(value: Tensor, what: str) -> Layout:
     return Layout(tuple(shape), batch, merged)
 
 
-# Operators that may turn the samples' dimension into a merged one and back.
-RESHAPING = ("view", "reshape", "flatten", "unflatten", "_unsafe_view")
-
-
 def _check_samples_apart(graph: Graph, operation: Operation) -> None:
     """Refuse whatever lets one sample's values reach another's."""
     outputs = operation.layout if isinstance(operation.layout, tuple) else (operation.layout,)
@@ -331,7 +312,7 @@ def _check_samples_apart(graph: Graph, operation: Operation) -> None:
             if 0 in layout.shape:
                 continue
             raise InputError(f"{operation.describe()} mixes samples: a whole batch becomes one value")
-        reshaping = any(f"aten.{r}." in operation.operator for r in RESHAPING)
+        reshaping = operation.operator.startswith(RESHAPING)
         if reshaping:
             apart = layout.before_batch == batched[0].before_batch
         else:

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from thetabox.verify.linear.constant import slip
 from thetabox.verify.linear.region import Region
-from thetabox.verify.linear.table import Stop, backward
-from thetabox.verify.linear.walk import Walk, dot
+from thetabox.verify.linear.walk import Stop, Walk, backward, dot
 from thetabox.verify.network.graph import Operation
+from thetabox.verify.network.operators import TWO_SLOPES
 
 # Roundings of a coefficient and of a constant.
 FEW = 8
@@ -64,7 +64,7 @@ def bend_of(operation: Operation) -> float:
     return float(slope)
 
 
-@backward("aten.relu.default", "aten.relu_.default", "aten.leaky_relu.default")
+@backward(*TWO_SLOPES)
 def bent(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
     """``max(v, bend v)``."""
     bend = bend_of(operation)

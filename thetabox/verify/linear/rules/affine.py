@@ -22,8 +22,7 @@ from thetabox.verify.arithmetic.rounding import gamma
 from thetabox.verify.linear.constant import slip
 from thetabox.verify.linear.items import Items, radius
 from thetabox.verify.linear.region import Region
-from thetabox.verify.linear.table import Stop, backward
-from thetabox.verify.linear.walk import Walk, dot
+from thetabox.verify.linear.walk import Stop, Walk, backward, dot
 from thetabox.verify.network.graph import Operation
 
 

@@ -13,8 +13,7 @@ from thetabox.verify.linear.constant import slip
 from thetabox.verify.linear.items import radius
 from thetabox.verify.linear.region import Region
 from thetabox.verify.linear.rules.affine import chord
-from thetabox.verify.linear.table import Stop, backward
-from thetabox.verify.linear.walk import Walk, dot, flat
+from thetabox.verify.linear.walk import Stop, Walk, backward, dot, flat
 from thetabox.verify.network.graph import Operation, Ref
 
 FEW = 8

@@ -25,8 +25,7 @@ from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.linear.items import Items, radius
 from thetabox.verify.linear.region import Pair, Region
 from thetabox.verify.linear.rules.affine import add_bias, chord, lose_start, parameter, reach, relative_error
-from thetabox.verify.linear.table import Stop, backward
-from thetabox.verify.linear.walk import Walk, dot
+from thetabox.verify.linear.walk import Stop, Walk, backward, dot
 from thetabox.verify.network.graph import Operation
 
 # Numbers in the largest temporary tensor of a product: near the cache.

@@ -12,8 +12,7 @@ from thetabox.verify.arithmetic.rounding import gamma
 from thetabox.verify.linear.constant import slip
 from thetabox.verify.linear.items import first_layout
 from thetabox.verify.linear.region import Region
-from thetabox.verify.linear.table import Stop, backward
-from thetabox.verify.linear.walk import Walk
+from thetabox.verify.linear.walk import Stop, Walk, backward
 from thetabox.verify.network.graph import BatchSize, Layout, Operation, Ref
 
 

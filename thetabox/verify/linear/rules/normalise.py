@@ -14,8 +14,7 @@ from thetabox.verify.linear.constant import slip
 from thetabox.verify.linear.items import radius
 from thetabox.verify.linear.region import Region
 from thetabox.verify.linear.rules.affine import add_bias, parameter
-from thetabox.verify.linear.table import Stop, backward
-from thetabox.verify.linear.walk import Walk
+from thetabox.verify.linear.walk import Stop, Walk, backward
 from thetabox.verify.network.graph import Operation
 
 

@@ -18,9 +18,9 @@ from thetabox.verify.linear.items import Items, radius
 from thetabox.verify.linear.region import Frame, Pair, Region
 from thetabox.verify.linear.rules import convolution as convolutions
 from thetabox.verify.linear.rules.activation import FEW, lines, through
-from thetabox.verify.linear.table import Stop, backward
-from thetabox.verify.linear.walk import Walk, dot
+from thetabox.verify.linear.walk import Stop, Walk, backward, dot
 from thetabox.verify.network.graph import Operation
+from thetabox.verify.network.operators import MAX_POOLS_2D, RELU
 
 # Windows of more places are bounded by differences of intervals.
 FEW_PLACES = 4
@@ -67,7 +67,7 @@ def source(items: Items, operation: Operation) -> tuple[int, bool]:
     """The value that is pooled, and whether a ReLU that only the pool reads stands between."""
     index = operation.args[0].index
     before = items.makers.get(index)
-    if before is not None and before.operator in ("aten.relu.default", "aten.relu_.default"):
+    if before is not None and before.operator in RELU:
         under = before.args[0].index
         if items.graph.readers[index] == 1 and items.plain(under):
             return under, True
@@ -187,7 +187,7 @@ def _shared_radius(
     return torch.nn.functional.conv2d(x, both.abs(), None, step, 0, 1, conv.groups)
 
 
-@backward("aten.max_pool2d.default", "aten.max_pool2d_with_indices.default")
+@backward(*MAX_POOLS_2D)
 def max_pool(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
     """Largest of each window."""
     items = walk.items

@@ -1,0 +1,54 @@
+"""Operators of torch.export by what they do, wherever a part of the verifier asks for more than their rule."""
+
+from __future__ import annotations
+
+RELU = ("aten.relu.default", "aten.relu_.default")
+# Two slopes that meet in 0: what linear bounds have lines for.
+TWO_SLOPES = (*RELU, "aten.leaky_relu.default")
+# Whatever is linear on pieces, and uncertain where a kink lies inside an interval.
+KINKS = (*TWO_SLOPES, "aten.hardtanh.default")
+COMPARISONS = tuple(f"aten.{name}.{kind}" for name in ("gt", "ge", "lt", "le") for kind in ("Tensor", "Scalar"))
+# Operators that jump, beside those that answer a truth value, or are so steep somewhere that rounding becomes large.
+JUMPS = ("sign", "floor", "ceil", "round", "trunc", "sqrt", "rsqrt", "reciprocal", "div", "log", "pow")
+# Never below 0, whatever they are given.
+NEVER_NEGATIVE = ("aten.sigmoid.default", "aten.softplus.default", "aten.hardsigmoid.default", "aten.relu6.default")
+
+MAX_POOLS_2D = ("aten.max_pool2d.default", "aten.max_pool2d_with_indices.default")
+# Those with one result, which commute with a ReLU.
+MAX_POOLS = ("aten.max_pool1d.default", "aten.max_pool2d.default")
+
+DENSE = ("aten.linear.default", "aten.addmm.default", "aten.mm.default", "aten.matmul.default")
+CONVOLUTIONS = ("aten.conv2d.default", "aten.conv2d.padding", "aten.conv1d.default", "aten.conv1d.padding")
+# Products of matrices, and which operand's last dimension a sum runs over.
+SUMMED_OPERAND = {
+    "aten.linear.default": 0,
+    "aten.addmm.default": 1,
+    "aten.baddbmm.default": 1,
+    "aten.mm.default": 0,
+    "aten.bmm.default": 0,
+    "aten.matmul.default": 0,
+    "aten.mv.default": 0,
+}
+
+COPIES = ("aten._to_copy.default", "aten.clone.default", "aten.alias.default", "aten.detach.default")
+# May turn the samples' dimension into a merged one and back.
+RESHAPING = tuple(f"aten.{name}." for name in ("view", "reshape", "flatten", "unflatten", "_unsafe_view"))
+# Operators that a decomposition leaves as they are: none writes to anything, none stands for others.
+DIRECT = frozenset(
+    f"aten.{name}"
+    for name in (
+        "abs.default", "add.Tensor", "addmm.default", "avg_pool1d.default", "avg_pool2d.default",
+        "cat.default", "clamp.default", "conv1d.default", "conv2d.default", "conv2d.padding", "div.Tensor",
+        "elu.default", "exp.default", "ge.Scalar", "ge.Tensor", "gelu.default", "gt.Scalar", "gt.Tensor",
+        "hardtanh.default", "le.Scalar", "le.Tensor", "leaky_relu.default", "linear.default", "lt.Scalar", "lt.Tensor",
+        "matmul.default", "max_pool1d.default", "max_pool2d.default", "maximum.default", "mean.dim", "minimum.default",
+        "mm.default", "mul.Tensor", "neg.default", "reciprocal.default", "relu.default", "rsub.Scalar", "select.int",
+        "sigmoid.default", "sign.default", "silu.default", "slice.Tensor", "softplus.default", "sqrt.default",
+        "stack.default", "sub.Tensor", "sum.dim_IntList", "tanh.default", "transpose.int", "where.self",
+    )
+)  # words, several to a line  # fmt: skip
+
+
+def is_convolution(operator: str) -> bool:
+    """Whether an operator slides weights over positions, in any number of dimensions, transposed or not."""
+    return operator.startswith("aten.conv")
