@@ -16,6 +16,7 @@ from thetabox.errors import InputError
 from thetabox.verify import stored
 from thetabox.verify.domain import Profile
 from thetabox.verify.stored import SCHEMA
+from thetabox.version import __version__
 
 if TYPE_CHECKING:
     from thetabox.measure.attack import AttackResult
@@ -77,8 +78,6 @@ class Certificate:
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``certificate.json``."""
-        from thetabox import __version__
-
         total = self.label.numel()
         counts = self.verified.sum(1).tolist()
         return {
@@ -112,6 +111,7 @@ class Certificate:
 
     def save(self, out: str | Path, attack: AttackResult | None = None) -> None:
         """Write certificate.json, samples.csv, verified_accuracy.png and report.html into the folder ``out``."""
+        # Late, and the one circle that is meant: a report is made of certificates.
         from thetabox import report
 
         report.write(Path(out), self, attack)

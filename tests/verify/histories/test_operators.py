@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from thetabox.verify.histories.algebra import Algebra
+from thetabox.verify.histories.evaluation import Evaluation
 from thetabox.verify.histories.symbolic import Symbolic
 from thetabox.verify.network.trace import trace
 
@@ -33,14 +34,14 @@ def answered(function: Callable[[Any, Tensor], Tensor]) -> tuple[Algebra, Tensor
     """The algebra, and the polynomials of the answer."""
     model, algebra = Holding(function), Algebra()
     graph = trace(model, model, "forward", [torch.zeros(1, 3)])
-    maker = Symbolic(algebra, graph, {})
+    maker = Symbolic(algebra, graph)
     x = maker.literals(X)
     leaves: dict[int, Callable[[], Tensor]] = {graph.inputs[0]: lambda: x}
     for index, name in graph.tensors.items():
         leaves[index] = lambda name=name: maker.literals(getattr(model, name))  # type: ignore[misc]  # of this turn
     for index, value in graph.constants.items():
         leaves[index] = lambda value=value: maker.literals(value)  # type: ignore[misc]  # of this turn
-    return algebra, Symbolic(algebra, graph, leaves).outputs()[0]
+    return algebra, Evaluation(algebra, graph, leaves).outputs()[0]
 
 
 FUNCTIONS: dict[str, Callable[[Any, Tensor], Tensor]] = {

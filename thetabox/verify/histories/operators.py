@@ -1,4 +1,4 @@
-"""Operators on polynomials, as :mod:`.symbolic` evaluates them; those that are not here are unknown.
+"""Operators on polynomials, as :mod:`.evaluation` evaluates them; those that are not here are unknown.
 
 A result of another type than those of real numbers and truth values is unknown too, so whole numbers that wrap and
 halves that round never pass for real ones.
@@ -10,28 +10,18 @@ import math
 import operator
 from collections.abc import Callable
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from thetabox.verify.histories.algebra import ONE, ZERO
+from thetabox.verify.histories.symbolic import Rows, Symbolic, Unknown
 from thetabox.verify.network.graph import Operation, Ref
 from thetabox.verify.network.kinds import kinds
 
-if TYPE_CHECKING:
-    from thetabox.verify.histories.symbolic import Symbolic
-
 FLOATING = (torch.float32, torch.float64)
 WHOLES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-
-
-class Rows(int):
-    """The number of samples, or a multiple, which may be a size and nothing else."""
-
-
-class Unknown(Exception):
-    """An operation that is no part of any equation here."""
 
 
 def _dims(x: Tensor, dims: Any) -> list[int]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from thetabox.models.leaky import LeakyCells
 from thetabox.verify.histories.algebra import ONE, ZERO, Algebra, Block
+from thetabox.verify.histories.evaluation import Evaluation
 from thetabox.verify.histories.following import Following, Layer
 from thetabox.verify.histories.products import Mismatch, column_of, products
 from thetabox.verify.histories.symbolic import ROWS, Symbolic
@@ -143,7 +144,7 @@ class _Structure:
                 return torch.full(value.shape, self.algebra.unknown(f"a part of {shared[0]!r} under another name"))
         if block is not None:
             return self._entries(block, value.shape)
-        return Symbolic(self.algebra, self.network.step, {}).literals(value, name)
+        return Symbolic(self.algebra, self.network.step).literals(value, name)
 
     def _named(self) -> list[str]:
         return [name for says in self.described for name in vars(says).values() if isinstance(name, str)]
@@ -172,9 +173,9 @@ class _Structure:
             self.algebra.block(f"state {n}", layout.sizes(ROWS)[1:], "state") for n, layout in enumerate(layouts[1:])
         ]
         values = [self._rows(entered), *(self._rows(block) for block in states)]
-        output, *after = Symbolic(self.algebra, graph, self._leaves(graph, values)).outputs()
+        output, *after = Evaluation(self.algebra, graph, self._leaves(graph, values)).outputs()
         spikes = np.array(self._one_row(output, "the output of step"), np.int64)
-        start = Symbolic(self.algebra, initial, self._leaves(initial, values[:1])).outputs()
+        start = Evaluation(self.algebra, initial, self._leaves(initial, values[:1])).outputs()
         next_of: dict[int, int] = {}
         start_of: dict[int, int] = {}
         for block, then, first in zip(states, after, start, strict=True):
@@ -196,7 +197,7 @@ class _Structure:
         sizes = graph.layouts[place].sizes(ROWS)
         if len(sizes) == 3 and all(_over_time(o) for o in readers) and place not in graph.outputs:
             means = self.algebra.block("mean spikes", (units,), "input")
-            symbolic = Symbolic(self.algebra, graph, self._leaves(graph, [torch.zeros(0)]))
+            symbolic = Evaluation(self.algebra, graph, self._leaves(graph, [torch.zeros(0)]))
             for o in readers:
                 value = self._rows(means)
                 if "sum" in o.operator:
@@ -205,7 +206,7 @@ class _Structure:
             expected = -1 - np.arange(means.first, means.first + units)
         else:
             every = self.algebra.block("spikes", sizes[1:], "input")
-            symbolic = Symbolic(self.algebra, graph, self._leaves(graph, [self._rows(every)]))
+            symbolic = Evaluation(self.algebra, graph, self._leaves(graph, [self._rows(every)]))
             columns = self._entries(every, (steps, units)).T.tolist()
             expected = np.array([self.algebra.scale(self.algebra.sum(c), Fraction(1, steps)) for c in columns])
         answer = symbolic.outputs()
