@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from thetabox.measure.batched_draws import ManyWeights
 from thetabox.measure.many_lsnn import many_logits
-from thetabox.measure.many_weights import ManyWeights
 from thetabox.models import LSNN
 
 

@@ -14,7 +14,7 @@ from thetabox.models import LSNN, MLP, checkpoint_info, load
 from thetabox.train import Epoch, TrainResult, evaluate, fit, method
 from thetabox.train import loop as loop_module
 from thetabox.train.methods import METHODS, Method
-from thetabox.train.settings import Settings
+from thetabox.train.settings import TrainingSettings
 
 Pair = tuple[Tensor, Tensor]
 
@@ -219,10 +219,10 @@ def test_rate_penalty_lowers_the_firing_rate() -> None:
 
 def test_augmentation() -> None:
     x = torch.arange(8.0).expand(500, 8)[:, :, None]
-    moved = Settings(time_shift=2).augment(x, torch.Generator().manual_seed(0))[:, :, 0]
+    moved = TrainingSettings(time_shift=2).augment(x, torch.Generator().manual_seed(0))[:, :, 0]
     allowed = {tuple(min(max(t + s, 0), 7) for t in range(8)) for s in range(-2, 3)}
     assert {tuple(int(v) for v in row) for row in moved} == allowed
-    noise = Settings(input_noise=0.3).augment(x, torch.Generator().manual_seed(0)) - x
+    noise = TrainingSettings(input_noise=0.3).augment(x, torch.Generator().manual_seed(0)) - x
     assert noise.std().item() == pytest.approx(0.3, rel=0.05)
     assert train(lsnn(), input_noise=0.1, time_shift=2).best_validation_accuracy > 0.9
 
@@ -322,9 +322,9 @@ def test_on_a_gpu(build: object, tmp_path: Path) -> None:
 
 def test_rare_classes_come_more_often() -> None:
     y = torch.tensor([0] * 10 + [1] * 4 + [2])
-    places = Settings(repeat_rare=5).places(y)
+    places = TrainingSettings(repeat_rare=5).places(y)
     assert y[places].bincount().tolist() == [10, 8, 5]
-    assert Settings().places(y).tolist() == list(range(15))
+    assert TrainingSettings().places(y).tolist() == list(range(15))
 
 
 # --- the last batch
@@ -360,7 +360,7 @@ class Sizes(Method):
     ],
 )
 def test_a_lone_last_sample_joins_the_batch_before_it(samples: int, batch: int, sizes: list[int]) -> None:
-    assert Settings(batch_size=batch).batches(samples) == len(sizes)
+    assert TrainingSettings(batch_size=batch).batches(samples) == len(sizes)
     Sizes.seen = []
     fit(mlp(), blobs(samples, 0), blobs(6, 1), Sizes(), epochs=2, batch_size=batch, progress=False, device="cpu")
     assert Sizes.seen == 2 * sizes

@@ -25,7 +25,7 @@ from thetabox.report.folder import write_file
 from thetabox.report.write import json_text
 from thetabox.train import fit, recipe
 from thetabox.train.methods import method
-from thetabox.train.settings import Settings
+from thetabox.train.settings import TrainingSettings
 from thetabox.verify import certify
 from thetabox.version import __version__
 
@@ -164,7 +164,7 @@ def _train(cell: Cell, progress: Callable[[int, int], None]) -> dict[str, Any]:
     )
     if done.interrupted:
         raise KeyboardInterrupt
-    settings = Settings(batch_size=arguments["batch_size"], repeat_rare=arguments.get("repeat_rare", 1))
+    settings = TrainingSettings(batch_size=arguments["batch_size"], repeat_rare=arguments.get("repeat_rare", 1))
     return {
         "seconds": done.seconds,
         "gradients_per_step": method(cell.variant.method, arguments["set"]).gradients_per_step,

@@ -15,7 +15,7 @@ from typing import Any
 from thetabox.errors import InputError
 from thetabox.measure.pcm import TIMES
 from thetabox.train.methods import METHODS, hyper_parameters, method
-from thetabox.train.settings import Settings
+from thetabox.train.settings import TrainingSettings
 from thetabox.verify import domains
 
 MISMATCH = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7)
@@ -159,7 +159,7 @@ COUNTS = {
     "landscape_train_samples": 0,
 }  # a table  # fmt: skip
 # Arguments of ``fit`` that a configuration may set.
-FIT = {f.name for f in dataclasses.fields(Settings)} - {"seed"}
+FIT = {f.name for f in dataclasses.fields(TrainingSettings)} - {"seed"}
 
 
 def read_config(path: Path | None, **changes: Any) -> Config:

@@ -16,6 +16,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from thetabox.box import Box
 from thetabox.device import choose_device
 from thetabox.errors import InputError
+from thetabox.measure.box_points import inward_ends, placed
 from thetabox.measure.correctness import Correctness
 from thetabox.measure.inputs import (
     Levels,
@@ -27,7 +28,6 @@ from thetabox.measure.inputs import (
     numbers_for,
     working_copy,
 )
-from thetabox.measure.inside import inward_ends, placed
 from thetabox.models.fold import folded
 
 Weights = dict[str, Tensor]
@@ -282,18 +282,18 @@ class _Part:
     def run(self, epsilon: float) -> Tensor:
         """Least margins found up to this ε."""
         if epsilon > 0:
-            tired = torch.zeros_like(self.wrong)
+            given_up = torch.zeros_like(self.wrong)
             for restart in range(self.search.restarts):
-                rows = (~(self.wrong | (self.margin < 0) | tired)).nonzero()[:, 0]
+                rows = (~(self.wrong | (self.margin < 0) | given_up)).nonzero()[:, 0]
                 if len(rows):
-                    self._climb(epsilon, restart, rows, tired)
+                    self._descend(epsilon, restart, rows, given_up)
         return self.margin.clone()
 
     def worst_weights(self) -> Weights:
         """The weights that gave the least margins, float64, on the CPU."""
         return {name: value.cpu().clone() for name, value in self._found().items()}
 
-    def _climb(self, epsilon: float, restart: int, rows: Tensor, tired: Tensor) -> None:
+    def _descend(self, epsilon: float, restart: int, rows: Tensor, given_up: Tensor) -> None:
         """One run of the samples ``rows``; a sample leaves it when it flips or is given up."""
         search = self.search
         delta = self._start(restart, rows)
@@ -304,7 +304,7 @@ class _Part:
             aim = self._aim(restart, step, rows)
             margin, gradient = search.slopes(weights, self.x[rows], self.y[rows], aim)
             if restart:
-                gradient = _gathered(momentum, gradient)
+                gradient = _with_momentum(momentum, gradient)
                 momentum = gradient
             better = margin < best
             best = torch.where(better, margin.double(), best)
@@ -316,7 +316,7 @@ class _Part:
             goal = search.goals.get(step)
             if goal is not None:
                 hopeless = self.clean[rows] - best < goal * self.clean[rows]
-                tired[rows[hopeless]] = True
+                given_up[rows[hopeless]] = True
                 stay &= ~hopeless
             size = 1 - step / search.steps
             delta = {n: (d - size * gradient[n].sign()).clamp(-1, 1) for n, d in delta.items()}
@@ -398,7 +398,7 @@ def _row_margin(answer: Tensor, y: Tensor) -> Tensor:
     return torch.where(right, answer, 0).sum(1) - torch.where(right, -torch.inf, answer).amax(1)
 
 
-def _gathered(momentum: Weights, gradient: Weights) -> Weights:
+def _with_momentum(momentum: Weights, gradient: Weights) -> Weights:
     """Momentum times the sum so far, plus the gradient at a mean size of 1, tensor by tensor."""
     found = {}
     for name, value in gradient.items():

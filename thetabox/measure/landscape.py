@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from thetabox.box import Box
 from thetabox.device import choose_device
 from thetabox.errors import InputError
+from thetabox.measure.batched_draws import ManyWeights, loss_sum
 from thetabox.measure.inputs import boxed, checked, class_count, numbers_for
-from thetabox.measure.many_weights import ManyWeights, loss_sum
 from thetabox.models.fold import folded
 
 WINDOW = 5

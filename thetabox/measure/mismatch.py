@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from thetabox.box import Box
 from thetabox.device import choose_device
 from thetabox.errors import InputError
+from thetabox.measure.batched_draws import ManyWeights, correct_count
 from thetabox.measure.inputs import (
     Levels,
     boxed,
@@ -25,7 +26,6 @@ from thetabox.measure.inputs import (
     numbers_for,
     working_copy,
 )
-from thetabox.measure.many_weights import ManyWeights, correct_count
 from thetabox.models.fold import folded
 
 PAPER_LEVELS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7)

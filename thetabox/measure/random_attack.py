@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from thetabox.box import Box
 from thetabox.device import choose_device
 from thetabox.errors import InputError
+from thetabox.measure.batched_draws import ManyWeights
+from thetabox.measure.box_points import inward_ends, placed
 from thetabox.measure.correctness import Correctness
 from thetabox.measure.inputs import Levels, boxed, checked, class_count, levels, numbers_for, working_copy
-from thetabox.measure.inside import inward_ends, placed
-from thetabox.measure.many_weights import ManyWeights
 from thetabox.models.fold import folded
 
 KINDS = ("uniform", "corner")

@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from thetabox.box import Box
 from thetabox.device import choose_device
 from thetabox.errors import InputError
+from thetabox.measure.box_points import Ends, inward_ends, placed
 from thetabox.measure.correctness import Correctness
 from thetabox.measure.inputs import (
     Levels,
@@ -28,7 +29,6 @@ from thetabox.measure.inputs import (
     numbers_for,
     working_copy,
 )
-from thetabox.measure.inside import Ends, inward_ends, placed
 from thetabox.models.fold import folded
 
 Weights = dict[str, Tensor]

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator, PercentFormatter
 
-from thetabox.report.results import Curve, Failure, Radii, duration, number
+from thetabox.report.results import Curve, Failure, RadiusSummary, duration, number
 
 # Told apart with any colour vision, and in print (Okabe and Ito).
 VERIFIED, ATTACKED, BASELINE, CLEAN = "#0072b2", "#d55e00", "#8a8a8a", "#444444"
@@ -109,7 +109,7 @@ def comparison_figure(groups: Sequence[tuple[str, Sequence[tuple[str, Curve]]]])
     return figure
 
 
-def radius_figure(radii: Radii, epsilon: np.ndarray) -> Figure:
+def radius_figure(radii: RadiusSummary, epsilon: np.ndarray) -> Figure:
     """Histogram of certified radii on a logarithmic axis, or of the largest verified ε of the grid."""
     with mpl.rc_context(STYLE):
         figure, axes = _figure(7.2, 2.9)

@@ -18,7 +18,7 @@ from thetabox.report.results import (
     FLOAT32_WARNING,
     UNSOUND_WARNING,
     Curve,
-    Radii,
+    RadiusSummary,
     curve_of,
     failure_of,
     number,
@@ -119,7 +119,7 @@ def _section(name: str, certificate: Certificate, attack: Any, index: int) -> di
     return section
 
 
-def _cards(curve: Curve, radii: Radii) -> list[dict[str, str]]:
+def _cards(curve: Curve, radii: RadiusSummary) -> list[dict[str, str]]:
     cards = [{"label": "clean accuracy", "value": percent(curve.clean)}]
     positive = np.flatnonzero(curve.epsilon > 0)
     for e in positive[sorted({0, len(positive) // 2, len(positive) - 1})] if len(positive) else positive:
@@ -172,7 +172,7 @@ def _summary_table(data: str, curves: Sequence[tuple[str, Curve]]) -> dict[str, 
     }
 
 
-def _radius_caption(radii: Radii) -> str:
+def _radius_caption(radii: RadiusSummary) -> str:
     if radii.bisected:
         return "Each radius is an ε at which that very sample was proven; a little more was tried and was not."
     return "The largest ε of the sweep at which a sample is verified; its own radius was not searched for."

@@ -49,7 +49,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Radii:
+class RadiusSummary:
     """Largest proven ε of every sample; ``exact`` when searched for, else the largest verified ε of the grid."""
 
     values: np.ndarray
@@ -145,14 +145,14 @@ def _stages(certificate: Certificate, order: np.ndarray) -> dict[str, np.ndarray
     return found if len(found) > 1 else {}
 
 
-def radii_of(certificate: Certificate) -> Radii:
+def radii_of(certificate: Certificate) -> RadiusSummary:
     """Certified radii [N] where they were computed, else the largest verified ε of the grid (0 where none)."""
     radius = getattr(certificate, "radius", None)
     if radius is not None:
-        return Radii(_array(radius), True)
+        return RadiusSummary(_array(radius), True)
     epsilon = _array(certificate.epsilon)
     verified = np.asarray(certificate.verified.cpu(), dtype=bool)
-    return Radii((verified * epsilon[:, None]).max(0), False)
+    return RadiusSummary((verified * epsilon[:, None]).max(0), False)
 
 
 def failure_of(certificate: Certificate) -> Failure | None:

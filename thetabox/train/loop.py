@@ -19,12 +19,12 @@ from thetabox import checks
 from thetabox.device import choose_device
 from thetabox.errors import InputError
 from thetabox.models import is_recurrent, logits, save
-from thetabox.train import side_file
+from thetabox.train import resume_file
 from thetabox.train.history import Best, Epoch, TrainResult, copied
 from thetabox.train.methods import Method, Step, run_step
 from thetabox.train.methods import method as method_of
 from thetabox.train.progress_bar import TrainingBar
-from thetabox.train.settings import Settings
+from thetabox.train.settings import TrainingSettings
 
 SAVE_EVERY_SECONDS = 10.0
 EVALUATION_BATCH = 1024
@@ -111,13 +111,13 @@ def fit(
         out: checkpoint file for the best weights, renewed while training goes on. Beside it lies, until the end,
             ``out + ".resume"``.
         info: facts for the checkpoint's metadata (task, …).
-        resume: go on from the side file if there is one.
+        resume: go on from the resume file if there is one.
 
     Raises:
-        InputError: bad data or settings, an unknown method, a loss that is not finite, a side file of other settings.
+        InputError: bad data or settings, an unknown method, a loss that is not finite, a resume file of other settings.
     """
     chosen = method_of(method, set) if isinstance(method, str) else method
-    settings = Settings(
+    settings = TrainingSettings(
         epochs=epochs,
         batch_size=batch_size,
         lr=lr,
@@ -140,7 +140,7 @@ def fit(
     facts |= asdict(settings)
     with _surroundings(model, threads, where), TrainingBar(progress) as bar:
         training = _Training(model.to(where), data, held_out, chosen, settings, where)
-        keeper = _Keeper(training, None if out is None else Path(out), {**facts, **(info or {})}, resume)
+        keeper = Checkpointer(training, None if out is None else Path(out), {**facts, **(info or {})}, resume)
         bar.begin(len(training.history) * training.batches, epochs * training.batches)
         interrupted = False
         try:
@@ -184,7 +184,7 @@ class _Training:
         data: tuple[Tensor, Tensor],
         held_out: tuple[Tensor, Tensor],
         method: Method,
-        settings: Settings,
+        settings: TrainingSettings,
         device: torch.device,
     ) -> None:
         self.model, self.method, self.settings, self.device = model, method, settings, device
@@ -288,8 +288,8 @@ class _Training:
         self.settings.grow(self.theta.values(), self.optimizer)
 
 
-class _Keeper:
-    """Checkpoint and side file of a training; does nothing without a path."""
+class Checkpointer:
+    """Checkpoint and resume file of a training; does nothing without a path."""
 
     def __init__(self, training: _Training, path: Path | None, facts: Mapping[str, Any], resume: bool) -> None:
         self.training, self.path, self.facts = training, path, facts
@@ -299,12 +299,12 @@ class _Keeper:
             return
         if not path.parent.is_dir() or path.is_dir():
             raise InputError(f"cannot write {path}: " + ("it is a folder" if path.is_dir() else "no such folder"))
-        data = side_file.digest(training.x, training.y, *training.held_out)
+        data = resume_file.digest(training.x, training.y, *training.held_out)
         shapes = [[name, list(value.shape)] for name, value in training.model.state_dict().items()]
         self._identity = json.dumps([facts, str(training.device), data, shapes], sort_keys=True, default=str)
-        self._side = side_file.side_file(path)
+        self._side = resume_file.path_for(path)
         if resume and self._side.exists():
-            training.restore(side_file.read(self._side, self._identity))
+            training.restore(resume_file.read(self._side, self._identity))
 
     def epoch_done(self) -> None:
         """Remember where the epoch ended, and write it down every few seconds."""
@@ -312,7 +312,7 @@ class _Keeper:
             return
         self._state = self.training.state()
         if time.perf_counter() - self._written > SAVE_EVERY_SECONDS:
-            side_file.write(self._side, self._identity, self._state)
+            resume_file.write(self._side, self._identity, self._state)
             newest = self._state["model"]
             self.training.model.load_state_dict(self.training.best.state)
             self._save()
@@ -320,7 +320,7 @@ class _Keeper:
             self._written = time.perf_counter()
 
     def close(self, interrupted: bool) -> None:
-        """The best weights, which the model holds now, into the checkpoint; the side file goes unless interrupted."""
+        """The best weights, which the model holds now, into the checkpoint; the resume file goes unless interrupted."""
         if self.path is None:
             return
         if self.training.best.state:
@@ -328,7 +328,7 @@ class _Keeper:
         if not interrupted:
             self._side.unlink(missing_ok=True)
         elif self._state is not None:
-            side_file.write(self._side, self._identity, self._state)
+            resume_file.write(self._side, self._identity, self._state)
 
     def _save(self) -> None:
         assert self.path is not None

@@ -17,7 +17,7 @@ OPTIMIZERS = ("adam", "sgd")
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainingSettings:
     """See :func:`thetabox.train.fit` for what each one means.
 
     Raises:

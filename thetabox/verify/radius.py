@@ -96,16 +96,16 @@ def certified_radius(
     clean = agreed.logits
     arguments.check_labels(labels, clean.shape[1])
     right = clean.argmax(1) == labels
-    hunt = _Hunt(problem, labels, criterion, top, rtol, progress, deadline)
+    search = RadiusSearch(problem, labels, criterion, top, rtol, progress, deadline)
     start = first_order_radius(problem.model, inputs, labels, chosen.box)
     effort = float(chosen.options.get("effort", DEFAULT))
     with sound_kernels():
         if domain == domains.AUTO:
-            radius = hunt.in_stages(right, start, arguments.margins_of(clean, labels), effort)
+            radius = search.in_stages(right, start, arguments.margins_of(clean, labels), effort)
         else:
             made = cascade.insisted(domain, partial(domains.domain_class(domain), problem, chosen.options))
             first = start / INTERVAL_SHARE if domain == "interval" else start
-            radius = cascade.insisted(domain, partial(hunt.over, made, right, first))
+            radius = cascade.insisted(domain, partial(search.over, made, right, first))
     if not details:
         if deadline.passed:
             warnings.warn(f"the time of {timeout:g} s is over: radii may be larger", RuntimeWarning, stacklevel=2)
@@ -117,7 +117,7 @@ def certified_radius(
 
 
 @dataclass(frozen=True)
-class _Hunt:
+class RadiusSearch:
     """One search for radii."""
 
     problem: Problem

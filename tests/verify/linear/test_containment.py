@@ -276,9 +276,9 @@ def test_a_constant_for_noise_counts_the_radius() -> None:
             p.fill_(1.0)
         model[4].weight.copy_(torch.tensor([[1.0, -1.0], [0.0, 0.0]]))
     domain = linear(model, torch.ones(1, 1), "a", Box(exclude="4.*"))
-    items = domain.items(torch.ones(1, 1), torch.tensor([0.5], dtype=torch.float64))
+    samples = domain.samples(torch.ones(1, 1), torch.tensor([0.5], dtype=torch.float64))
     for coarse in (False, True):
-        walk = Walk(items, Frame(slice(None)), 1, coarse=coarse)
+        walk = Walk(samples, Frame(slice(None)), 1, coarse=coarse)
         walk.give(domain.output, torch.tensor([[[1.0, -1.0]]], dtype=torch.float64))
         assert walk.run().item() == pytest.approx(-1.5, abs=1e-9)
 
@@ -300,15 +300,15 @@ def test_what_one_window_sees_at_the_edge() -> None:
             model[place].bias.fill_(1.0)
     x = torch.randn(2, 1, 3, 3, dtype=torch.float64)
     domain = linear(model, x, "a")
-    items = domain.items(x, torch.full((2,), 0.01, dtype=torch.float64))
+    samples = domain.samples(x, torch.full((2,), 0.01, dtype=torch.float64))
     last = [o.index for o in domain.graph.operations if "conv2d" in o.operator][-1]
-    whole = Walk(items, Frame(slice(None)), 18, coarse=True)
+    whole = Walk(samples, Frame(slice(None)), 18, coarse=True)
     whole.give(last, torch.eye(18, dtype=torch.float64).view(1, 18, 2, 3, 3).expand(2, -1, -1, -1, -1))
     expected = whole.run().view(2, 2, 3, 3)
     for h in range(3):
         for w in range(3):
             at = torch.full((2,), h), torch.full((2,), w)
-            walk = Walk(items, Frame(torch.arange(2), *at), 2, coarse=True)
+            walk = Walk(samples, Frame(torch.arange(2), *at), 2, coarse=True)
             one = torch.eye(2, dtype=torch.float64)[None, :, :, None, None].expand(2, -1, -1, -1, -1)
             walk.give(last, one, Region((1, 1), (0, 0), (1, 1)))
             assert torch.allclose(walk.run(), expected[:, :, h, w], atol=1e-9)

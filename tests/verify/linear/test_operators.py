@@ -363,8 +363,8 @@ def check(module: Probe, x: Tensor, arithmetic: str, box: Box, operator: str = "
         for epsilon in SWEEP:
             values = torch.full((len(x),), epsilon, dtype=torch.float64)
             with torch.no_grad():
-                items = domains["a"].items(x, values)
-                walked = domains["a"].walked(items, rows().expand(len(x), -1, -1))
+                samples = domains["a"].samples(x, values)
+                walked = domains["a"].walked(samples, rows().expand(len(x), -1, -1))
             ends = domains["b"].logits(slice(None), values[None])
             domains["b"].margins(slice(None), values[None], torch.zeros(len(x), dtype=torch.long))
             found.append((walked, ends))

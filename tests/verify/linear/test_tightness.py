@@ -179,8 +179,10 @@ def test_losses_add_up(name: str) -> None:
         assert lost.shape == (2, len(names))
         assert (lost >= -1e-7).all()
         assert lost[0].sum() < 1e-6
-        items = domain.items(x, torch.full((3,), 0.05, dtype=torch.float64), domain.tighten if grade == "b" else None)
-        proven = domain.walked(items, margin_rows(y, 3)).amin(1)
+        samples = domain.samples(
+            x, torch.full((3,), 0.05, dtype=torch.float64), domain.tighten if grade == "b" else None
+        )
+        proven = domain.walked(samples, margin_rows(y, 3)).amin(1)
         # The weakest row need not be that of the least margin, so only rows of their own add up.
         assert lost[1].sum() >= (truth - proven).mean() - 1e-6
 

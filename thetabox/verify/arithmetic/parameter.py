@@ -26,14 +26,14 @@ class Parameter:
         theta: the values, in the dtype of the bounds.
         factor: factor :math:`f` on ε; 0 for a tensor that is exact.
         unit: unit radius of an ``absolute`` or ``range`` box; ``None`` stands for :math:`|\theta|`.
-        blur: relative error of ``theta`` itself (a float64 weight held in float32, or a rounded product).
+        theta_error: relative error of ``theta`` itself (a float64 weight held in float32, or a rounded product).
         source: an exact tensor of whole numbers or truth values as torch holds it, where this is one.
     """
 
     theta: Tensor
     factor: float = 0.0
     unit: Tensor | None = None
-    blur: float = 0.0
+    theta_error: float = 0.0
     source: Tensor | None = None
 
     @property
@@ -78,7 +78,7 @@ class Parameter:
         """The product with an exact tensor of zeros and plus or minus ones: a box of the same kind, nothing rounded."""
         theta = self.theta * signs.theta
         unit = None if self.unit is None else (self.unit * signs.magnitude).expand_as(theta)
-        return Parameter(theta, self.factor, unit, self.blur)
+        return Parameter(theta, self.factor, unit, self.theta_error)
 
 
 def stored(name: str, value: Tensor, rounding: Rounding, factor: float = 0.0, unit: Tensor | None = None) -> Parameter:
@@ -86,12 +86,12 @@ def stored(name: str, value: Tensor, rounding: Rounding, factor: float = 0.0, un
 
     Of a perturbed one in float64, a network in float32 rounds every point of the box, also where it holds the middle.
     Rounding is increasing, so the ends err most: by half a unit in the last place, or half the smallest number, which
-    is less than ``blur`` of any middle but 0 that is not below the normal numbers.
+    is less than ``theta_error`` of any middle but 0 that is not below the normal numbers.
 
     Raises:
         InputError: float32 cannot hold the values, or what they may move to.
     """
-    dtype, blur = rounding.dtype, 0.0
+    dtype, theta_error = rounding.dtype, 0.0
     wide = value.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.bool)
     if wide and (rounding.network or dtype == torch.float32):
         limits, moves = torch.finfo(torch.float32), bool(factor) and rounding.network > 0.0
@@ -103,9 +103,9 @@ def stored(name: str, value: Tensor, rounding: Rounding, factor: float = 0.0, un
                 raise InputError(
                     f"{name} has values that float32 cannot hold; use precision float64 and real arithmetic"
                 )
-        blur = limits.eps if moves or not bool(held.all()) else 0.0
+        theta_error = limits.eps if moves or not bool(held.all()) else 0.0
     whole = not value.dtype.is_floating_point
     if whole and value.dtype.itemsize == 8 and bool(((value > EXACT) | (value < -EXACT)).any()):
-        blur = max(blur, torch.finfo(torch.float64).eps)
+        theta_error = max(theta_error, torch.finfo(torch.float64).eps)
     unit = None if unit is None else unit.to(dtype)
-    return Parameter(value.to(dtype), factor, unit, blur, value if whole and not factor else None)
+    return Parameter(value.to(dtype), factor, unit, theta_error, value if whole and not factor else None)

@@ -109,12 +109,14 @@ class Cells:
     def _ends(self, parameter: Parameter) -> Ends:
         theta = parameter.theta.reshape(1, -1).expand(1, self.units)
         own, subnormal = self.rounding.own, self.rounding.subnormal
-        if parameter.factor == 0.0 and parameter.blur == 0.0:
+        if parameter.factor == 0.0 and parameter.theta_error == 0.0:
             return Ends(theta, theta)
         unit = parameter.magnitude if parameter.unit is None else parameter.unit
         epsilon = self.context.epsilon(parameter.factor).reshape(-1, 1) if parameter.factor else theta.new_zeros(1, 1)
         radius = epsilon * unit.reshape(1, -1)
-        radius = radius * (1.0 + 4.0 * own) + (theta.abs() + radius) * (2.0 * own + 2.0 * parameter.blur) + subnormal
+        radius = (
+            radius * (1.0 + 4.0 * own) + (theta.abs() + radius) * (2.0 * own + 2.0 * parameter.theta_error) + subnormal
+        )
         return Ends(theta - radius, theta + radius)
 
     def _decays(self, tau: Parameter) -> list[Decay]:
@@ -132,14 +134,14 @@ class Cells:
                 f"not {len(distinct)}; {INSTEAD}"
             )
         for value in distinct:
-            factor, error = decay(self.dt, value, self.rounding, tau.blur)
+            factor, error = decay(self.dt, value, self.rounding, tau.theta_error)
             found.append(Decay(factor, error, (values == value).nonzero().squeeze(1)))
         return found
 
     def _rho(self, tau: Parameter) -> Ends:
         ends = self._ends(tau)
         if ends.exact:
-            pairs = [decay(self.dt, value, self.rounding, tau.blur) for value in ends.lower[0].tolist()]
+            pairs = [decay(self.dt, value, self.rounding, tau.theta_error) for value in ends.lower[0].tolist()]
             self.rho_error = max(error for _, error in pairs)
             value = ends.lower.new_tensor([[factor for factor, _ in pairs]])
             return Ends(value, value)
@@ -156,7 +158,7 @@ class Cells:
         return Ends(*out)
 
 
-def decay(dt: float, tau: float, rounding: Rounding, blur: float) -> tuple[float, float]:
+def decay(dt: float, tau: float, rounding: Rounding, theta_error: float) -> tuple[float, float]:
     r""":math:`e^{-dt/\tau}` as a number of the bounds' dtype, and its absolute error; below 1 for positive τ alone."""
     if not (tau > 0.0 and dt > 0.0):
         raise InputError(f"a time constant is {tau}; it must be positive for the domain 'histories', or {INSTEAD}")
@@ -164,7 +166,7 @@ def decay(dt: float, tau: float, rounding: Rounding, blur: float) -> tuple[float
     factor = math.exp(-exponent)
     held = float(torch.tensor(factor, dtype=rounding.dtype))
     # Where the exponential underflows to 0, ``own`` is far more than it is.
-    relative = (8.0 + 4.0 * exponent) * 2.0**-53 + 2.0 * blur * exponent if factor else 0.0
+    relative = (8.0 + 4.0 * exponent) * 2.0**-53 + 2.0 * theta_error * exponent if factor else 0.0
     return held, (factor * relative + rounding.own) * SAFETY
 
 
@@ -213,7 +215,7 @@ def _reach(cells: Cells, weight: Parameter | None) -> Tensor:
         return torch.zeros(1, cells.units, dtype=cells.rounding.dtype, device=cells.alpha.device)
     unit = weight.magnitude if weight.unit is None else weight.unit
     sums = weight.magnitude.sum(0) + cells.context.largest(weight.factor) * unit.sum(0)
-    return sums[None] * (1.0 + 4.0 * len(unit) * cells.rounding.own + 4.0 * weight.blur)
+    return sums[None] * (1.0 + 4.0 * len(unit) * cells.rounding.own + 4.0 * weight.theta_error)
 
 
 def description(model: nn.Module) -> tuple[LeakyCells, ...]:

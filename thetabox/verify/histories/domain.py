@@ -15,7 +15,7 @@ from thetabox.verify.domain import Domain, Profile
 from thetabox.verify.histories.cells import INSTEAD, Cells, description, errors
 from thetabox.verify.histories.check import check_description
 from thetabox.verify.histories.splits import Tree, grow, split
-from thetabox.verify.histories.walk import Drive, Exact, Patience, Walked, walk
+from thetabox.verify.histories.walk import Drive, Exact, PruneRule, Walked, walk
 from thetabox.verify.interpreter.context import Context, Sweep
 from thetabox.verify.interpreter.margin import known, row_margins
 from thetabox.verify.interpreter.rules.dense import linear
@@ -109,11 +109,11 @@ class Histories(Domain):
                     start: Exact,
                     forced: Tensor,
                     part: Tensor = part,
-                    patience: Patience | None = patience,
+                    patience: PruneRule | None = patience,
                 ) -> tuple[Walked, Tensor]:
                     rows = part[some]
                     assert patience is not None
-                    left = Patience(patience.weight[some], patience.margin[some])
+                    left = PruneRule(patience.weight[some], patience.margin[some])
                     return self._walk(
                         drive, largest, sample[rows], values[rows], labels[rows], left, (since, start, forced)
                     )
@@ -165,7 +165,7 @@ class Histories(Domain):
         sample: Tensor,
         values: Tensor,
         labels: Tensor,
-        patience: Patience | None,
+        patience: PruneRule | None,
         since: tuple[Tensor, Exact, Tensor] | None = None,
     ) -> tuple[Walked, Tensor]:
         """Where rows end, and their margins; with patience also their first forks."""
@@ -175,7 +175,7 @@ class Histories(Domain):
         margin = row_margins(cells.context, hidden, cells.weight_out, cells.bias_out, labels.to(hidden.lower.device))
         return walked, torch.where(walked.given_up, -torch.inf, margin[0].double()).cpu()
 
-    def _patience(self, drive: Drive, largest: float, sample: Tensor, labels: Tensor) -> Patience:
+    def _patience(self, drive: Drive, largest: float, sample: Tensor, labels: Tensor) -> PruneRule:
         """What each row may lose against each class: as much as its margin without any box, on all T steps."""
         steps = self.problem.x.shape[1]
         nothing = self._cells(torch.zeros(len(sample), dtype=torch.float64))
@@ -187,7 +187,7 @@ class Histories(Domain):
             bias = nothing.bias_out.theta
             margin = margin + steps * (bias[labels][:, None] - bias)
         own = torch.nn.functional.one_hot(labels.to(theta.device), len(theta)).bool()
-        return Patience(difference.abs().transpose(1, 2), PATIENCE * margin.clamp(min=0.0).masked_fill(own, torch.inf))
+        return PruneRule(difference.abs().transpose(1, 2), PATIENCE * margin.clamp(min=0.0).masked_fill(own, torch.inf))
 
     def _run(
         self,
@@ -195,7 +195,7 @@ class Histories(Domain):
         drive: Drive,
         largest: float,
         sample: Tensor,
-        patience: Patience | None = None,
+        patience: PruneRule | None = None,
         since: tuple[Tensor, Exact, Tensor] | None = None,
     ) -> Walked:
         first, start, forced = (None, None, None) if since is None else since
@@ -234,7 +234,7 @@ class Histories(Domain):
             value = (x.lower + x.upper) * 0.5
         cells = self._cells(torch.zeros(1, dtype=torch.float64, device=device))
         weight = cells.weight_in
-        relative = rounding.of_dot(len(weight.theta) + 8) + 4.0 * weight.blur
+        relative = rounding.of_dot(len(weight.theta) + 8) + 4.0 * weight.theta_error
         unit = weight.magnitude if weight.unit is None else weight.unit
         shape = (len(value), value.shape[1] + cells.behind, cells.units)
         centre, spread, size = (value.new_empty(shape) for _ in range(3))

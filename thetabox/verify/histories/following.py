@@ -50,7 +50,7 @@ class Cell:
 
 
 @dataclass
-class Layer:
+class LayerAtoms:
     """One layer of the description as atoms, and the spikes that its products hold.
 
     Attributes:
@@ -95,7 +95,7 @@ class Following:
         self.algebra, self.states, self.next, self.start, self.zeros = algebra, states, after, start, zeros
         self.places: tuple[int, int | None] | None = None  # which tensors of the state v and b were last
 
-    def cell(self, layer: Layer, j: int, spike: int) -> Cell:
+    def cell(self, layer: LayerAtoms, j: int, spike: int) -> Cell:
         """The cell whose new spike this polynomial is: every choice of v and b among what the spike hangs on."""
         if spike == ZERO:
             raise Mismatch(f"cell {j} behind {layer.weight_in.name!r} never spikes")
@@ -134,7 +134,7 @@ class Following:
     def _place(self, atom: int) -> int:
         return next(n for n, b in enumerate(self.states) if b.first <= atom < b.first + b.count)
 
-    def _choices(self, layer: Layer, entries: list[int]) -> Iterator[tuple[int, int | None]]:
+    def _choices(self, layer: LayerAtoms, entries: list[int]) -> Iterator[tuple[int, int | None]]:
         """Those of the cell before first."""
         own = [a for a in entries if a in self.algebra.support(self.next[a])]
         pairs: list[tuple[int, int | None]]
@@ -145,7 +145,7 @@ class Following:
 
         yield from sorted(pairs, key=unlike)
 
-    def _follow(self, layer: Layer, j: int, cell: Cell, spike: int) -> None:
+    def _follow(self, layer: LayerAtoms, j: int, cell: Cell, spike: int) -> None:
         """Through every combination that its counters reach."""
         progress = 0
         first = [self.start[a] for a in cell.counters]
@@ -183,7 +183,7 @@ class Following:
             if atom is not None and self.start[atom] != ZERO:
                 raise Mismatch("its initial_state is not zero, from which leaky_cells says it starts", 10 + progress)
 
-    def _derived(self, layer: Layer, j: int, cell: Cell, spike: int) -> int | None:
+    def _derived(self, layer: LayerAtoms, j: int, cell: Cell, spike: int) -> int | None:
         """The last v − A, where the network takes its last spikes from that instead of keeping them."""
         b = ZERO if cell.adaptation is None else -1 - cell.adaptation
         gap = self.algebra.subtract(-1 - cell.potential, self._level(layer, j, b))
@@ -194,7 +194,7 @@ class Following:
         ]
         return gap if any(atoms & self.algebra.support(p) for p in everything) else None
 
-    def _level(self, layer: Layer, j: int, b: int) -> int:
+    def _level(self, layer: LayerAtoms, j: int, b: int) -> int:
         beta = ZERO if layer.beta is None else layer.beta[j]
         return self.algebra.add(layer.threshold[j], self.algebra.multiply(beta, b))
 
@@ -208,7 +208,7 @@ class Following:
 
     def _step(
         self,
-        layer: Layer,
+        layer: LayerAtoms,
         j: int,
         cell: Cell,
         spike: int,
@@ -268,7 +268,7 @@ class Following:
             f"becomes {self.algebra.show(expected, 8)} plus {self.algebra.show(self.algebra.subtract(found, expected))}"
         )
 
-    def _drive(self, layer: Layer, j: int, v: int, scale: int, progress: int) -> int:
+    def _drive(self, layer: LayerAtoms, j: int, v: int, scale: int, progress: int) -> int:
         """Take x W_in and z W_rec out of a potential; what they hold is noted, the rest answered."""
         left, rest = products(self.algebra, v, scale, progress)
         nothing = not left
@@ -296,7 +296,7 @@ class Following:
                 raise Mismatch(f"{block.name!r} enters cell {j} behind {layer.weight_in.name!r}", progress)
         return rest
 
-    def check_old_spikes(self, layer: Layer, cells: list[Cell]) -> None:
+    def check_old_spikes(self, layer: LayerAtoms, cells: list[Cell]) -> None:
         """What recurrent weights are multiplied by are the spikes of the step before."""
         for i, cell in enumerate(cells):
             held = int(layer.before[i])

@@ -145,11 +145,11 @@ def _joined(blocks: Sequence[_Block], shape: tuple[int, int]) -> Parameter:
             whole[block.row : block.row + t.shape[0], block.column : block.column + t.shape[1]] = t
         return whole
 
-    theta, blur = place(p.theta for p in parts), max(p.blur for p in parts)
+    theta, theta_error = place(p.theta for p in parts), max(p.theta_error for p in parts)
     factors = {p.factor for p in parts}
     if len(factors) == 1 and all(p.relative for p in parts):
-        return Parameter(theta, factors.pop(), None, blur)
+        return Parameter(theta, factors.pop(), None, theta_error)
     # The product with the factor rounds, as the values may have been: a little more, so that it is never less.
-    upward = 1.0 + 4.0 * torch.finfo(theta.dtype).eps + 2.0 * blur
+    upward = 1.0 + 4.0 * torch.finfo(theta.dtype).eps + 2.0 * theta_error
     units = (p.factor * upward * (p.magnitude if p.unit is None else p.unit) for p in parts)
-    return Parameter(theta, 1.0, place(units), blur)
+    return Parameter(theta, 1.0, place(units), theta_error)

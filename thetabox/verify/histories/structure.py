@@ -19,7 +19,7 @@ from torch import Tensor
 from thetabox.models.leaky import LeakyCells
 from thetabox.verify.histories.algebra import ONE, ZERO, Algebra, Block
 from thetabox.verify.histories.evaluation import Evaluation
-from thetabox.verify.histories.following import Following, Layer
+from thetabox.verify.histories.following import Following, LayerAtoms
 from thetabox.verify.histories.products import Mismatch, column_of, products
 from thetabox.verify.histories.symbolic import ROWS, Symbolic
 from thetabox.verify.network import RecurrentNetwork
@@ -65,7 +65,7 @@ class _Structure:
             fixed = fixed & (parameter.unit == 0).cpu()
         self.zeros[block.first] = fixed.expand(value.shape).numpy()
 
-    def _layer(self, says: LeakyCells) -> Layer:
+    def _layer(self, says: LeakyCells) -> LayerAtoms:
         def block(name: str) -> Block:
             return self.blocks[id(self.values[name])]
 
@@ -81,7 +81,7 @@ class _Structure:
             return [self.algebra.exp(self.algebra.multiply(rate, self.algebra.reciprocal(tau))) for tau in each(name)]
 
         adapts = says.tau_adapt is not None and says.beta is not None
-        return Layer(
+        return LayerAtoms(
             says,
             weight_in,
             None if says.weight_rec is None else block(says.weight_rec),

@@ -111,7 +111,7 @@ class Fork:
 
 
 @dataclass(frozen=True)
-class Patience:
+class PruneRule:
     """When a row is given up: a saving, its answer is then that nothing is known.
 
     Half the width of the counts so far, weighed by the readout, stands for what the margin against a class has lost
@@ -159,7 +159,7 @@ def walk(
     start: Exact | None = None,
     forced: Int[Tensor, "rows units"] | None = None,
     remember: bool = False,
-    patience: Patience | None = None,
+    patience: PruneRule | None = None,
     look: Callable[[], None] | None = None,
 ) -> Walked:
     """All time steps of some rows.
@@ -229,7 +229,7 @@ class _Walk:
         most[self.row, self.unit] = -self.slots[self.fields + place].amin(1)
         return least, most
 
-    def give_up(self, patience: Patience) -> None:
+    def give_up(self, patience: PruneRule) -> None:
         """Drop the active pairs of rows that have lost too much."""
         if not len(self.row):
             return
@@ -351,7 +351,7 @@ class _Walk:
         own = cells.rounding.own
         epsilon = context.epsilon(weight.factor).reshape(-1, 1)[:running] if weight.factor else None
         theta, size, unit = weight.theta, weight.magnitude, weight.unit
-        relative = cells.rounding.of_dot(cells.units + 8) + 4.0 * weight.blur
+        relative = cells.rounding.of_dot(cells.units + 8) + 4.0 * weight.theta_error
         for place, d in enumerate(cells.decays):
             low = high = exact.h[place]
             if len(self.row):

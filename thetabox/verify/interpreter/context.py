@@ -172,7 +172,7 @@ class Context:
             # Read again in every time step.
             if id(parameter) not in self._exact:
                 out = Interval.point(theta, nonnegative=bool((theta >= 0).all()))
-                out.slack = parameter.blur * out.magnitude
+                out.slack = parameter.theta_error * out.magnitude
                 self._exact[id(parameter)] = (parameter, out)
             return self._exact[id(parameter)][1]
         unit = parameter.magnitude if parameter.unit is None else parameter.unit
@@ -183,7 +183,9 @@ class Context:
             column = self.epsilon(parameter.factor).reshape([-1] + [1] * theta.dim())
             radius, by_row = unit * column, True
         out = Interval(theta - radius, theta + radius, by_row=by_row)
-        out.slack = (4.0 * self.rounding.own + parameter.blur * (1.0 + self.largest(parameter.factor))) * out.magnitude
+        out.slack = (
+            4.0 * self.rounding.own + parameter.theta_error * (1.0 + self.largest(parameter.factor))
+        ) * out.magnitude
         out.slack += 4.0 * self.rounding.subnormal
         low = float(out.lower.detach().amin()) if out.lower.numel() else 0.0
         if low >= 0.0:

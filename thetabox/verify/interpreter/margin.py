@@ -76,7 +76,7 @@ def class_margins(
     reach = upper if hidden.nonnegative else torch.maximum(lower.abs(), upper.abs())
     around = _reach(context, reach, weight.magnitude)
     around = around + (around if weight.unit is None else _reach(context, reach, unit)) * epsilon[:, None]
-    relative = context.rounding.of_dot(2 * features + 8) + 4.0 * weight.blur
+    relative = context.rounding.of_dot(2 * features + 8) + 4.0 * weight.theta_error
     rounding = around.gather(1, label[:, None]) + around
     rounding = rounding * (relative * (1.0 + relative) * SAFETY) + context.rounding.subnormal * features * 16
     if hidden.nonnegative and (context.sweep.by_sweep or not weight.factor):
@@ -148,7 +148,7 @@ def _bias_margins(context: Context, bias: Parameter, label: Tensor, features: in
     both = radius.gather(1, label[:, None]) + radius
     size = bias.magnitude[label][:, None] + bias.magnitude
     # The bias may be the first term of the network's own sum, so it errs like the whole of it.
-    relative = context.rounding.of_dot(features + 8) + 4.0 * bias.blur
+    relative = context.rounding.of_dot(features + 8) + 4.0 * bias.theta_error
     total = both * (1.0 + 4.0 * relative) + (size + both) * relative
     return bias.theta[label][:, None] - bias.theta - total - context.rounding.subnormal * 8
 

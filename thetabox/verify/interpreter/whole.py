@@ -78,7 +78,7 @@ def _exact(value: Any, dtype: torch.dtype | None, *, real: bool) -> Tensor:
         raise _Inexact
     if value.source is not None:
         return value.source
-    if value.blur or not real or not dtype.is_floating_point:
+    if value.theta_error or not real or not dtype.is_floating_point:
         raise _Inexact
     return value.theta.detach().to(dtype)
 
@@ -184,13 +184,13 @@ def in_float32(context: Context, value: Any, *, whole: bool = False) -> Any:
     if isinstance(value, Parameter):
         theta = value.theta.detach().double()
         rounded = theta.float().double() != theta
-        if context.largest(value.factor) or value.blur:
+        if context.largest(value.factor) or value.theta_error:
             # Every point of the box is rounded, not the stored value alone.
             rounded = torch.ones_like(rounded)
         if not bool(rounded.any()):
             return value
         if _normal_in_float32(context, value, rounded):
-            return replace(value, blur=value.blur + torch.finfo(torch.float32).eps, source=None)
+            return replace(value, theta_error=value.theta_error + torch.finfo(torch.float32).eps, source=None)
         value = context.interval(value)
     if not isinstance(value, Interval):
         return value
@@ -202,7 +202,7 @@ def _normal_in_float32(context: Context, parameter: Parameter, rounded: Tensor) 
     """Whether the numbers ``rounded`` stay normal in float32, or zero, over the whole box: their error is relative."""
     theta = parameter.magnitude.detach().double()[rounded]
     unit = theta if parameter.unit is None else parameter.unit.detach().double()[rounded]
-    radius = unit * context.largest(parameter.factor) + (unit + theta) * (parameter.blur + ROOM)
+    radius = unit * context.largest(parameter.factor) + (unit + theta) * (parameter.theta_error + ROOM)
     least, most = theta - radius, theta + radius
     limits = torch.finfo(torch.float32)
     normal = (least >= limits.smallest_normal) & (most <= limits.max)

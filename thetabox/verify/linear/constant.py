@@ -12,30 +12,30 @@ from thetabox.verify.arithmetic.rounding import gamma
 ROUNDOFF = 2.0**-53
 
 
-def slip(terms: int) -> float:
+def gamma_sum(terms: int) -> float:
     """Relative error of a sum of ``terms`` products, of a few operations on it, and of its own correction."""
     return 4.0 * gamma(terms + 32, ROUNDOFF)
 
 
 class Constant:
-    """What a walk has put aside, ``[items, rows]``; what its sum may have lost by rounding is taken off at the end."""
+    """What a walk has put aside, ``[samples, rows]``; what its sum may have lost by rounding is taken off last."""
 
-    def __init__(self, items: int, rows: int, device: torch.device) -> None:
-        self.value = torch.zeros(items, rows, dtype=torch.float64, device=device)
+    def __init__(self, samples: int, rows: int, device: torch.device) -> None:
+        self.value = torch.zeros(samples, rows, dtype=torch.float64, device=device)
         self.size = torch.zeros_like(self.value)
         self.terms = 0
 
-    def add(self, term: Float[Tensor, "items rows"]) -> None:
+    def add(self, term: Float[Tensor, "samples rows"]) -> None:
         """Add a term whose own error is accounted for elsewhere."""
         self.value += term
         self.size += term.abs()
         self.terms += 1
 
-    def lose(self, penalty: Float[Tensor, "items rows"], terms: int) -> None:
+    def lose(self, penalty: Float[Tensor, "samples rows"], terms: int) -> None:
         """Take off a sum of ``terms`` numbers of at least 0, rounded up."""
-        self.add(penalty * -(1.0 + slip(terms)))
+        self.add(penalty * -(1.0 + gamma_sum(terms)))
 
-    def lower(self) -> Float[Tensor, "items rows"]:
+    def lower(self) -> Float[Tensor, "samples rows"]:
         """A lower bound of the true sum; minus infinity where it is not a number or overflowed."""
-        bound = self.value - self.size * slip(self.terms)
+        bound = self.value - self.size * gamma_sum(self.terms)
         return torch.where(bound.isfinite(), bound, -torch.inf)

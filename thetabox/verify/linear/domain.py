@@ -23,8 +23,8 @@ from thetabox.verify.effort import FREE, Meter, forward_pass
 from thetabox.verify.interpreter.tensors import Tensors
 from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.linear import rules  # noqa: F401  # fills the table
-from thetabox.verify.linear.items import Items
 from thetabox.verify.linear.region import Frame
+from thetabox.verify.linear.samples import Samples
 from thetabox.verify.linear.tighten import Tighten
 from thetabox.verify.linear.walk import Walk
 from thetabox.verify.network import RecurrentNetwork
@@ -41,8 +41,8 @@ LEAST_SHARE = 0.005
 # Forward passes that the intervals of all values cost, and a row that is walked back through the whole network.
 INTERVALS, ROW = 4.0, 4.0
 
-# Items → what a walk answers for them.
-Answer = Callable[[Items, Tensor], Tensor]
+# Samples → what a walk answers for them.
+Answer = Callable[[Samples, Tensor], Tensor]
 
 
 class Linear(Domain):
@@ -89,8 +89,8 @@ class Linear(Domain):
         """Proven lower bounds of ``min_k (logit_y - logit_k)``; see :class:`~thetabox.verify.domain.Domain`."""
         labels = y[which].repeat(len(epsilon))
 
-        def answer(items: Items, places: Tensor) -> Tensor:
-            return self.walked(items, margin_rows(labels[places].to(epsilon.device), self.classes)).amin(
+        def answer(samples: Samples, places: Tensor) -> Tensor:
+            return self.walked(samples, margin_rows(labels[places].to(epsilon.device), self.classes)).amin(
                 1, keepdim=True
             )
 
@@ -112,11 +112,11 @@ class Linear(Domain):
         """Bounds of the logits, rows ``[E samples, K]``."""
         one = torch.eye(self.classes, dtype=torch.float64)
 
-        def answer(items: Items, places: Tensor) -> Tensor:
-            rows = torch.cat([one, -one]).to(items.epsilon.device).expand(len(places), -1, -1)
-            value = items.interval(self.output)
+        def answer(samples: Samples, places: Tensor) -> Tensor:
+            rows = torch.cat([one, -one]).to(samples.epsilon.device).expand(len(places), -1, -1)
+            value = samples.interval(self.output)
             plain = torch.cat([value.lower, -value.upper], 1)
-            return torch.maximum(self.walked(items, rows), plain.nan_to_num(-torch.inf, -torch.inf, -torch.inf))
+            return torch.maximum(self.walked(samples, rows), plain.nan_to_num(-torch.inf, -torch.inf, -torch.inf))
 
         x, flat = self._spread(which, epsilon)
         everything = torch.arange(len(flat))
@@ -145,12 +145,12 @@ class Linear(Domain):
         found: list[dict[int, Tensor]] = []
         with torch.no_grad(), sound_kernels():
             for part in torch.arange(len(flat)).split(size):
-                items = self.items(x[part], flat[part], tighten)
-                plain = self.items(x[part], torch.zeros_like(flat[part]))
-                walk = Walk(items, Frame(slice(None)), self.classes - 1)
+                samples = self.samples(x[part], flat[part], tighten)
+                plain = self.samples(x[part], torch.zeros_like(flat[part]))
+                walk = Walk(samples, Frame(slice(None)), self.classes - 1)
                 walk.account(_middles(plain))
                 walk.give(self.output, margin_rows(labels[part].to(flat.device), self.classes))
-                weakest = walk.run().masked_fill(~items.finite[:, None], torch.nan).argmin(1, keepdim=True)
+                weakest = walk.run().masked_fill(~samples.finite[:, None], torch.nan).argmin(1, keepdim=True)
                 found.append({i: lost.gather(1, weakest)[:, 0].cpu() for i, lost in walk.losses.items()})
         passed = [o for o in self.graph.operations if any(o.index in part for part in found)]
         table = torch.stack([torch.cat([part[o.index] for part in found]) for o in passed], 1)
@@ -177,11 +177,11 @@ class Linear(Domain):
         )
         return Profile("losses", [names[i] for i in told.tolist()], share[:, told], "margin", caption)
 
-    def walked(self, items: Items, rows: Float[Tensor, "items rows classes"]) -> Float[Tensor, "items rows"]:
-        """Lower bounds of combinations of the logits; minus infinity where the items' intervals are not finite."""
-        walk = Walk(items, Frame(slice(None)), rows.shape[1])
+    def walked(self, samples: Samples, rows: Float[Tensor, "samples rows classes"]) -> Float[Tensor, "samples rows"]:
+        """Lower bounds of combinations of the logits; minus infinity where the samples' intervals are not finite."""
+        walk = Walk(samples, Frame(slice(None)), rows.shape[1])
         walk.give(self.output, rows)
-        return walk.run().masked_fill(~items.finite[:, None], -torch.inf)
+        return walk.run().masked_fill(~samples.finite[:, None], -torch.inf)
 
     def samples_at_once(self, sweeps: int) -> int:
         """How many samples fit memory: walks are cut into chunks of their own, so only inputs count."""
@@ -190,9 +190,9 @@ class Linear(Domain):
     def _provable(self, x: Tensor, labels: Tensor, places: Tensor) -> Tensor:
         """Those of the places where the unperturbed network is right: nothing else can be proven."""
 
-        def answer(items: Items, part: Tensor) -> Tensor:
-            logits = items.interval(self.output)
-            rows = margin_rows(labels[part].to(items.epsilon.device), self.classes)
+        def answer(samples: Samples, part: Tensor) -> Tensor:
+            logits = samples.interval(self.output)
+            rows = margin_rows(labels[part].to(samples.epsilon.device), self.classes)
             highest = rows.clamp(min=0) @ logits.upper[..., None] + rows.clamp(max=0) @ logits.lower[..., None]
             return highest[..., 0].amin(1, keepdim=True)
 
@@ -208,7 +208,7 @@ class Linear(Domain):
     def _bounded(
         self, x: Tensor, epsilon: Tensor, places: Tensor, answer: Answer, rows: int, tighten: Tighten | None
     ) -> Tensor:
-        """``answer`` of the items ``places``, in chunks that fit memory; on the CPU."""
+        """``answer`` of the samples ``places``, in chunks that fit memory; on the CPU."""
         size = self._size(rows)
         with torch.no_grad(), sound_kernels():
             found = []
@@ -222,31 +222,31 @@ class Linear(Domain):
         return torch.cat(found) if found else torch.zeros(0, rows, dtype=torch.float64)
 
     def _size(self, rows: int) -> int:
-        """Items of one walk."""
+        """Samples of one walk."""
         return max(1, min(MOST_ITEMS, NUMBERS // (rows * self.problem.network.largest())))
 
     def _chunk(self, x: Tensor, epsilon: Tensor, part: Tensor, answer: Answer, tighten: Tighten | None) -> Tensor:
         meter = self.meter.part(part)
         meter.look()
-        items = self.items(x[part], epsilon[part], tighten, meter)
-        return answer(items, part).cpu().masked_fill(items.stopped[:, None], -torch.inf)
+        samples = self.samples(x[part], epsilon[part], tighten, meter)
+        return answer(samples, part).cpu().masked_fill(samples.stopped[:, None], -torch.inf)
 
-    def items(
-        self, x: Tensor, epsilon: Float[Tensor, " items"], tighten: Tighten | None = None, meter: Meter = FREE
-    ) -> Items:
+    def samples(
+        self, x: Tensor, epsilon: Float[Tensor, " samples"], tighten: Tighten | None = None, meter: Meter = FREE
+    ) -> Samples:
         """Intervals of every value for inputs ``x`` at their ε."""
         settings = replace(self.problem.settings, rounding=self.rounding)
         inputs = input_interval(x, settings)
-        return Items(self.graph, self.tensors, inputs, epsilon.to(settings.device), self.rounding, tighten, meter)
+        return Samples(self.graph, self.tensors, inputs, epsilon.to(settings.device), self.rounding, tighten, meter)
 
 
-def _middles(items: Items) -> dict[int, Tensor]:
+def _middles(samples: Samples) -> dict[int, Tensor]:
     """The unperturbed network's values, to rounding."""
-    plain = {i: items.interval(i) for i in items.values if items.plain(i)}
+    plain = {i: samples.interval(i) for i in samples.values if samples.plain(i)}
     return {i: (v.lower + v.upper) / 2 for i, v in plain.items()}
 
 
-def margin_rows(labels: Int[Tensor, " items"], classes: int) -> Float[Tensor, "items rows classes"]:
+def margin_rows(labels: Int[Tensor, " samples"], classes: int) -> Float[Tensor, "samples rows classes"]:
     """Rows ``logit_y - logit_k`` for every other class ``k``."""
     one = torch.eye(classes, dtype=torch.float64, device=labels.device)
     others = torch.arange(classes - 1, device=labels.device)

@@ -55,12 +55,12 @@ class Frame:
     """Which samples a walk is about, and around which position of each.
 
     Attributes:
-        items: samples, one for each item of the walk.
+        samples: samples, one for each item of the walk.
         height: row of each item's position in the image where the walk starts; ``None`` for whole images.
         width: column of it.
     """
 
-    items: slice | Tensor
+    samples: slice | Tensor
     height: Tensor | None = None
     width: Tensor | None = None
 
@@ -70,9 +70,9 @@ class Frame:
         return self.height is None
 
     def cut(self, t: Tensor, region: Region | None) -> Tensor:
-        """Items of ``t [samples, ..., height, width]`` on the region; zeros beyond the image."""
+        """Samples of ``t [samples, ..., height, width]`` on the region; zeros beyond the image."""
         if self.height is None or self.width is None:
-            t = t[self.items]
+            t = t[self.samples]
             return t if region is None else placed(t, (0, 0), region.offset, region.size)
         assert region is not None
         first = [_starts(p, region, d) for d, p in enumerate((self.height, self.width))]
@@ -85,10 +85,10 @@ class Frame:
         if any(pad):
             t = F.pad(t, pad)
         windows = t.unfold(-2, region.size[0], 1).unfold(-2, region.size[1], 1).movedim((-4, -3), (1, 2))
-        return windows[self.items, first[0], first[1]]
+        return windows[self.samples, first[0], first[1]]
 
     def inside(self, shape: Pair, region: Region) -> Tensor | None:
-        """Which places of the region lie in the image, ``[items, 1, 1, h, w]``; ``None`` when all do."""
+        """Which places of the region lie in the image, ``[samples, 1, 1, h, w]``; ``None`` when all do."""
         assert self.height is not None
         assert self.width is not None
         masks = []

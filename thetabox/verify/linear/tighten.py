@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from thetabox.verify.effort import fan
-from thetabox.verify.linear.items import Items, first_layout
 from thetabox.verify.linear.region import Frame, Region
 from thetabox.verify.linear.rules import affine, convolution, pooling
+from thetabox.verify.linear.samples import Samples, first_layout
 from thetabox.verify.linear.walk import Stop, Walk
 from thetabox.verify.network.graph import Graph, Operation
 from thetabox.verify.network.operators import CONVOLUTIONS, DENSE, MAX_POOLS_2D, TWO_SLOPES
@@ -22,14 +22,14 @@ NUMBERS = 1 << 21
 
 @dataclass(frozen=True)
 class _Depth:
-    """What stands in front of a value: how many bends on a path, and whether any layer shares its weights."""
+    """What stands in front of a value: how many kinks on a path, and whether any layer shares its weights."""
 
-    bends: int = 0
+    kinks: int = 0
     shared: bool = False
 
 
 def targets(graph: Graph) -> set[int]:
-    """Values whose intervals are looser than need be and that a ReLU bends.
+    """Values whose intervals are looser than need be and in front of a ReLU.
 
     The intervals in front of the first ReLU are exact, and so are those of the second of two dense layers, whose
     inputs know nothing of each other.
@@ -38,18 +38,18 @@ def targets(graph: Graph) -> set[int]:
     found = set()
     for operation in graph.operations:
         before = [depth[i] for i in operation.inputs if i in depth]
-        bends = max((d.bends for d in before), default=0)
+        kinks = max((d.kinks for d in before), default=0)
         shared = any(d.shared for d in before) or operation.operator in CONVOLUTIONS
         if operation.operator in TWO_SLOPES:
-            if bends >= 2 or (bends == 1 and shared):
+            if kinks >= 2 or (kinks == 1 and shared):
                 found.add(operation.inputs[0])
-            bends += 1
-        depth[operation.index] = _Depth(bends, shared)
+            kinks += 1
+        depth[operation.index] = _Depth(kinks, shared)
     return found
 
 
 class Tighten:
-    """Tighter ends of the values that ReLUs bend, where the sign is open.
+    """Tighter ends of the values in front of ReLUs, where the sign is open.
 
     Two rows for each number that needs them, and no use of those that fill up a batch: what is found of an item does
     not depend on the others. What a row costs follows from shapes, so that an item that cannot pay for all of a layer's
@@ -68,41 +68,41 @@ class Tighten:
             if operation.operator in MAX_POOLS_2D:
                 self.pools[operation.inputs[0]] = operation
 
-    def __call__(self, items: Items, operation: Operation) -> tuple[Tensor, Tensor] | None:
+    def __call__(self, samples: Samples, operation: Operation) -> tuple[Tensor, Tensor] | None:
         """Better ends of a value, or ``None``."""
         index = operation.index
         layout = first_layout(operation)
-        if index not in self.targets or layout is None or not items.plain(index):
+        if index not in self.targets or layout is None or not samples.plain(index):
             return None
-        value = items.interval(index)
-        needed = self._needed(items, operation)
-        if items.meter.limited and bool(needed.any()):
-            needed = self._paid(items, operation, needed)
+        value = samples.interval(index)
+        needed = self._needed(samples, operation)
+        if samples.meter.limited and bool(needed.any()):
+            needed = self._paid(samples, operation, needed)
         if not bool(needed.any()):
             return None
         lower, upper = value.lower.clone(), value.upper.clone()
         if value.lower.dim() == 2:
-            _dense(items, operation, needed, lower, upper)
+            _dense(samples, operation, needed, lower, upper)
         elif value.lower.dim() == 4:
-            _images(items, operation, needed, lower, upper)
+            _images(samples, operation, needed, lower, upper)
         return lower, upper
 
-    def _paid(self, items: Items, operation: Operation, needed: Tensor) -> Tensor:
-        """What is needed of the items that can pay for it; the others stop here."""
+    def _paid(self, samples: Samples, operation: Operation, needed: Tensor) -> Tensor:
+        """What is needed of the samples that can pay for it; the others stop here."""
         if operation.index not in self.prices:
-            self.prices[operation.index] = self.passes * _row(items, operation, needed)
+            self.prices[operation.index] = self.passes * _row(samples, operation, needed)
         rows = 2.0 * needed.flatten(1).sum(1).double().cpu()
-        rows = torch.where(items.stopped, 0.0, rows)
-        items.stopped |= ~items.meter.pay(rows * self.prices[operation.index])
-        return needed & ~items.stopped.to(needed.device).view(-1, *[1] * (needed.dim() - 1))
+        rows = torch.where(samples.stopped, 0.0, rows)
+        samples.stopped |= ~samples.meter.pay(rows * self.prices[operation.index])
+        return needed & ~samples.stopped.to(needed.device).view(-1, *[1] * (needed.dim() - 1))
 
-    def _needed(self, items: Items, operation: Operation) -> Tensor:
+    def _needed(self, samples: Samples, operation: Operation) -> Tensor:
         """Where the bounds matter: open signs, and places of a pool's window that may be the largest."""
-        value = items.interval(operation.index)
+        value = samples.interval(operation.index)
         lower, upper = value.lower, value.upper
-        readers = [o for o in items.graph.operations if operation.index in o.inputs]
+        readers = [o for o in samples.graph.operations if operation.index in o.inputs]
         pool = self.pools.get(readers[0].index) if len(readers) == 1 else None
-        if pool is None or items.graph.readers[readers[0].index] != 1:
+        if pool is None or samples.graph.readers[readers[0].index] != 1:
             return (lower < 0) & (upper > 0)
         try:
             window = pooling.window(pool)
@@ -123,26 +123,26 @@ class Tighten:
         return needed
 
 
-def _row(items: Items, operation: Operation, needed: Tensor) -> int:
+def _row(samples: Samples, operation: Operation, needed: Tensor) -> int:
     """Multiply-adds of one row from a value back to the input, found by walking one; the same for all rows."""
     item, place, *position = (int(i) for i in needed.nonzero()[0])
     one = torch.tensor([item], device=needed.device)
     places = one.new_tensor([[place]])
     if needed.dim() == 2:
-        walk = _dense_walk(items, operation, one, places)
+        walk = _dense_walk(samples, operation, one, places)
     elif needed.dim() == 4:
-        walk = _image_walk(items, operation, Frame(one, *(one.new_tensor([p]) for p in position)), places)
+        walk = _image_walk(samples, operation, Frame(one, *(one.new_tensor([p]) for p in position)), places)
     else:
         return 0
     if walk is None:
         return 0
     walk.run()
-    return walk.work + fan(items.graph, operation)
+    return walk.work + fan(samples.graph, operation)
 
 
-def _dense(items: Items, operation: Operation, needed: Tensor, lower: Tensor, upper: Tensor) -> None:
+def _dense(samples: Samples, operation: Operation, needed: Tensor, lower: Tensor, upper: Tensor) -> None:
     """Outputs of a dense layer: rows of whole images."""
-    widest = max((items.interval(i).lower[0].numel() for i in _before(items, operation)), default=1)
+    widest = max((samples.interval(i).lower[0].numel() for i in _before(samples, operation)), default=1)
     order = needed.sum(1).argsort(descending=True)
     for start, count in _groups(needed.sum(1)[order], max(1, NUMBERS // (2 * widest))):
         members = order[start : start + count]
@@ -150,33 +150,33 @@ def _dense(items: Items, operation: Operation, needed: Tensor, lower: Tensor, up
         places = needed[members].to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
         step = max(1, NUMBERS // (2 * widest * count))
         for part in places.split(step, 1):
-            items.meter.look()
-            walk = _dense_walk(items, operation, members, part)
+            samples.meter.look()
+            walk = _dense_walk(samples, operation, members, part)
             if walk is not None:
                 asked = needed[members].gather(1, part).repeat(1, 2)
                 _keep(walk.run().masked_fill(~asked, -torch.inf), members[:, None], part, lower, upper)
 
 
-def _dense_walk(items: Items, operation: Operation, members: Tensor, places: Tensor) -> Walk | None:
-    """Ready to walk back from some outputs of some items, each and its negative."""
-    walk = Walk(items, Frame(members), 2 * places.shape[1], coarse=True)
+def _dense_walk(samples: Samples, operation: Operation, members: Tensor, places: Tensor) -> Walk | None:
+    """Ready to walk back from some outputs of some samples, each and its negative."""
+    walk = Walk(samples, Frame(members), 2 * places.shape[1], coarse=True)
     if operation.operator in DENSE:
         try:
             affine.start_dense(walk, operation, places)
         except Stop:
             return None
     else:
-        walk.give(operation.index, _one_hot(places, items.interval(operation.index).shape[1]))
+        walk.give(operation.index, _one_hot(places, samples.interval(operation.index).shape[1]))
     return walk
 
 
-def _images(items: Items, operation: Operation, needed: Tensor, lower: Tensor, upper: Tensor) -> None:
+def _images(samples: Samples, operation: Operation, needed: Tensor, lower: Tensor, upper: Tensor) -> None:
     """Channels at each position: rows of one window."""
     counts = needed.sum(1)
-    samples, heights, widths = counts.nonzero(as_tuple=True)
-    if not len(samples):
+    rows, heights, widths = counts.nonzero(as_tuple=True)
+    if not len(rows):
         return
-    amount = counts[samples, heights, widths]
+    amount = counts[rows, heights, widths]
     order = amount.argsort(descending=True)
     widest, start = 0, 0
     while start < len(order):
@@ -184,11 +184,11 @@ def _images(items: Items, operation: Operation, needed: Tensor, lower: Tensor, u
         count = 1 if not widest else max(1, NUMBERS // (2 * most * widest))
         chosen = order[start : start + count]
         start += count
-        n, h, w = samples[chosen], heights[chosen], widths[chosen]
+        n, h, w = rows[chosen], heights[chosen], widths[chosen]
         wanted = needed[n, :, h, w]
         places = wanted.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
-        items.meter.look()
-        walk = _image_walk(items, operation, Frame(n, h, w), places)
+        samples.meter.look()
+        walk = _image_walk(samples, operation, Frame(n, h, w), places)
         if walk is None:
             return
         found = walk.run()
@@ -200,24 +200,24 @@ def _images(items: Items, operation: Operation, needed: Tensor, lower: Tensor, u
         upper[n, places, h, w] = torch.minimum(upper[n, places, h, w], high)
 
 
-def _image_walk(items: Items, operation: Operation, frame: Frame, places: Tensor) -> Walk | None:
+def _image_walk(samples: Samples, operation: Operation, frame: Frame, places: Tensor) -> Walk | None:
     """Ready to walk back from some channels at one position of each item, each and its negative."""
-    walk = Walk(items, frame, 2 * places.shape[1], coarse=True)
+    walk = Walk(samples, frame, 2 * places.shape[1], coarse=True)
     if operation.operator in CONVOLUTIONS:
         try:
             convolution.start_convolution(walk, operation, places)
         except Stop:
             return None
     else:
-        one = _one_hot(places, items.interval(operation.index).shape[1])[..., None, None]
+        one = _one_hot(places, samples.interval(operation.index).shape[1])[..., None, None]
         walk.give(operation.index, one, Region((1, 1), (0, 0), (1, 1)))
     return walk
 
 
-def _keep(found: Tensor, samples: Tensor, places: Tensor, lower: Tensor, upper: Tensor) -> None:
+def _keep(found: Tensor, rows: Tensor, places: Tensor, lower: Tensor, upper: Tensor) -> None:
     most = places.shape[1]
-    lower[samples, places] = torch.maximum(lower[samples, places], found[:, :most])
-    upper[samples, places] = torch.minimum(upper[samples, places], -found[:, most:])
+    lower[rows, places] = torch.maximum(lower[rows, places], found[:, :most])
+    upper[rows, places] = torch.minimum(upper[rows, places], -found[:, most:])
 
 
 def _one_hot(places: Tensor, outputs: int) -> Tensor:
@@ -226,9 +226,9 @@ def _one_hot(places: Tensor, outputs: int) -> Tensor:
     return torch.cat([one, -one], 1)
 
 
-def _before(items: Items, operation: Operation) -> list[int]:
+def _before(samples: Samples, operation: Operation) -> list[int]:
     """Values in front of an operation."""
-    return [i for i in items.values if i < operation.index and items.plain(i)]
+    return [i for i in samples.values if i < operation.index and samples.plain(i)]
 
 
 def _groups(counts: Tensor, room: int) -> Iterator[tuple[int, int]]:

@@ -1,6 +1,6 @@
 r"""Backward walks: rows of coefficients from a value down to what is known, by one table from operator to rule.
 
-A backward rule takes the coefficients ``A [items, rows, *shape]`` on an operator's result and hands coefficients on
+A backward rule takes the coefficients ``A [samples, rows, *shape]`` on an operator's result and hands coefficients on
 its operands to the walk, so that with every constant put aside
 
 .. math:: \langle A, f(x) \rangle \ge \sum_i \langle A_i, x_i \rangle + c
@@ -19,9 +19,9 @@ from torch import Tensor
 
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.effort import fan
-from thetabox.verify.linear.constant import Constant, slip
-from thetabox.verify.linear.items import Items, first_layout
+from thetabox.verify.linear.constant import Constant, gamma_sum
 from thetabox.verify.linear.region import Frame, Region, placed
+from thetabox.verify.linear.samples import Samples, first_layout
 from thetabox.verify.network.graph import Operation, Ref
 from thetabox.verify.network.kinds import kinds
 
@@ -52,19 +52,19 @@ def backward(*operators: str) -> Callable[[Backward], Backward]:
 
 
 class Walk:
-    """Coefficients on the values of a graph, ``[items, rows, *shape]`` each, and one constant a row.
+    """Coefficients on the values of a graph, ``[samples, rows, *shape]`` each, and one constant a row.
 
     Args:
-        items: the samples' intervals.
+        samples: the samples' intervals.
         frame: which of them, whole or around a position.
         rows: rows of each item.
         coarse: turn a convolution's noise into a constant, at two products instead of three.
     """
 
-    def __init__(self, items: Items, frame: Frame, rows: int, *, coarse: bool = False) -> None:
-        self.items, self.frame, self.rows, self.coarse = items, frame, rows, coarse
-        count = len(items.epsilon[frame.items])
-        self.constant = Constant(count, rows, items.epsilon.device)
+    def __init__(self, samples: Samples, frame: Frame, rows: int, *, coarse: bool = False) -> None:
+        self.samples, self.frame, self.rows, self.coarse = samples, frame, rows, coarse
+        count = len(samples.epsilon[frame.samples])
+        self.constant = Constant(count, rows, samples.epsilon.device)
         self.coefficients: dict[int, tuple[Tensor, Region | None]] = {}
         self.widest = 1
         # Multiply-adds of a row so far, as a forward pass counts them.
@@ -74,9 +74,9 @@ class Walk:
         self.losses: dict[int, Tensor] = {}
         self._given = self.constant.value
 
-    def run(self) -> Float[Tensor, "items rows"]:
+    def run(self) -> Float[Tensor, "samples rows"]:
         """Walk down from the coefficients given; lower bounds of the rows."""
-        operations = self.items.graph.operations
+        operations = self.samples.graph.operations
         for operation in reversed(operations):
             if operation.index in self.coefficients:
                 self.step(operation, *self.coefficients.pop(operation.index))
@@ -90,7 +90,7 @@ class Walk:
 
     def step(self, operation: Operation, a: Tensor, region: Region | None) -> None:
         """Pass one operation."""
-        self.work += a[0, 0].numel() * fan(self.items.graph, operation)
+        self.work += a[0, 0].numel() * fan(self.samples.graph, operation)
         if self.nominal is None:
             self._pass(operation, a, region)
             return
@@ -112,32 +112,32 @@ class Walk:
 
     def _apart(self, operation: Operation) -> bool:
         """Whether the result is real numbers as the network rounds them, samples first, and so are the operands'."""
-        if not kinds(self.items.graph)[operation.index].plain:
+        if not kinds(self.samples.graph)[operation.index].plain:
             return False
         layout = first_layout(operation)
         if layout is None or (layout.batch, layout.merged) != (0, 1):
             return False
-        return all(self.items.plain(i) for i in operation.inputs if self.items.depends(i))
+        return all(self.samples.plain(i) for i in operation.inputs if self.samples.depends(i))
 
     def cut(self, t: Tensor, region: Region | None) -> Tensor:
-        """A tensor of all samples on a region of this walk's items."""
+        """A tensor of all samples on a region of this walk's samples."""
         return self.frame.cut(t, region)
 
     def ends(self, index: int, region: Region | None = None) -> tuple[Tensor, Tensor]:
         """Both ends of a value on a region; one tensor for a known value."""
-        value = self.items.interval(index)
+        value = self.samples.interval(index)
         lower = self.cut(value.lower, region)
         return lower, lower if value.is_point else self.cut(value.upper, region)
 
     def epsilon(self, values: Float[Tensor, " samples"], dims: int) -> Tensor:
-        """One number an item, shaped for ``[items, rows, ...]`` of ``dims`` dimensions."""
-        picked = values[self.frame.items]
+        """One number an item, shaped for ``[samples, rows, ...]`` of ``dims`` dimensions."""
+        picked = values[self.frame.samples]
         return picked.view(-1, *[1] * (dims - 1))
 
     def give(self, index: int, a: Tensor, region: Region | None = None) -> None:
         """Add coefficients on a value; those beyond its edges multiply zeros and are dropped."""
         if region is not None:
-            shape = self.items.shape(index)
+            shape = self.samples.shape(index)
             height, width = (shape[-2], shape[-1])
             if self.frame.whole:
                 a, region = placed(a, region.offset, (0, 0), (height, width)), None
@@ -159,10 +159,10 @@ class Walk:
     def lose(self, a: Tensor, index: int, region: Region | None, terms: int) -> None:
         """Coefficients ``a`` on a value were computed by ``terms`` roundings each."""
         lower, upper = self.ends(index, region)
-        self.penalty(a, lower.abs() if lower is upper else torch.maximum(lower.abs(), upper.abs()), slip(terms))
+        self.penalty(a, lower.abs() if lower is upper else torch.maximum(lower.abs(), upper.abs()), gamma_sum(terms))
 
     def penalty(self, a: Tensor, z: Tensor, relative: float | Tensor, least: float | Tensor = 0.0) -> None:
-        """Take off ``⟨|a|, relative z + least⟩`` (z at least 0, ``[items, *shape]``), and what underflows on the way.
+        """Take off ``⟨|a|, relative z + least⟩`` (z at least 0, ``[samples, *shape]``), and what underflows on the way.
 
         ``least`` is what a network's own products may lose where they underflow, whatever z.
         """
@@ -174,10 +174,10 @@ class Walk:
             size = dot(a.abs(), flat(z * relative + least, 1) + tiny[:, None])
         self.constant.lose(size + tiny[:, None], count)
 
-    def underflow(self) -> Float[Tensor, " items"]:
+    def underflow(self) -> Float[Tensor, " samples"]:
         """What float64 may lose by underflow in one operation, whatever the lost numbers are multiplied by next."""
-        items = self.items
-        return UNDERFLOW * (1.0 + items.epsilon[self.frame.items]) * (1.0 + items.size[self.frame.items])
+        samples = self.samples
+        return UNDERFLOW * (1.0 + samples.epsilon[self.frame.samples]) * (1.0 + samples.size[self.frame.samples])
 
     def end(self, index: int, a: Tensor, region: Region | None) -> None:
         """Put a value's interval in the place of the value."""
@@ -185,10 +185,10 @@ class Walk:
         count = a[0, 0].numel()
         if lower is upper:
             self.constant.add(dot(a, lower))
-            self.penalty(a, lower.abs(), slip(count))
+            self.penalty(a, lower.abs(), gamma_sum(count))
             return
         self.constant.add(dot(a.clamp(min=0), lower) + dot(a.clamp(max=0), upper))
-        self.penalty(a, torch.maximum(lower.abs(), upper.abs()), slip(2 * count))
+        self.penalty(a, torch.maximum(lower.abs(), upper.abs()), gamma_sum(2 * count))
 
     def operand(self, operation: Operation, place: int) -> int:
         """Position of the operand at ``place``.
@@ -197,18 +197,18 @@ class Walk:
             Stop: it is no value that holds the samples in its first dimension (an expanded parameter, say).
         """
         argument = operation.args[place] if len(operation.args) > place else None
-        if not isinstance(argument, Ref) or not self.items.plain(argument.index):
+        if not isinstance(argument, Ref) or not self.samples.plain(argument.index):
             raise Stop
         return argument.index
 
     def known(self, index: int) -> bool:
         """Whether a value is an input that is known exactly."""
-        value = self.items.values[index]
-        return index in self.items.graph.inputs and isinstance(value, Interval) and value.is_point
+        value = self.samples.values[index]
+        return index in self.samples.graph.inputs and isinstance(value, Interval) and value.is_point
 
 
 def dot(a: Tensor, z: Tensor) -> Tensor:
-    """``[items, rows, *shape]`` times ``[items, *shape]``, summed over the shape."""
+    """``[samples, rows, *shape]`` times ``[samples, *shape]``, summed over the shape."""
     return torch.bmm(flat(a, 2), flat(z, 1)[:, :, None]).squeeze(2)
 
 

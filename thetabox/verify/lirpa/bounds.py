@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from thetabox.box import Box
 from thetabox.errors import InputError
 from thetabox.models.precision import default_dtype
-from thetabox.verify.lirpa.lowering import Layer, lowered
+from thetabox.verify.lirpa.lowering import FlatLayer, lowered
 
 METHODS = ("IBP", "CROWN-IBP", "CROWN", "CROWN-Optimized")
 # Layers that it is given, as they are or written out as matrices.
@@ -97,7 +97,7 @@ def lirpa_bounds(
     return lower.detach(), upper.detach()
 
 
-def _chain(model: nn.Module, x: Tensor, radii: dict[str, Tensor]) -> list[Layer]:
+def _chain(model: nn.Module, x: Tensor, radii: dict[str, Tensor]) -> list[FlatLayer]:
     """The network's layers in order, on flat inputs, with their boxes; that they are all of it is tried on ``x``."""
     found: list[tuple[str, nn.Module]] = []
     for name, module in model.named_modules():

@@ -16,7 +16,7 @@ LARGEST = 1 << 25
 
 
 @dataclass
-class Layer:
+class FlatLayer:
     """A layer on flat values.
 
     Attributes:
@@ -39,7 +39,7 @@ class _Reshape(nn.Module):
         return x.view(-1, *self.shape)
 
 
-def lowered(module: nn.Module, radii: dict[str, Tensor], shape: torch.Size) -> tuple[Layer, torch.Size]:
+def lowered(module: nn.Module, radii: dict[str, Tensor], shape: torch.Size) -> tuple[FlatLayer, torch.Size]:
     """The layer for flat inputs, and the shape of its answer without the batch.
 
     A kernel stands in the matrix once for every position, and each copy gets a noise of its own: the box of the lowered
@@ -57,17 +57,17 @@ def lowered(module: nn.Module, radii: dict[str, Tensor], shape: torch.Size) -> t
         return _convolution(module, radii, shape)
     if isinstance(module, nn.AvgPool2d):
         dense, answer = _matrix(module, shape, torch.get_default_dtype())
-        return Layer(_linear(dense, None)), answer
+        return FlatLayer(_linear(dense, None)), answer
     if isinstance(module, nn.MaxPool2d):
         answer = module(torch.zeros(1, *shape)).shape[1:]
-        return Layer(nn.Sequential(_Reshape(*shape), module, _Reshape(math.prod(answer)))), answer
+        return FlatLayer(nn.Sequential(_Reshape(*shape), module, _Reshape(math.prod(answer)))), answer
     if isinstance(module, nn.Linear):
         bias = None if module.bias is None else module.bias.detach()
-        return Layer(_linear(module.weight.detach(), bias), radii), torch.Size([module.out_features])
-    return Layer(module), shape
+        return FlatLayer(_linear(module.weight.detach(), bias), radii), torch.Size([module.out_features])
+    return FlatLayer(module), shape
 
 
-def _convolution(module: nn.Conv2d, radii: dict[str, Tensor], shape: torch.Size) -> tuple[Layer, torch.Size]:
+def _convolution(module: nn.Conv2d, radii: dict[str, Tensor], shape: torch.Size) -> tuple[FlatLayer, torch.Size]:
     def apply(kernel: Tensor) -> Callable[[Tensor], Tensor]:
         return lambda x: module._conv_forward(x, kernel, None)
 
@@ -81,7 +81,7 @@ def _convolution(module: nn.Conv2d, radii: dict[str, Tensor], shape: torch.Size)
         spread["weight"] = _matrix(apply(radii["weight"]), shape, weight.dtype)[0]
     if "bias" in radii:
         spread["bias"] = radii["bias"].repeat_interleave(positions)
-    return Layer(_linear(dense, bias), spread), answer
+    return FlatLayer(_linear(dense, bias), spread), answer
 
 
 def _matrix(function: Callable[[Tensor], Tensor], shape: torch.Size, dtype: torch.dtype) -> tuple[Tensor, torch.Size]:

@@ -1,4 +1,4 @@
-"""Activations: increasing functions end by end, those of two pieces also at the bend, the two with a dip at its least.
+"""Activations: increasing functions end by end, those of two pieces also at the kink, the two with a dip at its least.
 
 torch documents at most a few units in the last place for these functions (vectorised by SLEEF, 1 ulp); eight are
 allowed for in the bounds, and eight of its own for a network in binary32. Where the result is below the normal numbers,
@@ -206,18 +206,18 @@ def softplus(context: Context, a: Interval, beta: Number = 1, threshold: Number 
     # On which side of the threshold beta a lies is computed too: beta, threshold and their product are rounded.
     error = (rounding.of_operation(ULPS) + 2.0 * literal_error(context, beta) / beta) * abs(threshold)
     error += literal_error(context, threshold) + rounding.subnormal
-    bend, room = threshold / beta, (error / beta) * SAFETY
-    if not math.isfinite(bend + room):
+    kink, room = threshold / beta, (error / beta) * SAFETY
+    if not math.isfinite(kink + room):
         raise InputError(f"{context.where}: softplus has no rule for threshold {threshold} with beta {beta}")
 
     def curve(t: Tensor) -> Tensor:
         return t.clamp(min=0.0) + torch.log1p(torch.exp(-(t * beta).abs())) / beta
 
-    curved, straight = a.lower <= bend + room, a.upper > bend - room
-    end = a.upper.clamp(max=bend + room)
+    curved, straight = a.lower <= kink + room, a.upper > kink - room
+    end = a.upper.clamp(max=kink + room)
     low, high = curve(a.lower), curve(end)
     if bool(straight.any()):
-        start = a.lower.clamp(min=bend - room)
+        start = a.lower.clamp(min=kink - room)
         low = torch.where(straight, torch.where(curved, torch.minimum(low, start), start), low)
         high = torch.where(straight, torch.where(curved, torch.maximum(high, a.upper), a.upper), high)
     if rounding.network:

@@ -126,7 +126,7 @@ def affine(context: Context, x: Interval, weight: Operand, bias: Operand, produc
             found = affine(context, few, weight, bias, product, terms)
             rank = few.lower.dim()
             return found.map(lambda t: t.index_select(t.dim() - rank, places))
-    relative = context.rounding.of_dot(terms) + 2.0 * weight.blur
+    relative = context.rounding.of_dot(terms) + 2.0 * weight.theta_error
     centre, radius, extra = _relative_radius(context, x, weight, relative)
     # What is the same for every input rides along as a bias of the second product, as does underflow.
     sums = weight.sums(last=product is not _times)
@@ -192,7 +192,7 @@ def _unknown_once(x: Interval) -> tuple[Interval, Tensor | None]:
 
 def _bias_radius(context: Context, x: Interval, bias: Parameter, rank: int, terms: int) -> Tensor:
     """Radius of the bias and of its rounding, ``[outputs]``, or a row each in the shape of the layer's output."""
-    relative = context.rounding.of_dot(terms) + 2.0 * bias.blur
+    relative = context.rounding.of_dot(terms) + 2.0 * bias.theta_error
     unit = bias.magnitude if bias.unit is None else bias.unit
     uniform = context.uniform(bias.factor)
     if uniform is not None:
@@ -249,7 +249,7 @@ def _known_input(
     context: Context, x: Interval, weight: Parameter, bias: Parameter | None, product: Product, terms: int
 ) -> Interval:
     """``x`` is one tensor: its two products serve every ε, that of the bias included."""
-    relative = context.rounding.of_dot(terms) + 2.0 * weight.blur
+    relative = context.rounding.of_dot(terms) + 2.0 * weight.theta_error
 
     def products() -> Products:
         size = x.lower if x.nonnegative else x.lower.abs()
@@ -280,7 +280,7 @@ def _known_input(
 
 def _share_radius(weight: Parameter, bias: Parameter | None) -> bool:
     """Whether one factor turns weight and bias into their radii."""
-    return bias is None or (bias.relative and (bias.factor, bias.blur) == (weight.factor, weight.blur))
+    return bias is None or (bias.relative and (bias.factor, bias.theta_error) == (weight.factor, weight.theta_error))
 
 
 def _absolute_weight(
@@ -288,7 +288,7 @@ def _absolute_weight(
 ) -> Interval:
     r"""A box not proportional to the weight: :math:`|\theta|r + \varepsilon u (|c| + r)`; exact for known inputs."""
     assert weight.unit is not None
-    relative = context.rounding.of_dot(terms) + 2.0 * weight.blur
+    relative = context.rounding.of_dot(terms) + 2.0 * weight.theta_error
     x = context.expanded(x)
     exact = x.is_point and x.slack == 0.0
     centre = x.lower if x.is_point else (x.lower + x.upper) / 2

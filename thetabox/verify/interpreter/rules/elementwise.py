@@ -162,7 +162,7 @@ def multiply(context: Context, a: Operand | Parameter, b: Operand | Parameter) -
     for parameter, mask in ((a, b), (b, a)):
         if isinstance(parameter, Parameter) and parameter.factor and isinstance(mask, Parameter) and not mask.factor:
             whole = parameter.theta.shape == torch.broadcast_shapes(parameter.theta.shape, mask.theta.shape)
-            if whole and mask.only_signs and not mask.blur:
+            if whole and mask.only_signs and not mask.theta_error:
                 return parameter.masked(mask)
     operands = [context.interval(v) if isinstance(v, Parameter) else v for v in (a, b)]
     intervals = [v for v in operands if isinstance(v, Interval)]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from thetabox.verify.linear.constant import slip
+from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.linear.region import Region
 from thetabox.verify.linear.walk import Stop, Walk, backward, dot
 from thetabox.verify.network.graph import Operation
@@ -31,50 +31,50 @@ class Lines(NamedTuple):
     rest: Tensor
 
 
-def lines(lower: Tensor, upper: Tensor, bend: float = 0.0) -> Lines:
-    """Lines below and above ``max(v, bend v)`` on ``[lower, upper]``; the constant holds for the slope as computed."""
-    above = ((upper - bend * lower) / (upper - lower)).nan_to_num(1.0).clamp(bend, 1.0)
-    above = torch.where(lower >= 0, 1.0, torch.where(upper <= 0, bend, above))
+def lines(lower: Tensor, upper: Tensor, slope: float = 0.0) -> Lines:
+    """Lines below and above ``max(v, slope v)`` on ``[lower, upper]``; the constant holds for the slope as computed."""
+    above = ((upper - slope * lower) / (upper - lower)).nan_to_num(1.0).clamp(slope, 1.0)
+    above = torch.where(lower >= 0, 1.0, torch.where(upper <= 0, slope, above))
     # The chord lies above a convex function once it does at both ends.
-    rest = torch.maximum((1.0 - above) * upper, (bend - above) * lower) * (1.0 + slip(FEW))
+    rest = torch.maximum((1.0 - above) * upper, (slope - above) * lower) * (1.0 + gamma_sum(FEW))
     open_sign = (lower < 0) & (upper > 0)
     rest = torch.where(open_sign, rest, 0.0)
-    below = torch.where(open_sign & (upper > -lower), 1.0, torch.where(open_sign, bend, above))
+    below = torch.where(open_sign & (upper > -lower), 1.0, torch.where(open_sign, slope, above))
     return Lines(below, above, rest)
 
 
 def through(walk: Walk, a: Tensor, found: Lines) -> Tensor:
-    """Coefficients in front of the bend, for lines ``[items, *shape]``; the constant is put aside."""
+    """Coefficients in front of the kink, for lines ``[samples, *shape]``; the constant is put aside."""
     falling = a.clamp(max=0.0)
     walk.constant.lose(-dot(falling, found.rest), a[0, 0].numel())
     return torch.addcmul(a * found.below[:, None], falling, (found.above - found.below)[:, None])
 
 
-def bend_of(operation: Operation) -> float:
+def slope_below(operation: Operation) -> float:
     """Slope on the negative side.
 
     Raises:
-        Stop: it bends the other way.
+        Stop: the slope below is no number from 0 to 1.
     """
     if "leaky" not in operation.operator:
         return 0.0
-    slope = operation.args[1] if len(operation.args) > 1 else operation.kwargs.get("negative_slope", 0.01)
-    if not 0.0 <= float(slope) <= 1.0:
+    below = operation.args[1] if len(operation.args) > 1 else operation.kwargs.get("negative_slope", 0.01)
+    if not 0.0 <= float(below) <= 1.0:
         raise Stop
-    return float(slope)
+    return float(below)
 
 
 @backward(*TWO_SLOPES)
-def bent(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
-    """``max(v, bend v)``."""
-    bend = bend_of(operation)
+def two_slopes(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
+    """``max(v, slope v)``."""
+    slope = slope_below(operation)
     index = walk.operand(operation, 0)
     lower, upper = walk.ends(index, region)
-    first = through(walk, a, lines(lower, upper, bend))
+    first = through(walk, a, lines(lower, upper, slope))
     # The parts of a coefficient add up to at most 3 times the row's; a network rounds a leaky slope and its product.
-    most, rounding = torch.maximum(lower.abs(), upper.abs()), walk.items.rounding
-    if bend and rounding.network:
-        walk.penalty(a, most, 3.0 * slip(FEW) + rounding.of_operation(3), rounding.underflow * (1.0 + most))
+    most, rounding = torch.maximum(lower.abs(), upper.abs()), walk.samples.rounding
+    if slope and rounding.network:
+        walk.penalty(a, most, 3.0 * gamma_sum(FEW) + rounding.of_operation(3), rounding.underflow * (1.0 + most))
     else:
-        walk.penalty(a, most, 3.0 * slip(FEW))
+        walk.penalty(a, most, 3.0 * gamma_sum(FEW))
     walk.give(index, first, region)

@@ -19,14 +19,14 @@ from torch import Tensor
 
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import gamma
-from thetabox.verify.linear.constant import slip
-from thetabox.verify.linear.items import Items, radius
+from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.linear.region import Region
+from thetabox.verify.linear.samples import Samples, radius
 from thetabox.verify.linear.walk import Stop, Walk, backward, dot
 from thetabox.verify.network.graph import Operation
 
 
-def parameter(items: Items, operation: Operation, place: int) -> Parameter | None:
+def parameter(samples: Samples, operation: Operation, place: int) -> Parameter | None:
     """The parameter at a place of the arguments, ``None`` where there is none.
 
     Raises:
@@ -35,17 +35,17 @@ def parameter(items: Items, operation: Operation, place: int) -> Parameter | Non
     argument = operation.args[place] if len(operation.args) > place else None
     if argument is None:
         return None
-    value = items.values.get(argument.index)
+    value = samples.values.get(argument.index)
     if not isinstance(value, Parameter):
         raise Stop
     return value
 
 
-def relative_error(items: Items, fan_in: int, sums: int, *parameters: Parameter | None) -> float:
+def relative_error(samples: Samples, fan_in: int, sums: int, *parameters: Parameter | None) -> float:
     """Error of a row, and of the network's own layer, relative to ``⟨|A|, Z⟩``."""
-    blur = max(p.blur for p in parameters if p is not None)
-    network = 1.01 * gamma(fan_in + 4, items.rounding.network) if items.rounding.network else 0.0
-    return slip(fan_in + sums) + network + 4.0 * blur
+    theta_error = max(p.theta_error for p in parameters if p is not None)
+    network = 1.01 * gamma(fan_in + 4, samples.rounding.network) if samples.rounding.network else 0.0
+    return gamma_sum(fan_in + sums) + network + 4.0 * theta_error
 
 
 def chord(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,7 +56,7 @@ def chord(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def add_bias(walk: Walk, a: Tensor, bias: Parameter | None, channels: int) -> None:
-    """Put the bias aside: ``a [items, rows, ...]`` with its outputs in dimension ``channels``; it may be one number."""
+    """Put the bias aside, which may be one number: ``a [samples, rows, ...]``, outputs in dimension ``channels``."""
     if bias is None:
         return
     sums = a.sum([d for d in range(2, a.dim()) if d != channels]) if a.dim() > 3 else a
@@ -65,40 +65,40 @@ def add_bias(walk: Walk, a: Tensor, bias: Parameter | None, channels: int) -> No
     walk.constant.add(sums @ bias.theta)
     if bias.factor:
         spread = sums.abs() @ radius(bias)
-        walk.constant.lose(spread * walk.epsilon(walk.items.factor(bias), 2), a[0, 0].numel())
+        walk.constant.lose(spread * walk.epsilon(walk.samples.factor(bias), 2), a[0, 0].numel())
 
 
 def reach(
-    items: Items, operation: Operation, x: int, weight: Parameter, bias: Parameter | None, product: object
+    samples: Samples, operation: Operation, x: int, weight: Parameter, bias: Parameter | None, product: object
 ) -> Tensor:
     """Upper bound of ``Z`` for all samples, ``[samples, *outputs]``; computed once."""
 
     def compute() -> Tensor:
-        value = items.interval(x)
+        value = samples.interval(x)
         most = value.lower.abs() if value.is_point else torch.maximum(value.lower.abs(), value.upper.abs())
         z = product(most, weight.magnitude)  # type: ignore[operator]  # a callable of two tensors
         shape = [-1] + [1] * (z.dim() - 1)
         if weight.factor:
             around = z if weight.unit is None else product(most, weight.unit)  # type: ignore[operator]  # as above
-            z = z + around * items.factor(weight).view(shape)
+            z = z + around * samples.factor(weight).view(shape)
         if bias is not None:
             spread = [-1] if weight.theta.dim() == 2 else [-1] + [1] * (z.dim() - 2)
             z = z + bias.magnitude.view(spread)
             if bias.factor:
-                z = z + radius(bias).view(spread) * items.factor(bias).view(shape)
-        return z * (1.0 + slip(weight.theta.numel()))
+                z = z + radius(bias).view(spread) * samples.factor(bias).view(shape)
+        return z * (1.0 + gamma_sum(weight.theta.numel()))
 
-    found: Tensor = items.once(("reach", operation.index), compute)
+    found: Tensor = samples.once(("reach", operation.index), compute)
     return found
 
 
 def lose_start(walk: Walk, z: Tensor, relative: float, inputs: int) -> None:
-    """Take off the rounding of outputs of sizes ``z [items, n]``, of which each and its negative is a row."""
-    lost = z * relative + (walk.underflow()[:, None] + walk.items.rounding.underflow * inputs)
+    """Take off the rounding of outputs of sizes ``z [samples, n]``, of which each and its negative is a row."""
+    lost = z * relative + (walk.underflow()[:, None] + walk.samples.rounding.underflow * inputs)
     walk.constant.lose(torch.cat([lost, lost], 1), 1)
 
 
-def layer(items: Items, operation: Operation) -> tuple[int, Parameter, Parameter | None]:
+def layer(samples: Samples, operation: Operation) -> tuple[int, Parameter, Parameter | None]:
     """Operand, weight ``[outputs, inputs]`` and bias of a dense layer.
 
     Raises:
@@ -108,11 +108,11 @@ def layer(items: Items, operation: Operation) -> tuple[int, Parameter, Parameter
     if operation.kwargs:
         raise Stop
     if name == "aten.linear.default":
-        x, weight, bias = 0, parameter(items, operation, 1), parameter(items, operation, 2)
+        x, weight, bias = 0, parameter(samples, operation, 1), parameter(samples, operation, 2)
     elif name == "aten.addmm.default":
-        x, weight, bias = 1, parameter(items, operation, 2), parameter(items, operation, 0)
+        x, weight, bias = 1, parameter(samples, operation, 2), parameter(samples, operation, 0)
     else:
-        x, weight, bias = 0, parameter(items, operation, 1), None
+        x, weight, bias = 0, parameter(samples, operation, 1), None
     if weight is None or weight.theta.dim() != 2:
         raise Stop
     if name != "aten.linear.default":
@@ -122,7 +122,7 @@ def layer(items: Items, operation: Operation) -> tuple[int, Parameter, Parameter
     if bias is not None and len(bias.theta) not in (1, len(weight.theta)):
         raise Stop
     index = operation.args[x].index
-    if not items.depends(index):
+    if not samples.depends(index):
         raise Stop
     return index, weight, bias
 
@@ -134,25 +134,25 @@ def _product(x: Tensor, weight: Tensor) -> Tensor:
 @backward("aten.linear.default", "aten.addmm.default", "aten.mm.default", "aten.matmul.default")
 def dense(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
     """``x Wᵀ + b``; with several positions a sample, noise is bounded position by position."""
-    items = walk.items
-    index, weight, bias = layer(items, operation)
+    samples = walk.samples
+    index, weight, bias = layer(samples, operation)
     if not walk.frame.whole:
         raise Stop
-    z = walk.cut(reach(items, operation, index, weight, bias, _product), None)
+    z = walk.cut(reach(samples, operation, index, weight, bias, _product), None)
     outputs, inputs = weight.theta.shape
     first = a @ weight.theta
     if weight.factor:
         first = _less_noise(walk, index, first, a.abs() @ radius(weight), weight, outputs)
     add_bias(walk, a, bias, a.dim() - 1)
-    relative = relative_error(items, inputs, a[0, 0].numel() * 2, weight, bias)
-    walk.penalty(a, z, relative, items.rounding.underflow * inputs)
+    relative = relative_error(samples, inputs, a[0, 0].numel() * 2, weight, bias)
+    walk.penalty(a, z, relative, samples.rounding.underflow * inputs)
     walk.give(index, first)
 
 
 def _less_noise(walk: Walk, index: int, first: Tensor, spread: Tensor, weight: Parameter, terms: int) -> Tensor:
     """``first - ε s spread``, its constant put aside."""
     lower, upper = walk.ends(index)
-    epsilon = walk.items.factor(weight)
+    epsilon = walk.samples.factor(weight)
     nonnegative = bool((lower >= 0).all())
     slope, rest = (None, None) if nonnegative else chord(lower, upper)
     shape = walk.epsilon(epsilon, lower.dim())
@@ -164,10 +164,10 @@ def _less_noise(walk: Walk, index: int, first: Tensor, spread: Tensor, weight: P
 
 
 def start_dense(walk: Walk, operation: Operation, places: Tensor) -> None:
-    """Start at the outputs ``places [items, n]`` of a dense layer: each, then each with its sign turned."""
-    items = walk.items
-    index, weight, bias = layer(items, operation)
-    if items.interval(index).lower.dim() != 2:
+    """Start at the outputs ``places [samples, n]`` of a dense layer: each, then each with its sign turned."""
+    samples = walk.samples
+    index, weight, bias = layer(samples, operation)
+    if samples.interval(index).lower.dim() != 2:
         raise Stop
     inputs = weight.theta.shape[1]
     theta = weight.theta[places]
@@ -180,8 +180,8 @@ def start_dense(walk: Walk, operation: Operation, places: Tensor) -> None:
         b = bias.theta[places]
         walk.constant.add(torch.cat([b, -b], 1))
         if bias.factor:
-            around = radius(bias)[places] * walk.epsilon(items.factor(bias), 2)
+            around = radius(bias)[places] * walk.epsilon(samples.factor(bias), 2)
             walk.constant.lose(torch.cat([around, around], 1), 1)
-    z = walk.cut(reach(items, operation, index, weight, bias, _product), None).gather(1, places)
-    lose_start(walk, z, relative_error(items, inputs, 8, weight, bias), inputs)
+    z = walk.cut(reach(samples, operation, index, weight, bias, _product), None).gather(1, places)
+    lose_start(walk, z, relative_error(samples, inputs, 8, weight, bias), inputs)
     walk.give(index, first)

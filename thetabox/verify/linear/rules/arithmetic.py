@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from thetabox.verify.arithmetic.parameter import Parameter
-from thetabox.verify.linear.constant import slip
-from thetabox.verify.linear.items import radius
+from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.linear.region import Region
 from thetabox.verify.linear.rules.affine import chord
+from thetabox.verify.linear.samples import radius
 from thetabox.verify.linear.walk import Stop, Walk, backward, dot, flat
 from thetabox.verify.network.graph import Operation, Ref
 
@@ -31,19 +31,19 @@ def added(walk: Walk, operation: Operation, a: Tensor, region: Region | None) ->
     terms = [_term(walk, operation, v) for v in operation.args]
     if any(isinstance(t, Parameter) for t in terms) and not walk.frame.whole:
         raise Stop
-    relative = slip(a[0, 0].numel()) + walk.items.rounding.of_operation(3)
+    relative = gamma_sum(a[0, 0].numel()) + walk.samples.rounding.of_operation(3)
     for term, sign in zip(terms, signs, strict=True):
         signed = a if sign > 0 else -a
         if isinstance(term, Parameter):
             _constant(walk, signed, term, relative)
         elif isinstance(term, int):
-            if walk.items.rounding.network:
+            if walk.samples.rounding.network:
                 walk.penalty(a, _most(walk, term, region), relative)
             walk.give(term, signed, region)
         else:
             whole = flat(a, 2).sum(2)
             walk.constant.add(sign * term * whole)
-            walk.penalty(a, torch.full_like(a[:, 0], abs(term)), relative, walk.items.rounding.underflow)
+            walk.penalty(a, torch.full_like(a[:, 0], abs(term)), relative, walk.samples.rounding.underflow)
 
 
 @backward("aten.mul.Tensor", "aten.mul.Scalar", "aten.div.Tensor", "aten.div.Scalar")
@@ -58,13 +58,13 @@ def scaled(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -
         index, factor = terms[1], terms[0]
     else:
         raise Stop
-    items = walk.items
+    samples = walk.samples
     most = _most(walk, index, region)
-    relative, tiny = slip(FEW) + items.rounding.of_operation(4), items.rounding.underflow
+    relative, tiny = gamma_sum(FEW) + samples.rounding.of_operation(4), samples.rounding.underflow
     if "div" in operation.operator:
         if isinstance(factor, Parameter) or not LEAST < abs(factor) < 1.0 / LEAST:
             raise Stop
-        if items.rounding.network:
+        if samples.rounding.network:
             # A divisor may be below the normal numbers.
             relative += tiny / abs(factor)
         factor = 1.0 / factor
@@ -76,14 +76,14 @@ def scaled(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -
     if not walk.frame.whole:
         raise Stop
     theta, unit = (t.expand(1, *most.shape[1:]) for t in (factor.theta, radius(factor)))
-    epsilon = walk.epsilon(items.factor(factor), most.dim())
+    epsilon = walk.epsilon(samples.factor(factor), most.dim())
     first = a * theta[:, None]
     lower, upper = walk.ends(index)
     slope, rest = chord(lower, upper)
     spread = a.abs() * unit[:, None]
     first = first - spread * (slope * epsilon)[:, None]
     walk.constant.lose(dot(spread, rest * epsilon), a[0, 0].numel())
-    walk.penalty(a, most * (theta.abs() + unit * epsilon), relative + 4.0 * factor.blur, tiny)
+    walk.penalty(a, most * (theta.abs() + unit * epsilon), relative + 4.0 * factor.theta_error, tiny)
     walk.give(index, first)
 
 
@@ -97,13 +97,13 @@ def _term(walk: Walk, operation: Operation, value: Any) -> int | float | Paramet
         return float(value)
     if not isinstance(value, Ref):
         raise Stop
-    held = walk.items.values[value.index]
+    held = walk.samples.values[value.index]
     if isinstance(held, Parameter):
-        beyond = held.theta.dim() - len(walk.items.shape(operation.index))
+        beyond = held.theta.dim() - len(walk.samples.shape(operation.index))
         if beyond > 1 or (beyond == 1 and held.theta.shape[0] != 1):
             raise Stop
         return held
-    if not walk.items.plain(value.index) or walk.items.shape(value.index) != walk.items.shape(operation.index):
+    if not walk.samples.plain(value.index) or walk.samples.shape(value.index) != walk.samples.shape(operation.index):
         raise Stop
     return value.index
 
@@ -115,7 +115,7 @@ def _most(walk: Walk, index: int, region: Region | None) -> Tensor:
 
 def _constant(walk: Walk, a: Tensor, term: Parameter, relative: float) -> None:
     """A parameter that is added: its noise is one number wherever it is read."""
-    items = walk.items
+    samples = walk.samples
     shape = a.shape[2:]
     theta, unit = term.theta, radius(term)
     if theta.dim() > len(shape):
@@ -124,6 +124,6 @@ def _constant(walk: Walk, a: Tensor, term: Parameter, relative: float) -> None:
     walk.constant.add(sums @ theta.reshape(-1))
     if term.factor:
         spread = sums.abs() @ unit.reshape(-1)
-        walk.constant.lose(spread * walk.epsilon(items.factor(term), 2), prod(shape))
-    epsilon = walk.epsilon(items.factor(term), len(shape) + 1)
-    walk.penalty(a, (theta.abs() + unit * epsilon).expand(len(a), *shape), relative + 4.0 * term.blur)
+        walk.constant.lose(spread * walk.epsilon(samples.factor(term), 2), prod(shape))
+    epsilon = walk.epsilon(samples.factor(term), len(shape) + 1)
+    walk.penalty(a, (theta.abs() + unit * epsilon).expand(len(a), *shape), relative + 4.0 * term.theta_error)

@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from thetabox.verify.arithmetic.parameter import Parameter
-from thetabox.verify.linear.items import Items, radius
 from thetabox.verify.linear.region import Pair, Region
 from thetabox.verify.linear.rules.affine import add_bias, chord, lose_start, parameter, reach, relative_error
+from thetabox.verify.linear.samples import Samples, radius
 from thetabox.verify.linear.walk import Stop, Walk, backward, dot
 from thetabox.verify.network.graph import Operation
 
@@ -70,18 +70,18 @@ class Convolution:
         return region.before(self.kernel, self.stride, self.padding, self.dilation)
 
     def columns(self, x: Tensor) -> Tensor:
-        """Patches ``[items, groups, positions, inputs]`` of ``x [items, channels, h, w]``."""
+        """Patches ``[samples, groups, positions, inputs]`` of ``x [samples, channels, h, w]``."""
         unfolded = F.unfold(x, self.kernel, self.dilation, 0, self.stride)
         return unfolded.unflatten(1, (self.groups, self.inputs)).transpose(2, 3)
 
     def folded(self, columns: Tensor, size: Pair) -> Tensor:
-        """Patches ``[items, groups, rows, inputs, positions]`` added up, ``[items, rows, channels, h, w]``."""
+        """Patches ``[samples, groups, rows, inputs, positions]`` added up, ``[samples, rows, channels, h, w]``."""
         count, _, rows, _, positions = columns.shape
         flat = columns.transpose(1, 2).reshape(count * rows, -1, positions)
         return F.fold(flat, size, self.kernel, self.dilation, 0, self.stride).unflatten(0, (count, rows))
 
 
-def layer(items: Items, operation: Operation) -> Convolution:
+def layer(samples: Samples, operation: Operation) -> Convolution:
     """The convolution that an operation is.
 
     Raises:
@@ -90,8 +90,8 @@ def layer(items: Items, operation: Operation) -> Convolution:
     names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
     given: dict[str, Any] = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
     given |= dict(zip(names, operation.args, strict=False)) | operation.kwargs
-    weight, bias = parameter(items, operation, 1), parameter(items, operation, 2)
-    if weight is None or set(given) - set(names) or not items.depends(given["input"].index):
+    weight, bias = parameter(samples, operation, 1), parameter(samples, operation, 2)
+    if weight is None or set(given) - set(names) or not samples.depends(given["input"].index):
         raise Stop
     flat = weight.theta.dim() == 3
     if flat:
@@ -117,13 +117,13 @@ def _pair(value: Any, flat: bool, rest: int) -> Pair:
 @backward("aten.conv1d.default", "aten.conv2d.default", "aten.conv1d.padding", "aten.conv2d.padding")
 def convolution(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
     """A 1d or 2d convolution."""
-    items = walk.items
-    conv = layer(items, operation)
-    z = walk.cut(reach(items, operation, conv.x, conv.weight, conv.bias, conv.product), region)
+    samples = walk.samples
+    conv = layer(samples, operation)
+    z = walk.cut(reach(samples, operation, conv.x, conv.weight, conv.bias, conv.product), region)
     sums = 2 * a[0, 0].numel() + conv.weight.theta.numel()
-    relative = relative_error(items, conv.inputs, sums, conv.weight, conv.bias)
+    relative = relative_error(samples, conv.inputs, sums, conv.weight, conv.bias)
     add_bias(walk, a, conv.bias, 2)
-    walk.penalty(a, z, relative, items.rounding.underflow * conv.inputs)
+    walk.penalty(a, z, relative, samples.rounding.underflow * conv.inputs)
     if conv.flat:
         a = a[..., None, :]
     there = region or Region((0, 0), (0, 0), (a.shape[-2], a.shape[-1]))
@@ -132,13 +132,13 @@ def convolution(walk: Walk, operation: Operation, a: Tensor, region: Region | No
     known = walk.known(conv.x)
     apart = None
     if walk.coarse and not known and conv.weight.factor:
-        apart = walk.cut(_apart(items, operation, conv), region)
+        apart = walk.cut(_apart(samples, operation, conv), region)
         apart = apart[..., None, :] if conv.flat else apart
     parts, constants = [], []
     count, rows = a.shape[:2]
     width = conv.weight.theta.numel() + conv.inputs * conv.groups * a.shape[-1] * a.shape[-2]
     step = max(1, BLOCK // (width * rows))
-    epsilon = walk.epsilon(items.factor(conv.weight), 5)
+    epsilon = walk.epsilon(samples.factor(conv.weight), 5)
     for start in range(0, count, step):
         part = slice(start, start + step)
         least, most = lower[part], lower[part] if known else upper[part]
@@ -150,7 +150,7 @@ def convolution(walk: Walk, operation: Operation, a: Tensor, region: Region | No
         return
     first = torch.cat([p for p in parts if p is not None])
     if conv.flat:
-        size = items.shape(conv.x)[-1]
+        size = samples.shape(conv.x)[-1]
         first = first.squeeze(-2)
         left = -window.offset[1]
         walk.give(conv.x, F.pad(first, (-left, size - first.shape[-1] + left)))
@@ -158,14 +158,14 @@ def convolution(walk: Walk, operation: Operation, a: Tensor, region: Region | No
         walk.give(conv.x, first, window)
 
 
-def _apart(items: Items, operation: Operation, conv: Convolution) -> Tensor:
+def _apart(samples: Samples, operation: Operation, conv: Convolution) -> Tensor:
     """Radii of the weights times those of the input, for all samples; computed once."""
 
     def compute() -> Tensor:
-        value = items.interval(conv.x)
+        value = samples.interval(conv.x)
         return conv.product((value.upper - value.lower) / 2, radius(conv.weight))
 
-    found: Tensor = items.once(("apart", operation.index), compute)
+    found: Tensor = samples.once(("apart", operation.index), compute)
     return found
 
 
@@ -192,7 +192,7 @@ def _block(
     known: bool,
     apart: Tensor | None,
 ) -> tuple[Tensor | None, Tensor]:
-    """Coefficients on the input ``[items, rows, channels, h, w]`` and the constant, for some items.
+    """Coefficients on the input ``[samples, rows, channels, h, w]`` and the constant, for some samples.
 
     ``apart`` is ``u`` times the input's radius, where the noise is to become a constant.
     """
@@ -233,9 +233,9 @@ def _block(
 
 
 def start_convolution(walk: Walk, operation: Operation, places: Tensor) -> None:
-    """Start at the channels ``places [items, n]`` of each item's position: each, then each with its sign turned."""
-    items = walk.items
-    conv = layer(items, operation)
+    """Start at the channels ``places [samples, n]`` of each item's position: each, then each with its sign turned."""
+    samples = walk.samples
+    conv = layer(samples, operation)
     if conv.flat or conv.groups != 1:
         raise Stop
     spot = Region((1, 1), (0, 0), (1, 1))
@@ -251,18 +251,18 @@ def start_convolution(walk: Walk, operation: Operation, places: Tensor) -> None:
         slope, rest = chord(lower, upper)
         around = radius(conv.weight)[places]
         around = torch.cat([around, around], 1)
-        shape = walk.epsilon(items.factor(conv.weight), lower.dim())
+        shape = walk.epsilon(samples.factor(conv.weight), lower.dim())
         first = first - around * (slope * shape)[:, None]
         walk.constant.lose(dot(around, rest * shape), around[0, 0].numel())
     if conv.bias is not None:
         b = conv.bias.theta[places]
         walk.constant.add(torch.cat([b, -b], 1))
         if conv.bias.factor:
-            noise = radius(conv.bias)[places] * walk.epsilon(items.factor(conv.bias), 2)
+            noise = radius(conv.bias)[places] * walk.epsilon(samples.factor(conv.bias), 2)
             walk.constant.lose(torch.cat([noise, noise], 1), 1)
-    z = walk.cut(reach(items, operation, conv.x, conv.weight, conv.bias, conv.product), spot)
+    z = walk.cut(reach(samples, operation, conv.x, conv.weight, conv.bias, conv.product), spot)
     z = z.flatten(1).gather(1, places)
-    lose_start(walk, z, relative_error(items, conv.inputs, 8, conv.weight, conv.bias), conv.inputs)
+    lose_start(walk, z, relative_error(samples, conv.inputs, 8, conv.weight, conv.bias), conv.inputs)
     if conv.dilation != (1, 1):
         spread = first.new_zeros(*first.shape[:3], *window.size)
         spread[..., :: conv.dilation[0], :: conv.dilation[1]] = first

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from thetabox.verify.arithmetic.rounding import gamma
-from thetabox.verify.linear.constant import slip
-from thetabox.verify.linear.items import first_layout
+from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.linear.region import Region
+from thetabox.verify.linear.samples import first_layout
 from thetabox.verify.linear.walk import Stop, Walk, backward
 from thetabox.verify.network.graph import BatchSize, Layout, Operation, Ref
 
@@ -35,7 +35,7 @@ def reshape(walk: Walk, operation: Operation, a: Tensor, region: Region | None) 
     if not walk.frame.whole:
         raise Stop
     index = walk.operand(operation, 0)
-    walk.give(index, a.reshape(*a.shape[:2], *walk.items.shape(index)))
+    walk.give(index, a.reshape(*a.shape[:2], *walk.samples.shape(index)))
 
 
 @backward("aten.permute.default", "aten.transpose.int", "aten.movedim.int", "aten.select.int", "aten.slice.Tensor",
@@ -61,10 +61,10 @@ def averaged(walk: Walk, operation: Operation, a: Tensor, region: Region | None)
     index, first = transposed(walk, operation, a)
     lower, upper = walk.ends(index)
     most = torch.maximum(lower.abs(), upper.abs())
-    terms = prod(walk.items.shape(index))
+    terms = prod(walk.samples.shape(index))
     mean = operation.target(most, *_plain(operation, len(most)), **_named(operation))
-    network = gamma(terms + 8, walk.items.rounding.network) if walk.items.rounding.network else 0.0
-    walk.penalty(a, mean, slip(terms + a[0, 0].numel()) + 1.01 * network, walk.items.rounding.underflow * terms)
+    network = gamma(terms + 8, walk.samples.rounding.network) if walk.samples.rounding.network else 0.0
+    walk.penalty(a, mean, gamma_sum(terms + a[0, 0].numel()) + 1.01 * network, walk.samples.rounding.underflow * terms)
     walk.give(index, first)
 
 
@@ -80,7 +80,7 @@ def transposed(walk: Walk, operation: Operation, a: Tensor) -> tuple[int, Tensor
     index = walk.operand(operation, 0)
     count = a.shape[0] * a.shape[1]
     with torch.enable_grad():
-        x = a.new_zeros(count, *walk.items.shape(index)).requires_grad_()
+        x = a.new_zeros(count, *walk.samples.shape(index)).requires_grad_()
         answer = operation.target(x, *_plain(operation, count), **_named(operation))
         (first,) = torch.autograd.grad(answer, x, a.flatten(0, 1))
     return index, first.unflatten(0, a.shape[:2])

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from thetabox.verify.interpreter.rules.normalise import network_error
-from thetabox.verify.linear.constant import slip
-from thetabox.verify.linear.items import radius
+from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.linear.region import Region
 from thetabox.verify.linear.rules.affine import add_bias, parameter
+from thetabox.verify.linear.samples import radius
 from thetabox.verify.linear.walk import Stop, Walk, backward
 from thetabox.verify.network.graph import Operation
 
@@ -21,8 +21,8 @@ from thetabox.verify.network.graph import Operation
 @backward("aten._native_batch_norm_legit_no_training.default", "aten.batch_norm.default")
 def batch_norm(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
     """``(x - mean) / sqrt(variance + eps) * weight + bias``."""
-    items = walk.items
-    weight, bias, mean, variance = (parameter(items, operation, place) for place in range(1, 5))
+    samples = walk.samples
+    weight, bias, mean, variance = (parameter(samples, operation, place) for place in range(1, 5))
     eps = operation.args[6] if "native" in operation.operator else operation.args[7]
     if mean is None or variance is None or mean.factor or variance.factor or operation.kwargs:
         raise Stop
@@ -35,7 +35,7 @@ def batch_norm(walk: Walk, operation: Operation, a: Tensor, region: Region | Non
     shift = mean.theta.view(wide)
     theta = torch.ones_like(steepness) if weight is None else weight.theta.view(wide)
     unit = torch.zeros_like(steepness) if weight is None else radius(weight).view(wide)
-    epsilon = walk.epsilon(torch.zeros_like(items.epsilon) if weight is None else items.factor(weight), lower.dim())
+    epsilon = walk.epsilon(torch.zeros_like(samples.epsilon) if weight is None else samples.factor(weight), lower.dim())
     over = list(range(3, a.dim()))
 
     def channels(t: Tensor) -> Tensor:
@@ -44,14 +44,14 @@ def batch_norm(walk: Walk, operation: Operation, a: Tensor, region: Region | Non
     most, scale = torch.maximum(lower.abs(), upper.abs()), theta.abs() + unit * epsilon
     added = None
     if bias is not None:
-        added = bias.magnitude.view(wide) + radius(bias).view(wide) * walk.epsilon(items.factor(bias), lower.dim())
+        added = bias.magnitude.view(wide) + radius(bias).view(wide) * walk.epsilon(samples.factor(bias), lower.dim())
     reach = (most + shift.abs()) * steepness * scale + (0.0 if added is None else added)
-    blur = max(p.blur for p in (weight, bias, mean, variance) if p is not None)
-    relative = slip(4 * a[0, 0].numel()) + 12.0 * items.rounding.own + 8.0 * blur
+    theta_error = max(p.theta_error for p in (weight, bias, mean, variance) if p is not None)
+    relative = gamma_sum(4 * a[0, 0].numel()) + 12.0 * samples.rounding.own + 8.0 * theta_error
     # Factors of float64 may underflow before they meet the others.
-    lost = items.rounding.subnormal * (1.0 + most + shift.abs()) * (1.0 + steepness) * (1.0 + scale)
-    if items.rounding.network:
-        lost = lost + network_error(items.rounding, most, shift.abs(), steepness, scale, added)
+    lost = samples.rounding.subnormal * (1.0 + most + shift.abs()) * (1.0 + steepness) * (1.0 + scale)
+    if samples.rounding.network:
+        lost = lost + network_error(samples.rounding, most, shift.abs(), steepness, scale, added)
     walk.penalty(a, reach, relative, lost)
     add_bias(walk, a, bias, 2)
     centre = ((lower + upper) / 2 - shift) * steepness

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from thetabox.verify.linear.constant import slip
-from thetabox.verify.linear.items import Items, radius
+from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.linear.region import Frame, Pair, Region
 from thetabox.verify.linear.rules import convolution as convolutions
 from thetabox.verify.linear.rules.activation import FEW, lines, through
+from thetabox.verify.linear.samples import Samples, radius
 from thetabox.verify.linear.walk import Stop, Walk, backward, dot
 from thetabox.verify.network.graph import Operation
 from thetabox.verify.network.operators import MAX_POOLS_2D, RELU
@@ -63,13 +63,13 @@ def _two(value: Any) -> Pair:
     return values * 2 if len(values) == 1 else values
 
 
-def source(items: Items, operation: Operation) -> tuple[int, bool]:
+def source(samples: Samples, operation: Operation) -> tuple[int, bool]:
     """The value that is pooled, and whether a ReLU that only the pool reads stands between."""
     index = operation.args[0].index
-    before = items.makers.get(index)
+    before = samples.makers.get(index)
     if before is not None and before.operator in RELU:
         under = before.args[0].index
-        if items.graph.readers[index] == 1 and items.plain(under):
+        if samples.graph.readers[index] == 1 and samples.plain(under):
             return under, True
     return index, False
 
@@ -80,30 +80,30 @@ def places(t: Tensor, pool: Window) -> Tensor:
     return patches.flatten(-2).movedim(-1, -3)
 
 
-def relaxed(items: Items, operation: Operation) -> Pool:
+def relaxed(samples: Samples, operation: Operation) -> Pool:
     """Lines below and above every maximum; computed once."""
 
     def compute() -> Pool:
         pool = window(operation)
-        index, _ = source(items, operation)
-        value = items.interval(index)
+        index, _ = source(samples, operation)
+        value = samples.interval(index)
         low, high = places(value.lower, pool), places(value.upper, pool)
         centre = (low + high) / 2
         reference = centre.argmax(-3, keepdim=True)
         own_low, own_high = low.gather(-3, reference), high.gather(-3, reference)
         least, most = low - own_high, high - own_low
-        near, far = _apart(items, index, pool, reference)
+        near, far = _apart(samples, index, pool, reference)
         if near is not None and far is not None:
             least, most = torch.maximum(least, near), torch.minimum(most, far)
         itself = torch.zeros_like(low, dtype=torch.bool).scatter_(-3, reference, True)
         size = torch.maximum(low.abs(), high.abs())
         # The ends of a difference are themselves rounded.
-        room = slip(FEW) * (size + size.gather(-3, reference))
+        room = gamma_sum(FEW) * (size + size.gather(-3, reference))
         least, most = least - room, most + room
         _, above, rest = lines(least, most)
         above, rest = above.masked_fill(itself, 0.0), rest.masked_fill(itself, 0.0).sum(-3)
         own = 1.0 - above.sum(-3, keepdim=True)
-        rest = rest + slip(2 * low.shape[-3]) * (size.sum(-3) * (1.0 + above.sum(-3)) + rest)
+        rest = rest + gamma_sum(2 * low.shape[-3]) * (size.sum(-3) * (1.0 + above.sum(-3)) + rest)
         above = above.scatter(-3, reference, own)
         highest = high.amax(-3)
         flat = (above * centre).sum(-3) + rest > highest
@@ -112,25 +112,25 @@ def relaxed(items: Items, operation: Operation) -> Pool:
         reach = ((above.abs() + itself.double()) * size).sum(-3) + rest.abs()
         return Pool(reference.squeeze(-3), above, rest, low.amax(-3), highest, reach)
 
-    found: Pool = items.once(("pool", operation.index), compute)
+    found: Pool = samples.once(("pool", operation.index), compute)
     return found
 
 
-def _apart(items: Items, index: int, pool: Window, reference: Tensor) -> tuple[Tensor | None, Tensor | None]:
+def _apart(samples: Samples, index: int, pool: Window, reference: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """Ends of ``z_i - z_j`` for the window's reference ``j``, from what the patches of a convolution differ in."""
-    maker = items.makers.get(index)
+    maker = samples.makers.get(index)
     count = pool.kernel[0] * pool.kernel[1]
     # A float32 network rounds each place by itself, and the bias of each.
-    if maker is None or "conv2d" not in maker.operator or count > FEW_PLACES or items.rounding.network:
+    if maker is None or "conv2d" not in maker.operator or count > FEW_PLACES or samples.rounding.network:
         return None, None
     try:
-        conv = convolutions.layer(items, maker)
+        conv = convolutions.layer(samples, maker)
     except Stop:
         return None, None
     height, width = reference.shape[-2:]
     step = (pool.stride[0] * conv.stride[0], pool.stride[1] * conv.stride[1])
     whole = Frame(slice(None))
-    value = items.interval(conv.x)
+    value = samples.interval(conv.x)
     spots = [(i, j) for i in range(pool.kernel[0]) for j in range(pool.kernel[1])]
     middle, spread = (value.lower + value.upper) / 2, (value.upper - value.lower) / 2
     windows = []
@@ -141,7 +141,7 @@ def _apart(items: Items, index: int, pool: Window, reference: Tensor) -> tuple[T
         seen = Region(seen.jump, (seen.offset[0] + i * conv.stride[0], seen.offset[1] + j * conv.stride[1]), seen.size)
         windows.append((whole.cut(middle, seen), whole.cut(spread, seen)))
     theta, unit = conv.weight.theta, radius(conv.weight)
-    epsilon = items.factor(conv.weight).view(-1, 1, 1, 1)
+    epsilon = samples.factor(conv.weight).view(-1, 1, 1, 1)
     known = value.is_point
 
     def product(x: Tensor, w: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ def _apart(items: Items, index: int, pool: Window, reference: Tensor) -> tuple[T
     shape = (*reference.shape[:-3], count, *reference.shape[-2:])
     near = reference.new_zeros(shape, dtype=torch.float64)
     far = torch.zeros_like(near)
-    error = slip(4 * conv.inputs) + 4.0 * conv.weight.blur
+    error = gamma_sum(4 * conv.inputs) + 4.0 * conv.weight.theta_error
     for first in range(count):
         for second in range(first):
             (ca, ra), (cb, rb) = windows[first], windows[second]
@@ -190,19 +190,19 @@ def _shared_radius(
 @backward(*MAX_POOLS_2D)
 def max_pool(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
     """Largest of each window."""
-    items = walk.items
+    samples = walk.samples
     pool = window(operation)
-    index, bent = source(items, operation)
-    found = relaxed(items, operation)
+    index, rectified = source(samples, operation)
+    found = relaxed(samples, operation)
     count = a[0, 0].numel()
     overlap = pool.kernel[0] * pool.kernel[1]
     most = walk.cut(found.reach, region)
-    if bent:
+    if rectified:
         # The lines' slopes are at most 1, so the rows do not grow in front of the ReLU.
         lower, upper = walk.cut(found.lower, region), walk.cut(found.upper, region)
         most = most + torch.maximum(lower.abs(), upper.abs())
-    walk.penalty(a, most, 6.0 * slip(count + overlap))
-    if bent:
+    walk.penalty(a, most, 6.0 * gamma_sum(count + overlap))
+    if rectified:
         a = through(walk, a, lines(lower, upper))
     falling = a.clamp(max=0.0)
     walk.constant.add(dot(falling, walk.cut(found.rest, region)))

@@ -18,23 +18,23 @@ from thetabox.verify.interpreter.walk import Value, evaluate
 from thetabox.verify.network.graph import Graph, Layout, Operation
 
 # Called with each operation after its interval is known; may answer tighter ends for it.
-Tighten = Callable[["Items", Operation], tuple[Tensor, Tensor] | None]
+Tighten = Callable[["Samples", Operation], tuple[Tensor, Tensor] | None]
 
 
-class Items:
-    """Intervals of every value of the graph for ``items`` samples.
+class Samples:
+    """Intervals of every value of the graph for ``samples`` samples.
 
     Args:
         graph: the traced network.
         tensors: position → parameter.
-        x: inputs ``[items, ...]``.
+        x: inputs ``[samples, ...]``.
         epsilon: ε of each item.
         rounding: of the bounds (float64) and of the network.
         tighten: asked for tighter ends of each value, before anything that reads it is bounded.
-        meter: of the items, charged by ``tighten``.
+        meter: of the samples, charged by ``tighten``.
 
     Attributes:
-        stopped: items that could not pay for tighter ends; nothing more is spent on them.
+        stopped: samples that could not pay for tighter ends; nothing more is spent on them.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Items:
         graph: Graph,
         tensors: dict[int, Value],
         x: Interval,
-        epsilon: Float[Tensor, " items"],
+        epsilon: Float[Tensor, " samples"],
         rounding: Rounding,
         tighten: Tighten | None = None,
         meter: Meter = FREE,
@@ -57,10 +57,10 @@ class Items:
         # Sizes of all parameters and values so far.
         held = [v for v in tensors.values() if isinstance(v, Parameter)]
         self.size = torch.full_like(epsilon, sum(float(p.magnitude.sum()) for p in held))
-        self.tighten(graph.inputs[0], x)
+        self.settle(graph.inputs[0], x)
         for operation in graph.operations:
             evaluate(self.context, graph, self.values, [operation], keep=True)
-            self.tighten(operation.index, self.values[operation.index])
+            self.settle(operation.index, self.values[operation.index])
             better = None if tighten is None else tighten(self, operation)
             if better is not None:
                 old = self.interval(operation.index)
@@ -68,7 +68,7 @@ class Items:
                 nonnegative = old.nonnegative
                 self.values[operation.index] = Interval(*ends, nonnegative=nonnegative, batch=0)
 
-    def tighten(self, index: int, value: Any) -> None:
+    def settle(self, index: int, value: Any) -> None:
         """Put the slack of a value into its ends; note where nothing is known of it."""
         if isinstance(value, tuple):
             self.values[index] = tuple(self._settled(v) if _by_item(v) else v for v in value)
@@ -103,7 +103,7 @@ class Items:
         value = value[0] if isinstance(value, tuple) and value else value
         return _by_item(value) or (isinstance(value, Interval) and value.by_row)
 
-    def factor(self, parameter: Parameter) -> Float[Tensor, " items"]:
+    def factor(self, parameter: Parameter) -> Float[Tensor, " samples"]:
         """ε of the parameter in every item, rounded up."""
         if parameter.factor == 0.0:
             return torch.zeros_like(self.epsilon)

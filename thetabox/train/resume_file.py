@@ -16,7 +16,7 @@ from thetabox.models.checkpoint import write_atomically
 SUFFIX = ".resume"
 
 
-def side_file(checkpoint: Path) -> Path:
+def path_for(checkpoint: Path) -> Path:
     """Its path."""
     return checkpoint.with_name(checkpoint.name + SUFFIX)
 
@@ -29,7 +29,7 @@ def write(path: Path, identity: str, content: dict[str, Any]) -> None:
 
 
 def read(path: Path, identity: str) -> dict[str, Any]:
-    """Content of a side file; nothing in it is executed.
+    """Content of a resume file; nothing in it is executed.
 
     Raises:
         InputError: damaged, or of a training with other settings or data.
