@@ -29,6 +29,7 @@ import thetabox as tb
 from thetabox.models import logits
 from thetabox.train.recipes import recipe
 from thetabox.verify.arguments import settings
+from thetabox.verify.interval.domain import PlainIntervals
 from thetabox.verify.linear import Linear
 from thetabox.verify.linear.domain import margin_rows
 from thetabox.verify.problem import Problem
@@ -42,6 +43,10 @@ def problem(model: nn.Module, x: Tensor) -> Problem:
     return Problem(model, settings("interval", None, "real", "float64", "cpu"), x)
 
 
+# What the tables call the intermediate bounds, as the papers do.
+OPTIONS = {"crown-ibp": {"intermediate": "interval"}, "crown": {"intermediate": "backward"}}
+
+
 def right_of(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Samples that the network answers rightly at its own weights."""
     with torch.no_grad():
@@ -49,12 +54,10 @@ def right_of(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def bounds(name: str, made: Problem, y: Tensor) -> Margins:
-    """``margins(places, ε of each)`` of the interval domain or a grade."""
-    domain = None if name == "interval" else Linear(made, {"grade": name})
+    """``margins(places, ε of each)`` of the interval domain, or linear with one of its intermediate bounds."""
+    domain = PlainIntervals(made) if name == "interval" else Linear(made, OPTIONS[name])
 
     def margins(places: Tensor, epsilon: Tensor) -> Tensor:
-        if domain is None:
-            return made.margins(places, epsilon[None], y)[0]
         return domain.margins(places, epsilon[None], y)[0]
 
     return margins
@@ -82,7 +85,7 @@ def digits(args: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {"samples": len(x), "epsilon": EPSILON, "attacked": attack.accuracy.tolist()}
     found["clean"] = float(right_of(model, x, y).double().mean())
     everything = torch.arange(len(x))
-    for name in ("interval", "a", "b"):
+    for name in ("interval", "crown-ibp", "crown"):
         margins = bounds(name, made, y)
         seconds, proven = spent(
             lambda m=margins: torch.stack([m(everything, torch.full((len(x),), e).double()) for e in EPSILON])
@@ -93,10 +96,10 @@ def digits(args: argparse.Namespace) -> dict[str, Any]:
     print(f"digits, {len(x)} samples, clean {found['clean']:.3f}")
     print("| ε | " + " | ".join(f"{e:g}" for e in EPSILON) + " | ms a sample |")
     print("| --- " * (len(EPSILON) + 2) + "|")
-    for name in ("interval", "a", "b", "attacked"):
+    for name in ("interval", "crown-ibp", "crown", "attacked"):
         cost = f"{found[f'{name}_ms_a_sample']:.1f}" if name != "attacked" else ""
         print(f"| {name} | " + " | ".join(f"{v:.3f}" for v in found[name]) + f" | {cost} |")
-    domain = Linear(made, {"grade": "b"})
+    domain = Linear(made, OPTIONS["crown"])
     layers, lost = domain.losses(slice(0, 60), torch.full((1, min(60, len(x))), 1e-2).double(), y)
     found["losses"] = dict(zip(layers, lost[0].tolist(), strict=True))
     print("lost at 0.01: " + ", ".join(f"{n} {v:.3f}" for n, v in found["losses"].items()))
@@ -127,7 +130,7 @@ def radius(args: argparse.Namespace) -> dict[str, Any]:
     right = right_of(model, x, y)
     found: dict[str, Any] = {"samples": len(x), "clean": float(right.double().mean()), "rtol": args.rtol}
     start = torch.where(right, 2e-4, 0.0).double()
-    for name, factor in (("interval", 1.0), ("a", 4.0), ("b", 5.0)):
+    for name, factor in (("interval", 1.0), ("crown-ibp", 4.0), ("crown", 5.0)):
         if name in args.domains:
             seconds, radii = spent(lambda n=name, s=start * factor: searched(bounds(n, made, y), s, args.rtol))
             start = torch.where(right, radii.clamp(min=1e-6), 0.0)
@@ -143,7 +146,7 @@ IMAGES_TOGETHER = 4
 
 
 def ladder(args: argparse.Namespace) -> dict[str, Any]:
-    """How many images grade (b) proves at multiples of the median interval radius: cheaper than bisecting them all."""
+    """How many images CROWN proves at multiples of the median interval radius: cheaper than bisecting them all."""
     model = tb.load(args.model)
     test = tb.data.load(args.task, split="test", data_dir=args.data_dir).subset(100)
     x, y = torch.as_tensor(test.x)[: args.samples], torch.as_tensor(test.y)[: args.samples]
@@ -151,7 +154,7 @@ def ladder(args: argparse.Namespace) -> dict[str, Any]:
     right = right_of(model, x, y)
     plain = searched(bounds("interval", made, y), torch.where(right, 2e-4, 0.0).double(), args.rtol)
     unit = float(plain.median())
-    margins = bounds("b", made, y)
+    margins = bounds("crown", made, y)
     radii = torch.zeros(len(x), dtype=torch.float64)
     beyond = torch.where(right, torch.inf, 0.0).double()
     found: dict[str, Any] = {"samples": len(x), "clean": float(right.double().mean()), "interval_median": unit}
@@ -201,52 +204,54 @@ def cost(args: argparse.Namespace) -> dict[str, Any]:
         with torch.no_grad():
             return min(spent(lambda: model(x[:count]))[0] for _ in range(5)) / count
 
-    print("| grade | ε | samples | forward passes of the batch |")
+    print("| bounds | ε | samples | forward passes of the batch |")
     print("| --- | --- | --- | --- |")
-    for grade, count, sweep in (("a", 32, [1e-3]), ("b", args.samples, [1e-3, 2e-3, 5e-3])):
+    for name, count, sweep in (("crown-ibp", 32, [1e-3]), ("crown", args.samples, [1e-3, 2e-3, 5e-3])):
         for epsilon in sweep:
-            domain = Linear(problem(model, x[:count]), {"grade": grade})
+            domain = Linear(problem(model, x[:count]), OPTIONS[name])
             one = seconds = float("inf")
-            # The least of several in turns with the forward pass; the dear grade once.
-            for _ in range(5 if grade == "a" else 1):
+            # The least of several in turns with the forward pass; CROWN once.
+            for _ in range(5 if name == "crown-ibp" else 1):
                 one = min(one, forward(count))
                 took, proven = spent(
                     lambda d=domain, e=epsilon, n=count: d.margins(slice(None), torch.full((1, n), e).double(), y)
                 )
                 seconds = min(seconds, took)
             one = min(one, forward(count))
-            found[f"{grade} at {epsilon:g}"] = seconds / count / one
+            found[f"{name} at {epsilon:g}"] = seconds / count / one
             share = float((proven > 0).double().mean())
-            print(f"| {grade} | {epsilon:g} | {count} | {seconds / count / one:.0f} ({share:.2f} proven) |")
+            print(f"| {name} | {epsilon:g} | {count} | {seconds / count / one:.0f} ({share:.2f} proven) |")
     found["samples"], found["classes"] = {}, {}
     for count in (8, 16, 32, 64):
         made = problem(model, x[:count])
         seconds, _ = spent(
-            lambda m=made, n=count: Linear(m, {"grade": "a"}).margins(slice(None), torch.full((1, n), 1e-3).double(), y)
+            lambda m=made, n=count: Linear(m, OPTIONS["crown-ibp"]).margins(
+                slice(None), torch.full((1, n), 1e-3).double(), y
+            )
         )
         found["samples"][count] = seconds
     for classes in (5, 10, 20, 40):
         wide, inputs, labels = case(8, classes)
         made = problem(wide, inputs)
         seconds, _ = spent(
-            lambda m=made, t=labels: Linear(m, {"grade": "a"}).margins(
+            lambda m=made, t=labels: Linear(m, OPTIONS["crown-ibp"]).margins(
                 slice(None), torch.full((1, 8), 1e-4).double(), t
             )
         )
         found["classes"][classes] = seconds
-    print("grade a, seconds by samples:", {k: round(v, 2) for k, v in found["samples"].items()})
-    print("grade a, 8 samples, seconds by classes:", {k: round(v, 2) for k, v in found["classes"].items()})
+    print("crown-ibp, seconds by samples:", {k: round(v, 2) for k, v in found["samples"].items()})
+    print("crown-ibp, 8 samples, seconds by classes:", {k: round(v, 2) for k, v in found["classes"].items()})
     found["memory_mib"] = {
-        grade: int(
+        name: int(
             subprocess.run(
-                [sys.executable, "-W", "ignore", "-c", MEMORY_PROBE, grade, epsilon, count],
+                [sys.executable, "-W", "ignore", "-c", MEMORY_PROBE, name, epsilon, count],
                 capture_output=True,
                 text=True,
                 check=True,
             ).stdout
         )
         / 1024
-        for grade, epsilon, count in (("forward", "0", "32"), ("a", "1e-4", "32"), ("b", "1e-3", "2"))
+        for name, epsilon, count in (("forward", "0", "32"), ("crown-ibp", "1e-4", "32"), ("crown", "1e-3", "2"))
     }
     print("peak memory above the loaded network, MiB:", {k: round(v) for k, v in found["memory_mib"].items()})
     return found
@@ -254,26 +259,26 @@ def cost(args: argparse.Namespace) -> dict[str, Any]:
 
 MEMORY_PROBE = """
 import re, sys, torch
-from benchmarks.linear import Linear, case, problem
+from benchmarks.linear import OPTIONS, Linear, case, problem
 torch.set_num_threads(1)
-grade, epsilon, count = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
+name, epsilon, count = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
 model, x, y = case(count)
 made = problem(model, x)
 def kib(name):
     return int(re.search(name + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
 open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew: it would be that of the process that forked
 before = kib("VmRSS")
-if grade == "forward":
+if name == "forward":
     with torch.no_grad():
         model(x)
 else:
-    Linear(made, {"grade": grade}).margins(slice(None), torch.full((1, count), epsilon).double(), y)
+    Linear(made, OPTIONS[name]).margins(slice(None), torch.full((1, count), epsilon).double(), y)
 print(kib("VmHWM") - before)
 """
 
 
 def lirpa(args: argparse.Namespace) -> dict[str, Any]:
-    """Grade (a) against auto_LiRPA's CROWN-IBP on an MLP: time and bounds, same batch, both in float64."""
+    """Our CROWN-IBP against auto_LiRPA's on an MLP: time and bounds, same batch, both in float64."""
     from thetabox.verify.lirpa.bounds import lirpa_bounds
 
     torch.manual_seed(0)
@@ -282,7 +287,7 @@ def lirpa(args: argparse.Namespace) -> dict[str, Any]:
     with torch.no_grad():
         y = model(x).argmax(1)
     rows, found = margin_rows(y, 10), {}
-    domain = Linear(problem(model, x), {"grade": "a"})
+    domain = Linear(problem(model, x), OPTIONS["crown-ibp"])
     for epsilon in (1e-4, 1e-3, 1e-2):
         values = torch.full((1, len(x)), epsilon).double()
         ours, mine = min(

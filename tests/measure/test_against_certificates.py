@@ -14,7 +14,7 @@ EPSILON = [0.0, 1e-9, 1e-4, 1e-3, 1e-2, 0.1, 1.5]
 SOUND: list[tuple[str, dict[str, Any]]] = [
     ("interval", {}),
     ("auto", {"effort": 500.0}),
-    ("linear", {"grade": "b"}),
+    ("linear", {"intermediate": "backward"}),
     ("histories", {"histories": 4, "splits": 32}),
 ]
 

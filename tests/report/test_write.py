@@ -87,8 +87,12 @@ def test_page_loads_nothing_and_says_everything(tmp_path, certificate, attack):
 def test_the_sandwich_tells_which_stage_proved_what(tmp_path, make_certificate, attack):
     counts = make_certificate().verified.sum(1)
     first = torch.tensor([30, 20, 1, 0])
-    by = {"interval": first.tolist(), "linear grade=a": (counts - first).tolist(), "linear grade=b": [0, 0, 0, 0]}
-    options = {"effort": 300.0, "proven_by": by, "left_out": {"linear grade=b": "too large"}}
+    by = {
+        "interval": first.tolist(),
+        "linear intermediate=interval": (counts - first).tolist(),
+        "linear intermediate=backward": [0, 0, 0, 0],
+    }
+    options = {"effort": 300.0, "proven_by": by, "left_out": {"linear intermediate=backward": "too large"}}
     certificate = make_certificate(domain="auto", options=options)
     text = write(tmp_path, certificate, attack).read_text(encoding="utf-8")
     rows = re.findall(r'<tr>(<td class="n">.*?)</tr>', text, re.DOTALL)[:8]
@@ -97,9 +101,9 @@ def test_the_sandwich_tells_which_stage_proved_what(tmp_path, make_certificate, 
     assert [[int(c) for c in row[1:]] for row in added] == [list(t) for t in zip(*by.values(), strict=True)]
     gap = (attack.accuracy - certificate.verified_accuracy).clamp(min=0)
     assert [row[4] for row in cells] == [f"{100 * g:.1f} %" for g in gap.tolist()]
-    assert "proven by linear grade=a" in text
-    assert "proven by linear grade=b" not in text, "a stage that proved nothing needs no colour"
-    assert "auto (effort = 300, linear grade=b gave up: too large)" in text
+    assert "proven by linear intermediate=interval" in text
+    assert "proven by linear intermediate=backward" not in text, "a stage that proved nothing needs no colour"
+    assert "auto (effort = 300, linear intermediate=backward gave up: too large)" in text
     assert f"{100 * gap.max():.1f} %</b>" in text
     alone = write(tmp_path, make_certificate(options={"proven_by": {"interval": [1, 1, 1, 1]}})).read_text()
     assert "roven by" not in alone

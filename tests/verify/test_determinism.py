@@ -170,8 +170,8 @@ def spent(domain: Any, y: Tensor, places: list[int], epsilon: float, left: float
 @pytest.mark.parametrize(
     ("name", "domain", "options", "epsilon"),
     [
-        ("mlp", "linear", {"grade": "b"}, 0.04),
-        ("pooled", "linear", {"grade": "b"}, 0.05),
+        ("mlp", "linear", {"intermediate": "backward"}, 0.04),
+        ("pooled", "linear", {"intermediate": "backward"}, 0.05),
         ("lsnn", "histories", {"histories": 4, "splits": 40}, 1e-3),
     ],
 )
@@ -195,7 +195,7 @@ def test_work_is_counted_the_same_in_any_chunks(
 @pytest.mark.parametrize("name", ["mlp", "pooled"])
 def test_a_layer_that_cannot_be_paid_is_not_begun(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that are walked back from pre-activations, counted where they are walked, within what was there for them."""
-    bound, y = made(name, "linear", {"grade": "b"})
+    bound, y = made(name, "linear", {"intermediate": "backward"})
     bound.follows = True
     walked: list[float] = []
     plain = Walk.run

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from thetabox.errors import InputError
 from thetabox.verify.arguments import settings
+from thetabox.verify.interval.domain import PlainIntervals
 from thetabox.verify.linear import Linear
 from thetabox.verify.problem import Problem
+from thetabox.verify.search import bounds
 
 SWEEP = (0.0, 1e-3)
 SAMPLES = 6
@@ -145,13 +147,17 @@ def test_float32_lies_inside(name: str, draws: int) -> None:
             ]
         try:
             problem = Problem(model, settings("interval", None, "float32", "float64", "cpu"), x)
-            bounds = [problem, Linear(problem, {"grade": "a"}), Linear(problem, {"grade": "b"})]
+            domains = [
+                PlainIntervals(problem),
+                Linear(problem, {"intermediate": "interval"}),
+                Linear(problem, {"intermediate": "backward"}),
+            ]
             single = Problem(model, settings("interval", None, "float32", "float32", "cpu"), x)
-            bounds.append(single)
+            domains.append(PlainIntervals(single))
             epsilon = torch.tensor(SWEEP, dtype=torch.float64)[:, None].expand(-1, SAMPLES)
-            for found in bounds:
-                ends = found.logits(slice(None), epsilon)
-                proven = [found.margins(slice(None), epsilon, torch.full((SAMPLES,), k)) for k in range(2)]
+            for domain in domains:
+                ends = bounds.logits(domain, slice(None), epsilon)
+                proven = [bounds.margins(domain, slice(None), epsilon, torch.full((SAMPLES,), k)) for k in range(2)]
                 finite += int(ends.lower.isfinite().sum())
                 for row in range(len(SWEEP)):
                     part = slice(row * SAMPLES, (row + 1) * SAMPLES)
@@ -159,8 +165,8 @@ def test_float32_lies_inside(name: str, draws: int) -> None:
                     for answer in answers:
                         answer = answer.double()
                         gone = ~answer.isfinite()
-                        assert ((low <= answer) | (gone & (low == -torch.inf))).all(), (seed, type(found).__name__)
-                        assert ((high >= answer) | (gone & (high == torch.inf))).all(), (seed, type(found).__name__)
+                        assert ((low <= answer) | (gone & (low == -torch.inf))).all(), (seed, type(domain).__name__)
+                        assert ((high >= answer) | (gone & (high == torch.inf))).all(), (seed, type(domain).__name__)
                         truth = margins(answer)
                         for k in range(2):
                             held = proven[k][row] <= truth[:, k]

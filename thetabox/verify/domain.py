@@ -44,6 +44,7 @@ class Domain(ABC):
         name: as users give it.
         sound: whether its answers are proofs.
         defaults: option → default.
+        renamed: former option → its name and values today, which are still taken.
         shares: whether the ε of a sweep share work, with the same answers.
         cascade: what ``auto`` tries after plain intervals: options of each stage, cheap ones first.
         meter: what each pair of the present call may cost, to be paid by a stage that costs more than its
@@ -61,6 +62,7 @@ class Domain(ABC):
     name: ClassVar[str]
     sound: ClassVar[bool] = True
     defaults: ClassVar[Mapping[str, Any]] = {}
+    renamed: ClassVar[Mapping[str, tuple[str, Mapping[Any, Any]]]] = {}
     shares: ClassVar[bool] = False
     cascade: ClassVar[tuple[Mapping[str, Any], ...]] = ()
 

@@ -62,6 +62,7 @@ def check(name: str, options: Mapping[str, Any] | None) -> dict[str, Any]:
         defaults = AUTO_DEFAULTS
     else:
         defaults = domain_class(name).defaults
+        given = _renamed(domain_class(name), given)
     for key, value in given.items():
         if key not in defaults:
             known = f"; it has {', '.join(defaults)}" if defaults else ""
@@ -71,6 +72,28 @@ def check(name: str, options: Mapping[str, Any] | None) -> dict[str, Any]:
         else:
             _check_value(name, key, value, defaults[key])
     return given
+
+
+def _renamed(kind: type[Domain], given: dict[str, Any]) -> dict[str, Any]:
+    """Former options by the names and values that they have today."""
+    out = {}
+    for key, value in given.items():
+        name, values = kind.renamed.get(key, (key, {}))
+        if name != key:
+            if name in given:
+                raise InputError(f"give {name!r} alone; {key!r} is what it was called before")
+            try:
+                now = values.get(value, value)
+            except TypeError:  # a list, say: no value of any option
+                now = value
+            warnings.warn(
+                f"the option {key!r} of the domain {kind.name!r} is called {name!r} now, and {value!r} is {now!r}",
+                FutureWarning,
+                stacklevel=_outside(),
+            )
+            value = now
+        out[name] = value
+    return out
 
 
 def _effort(key: str, value: Any, unit: str) -> float:

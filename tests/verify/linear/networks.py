@@ -20,13 +20,15 @@ SWEEP = [0.0, 1e-9, 1e-3, 0.1, 1.5]
 def linear(
     model: nn.Module,
     x: Tensor,
-    grade: str = "b",
+    intermediate: str = "backward",
     box: Box | None = None,
     arithmetic: str = "real",
     precision: str = "float64",
 ) -> Linear:
     """The domain for a model and its inputs."""
-    return Linear(Problem(model, settings("interval", box, arithmetic, precision, "cpu"), x), {"grade": grade})
+    return Linear(
+        Problem(model, settings("interval", box, arithmetic, precision, "cpu"), x), {"intermediate": intermediate}
+    )
 
 
 def spread(epsilon: list[float], samples: int) -> Tensor:

@@ -24,6 +24,7 @@ from tests.verify.linear.networks import (
     vertices,
 )
 from thetabox.box import Box
+from thetabox.verify.linear.domain import INTERMEDIATE
 from thetabox.verify.linear.region import Frame, Region
 from thetabox.verify.linear.walk import Walk
 
@@ -42,8 +43,8 @@ def check(name: str, box: Box, noise_of: object, sweep: list[float] = SWEEP) -> 
     """Margins and logits of both grades against the truth at every point."""
     model, x, y = network(name)
     epsilon = spread(sweep, len(x))
-    for grade in "ab":
-        domain = linear(model, x, grade, box)
+    for intermediate in INTERMEDIATE:
+        domain = linear(model, x, intermediate, box)
         found = domain.margins(slice(None), epsilon, y)
         logits = domain.logits(slice(None), epsilon)
         assert found.dtype == torch.float64
@@ -52,9 +53,9 @@ def check(name: str, box: Box, noise_of: object, sweep: list[float] = SWEEP) -> 
         for place, value in enumerate(sweep):
             truth = answers(model, x, noise_of(value), value, box)
             room = EVALUATION * (1.0 + truth.abs().amax())
-            assert (found[place] <= margins(truth, y).amin(0) + room).all(), (grade, value)
-            assert (low[place] <= truth.amin(0) + room).all(), (grade, value)
-            assert (high[place] >= truth.amax(0) - room).all(), (grade, value)
+            assert (found[place] <= margins(truth, y).amin(0) + room).all(), (intermediate, value)
+            assert (low[place] <= truth.amin(0) + room).all(), (intermediate, value)
+            assert (high[place] >= truth.amax(0) - room).all(), (intermediate, value)
 
 
 @pytest.mark.parametrize("points", [1000, pytest.param(100_000, marks=pytest.mark.slow)])
@@ -108,15 +109,15 @@ def cancelling() -> tuple[nn.Sequential, Tensor]:
     return model, x
 
 
-@pytest.mark.parametrize("grade", ["a", "b"])
+@pytest.mark.parametrize("intermediate", INTERMEDIATE)
 @pytest.mark.parametrize("epsilon", [0.0, 1e-9, 1e-3])
-def test_below_the_exact_margin(grade: str, epsilon: float) -> None:
+def test_below_the_exact_margin(intermediate: str, epsilon: float) -> None:
     """Rational arithmetic, no tolerance."""
     model, x = cancelling()
     with torch.no_grad():
         y = model(x).argmax(1)
-    found = linear(model, x, grade).margins(slice(None), spread([epsilon], len(x)), y)[0]
-    logits = linear(model, x, grade).logits(slice(None), spread([epsilon], len(x)))
+    found = linear(model, x, intermediate).margins(slice(None), spread([epsilon], len(x)), y)[0]
+    logits = linear(model, x, intermediate).logits(slice(None), spread([epsilon], len(x)))
     for n in range(len(x)):
         truth = exact_networks.extremes(model, x[n], epsilon, int(y[n]), limit=20, inner=5)
         assert truth.margin is not None
@@ -148,8 +149,8 @@ def test_a_scaled_value_around_zero(epsilon: float) -> None:
     """The noise of the scale grows with the value's size, which a line alone would take for nothing."""
     model, x = AroundZero().double(), torch.tensor([[1.0, -1.0]], dtype=torch.float64)
     truth = answers(model, x, vertices(model, [n for n, _ in model.named_parameters()]), epsilon)
-    for grade in "ab":
-        domain = linear(model, x, grade)
+    for intermediate in INTERMEDIATE:
+        domain = linear(model, x, intermediate)
         found = domain.margins(slice(None), spread([epsilon], 1), torch.tensor([0]))
         least = margins(truth, torch.tensor([0])).amin()
         assert found[0, 0] <= least + EVALUATION
@@ -179,11 +180,11 @@ def test_rounding_of_coefficients_that_cancel(seed: int, convolution: bool) -> N
     value = exact(x[0])
     for weight in (narrow, wide.expand(60, 4), last):
         value = exact(weight) @ value
-    for grade in "ab":
+    for intermediate in INTERMEDIATE:
         for label in (0, 1):
             y = torch.tensor([label])
             shaped = x[..., None] if convolution else x
-            found = linear(model, shaped, grade).margins(slice(None), spread([0.0], 1), y)[0, 0]
+            found = linear(model, shaped, intermediate).margins(slice(None), spread([0.0], 1), y)[0, 0]
             truth = value[label] - value[1 - label]
             assert exact(found) <= truth
             assert float(truth - exact(found)) < 1e-2
@@ -194,8 +195,8 @@ def test_at_zero_the_bounds_are_the_output(name: str) -> None:
     model, x, y = network(name)
     with torch.no_grad():
         logits = model(x)
-    for grade in "ab":
-        found = linear(model, x, grade).margins(slice(None), spread([0.0], len(x)), y)[0]
+    for intermediate in INTERMEDIATE:
+        found = linear(model, x, intermediate).margins(slice(None), spread([0.0], len(x)), y)[0]
         truth = margins(logits, y)
         assert (found <= truth + 1e-13).all()
         assert (found >= truth - 1e-9).all()
@@ -207,8 +208,8 @@ def test_overflow_proves_nothing() -> None:
         model[0].weight.copy_(torch.tensor([[1e300, 1e300], [1.0, 1.0]], dtype=torch.float64))
         model[2].weight.copy_(torch.tensor([[1e300, 1.0], [0.0, 1.0]], dtype=torch.float64))
     x, y = torch.tensor([[1e10, 1e10], [1.0, 1.0]]), torch.tensor([0, 0])
-    for grade in "ab":
-        domain = linear(model, x, grade)
+    for intermediate in INTERMEDIATE:
+        domain = linear(model, x, intermediate)
         assert (domain.margins(slice(None), spread([1e-3], 2), y) == -torch.inf).all()
         logits = domain.logits(slice(None), spread([1e-3], 2))
         assert not logits.lower.isnan().any()
@@ -221,15 +222,15 @@ def test_float32_networks(name: str) -> None:
     model, x, y = network(name)
     single = copy.deepcopy(model).float()
     x = x.float()
-    found = {g: linear(single, x, g, arithmetic="float32") for g in "ab"}
+    found = {g: linear(single, x, g, arithmetic="float32") for g in INTERMEDIATE}
     noise = random_noise(model, 200)
     for value in (0.0, 1e-6, 1e-3, 0.1):
         bounds = {
             g: (d.margins(slice(None), spread([value], 3), y)[0], d.logits(slice(None), spread([value], 3)))
             for g, d in found.items()
         }
-        real = linear(single, x, "a").margins(slice(None), spread([value], 3), y)[0]
-        assert (bounds["a"][0] < real).all()
+        real = linear(single, x, "interval").margins(slice(None), spread([value], 3), y)[0]
+        assert (bounds["interval"][0] < real).all()
         for number in range(200):
             point = {
                 n: (p.detach().double() * (1 + value * (1 - 1e-3) * noise[n][number])).float()
@@ -254,8 +255,8 @@ def test_every_order_of_a_float32_sum() -> None:
     model = nn.Linear(5, 2, bias=False)
     with torch.no_grad():
         model.weight.copy_(weight)
-    for grade in "ab":
-        found = linear(model, x, grade, arithmetic="float32").logits(slice(None), spread([0.0], 1))
+    for intermediate in INTERMEDIATE:
+        found = linear(model, x, intermediate, arithmetic="float32").logits(slice(None), spread([0.0], 1))
         for k in range(2):
             reached = orders.all_dots(weight[k].numpy(), x[0].numpy())
             assert found.lower[0, k] <= min(reached)
@@ -275,7 +276,7 @@ def test_a_constant_for_noise_counts_the_radius() -> None:
         for p in model.parameters():
             p.fill_(1.0)
         model[4].weight.copy_(torch.tensor([[1.0, -1.0], [0.0, 0.0]]))
-    domain = linear(model, torch.ones(1, 1), "a", Box(exclude="4.*"))
+    domain = linear(model, torch.ones(1, 1), "interval", Box(exclude="4.*"))
     samples = domain.samples(torch.ones(1, 1), torch.tensor([0.5], dtype=torch.float64))
     for coarse in (False, True):
         walk = Walk(samples, Frame(slice(None)), 1, coarse=coarse)
@@ -299,7 +300,7 @@ def test_what_one_window_sees_at_the_edge() -> None:
         for place in (0, 2, 4):
             model[place].bias.fill_(1.0)
     x = torch.randn(2, 1, 3, 3, dtype=torch.float64)
-    domain = linear(model, x, "a")
+    domain = linear(model, x, "interval")
     samples = domain.samples(x, torch.full((2,), 0.01, dtype=torch.float64))
     last = [o.index for o in domain.graph.operations if "conv2d" in o.operator][-1]
     whole = Walk(samples, Frame(slice(None)), 18, coarse=True)

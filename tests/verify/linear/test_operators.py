@@ -17,6 +17,7 @@ from thetabox.box import Box
 from thetabox.errors import InputError, UnsupportedOperator
 from thetabox.verify.arguments import settings
 from thetabox.verify.linear import BACKWARD, Linear
+from thetabox.verify.linear.domain import INTERMEDIATE
 from thetabox.verify.problem import Problem
 
 SWEEP = (0.0, 1e-3, 0.1, 1.5)
@@ -358,15 +359,15 @@ def check(module: Probe, x: Tensor, arithmetic: str, box: Box, operator: str = "
         problem = problem_of(module, x, box, arithmetic)
         if operator:
             written(problem, operator)
-        domains = {grade: Linear(problem, {"grade": grade}) for grade in "ab"}
+        domains = {intermediate: Linear(problem, {"intermediate": intermediate}) for intermediate in INTERMEDIATE}
         found = []
         for epsilon in SWEEP:
             values = torch.full((len(x),), epsilon, dtype=torch.float64)
             with torch.no_grad():
-                samples = domains["a"].samples(x, values)
-                walked = domains["a"].walked(samples, rows().expand(len(x), -1, -1))
-            ends = domains["b"].logits(slice(None), values[None])
-            domains["b"].margins(slice(None), values[None], torch.zeros(len(x), dtype=torch.long))
+                samples = domains["interval"].samples(x, values)
+                walked = domains["interval"].walked(samples, rows().expand(len(x), -1, -1))
+            ends = domains["backward"].logits(slice(None), values[None])
+            domains["backward"].margins(slice(None), values[None], torch.zeros(len(x), dtype=torch.long))
             found.append((walked, ends))
     except (InputError, UnsupportedOperator) as error:
         return "refused" if "\n" not in str(error) else "refused in several lines"

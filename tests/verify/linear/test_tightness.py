@@ -12,7 +12,7 @@ from tests.verify.linear.networks import MAKERS, SWEEP, answers, descended, line
 from thetabox.errors import InputError
 from thetabox.verify.arguments import settings
 from thetabox.verify.linear import Linear
-from thetabox.verify.linear.domain import margin_rows
+from thetabox.verify.linear.domain import INTERMEDIATE, margin_rows
 from thetabox.verify.lirpa.bounds import lirpa_bounds
 from thetabox.verify.problem import Problem
 
@@ -27,7 +27,7 @@ def test_no_looser_than_crown_ibp(sizes: tuple[int, ...], epsilon: float) -> Non
     with torch.no_grad():
         y = model(x).argmax(1)
     theirs = lirpa_bounds(model, x, epsilon, "CROWN-IBP", rows=margin_rows(y, sizes[-1]))[0].amin(1)
-    ours = linear(model, x, "a").margins(slice(None), spread([epsilon], 8), y)[0]
+    ours = linear(model, x, "interval").margins(slice(None), spread([epsilon], 8), y)[0]
     assert (ours >= theirs - 1e-4 * theirs.abs().clamp(min=1)).all()
     if len(sizes) == 3:
         # No pre-activation is looser than another's here, and slopes are chosen alike.
@@ -44,7 +44,7 @@ def test_exact_for_one_hidden_layer_of_certain_signs() -> None:
     noise = vertices(model, [n for n, _ in model.named_parameters()])
     for epsilon in (1e-3, 0.1):
         truth = margins(answers(model, x, noise, epsilon), y).amin(0)
-        found = linear(model, x, "a").margins(slice(None), spread([epsilon], 4), y)[0]
+        found = linear(model, x, "interval").margins(slice(None), spread([epsilon], 4), y)[0]
         assert torch.allclose(found, truth, atol=1e-9)
 
 
@@ -56,7 +56,7 @@ def test_shared_kernels_are_one_number() -> None:
     box = tb.Box(include="0.weight")
     noise = vertices(model, ["0.weight"])
     truth = margins(answers(model, x, noise, 0.1, box), y).amin(0)
-    found = linear(model, x, "a", box).margins(slice(None), spread([0.1], 3), y)[0]
+    found = linear(model, x, "interval", box).margins(slice(None), spread([0.1], 3), y)[0]
     assert torch.allclose(found, truth, atol=1e-9)
     # Place by place the same noise costs more.
     apart = Problem(model, settings("interval", box, "real", "float64", "cpu"), x).margins(
@@ -78,7 +78,7 @@ def test_a_shared_scale_is_one_number() -> None:
     for include in ("1.weight", "1.bias", "1.weight,1.bias"):
         box = tb.Box(include=include)
         truth = margins(answers(model, x, vertices(model, include.split(",")), 0.1, box), y).amin(0)
-        found = linear(model, x, "a", box).margins(slice(None), spread([0.1], 3), y)[0]
+        found = linear(model, x, "interval", box).margins(slice(None), spread([0.1], 3), y)[0]
         assert torch.allclose(found, truth, atol=1e-9)
 
 
@@ -91,7 +91,7 @@ def test_differences_in_a_window_drop_what_is_common() -> None:
         model[0].weight.fill_(1.0)
         model[3].weight.copy_(torch.tensor([[1.0], [-1.0]]))
     x = torch.tensor([[[[2.0, 1.0]]]])
-    found = linear(model, x, "a", tb.Box(include="0.weight")).logits(slice(None), spread([0.4], 1))
+    found = linear(model, x, "interval", tb.Box(include="0.weight")).logits(slice(None), spread([0.4], 1))
     assert torch.allclose(found.lower, torch.tensor([[1.2, -2.8]], dtype=torch.float64), atol=1e-6)
     assert torch.allclose(found.upper, torch.tensor([[2.8, -1.2]], dtype=torch.float64), atol=1e-6)
 
@@ -126,17 +126,17 @@ def test_margins_fall_with_epsilon(name: str) -> None:
     """Where no slope is chosen anew; with the slopes of CROWN they may rise a little in passing."""
     model, x, y = network(name)
     sweep = [0.0, 1e-6, 1e-4, 1e-3, 2e-3, 5e-3, 1e-2]
-    found = linear(model, x, "a").margins(slice(None), spread(sweep, len(x)), y)
+    found = linear(model, x, "interval").margins(slice(None), spread(sweep, len(x)), y)
     assert (found.diff(dim=0) <= 1e-12).all()
 
 
-@pytest.mark.parametrize("grade", ["a", "b"])
-def test_rows_together_equal_rows_alone(grade: str) -> None:
+@pytest.mark.parametrize("intermediate", INTERMEDIATE)
+def test_rows_together_equal_rows_alone(intermediate: str) -> None:
     """Any ε of any sample, in one batch or by itself, in any chunks."""
     for name in ("pooled", "residual", "scaled", "deep"):
         model, x, y = network(name)
         epsilon = torch.tensor([[1e-3, 0.05, 0.1], [0.02, 1e-3, 0.4]], dtype=torch.float64)
-        domain = linear(model, x, grade)
+        domain = linear(model, x, intermediate)
         together = domain.margins(slice(None), epsilon, y)
         for e in range(2):
             for n in range(3):
@@ -173,14 +173,14 @@ def test_losses_add_up(name: str) -> None:
     model, x, y = network(name)
     with torch.no_grad():
         truth = margins(model(x), y)
-    for grade in "ab":
-        domain = linear(model, x, grade)
+    for intermediate in INTERMEDIATE:
+        domain = linear(model, x, intermediate)
         names, lost = domain.losses(slice(None), spread([0.0, 0.05], 3), y)
         assert lost.shape == (2, len(names))
         assert (lost >= -1e-7).all()
         assert lost[0].sum() < 1e-6
         samples = domain.samples(
-            x, torch.full((3,), 0.05, dtype=torch.float64), domain.tighten if grade == "b" else None
+            x, torch.full((3,), 0.05, dtype=torch.float64), domain.tighten if intermediate == "backward" else None
         )
         proven = domain.walked(samples, margin_rows(y, 3)).amin(1)
         # The weakest row need not be that of the least margin, so only rows of their own add up.
@@ -190,13 +190,13 @@ def test_losses_add_up(name: str) -> None:
 @pytest.mark.parametrize("name", MAKERS)
 def test_the_profile_shares_the_losses_out(name: str) -> None:
     model, x, y = network(name)
-    for grade in "ab":
-        domain = linear(model, x, grade)
+    for intermediate in INTERMEDIATE:
+        domain = linear(model, x, intermediate)
         profile = domain.profile(slice(0, 2), spread([0.0, 0.05], 2), y)
         assert profile is not None
         assert profile.kind == "losses"
         assert len(set(profile.names)) == len(profile.names)
-        names, lost = linear(model, x, "a").losses(slice(0, 2), spread([0.0, 0.05], 2), y)
+        names, lost = linear(model, x, "interval").losses(slice(0, 2), spread([0.0, 0.05], 2), y)
         whole = dict(zip(names, (lost[1] / lost[1].sum()).tolist(), strict=True))
         for layer, share in zip(profile.names, profile.share[1].tolist(), strict=True):
             assert share == pytest.approx(whole.pop(layer), abs=1e-6)
@@ -233,7 +233,7 @@ def test_refusals() -> None:
     with pytest.raises(InputError, match="'histories' or 'interval'"):
         linear(recurrent, torch.zeros(1, 4, 3))
     model, x, _ = network("dense")
-    with pytest.raises(InputError, match="grade"):
+    with pytest.raises(InputError, match="intermediate"):
         linear(model, x, "c")
     with pytest.raises(InputError, match="no option 'slope'"):
         Linear(Problem(model, settings("interval", None, "real", "float64", "cpu"), x), {"slope": 1})

@@ -30,7 +30,7 @@ from thetabox.verify.linear.walk import Walk
 from thetabox.verify.network import RecurrentNetwork
 from thetabox.verify.problem import Problem, Which, input_interval
 
-GRADES = ("a", "b")
+INTERMEDIATE = ("interval", "backward")
 # Numbers in the largest coefficient tensor of a walk of margins.
 NUMBERS = 1 << 21
 MOST_ITEMS = 256
@@ -48,23 +48,31 @@ Answer = Callable[[Samples, Tensor], Tensor]
 class Linear(Domain):
     """Backward linear bounds for networks without time.
 
-    Options: ``grade``: ``"a"`` takes the pre-activations' bounds from intervals, ``"b"`` (default) from backward rows
-    as well, for the samples that ``"a"`` does not prove. All walks are in float64, whatever the ``precision``.
+    Options: ``intermediate``: where the bounds of pre-activations come from: ``"interval"`` (CROWN-IBP: Zhang et al.,
+    ICLR 2020), or ``"backward"`` (default; CROWN: Zhang et al., NeurIPS 2018) from backward rows as well, for the
+    samples that intervals do not prove. All walks are in float64, whatever the ``precision``.
 
     Raises:
-        InputError: an unknown grade, or a recurrent network.
+        InputError: unknown intermediate bounds, or a recurrent network.
     """
 
     name = "linear"
-    defaults: ClassVar[Mapping[str, Any]] = {"grade": "b"}
-    cascade: ClassVar[tuple[Mapping[str, Any], ...]] = ({"grade": "a"}, {"grade": "b"})
+    defaults: ClassVar[Mapping[str, Any]] = {"intermediate": "backward"}
+    renamed: ClassVar[Mapping[str, tuple[str, Mapping[Any, Any]]]] = {
+        "grade": ("intermediate", {"a": "interval", "b": "backward"})
+    }
+    cascade: ClassVar[tuple[Mapping[str, Any], ...]] = ({"intermediate": "interval"}, {"intermediate": "backward"})
 
     def __init__(self, problem: Problem, options: Mapping[str, Any] | None = None) -> None:
         super().__init__(problem, options)
-        if self.options["grade"] not in GRADES:
-            raise InputError(f"unknown grade {self.options['grade']!r} of linear; choose one of {', '.join(GRADES)}")
+        if self.options["intermediate"] not in INTERMEDIATE:
+            raise InputError(
+                f"unknown intermediate bounds {self.options['intermediate']!r} of linear; choose one of "
+                f"{', '.join(INTERMEDIATE)}"
+            )
         if isinstance(problem.network, RecurrentNetwork):
             raise InputError("linear bounds are for networks without time; use 'histories' or 'interval' for this one")
+        self.backward = self.options["intermediate"] == "backward"
         self.graph = problem.network.main
         outputs = self.graph.outputs
         layout = self.graph.layouts.get(outputs[0]) if len(outputs) == 1 else None
@@ -78,9 +86,9 @@ class Linear(Domain):
         self.tighten = Tighten(self.graph, ROW / forward_pass(problem.network))
 
     def passes(self, criterion: str) -> float:
-        """Both walks of grade (b), or the one; what bounds its pre-activations is paid as it is found to be needed."""
+        """One walk, or two with backward intermediate bounds, which are paid as they are found to be needed."""
         rows = self.classes - 1 if criterion == "margin" else 2 * self.classes
-        walks = 2 if self.options["grade"] == "b" and not (self.follows and criterion == "margin") else 1
+        walks = 2 if self.backward and not (self.follows and criterion == "margin") else 1
         return walks * (INTERVALS + ROW * rows)
 
     def margins(
@@ -96,12 +104,12 @@ class Linear(Domain):
 
         x, flat = self._spread(which, epsilon)
         everything = torch.arange(len(flat))
-        if self.follows and self.options["grade"] == "b":
+        if self.follows and self.backward:
             found, rest = flat.new_full((len(flat),), -torch.inf), everything
         else:
             found = self._bounded(x, flat, everything, answer, self.classes - 1, None)[:, 0]
             rest = everything[:0]
-            if self.options["grade"] == "b" and self.tighten.targets:
+            if self.backward and self.tighten.targets:
                 rest = self._provable(x, labels, (found <= 0).nonzero().squeeze(1))
         if len(rest) and self.tighten.targets:
             better = self._bounded(x, flat, rest, answer, self.classes - 1, self.tighten)[:, 0]
@@ -121,7 +129,7 @@ class Linear(Domain):
         x, flat = self._spread(which, epsilon)
         everything = torch.arange(len(flat))
         found = self._bounded(x, flat, everything, answer, 2 * self.classes, None)
-        if self.options["grade"] == "b" and self.tighten.targets:
+        if self.backward and self.tighten.targets:
             found = torch.maximum(found, self._bounded(x, flat, everything, answer, 2 * self.classes, self.tighten))
         return Interval(found[:, : self.classes], -found[:, self.classes :])
 
@@ -140,7 +148,7 @@ class Linear(Domain):
         """
         x, flat = self._spread(which, epsilon)
         labels = y[which].repeat(len(epsilon))
-        tighten = self.tighten if self.options["grade"] == "b" else None
+        tighten = self.tighten if self.backward else None
         size = self._size(self.classes - 1)
         found: list[dict[int, Tensor]] = []
         with torch.no_grad(), sound_kernels():
@@ -160,9 +168,9 @@ class Linear(Domain):
         return names, table.view(*epsilon.shape, -1).nanmean(1)
 
     def profile(self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]) -> Profile | None:
-        """How the loss of grade (a) is shared out over the operations, for as many samples as are quickly done."""
+        """How the loss is shared out over the operations, for as many samples as are quickly done."""
         places = torch.arange(len(self.problem.x))[which][: max(1, PROFILED_ROWS // len(epsilon))]
-        cheap = self if self.options["grade"] == "a" else Linear(self.problem, {"grade": "a"})
+        cheap = self if not self.backward else Linear(self.problem, {"intermediate": "interval"})
         names, lost = cheap.losses(places, epsilon[:, : len(places)], y)
         # At ε = 0 only rounding is lost.
         lost = torch.where(epsilon[:, :1] > 0, lost.nan_to_num(0.0).clamp(min=0.0), 0.0)
@@ -171,9 +179,9 @@ class Linear(Domain):
         if not len(told):
             return None
         caption = (
-            "Where linear bounds of grade (a) lose what they prove less than the unperturbed margin: in the noise of a "
-            f"layer's weights, or in the relaxation of a ReLU or pool. Mean of {len(places)} samples; layers below "
-            f"{LEAST_SHARE:.1%} are left out."
+            "Where linear bounds, with intervals for pre-activations, lose what they prove less than the unperturbed "
+            "margin: in the noise of a layer's weights, or in the relaxation of a ReLU or pool. Mean of "
+            f"{len(places)} samples; layers below {LEAST_SHARE:.1%} are left out."
         )
         return Profile("losses", [names[i] for i in told.tolist()], share[:, told], "margin", caption)
 

@@ -1,4 +1,4 @@
-"""Grade (b): pre-activations bounded by backward rows of their own."""
+"""Pre-activations bounded by backward rows of their own."""
 
 from __future__ import annotations
 
