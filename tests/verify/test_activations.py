@@ -21,6 +21,7 @@ from thetabox.verify.interpreter.walk import apply
 from thetabox.verify.interval.domain import PlainIntervals
 from thetabox.verify.network.graph import Layout, Operation
 from thetabox.verify.problem import Problem
+from thetabox.verify.search.bounds import logits as logits_of
 from thetabox.verify.search.bounds import margins as margins_of
 
 ROUNDINGS = {
@@ -201,8 +202,10 @@ class Clamped(nn.Module):
 def test_a_clamp_the_wrong_way_round(low: float, high: float) -> None:
     """torch: everything becomes the upper end, whatever its sign."""
     net, x = Clamped(low, high).double(), torch.randn(4, 6, dtype=torch.float64)
-    found = Problem(net, settings("interval", None, "real", "float64", "cpu"), x).logits(
-        slice(None), torch.full((1, 4), 0.0, dtype=torch.float64)
+    found = logits_of(
+        PlainIntervals(Problem(net, settings("interval", None, "real", "float64", "cpu"), x)),
+        slice(None),
+        torch.full((1, 4), 0.0, dtype=torch.float64),
     )
     with torch.no_grad():
         answer = net(x)
@@ -267,7 +270,9 @@ def test_networks_of_fewer_digits(dtype: torch.dtype, part: str) -> None:
 
 def test_networks_of_fewer_digits_in_real_arithmetic() -> None:
     net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).bfloat16()
-    found = Problem(net, settings("interval", None, "real", "float64", "cpu"), torch.randn(2, 3)).logits(
-        slice(None), torch.full((1, 2), 1e-3, dtype=torch.float64)
+    found = logits_of(
+        PlainIntervals(Problem(net, settings("interval", None, "real", "float64", "cpu"), torch.randn(2, 3))),
+        slice(None),
+        torch.full((1, 2), 1e-3, dtype=torch.float64),
     )
     assert found.lower.isfinite().all()

@@ -20,8 +20,8 @@ from thetabox.verify.arithmetic.rounding import Rounding
 from thetabox.verify.interpreter.context import Context, Sweep
 from thetabox.verify.interpreter.rules.table import TABLE
 from thetabox.verify.interpreter.walk import check_rules, evaluate
-from thetabox.verify.network import graph as graphs
-from thetabox.verify.network.graph import BatchSize, Graph, Layout, Operation, Ref
+from thetabox.verify.network.graph import BatchSize, Graph, Layout, Operation, Ref, map_arg_refs
+from thetabox.verify.network.trace import _check_samples_apart
 
 EPSILON = (0.0, 0.01, 0.3, 1.5)
 SAMPLES = 3
@@ -87,7 +87,7 @@ class Trial:
 
         args, kwargs = filled((self.call.args, self.call.kwargs), refer)
         references: list[int] = []
-        graphs.map_arg_refs((args, kwargs), lambda r: references.append(r.index))
+        map_arg_refs((args, kwargs), lambda r: references.append(r.index))
         layout: Any = _layouts(short, long)
         operation = Operation(
             index=1,
@@ -105,7 +105,7 @@ class Trial:
             del layouts[index]
         tensors = {i: f"t{i}" for i, v in values.items() if isinstance(v, int) and self.operands[v].role != "input"}
         graph = Graph([0], tensors, {}, [operation], Ref(1), layouts, dtypes)
-        graphs._check_samples_apart(graph, operation)
+        _check_samples_apart(graph, operation)
         return graph, values
 
     def bounds(self, rounding: Rounding) -> list[Interval | None] | None:

@@ -28,6 +28,7 @@ from thetabox.measure.inputs import (
     numbers_for,
     working_copy,
 )
+from thetabox.models.copies import not_followed
 from thetabox.models.fold import folded
 
 Weights = dict[str, Tensor]
@@ -251,12 +252,17 @@ class _Search:
         if self.batched:
             try:
                 return vmap(function)(weights, *rows_of)
-            except RuntimeError as error:
-                if isinstance(error, torch.OutOfMemoryError) or "vmap" not in str(error):
-                    raise
+            except (InputError, torch.OutOfMemoryError):
+                raise
+            except Exception:  # whatever torch, or the network, cannot do in a batch of weights
                 self.batched = False
         count = len(rows_of[0])
-        rows = [function({n: w[i] for n, w in weights.items()}, *(r[i] for r in rows_of)) for i in range(count)]
+        try:
+            rows = [function({n: w[i] for n, w in weights.items()}, *(r[i] for r in rows_of)) for i in range(count)]
+        except (InputError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # a network raises whatever it likes
+            raise not_followed(error) from error
         leaves = [torch.utils._pytree.tree_flatten(row) for row in rows]
         stacked = [torch.stack(column) for column in zip(*(leaf for leaf, _ in leaves), strict=True)]
         return torch.utils._pytree.tree_unflatten(stacked, leaves[0][1])

@@ -11,8 +11,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from thetabox.errors import InputError
 from thetabox.measure.inputs import numbers_for, working_copy
 from thetabox.measure.many_lsnn import many_logits
+from thetabox.models.copies import not_followed
 from thetabox.models.lsnn import LSNN
 from thetabox.models.recurrent import is_recurrent
 
@@ -127,7 +129,12 @@ class ManyWeights:
             """Draws start … start + size − 1, by one call; answers seconds a draw, and the logits."""
             began = self._clock()
             drawn = [weights(draw) for draw in range(start, start + size)]
-            logits = self._one(drawn[0]) if size == 1 else self._batched(drawn)
+            try:
+                logits = self._one(drawn[0]) if size == 1 else self._batched(drawn)
+            except (InputError, torch.OutOfMemoryError):
+                raise
+            except Exception as error:  # a network raises whatever it likes, and torch under vmap
+                raise not_followed(error) from error
             see(slice(start, start + size), logits)
             if progress is not None:
                 progress(start + size)
@@ -173,11 +180,9 @@ class ManyWeights:
         """Whether one call for all gives the same logits; False also where vmap refuses the network."""
         try:
             together = self._batched(drawn)
-        except torch.OutOfMemoryError:
-            return False
-        except RuntimeError as error:
-            if "vmap" not in str(error):
-                raise
+        except InputError:
+            raise
+        except Exception:  # whatever torch, or the network, cannot do in a batch of weights, or memory does not hold
             return False
         return all(
             torch.equal(part, torch.stack([logits[index] for logits in alone])) for index, part in enumerate(together)

@@ -72,6 +72,15 @@ class Logits(nn.Module):
         return self._detours
 
 
+def not_followed(error: Exception) -> InputError:
+    """What is said of a network that fails once other weights stand in the place of its own."""
+    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return InputError(
+        "the network cannot be run with other weights in the place of its own "
+        f"({type(error).__name__}{': ' * bool(said)}{said[:200]})"
+    )
+
+
 class _Detours(TorchFunctionMode):
     """Tensors that are a network's by their memory, but were not read by name, become what stands under the name."""
 

@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+# A tensor that reaches over so many times its numbers is not copied with its gaps.
+SPARSE = 8
+
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name, a tensor of several names under each."""
@@ -37,6 +40,16 @@ def write(t: Tensor, value: Tensor) -> None:
     once = tuple(slice(0, 1) if step == 0 else slice(None) for step in t.stride())
     with torch.no_grad():
         t[once].copy_(value[once])
+
+
+def copied(t: Tensor) -> Tensor:
+    """A copy with the same strides, but for a thin part of much memory."""
+    reach = sum((size - 1) * step for size, step in zip(t.shape, t.stride(), strict=True)) + 1
+    if not t.numel() or reach > SPARSE * t.numel():
+        return t.clone()
+    own = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device)
+    write(own, t)
+    return own
 
 
 def identity(t: Tensor) -> Hashable:

@@ -16,11 +16,6 @@ DEPTH = 5
 PLAIN = (str, bytes, int, float, type(None))
 
 
-def settings(model: nn.Module) -> list[tuple[str, Any]]:
-    """Numbers and words that the model's code may read, with how they are reached."""
-    return [(where, repr(value)) for where, value in reachable(model, *PLAIN)]
-
-
 def reachable(model: nn.Module, *kinds: type) -> Iterator[tuple[str, Any]]:
     """What the model's code may reach though the model does not hold it, of some kinds, with how it is reached."""
     seen = {id(m) for m in model.modules()} | {id(t) for t in [*model.parameters(), *model.buffers()]}
@@ -43,11 +38,7 @@ def _class_values(kind: type) -> dict[str, Any]:
 
 
 def _within(where: str, value: Any, kinds: tuple[type, ...], seen: set[int], depth: int) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, PLAIN):
-        if issubclass(type(value), kinds):
-            yield where, value
-        return
-    if id(value) in seen or depth < 0:
+    if isinstance(value, PLAIN) or id(value) in seen or depth < 0:
         return
     seen.add(id(value))
     if isinstance(value, kinds):

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from thetabox.errors import InputError
-from thetabox.models.memory import named_tensors
+from thetabox.models.memory import copied, named_tensors
 from thetabox.models.recurrent import called
 from thetabox.models.snapshot import Snapshot
 from thetabox.models.twins import Twins, untouched
+
+MODES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "no_grad": torch.no_grad,
+    "grad": torch.enable_grad,
+    "inference": torch.inference_mode,
+}
 
 
 class Running:
@@ -21,16 +28,14 @@ class Running:
 
     Args:
         model: called as its user calls it, hooks and all.
+        x: inputs, of which the type counts.
         wide: in float64, whatever precision it was written for.
     """
 
-    def __init__(self, model: nn.Module, *, wide: bool) -> None:
+    def __init__(self, model: nn.Module, x: Tensor | None, *, wide: bool) -> None:
         self.model, self.wide = model, wide
         self.tensors = named_tensors(model)
-        # A buffer may be of another precision than the weights, so those are asked first.
-        like = next((t for t in [*model.parameters(), *model.buffers()] if t.is_floating_point()), None)
-        self.device = torch.device("cpu") if like is None else like.device
-        self.dtype = torch.get_default_dtype() if like is None else like.dtype
+        self.dtype, self.device = input_type(model, x)
         self.twins = Twins(self.tensors.values(), wide=wide)
         self._before, self._ran = Snapshot(model), False
 
@@ -55,14 +60,21 @@ class Running:
         exact = not self.wide or not x.is_floating_point() or bool((held.double() == x.double()).all())
         return (held.clone() if exact else x.double()).to(self.device)
 
-    def __call__(self, x: Float[Tensor, "samples ..."], *, gradients: bool = False) -> Float[Tensor, "samples classes"]:
+    def __call__(
+        self, x: Shaped[Tensor, "samples ..."], *, mode: str = "no_grad", as_given: bool = False
+    ) -> Float[Tensor, "samples classes"]:
         """Logits of the module's own forward, in the precision of the run, on the CPU.
+
+        Args:
+            x: inputs.
+            mode: of torch: ``no_grad``, ``grad`` or ``inference``.
+            as_given: in the type and memory layout that they have; else as :meth:`inputs`.
 
         Raises:
             InputError: the module fails, or does not answer logits.
         """
-        held, self._ran = self.inputs(x), True
-        with torch.set_grad_enabled(gradients), self.twins:
+        held, self._ran = (copied(x).to(self.device) if as_given else self.inputs(x)), True
+        with MODES[mode](), self.twins:
             try:
                 answer = called(self.model, held)
             except (InputError, torch.OutOfMemoryError):
@@ -88,8 +100,22 @@ def _logits(answer: object, samples: int) -> Tensor:
     return answer
 
 
+def input_type(model: nn.Module, x: Tensor | None = None) -> tuple[torch.dtype, torch.device]:
+    """The type and device of inputs that a network takes: its parameters', or its buffers' where it has none.
+
+    Where parameters differ in type, that of ``x`` if one has it, else the first's.
+    """
+    held: list[Tensor] = [t for t in model.parameters() if t.is_floating_point()]
+    held = held or [t for t in model.buffers() if t.is_floating_point()]
+    if not held:
+        own = x is not None and x.is_floating_point()
+        return (x.dtype, x.device) if x is not None and own else (torch.get_default_dtype(), torch.device("cpu"))
+    same = [t for t in held if x is not None and t.dtype == x.dtype]
+    return (same or held)[0].dtype, held[0].device
+
+
 @contextmanager
-def running(model: nn.Module, *, wide: bool = True) -> Iterator[Running]:
-    """The network ready to run, its mode and attributes as they were afterwards."""
+def running(model: nn.Module, x: Tensor | None = None, *, wide: bool = True) -> Iterator[Running]:
+    """The network ready to run on inputs like ``x``, its mode and attributes as they were afterwards."""
     with untouched(model):
-        yield Running(model, wide=wide)
+        yield Running(model, x, wide=wide)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections import deque
 from contextlib import suppress
-from operator import is_
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-CONTAINERS = (dict, list, set, deque)
+from thetabox.models.outside import CONTAINERS, Outside, content_of, put_back
+
 PLAIN = (str, bytes, int, float, complex, type(None))
 # How many containers and objects are looked at: an attribute may lead to a whole program.
 MOST = 100_000
@@ -20,6 +19,8 @@ MOST = 100_000
 
 class Snapshot:
     """Attributes of a module and of the objects that it reaches, and what stands in containers, however deep.
+
+    What its code keeps outside of it goes with them (:class:`.Outside`).
 
     Args:
         model: whose parts are remembered; its parameters and buffers by identity and memory, not by their numbers.
@@ -32,6 +33,7 @@ class Snapshot:
         self._slots: list[tuple[Any, str, Any]] = []
         tensors = [t for t in [*model.parameters(), *model.buffers()] if not is_lazy(t)]
         self._memory = [(t, t.data) for t in tensors]
+        self._outside = Outside(model)
         seen = {id(t) for t in tensors}
         todo: list[Any] = list(model.modules())
         while todo and len(seen) < MOST:
@@ -44,8 +46,7 @@ class Snapshot:
     def _entered(self, thing: Any) -> list[Any]:
         """Remember one object, or what stands in it; answers what it holds."""
         if isinstance(thing, CONTAINERS):
-            # Of a plain kind: what a subclass makes of a copy is its own affair.
-            content = dict(thing) if isinstance(thing, dict) else set(thing) if isinstance(thing, set) else list(thing)
+            content = content_of(thing)
             self._containers.append((thing, content))
             return list(content.values() if isinstance(content, dict) else content)
         if isinstance(thing, tuple):
@@ -71,9 +72,8 @@ class Snapshot:
     def restore(self) -> None:
         """Put everything back that is no longer as it was."""
         for container, content in self._containers:
-            if not _same(container, content):
-                container.clear()
-                container.extend(content) if isinstance(content, list) else container.update(content)
+            put_back(container, content)
+        self._outside.restore()
         for thing, name, value in self._slots:
             with suppress(Exception):
                 if getattr(thing, name, None) is not value:
@@ -85,12 +85,3 @@ class Snapshot:
             if not t.is_meta and not torch.equal(t.detach(), value):
                 with torch.no_grad():
                     t.detach().copy_(value)
-
-
-def _same(container: Any, content: Any) -> bool:
-    """Whether two containers hold the very same things."""
-    if len(container) != len(content):
-        return False
-    if isinstance(container, dict):
-        return container.keys() == content.keys() and all(map(is_, container.values(), content.values()))
-    return all(map(is_, container, content))

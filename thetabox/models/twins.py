@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from thetabox.models.memory import place, whole, write
+from thetabox.models.outside import plain_parametrizations
 from thetabox.models.snapshot import Snapshot
 
 NARROW = (torch.float32, torch.float16, torch.bfloat16)
@@ -175,7 +176,7 @@ def untouched(model: nn.Module, *, numbers: bool = False) -> Iterator[None]:
         model: the network.
         numbers: also of tensors that it merely reaches, for what runs without twins.
     """
-    with RUNNING:
+    with RUNNING, plain_parametrizations():
         before = Snapshot(model, numbers=numbers)
         changed = [m for m in model.modules() if getattr(m, "training", False)]
         stored = _stored(model) if changed and any(_overrides_mode(m) for m in changed) else []

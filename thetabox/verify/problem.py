@@ -49,11 +49,18 @@ class Problem:
     """A traced model with its parameters at hand.
 
     Create one a call: parameter values are read when it is made.
+
+    Attributes:
+        model, settings: whose question it is, and how it is answered.
+        x: inputs as floats.
+        given: inputs in the type and memory layout in which the user has them, where the model takes them so and that
+            is not the same call; else ``None``.
     """
 
     model: nn.Module
     settings: Settings
     x: Tensor
+    given: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_weights(self.model)

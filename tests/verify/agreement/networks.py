@@ -234,6 +234,7 @@ class Slots:
         return self.gain * torch.relu(t)
 
 
+GLOBAL_LIMIT = 10**7
 GLOBAL_GAIN = 1.0
 
 

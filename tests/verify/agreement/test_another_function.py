@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import tempfile
 from collections.abc import Callable
+from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -185,17 +189,28 @@ def _is_of(net: nn.Module, x: Tensor) -> None:
     assert float((bounds.upper[0] - bounds.lower[0]).max()) < 1e-6
 
 
-def test_a_kept_trace_serves_as_long_as_the_code_does_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trace_of_a_training_serves_as_long_as_the_code_does_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other does: what code does with a large batch shows in no run of a small one."""
     calls = []
     export = torch.export.export
     monkeypatch.setattr(torch.export, "export", lambda *a, **k: calls.append(1) or export(*a, **k))
     net, x = Settings(), samples()
-    for _ in range(3):
-        tb.logit_bounds(net, x, 0.1)
+
+    def traces(call: Callable[[], object]) -> int:
+        calls.clear()
+        call()
+        return len(calls)
+
+    def step() -> object:
+        return tb.verify.worst_case.worst_margins(net, x, torch.zeros(len(x)).long(), 1e-3)
+
+    assert [traces(lambda: tb.logit_bounds(net, x, 0.1)) for _ in range(2)] == [1, 1]
+    assert traces(step) == 2  # one of them for the comparison
     with torch.no_grad():
         net.a.weight.mul_(2)  # a value of a parameter is no part of a trace
-    tb.logit_bounds(net, x, 0.1)
-    assert len(calls) == 1
+    assert [traces(step) for _ in range(3)] == [0, 0, 0]
+    net.a.register_forward_hook(lambda m, inputs, answer: answer.relu())
+    assert traces(step) == 2
 
 
 class Buffered(Plain):
@@ -343,16 +358,16 @@ class Old(nn.Module):
 @pytest.mark.parametrize("name", ["small", "wall", "all"])
 def test_names_that_read_like_words_of_a_message(name: str) -> None:
     """And the tensor that shows a difference alone is looked for once."""
-    calls: list[int] = []
+    calls = itertools.count()
 
     class Counted(Old):
         def forward(self, x: Tensor) -> Tensor:
-            calls.append(1)
+            next(calls)
             return super().forward(x)
 
     with pytest.raises(tb.InputError, match=rf"'{name}\.weight' alone shows it"):
         tb.certify(Counted(name), samples(), [0] * 12, [0.0, 0.1])
-    assert len(calls) < 100
+    assert 10 < next(calls) < 150
 
 
 def test_silent_samples_hide_no_weight() -> None:
@@ -381,6 +396,69 @@ def test_what_only_all_weights_together_reach(limit: float) -> None:
         tb.certify(Mean(), torch.rand(6, 256), [0] * 6, [0.0, 0.05])
 
 
+class Limits:
+    """Read by code that only a large batch shows, in ways that no list of a module's numbers holds."""
+
+    limit = 10**7
+
+
+LIMIT = np.int64(10**7)
+HELD: dict[str, Any] = {"slice": slice(10**7), "opaque": [object()] * 1_100_000, "range": range(10**7)}
+LARGE: dict[str, Callable[[Tensor], bool]] = {
+    "attribute of a class": lambda x: x.shape[0] > Limits.limit,
+    "of a module": lambda x: x.shape[0] > networks.GLOBAL_LIMIT,
+    "number of numpy": lambda x: bool(x.shape[0] > LIMIT),
+    "slice": lambda x: x.shape[0] > HELD["slice"].stop,
+    "length of a list": lambda x: x.shape[0] > len(HELD["opaque"]),
+    "range": lambda x: x.shape[0] > len(HELD["range"]),
+    "none before": lambda x: HELD.get("late") is not None and x.shape[0] > HELD["late"],
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_limit_that_changed_since(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What code does with a large batch shows in no run of a small one, so no trace is kept from call to call."""
+    net, x = Changed(lambda m, x, a: -a if LARGE[name](x) else a), samples()
+    y = net(x).argmax(1)
+    assert tb.certify(net, x, y, 1e-6).verified.all()
+    monkeypatch.setattr(Limits, "limit", 300)
+    monkeypatch.setattr(networks, "GLOBAL_LIMIT", 300)
+    monkeypatch.setitem(globals(), "LIMIT", np.int64(300))
+    changed = {"slice": slice(300), "opaque": [object()] * 300, "range": range(300), "late": 300}
+    for key, value in changed.items():
+        monkeypatch.setitem(HELD, key, value)
+    with pytest.raises(tb.InputError, match="how many samples are in the batch"):
+        tb.certify(net, x, y, 1e-6)
+
+
+UNSEEN: dict[str, Callable[[Tensor], bool]] = {
+    "while it is not compiled": lambda x: not torch.compiler.is_compiling() and x.shape[0] > 900,
+    "while it is not exported": lambda x: not torch.compiler.is_exporting() and x.shape[0] % 400 == 399,
+    "by whole numbers": lambda x: isinstance(x.shape[0], int) and x.shape[0] > 60,
+    "by words": lambda x: len(str(tuple(x.shape))) > 7 and "s" not in str(x.shape[0]),
+}
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_a_branch_that_leaves_nothing_in_the_trace(name: str) -> None:
+    net, x = Changed(lambda m, x, a: -a if UNSEEN[name](x) else a), samples()
+    with pytest.raises(tb.InputError, match="how many samples are in the batch"):
+        tb.certify(net, x, [0] * 12, 1e-6)
+
+
+def test_a_branch_on_inference_mode() -> None:
+    net, x = Changed(lambda m, x, a: -a if torch.is_inference_mode_enabled() else a), samples()
+    with pytest.raises(tb.InputError, match="whether torch is in inference mode"):
+        tb.certify(net, x, [0] * 12, 1e-6)
+
+
+def test_what_torch_says_of_its_internals_is_not_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    net, x = Changed(lambda m, x, a: a if x.abs().max() < 100 else -a), samples()
+    with pytest.raises(tb.InputError, match=r"torch\.export cannot trace"):
+        tb.certify(net, x, [0] * 12, 1e-6)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_in_inference_mode() -> None:
     torch.manual_seed(0)
     net, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), samples()
@@ -390,14 +468,29 @@ def test_in_inference_mode() -> None:
         assert torch.equal(tb.certify(net, x, y, [0.0, 1e-3]).margin, expected)
 
 
+class Largest:
+    """The largest batch that was seen; kept in a file, for what is held in memory is put back after every run."""
+
+    def __init__(self) -> None:
+        self.file = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the test needs it
+
+    def see(self, x: Tensor) -> None:
+        if isinstance(x.shape[0], int):
+            self.file.write(x.shape[0].to_bytes(4, "big"))
+
+    def of(self) -> int:
+        self.file.seek(0)
+        return max(int.from_bytes(part, "big") for part in iter(lambda: self.file.read(4), b""))
+
+
 def test_batch_sizes_beyond_memory_are_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither to compare nor to say why something differs."""
     monkeypatch.setattr(batches, "MEMORY", 1 << 20)
-    seen: list[int] = []
+    largest = Largest()
 
     class Large(Branches):
         def forward(self, x: Tensor) -> Tensor:
-            seen.append(int(x.shape[0]) if not _traced() else 0)
+            largest.see(x)
             y = super().forward(x)
             return -y if not _traced() and getattr(self, "wrong", False) else y
 
@@ -406,7 +499,7 @@ def test_batch_sizes_beyond_memory_are_not_run(monkeypatch: pytest.MonkeyPatch) 
     net.wrong = True
     with pytest.raises(tb.InputError, match="not the function that would be bounded"):
         tb.certify(net, x, [0] * 8, 1e-4)
-    assert max(seen) < 100_000
+    assert 8 <= largest.of() < 100_000
 
 
 class Everything(nn.Module):

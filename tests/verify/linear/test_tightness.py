@@ -11,10 +11,12 @@ from tests.verify import needs
 from tests.verify.linear.networks import MAKERS, SWEEP, answers, descended, linear, margins, network, spread, vertices
 from thetabox.errors import InputError
 from thetabox.verify.arguments import settings
+from thetabox.verify.interval.domain import PlainIntervals
 from thetabox.verify.linear import Linear
 from thetabox.verify.linear.domain import INTERMEDIATE, margin_rows
 from thetabox.verify.lirpa.bounds import lirpa_bounds
 from thetabox.verify.problem import Problem
+from thetabox.verify.search import bounds
 
 
 @needs.auto_lirpa
@@ -59,9 +61,8 @@ def test_shared_kernels_are_one_number() -> None:
     found = linear(model, x, "interval", box).margins(slice(None), spread([0.1], 3), y)[0]
     assert torch.allclose(found, truth, atol=1e-9)
     # Place by place the same noise costs more.
-    apart = Problem(model, settings("interval", box, "real", "float64", "cpu"), x).margins(
-        slice(None), spread([0.1], 3), y
-    )[0]
+    plain = PlainIntervals(Problem(model, settings("interval", box, "real", "float64", "cpu"), x))
+    apart = bounds.margins(plain, slice(None), spread([0.1], 3), y)[0]
     assert (found > apart + 0.01).all()
 
 

@@ -6,13 +6,16 @@ import torch
 from torch import Tensor
 
 from thetabox.models.running import Running
+from thetabox.verify.agreement.given import asked
 from thetabox.verify.network import Network
 from thetabox.verify.problem import Problem
 
 # Samples that stand for all where the parameters are moved.
 FEW = 2
-# Batch sizes that are always tried, beside those at which a trace says that the code may branch.
-SIZES = (1, 2, 3, 5, 17)
+# Batch sizes that are always tried, and how, beside those at which a trace says that the code may branch.
+SIZES = {1: "no_grad", 2: "grad", 3: "inference", 5: "no_grad", 17: "no_grad"}
+# Larger than most batches: behind it lies what code does with a large one, however it asks.
+LARGE = 257
 # Bytes of the values of one run.
 MEMORY = 1 << 30
 
@@ -24,7 +27,7 @@ def at_once(network: Network) -> int:
 
 def sizes(network: Network) -> list[int]:
     """Batch sizes to be tried: a few small ones, and those at which the trace says that the code may branch."""
-    return sorted({*SIZES, *branching(network)})
+    return sorted({*SIZES, min(LARGE, at_once(network)), *branching(network)})
 
 
 def branching(network: Network) -> list[int]:
@@ -40,4 +43,5 @@ def repeated(places: Tensor, size: int) -> Tensor:
 
 def logits(problem: Problem, run: Running) -> Tensor:
     """What a run answers for every sample, float64, in one batch where memory allows."""
-    return torch.cat([run(part) for part in problem.x.split(at_once(problem.network))]).double()
+    count, most = len(problem.x), at_once(problem.network)
+    return torch.cat([asked(problem, run, slice(n, n + most)) for n in range(0, count, most)]).double()

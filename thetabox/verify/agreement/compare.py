@@ -23,10 +23,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from thetabox.checks import inputs
 from thetabox.errors import InputError
 from thetabox.models.running import Running, running
 from thetabox.models.twins import RUNNING
 from thetabox.verify.agreement.folding import compare_folded
+from thetabox.verify.agreement.given import as_given, takes
 from thetabox.verify.agreement.moved import compare_moved
 from thetabox.verify.agreement.own import OwnForward, as_traced, compare_precision, holds_narrow
 from thetabox.verify.kernels import sound_kernels
@@ -47,18 +49,25 @@ class Agreement:
     record: dict[str, Any]
 
 
-def begin(
-    model: nn.Module, settings: Settings, x: Float[Tensor, "samples ..."], epsilon: Float[Tensor, " sweeps"]
-) -> tuple[Problem, Agreement]:
+def begin(model: nn.Module, settings: Settings, x: Any, epsilon: Float[Tensor, " sweeps"]) -> tuple[Problem, Agreement]:
     """What every public function that bounds begins with: the network traced, its box looked at, the two compared.
+
+    Args:
+        model: of the user.
+        settings: of the bounds.
+        x: inputs as the user gave them.
+        epsilon: of the certificate.
 
     Raises:
         InputError: as :func:`check`, or nothing moves in the box.
     """
     with RUNNING:
-        problem = Problem(model, settings, x)
+        problem = Problem(model, settings, inputs(x))
         settings.box.check(problem.model)
         problem.tensors.check_reach(epsilon)
+        given = as_given(x)
+        if given is not None and takes(problem, given):
+            problem.given = given
         agreed = check(problem, epsilon)
         if problem.model is not model:
             compare_folded(problem, model)
@@ -74,16 +83,17 @@ def check(problem: Problem, epsilon: Float[Tensor, " sweeps"]) -> Agreement:
     check_apart(problem.model, problem.tensors.boxed)
     unread = _unread(problem)
     with torch.no_grad(), sound_kernels():
-        with running(problem.model) as run:
+        with running(problem.model, problem.x) as run:
             found = as_traced(problem, run)
             wide = found or (found is False and not _as_traced_in_its_own(problem))
             own, record = _compared(problem, epsilon, run, traced=bool(found)) if wide else (None, {})
         if own is None or holds_narrow(problem):
-            with running(problem.model, wide=False) as narrow:
+            with running(problem.model, problem.x, wide=False) as narrow:
                 if own is None:
                     own, record = _compared(problem, epsilon, narrow)
                 else:
                     compare_precision(problem, narrow, own.logits)
+    _check_constants(problem, unread)
     constants = sum(t.numel() for graph in problem.network.graphs.values() for t in graph.constants.values())
     return Agreement(own.logits, {**record, "unread": unread, "constants": constants})
 
@@ -93,7 +103,7 @@ def _as_traced_in_its_own(problem: Problem) -> bool:
 
     A few fused operators of torch have no such form, and code may ask for the type (for the least number of it, say).
     """
-    with running(problem.model, wide=False) as run:
+    with running(problem.model, problem.x, wide=False) as run:
         return bool(as_traced(problem, run))
 
 
@@ -131,3 +141,19 @@ def _unread(problem: Problem) -> list[str]:
             "would be perturbed: it computes with copies of them, or with other tensors"
         )
     return unread
+
+
+def _check_constants(problem: Problem, unread: list[str]) -> None:
+    """Refuse a constant that may be what was computed before of a tensor that is not read now.
+
+    Raises:
+        InputError: one has the size of a tensor in the box that is never read.
+    """
+    graphs, values = problem.network.graphs.values(), problem.tensors.values
+    constants = {t.numel() for g in graphs for t in g.constants.values() if t.is_floating_point()}
+    copied = [name for name in unread if values[name].numel() in constants - {1}]
+    if copied:
+        raise InputError(
+            f"the network does not read {copied[0]}, which is in the box, but a constant of the same size, which may "
+            "have been computed of it before; compute it in forward, or exclude the tensor if it has no part in it"
+        )

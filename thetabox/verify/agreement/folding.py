@@ -11,7 +11,8 @@ from thetabox.errors import InputError
 from thetabox.models.copies import duplicate
 from thetabox.models.fold import folded
 from thetabox.models.running import running
-from thetabox.verify.agreement.batches import FEW, logits, repeated, sizes
+from thetabox.verify.agreement.batches import FEW, SIZES, logits, repeated, sizes
+from thetabox.verify.agreement.given import asked
 from thetabox.verify.agreement.nearness import NEAR, near
 from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.network import network
@@ -28,12 +29,14 @@ def compare_folded(problem: Problem, model: nn.Module) -> None:
     with torch.no_grad(), sound_kernels():
         with running(folded(duplicate(model).double())) as run:
             expected = logits(problem, run)
-        with running(model) as run:
+        with running(model, problem.x) as run:
             answers = [(logits(problem, run), expected)]
             for size in sizes(network(model, problem.x)):
                 places = repeated(few, size)
                 with suppress(InputError):  # a batch that it does not take
-                    answers.append((run(problem.x[places], gradients=size % 2 == 0).double(), expected[places]))
+                    answers.append(
+                        (asked(problem, run, places, mode=SIZES.get(size, "no_grad")).double(), expected[places])
+                    )
     if not all(near(answer, other, NEAR) for answer, other in answers):
         raise InputError(
             "the network is not the function that would be bounded: with its batch norms folded it answers other "

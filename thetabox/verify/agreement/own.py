@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import torch
 from torch import Tensor
 
 from thetabox.errors import InputError
 from thetabox.models.running import Running
 from thetabox.models.twins import NARROW
-from thetabox.verify.agreement.batches import FEW, logits, repeated, sizes
+from thetabox.verify.agreement.batches import FEW, SIZES, logits, repeated, sizes
+from thetabox.verify.agreement.given import asked
 from thetabox.verify.agreement.nearness import (
     NEAR,
     NEAR_OWN,
@@ -33,12 +36,11 @@ def holds_narrow(problem: Problem) -> bool:
 
 def as_traced(problem: Problem, run: Running) -> bool | None:
     """Whether a run answers the numbers of the graph for a few samples; ``None`` where the module cannot be run so."""
-    few = problem.x[:FEW]
     try:
-        answer = run(few).double()
+        answer = asked(problem, run, slice(FEW)).double()
     except InputError:
         return None
-    graph = replay(problem.network, run.read, run.inputs(few), wide=run.wide).double().cpu()
+    graph = replay(problem.network, run.read, run.inputs(problem.x[:FEW]), wide=run.wide).double().cpu()
     return answer.shape == graph.shape and near(answer, graph, NEAR if run.wide else NEAR_OWN)
 
 
@@ -69,12 +71,12 @@ class OwnForward:
             refuse(problem, f"its forward of sample {int(beyond[0])} lies outside the bounds at ε = 0")
 
     def compare_sizes(self) -> None:
-        """A few samples in batches of several sizes, with gradients on and off."""
+        """A few samples in batches of several sizes, with gradients on and off, and in inference mode."""
         few = torch.arange(min(FEW, len(self.problem.x)))
         for size in sizes(self.problem.network):
             places = repeated(few, size)
             try:
-                answer = self.run(self.problem.x[places], gradients=size % 2 == 0)
+                answer = self._asked(places, SIZES.get(size, "no_grad"))
             except InputError:
                 if size == len(self.problem.x):
                     raise
@@ -83,6 +85,12 @@ class OwnForward:
             self._same(
                 answer, places, f"its answer in a batch of {size} differs from that in one of {len(self.logits)}"
             )
+
+    def _asked(self, places: Tensor, mode: str) -> Tensor:
+        """In a mode of torch, where operators of the network's own take it in a run."""
+        with suppress(*() if mode == "no_grad" else (InputError,)):
+            return asked(self.problem, self.run, places, mode=mode)
+        return asked(self.problem, self.run, places)
 
     def _same(self, answer: Tensor, which: slice | Tensor, what: str) -> None:
         own, answer = self.logits[which], answer.double().cpu()

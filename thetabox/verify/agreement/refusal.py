@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import NoReturn
 
 import torch
@@ -9,9 +10,9 @@ from torch import Tensor
 
 from thetabox.errors import InputError
 from thetabox.models.recurrent import run_steps
-from thetabox.models.running import running
-from thetabox.verify.agreement.batches import at_once, sizes
-from thetabox.verify.agreement.nearness import NEAR_OWN
+from thetabox.models.running import Running, running
+from thetabox.verify.agreement.batches import at_once, logits, sizes
+from thetabox.verify.agreement.nearness import NEAR_OWN, near
 from thetabox.verify.network import RecurrentNetwork
 from thetabox.verify.problem import Problem
 
@@ -29,7 +30,12 @@ def _reason(problem: Problem) -> str:
     """Why a module and its trace are likely to differ."""
     x = problem.x[:1]
     try:
-        with running(problem.model) as run:
+        with running(problem.model, problem.x) as run:
+            if problem.given is not None and not _same_as_floats(problem, run):
+                return (
+                    f"its answer depends on the type or memory layout of x ({_layout(problem.given)}); give x as the "
+                    "floats that it computes with, contiguous"
+                )
             first = run(x).double()
 
             def same(answer: Tensor) -> bool:
@@ -40,8 +46,11 @@ def _reason(problem: Problem) -> str:
             tried = {*sizes(problem.network), min(len(problem.x), at_once(problem.network))}
             if not all(same(run(x.expand(size, *x.shape[1:]))) for size in tried):
                 return "its answer depends on how many samples are in the batch"
-            if not same(run(x, gradients=True)):
+            if not same(run(x, mode="grad")):
                 return "its answer depends on whether gradients are recorded"
+            with suppress(InputError):
+                if not same(run(x, mode="inference")):
+                    return "its answer depends on whether torch is in inference mode"
             if isinstance(problem.network, RecurrentNetwork):
                 held = run.inputs(x)
                 with run.twins:
@@ -57,3 +66,15 @@ def _reason(problem: Problem) -> str:
         "its code does something else while it is traced (a branch on torch.compiler.is_exporting(), on the dtype, on "
         "the mode), or reads weights in a way that cannot be followed"
     )
+
+
+def _same_as_floats(problem: Problem, run: Running) -> bool:
+    """Whether inputs as the user has them are answered as the same numbers in floats are."""
+    with suppress(InputError):
+        return near(logits(problem, run), run(problem.x).double(), NEAR_OWN)
+    return False
+
+
+def _layout(x: Tensor) -> str:
+    name = str(x.dtype).removeprefix("torch.")
+    return name if x.is_contiguous() else f"{name}, strides {list(x.stride())}"

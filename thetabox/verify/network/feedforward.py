@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from thetabox.models.running import input_type
 from thetabox.verify.network.graph import Graph, Operation
 from thetabox.verify.network.head import Head, find_head
 from thetabox.verify.network.kinds import kinds
@@ -84,6 +85,5 @@ def count_of(shape: tuple[int | None, ...]) -> int:
 
 def example_of(model: nn.Module, x: Tensor) -> Tensor:
     """One sample in the dtype and on the device of the model."""
-    like = next((t for t in [*model.parameters(), *model.buffers()] if t.is_floating_point()), None)
-    dtype, device = (x.dtype, x.device) if like is None else (like.dtype, like.device)
-    return torch.zeros(x[:1].shape, dtype=dtype if dtype.is_floating_point else torch.float32, device=device)
+    dtype, device = input_type(model, x)
+    return torch.zeros(x[:1].shape, dtype=dtype, device=device)

@@ -73,6 +73,11 @@ class Origins:
                     f"the network reads the memory of {name} through {how}, which has no bounds; read the parameters "
                     "themselves"
                 )
+        if constant.grad_fn is not None:
+            raise InputError(
+                "the network reads a tensor that was computed of trainable ones before it was called (kept in a cache, "
+                "say), so it would be taken as exact; compute it in forward, or detach it if it is a constant"
+            )
         if constant.is_floating_point() and address in self._weights:
             self._refuse(address)
         return None

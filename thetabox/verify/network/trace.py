@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from inspect import signature
+from io import StringIO
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export.graph_signature import OutputKind
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.fx.node import Node, map_arg
 
 from thetabox.errors import InputError
-from thetabox.models.reach import settings
 from thetabox.models.twins import untouched
 from thetabox.verify.kernels import plain_precision
 from thetabox.verify.network.graph import Graph, Layout, Operation, Ref
@@ -32,14 +36,10 @@ LARGEST_BATCH, EVERY_SIZE, MOST_TURNS = 1 << 20, 130, 8
 
 @dataclass(frozen=True)
 class _Kept:
-    """A trace with what the code did and could read when it was made."""
+    """A trace with what the code did when it was made."""
 
     seen: Witness
-    settings: list[tuple[str, Any]] | None
     graph: Graph
-
-    def serves(self, seen: Witness, found: list[tuple[str, Any]] | None) -> bool:
-        return (found is None or found == self.settings) and self.seen.agrees(seen)
 
 
 _cache: WeakKeyDictionary[nn.Module, dict[Any, _Kept]] = WeakKeyDictionary()
@@ -50,34 +50,31 @@ def trace(
 ) -> Graph:
     """Trace ``module`` (the model itself, or one part of a recurrent one) on one-sample examples.
 
-    A trace is kept, and serves again as long as the code does the same, operator by operator, and the numbers that it
-    may read are the same: a batch size at which it branches shows in no operator of a smaller batch.
-
     Args:
-        model: what the graph is cached for, and what parameter names refer to.
+        model: what parameter names refer to.
         module: traced; parameters are named as in ``model``.
-        role: distinguishes the parts of one model in the cache.
+        role: distinguishes the parts of one model.
         examples: tensors ``[1 or more, ...]``; only shape, dtype and device count.
-        training: the operators alone decide, for the steps of one training: numbers that count them change.
+        training: for the steps of one training: a trace serves again as long as the code does the same, operator by
+            operator, on a small batch. Elsewhere it is made anew, for what the code would do with a large one no run
+            of a small one tells.
 
     Raises:
         InputError: ``torch.export`` cannot trace it with a batch of any size, or it uses weights that are not its own.
     """
-    key = (role, tuple((tuple(e.shape[1:]), e.dtype, e.device) for e in examples))
     inputs = tuple(torch.zeros((EXAMPLE_BATCH, *e.shape[1:]), dtype=e.dtype, device=e.device) for e in examples)
-    found = None if training else settings(model)
+    if not training:
+        return _trace(model, module, examples, inputs)
+    key = (role, tuple((tuple(e.shape[1:]), e.dtype, e.device) for e in examples))
     with untouched(model):
         try:
             seen = witness(model, module, inputs)
         except Exception as error:
             raise _untraceable(model, examples, error) from error
     graphs = _cache.setdefault(model, {})
-    kept = graphs.get(key)
-    if kept is None or not kept.serves(seen, found):
-        # What the first run left behind, in a cache of the module's own, is not what is traced.
-        with untouched(model, numbers=True):
-            kept = graphs[key] = _Kept(seen, found, _trace(model, module, examples, inputs))
-    return kept.graph
+    if key not in graphs or not graphs[key].seen.agrees(seen):
+        graphs[key] = _Kept(seen, _trace(model, module, examples, inputs))
+    return graphs[key].graph
 
 
 def _trace(model: nn.Module, module: nn.Module, examples: Sequence[Tensor], inputs: tuple[Tensor, ...]) -> Graph:
@@ -85,17 +82,53 @@ def _trace(model: nn.Module, module: nn.Module, examples: Sequence[Tensor], inpu
     if _takes_any_number(module):
         dynamic = (dynamic,)
     try:
-        with warnings.catch_warnings(), torch.enable_grad(), plain_precision():
-            warnings.simplefilter("ignore")  # about internals of torch; what matters is raised
+        with untouched(model, numbers=True), _quiet(), torch.enable_grad(), plain_precision():
             program = torch.export.export(module, inputs, dynamic_shapes=dynamic, strict=False)
             if not _functional(program):
                 program = program.run_decompositions({})
+        with untouched(model, numbers=True), _quiet(), plain_precision():
+            called = _guards_of_a_call(module, inputs)
     except Exception as error:
         raise _untraceable(model, examples, error) from error
     # A part of a recurrent network is traced inside a wrapper, whose only child is the model.
     graph = _read(program, "" if module is model else "cell.")
+    graph.batch_sizes = sorted({*graph.batch_sizes, *(size for guard in called for size in _turns(guard) if size > 1)})
     _know_again(graph, model)
     return graph
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What torch says of its internals, by warnings, logs and prints, is not shown; what matters is raised."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _guards_of_a_call(module: nn.Module, inputs: Sequence[Tensor]) -> list[Any]:
+    """What the code assumes of the batch size where it is called and not traced: it can ask which of the two it is.
+
+    Empty where torch cannot call it with a batch of any size.
+    """
+    shapes = ShapeEnv()
+    # What a call writes to the numbers of a tensor it writes for real: no twins stand between.
+    held = [(t, t.detach().clone()) for t in [*module.parameters(), *module.buffers()]]
+    with suppress(Exception), torch.no_grad(), FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True) as mode:
+        module(*(mode.from_tensor(x, symbolic_context=_any_batch(x)) for x in inputs))
+    for t, value in held:
+        if not torch.equal(t, value):
+            t.data.copy_(value)
+    return [guard.expr for guard in shapes.guards]
+
+
+def _any_batch(x: Tensor) -> StatelessSymbolicContext[Any, Any]:
+    return StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC, *[DimDynamic.STATIC] * (x.dim() - 1)])
 
 
 def _know_again(graph: Graph, model: nn.Module) -> None:

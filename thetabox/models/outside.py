@@ -1,0 +1,180 @@
+"""What the code of a module keeps outside of it: caches of functions, globals, closures, attributes of its classes."""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import CellType, CodeType, FunctionType, MethodType
+from typing import Any
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+CONTAINERS = (dict, list, set, deque)
+CACHED = functools._lru_cache_wrapper
+# Functions that call functions are followed so deep.
+DEPTH = 5
+# Containers that hold more are no cache of a few weights.
+LARGEST = 10_000
+MISSING = object()
+
+
+class Outside:
+    """Remembers it when made, and puts back what a run has changed.
+
+    Args:
+        model: whose code is looked at: methods, forward and hooks that a user has written, and what they call.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._caches: dict[int, tuple[Any, Any]] = {}
+        self._containers: dict[int, tuple[Any, Any]] = {}
+        self._names: dict[tuple[int, str], tuple[dict[str, Any], str, Any]] = {}
+        self._cells: dict[int, tuple[CellType, Any]] = {}
+        self._attributes: dict[int, tuple[type, dict[str, Any]]] = {}
+        self._seen: set[int] = set()
+        for kind in {type(module) for module in model.modules()}:
+            for base in kind.__mro__:
+                self._class(base, DEPTH)
+        for module in model.modules():
+            for value in vars(module).values():
+                if isinstance(value, FunctionType | MethodType | functools.partial | CACHED):
+                    self._follow(value, DEPTH)
+            for hooks in (module._forward_hooks, module._forward_pre_hooks):
+                for hook in hooks.values():
+                    self._follow(hook, DEPTH)
+
+    def restore(self) -> None:
+        """Put back names, attributes and the content of containers; forget what caches were given since."""
+        for cached, before in self._caches.values():
+            if cached.cache_info()[1:] != before[1:]:  # hits alone change nothing
+                cached.cache_clear()
+        for container, content in self._containers.values():
+            put_back(container, content)
+        for names, name, value in self._names.values():
+            if names.get(name, MISSING) is not value:
+                _set(names, name, value)
+        for cell, value in self._cells.values():
+            with suppress(ValueError):
+                if cell.cell_contents is not value:
+                    cell.cell_contents = value
+        for kind, attributes in self._attributes.values():
+            for name in {**attributes, **vars(kind)}:
+                value = attributes.get(name, MISSING)
+                if vars(kind).get(name, MISSING) is not value:
+                    with suppress(AttributeError, TypeError):  # what Python itself keeps there
+                        delattr(kind, name) if value is MISSING else setattr(kind, name, value)
+
+    def _class(self, kind: type, depth: int) -> None:
+        if id(kind) in self._seen or _foreign(kind):
+            return
+        self._seen.add(id(kind))
+        self._attributes[id(kind)] = kind, dict(vars(kind))
+        for value in vars(kind).values():
+            self._follow(value, depth - 1)
+
+    def _follow(self, value: Any, depth: int) -> None:
+        """A function, a cache of one, a container or a class, and whatever its code names."""
+        if depth < 0 or id(value) in self._seen:
+            return
+        if isinstance(value, type):
+            self._class(value, depth)
+            return
+        if isinstance(value, CONTAINERS):
+            self._container(value)
+            return
+        self._seen.add(id(value))
+        if isinstance(value, CACHED):
+            self._caches[id(value)] = value, value.cache_info()
+        for part in _functions(value):
+            self._follow(part, depth)
+        if isinstance(value, FunctionType) and not _foreign(value):
+            self._function(value, depth)
+
+    def _function(self, function: FunctionType, depth: int) -> None:
+        for cell in function.__closure__ or ():
+            with suppress(ValueError):  # an empty cell
+                self._cells[id(cell)] = cell, cell.cell_contents
+                self._follow(cell.cell_contents, depth - 1)
+        names = function.__globals__
+        for name in _named(function.__code__):
+            value = names.get(name, MISSING)
+            self._names[id(names), name] = names, name, value
+            self._follow(value, depth - 1)
+        for value in function.__defaults__ or ():
+            self._follow(value, depth - 1)
+
+    def _container(self, value: Any) -> None:
+        self._seen.add(id(value))
+        if len(value) > LARGEST:
+            return
+        self._containers[id(value)] = value, content_of(value)
+        for part in list(value.values()) if isinstance(value, dict) else list(value):
+            if isinstance(part, CONTAINERS) and id(part) not in self._seen:
+                self._container(part)
+
+
+def _functions(value: Any) -> Iterator[Callable[..., Any]]:
+    """What a wrapper of functions wraps."""
+    if isinstance(value, functools.partial):
+        yield value.func
+    elif isinstance(value, MethodType | staticmethod | classmethod):
+        yield value.__func__
+    elif isinstance(value, property):
+        yield from (f for f in (value.fget, value.fset) if f is not None)
+    elif isinstance(value, functools.cached_property):
+        yield value.func
+    if hasattr(type(value), "__wrapped__") or "__wrapped__" in getattr(value, "__dict__", {}):
+        yield value.__wrapped__
+
+
+def _named(code: CodeType) -> set[str]:
+    """Names that code reads or writes, that of functions inside it included."""
+    inner = (_named(part) for part in code.co_consts if isinstance(part, CodeType))
+    return {*code.co_names}.union(*inner)
+
+
+def _foreign(value: Any) -> bool:
+    """Whether code is ours, torch's or Python's, which keeps nothing of a user's weights."""
+    origin = str(getattr(value, "__module__", "")).partition(".")[0]
+    return origin in ("thetabox", "torch", "builtins", "abc", "typing", "functools", "collections", "numpy")
+
+
+def _set(names: dict[str, Any], name: str, value: Any) -> None:
+    if value is MISSING:
+        names.pop(name, None)
+    else:
+        names[name] = value
+
+
+def content_of(container: Any) -> Any:
+    """What stands in a container, of a plain kind: what a subclass makes of a copy is its own affair."""
+    if isinstance(container, dict):
+        return dict(container)
+    return set(container) if isinstance(container, set) else list(container)
+
+
+def put_back(container: Any, content: Any) -> None:
+    """Restore a container's content, unless it holds the very same things."""
+    same = len(container) == len(content)
+    if same and isinstance(container, dict):
+        same = container.keys() == content.keys() and all(container[k] is v for k, v in content.items())
+    elif same and isinstance(container, set):
+        same = container == content
+    elif same:
+        same = all(a is b for a, b in zip(container, content, strict=True))
+    if not same:
+        container.clear()
+        container.extend(content) if isinstance(content, list) else container.update(content)
+
+
+@contextmanager
+def plain_parametrizations() -> Iterator[None]:
+    """Inside, weights of a parametrisation are computed anew; those that torch keeps (``cached()``) do not move."""
+    enabled, parametrize._cache_enabled = parametrize._cache_enabled, 0
+    try:
+        yield
+    finally:
+        parametrize._cache_enabled = enabled

@@ -1,0 +1,46 @@
+"""Inputs as the user has them: in their own type and memory layout, of which code may take notice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thetabox.errors import InputError
+from thetabox.models.memory import copied
+from thetabox.models.running import Running, running
+from thetabox.verify.problem import Problem, Which
+
+
+def as_given(x: Any) -> Tensor | None:
+    """Inputs in the type and memory layout in which a call of a network would be handed them, in memory of our own.
+
+    ``None`` where no call could be: lists, or arrays that torch does not take as they are.
+    """
+    try:
+        found = torch.from_numpy(x) if isinstance(x, np.ndarray) else x
+    except (TypeError, ValueError):
+        return None
+    plain = isinstance(found, Tensor) and found.layout == torch.strided and not found.is_complex()
+    return copied(found.detach().cpu().resolve_neg()) if plain else None
+
+
+def takes(problem: Problem, given: Tensor) -> bool:
+    """Whether a module can be called with inputs as they were given, and that is not the call that is made anyway."""
+    with torch.no_grad(), running(problem.model, problem.x, wide=False) as run:
+        if given.dtype == run.dtype:
+            return not given.is_contiguous()
+        try:
+            run(given[:1], as_given=True)
+        except InputError:
+            return False
+    return True
+
+
+def asked(problem: Problem, run: Running, which: Which, *, mode: str = "no_grad") -> Tensor:
+    """What a run answers for some samples, in the type and memory layout in which the user has them."""
+    if problem.given is None:
+        return run(problem.x[which], mode=mode)
+    return run(problem.given[which], mode=mode, as_given=True)
