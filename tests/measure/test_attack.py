@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import thetabox as tb
 from tests.oracles import networks
 from tests.oracles.rational import box_ends, exact
 from thetabox.box import Box
@@ -304,3 +305,54 @@ def test_cuda_agrees_with_cpu() -> None:
     gpu = attack(model, x, y, [0.02, 0.1], device="cuda", restarts=1)
     assert torch.allclose(cpu.margin, gpu.margin, atol=1e-9)
     assert gpu.margin.device.type == "cpu"
+
+
+class Recurrent(nn.Module):
+    """A network that torch cannot run with a batch of weights."""
+
+    def __init__(self, kind: type[nn.Module]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.r, self.l = kind(4, 6, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.l(self.r(x)[0][:, -1])
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_networks_that_take_no_batch_of_weights(kind: type[nn.Module]) -> None:
+    net, x = Recurrent(kind).eval(), torch.randn(4, 5, 4)
+    y = net(x).argmax(1)
+    found = tb.attack(net, x, y, epsilon=[1e-3, 2.0], steps=5, restarts=1)
+    assert found.accuracy[0] > found.accuracy[1]
+    assert tb.mismatch(net, x, y, level=[0.1], samples=3).accuracy.shape == (1, 3)
+    assert tb.measure.landscape(net, x, y, directions=1).loss.isfinite().all()
+    with pytest.raises(tb.InputError, match="other weights in the place of its own"):
+        tb.mismatch(net, x, y, level=[0.1], samples=4, batch=2)
+
+
+class WithoutGradients(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.l = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.from_numpy(self.l(x).detach().numpy())
+
+
+class TiedInForward(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.b.weight = self.a.weight
+        return self.a(x) + self.b(x)
+
+
+@pytest.mark.parametrize("kind", [WithoutGradients, TiedInForward])
+def test_networks_that_other_weights_cannot_be_put_into(kind: type[nn.Module]) -> None:
+    net, x = kind(), torch.randn(4, 4)
+    with pytest.raises(tb.InputError, match="other weights in the place of its own") as told:
+        tb.attack(net, x, net(x).argmax(1), epsilon=[1e-3])
+    assert len(str(told.value).splitlines()) == 1

@@ -194,6 +194,8 @@ CASES: dict[str, Case] = {
     "leaky_relu falling steeply": Case(lambda m, h: F.leaky_relu(h, -2.5)),
     "leaky_relu tiny": Case(lambda m, h: F.leaky_relu(h, 1e-42)),
     "max_pool2d": Case(lambda m, h: F.max_pool2d(h, 2), IMAGE),
+    "max_pool2d without channels": Case(lambda m, h: F.max_pool2d(h, 2), (4, 5)),
+    "max_pool2d without channels overlapping": Case(lambda m, h: F.max_pool2d(h.relu(), (2, 3), 1), (4, 5)),
     "max_pool2d overlapping": Case(lambda m, h: F.max_pool2d(h, (3, 2), 1), IMAGE),
     "max_pool2d with padding": Case(lambda m, h: F.max_pool2d(h, 3, 2, 1), IMAGE),
     "max_pool2d dilated": Case(lambda m, h: F.max_pool2d(h, 2, 1, 0, 2), IMAGE),

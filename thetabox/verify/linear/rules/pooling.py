@@ -210,7 +210,7 @@ def max_pool(walk: Walk, operation: Operation, a: Tensor, region: Region | None)
     there = region or Region((0, 0), (0, 0), (a.shape[-2], a.shape[-1]))
     seen = there.before(pool.kernel, pool.stride, (0, 0))
     tiled = pool.kernel == pool.stride
-    out = (torch.empty if tiled else torch.zeros)(*a.shape[:3], *seen.size, dtype=a.dtype, device=a.device)
+    out = (torch.empty if tiled else torch.zeros)(*a.shape[:-2], *seen.size, dtype=a.dtype, device=a.device)
     for place in range(overlap):
         row, column = divmod(place, pool.kernel[1])
         chosen = (reference == place).double()
