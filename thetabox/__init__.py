@@ -1,6 +1,6 @@
 """thetabox: proves how much every weight of a trained network may be off before a prediction can change."""
 
-from thetabox import data, measure, models, train
+from thetabox import compare, data, measure, models, train
 from thetabox.box import Box
 from thetabox.errors import InputError, UnsupportedOperator
 from thetabox.measure.attack import attack
@@ -10,7 +10,7 @@ from thetabox.measure.pcm import pcm
 from thetabox.measure.random_attack import random_attack
 from thetabox.measure.shared_attack import shared_attack
 from thetabox.models.checkpoint import load, save
-from thetabox.verify import Certificate, Interval, certified_radius, certify, logit_bounds
+from thetabox.verify import Certificate, Interval, Radii, certified_radius, certify, inspect, logit_bounds, rule
 from thetabox.version import __version__
 
 __all__ = [
@@ -18,12 +18,15 @@ __all__ = [
     "Certificate",
     "InputError",
     "Interval",
+    "Radii",
     "UnsupportedOperator",
     "__version__",
     "attack",
     "certified_radius",
     "certify",
+    "compare",
     "data",
+    "inspect",
     "landscape",
     "load",
     "logit_bounds",
@@ -32,6 +35,7 @@ __all__ = [
     "models",
     "pcm",
     "random_attack",
+    "rule",
     "save",
     "shared_attack",
     "train",
