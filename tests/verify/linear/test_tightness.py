@@ -258,3 +258,19 @@ def test_the_model_stays_as_it_was() -> None:
     linear(model, x).margins(slice(None), spread([0.1], 3), labels)
     assert model.training
     assert all(torch.equal(p, before[n]) and p.grad is None for n, p in model.named_parameters())
+
+
+def test_the_former_name_of_the_option_is_still_taken() -> None:
+    model, x, y = network("deep")
+    for former, intermediate in (("a", "interval"), ("b", "backward")):
+        expected = tb.certify(model, x, y, 0.05, domain="linear", options={"intermediate": intermediate})
+        with pytest.warns(FutureWarning, match="is called 'intermediate' now") as told:
+            found = tb.certify(model, x, y, 0.05, domain="linear", options={"grade": former})
+        assert len(told) == 1
+        assert torch.equal(found.margin, expected.margin)
+        assert found.options == expected.options
+    with pytest.raises(InputError, match="give 'intermediate' alone"):
+        tb.certify(model, x, y, 0.05, domain="linear", options={"grade": "a", "intermediate": "interval"})
+    for strange in ("c", ["a"]):
+        with pytest.warns(FutureWarning), pytest.raises(InputError, match="intermediate"):
+            tb.certify(model, x, y, 0.05, domain="linear", options={"grade": strange})
