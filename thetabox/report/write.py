@@ -14,11 +14,10 @@ from thetabox.report.figures import accuracy_figure, comparison_figure, to_png
 from thetabox.report.folder import output_folder, write_files
 from thetabox.report.html import Entry, comparison_page, grouped, single_page
 from thetabox.report.results import curve_of
+from thetabox.verify.stored import COLUMNS
 
 if TYPE_CHECKING:
     from thetabox.verify.certificate import Certificate
-
-SAMPLE_COLUMNS = ("sample", "label", "predicted", "epsilon", "margin", "verified")
 
 
 def write(
@@ -99,7 +98,7 @@ def json_text(content: Mapping[str, Any]) -> str:
 def _certificate_files(certificate: Certificate) -> dict[str, bytes | str]:
     return {
         "certificate.json": json_text(certificate.to_json()),
-        "samples.csv": csv_text(SAMPLE_COLUMNS, certificate.rows()),
+        "samples.csv": csv_text(COLUMNS, certificate.rows()),
     }
 
 
