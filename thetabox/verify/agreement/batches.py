@@ -5,10 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from thetabox.models.running import Running
-from thetabox.verify.agreement.given import asked
 from thetabox.verify.network import Network
-from thetabox.verify.problem import Problem
 
 # Samples that stand for all where the parameters are moved.
 FEW = 2
@@ -39,9 +36,3 @@ def branching(network: Network) -> list[int]:
 def repeated(places: Tensor, size: int) -> Tensor:
     """So many places: the given ones, again and again."""
     return places[torch.arange(size) % len(places)]
-
-
-def logits(problem: Problem, run: Running) -> Tensor:
-    """What a run answers for every sample, float64, in one batch where memory allows."""
-    count, most = len(problem.x), at_once(problem.network)
-    return torch.cat([asked(problem, run, slice(n, n + most)) for n in range(0, count, most)]).double()

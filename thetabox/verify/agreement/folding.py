@@ -11,8 +11,8 @@ from thetabox.errors import InputError
 from thetabox.models.copies import duplicate
 from thetabox.models.fold import folded
 from thetabox.models.running import running
-from thetabox.verify.agreement.batches import FEW, SIZES, logits, repeated, sizes
-from thetabox.verify.agreement.given import asked
+from thetabox.verify.agreement.batches import FEW, SIZES, repeated, sizes
+from thetabox.verify.agreement.given import asked, logits
 from thetabox.verify.agreement.nearness import NEAR, near
 from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.network import network

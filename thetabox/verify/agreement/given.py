@@ -11,6 +11,7 @@ from torch import Tensor
 from thetabox.errors import InputError
 from thetabox.models.memory import copied
 from thetabox.models.running import Running, running
+from thetabox.verify.agreement.batches import at_once
 from thetabox.verify.problem import Problem, Which
 
 
@@ -30,10 +31,10 @@ def as_given(x: Any) -> Tensor | None:
 def takes(problem: Problem, given: Tensor) -> bool:
     """Whether a module can be called with inputs as they were given, and that is not the call that is made anyway."""
     with torch.no_grad(), running(problem.model, problem.x, wide=False) as run:
-        if given.dtype == run.dtype:
-            return not given.is_contiguous()
+        if given.dtype == run.dtype and given.is_contiguous():
+            return False
         try:
-            run(given[:1], as_given=True)
+            run(given[: at_once(problem.network)], as_given=True)
         except InputError:
             return False
     return True
@@ -44,3 +45,9 @@ def asked(problem: Problem, run: Running, which: Which, *, mode: str = "no_grad"
     if problem.given is None:
         return run(problem.x[which], mode=mode)
     return run(problem.given[which], mode=mode, as_given=True)
+
+
+def logits(problem: Problem, run: Running) -> Tensor:
+    """What a run answers for every sample, float64, in one batch where memory allows."""
+    count, most = len(problem.x), at_once(problem.network)
+    return torch.cat([asked(problem, run, slice(n, n + most)) for n in range(0, count, most)]).double()

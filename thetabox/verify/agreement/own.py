@@ -10,8 +10,8 @@ from torch import Tensor
 from thetabox.errors import InputError
 from thetabox.models.running import Running
 from thetabox.models.twins import NARROW
-from thetabox.verify.agreement.batches import FEW, SIZES, logits, repeated, sizes
-from thetabox.verify.agreement.given import asked
+from thetabox.verify.agreement.batches import FEW, SIZES, repeated, sizes
+from thetabox.verify.agreement.given import asked, logits
 from thetabox.verify.agreement.nearness import (
     NEAR,
     NEAR_OWN,

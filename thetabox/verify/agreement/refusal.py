@@ -11,7 +11,8 @@ from torch import Tensor
 from thetabox.errors import InputError
 from thetabox.models.recurrent import run_steps
 from thetabox.models.running import Running, running
-from thetabox.verify.agreement.batches import at_once, logits, sizes
+from thetabox.verify.agreement.batches import at_once, sizes
+from thetabox.verify.agreement.given import logits
 from thetabox.verify.agreement.nearness import NEAR_OWN, near
 from thetabox.verify.network import RecurrentNetwork
 from thetabox.verify.problem import Problem
