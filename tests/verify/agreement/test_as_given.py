@@ -91,7 +91,7 @@ HONEST: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
     "float64 of numpy": (lambda x: x, PIXELS.double() / 256),
     "float64, made float32": (lambda x: x.float(), PIXELS.double() / 256),
     "turned": (lambda x: x, torch.rand(8, 12, generator=torch.Generator().manual_seed(0)).T),
-    "turned, and viewed": (lambda x: x.view(-1).view(12, 8), torch.rand(8, 12).T),
+    "turned, and viewed": (lambda x: x.view(-1).view(-1, 8), torch.rand(8, 12).T),
     "every other": (lambda x: x.relu(), torch.rand(12, 16, generator=torch.Generator().manual_seed(0))[:, ::2]),
 }
 
