@@ -45,6 +45,12 @@ class Box:
 
     Raises:
         InputError: unknown kind, patterns that are no text, or a factor that is negative or not finite.
+
+    Example:
+        >>> import torch, thetabox as tb
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+        >>> tb.Box(exclude="*bias", scale={"0.*": 0.5}).factors(model)
+        {'0.weight': 0.5, '2.weight': 1.0}
     """
 
     kind: str = "relative"

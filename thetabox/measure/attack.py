@@ -139,6 +139,14 @@ def attack(
 
     Source: the relative box of Büchel, Faber, Muir (ICLR 2022); projected gradient after Madry et al. (2018), with the
     margin of Carlini and Wagner (2017), the momentum of Dong et al. (2018), the targeted runs of Gowal et al. (2019).
+
+    Example:
+        >>> import torch, thetabox as tb
+        >>> model = torch.nn.Linear(2, 2, bias=False)
+        >>> _ = model.weight.data.copy_(torch.tensor([[1.0, 0.5], [0.5, 1.0]]))
+        >>> x, y = torch.eye(2), torch.tensor([0, 1])
+        >>> tb.attack(model, x, y, epsilon=[0.1, 0.5]).accuracy
+        tensor([1., 0.], dtype=torch.float64)
     """
     started = time.perf_counter()
     epsilons = levels(epsilon, "epsilon")

@@ -141,6 +141,14 @@ def mismatch(
         InputError: anything wrong with the arguments.
 
     Source: mismatch of analog and mixed-signal hardware as in Büchel, Faber, Muir (ICLR 2022), section 4.
+
+    Example:
+        >>> import torch, thetabox as tb
+        >>> model = torch.nn.Linear(2, 2, bias=False)
+        >>> _ = model.weight.data.copy_(torch.tensor([[1.0, 0.5], [0.5, 1.0]]))
+        >>> x, y = torch.eye(2), torch.tensor([0, 1])
+        >>> tb.mismatch(model, x, y, level=[0.1, 0.3], samples=50).accuracy.shape
+        torch.Size([2, 50])
     """
     started = time.perf_counter()
     sigmas = levels(level, "level")

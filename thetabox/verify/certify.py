@@ -88,6 +88,16 @@ def certify(
     Raises:
         InputError: anything wrong with what was given, in one line.
         UnsupportedOperator: the network holds an operator without a rule.
+
+    Example:
+        >>> import torch, thetabox as tb
+        >>> model = torch.nn.Linear(2, 2, bias=False)
+        >>> _ = model.weight.data.copy_(torch.tensor([[1.0, 0.5], [0.5, 1.0]]))
+        >>> x, y = torch.eye(2), torch.tensor([0, 1])
+        >>> tb.certify(model, x, y, epsilon=[0.0, 0.1, 0.5]).verified
+        tensor([[ True,  True],
+                [ True,  True],
+                [False, False]])
     """
     deadline = Deadline(arguments.seconds(timeout))
     arguments.beside(resume, model_info, data_info)
@@ -181,6 +191,17 @@ def logit_bounds(
 
     Raises:
         InputError: anything wrong with what was given.
+
+    Example:
+        >>> import torch, thetabox as tb
+        >>> model = torch.nn.Linear(2, 2, bias=False)
+        >>> _ = model.weight.data.copy_(torch.tensor([[1.0, 0.5], [0.5, 1.0]]))
+        >>> x, y = torch.eye(2), torch.tensor([0, 1])
+        >>> bounds = tb.logit_bounds(model, x, epsilon=0.1)
+        >>> bounds.lower.round(decimals=3), bounds.upper.round(decimals=3)
+        (tensor([[0.9000, 0.4500],
+                [0.4500, 0.9000]], dtype=torch.float64), tensor([[1.1000, 0.5500],
+                [0.5500, 1.1000]], dtype=torch.float64))
     """
     chosen = arguments.settings(domain, box, arithmetic, precision, device, options)
     inputs = arguments.inputs(x)

@@ -40,6 +40,14 @@ def inspect(model: nn.Module, x: Float[Tensor, "batch ..."]) -> list[Operator]:
 
     Raises:
         InputError: the network cannot be traced, or does not take such an input.
+
+    Example:
+        >>> import torch, thetabox as tb
+        >>> model = torch.nn.Linear(2, 2, bias=False)
+        >>> _ = model.weight.data.copy_(torch.tensor([[1.0, 0.5], [0.5, 1.0]]))
+        >>> x, y = torch.eye(2), torch.tensor([0, 1])
+        >>> [(operator.operator, operator.rule) for operator in tb.inspect(model, x)]
+        [('aten.linear.default', True)]
     """
     with torch.no_grad():
         graphs = network(model, x).graphs

@@ -79,6 +79,14 @@ def certified_radius(
 
     Raises:
         InputError: anything wrong with what was given.
+
+    Example:
+        >>> import torch, thetabox as tb
+        >>> model = torch.nn.Linear(2, 2, bias=False)
+        >>> _ = model.weight.data.copy_(torch.tensor([[1.0, 0.5], [0.5, 1.0]]))
+        >>> x, y = torch.eye(2), torch.tensor([0, 1])
+        >>> tb.certified_radius(model, x, y, rtol=1e-3).round(decimals=2)
+        tensor([0.3300, 0.3300], dtype=torch.float64)
     """
     deadline = Deadline(arguments.seconds(timeout))
     chosen = arguments.settings(domain, box, arithmetic, precision, device, options)

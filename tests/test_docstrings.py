@@ -1,0 +1,27 @@
+"""Examples in the docstrings of the public functions are run."""
+
+from __future__ import annotations
+
+import doctest
+
+import pytest
+
+import thetabox as tb
+
+SHOWN = {
+    "Box": tb.Box,
+    "attack": tb.attack,
+    "certified_radius": tb.certified_radius,
+    "certify": tb.certify,
+    "inspect": tb.inspect,
+    "logit_bounds": tb.logit_bounds,
+    "mismatch": tb.mismatch,
+}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_example(name: str) -> None:
+    tests = doctest.DocTestFinder(recurse=False).find(SHOWN[name], name)
+    assert sum(len(test.examples) for test in tests) > 0
+    runner = doctest.DocTestRunner()
+    assert sum(runner.run(test).failed for test in tests) == 0
