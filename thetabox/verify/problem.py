@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +20,7 @@ from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import Rounding
 from thetabox.verify.interpreter.tensors import Tensors
 from thetabox.verify.interpreter.walk import check_rules
-from thetabox.verify.network import network
+from thetabox.verify.network import Network, network
 from thetabox.version import __version__
 
 Progress = Callable[[int, int], None]
@@ -55,20 +55,22 @@ class Problem:
         x: inputs as floats.
         given: inputs in the type and memory layout in which the user has them, where the model takes them so and that
             is not the same call; else ``None``.
+        traced: the network, where it was traced before.
     """
 
     model: nn.Module
     settings: Settings
     x: Tensor
     given: Tensor | None = None
+    traced: InitVar[Network | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, traced: Network | None) -> None:
         check_weights(self.model)
         check_arithmetic(self.model, self.settings.rounding)
         with torch.no_grad():
             if self.settings.box.fold:
                 self.model = folded(self.model)
-            self.network = network(self.model, self.x)
+            self.network = network(self.model, self.x) if traced is None else traced
             for graph in self.network.graphs.values():
                 check_rules(graph)
             self.tensors = Tensors(self.model, self.settings.box, self.settings.rounding, self.settings.device)

@@ -71,5 +71,5 @@ def _check_once(model: nn.Module, traced: Network, x: Tensor, box: Box) -> None:
     if done not in traced.main.checked:
         settings = arguments.settings("interval", box, "real", "float64", x.device.type)
         few = arguments.inputs(x[: agreement.FEW])
-        agreement.check(Problem(model, settings, few), torch.zeros(1, dtype=torch.float64))
+        agreement.check(Problem(model, settings, few, traced=traced), torch.zeros(1, dtype=torch.float64))
         traced.main.checked.add(done)
