@@ -108,10 +108,10 @@ def test_margin_in_the_head() -> None:
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_b_no_looser_than_a_and_logits_no_looser_than_intervals(name: str) -> None:
+def test_backward_no_looser_than_interval_and_logits_no_looser_than_intervals(name: str) -> None:
     model, x, y = network(name)
     epsilon = spread(SWEEP, len(x))
-    a, b = (linear(model, x, g) for g in "ab")
+    a, b = (linear(model, x, g) for g in INTERMEDIATE)
     low, high = a.margins(slice(None), epsilon, y), b.margins(slice(None), epsilon, y)
     assert (high >= low).all()
     plain = tb.logit_bounds(model, x, SWEEP, domain="interval")
