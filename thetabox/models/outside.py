@@ -6,7 +6,7 @@ import functools
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from types import CellType, CodeType, FunctionType, MethodType
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from torch import nn
@@ -77,7 +77,7 @@ class Outside:
 
     def _follow(self, value: Any, depth: int) -> None:
         """A function, a cache of one, a container or a class, and whatever its code names."""
-        if depth < 0 or id(value) in self._seen:
+        if depth < 0 or id(value) in self._seen or isinstance(value, ModuleType):
             return
         if isinstance(value, type):
             self._class(value, depth)
@@ -126,8 +126,9 @@ def _functions(value: Any) -> Iterator[Callable[..., Any]]:
         yield from (f for f in (value.fget, value.fset) if f is not None)
     elif isinstance(value, functools.cached_property):
         yield value.func
-    if hasattr(type(value), "__wrapped__") or "__wrapped__" in getattr(value, "__dict__", {}):
-        yield value.__wrapped__
+    with suppress(Exception):  # objects of foreign kinds raise whatever they like when they are looked into
+        if callable(value) and "__wrapped__" in vars(value):
+            yield value.__wrapped__
 
 
 def _named(code: CodeType) -> set[str]:

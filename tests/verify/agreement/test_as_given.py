@@ -107,6 +107,13 @@ def test_certified(name: str) -> None:
     assert torch.equal(tb.certify(net, x, y, 1e-3).margin, tb.certify(net, floats.double(), y, 1e-3).margin)
 
 
+@pytest.mark.filterwarnings("error")
+def test_arrays_that_cannot_be_written_to() -> None:
+    net, x = Before(lambda x: x), np.random.default_rng(0).random((12, 8), dtype=np.float32)
+    x.setflags(write=False)
+    assert tb.certify(net, x, net(torch.tensor(x)).argmax(1), 1e-6).verified.all()
+
+
 def test_parameters_of_two_types() -> None:
     """Inputs are of the type that they have, where some parameter has it."""
 

@@ -21,7 +21,7 @@ def as_given(x: Any) -> Tensor | None:
     ``None`` where no call could be: lists, or arrays that torch does not take as they are.
     """
     try:
-        found = torch.from_numpy(x) if isinstance(x, np.ndarray) else x
+        found = torch.from_numpy(np.array(x, order="K")) if isinstance(x, np.ndarray) else x
     except (TypeError, ValueError):
         return None
     plain = isinstance(found, Tensor) and found.layout == torch.strided and not found.is_complex()
