@@ -22,7 +22,7 @@ from torch.fx.node import Node, map_arg
 
 from thetabox.errors import InputError
 from thetabox.models.twins import untouched
-from thetabox.verify.kernels import plain_precision
+from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.network.graph import Graph, Layout, Operation, Ref
 from thetabox.verify.network.operators import DIRECT, RESHAPING
 from thetabox.verify.network.origins import Origins
@@ -82,11 +82,11 @@ def _trace(model: nn.Module, module: nn.Module, examples: Sequence[Tensor], inpu
     if _takes_any_number(module):
         dynamic = (dynamic,)
     try:
-        with untouched(model, numbers=True), _quiet(), torch.enable_grad(), plain_precision():
+        with untouched(model, numbers=True), _quiet(), torch.enable_grad(), sound_kernels():
             program = torch.export.export(module, inputs, dynamic_shapes=dynamic, strict=False)
             if not _functional(program):
                 program = program.run_decompositions({})
-        with untouched(model, numbers=True), _quiet(), plain_precision():
+        with untouched(model, numbers=True), _quiet(), sound_kernels():
             called = _guards_of_a_call(module, inputs)
     except Exception as error:
         raise _untraceable(model, examples, error) from error
