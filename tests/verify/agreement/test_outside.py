@@ -160,6 +160,21 @@ class Twice(nn.Module):
         return 2 * w
 
 
+def test_constants_that_are_written_out_are_constants() -> None:
+    """Though an unused parameter beside them has their size: they are made in every call."""
+
+    class Shifted(Kernel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unused = nn.Parameter(torch.randn(6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x + torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]))
+
+    net, x = Shifted(), samples()
+    assert tb.certify(net, x, net(x).argmax(1), 1e-6).checked["unread"] == ["unused"]
+
+
 def test_weights_of_a_parametrisation_that_torch_keeps() -> None:
     torch.manual_seed(0)
     net, x = nn.Linear(6, 3), samples()

@@ -16,17 +16,22 @@ operation may be off by :data:`~thetabox.verify.agreement.nearness.ROUNDOFF`.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from thetabox.checks import inputs
 from thetabox.errors import InputError
-from thetabox.models.running import Running, running
-from thetabox.models.twins import RUNNING
+from thetabox.models.memory import place
+from thetabox.models.recurrent import called
+from thetabox.models.running import Running, input_type, running
+from thetabox.models.twins import RUNNING, untouched
 from thetabox.verify.agreement.folding import compare_folded
 from thetabox.verify.agreement.given import as_given, takes
 from thetabox.verify.agreement.moved import compare_moved
@@ -147,13 +152,41 @@ def _check_constants(problem: Problem, unread: list[str]) -> None:
     """Refuse a constant that may be what was computed before of a tensor that is not read now.
 
     Raises:
-        InputError: one has the size of a tensor in the box that is never read.
+        InputError: one that somebody keeps has the size of a tensor in the box that is never read.
     """
     graphs, values = problem.network.graphs.values(), problem.tensors.values
-    constants = {t.numel() for g in graphs for t in g.constants.values() if t.is_floating_point()}
-    copied = [name for name in unread if values[name].numel() in constants - {1}]
-    if copied:
-        raise InputError(
-            f"the network does not read {copied[0]}, which is in the box, but a constant of the same size, which may "
-            "have been computed of it before; compute it in forward, or exclude the tensor if it has no part in it"
-        )
+    sizes = {values[name].numel(): name for name in unread if values[name].numel() > 1}
+    alike = [t for g in graphs for t in g.constants.values() if t.is_floating_point() and t.numel() in sizes]
+    for constant in alike:
+        if _is_read(problem, constant):
+            raise InputError(
+                f"the network does not read {sizes[constant.numel()]}, which is in the box, but a constant of the same "
+                "size, which may have been computed of it before; compute it in forward, or exclude the tensor if it "
+                "has no part in it"
+            )
+
+
+def _is_read(problem: Problem, constant: Tensor) -> bool:
+    """Whether a call reads that very memory: a tensor that the code writes out is a new one in every call."""
+    reads = _Reads(constant)
+    with suppress(Exception), torch.no_grad(), untouched(problem.model), reads:  # a network raises whatever it likes
+        called(problem.model, _as_taken(problem))
+    return reads.met
+
+
+def _as_taken(problem: Problem) -> Tensor:
+    dtype, device = input_type(problem.model, problem.x)
+    return problem.x[:2].to(device=device, dtype=dtype)
+
+
+class _Reads(TorchDispatchMode):
+    """Looks for operands in the memory of a tensor."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        super().__init__()
+        self.place, self.met = place(tensor), False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        operands = pytree.tree_leaves((args, kwargs))
+        self.met |= any(isinstance(t, Tensor) and place(t) == self.place for t in operands)
+        return func(*args, **(kwargs or {}))
