@@ -145,17 +145,18 @@ class _Moving:
         x = x.double() if x.is_floating_point() else x
         moved = {name: self._moved(name, FAR, "larger") for name in self.names}
         try:
-            if not near(Replica(self.problem.model)(x), own, self.near):
-                return
-            # Another one: what a first call keeps of its weights, a later one would answer with.
+            # Moved before its first call: what that keeps of its weights, a later one would answer with.
             replica = Replica(self.problem.model)
             replica.move(moved)
             answer = replica(x)
+            self.run.move(moved)
+            expected = self._graph()
+            if not _finite(answer, expected) or self._same(answer, expected, self.few):
+                return
+            faithful = near(Replica(self.problem.model)(x), own, self.near)
         except Unfaithful:
             return
-        self.run.move(moved)
-        expected = self._graph()
-        if _finite(answer, expected) and not self._same(answer, expected, self.few):
+        if faithful:
             refuse(
                 self.problem, "a copy of it whose weights are written to answers another thing than the traced graph"
             )

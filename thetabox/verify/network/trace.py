@@ -119,7 +119,8 @@ def _guards_of_a_call(module: nn.Module, inputs: Sequence[Tensor]) -> list[Any]:
     shapes = ShapeEnv()
     # What a call writes to the numbers of a tensor it writes for real: no twins stand between.
     held = [(t, t.detach().clone()) for t in [*module.parameters(), *module.buffers()]]
-    with suppress(Exception), torch.no_grad(), FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True) as mode:
+    fake = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
+    with suppress(Exception), torch.no_grad(), fake as mode:
         module(*(mode.from_tensor(x, symbolic_context=_any_batch(x)) for x in inputs))
     for t, value in held:
         if not torch.equal(t, value):
