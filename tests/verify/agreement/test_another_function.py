@@ -446,6 +446,31 @@ def test_a_branch_that_leaves_nothing_in_the_trace(name: str) -> None:
         tb.certify(net, x, [0] * 12, 1e-6)
 
 
+@pytest.mark.parametrize("limit", [8, 14, 600])
+def test_a_branch_behind_a_convolution(limit: int) -> None:
+    """Torch's own choices by the size of the batch hide none of the code's."""
+
+    class Behind(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv, self.layer = nn.Conv2d(1, 4, 3), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            answer = self.layer(self.conv(x).flatten(1))
+            return -answer if not torch.compiler.is_compiling() and x.shape[0] == limit else answer
+
+    net, x = Behind(), torch.rand(6, 1, 4, 4)
+    with pytest.raises(tb.InputError, match=f"in a batch of {limit} differs"):
+        tb.certify(net, x, [0] * 6, 1e-6)
+
+
+def test_torch_s_own_choices_are_none_of_the_code() -> None:
+    net, x = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 3)), torch.rand(6, 1, 4, 4)
+    found = tb.certify(net, x, net(x).argmax(1), 1e-6).checked["batch_sizes"]
+    assert found == sorted([*batches.SIZES, batches.LARGE])
+
+
 def test_a_branch_on_inference_mode() -> None:
     net, x = Changed(lambda m, x, a: -a if torch.is_inference_mode_enabled() else a), samples()
     with pytest.raises(tb.InputError, match="whether torch is in inference mode"):

@@ -10,6 +10,7 @@ from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from inspect import signature
 from io import StringIO
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -30,6 +31,9 @@ from thetabox.verify.network.witness import Witness, witness
 
 # Batch size of the example that is traced: anything above 1, which torch.export would take for a constant.
 EXAMPLE_BATCH = 3
+# Batch sizes of calls on fake tensors. A convolution of torch's asks which side of 16 it is on, and hides what the code
+# asks about the other side.
+CALLED_BATCHES = (EXAMPLE_BATCH, 19)
 # The largest batch at which code is looked for that branches, up to which every size is tried, and the most found so.
 LARGEST_BATCH, EVERY_SIZE, MOST_TURNS = 1 << 20, 130, 8
 
@@ -116,16 +120,26 @@ def _guards_of_a_call(module: nn.Module, inputs: Sequence[Tensor]) -> list[Any]:
 
     Empty where torch cannot call it with a batch of any size.
     """
-    shapes = ShapeEnv()
     # What a call writes to the numbers of a tensor it writes for real: no twins stand between.
     held = [(t, t.detach().clone()) for t in [*module.parameters(), *module.buffers()]]
-    fake = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
-    with suppress(Exception), torch.no_grad(), fake as mode:
-        module(*(mode.from_tensor(x, symbolic_context=_any_batch(x)) for x in inputs))
+    found = []
+    for batch in CALLED_BATCHES:
+        examples = [x.new_zeros(batch, *x.shape[1:]) for x in inputs]
+        shapes = ShapeEnv()
+        fake = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
+        with suppress(Exception), torch.no_grad(), fake as mode:
+            module(*(mode.from_tensor(x, symbolic_context=_any_batch(x)) for x in examples))
+        found += [guard.expr for guard in shapes.guards if not _is_of_torch(guard)]
     for t, value in held:
         if not torch.equal(t, value):
             t.data.copy_(value)
-    return [guard.expr for guard in shapes.guards]
+    return found
+
+
+def _is_of_torch(guard: Any) -> bool:
+    """Whether torch compares the size and not the code: it answers the same by either way."""
+    file = getattr(guard.sloc.framework_loc, "filename", "")
+    return Path(file).is_relative_to(Path(torch.__file__).parent)
 
 
 def _any_batch(x: Tensor) -> StatelessSymbolicContext[Any, Any]:
