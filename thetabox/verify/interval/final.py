@@ -33,21 +33,31 @@ class Final:
 
     def margins(self, labels: Tensor, criterion: str = "margin") -> Tensor:
         """Proven lower bounds ``[E, N]`` of the margin."""
-        if criterion == "margin" and self.head is not None:
-            hidden, weight, bias = read_head(self.head, self.values)
-            if hidden is not None and isinstance(weight, Parameter) and isinstance(bias, Parameter | None):
-                return row_margins(self.context, hidden, weight, bias, labels)
+        last = self._last_layer() if criterion == "margin" else None
+        if last is not None:
+            return row_margins(self.context, *last, labels)
         return logit_margins(self.context, self.logits(), labels)
 
     def class_margins(self, labels: Tensor) -> Tensor:
         """Lower bounds ``[E N, K]`` of the margin against each class, differentiable; the own column says nothing."""
-        if self.head is not None:
-            hidden, weight, bias = read_head(self.head, self.values)
-            if hidden is not None and isinstance(weight, Parameter) and isinstance(bias, Parameter | None):
-                return class_margins(self.context, hidden, weight, bias, labels)[0]
+        last = self._last_layer()
+        if last is not None:
+            return class_margins(self.context, *last, labels)[0]
         logits = self.logits().settled(self.context.rounding.own)
         own = labels.repeat(len(logits.lower) // len(labels))[:, None]
         return logits.lower.gather(1, own) - logits.upper
+
+    def _last_layer(self) -> tuple[Interval, Parameter, Parameter | None] | None:
+        """Hidden values ``[rows, features]``, weight ``[classes, features]`` and bias, where there is such a layer."""
+        if self.head is None:
+            return None
+        hidden, weight = self.values[self.head.hidden], self.values[self.head.weight]
+        bias = None if self.head.bias is None else self.values[self.head.bias]
+        if not isinstance(weight, Parameter) or not isinstance(bias, Parameter | None):
+            return None
+        if not isinstance(hidden, Interval) or hidden.lower.dim() != 2 or (hidden.batch, hidden.merged) != (0, 1):
+            return None
+        return hidden, weight.moved(lambda t: t.T) if self.head.transposed else weight, bias
 
     def logits(self) -> Interval:
         """Bounds of the logits, ``[E N, K]``."""
@@ -59,17 +69,6 @@ class Final:
         if not isinstance(value, Interval) or value.lower.dim() != 2 or (value.batch, value.merged) != (0, 1):
             raise InputError("the network must answer logits of shape [samples, classes]")
         return self.context.expanded(value)
-
-
-def read_head(head: Head, values: dict[int, Value]) -> tuple[Interval | None, Value, Value]:
-    """Hidden interval ``[rows, features]``, weight ``[classes, features]``, bias."""
-    hidden, weight = values[head.hidden], values[head.weight]
-    bias = None if head.bias is None else values[head.bias]
-    if isinstance(weight, Parameter) and head.transposed:
-        weight = weight.moved(lambda t: t.T)
-    if not isinstance(hidden, Interval) or hidden.lower.dim() != 2 or (hidden.batch, hidden.merged) != (0, 1):
-        return None, weight, bias
-    return hidden, weight, bias
 
 
 def finish(
