@@ -435,6 +435,9 @@ UNSEEN: dict[str, Callable[[Tensor], bool]] = {
     "while it is not compiled": lambda x: not torch.compiler.is_compiling() and x.shape[0] > 900,
     "while it is not exported": lambda x: not torch.compiler.is_exporting() and x.shape[0] % 400 == 399,
     "by whole numbers": lambda x: isinstance(x.shape[0], int) and x.shape[0] > 60,
+    "one limit behind two others": lambda x: (
+        not torch.compiler.is_compiling() and 30 < x.shape[0] > 300 < x.shape[0] - 400
+    ),
     "by words": lambda x: len(str(tuple(x.shape))) > 7 and "s" not in str(x.shape[0]),
 }
 

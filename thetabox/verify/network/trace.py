@@ -31,9 +31,8 @@ from thetabox.verify.network.witness import Witness, witness
 
 # Batch size of the example that is traced: anything above 1, which torch.export would take for a constant.
 EXAMPLE_BATCH = 3
-# Batch sizes of calls on fake tensors. A convolution of torch's asks which side of 16 it is on, and hides what the code
-# asks about the other side.
-CALLED_BATCHES = (EXAMPLE_BATCH, 19)
+# Calls on fake tensors, each at a batch size at which the code may go another way than before.
+MOST_CALLS = 8
 # The largest batch at which code is looked for that branches, up to which every size is tried, and the most found so.
 LARGEST_BATCH, EVERY_SIZE, MOST_TURNS = 1 << 20, 130, 8
 
@@ -91,7 +90,7 @@ def _trace(model: nn.Module, module: nn.Module, examples: Sequence[Tensor], inpu
             if not _functional(program):
                 program = program.run_decompositions({})
         with untouched(model, numbers=True), _quiet(), sound_kernels():
-            called = _guards_of_a_call(module, inputs)
+            called = _guards_of_calls(module, inputs)
     except Exception as error:
         raise _untraceable(model, examples, error) from error
     # A part of a recurrent network is traced inside a wrapper, whose only child is the model.
@@ -115,25 +114,37 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _guards_of_a_call(module: nn.Module, inputs: Sequence[Tensor]) -> list[Any]:
+def _guards_of_calls(module: nn.Module, inputs: Sequence[Tensor]) -> list[Any]:
     """What the code assumes of the batch size where it is called and not traced: it can ask which of the two it is.
 
-    Empty where torch cannot call it with a batch of any size.
+    An answer hides what the code would ask had it been another, its own question or torch's (a convolution asks which
+    side of 16 it is on), so that it is called again at the sizes around each. Empty where torch cannot call it with a
+    batch of any size.
     """
     # What a call writes to the numbers of a tensor it writes for real: no twins stand between.
     held = [(t, t.detach().clone()) for t in [*module.parameters(), *module.buffers()]]
-    found = []
-    for batch in CALLED_BATCHES:
-        examples = [x.new_zeros(batch, *x.shape[1:]) for x in inputs]
-        shapes = ShapeEnv()
-        fake = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
-        with suppress(Exception), torch.no_grad(), fake as mode:
-            module(*(mode.from_tensor(x, symbolic_context=_any_batch(x)) for x in examples))
-        found += [guard.expr for guard in shapes.guards if not _is_of_torch(guard)]
+    ways: list[list[Any]] = []
+    waiting, asked = [EXAMPLE_BATCH], []
+    while waiting and len(ways) < MOST_CALLS:
+        batch = waiting.pop(0)
+        if any(all(_holds(question, batch) for question in way) for way in ways):
+            continue
+        guards = _guards_of_a_call(module, [x.new_zeros(batch, *x.shape[1:]) for x in inputs])
+        ways.append([guard.expr for guard in guards])
+        asked += [guard.expr for guard in guards if not _is_of_torch(guard)]
+        waiting += sorted(size for question in ways[-1] for size in _turns(question) if size > 1)
     for t, value in held:
         if not torch.equal(t, value):
             t.data.copy_(value)
-    return found
+    return asked
+
+
+def _guards_of_a_call(module: nn.Module, inputs: Sequence[Tensor]) -> list[Any]:
+    shapes = ShapeEnv()
+    fake = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
+    with suppress(Exception), torch.no_grad(), fake as mode:
+        module(*(mode.from_tensor(x, symbolic_context=_any_batch(x)) for x in inputs))
+    return list(shapes.guards)
 
 
 def _is_of_torch(guard: Any) -> bool:
@@ -277,31 +288,30 @@ def _batch_sizes(program: Any) -> list[int]:
 
 def _turns(guard: Any) -> set[int]:
     """Where an assumption about the batch size begins or ceases to hold, the first few places of each kind."""
-    symbols = list(guard.free_symbols)
-    if len(symbols) != 1:
+    if len(guard.free_symbols) != 1:
         return set()
-
-    def holds(size: int) -> bool:
-        # By its name: where it cannot be told, the answer is an expression.
-        return str(guard.subs(symbols[0], size)) == "True"
-
     numbers = {int(n) for n in guard.atoms() if n.is_Integer and 0 < n <= LARGEST_BATCH}
     powers = {1 << power for power in range(LARGEST_BATCH.bit_length())}
     tried = sorted(
         {*range(1, EVERY_SIZE), *powers, *(n + more for n in numbers for more in (-1, 0, 1) if n + more > 0)}
     )
-    truth = [holds(size) for size in tried]
+    truth = [_holds(guard, size) for size in tried]
     found: set[int] = set()
     for low, high, before, after in zip(tried, tried[1:], truth, truth[1:], strict=False):
         if before == after:
             continue
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if holds(middle) == before else (low, middle)
+            low, high = (middle, high) if _holds(guard, middle) == before else (low, middle)
         found |= {low, high}
         if len(found) >= MOST_TURNS:
             break
     return found
+
+
+def _holds(guard: Any, size: int) -> bool:
+    """Whether an assumption about the batch size holds at one; not where that cannot be told."""
+    return str(guard.subs(dict.fromkeys(guard.free_symbols, size))) == "True"
 
 
 def _operation(index: int, node: Node, reference: Any) -> Operation:
