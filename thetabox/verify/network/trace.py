@@ -6,24 +6,22 @@ import logging
 import operator
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from inspect import signature
 from io import StringIO
-from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export.graph_signature import OutputKind
-from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.fx.node import Node, map_arg
 
 from thetabox.errors import InputError
 from thetabox.models.twins import untouched
 from thetabox.verify.kernels import sound_kernels
+from thetabox.verify.network.branches import sizes_of_calls, sizes_of_trace
 from thetabox.verify.network.graph import Graph, Layout, Operation, Ref
 from thetabox.verify.network.operators import DIRECT, RESHAPING
 from thetabox.verify.network.origins import Origins
@@ -31,10 +29,6 @@ from thetabox.verify.network.witness import Witness, witness
 
 # Batch size of the example that is traced: anything above 1, which torch.export would take for a constant.
 EXAMPLE_BATCH = 3
-# Calls on fake tensors, each at a batch size at which the code may go another way than before.
-MOST_CALLS = 8
-# The largest batch at which code is looked for that branches, up to which every size is tried, and the most found so.
-LARGEST_BATCH, EVERY_SIZE, MOST_TURNS = 1 << 20, 130, 8
 
 
 @dataclass(frozen=True)
@@ -90,12 +84,12 @@ def _trace(model: nn.Module, module: nn.Module, examples: Sequence[Tensor], inpu
             if not _functional(program):
                 program = program.run_decompositions({})
         with untouched(model, numbers=True), _quiet(), sound_kernels():
-            called = _guards_of_calls(module, inputs)
+            sizes = sizes_of_calls(module, inputs)
     except Exception as error:
         raise _untraceable(model, examples, error) from error
     # A part of a recurrent network is traced inside a wrapper, whose only child is the model.
     graph = _read(program, "" if module is model else "cell.")
-    graph.batch_sizes = sorted({*graph.batch_sizes, *(size for guard in called for size in _turns(guard) if size > 1)})
+    graph.batch_sizes = sorted(sizes | sizes_of_trace(program))
     _know_again(graph, model)
     return graph
 
@@ -112,49 +106,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _guards_of_calls(module: nn.Module, inputs: Sequence[Tensor]) -> list[Any]:
-    """What the code assumes of the batch size where it is called and not traced: it can ask which of the two it is.
-
-    An answer hides what the code would ask had it been another, its own question or torch's (a convolution asks which
-    side of 16 it is on), so that it is called again at the sizes around each. Empty where torch cannot call it with a
-    batch of any size.
-    """
-    # What a call writes to the numbers of a tensor it writes for real: no twins stand between.
-    held = [(t, t.detach().clone()) for t in [*module.parameters(), *module.buffers()]]
-    ways: list[list[Any]] = []
-    waiting, asked = [EXAMPLE_BATCH], []
-    while waiting and len(ways) < MOST_CALLS:
-        batch = waiting.pop(0)
-        if any(all(_holds(question, batch) for question in way) for way in ways):
-            continue
-        guards = _guards_of_a_call(module, [x.new_zeros(batch, *x.shape[1:]) for x in inputs])
-        ways.append([guard.expr for guard in guards])
-        asked += [guard.expr for guard in guards if not _is_of_torch(guard)]
-        waiting += sorted(size for question in ways[-1] for size in _turns(question) if size > 1)
-    for t, value in held:
-        if not torch.equal(t, value):
-            t.data.copy_(value)
-    return asked
-
-
-def _guards_of_a_call(module: nn.Module, inputs: Sequence[Tensor]) -> list[Any]:
-    shapes = ShapeEnv()
-    fake = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
-    with suppress(Exception), torch.no_grad(), fake as mode:
-        module(*(mode.from_tensor(x, symbolic_context=_any_batch(x)) for x in inputs))
-    return list(shapes.guards)
-
-
-def _is_of_torch(guard: Any) -> bool:
-    """Whether torch compares the size and not the code: it answers the same by either way."""
-    file = getattr(guard.sloc.framework_loc, "filename", "")
-    return Path(file).is_relative_to(Path(torch.__file__).parent)
-
-
-def _any_batch(x: Tensor) -> StatelessSymbolicContext[Any, Any]:
-    return StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC, *[DimDynamic.STATIC] * (x.dim() - 1)])
 
 
 def _know_again(graph: Graph, model: nn.Module) -> None:
@@ -243,7 +194,6 @@ def _read(program: Any, prefix: str) -> Graph:
         else:
             raise InputError(f"the exported graph holds a {node.op} node ({node.name}), which has no rule")
     graph = Graph(graph_inputs, tensors, constants, operations, output, layouts, dtypes)
-    graph.batch_sizes = _batch_sizes(program)
     _check_writes(graph, written)
     for operation in operations:
         _check_samples_apart(graph, operation)
@@ -265,53 +215,6 @@ def _check_writes(graph: Graph, written: dict[int, str]) -> None:
             f"the network's forward writes to {next(iter(written.values()))!r} and reads it, so its answer depends on "
             "how often it was called; a certificate speaks of one function"
         )
-
-
-def _batch_sizes(program: Any) -> list[int]:
-    """Batch sizes at which the module's code may branch: around each place where what the trace assumed ends."""
-    sizes: set[int] = set()
-    for node in program.graph.nodes:
-        value = node.meta.get("val")
-        if node.op != "placeholder" or not isinstance(value, Tensor):
-            continue
-        symbols: list[Any] = [getattr(size, "node", None) for size in value.shape if not isinstance(size, int)]
-        if symbols:
-            guards = [guard.expr for guard in symbols[0].shape_env.guards]
-            sizes.update(*(_turns(guard) for guard in guards))
-            break
-    for limits in program.range_constraints.values():
-        for limit in (limits.lower, limits.upper):
-            if 2 < limit <= LARGEST_BATCH:
-                sizes |= {int(limit) - 1, int(limit), int(limit) + 1}
-    return sorted(size for size in sizes if size > 1)
-
-
-def _turns(guard: Any) -> set[int]:
-    """Where an assumption about the batch size begins or ceases to hold, the first few places of each kind."""
-    if len(guard.free_symbols) != 1:
-        return set()
-    numbers = {int(n) for n in guard.atoms() if n.is_Integer and 0 < n <= LARGEST_BATCH}
-    powers = {1 << power for power in range(LARGEST_BATCH.bit_length())}
-    tried = sorted(
-        {*range(1, EVERY_SIZE), *powers, *(n + more for n in numbers for more in (-1, 0, 1) if n + more > 0)}
-    )
-    truth = [_holds(guard, size) for size in tried]
-    found: set[int] = set()
-    for low, high, before, after in zip(tried, tried[1:], truth, truth[1:], strict=False):
-        if before == after:
-            continue
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if _holds(guard, middle) == before else (low, middle)
-        found |= {low, high}
-        if len(found) >= MOST_TURNS:
-            break
-    return found
-
-
-def _holds(guard: Any, size: int) -> bool:
-    """Whether an assumption about the batch size holds at one; not where that cannot be told."""
-    return str(guard.subs(dict.fromkeys(guard.free_symbols, size))) == "True"
 
 
 def _operation(index: int, node: Node, reference: Any) -> Operation:

@@ -1,0 +1,109 @@
+"""Batch sizes at which a module's code may branch: its own comparisons of the size are read off, traced and called."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+
+# Calls on fake tensors, each at a batch size at which the code may go another way than before.
+MOST_CALLS = 8
+# The largest batch at which code is looked for that branches, up to which every size is tried, and the most found so.
+LARGEST_BATCH, EVERY_SIZE, MOST_TURNS = 1 << 20, 130, 8
+
+
+def sizes_of_trace(program: Any) -> set[int]:
+    """Around what a trace assumes of the batch size."""
+    sizes: set[int] = set()
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        if node.op != "placeholder" or not isinstance(value, Tensor):
+            continue
+        symbols: list[Any] = [getattr(size, "node", None) for size in value.shape if not isinstance(size, int)]
+        if symbols:
+            guards = [guard.expr for guard in symbols[0].shape_env.guards]
+            sizes.update(*(_turns(guard) for guard in guards))
+            break
+    for limits in program.range_constraints.values():
+        for limit in (limits.lower, limits.upper):
+            if 2 < limit <= LARGEST_BATCH:
+                sizes |= {int(limit) - 1, int(limit), int(limit) + 1}
+    return sizes - {1}
+
+
+def sizes_of_calls(module: nn.Module, inputs: Sequence[Tensor]) -> set[int]:
+    """Around what the code assumes of the batch size where it is called, not traced: it can ask which of the two it is.
+
+    An answer hides what the code would ask had it been another, its own question or torch's (a convolution asks which
+    side of 16 it is on), so that it is called again at the sizes around each. Empty where torch cannot call it with a
+    batch of any size.
+    """
+    # What a call writes to the numbers of a tensor it writes for real: no twins stand between.
+    held = [(t, t.detach().clone()) for t in [*module.parameters(), *module.buffers()]]
+    ways: list[list[Any]] = []
+    waiting, found = [len(inputs[0])], set[int]()
+    while waiting and len(ways) < MOST_CALLS:
+        batch = waiting.pop(0)
+        if any(all(_holds(question, batch) for question in way) for way in ways):
+            continue
+        guards = _guards_of_a_call(module, [x.new_zeros(batch, *x.shape[1:]) for x in inputs])
+        ways.append([guard.expr for guard in guards])
+        turns = [_turns(guard.expr) for guard in guards]
+        found.update(*(sizes for guard, sizes in zip(guards, turns, strict=True) if not _is_of_torch(guard)))
+        waiting += sorted(set().union(*turns) - {1})
+    for t, value in held:
+        if not torch.equal(t, value):
+            t.data.copy_(value)
+    return found - {1}
+
+
+def _guards_of_a_call(module: nn.Module, inputs: Sequence[Tensor]) -> list[Any]:
+    shapes = ShapeEnv()
+    fake = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
+    with suppress(Exception), torch.no_grad(), fake as mode:
+        module(*(mode.from_tensor(x, symbolic_context=_any_batch(x)) for x in inputs))
+    return list(shapes.guards)
+
+
+def _is_of_torch(guard: Any) -> bool:
+    """Whether torch compares the size and not the code: it answers the same by either way."""
+    file = getattr(guard.sloc.framework_loc, "filename", "")
+    return Path(file).is_relative_to(Path(torch.__file__).parent)
+
+
+def _any_batch(x: Tensor) -> StatelessSymbolicContext[Any, Any]:
+    return StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC, *[DimDynamic.STATIC] * (x.dim() - 1)])
+
+
+def _turns(guard: Any) -> set[int]:
+    """Where an assumption about the batch size begins or ceases to hold, the first few places of each kind."""
+    if len(guard.free_symbols) != 1:
+        return set()
+    numbers = {int(n) for n in guard.atoms() if n.is_Integer and 0 < n <= LARGEST_BATCH}
+    powers = {1 << power for power in range(LARGEST_BATCH.bit_length())}
+    tried = sorted(
+        {*range(1, EVERY_SIZE), *powers, *(n + more for n in numbers for more in (-1, 0, 1) if n + more > 0)}
+    )
+    truth = [_holds(guard, size) for size in tried]
+    found: set[int] = set()
+    for low, high, before, after in zip(tried, tried[1:], truth, truth[1:], strict=False):
+        if before == after:
+            continue
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if _holds(guard, middle) == before else (low, middle)
+        found |= {low, high}
+        if len(found) >= MOST_TURNS:
+            break
+    return found
+
+
+def _holds(guard: Any, size: int) -> bool:
+    """Whether an assumption about the batch size holds at one; not where that cannot be told."""
+    return str(guard.subs(dict.fromkeys(guard.free_symbols, size))) == "True"
