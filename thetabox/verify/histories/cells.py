@@ -96,6 +96,8 @@ class Cells:
         self.behind = len(described) - 1
         self.never_silent = not bool(self.rest.any() or self.delay.any())
         self.threshold = self._ends(layer.threshold)
+        # What reset sums are measured by where histories are compared.
+        self.hardest_reset = max(self.threshold.size() * self.dt, 1e-30)
         zero = torch.zeros_like(self.threshold.lower[:1])
         self.beta = Ends(zero, zero) if layer.beta is None else self._ends(layer.beta)
         self.decays = self._decays(layer.tau)

@@ -14,8 +14,9 @@ from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.domain import Domain, Profile
 from thetabox.verify.histories.cells import INSTEAD, Cells, description, errors
 from thetabox.verify.histories.check import check_description
+from thetabox.verify.histories.records import Exact
 from thetabox.verify.histories.splits import Tree, grow, split
-from thetabox.verify.histories.walk import Drive, Exact, PruneRule, Walked, walk
+from thetabox.verify.histories.walk import Drive, PruneRule, Walked, walk
 from thetabox.verify.interpreter.context import Context, Sweep
 from thetabox.verify.interpreter.margin import known, row_margins
 from thetabox.verify.interpreter.rules.dense import linear

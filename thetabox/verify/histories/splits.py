@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from thetabox.verify.effort import Meter
-from thetabox.verify.histories.walk import Exact, Walked
+from thetabox.verify.histories.records import Exact
+from thetabox.verify.histories.walk import Walked
 
 # Rows that are walked through time together, and those among them of one tree: fixed, so that a tree grows in the same
 # order whatever stands beside it.

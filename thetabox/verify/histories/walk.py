@@ -2,8 +2,8 @@ r"""Through time with at most K histories a neuron.
 
 While a neuron's spikes are certain it is one exact record. From its first fork (a step at which it may and need not
 spike) it is one of the active (row, unit) pairs, each with K slots of alternatives: intervals of output trace h, reset
-sum R, adaptation b, last spike z, silent steps left w and spike count c. Upper ends are kept negated, so every hull is
-one minimum. Neurons are independent: what others see of a neuron is the hull of its h.
+sum R, adaptation b, last spike z, silent steps left w and spike count c. Neurons are independent: what others see of a
+neuron is the hull of its h.
 
 A history can spike unless it is certainly silent or :math:`\overline q \le \underline R + \underline A`; it must if it
 is certainly free and :math:`\underline q > \overline R + \overline A`, where q bounds :math:`g W_{in} + h W_{rec}`.
@@ -11,19 +11,17 @@ is certainly free and :math:`\underline q > \overline R + \overline A`, where q 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from thetabox.verify.histories.cells import Cells, Errors
-from thetabox.verify.histories.merge import merged
-
-# Between histories of different last spikes the key leaves this much room: they are merged last.
-FAR = 1e6
+from thetabox.verify.histories.equations import adapted, adapted_threshold, product, silent_left
+from thetabox.verify.histories.records import Exact, Fork
+from thetabox.verify.histories.slots import Slots
 
 
 @dataclass
@@ -39,75 +37,6 @@ class Drive:
     centre: Tensor
     spread: Tensor
     size: Tensor
-
-
-@dataclass
-class Exact:
-    """Records of neurons whose spikes were certain so far, ``[rows, units]`` each; R and b have two ends if A has."""
-
-    h: list[Tensor]
-    reset: tuple[Tensor, Tensor]
-    b: tuple[Tensor, Tensor]
-    z: Tensor
-    silent: Tensor
-    count: Tensor
-
-    @classmethod
-    def silence(cls, rows: int, cells: Cells) -> Exact:
-        """The state before the first step."""
-        zero = cells.alpha.new_zeros(rows, cells.units)
-        silent = cells.delay.expand(rows, -1)
-        return cls([zero] * len(cells.decays), (zero, zero), (zero, zero), zero, silent, zero)
-
-    def take(self, rows: Tensor) -> Exact:
-        """Some rows."""
-
-        def pair(ends: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-            lower = ends[0][rows]
-            return lower, lower if ends[0] is ends[1] else ends[1][rows]
-
-        return Exact(
-            [t[rows] for t in self.h], pair(self.reset), pair(self.b), self.z[rows], self.silent[rows], self.count[rows]
-        )
-
-    @classmethod
-    def joined(cls, parts: list[Exact]) -> Exact:
-        """Rows of several."""
-
-        def pair(name: str) -> tuple[Tensor, Tensor]:
-            lower = torch.cat([getattr(p, name)[0] for p in parts])
-            same = all(getattr(p, name)[0] is getattr(p, name)[1] for p in parts)
-            return lower, lower if same else torch.cat([getattr(p, name)[1] for p in parts])
-
-        h = [torch.cat(columns) for columns in zip(*(p.h for p in parts), strict=True)]
-        plain = (torch.cat([getattr(p, name) for p in parts]) for name in ("z", "silent", "count"))
-        return cls(h, pair("reset"), pair("b"), *plain)
-
-
-@dataclass
-class Fork:
-    """The first fork of a row.
-
-    Attributes:
-        time: its step, T where there is none.
-        unit: of the units that fork then, the one whose spikes reach the others most.
-        before: row → the state in front of that step, and the row's place in it.
-        forced: spikes of that step that were forced already, ``[rows, units]``: 0, 1, or -1 for free ones.
-    """
-
-    time: Tensor
-    unit: Tensor
-    forced: Tensor
-    before: dict[int, tuple[Exact, int]] = field(default_factory=dict)
-
-    @classmethod
-    def none(cls, rows: int, units: int, steps: int, device: torch.device) -> Fork:
-        """No row has one yet."""
-        return cls(
-            torch.full((rows,), steps, device=device),
-            torch.zeros(rows, dtype=torch.long, device=device),
-            torch.full((rows, units), -1, device=device),
-        )
 
 
 @dataclass(frozen=True)
@@ -200,16 +129,14 @@ def walk(
 
 
 class _Walk:
-    """Exact records, and the active pairs in ``slots [ends, pairs, K]``."""
+    """Exact records of all neurons, and slots of the active pairs."""
 
     def __init__(self, cells: Cells, histories: int, start: Exact, rows: int) -> None:
-        self.cells, self.histories, self.exact, self.rows = cells, histories, start, rows
-        self.traces = len(cells.decays)
-        self.fields = self.traces + 5
+        self.cells, self.exact, self.rows = cells, start, rows
         device, dtype = cells.alpha.device, cells.alpha.dtype
         self.row = torch.zeros(0, dtype=torch.long, device=device)
         self.unit = torch.zeros(0, dtype=torch.long, device=device)
-        self.slots = torch.zeros(2 * self.fields, 0, histories, dtype=dtype, device=device)
+        self.slots = Slots.none(cells, histories)
         self.active = torch.zeros(rows, cells.units, dtype=torch.bool, device=device)
         self.given_up = torch.zeros(rows, dtype=torch.bool, device=device)
         self.influence = (
@@ -217,30 +144,29 @@ class _Walk:
             if cells.weight_rec is None
             else cells.weight_rec.magnitude.sum(1)
         )
-        self.hardest_reset = max(cells.threshold.size() * cells.dt, 1e-30)
 
     def open_share(self) -> Tensor:
-        return self.active.to(self.slots.dtype).mean(1)
+        return self.active.to(self.cells.alpha.dtype).mean(1)
 
     def counts(self) -> tuple[Tensor, Tensor]:
         least, most = self.exact.count.clone(), self.exact.count.clone()
-        place = self.fields - 1
-        least[self.row, self.unit] = self.slots[place].amin(1)
-        most[self.row, self.unit] = -self.slots[self.fields + place].amin(1)
+        low, high = self.slots.count
+        least[self.row, self.unit] = low.amin(1)
+        most[self.row, self.unit] = -high.amin(1)
         return least, most
 
     def give_up(self, patience: PruneRule) -> None:
         """Drop the active pairs of rows that have lost too much."""
         if not len(self.row):
             return
-        place = self.fields - 1
-        width = -self.slots[self.fields + place].amin(1) - self.slots[place].amin(1)
+        low, high = self.slots.count
+        width = -high.amin(1) - low.amin(1)
         lost = torch.zeros_like(patience.margin)
         lost.index_add_(0, self.row, patience.weight[self.row, self.unit] * (0.5 * width[:, None]))
         self.given_up |= (lost > patience.margin).any(1)
         going = ~self.given_up[self.row]
         if not bool(going.all()):
-            self.row, self.unit, self.slots = self.row[going], self.unit[going], self.slots[:, going]
+            self.row, self.unit, self.slots = self.row[going], self.unit[going], self.slots.take(going)
 
     def step(
         self, drive: Drive, time: int, sample: Tensor, errors: Errors, given: Tensor | None, remember: Fork | None
@@ -248,11 +174,12 @@ class _Walk:
         """One time step of the first ``len(sample)`` rows, whose active pairs are all there are."""
         running = len(sample)
         before = self.exact
-        exact, level = self._exact_before_spikes(running)
-        slots = self._active_before_spikes()
-        low, high = self._potential(drive, time, sample, exact, slots)
+        exact, (level_low, level_high) = self._exact_before_spikes(running)
+        if len(self.row):
+            self.slots.before_spikes(self.cells, self.row, self.unit)
+        low, high = self._potential(drive, time, sample, exact)
         low, high = low - errors.potential, high + errors.potential
-        (reset_low, reset_high), (level_low, level_high) = exact.reset, level
+        reset_low, reset_high = exact.reset
         free = exact.silent == 0
         can = free & ~(high <= reset_low + level_low)
         must = free & (low > reset_high + level_high)
@@ -261,18 +188,22 @@ class _Walk:
         active = self.active[:running]
         can, must = can & ~active, must & ~active
         forks = can & ~must & ~self.given_up[:running, None]
-        new = self._forks(exact, level, forks)
+        rows, units = forks.nonzero(as_tuple=True)
+        new = self.slots.forked(exact, rows, units, self.cells.rest)
         spikes = must.to(exact.z.dtype)
-        silent = _silent(spikes, exact.silent, self.cells.rest)
+        silent = silent_left(spikes, exact.silent, self.cells.rest)
         after = Exact(exact.h, exact.reset, exact.b, spikes, silent, exact.count + spikes)
-        held = self._active_after_spikes(slots, low, high, given)
+        if len(self.row):
+            pairs = self.row, self.unit
+            self.slots.after_spikes(
+                self.cells, self.unit, low[pairs], high[pairs], None if given is None else given[pairs]
+            )
         if remember is not None:
             first = forks.any(1) & (remember.time[:running] == drive.centre.shape[1])
             if bool(first.any()):
                 self._note(remember, time, first, before, forks, given)
-        rows, units = forks.nonzero(as_tuple=True)
         self.row, self.unit = torch.cat([self.row, rows]), torch.cat([self.unit, units])
-        self.slots = torch.cat([held, new], 1) if new.shape[1] else held
+        self.slots = self.slots.joined(new)
         self.active[rows, units] = True
         self._keep(after, running)
 
@@ -307,36 +238,18 @@ class _Walk:
         if rho.exact and beta.exact and threshold.exact and old.b[0] is old.b[1]:
             ends = (b_low, b_low), (level_low, level_low), (reset_low, reset_low)
         else:
-            b_low, b_high = _between(old.b, (z, z), rho.lower, rho.upper)
-            level_low, level_high = _level((beta.lower, beta.upper), (threshold.lower, threshold.upper), b_low, b_high)
-            low, high = _times((z, z), (level_low, level_high))
+            b_low, b_high = adapted(old.b, (z, z), rho.lower, rho.upper)
+            level_low, level_high = adapted_threshold(
+                (beta.lower, beta.upper), (threshold.lower, threshold.upper), b_low, b_high
+            )
+            low, high = product((z, z), (level_low, level_high))
             reset_low = cells.alpha * old.reset[0] + low * cells.dt
             reset_high = cells.alpha * old.reset[1] + high * cells.dt
             ends = (b_low, b_high), (level_low, level_high), (reset_low, reset_high)
-        b, level, reset = ends
-        return Exact(h, reset, b, z, old.silent, old.count), level
+        b, levels, reset = ends
+        return Exact(h, reset, b, z, old.silent, old.count), levels
 
-    def _active_before_spikes(self) -> Tensor:
-        """The same for the slots, which are written over, with A in the place of the last spike z."""
-        cells, n, f, slots = self.cells, self.traces, self.fields, self.slots
-        if not len(self.row):
-            return slots
-        z_low, z_high = slots[n + 2], -slots[f + n + 2]
-        for place, d in enumerate(cells.decays):
-            slots[place].mul_(d.value).add_(z_low, alpha=1.0 - d.value)
-            slots[f + place].mul_(d.value).add_(z_high, alpha=d.value - 1.0)
-        b_low, b_high = _between((slots[n + 1], -slots[f + n + 1]), (z_low, z_high), *cells.rho.at(self.row, self.unit))
-        beta, threshold = cells.beta.at(self.row, self.unit), cells.threshold.at(self.row, self.unit)
-        level_low, level_high = _level(beta, threshold, b_low, b_high)
-        drop_low, drop_high = _times((z_low, z_high), (level_low, level_high))
-        alpha = cells.alpha[0, self.unit][:, None]
-        slots[n].mul_(alpha).add_(drop_low, alpha=cells.dt)
-        slots[f + n].mul_(alpha).sub_(drop_high, alpha=cells.dt)
-        slots[n + 1], slots[f + n + 1] = b_low, -b_high
-        slots[n + 2], slots[f + n + 2] = level_low, -level_high
-        return slots
-
-    def _potential(self, drive: Drive, time: int, sample: Tensor, exact: Exact, slots: Tensor) -> tuple[Tensor, Tensor]:
+    def _potential(self, drive: Drive, time: int, sample: Tensor, exact: Exact) -> tuple[Tensor, Tensor]:
         """Bounds of W_in g + W_rec h for every neuron."""
         cells, context = self.cells, self.cells.context
         running = len(sample)
@@ -356,8 +269,9 @@ class _Walk:
             low = high = exact.h[place]
             if len(self.row):
                 low, high = low.clone(), high.clone()
-                low[self.row, self.unit] = slots[place].amin(1)
-                high[self.row, self.unit] = -slots[self.fields + place].amin(1)
+                lower, upper = self.slots.trace(place)
+                low[self.row, self.unit] = lower.amin(1)
+                high[self.row, self.unit] = -upper.amin(1)
             middle, half = (low + high) * 0.5, (high - low) * 0.5
             noise = (4.0 * own + relative) * high
             if epsilon is None or unit is not None:
@@ -379,100 +293,3 @@ class _Walk:
                 centre[:, columns] += moved
                 radius[:, columns] += reach
         return centre - radius, centre + radius
-
-    def _forks(self, exact: Exact, level: tuple[Tensor, Tensor], forks: Tensor) -> Tensor:
-        """Slots of the neurons that fork now: one history without and one with a spike."""
-        f, k = self.fields, self.histories
-        rows, units = forks.nonzero(as_tuple=True)
-        if not len(rows):
-            return self.slots[:, :0]
-        low = [*(t[rows, units] for t in exact.h), exact.reset[0][rows, units], exact.b[0][rows, units]]
-        high = [*(t[rows, units] for t in exact.h), exact.reset[1][rows, units], exact.b[1][rows, units]]
-        count = exact.count[rows, units]
-        children = []
-        for spike in (0.0, 1.0):
-            z = torch.full_like(count, spike)
-            tail = [z, z * self.cells.rest[units], count + spike]
-            children.append(torch.stack([*low, *tail, *(-t for t in (*high, *tail))]))
-        out = self.slots.new_full((2 * f, len(rows), k), math.inf)
-        if k == 1:
-            out[:, :, 0] = torch.minimum(*children)
-        else:
-            out[:, :, 0], out[:, :, 1] = children
-        return out
-
-    def _active_after_spikes(self, slots: Tensor, low: Tensor, high: Tensor, given: Tensor | None) -> Tensor:
-        """Children of every slot, at most K of them."""
-        n, f = self.traces, self.fields
-        if not len(self.row):
-            return slots
-        q_low, q_high = low[self.row, self.unit][:, None], high[self.row, self.unit][:, None]
-        silent = slots[n + 3]
-        there = torch.isfinite(silent)
-        can = there & (silent == 0) & ~(q_high <= slots[n] + slots[n + 2])
-        # Upper ends stand negated: q above R + A.
-        must = there & (slots[f + n + 3] == 0) & (q_low + (slots[f + n] + slots[f + n + 2]) > 0)
-        if given is not None:
-            chosen = given[self.row, self.unit][:, None]
-            can, must = can & (chosen != 0), must | (can & (chosen == 1))
-        stays = there & ~must
-        spikes = can.to(slots.dtype)
-        branching = (can & stays).any(1).nonzero().squeeze(1)
-        if len(branching):
-            # The others have one child a history: nothing to choose.
-            can, stays = can[branching], stays[branching]
-            children = torch.cat([slots.index_select(1, branching)] * 2, 2)
-            both = torch.zeros_like(children[0])
-            both[:, slots.shape[2] :] = 1.0
-            self._spike(children, both, self.unit[branching])
-            trace = (children[0] - children[f]) / (1.0 - self.cells.decays[0].value)
-            reset = (children[n] - children[f + n]) / self.hardest_reset
-            last = children[n + 2] + children[n + 3]
-            few = merged(children, torch.cat([stays, can], 1), FAR * last + trace + reset, self.histories)
-        self._spike(slots, spikes, self.unit)
-        if len(branching):
-            slots.index_copy_(1, branching, few)
-        return slots
-
-    def _spike(self, slots: Tensor, spikes: Tensor, unit: Tensor) -> None:
-        """Slots of some neurons behind this step's spikes (A stood in the place of z until now), written over."""
-        n, f = self.traces, self.fields
-        slots[n + 2], slots[f + n + 2] = spikes, -spikes
-        if not self.cells.never_silent:
-            rest = self.cells.rest[unit][:, None]
-            slots[n + 3] = _silent(spikes, slots[n + 3], rest)
-            slots[f + n + 3] = -_silent(spikes, -slots[f + n + 3], rest)
-        slots[n + 4] += spikes
-        slots[f + n + 4] -= spikes
-
-
-def _silent(spikes: Tensor, left: Tensor, rest: Tensor) -> Tensor:
-    """Silent steps left behind a step; ``rest`` of them, never less than were left, follow a spike."""
-    return torch.maximum(left - 1.0, spikes * rest)
-
-
-def _between(
-    b: tuple[Tensor, Tensor], z: tuple[Tensor, Tensor], rho_low: Tensor, rho_high: Tensor
-) -> tuple[Tensor, Tensor]:
-    """ρ b + (1 − ρ) z over all of them in their ends, b and z in [0, 1]: linear in each."""
-    if rho_low is rho_high:
-        return rho_low * b[0] + (1.0 - rho_low) * z[0], rho_low * b[1] + (1.0 - rho_low) * z[1]
-    lows = [rho * b[0] + (1.0 - rho) * z[0] for rho in (rho_low, rho_high)]
-    highs = [rho * b[1] + (1.0 - rho) * z[1] for rho in (rho_low, rho_high)]
-    return torch.minimum(*lows), torch.maximum(*highs)
-
-
-def _level(
-    beta: tuple[Tensor, Tensor], threshold: tuple[Tensor, Tensor], b_low: Tensor, b_high: Tensor
-) -> tuple[Tensor, Tensor]:
-    """A = thr + β b, b ≥ 0."""
-    low = torch.minimum(beta[0] * b_low, beta[0] * b_high)
-    high = torch.maximum(beta[1] * b_low, beta[1] * b_high)
-    return threshold[0] + low, threshold[1] + high
-
-
-def _times(z: tuple[Tensor, Tensor], level: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """The product z A for z ≥ 0 and A of any sign."""
-    low = torch.minimum(z[0] * level[0], z[1] * level[0])
-    high = torch.maximum(z[0] * level[1], z[1] * level[1])
-    return low, high
