@@ -16,7 +16,7 @@ import thetabox as tb
 from tests.oracles import layers, lsnn, networks, orders
 from tests.oracles.rational import assert_contains, box_ends, exact
 from thetabox.models import LSNN
-from thetabox.verify.interpreter.rules import dense
+from thetabox.verify.interpreter.rules import shortcuts
 
 SWEEP = [0.0, 1e-9, 1e-3, 0.1, 1.5]
 
@@ -59,13 +59,13 @@ def test_every_vertex_inside(make: Any, precision: str) -> None:
 @pytest.mark.parametrize("make", [mlp, cnn])
 def test_exact_weights_take_one_product_a_layer(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """At ε = 0 all that a layer behind the first has to bound is rounding: one number, above that of every output."""
-    found, once = [], dense._unperturbed
+    found, once = [], shortcuts.unperturbed
 
     def counted(*given: Any) -> Any:
         found.append(once(*given))
         return found[-1]
 
-    monkeypatch.setattr(dense, "_unperturbed", counted)
+    monkeypatch.setattr(shortcuts, "unperturbed", counted)
     model, x = make()
     bounds = tb.logit_bounds(model, x, [0.0], domain="interval")
     # Once where the network is compared with its graph, and once for the bounds.

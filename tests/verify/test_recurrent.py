@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import thetabox as tb
 from thetabox.models.recurrent import logits
-from thetabox.verify.interpreter.rules import dense
+from thetabox.verify.interpreter.rules import shortcuts
 from thetabox.verify.network import RecurrentNetwork
 
 X = torch.linspace(-2, 2, 3 * 6 * 2).view(3, 6, 2).sin()
@@ -159,12 +159,12 @@ def test_unknown_spikes_are_multiplied_once(epsilon: float, monkeypatch: pytest.
     torch.manual_seed(0)
     model, x = tb.models.LSNN(3, 12, 4), torch.randn(9, 30, 3)
     shared = []
-    once = dense._unknown_once
-    monkeypatch.setattr(dense, "_unknown_once", lambda x: shared.append(once(x)[1] is not None) or once(x))
+    once = shortcuts.unknown_once
+    monkeypatch.setattr(shortcuts, "unknown_once", lambda x: shared.append(once(x)[1] is not None) or once(x))
     found = tb.logit_bounds(model, x, epsilon, domain="interval")
     assert any(shared)
     assert not all(shared)
-    monkeypatch.setattr(dense, "LEAST_UNKNOWN", 2.0)
+    monkeypatch.setattr(shortcuts, "LEAST_UNKNOWN", 2.0)
     each = tb.logit_bounds(model, x, epsilon, domain="interval")
     torch.testing.assert_close(found.lower, each.lower, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(found.upper, each.upper, rtol=1e-9, atol=1e-9)
