@@ -14,23 +14,13 @@ import torch
 from torch import Tensor
 
 from thetabox.verify.linear.constant import gamma_sum
-from thetabox.verify.linear.region import Frame, Pair, Region
-from thetabox.verify.linear.rules import convolution as convolutions
+from thetabox.verify.linear.region import Pair, Region
 from thetabox.verify.linear.rules.activation import FEW, lines, through
-from thetabox.verify.linear.samples import Samples, radius
+from thetabox.verify.linear.rules.window import Window, apart
+from thetabox.verify.linear.samples import Samples
 from thetabox.verify.linear.walk import Stop, Walk, backward, dot
 from thetabox.verify.network.graph import Operation
 from thetabox.verify.network.operators import MAX_POOLS_2D, RELU
-
-# Windows of more places are bounded by differences of intervals.
-FEW_PLACES = 4
-
-
-class Window(NamedTuple):
-    """Kernel and stride of a pool."""
-
-    kernel: Pair
-    stride: Pair
 
 
 class Pool(NamedTuple):
@@ -92,9 +82,9 @@ def relaxed(samples: Samples, operation: Operation) -> Pool:
         reference = centre.argmax(-3, keepdim=True)
         own_low, own_high = low.gather(-3, reference), high.gather(-3, reference)
         least, most = low - own_high, high - own_low
-        near, far = _apart(samples, index, pool, reference)
-        if near is not None and far is not None:
-            least, most = torch.maximum(least, near), torch.minimum(most, far)
+        found = apart(samples, index, pool, reference)
+        if found is not None:
+            least, most = torch.maximum(least, found[0]), torch.minimum(most, found[1])
         itself = torch.zeros_like(low, dtype=torch.bool).scatter_(-3, reference, True)
         size = torch.maximum(low.abs(), high.abs())
         # The ends of a difference are themselves rounded.
@@ -114,77 +104,6 @@ def relaxed(samples: Samples, operation: Operation) -> Pool:
 
     found: Pool = samples.once(("pool", operation.index), compute)
     return found
-
-
-def _apart(samples: Samples, index: int, pool: Window, reference: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Ends of ``z_i - z_j`` for the window's reference ``j``, from what the patches of a convolution differ in."""
-    maker = samples.makers.get(index)
-    count = pool.kernel[0] * pool.kernel[1]
-    # A float32 network rounds each place by itself, and the bias of each.
-    if maker is None or "conv2d" not in maker.operator or count > FEW_PLACES or samples.rounding.network:
-        return None, None
-    try:
-        conv = convolutions.layer(samples, maker)
-    except Stop:
-        return None, None
-    height, width = reference.shape[-2:]
-    step = (pool.stride[0] * conv.stride[0], pool.stride[1] * conv.stride[1])
-    whole = Frame(slice(None))
-    value = samples.interval(conv.x)
-    spots = [(i, j) for i in range(pool.kernel[0]) for j in range(pool.kernel[1])]
-    middle, spread = (value.lower + value.upper) / 2, (value.upper - value.lower) / 2
-    windows = []
-    for i, j in spots:
-        # The window's place (i, j) of every window, as the output of a convolution of a larger stride.
-        spot = Region((0, 0), (0, 0), (height, width))
-        seen = spot.before(conv.kernel, step, conv.padding, conv.dilation)
-        seen = Region(seen.jump, (seen.offset[0] + i * conv.stride[0], seen.offset[1] + j * conv.stride[1]), seen.size)
-        windows.append((whole.cut(middle, seen), whole.cut(spread, seen)))
-    theta, unit = conv.weight.theta, radius(conv.weight)
-    epsilon = samples.factor(conv.weight).view(-1, 1, 1, 1)
-    known = value.is_point
-
-    def product(x: Tensor, w: Tensor) -> Tensor:
-        return torch.nn.functional.conv2d(x, w, None, step, 0, conv.dilation, conv.groups)
-
-    shape = (*reference.shape[:-3], count, *reference.shape[-2:])
-    near = reference.new_zeros(shape, dtype=torch.float64)
-    far = torch.zeros_like(near)
-    error = gamma_sum(4 * conv.inputs) + 4.0 * conv.weight.theta_error
-    for first in range(count):
-        for second in range(first):
-            (ca, ra), (cb, rb) = windows[first], windows[second]
-            difference = ca - cb
-            middle_d = product(difference, theta)
-            around = torch.zeros_like(middle_d)
-            if not known:
-                around = _shared_radius(conv, spread, spots[first], spots[second], step, (height, width))
-            reach = product(difference.abs() + ra + rb, unit) * epsilon if conv.weight.factor else 0.0
-            size = product(ca.abs() + cb.abs() + ra + rb, conv.weight.magnitude) * (error * 4.0)
-            around = around * (1.0 + error) + reach * (1.0 + error) + size
-            for one, two, sign in ((first, second, 1.0), (second, first, -1.0)):
-                chosen = reference.squeeze(-3) == two
-                d = sign * middle_d
-                near[..., one, :, :] = torch.where(chosen, d - around, near[..., one, :, :])
-                far[..., one, :, :] = torch.where(chosen, d + around, far[..., one, :, :])
-    return near, far
-
-
-def _shared_radius(
-    conv: convolutions.Convolution, spread: Tensor, one: Pair, two: Pair, step: Pair, size: Pair
-) -> Tensor:
-    """``|kernel shifted by one - kernel shifted by two|`` times the radius of the input."""
-    theta = conv.weight.theta
-    shifts = [(p[0] * conv.stride[0], p[1] * conv.stride[1]) for p in (one, two)]
-    span = [max(s[d] for s in shifts) + (conv.kernel[d] - 1) * conv.dilation[d] + 1 for d in range(2)]
-    both = theta.new_zeros(*theta.shape[:2], *span)
-    for (top, left), sign in zip(shifts, (1.0, -1.0), strict=True):
-        rows = slice(top, top + (conv.kernel[0] - 1) * conv.dilation[0] + 1, conv.dilation[0])
-        columns = slice(left, left + (conv.kernel[1] - 1) * conv.dilation[1] + 1, conv.dilation[1])
-        both[..., rows, columns] += sign * theta
-    seen = Region((0, 0), (0, 0), size).before((span[0], span[1]), step, conv.padding)
-    x = Frame(slice(None)).cut(spread, seen)
-    return torch.nn.functional.conv2d(x, both.abs(), None, step, 0, 1, conv.groups)
 
 
 @backward(*MAX_POOLS_2D)
