@@ -1,23 +1,25 @@
-"""A copy of a network in double precision, whose own weights are written to.
+"""A network whose own weights are written to: in a copy in double precision, or in itself for a while.
 
-A run on twins (:mod:`.twins`) sees what the code hands to operators. What a cache compares (the version of a tensor) or
-another thread computes lies outside of it; in a copy the weights are really other ones.
+A run on twins (:mod:`.twins`) sees what the code hands to operators. What a cache compares (the version of a tensor),
+Python makes of the numbers or another thread computes lies outside of it; here the weights are really other ones.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import copy_context
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from thetabox.models.memory import named_tensors, place, whole, write
 from thetabox.models.reach import reachable
 from thetabox.models.recurrent import called
-from thetabox.models.twins import NARROW, Twins
+from thetabox.models.twins import NARROW, Twins, untouched
 
 
 class Unfaithful(Exception):
@@ -35,22 +37,13 @@ class Replica:
     """
 
     def __init__(self, model: nn.Module) -> None:
+        _check_ordinary(model)
         self._model = model
-        if torch.is_inference_mode_enabled() or any(t.is_inference() for t in named_tensors(model).values()):
-            raise Unfaithful  # such tensors have no version
-        if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-            raise Unfaithful  # compiled code keeps its weights to itself, and runs in no other thread
-        stores: dict[tuple[int, torch.dtype], Tensor] = {}
         memo: dict[int, Any] = {}
-        for t in [*model.parameters(), *model.buffers(), *(t for _, t in reachable(model, Tensor))]:
-            at = place(t)
-            if at is None or t.is_neg() or t.is_conj():
-                continue
-            if at not in stores:
-                stores[at] = whole(t).double() if t.dtype in NARROW else whole(t).clone()
-            own = stores[at].as_strided(t.shape, t.stride(), t.storage_offset())
+        self._originals: set[int] = set()
+        for t, own in _elsewhere(model, wide=True):
             memo[id(t)] = nn.Parameter(own, t.requires_grad) if isinstance(t, nn.Parameter) else own
-        self._originals = {at[0] for at in stores}
+            self._originals.add(t.untyped_storage().data_ptr())
         try:
             self.copy: nn.Module = copy.deepcopy(model, memo)
         except Exception as error:  # whatever cannot be copied says so in its own way
@@ -75,21 +68,97 @@ class Replica:
         Raises:
             Unfaithful: it reads a tensor of the network itself, or fails.
         """
-        with torch.no_grad(), _Watch(self._originals):
+        return _answer(self.copy, x.clone(), _Watch(self._originals, wide=True))
+
+
+class Swapped:
+    """The network itself, with its tensors in other memory; made by :func:`swapped`."""
+
+    def __init__(self, model: nn.Module, originals: set[int]) -> None:
+        self._model, self._originals = model, originals
+
+    def move(self, values: Mapping[str, Tensor]) -> None:
+        """Write parameters by name."""
+        held = named_tensors(self._model)
+        for name, value in values.items():
+            write(held[name], value.to(held[name].dtype))
+
+    def __call__(self, x: Shaped[Tensor, "samples ..."]) -> Tensor:
+        """What the network answers in its own precision, as float64 on the CPU.
+
+        Raises:
+            Unfaithful: it reads what could not be put elsewhere, or fails.
+        """
+        return _answer(self._model, x.clone(), _Watch(self._originals, wide=False))
+
+
+@contextmanager
+def swapped(model: nn.Module) -> Iterator[Swapped]:
+    """The tensors of a network in other memory, which may be written to; inside, other threads see it too.
+
+    What no copy is: a network that reads its weights through closures, or holds a lock. The tensors are the same
+    objects, so that whoever holds one sees the other numbers; their own memory is never written to, and they have it
+    again afterwards.
+
+    Raises:
+        Unfaithful: some tensor cannot be put elsewhere.
+    """
+    _check_ordinary(model)
+    with untouched(model), torch.no_grad():
+        moved = list(_elsewhere(model, wide=False))
+        # Aliases: a version belongs to the tensor, and ends with the memory that it had meanwhile.
+        kept = [(t, t.data, t._version) for t, _ in moved]
+        originals = {t.untyped_storage().data_ptr() for t, _ in moved}
+        try:
             try:
-                answer = called(self.copy, x.clone())
-            except Exception as error:  # a network raises whatever it likes
+                for t, own in moved:
+                    t.data = own
+            except (RuntimeError, TypeError) as error:
                 raise Unfaithful from error
-        if not isinstance(answer, Tensor):
-            raise Unfaithful
-        return answer.double().cpu()
+            yield Swapped(model, originals)
+        finally:
+            for t, data, version in kept:
+                t.data = data
+                torch._C._autograd._unsafe_set_version_counter((t,), (version,))
+
+
+def _check_ordinary(model: nn.Module) -> None:
+    if torch.is_inference_mode_enabled() or any(t.is_inference() for t in named_tensors(model).values()):
+        raise Unfaithful  # such tensors have no version
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise Unfaithful  # compiled code keeps its weights to itself, and runs in no other thread
+
+
+def _elsewhere(model: nn.Module, *, wide: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """Tensors of a network and those that its code reaches, with the same numbers in other memory, shared as theirs."""
+    stores: dict[tuple[int, torch.dtype], Tensor] = {}
+    seen: set[int] = set()
+    for t in [*model.parameters(), *model.buffers(), *(t for _, t in reachable(model, Tensor))]:
+        at = place(t)
+        if at is None or t.is_neg() or t.is_conj() or id(t) in seen:
+            continue
+        seen.add(id(t))
+        if at not in stores:
+            stores[at] = whole(t).double() if wide and t.dtype in NARROW else whole(t).clone()
+        yield t, stores[at].as_strided(t.shape, t.stride(), t.storage_offset())
+
+
+def _answer(model: nn.Module, x: Tensor, watch: _Watch) -> Tensor:
+    with torch.no_grad(), watch:
+        try:
+            answer = copy_context().run(called, model, x)
+        except Exception as error:  # a network raises whatever it likes
+            raise Unfaithful from error
+    if not isinstance(answer, Tensor):
+        raise Unfaithful
+    return answer.double().cpu()
 
 
 class _Watch(Twins):
-    """Double precision, and no operand that lies in the memory of the original."""
+    """No operand that lies in the memory of the original."""
 
-    def __init__(self, originals: set[int]) -> None:
-        super().__init__(())
+    def __init__(self, originals: set[int], *, wide: bool) -> None:
+        super().__init__((), wide=wide)
         self._originals = originals
 
     def twin(self, t: Tensor) -> Tensor:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import copy_context
 from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from thetabox.errors import InputError
+from thetabox.models.calls import Call, Calls
 from thetabox.models.memory import copied, named_tensors
 from thetabox.models.recurrent import called
 from thetabox.models.snapshot import Snapshot
@@ -30,6 +33,9 @@ class Running:
         model: called as its user calls it, hooks and all.
         x: inputs, of which the type counts.
         wide: in float64, whatever precision it was written for.
+
+    Attributes:
+        calls: what the last run asked of torch.
     """
 
     def __init__(self, model: nn.Module, x: Tensor | None, *, wide: bool) -> None:
@@ -37,6 +43,7 @@ class Running:
         self.tensors = named_tensors(model)
         self.dtype, self.device = input_type(model, x)
         self.twins = Twins(self.tensors.values(), wide=wide)
+        self.calls: list[Call] = []
         self._before, self._ran = Snapshot(model), False
 
     def read(self, name: str) -> Tensor:
@@ -73,18 +80,29 @@ class Running:
         Raises:
             InputError: the module fails, or does not answer logits.
         """
-        held, self._ran = (copied(x).to(self.device) if as_given else self.inputs(x)), True
-        with MODES[mode](), self.twins:
+        return self.answer(copied(x).to(self.device) if as_given else self.inputs(x), mode)
+
+    def answer(self, x: Any, mode: str = "no_grad") -> Float[Tensor, "samples classes"]:
+        """Logits of the very object ``x``, which torch writes to no more than to the weights.
+
+        Raises:
+            InputError: as a call.
+        """
+        self._ran, calls = True, Calls(self.twins)
+        # What the code keeps in context variables is gone with the context.
+        context = copy_context()
+        with MODES[mode](), self.twins, calls:
             try:
-                answer = called(self.model, held)
+                answer = context.run(called, self.model, x)
             except (InputError, torch.OutOfMemoryError):
                 raise
             except Exception as error:  # a network raises whatever it likes
                 raise InputError(_does_not_take(x, error)) from error
+        self.calls = calls.made
         return _logits(answer, len(x)).detach().cpu()
 
 
-def _does_not_take(x: Tensor, error: Exception) -> str:
+def _does_not_take(x: Any, error: Exception) -> str:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return f"the network does not take inputs of shape {list(x.shape)}: {reason}"
 
@@ -95,7 +113,12 @@ def _logits(answer: object, samples: int) -> Tensor:
             f"the network answers a {type(answer).__name__}; it must answer one tensor of logits [samples, classes]: "
             "wrap it in a module that does"
         )
-    if answer.dim() != 2 or len(answer) != samples:
+    if isinstance(answer, FakeTensor):
+        raise InputError(
+            "the network reads what an earlier call of it has kept, in a place where it cannot be found and put back; "
+            "keep it in an attribute of the module, or compute it in every call"
+        )
+    if answer.dim() != 2 or len(answer) != samples or not answer.shape[1]:
         raise InputError(f"the network must answer logits [samples, classes], not {list(answer.shape)}")
     return answer
 

@@ -35,7 +35,7 @@ class Snapshot:
         self._memory = [(t, t.data) for t in tensors]
         self._outside = Outside(model)
         seen = {id(t) for t in tensors}
-        todo: list[Any] = list(model.modules())
+        todo: list[Any] = [*model.modules(), *(t.__dict__ for t in tensors)]
         while todo and len(seen) < MOST:
             thing = todo.pop()
             if isinstance(thing, PLAIN) or id(thing) in seen:

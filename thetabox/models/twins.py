@@ -80,11 +80,12 @@ class Twins(TorchDispatchMode):
     def _widens(self, dtype: torch.dtype) -> bool:
         return self.wide and dtype in NARROW
 
-    def _twins(self, value: Any) -> Any:
+    def twins(self, value: Any) -> Any:
+        """An operand, or several, with the twins of tensors."""
         if isinstance(value, Tensor):
             return self.twin(value)
         if isinstance(value, tuple | list) and any(isinstance(v, Tensor) for v in value):
-            return type(value)(self._twins(v) for v in value)
+            return type(value)(self.twins(v) for v in value)
         return value
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -93,8 +94,8 @@ class Twins(TorchDispatchMode):
             # A tensor that the module merely reaches is the caller's as much as its weights are.
             if (at := place(t)) is not None and at[0] not in self._made:
                 self._enter(t)
-        args = [self._twins(a) for a in args]
-        kwargs = {k: self._twins(v) for k, v in kwargs.items()}
+        args = [self.twins(a) for a in args]
+        kwargs = {k: self.twins(v) for k, v in kwargs.items()}
         result = widely(func, args, kwargs) if self.wide else func(*args, **kwargs)
         if not (made := _places(result)) <= self._made:
             self._made |= made - _places((*args, *kwargs.values()))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +11,11 @@ from torch import Tensor, nn
 from thetabox.errors import InputError, OneEpsilonAtATime
 from thetabox.models.lsnn import LSNN
 from thetabox.models.recurrent import RecurrentModule, is_recurrent
-from thetabox.models.replica import Replica, Unfaithful
+from thetabox.models.replica import Replica, Unfaithful, swapped
 from thetabox.models.running import Running
 from thetabox.verify.agreement.batches import FEW, at_once, branching, repeated
 from thetabox.verify.agreement.given import asked
-from thetabox.verify.agreement.nearness import NEAR, NEAR_OWN, explained, near, outside, values
+from thetabox.verify.agreement.nearness import NEAR_OWN, explained, near, nearness, outside
 from thetabox.verify.agreement.refusal import refuse
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.interval.domain import PlainIntervals
@@ -34,7 +35,9 @@ OVERRIDABLE = {"__call__", "forward", "outputs"}
 OURS = {getattr(kind, name) for kind in (RecurrentModule, LSNN) for name in OVERRIDABLE}
 
 
-def compare_moved(problem: Problem, epsilon: Tensor, run: Running, own: Tensor, taken: list[int]) -> int:
+def compare_moved(
+    problem: Problem, epsilon: Tensor, run: Running, own: Tensor, taken: list[int], unread: Sequence[str]
+) -> int:
     """The module with its parameters moved in place beside the graph with the same; how many tensors were moved.
 
     What was found of a trace holds as long as the trace does, so this is done once for each; but for a recurrent
@@ -46,6 +49,7 @@ def compare_moved(problem: Problem, epsilon: Tensor, run: Running, own: Tensor, 
         run: of the module.
         own: its logits at its own weights.
         taken: batch sizes that the module takes.
+        unread: tensors of the box that the graph does not read.
     """
     names = problem.tensors.boxed
     key = ("moved", repr(problem.settings.box), *problem.network.graphs.values(), run.wide)
@@ -64,8 +68,7 @@ def compare_moved(problem: Problem, epsilon: Tensor, run: Running, own: Tensor, 
     moving.compare_sizes([size for size in (1, *branching(problem.network)) if size in taken], whole=not traced)
     for name in names:
         moving.compare_alone(name)
-    if run.wide:
-        moving.compare_replica(own[moving.few])
+    moving.compare_written(own[moving.few], unread)
     checked.add(key)
     return len(names)
 
@@ -93,8 +96,7 @@ class _Moving:
         self.own = {name: run.read(name).clone() for name in names}
         self.generator = torch.Generator().manual_seed(0)
         self.radius = {name: self._radius(name) for name in names}
-        self.near = NEAR if run.wide else NEAR_OWN
-        self.answers: list[Tensor | None] = []
+        self.answers: list[tuple[Tensor, Tensor]] = []
 
     def compare_all(self, reach: float, points: Sequence[str]) -> None:
         """All tensors moved, to several points; the module against the graph."""
@@ -104,29 +106,32 @@ class _Moving:
             self.answers.append(self._compare(ALL_MOVED, all_moved=True))
 
     def compare_bounds(self, epsilon: float) -> None:
-        """What was answered last, where it is a number, lies inside the certificate's own bounds at that ε."""
+        """What was answered last lies inside the certificate's own bounds at that ε, where the graph has a number."""
         inside = _plain_bounds(self.problem, self.few, epsilon)
         if inside is None:
             return
         # A wide run does not round to float32 what the network rounds in the middle, as the bounds do.
         rounds = any(kind.rounded for g in self.problem.network.graphs.values() for kind in kinds(g).values())
-        room = NEAR_OWN if rounds else self.near
-        for answer in self.answers:
-            if answer is not None and len(outside(inside, answer, room)):
+        room = NEAR_OWN if rounds or not self.run.wide else nearness(self.run)
+        for answer, rows in self.answers:
+            if len(outside(Interval(inside.lower[rows], inside.upper[rows]), answer, room)):
                 refuse(self.problem, f"with its parameters moved by ε = {epsilon:g} its answer lies outside the bounds")
 
     def compare_sizes(self, sizes: Sequence[int], *, whole: bool) -> None:
         """All tensors moved, in batches of several sizes, and in one of all samples if ``whole``."""
         self.run.move({name: self._moved(name, FAR, "larger") for name in self.names})
-        graph = self._graph()
-        batches = [repeated(self.few, size) for size in sizes]
-        if whole:
-            rest = torch.arange(len(self.problem.x))
-            everything = torch.cat([self.few, rest[~torch.isin(rest, self.few)]])
-            batches.append(everything[: max(len(self.few), at_once(self.problem.network))])
-        for places in batches if bool(graph.isfinite().all()) else ():
-            answer = asked(self.problem, self.run, places).double()[: len(self.few)]
-            if not self._same(answer, graph[: len(answer)], places[: len(answer)]):
+        count = len(self.problem.x)
+        rest = torch.arange(count)
+        everything = torch.cat([self.few, rest[~torch.isin(rest, self.few)]])
+        everything = everything[: max(len(self.few), at_once(self.problem.network)) if whole else len(self.few)]
+        graph = self._graph(everything)
+        expected = torch.full((count, *graph.shape[1:]), torch.nan, dtype=torch.float64)
+        expected[everything] = graph
+        # As many batches as hold all of the few: the first may be one on which a branch does not show.
+        batches = [part for n in sizes for part in repeated(self.few, -(-len(self.few) // n) * n).split(n)]
+        for places in [*batches, everything] if whole else batches:
+            answer = asked(self.problem, self.run, places).double()
+            if not self._same(answer, expected[places], places):
                 refuse(self.problem, f"{ALL_MOVED} in a batch of {len(places)}")
         self.run.move(self.own)
 
@@ -136,30 +141,63 @@ class _Moving:
         self._compare(f"moving {name!r} does not change the module's answer as it changes that of the traced graph")
         self.run.move({name: self.own[name]})
 
-    def compare_replica(self, own: Tensor) -> None:
-        """A copy, whose weights are written to themselves: what no operator shows, as a cache or another thread.
+    def compare_written(self, own: Tensor, unread: Sequence[str]) -> None:
+        """A network whose weights are written to themselves: what no operator shows, as a cache or another thread.
 
-        ``own`` is what the module answers at its own weights: a copy that answers otherwise is another program.
+        Args:
+            own: what the module answers at its own weights: what answers otherwise there is another program.
+            unread: tensors of the box that the graph does not read.
         """
+        done = [self._faithful(self._compare_replica, own)]
+        # A copy does not show what is kept by the very tensors, of which a trace has only the result.
+        constants = any(
+            t.is_floating_point() for g in self.problem.network.graphs.values() for t in g.constants.values()
+        )
+        if unread or constants or not done[0]:
+            done.append(self._faithful(self._compare_swapped, own))
+        if unread and not any(done):
+            raise InputError(
+                f"the network does not read {unread[0]}, which is in the box, but may keep what it computed of it: it "
+                "can neither be copied nor moved to see that; exclude the tensor if it has no part in it"
+            )
+
+    @staticmethod
+    def _faithful(compare: Callable[[Tensor], None], own: Tensor) -> bool:
+        with suppress(Unfaithful):
+            compare(own)
+            return True
+        return False
+
+    def _compare_replica(self, own: Tensor) -> None:
+        if not self.run.wide:
+            raise Unfaithful
         x = self.run.inputs(self.problem.x[self.few])
         x = x.double() if x.is_floating_point() else x
         moved = {name: self._moved(name, FAR, "larger") for name in self.names}
-        try:
-            # Moved before its first call: what that keeps of its weights, a later one would answer with.
-            replica = Replica(self.problem.model)
-            replica.move(moved)
-            answer = replica(x)
-            self.run.move(moved)
-            expected = self._graph()
-            if not _finite(answer, expected) or self._same(answer, expected, self.few):
-                return
-            faithful = near(Replica(self.problem.model)(x), own, self.near)
-        except Unfaithful:
+        # Moved before its first call: what that keeps of its weights, a later one would answer with.
+        replica = Replica(self.problem.model)
+        replica.move(moved)
+        answer = replica(x)
+        self.run.move(moved)
+        if self._same(answer, self._graph(), self.few):
             return
-        if faithful:
-            refuse(
-                self.problem, "a copy of it whose weights are written to answers another thing than the traced graph"
-            )
+        if not near(Replica(self.problem.model)(x), own, nearness(self.run)):
+            raise Unfaithful
+        refuse(self.problem, "a copy of it whose weights are written to answers another thing than the traced graph")
+
+    def _compare_swapped(self, own: Tensor) -> None:
+        x, dtype = self.problem.x[self.few].to(self.run.device, self.run.dtype), self.run.dtype
+        moved = {name: self._moved(name, FAR, "larger").to(self.run.tensors[name].dtype) for name in self.names}
+        with swapped(self.problem.model) as network:
+            network.move(moved)
+            answer = network(x)
+        self.run.move({name: value.to(self.own[name].dtype) for name, value in moved.items()})
+        if self._same(answer, self._graph(), self.few, dtype):
+            return
+        with swapped(self.problem.model) as network:
+            if not near(network(x), own, NEAR_OWN):
+                raise Unfaithful
+        refuse(self.problem, "when its weights are written to it answers another thing than the traced graph")
 
     def _moved(self, name: str, reach: float, point: str) -> Tensor:
         own = self.own[name]
@@ -175,24 +213,29 @@ class _Moving:
         factor = self.problem.tensors.factors[id(self.problem.tensors.values[name])]
         return self.problem.settings.box.unit_radius(self.own[name].double()) * (factor * (1.0 - 2.0**-40))
 
-    def _graph(self) -> Tensor:
-        x = self.run.inputs(self.problem.x[self.few])
+    def _graph(self, places: Tensor | None = None) -> Tensor:
+        x = self.run.inputs(self.problem.x[self.few if places is None else places])
         return replay(self.problem.network, self.run.read, x, wide=self.run.wide).double().cpu()
 
-    def _same(self, answer: Tensor, expected: Tensor, places: Tensor) -> bool:
-        """Whether two answers at the weights as they are moved now are one, but for rounding."""
-        if answer.shape == expected.shape and near(answer, expected, self.near):
-            return True
-        return explained(self.problem, places, values(self.run), answer, self.near)
+    def _same(self, answer: Tensor, expected: Tensor, places: Tensor, dtype: torch.dtype | None = None) -> bool:
+        """Whether two answers at the weights as they are moved now are one, but for rounding in a type.
 
-    def _compare(self, what: str, *, all_moved: bool = False) -> Tensor | None:
-        """The module's answer, once it is known to be that of the graph; ``None`` where it is not a number."""
+        Where the graph has no number the box reaches a pole, and nothing can be proven of that sample.
+        """
+        if answer.shape != expected.shape:
+            return False
+        rows = _numbers(expected)
+        if not len(rows) or near(answer[rows], expected[rows], nearness(self.run) if dtype is None else NEAR_OWN):
+            return True
+        return explained(self.problem, places[rows], self.run, answer[rows], expected[rows], dtype)
+
+    def _compare(self, what: str, *, all_moved: bool = False) -> tuple[Tensor, Tensor]:
+        """The module's answers, once they are known to be those of the graph, and the rows in which it has numbers."""
         answer, graph = asked(self.problem, self.run, self.few).double(), self._graph()
-        if not _finite(answer, graph):
-            return None  # a box that reaches a pole: nothing can be proven there
         if not self._same(answer, graph, self.few):
             refuse(self.problem, what, self._culprit() if all_moved else None)
-        return answer
+        rows = _numbers(graph)
+        return answer[rows], rows
 
     def _culprit(self) -> str | None:
         """The tensor whose movement alone shows the difference."""
@@ -207,8 +250,9 @@ class _Moving:
         return None
 
 
-def _finite(*answers: Tensor) -> bool:
-    return all(bool(answer.isfinite().all()) for answer in answers)
+def _numbers(answer: Tensor) -> Tensor:
+    """Rows without an infinite number or none at all."""
+    return answer.isfinite().all(1).nonzero().squeeze(1)
 
 
 def _plain_bounds(problem: Problem, which: Tensor, epsilon: float) -> Interval | None:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from thetabox.errors import InputError
 from thetabox.models.running import Running
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import SAFETY, Rounding, gamma
@@ -19,10 +21,13 @@ from thetabox.verify.problem import Problem, input_interval
 
 # Roundoff of a double-precision run, with room for sums in any order and fused or folded operators.
 ROUNDOFF = 2.0**-45
-# How near, relative to the largest logit, two double-precision runs of the same operators come; else bounds are asked.
+# How near, relative to the largest logit of a sample, two double-precision runs of the same operators come; else bounds
+# are asked.
 NEAR = 2.0**-33
 # The same for a run in the network's own precision beside one in double precision, before bounds are asked.
 NEAR_OWN = 2.0**-10
+# The same for two runs in the network's own precision, in units of its last place.
+LAST_PLACES = 8
 
 
 @dataclass(frozen=True)
@@ -45,10 +50,20 @@ class Evaluated(Rounding):
         return super().of_operation(roundings) + roundings * self.roundoff * SAFETY
 
 
-def near(one: Tensor, other: Tensor, relative: float) -> bool:
-    """Whether two answers are the same but for rounding, relative to the largest logit."""
-    size = max(float(one.abs().max()), float(other.abs().max())) if one.numel() else 0.0
-    return bool(((one - other).abs() <= relative * size).all())
+def nearness(run: Running) -> float:
+    """How near two runs of this precision come by the numbers."""
+    return NEAR if run.wide else max(NEAR, LAST_PLACES * torch.finfo(run.dtype).eps)
+
+
+def near(one: Float[Tensor, "samples classes"], other: Float[Tensor, "samples classes"], relative: float) -> bool:
+    """Whether two answers are the same but for rounding, relative to the largest logit of each sample."""
+    return not len(apart(one, other, relative))
+
+
+def apart(one: Float[Tensor, "samples classes"], other: Float[Tensor, "samples classes"], relative: float) -> Tensor:
+    """Samples of which two answers are not the same, but for rounding; what is no number is the same as nothing."""
+    size = torch.maximum(one.abs(), other.abs()).amax(1, keepdim=True)
+    return (~((one - other).abs() <= relative * size).all(1)).nonzero().squeeze(1)
 
 
 def values(run: Running) -> dict[str, Tensor]:
@@ -70,18 +85,48 @@ def at_zero(
         final = run(problem.network, context, tensors, input_interval(problem.x[places], settings))
         parts.append(final.logits().settled(rounding.own))
     lower, upper = (torch.cat([getattr(p, end).double().cpu() for p in parts]) for end in ("lower", "upper"))
-    return Interval(lower, upper)
+    # Of what has no end nothing is known.
+    return Interval(
+        lower.nan_to_num(-torch.inf, torch.inf, -torch.inf), upper.nan_to_num(torch.inf, torch.inf, -torch.inf)
+    )
+
+
+def around(problem: Problem, which: slice | Tensor, run: Running, dtype: torch.dtype | None = None) -> Interval | None:
+    """What rounding may make of the graph at the weights of a run, in the precision of that run or another one.
+
+    ``None`` where sums are too long for any bound in that precision. Of what may overflow nothing is known.
+    """
+    dtype = dtype or (torch.float64 if run.wide else run.dtype)
+    if run.wide and dtype is torch.float64:
+        return at_zero(problem, which, values(run))
+    if dtype is torch.float32:
+        rounding = Rounding(torch.float64, "float32")
+    else:
+        rounding = Evaluated(torch.float64, "real", max(ROUNDOFF, 4.0 * torch.finfo(dtype).eps))
+    try:
+        bounds = at_zero(problem, which, values(run), rounding)
+    except InputError:
+        return None
+    known = bounds.lower.isfinite() & bounds.upper.isfinite()
+    return Interval(torch.where(known, bounds.lower, -torch.inf), torch.where(known, bounds.upper, torch.inf))
 
 
 def explained(
-    problem: Problem, which: slice | Tensor, values: Mapping[str, Tensor], answer: Tensor, relative: float
+    problem: Problem,
+    which: slice | Tensor,
+    run: Running,
+    answer: Tensor,
+    expected: Tensor,
+    dtype: torch.dtype | None = None,
 ) -> bool:
     """Whether rounding alone may make an answer: it lies in bounds that tell something, or that a jump makes wide."""
-    bounds = at_zero(problem, which, values)
-    if len(outside(bounds, answer, relative)):
+    bounds = around(problem, which, run, dtype)
+    if bounds is None:
+        return near(answer, expected, NEAR_OWN)
+    if len(outside(bounds, answer, nearness(run))):
         return False
-    width = (bounds.upper - bounds.lower).amax()
-    return _jumps(problem) or bool(width <= NEAR_OWN * answer.abs().amax())
+    width = (bounds.upper - bounds.lower).amax(1)
+    return _jumps(problem) or bool((width <= NEAR_OWN * answer.abs().amax(1)).all())
 
 
 def outside(bounds: Interval, logits: Tensor, relative: float) -> Tensor:

@@ -8,23 +8,23 @@ import torch
 from torch import Tensor
 
 from thetabox.errors import InputError
+from thetabox.models.calls import Call, alike
 from thetabox.models.running import Running
 from thetabox.models.twins import NARROW
-from thetabox.verify.agreement.batches import FEW, SIZES, repeated, sizes
+from thetabox.verify.agreement.batches import FEW, SIZES, at_once, repeated, sizes
 from thetabox.verify.agreement.given import asked, logits
 from thetabox.verify.agreement.nearness import (
-    NEAR,
     NEAR_OWN,
-    Evaluated,
+    apart,
+    around,
     at_zero,
     explained,
     near,
+    nearness,
     outside,
     values,
 )
 from thetabox.verify.agreement.refusal import refuse
-from thetabox.verify.arithmetic.interval import Interval
-from thetabox.verify.arithmetic.rounding import Rounding
 from thetabox.verify.network.replay import replay
 from thetabox.verify.problem import Problem
 
@@ -41,7 +41,7 @@ def as_traced(problem: Problem, run: Running) -> bool | None:
     except InputError:
         return None
     graph = replay(problem.network, run.read, run.inputs(problem.x[:FEW]), wide=run.wide).double().cpu()
-    return answer.shape == graph.shape and near(answer, graph, NEAR if run.wide else NEAR_OWN)
+    return answer.shape == graph.shape and near(answer, graph, nearness(run) if run.wide else NEAR_OWN)
 
 
 class OwnForward:
@@ -49,8 +49,8 @@ class OwnForward:
 
     def __init__(self, problem: Problem, run: Running) -> None:
         self.problem, self.run = problem, run
-        self.near = NEAR if run.wide else NEAR_OWN
         self.logits = torch.empty(0)
+        self.calls: list[Call] = []
         self.sizes: list[int] = []
 
     def compare_all(self, *, traced: bool = False) -> None:
@@ -61,30 +61,48 @@ class OwnForward:
         """
         problem, run = self.problem, self.run
         self.logits = logits(problem, run)
+        self.calls = run.calls
         if not bool(self.logits.isfinite().all()):
             raise InputError("the network answers NaN or infinite logits at its own weights")
         if not traced:
             graph = replay(problem.network, run.read, run.inputs(problem.x[:FEW]), wide=run.wide)
             self._same(graph, slice(0, FEW), "its forward differs from what was traced")
-        beyond = outside(at_zero(problem, slice(None), values(run)), self.logits, self.near)
+        bounds, room = around(problem, slice(None), run), nearness(run)
+        if bounds is None:
+            bounds, room = at_zero(problem, slice(None), values(run)), NEAR_OWN
+        beyond = outside(bounds, self.logits, room)
         if len(beyond):
             refuse(problem, f"its forward of sample {int(beyond[0])} lies outside the bounds at ε = 0")
 
     def compare_sizes(self) -> None:
-        """A few samples in batches of several sizes, with gradients on and off, and in inference mode."""
-        few = torch.arange(min(FEW, len(self.problem.x)))
-        for size in sizes(self.problem.network):
-            places = repeated(few, size)
-            try:
-                answer = self._asked(places, SIZES.get(size, "no_grad"))
-            except InputError:
-                if size == len(self.problem.x):
-                    raise
-                continue  # a batch that the network does not take is none that it answers otherwise
-            self.sizes.append(size)
-            self._same(
-                answer, places, f"its answer in a batch of {size} differs from that in one of {len(self.logits)}"
-            )
+        """A few samples in batches of several sizes, with gradients on and off, and in inference mode.
+
+        Where the code then asks other things of torch than in the batch of all, every sample: a few may not show it.
+        """
+        count, network = len(self.problem.x), self.problem.network
+        last = (count - 1) % at_once(network) + 1
+        few = torch.arange(min(FEW, count))
+        for size in sizes(network):
+            mode = SIZES.get(size, "no_grad")
+            taken = self._compare_size(repeated(few, size), mode)
+            if taken and not alike(self.run.calls, size, self.calls, last):
+                everything = torch.arange(-(-count // size) * size) % count
+                for places in everything.split(size):
+                    self._compare_size(places, mode)
+            if taken:
+                self.sizes.append(size)
+
+    def _compare_size(self, places: Tensor, mode: str) -> bool:
+        """One batch; whether the network takes it."""
+        size = len(places)
+        try:
+            answer = self._asked(places, mode)
+        except InputError:
+            if size == len(self.problem.x):
+                raise
+            return False  # a batch that the network does not take is none that it answers otherwise
+        self._same(answer, places, f"its answer in a batch of {size} differs from that in one of {len(self.logits)}")
+        return True
 
     def _asked(self, places: Tensor, mode: str) -> Tensor:
         """In a mode of torch, where operators of the network's own take it in a run."""
@@ -94,34 +112,22 @@ class OwnForward:
 
     def _same(self, answer: Tensor, which: slice | Tensor, what: str) -> None:
         own, answer = self.logits[which], answer.double().cpu()
-        if own.shape == answer.shape:
-            if near(own, answer, self.near):
-                return
-            if explained(self.problem, which, values(self.run), answer, self.near):
-                return
-        refuse(self.problem, what)
+        same = own.shape == answer.shape and near(own, answer, nearness(self.run))
+        if not same and (own.shape != answer.shape or not explained(self.problem, which, self.run, answer, own)):
+            refuse(self.problem, what)
 
 
 def compare_precision(problem: Problem, run: Running, wide: Tensor) -> None:
     """Every sample in the network's own precision: near the answers in double precision, or within its rounding."""
     own = logits(problem, run)
-    size = torch.maximum(wide.abs(), own.abs()).amax(1, keepdim=True)
-    apart = ~((own - wide).abs() <= NEAR_OWN * size).all(1)
-    places = apart.nonzero().squeeze(1)
-    if not len(places):
-        return
-    if run.dtype is torch.float32:
-        rounding = Rounding(torch.float64, "float32")
-    else:
-        rounding = Evaluated(torch.float64, "real", 4.0 * torch.finfo(run.dtype).eps)
-    try:
-        bounds = at_zero(problem, places, None, rounding)
-    except InputError:  # sums too long for any bound in this precision
+    if not bool(own.isfinite().all()):
+        raise InputError("the network answers NaN or infinite logits at its own weights")
+    places = apart(own, wide, NEAR_OWN)
+    bounds = around(problem, places, run) if len(places) else None
+    if bounds is None:
         return
     # Of what overflowed nothing is known, neither of the number nor of its bounds.
-    known = bounds.lower.isfinite() & bounds.upper.isfinite()
-    told = Interval(torch.where(known, bounds.lower, -torch.inf), torch.where(known, bounds.upper, torch.inf))
-    beyond = outside(told, torch.where(known, own[places], 0.0), NEAR_OWN)
+    beyond = outside(bounds, torch.where(bounds.upper.isfinite(), own[places], 0.0), NEAR_OWN)
     if len(beyond):
         name = str(run.dtype).removeprefix("torch.")
         refuse(problem, f"its forward of sample {int(places[beyond[0]])} in {name} lies outside the bounds at ε = 0")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import NoReturn
 
-import torch
 from torch import Tensor
 
 from thetabox.errors import InputError
@@ -13,7 +12,7 @@ from thetabox.models.recurrent import run_steps
 from thetabox.models.running import Running, running
 from thetabox.verify.agreement.batches import at_once, sizes
 from thetabox.verify.agreement.given import logits
-from thetabox.verify.agreement.nearness import NEAR_OWN, near
+from thetabox.verify.agreement.nearness import NEAR_OWN, near, nearness
 from thetabox.verify.network import RecurrentNetwork
 from thetabox.verify.problem import Problem
 
@@ -40,7 +39,7 @@ def _reason(problem: Problem) -> str:
             first = run(x).double()
 
             def same(answer: Tensor) -> bool:
-                return torch.allclose(answer[:1].double(), first, NEAR_OWN, NEAR_OWN * float(first.abs().max()))
+                return near(answer[:1].double(), first, nearness(run))
 
             if not all(same(run(x)) for _ in range(REPEATS)):
                 return "two calls with the same input differ: it draws random numbers, or counts its calls"
