@@ -31,13 +31,17 @@ def folded(model: nn.Module) -> nn.Module:
         raise InputError(
             f"cannot fold the batch norms of a network with hooks (on {type(hooked).__name__}); remove them"
         )
-    logging.getLogger("torch.fx").setLevel(logging.ERROR)
+    logger = logging.getLogger("torch.fx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         graph = symbolic_trace(copied).graph
         fused = fuse(copied)
     except Exception as error:
         told = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"cannot fold the batch norms of {type(model).__name__}: {told}") from error
+    finally:
+        logger.setLevel(level)
     _check_used_once(copied, graph)
     left = [name for name, m in fused.named_modules() if isinstance(m, _BatchNorm)]
     if left:

@@ -1,23 +1,36 @@
-"""What the code of a module keeps outside of it: caches of functions, globals, closures, attributes of its classes."""
+"""What the code of a module keeps outside of it: caches of functions, globals, closures, attributes of whatever those
+name, its classes, functions, objects and Python modules among them.
+"""
 
 from __future__ import annotations
 
 import functools
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 CONTAINERS = (dict, list, set, deque)
 CACHED = functools._lru_cache_wrapper
 # Functions that call functions are followed so deep.
 DEPTH = 5
-# Containers that hold more are no cache of a few weights.
-LARGEST = 10_000
+# Containers that hold more are no cache of a few weights; and how many things are looked at.
+LARGEST, MOST = 10_000, 5_000
+# Packages whose objects keep nothing of a user's weights, and those of Python's own that only hold what they are given.
+FOREIGN = {"thetabox", "torch", "numpy", "abc", *sys.stdlib_module_names} - {
+    "__main__",
+    "_thread",
+    "_weakref",
+    "collections",
+    "types",
+    "weakref",
+}
+PLAIN = (str, bytes, bool, int, float, complex, type(None))
 MISSING = object()
 
 
@@ -76,44 +89,67 @@ class Outside:
             self._follow(value, depth - 1)
 
     def _follow(self, value: Any, depth: int) -> None:
-        """A function, a cache of one, a container or a class, and whatever its code names."""
-        if depth < 0 or id(value) in self._seen or isinstance(value, ModuleType):
+        """A function, a cache of one, a container, a class or an object, and whatever its code names."""
+        if depth < 0 or id(value) in self._seen or len(self._seen) > MOST or isinstance(value, PLAIN):
             return
         if isinstance(value, type):
             self._class(value, depth)
             return
         if isinstance(value, CONTAINERS):
-            self._container(value)
+            self._container(value, depth)
             return
         self._seen.add(id(value))
+        if isinstance(value, ModuleType):
+            return
         if isinstance(value, CACHED):
             self._caches[id(value)] = value, value.cache_info()
         for part in _functions(value):
             self._follow(part, depth)
         if isinstance(value, FunctionType) and not _foreign(value):
             self._function(value, depth)
+        self._object(value, depth)
+
+    def _object(self, value: Any, depth: int) -> None:
+        """Attributes of an instance, of a function or of a tensor."""
+        kind = type(value)
+        if not isinstance(value, Tensor | FunctionType) and (_foreign(kind) or isinstance(value, nn.Module)):
+            return  # a module has its parts remembered as the network has
+        with suppress(Exception):  # objects of foreign kinds raise whatever they like when they are looked into
+            self._container(vars(value), depth)
+            if isinstance(value, FunctionType) and value.__kwdefaults__:
+                self._container(value.__kwdefaults__, depth)
 
     def _function(self, function: FunctionType, depth: int) -> None:
         for cell in function.__closure__ or ():
             with suppress(ValueError):  # an empty cell
                 self._cells[id(cell)] = cell, cell.cell_contents
                 self._follow(cell.cell_contents, depth - 1)
-        names = function.__globals__
-        for name in _named(function.__code__):
-            value = names.get(name, MISSING)
-            self._names[id(names), name] = names, name, value
-            self._follow(value, depth - 1)
+        named = _named(function.__code__)
+        for names in self._namespaces(function.__globals__, named):
+            for name in named:
+                value = names.get(name, MISSING)
+                self._names[id(names), name] = names, name, value
+                self._follow(value, depth - 1)
         for value in function.__defaults__ or ():
             self._follow(value, depth - 1)
 
-    def _container(self, value: Any) -> None:
+    def _namespaces(self, names: dict[str, Any], named: set[str]) -> Iterator[dict[str, Any]]:
+        """Of the code itself, and of Python modules that it names."""
+        yield names
+        for name in named:
+            for value in (names.get(name), sys.modules.get(name)):
+                if isinstance(value, ModuleType):
+                    yield vars(value)
+
+    def _container(self, value: Any, depth: int) -> None:
+        if id(value) in self._seen:
+            return
         self._seen.add(id(value))
         if len(value) > LARGEST:
             return
         self._containers[id(value)] = value, content_of(value)
         for part in list(value.values()) if isinstance(value, dict) else list(value):
-            if isinstance(part, CONTAINERS) and id(part) not in self._seen:
-                self._container(part)
+            self._follow(part, depth if isinstance(part, CONTAINERS) else depth - 1)
 
 
 def _functions(value: Any) -> Iterator[Callable[..., Any]]:
@@ -139,8 +175,7 @@ def _named(code: CodeType) -> set[str]:
 
 def _foreign(value: Any) -> bool:
     """Whether code is ours, torch's or Python's, which keeps nothing of a user's weights."""
-    origin = str(getattr(value, "__module__", "")).partition(".")[0]
-    return origin in ("thetabox", "torch", "builtins", "abc", "typing", "functools", "collections", "numpy")
+    return str(getattr(value, "__module__", "")).partition(".")[0] in FOREIGN
 
 
 def _set(names: dict[str, Any], name: str, value: Any) -> None:

@@ -40,6 +40,14 @@ def takes(problem: Problem, given: Tensor) -> bool:
     return True
 
 
+def ordinary(problem: Problem, x: Any) -> bool:
+    """Whether a call with ``x`` itself is the call that is made anyway, or none that could be made."""
+    if not isinstance(x, Tensor):
+        return not isinstance(x, np.ndarray)
+    plain = type(x) is Tensor and x.layout == torch.strided and x.is_contiguous() and x.dtype == problem.x.dtype
+    return plain and not (x.requires_grad or x.storage_offset() or vars(x))
+
+
 def asked(problem: Problem, run: Running, which: Which, *, mode: str = "no_grad") -> Tensor:
     """What a run answers for some samples, in the type and memory layout in which the user has them."""
     if problem.given is None:

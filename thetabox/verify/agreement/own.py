@@ -10,12 +10,10 @@ from torch import Tensor
 from thetabox.errors import InputError
 from thetabox.models.calls import Call, alike
 from thetabox.models.running import Running
-from thetabox.models.twins import NARROW
 from thetabox.verify.agreement.batches import FEW, SIZES, at_once, repeated, sizes
 from thetabox.verify.agreement.given import asked, logits
 from thetabox.verify.agreement.nearness import (
     NEAR_OWN,
-    apart,
     around,
     at_zero,
     explained,
@@ -27,11 +25,6 @@ from thetabox.verify.agreement.nearness import (
 from thetabox.verify.agreement.refusal import refuse
 from thetabox.verify.network.replay import replay
 from thetabox.verify.problem import Problem
-
-
-def holds_narrow(problem: Problem) -> bool:
-    """Whether anything in the network is of less than double precision."""
-    return any(dtype in NARROW for graph in problem.network.graphs.values() for dtype in graph.dtypes.values())
 
 
 def as_traced(problem: Problem, run: Running) -> bool | None:
@@ -115,19 +108,3 @@ class OwnForward:
         same = own.shape == answer.shape and near(own, answer, nearness(self.run))
         if not same and (own.shape != answer.shape or not explained(self.problem, which, self.run, answer, own)):
             refuse(self.problem, what)
-
-
-def compare_precision(problem: Problem, run: Running, wide: Tensor) -> None:
-    """Every sample in the network's own precision: near the answers in double precision, or within its rounding."""
-    own = logits(problem, run)
-    if not bool(own.isfinite().all()):
-        raise InputError("the network answers NaN or infinite logits at its own weights")
-    places = apart(own, wide, NEAR_OWN)
-    bounds = around(problem, places, run) if len(places) else None
-    if bounds is None:
-        return
-    # Of what overflowed nothing is known, neither of the number nor of its bounds.
-    beyond = outside(bounds, torch.where(bounds.upper.isfinite(), own[places], 0.0), NEAR_OWN)
-    if len(beyond):
-        name = str(run.dtype).removeprefix("torch.")
-        refuse(problem, f"its forward of sample {int(places[beyond[0]])} in {name} lies outside the bounds at ε = 0")

@@ -7,7 +7,9 @@ import operator
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
+from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from inspect import signature
 from io import StringIO
 from typing import Any
@@ -80,11 +82,13 @@ def _trace(model: nn.Module, module: nn.Module, examples: Sequence[Tensor], inpu
         dynamic = (dynamic,)
     try:
         with untouched(model, numbers=True), _quiet(), torch.enable_grad(), sound_kernels():
-            program = torch.export.export(module, inputs, dynamic_shapes=dynamic, strict=False)
+            # In a context of its own, with which context variables go that the code may set.
+            export = partial(torch.export.export, module, inputs, dynamic_shapes=dynamic, strict=False)
+            program = copy_context().run(export)
             if not _functional(program):
                 program = program.run_decompositions({})
         with untouched(model, numbers=True), _quiet(), sound_kernels():
-            sizes = sizes_of_calls(module, inputs)
+            sizes = copy_context().run(sizes_of_calls, module, inputs)
     except Exception as error:
         raise _untraceable(model, examples, error) from error
     # A part of a recurrent network is traced inside a wrapper, whose only child is the model.
@@ -142,6 +146,9 @@ def _untraceable(model: nn.Module, examples: Sequence[Tensor], error: Exception)
     if isinstance(model, torch.jit.ScriptModule):
         return InputError("scripted modules (torch.jit.script) have no trace; give the Python module it was made from")
     reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    for sign, meaning in MEANINGS.items():
+        if sign in str(error):
+            reason = meaning
     return InputError(
         f"torch.export cannot trace {type(model).__name__} on inputs of shape "
         f"{[tuple(e.shape[1:]) for e in examples]} with a free batch size: {reason.strip()[:300]}"
@@ -200,6 +207,14 @@ def _read(program: Any, prefix: str) -> Graph:
     return graph
 
 
+# What torch.export says of code that it cannot follow, and what that means for who wrote it.
+MEANINGS = {
+    "Constraints violated": "its code makes a plain number of the batch size, as len(x) and int(x.shape[0]) do; write "
+    "x.shape[0]",
+    "Could not guard on data-dependent": "its code branches on numbers that it computes, in an if, an assert or by "
+    ".item(); a certificate speaks of one function of all inputs and weights",
+    "found a fake tensor in the exported program": "its code keeps tensors, or writes to .data of its weights",
+}
 # Results of a trace that a module writes to its own tensors.
 WRITES = (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION)
 

@@ -1,0 +1,56 @@
+"""The module in the precision that it has, and under a cast of torch's: near what it answers in double precision."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from thetabox.errors import InputError
+from thetabox.models.running import Running, input_type, running
+from thetabox.models.twins import NARROW
+from thetabox.verify.agreement.given import logits
+from thetabox.verify.agreement.nearness import NEAR_OWN, apart, around, outside
+from thetabox.verify.agreement.refusal import refuse
+from thetabox.verify.problem import Problem
+
+
+def holds_narrow(problem: Problem) -> bool:
+    """Whether anything in the network is of less than double precision."""
+    return any(dtype in NARROW for graph in problem.network.graphs.values() for dtype in graph.dtypes.values())
+
+
+def compare_precision(problem: Problem, run: Running, wide: Tensor) -> None:
+    """Every sample in the network's own precision: near the answers in double precision, or within its rounding."""
+    own = logits(problem, run)
+    if not bool(own.isfinite().all()):
+        raise InputError("the network answers NaN or infinite logits at its own weights")
+    places = apart(own, wide, NEAR_OWN)
+    bounds = around(problem, places, run) if len(places) else None
+    if bounds is None:
+        return
+    # Of what overflowed nothing is known, neither of the number nor of its bounds.
+    beyond = outside(bounds, torch.where(bounds.upper.isfinite(), own[places], 0.0), NEAR_OWN)
+    if len(beyond):
+        name = str(run.dtype).removeprefix("torch.")
+        refuse(problem, f"its forward of sample {int(places[beyond[0]])} in {name} lies outside the bounds at ε = 0")
+
+
+def compare_cast(problem: Problem, own: Tensor) -> None:
+    """The answers under the caller's ``torch.autocast``, which bounds do not speak of, are those of the same function.
+
+    Raises:
+        InputError: they are not; or the claim is for float32, in which the network does not compute there.
+    """
+    device = input_type(problem.model, problem.x)[1].type
+    if not torch.is_autocast_enabled(device):
+        return
+    if problem.settings.rounding.network:
+        raise InputError(
+            "arithmetic='float32' speaks of a network that computes in float32, and torch.autocast is on; call outside "
+            "of it, or use arithmetic='real'"
+        )
+    with torch.no_grad(), running(problem.model, problem.x, wide=False) as run:
+        answer = logits(problem, run)
+        bounds = around(problem, slice(None), run, torch.get_autocast_dtype(device))
+    if answer.shape != own.shape or (bounds is not None and len(outside(bounds, answer, NEAR_OWN))):
+        refuse(problem, "under torch.autocast it answers another thing")
