@@ -209,8 +209,8 @@ def _read(program: Any, prefix: str) -> Graph:
 
 # What torch.export says of code that it cannot follow, and what that means for who wrote it.
 MEANINGS = {
-    "Constraints violated": "its code makes a plain number of the batch size, as len(x) and int(x.shape[0]) do; write "
-    "x.shape[0]",
+    "Constraints violated": "its code ties the batch to one size, as len(x), int(x.shape[0]) and x.shape[0] == 3 do; "
+    "write x.shape[0] where it needs the size",
     "Could not guard on data-dependent": "its code branches on numbers that it computes, in an if, an assert or by "
     ".item(); a certificate speaks of one function of all inputs and weights",
     "found a fake tensor in the exported program": "its code keeps tensors, or writes to .data of its weights",
