@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,3 +129,65 @@ def test_parameters_of_two_types() -> None:
     torch.manual_seed(0)
     net, x = Scaled(), torch.rand(12, 8)
     assert tb.certify(net, x, net(x).argmax(1), 1e-6).verified.all()
+
+
+def tagged() -> Tensor:
+    x = torch.rand(12, 8, generator=torch.Generator().manual_seed(0))
+    x.reversed = True  # type: ignore[attr-defined]  # as users do
+    return x
+
+
+FLOATS = torch.rand(13, 8, generator=torch.Generator().manual_seed(0))
+VERY: dict[str, tuple[Callable[[Any], Tensor], Callable[[], Any]]] = {
+    "with gradients": (lambda x: -x if x.requires_grad else x, lambda: FLOATS[:12].clone().requires_grad_()),
+    "gradients that are recorded": (
+        lambda x: -x if x.requires_grad and torch.is_grad_enabled() else x,
+        lambda: FLOATS[:12].clone().requires_grad_(),
+    ),
+    "a parameter": (lambda x: -x if isinstance(x, nn.Parameter) else x, lambda: nn.Parameter(FLOATS[:12].clone())),
+    "a part": (lambda x: -x if x.storage_offset() else x, lambda: FLOATS[1:]),
+    "sparse": (lambda x: -x.to_dense() if x.is_sparse else x, lambda: FLOATS[:12].to_sparse()),
+    "with an attribute": (lambda x: x.flip(1) if getattr(x, "reversed", False) else x, tagged),
+    "an array of bytes": (
+        lambda x: torch.as_tensor(x).float() / 255 if isinstance(x, np.ndarray) else x,
+        lambda: PIXELS.numpy(),
+    ),
+    "an array": (lambda x: -torch.as_tensor(x) if isinstance(x, np.ndarray) else x, lambda: FLOATS[:12].numpy()),
+    "an array in place": (lambda x: in_place(x) if isinstance(x, np.ndarray) else x, lambda: FLOATS[:12].numpy()),
+}
+
+
+def in_place(x: np.ndarray) -> Tensor:
+    x *= -1
+    return torch.as_tensor(x)
+
+
+@pytest.mark.parametrize("name", VERY)
+def test_the_very_object(name: str) -> None:
+    """Code may look at what it is handed, beyond type and layout."""
+    function, make = VERY[name]
+    x = make()
+    before = np.asarray(x.detach().to_dense() if isinstance(x, Tensor) else x).copy()
+    with pytest.raises(tb.InputError, match=r"it answers x as it is given \((torch|numpy)"):
+        tb.certify(Before(function), x, [0] * 12, 1e-3)
+    assert np.array_equal(np.asarray(x.detach().to_dense() if isinstance(x, Tensor) else x), before)
+
+
+@pytest.mark.parametrize("make", [make for name, (_, make) in VERY.items() if name != "sparse"])
+def test_the_very_object_is_certified(make: Callable[[], Any]) -> None:
+    net, x = Before(lambda x: torch.as_tensor(x).float() / 300), make()
+    y = net(x).argmax(1)
+    assert tb.certify(net, x, y, 1e-7).verified.all()
+
+
+def test_a_cast_around_the_call() -> None:
+    """Bounds speak of the network as it is; what it is cast to must be the same function, and no claim of float32."""
+    net, x = Before(lambda x: x), FLOATS[:12]
+    y = net(x).argmax(1)
+    expected = tb.certify(net, x, y, 1e-3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(tb.certify(net, x, y, 1e-3).margin, expected.margin)
+        with pytest.raises(tb.InputError, match=r"torch\.autocast is on"):
+            tb.certify(net, x, y, 1e-3, arithmetic="float32")
+        with pytest.raises(tb.InputError, match=r"under torch\.autocast it answers another thing"):
+            tb.certify(Before(lambda x: -x if torch.is_autocast_enabled("cpu") else x), x, y, 1e-3)

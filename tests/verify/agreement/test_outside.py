@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
+import sys
+import threading
+import types
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,6 +18,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 import thetabox as tb
+from tests.verify.agreement import networks
 from tests.verify.agreement.networks import samples
 
 KEPT: dict[Any, Tensor] = {}
@@ -94,6 +101,72 @@ class ByFunction(Kernel):
         return doubled(self)
 
 
+class Holder:
+    """An object of the program, which keeps what it is given."""
+
+
+OBJECT, NAMESPACE, OF_THREAD = Holder(), types.SimpleNamespace(), threading.local()
+BY_KEY: weakref.WeakKeyDictionary[nn.Module, Tensor] = weakref.WeakKeyDictionary()
+VARIABLE: contextvars.ContextVar[Tensor | None] = contextvars.ContextVar("kept", default=None)
+
+
+def in_attribute(holder: Any) -> Callable[[], type[Kernel]]:
+    """An attribute of something that a global of this module holds."""
+
+    class InAttribute(Kernel):
+        def kernel(self) -> Tensor:
+            if not hasattr(holder, "kept"):
+                holder.kept = 2 * self.w
+            kept: Tensor = holder.kept
+            return kept
+
+    def made() -> type[Kernel]:
+        vars(holder).pop("kept", None)
+        return InAttribute
+
+    return made
+
+
+class AtItself(Kernel):
+    def kernel(self) -> Tensor:
+        if not hasattr(self.w, "kept"):
+            self.w.kept = 2 * self.w  # type: ignore[attr-defined]  # as users do
+        kept: Tensor = self.w.kept  # type: ignore[attr-defined]
+        return kept
+
+
+class ByWeakKey(Kernel):
+    def kernel(self) -> Tensor:
+        if self not in BY_KEY:
+            BY_KEY[self] = 2 * self.w
+        return BY_KEY[self]
+
+
+class InVariable(Kernel):
+    def kernel(self) -> Tensor:
+        kept = VARIABLE.get()
+        if kept is None:
+            VARIABLE.set(kept := 2 * self.w)
+        return kept
+
+
+class InImported(Kernel):
+    def kernel(self) -> Tensor:
+        from tests.verify.agreement import networks as imported
+
+        if not hasattr(imported, "kept"):
+            imported.kept = 2 * self.w
+        kept: Tensor = imported.kept
+        return kept
+
+
+class ByDefault(Kernel):
+    def kernel(self, *, kept: dict[int, Tensor] = {}) -> Tensor:  # noqa: B006  # what is tested
+        if id(self) not in kept:
+            kept[id(self)] = 2 * self.w
+        return kept[id(self)]
+
+
 KINDS = {
     "cache of a method": lambda: ByCache,
     "dictionary": lambda: InDictionary,
@@ -102,6 +175,16 @@ KINDS = {
     "class": lambda: InClass,
     "closure": in_closure,
     "cache of a function": lambda: ByFunction,
+    "object": in_attribute(OBJECT),
+    "namespace": in_attribute(NAMESPACE),
+    "of a thread": in_attribute(OF_THREAD),
+    "function": in_attribute(in_closure),
+    "Python module": in_attribute(sys.modules[__name__]),
+    "imported module": lambda: InImported,
+    "the weight": lambda: AtItself,
+    "weak key": lambda: ByWeakKey,
+    "context variable": lambda: InVariable,
+    "default": lambda: ByDefault,
 }
 
 
@@ -113,6 +196,7 @@ def net(request: pytest.FixtureRequest) -> Kernel:
     LIST.clear()
     ByCache.kernel.cache_clear()
     doubled.cache_clear()
+    vars(networks).pop("kept", None)
     made: Kernel = KINDS[request.param]()().eval()
     return made
 
@@ -135,7 +219,7 @@ def test_what_was_kept_before_is_no_constant(net: Kernel, gradients: bool) -> No
     x = samples()
     with torch.set_grad_enabled(gradients):
         y = net(x).argmax(1)
-    message = r"computed of trainable ones|a copy of it whose weights|constant of the same size"
+    message = r"computed of trainable ones|a copy of it whose weights|constant of the same size|all parameters moved"
     with pytest.raises(tb.InputError, match=message):
         tb.certify(net, x, y, [0.0, 0.05])
 

@@ -99,14 +99,16 @@ def around(problem: Problem, which: slice | Tensor, run: Running, dtype: torch.d
     dtype = dtype or (torch.float64 if run.wide else run.dtype)
     if run.wide and dtype is torch.float64:
         return at_zero(problem, which, values(run))
-    if dtype is torch.float32:
-        rounding = Rounding(torch.float64, "float32")
-    else:
-        rounding = Evaluated(torch.float64, "real", max(ROUNDOFF, 4.0 * torch.finfo(dtype).eps))
+    more = max(1.0, 2.0 * torch.finfo(dtype).eps / ROUNDOFF)
+    rounding = Rounding(torch.float64, "float32") if dtype is torch.float32 else None
     try:
         bounds = at_zero(problem, which, values(run), rounding)
     except InputError:
         return None
+    if rounding is None:
+        # No sum of a few terms has a bound in half precision: errors are taken to grow with the roundoff.
+        middle, reach = (bounds.upper + bounds.lower) / 2, (bounds.upper - bounds.lower) / 2
+        bounds = Interval(middle - more * reach, middle + more * reach)
     known = bounds.lower.isfinite() & bounds.upper.isfinite()
     return Interval(torch.where(known, bounds.lower, -torch.inf), torch.where(known, bounds.upper, torch.inf))
 

@@ -11,6 +11,7 @@ from thetabox.models.twins import NARROW
 from thetabox.verify.agreement.given import logits
 from thetabox.verify.agreement.nearness import NEAR_OWN, apart, around, outside
 from thetabox.verify.agreement.refusal import refuse
+from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.problem import Problem
 
 
@@ -51,6 +52,11 @@ def compare_cast(problem: Problem, own: Tensor) -> None:
         )
     with torch.no_grad(), running(problem.model, problem.x, wide=False) as run:
         answer = logits(problem, run)
-        bounds = around(problem, slice(None), run, torch.get_autocast_dtype(device))
+        cast = torch.get_autocast_dtype(device)
+        with sound_kernels():
+            bounds = around(problem, slice(None), run, cast)
     if answer.shape != own.shape or (bounds is not None and len(outside(bounds, answer, NEAR_OWN))):
-        refuse(problem, "under torch.autocast it answers another thing")
+        raise InputError(
+            "the network is not the function that would be bounded: under torch.autocast it answers another thing; "
+            "call outside of it"
+        )
