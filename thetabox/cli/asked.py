@@ -16,9 +16,9 @@ from thetabox.cli.options import literals
 from thetabox.data import load as load_data
 from thetabox.data.dataset import SPLITS, Dataset
 from thetabox.errors import InputError
-from thetabox.models import sha256
+from thetabox.models import load, sha256
 from thetabox.verify import Certificate, arguments, domains
-from thetabox.verify.problem import tensor_hash
+from thetabox.verify.problem import model_facts, tensor_hash
 
 NOT_OF_THE_PROOF = frozenset({"model", "epsilon", "min_verified", "junit", "seed", "threads", "device", "timeout"})
 """Options that ask nothing of the certificate: what is required of it, where the answer goes, how one is computed."""
@@ -84,7 +84,7 @@ def _model(certificate: Certificate, path: Path, folder: Path) -> str:
     source = str(certificate.model_info["source"])
     # A network in memory goes by the name of its class.
     if certificate.model_info.get("kind") != arguments.FILE and (not Path(source).suffix and source.isidentifier()):
-        return ""
+        return f"{source} was a network in memory, so whether it has changed since the proof was not looked at"
     file = _file(source, folder)
     if file is None:
         return f"{source} is not here, so whether it has changed since the proof was not looked at"
@@ -92,7 +92,23 @@ def _model(certificate: Certificate, path: Path, folder: Path) -> str:
         raise InputError(
             f"{file} has changed since the certificate at {path} was made (its SHA-256 is another); certify it anew"
         )
+    _check_box(certificate, file, path)
     return ""
+
+
+def _check_box(certificate: Certificate, file: Path, path: Path) -> None:
+    """The box that the certificate names is one of the model, and moves as many numbers as it says."""
+    try:
+        model = load(file)
+    except InputError:  # a checkpoint of an architecture that is not known here
+        return
+    certificate.box.check(model)
+    held = model_facts(model, certificate.box)["perturbed"]
+    if held != certificate.model_info["perturbed"]:
+        raise InputError(
+            f"the certificate at {path} is not as it was written: it speaks of {certificate.model_info['perturbed']} "
+            f"numbers in its box, which are {held} of {file}"
+        )
 
 
 def _data(certificate: Certificate, path: Path, folder: Path) -> str:

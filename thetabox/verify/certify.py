@@ -133,11 +133,14 @@ def certify(
         base = (beside.margin > 0).double().mean(1) if beside.finished else None
     whole = profile and not deadline.passed
     data = {"name": "", "sha256": tensor_hash([inputs, labels]), "samples": len(inputs), **(data_info or {})}
+    predicted = clean.argmax(1)
+    # The network's own rounding may decide another way where real numbers do by a hair: then nothing is verified.
+    margin = torch.where(predicted == labels, found.margin, found.margin.clamp(max=0.0))
     return Certificate(
         epsilon=eps,
-        margin=found.margin,
+        margin=margin,
         label=labels,
-        predicted=clean.argmax(1),
+        predicted=predicted,
         domain=chosen.domain,
         criterion=criterion,
         options=sweep.recorded(found, effort, chosen.options),

@@ -37,7 +37,7 @@ def facts(path: Path) -> dict[str, Any]:
     if not isinstance(stored, dict) or stored.get("schema") != SCHEMA:
         raise InputError(f"{path} is not a {SCHEMA} certificate")
     kinds = {"model": dict, "data": dict, "box": dict, "options": dict, "domain": str, "sound": bool, "curve": list}
-    kinds |= {key: dict for key in ("checked",) if key in stored}
+    kinds |= {"checked": dict}
     for key, kind in kinds.items():
         _demand(isinstance(stored.get(key), kind), path, f"{key!r} is missing or of another kind")
     _demand(isinstance(stored.get("finished", True), bool), path, "'finished' is neither true nor false")
@@ -51,6 +51,8 @@ def facts(path: Path) -> dict[str, Any]:
     _check_facts(path, stored["model"], stored["data"])
     total = stored["curve"][0]["total"]
     _demand(stored["data"]["samples"] == total, path, "its curve and its data differ in samples")
+    _demand(stored["checked"].get("samples") == total, path, "it was not compared with the network on every sample")
+    _check_stages(path, stored)
     return stored
 
 
@@ -88,6 +90,7 @@ def samples(path: Path, stored: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]
         _demand(epsilon == epsilons[sweep], path, f"{where} is of another ε than the certificate's curve")
         _demand(bound < math.inf, path, f"the margin of {where} is no lower bound")  # NaN is not below infinity either
         _demand(verified == (bound > 0), path, f"{where} is {row[5]} of being verified at a margin of {row[4]}")
+        _demand(not verified or label == predicted, path, f"{where} is verified for a class that is not predicted")
         classes = all(0 <= one < LARGEST_WHOLE for one in (label, predicted))
         _demand(classes, path, f"{where} has a class that is none")
         if sweep == 0:
@@ -103,6 +106,22 @@ def samples(path: Path, stored: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]
     return margin, torch.tensor(labels), torch.tensor(predictions)
 
 
+def _check_stages(path: Path, stored: dict[str, Any]) -> None:
+    """What the stages of ``auto`` proved, and with what effort; no other domain has any."""
+    options, automatic = stored["options"], stored["domain"] == "auto"
+    for key in ("proven_by", "effort"):
+        _demand((key in options) == automatic, path, f"{key!r} and the domain {stored['domain']!r} do not fit")
+    if not automatic:
+        return
+    effort, stages = options["effort"], options["proven_by"]
+    _demand(_number(effort) and effort > 0, path, f"its effort is {effort!r}")
+    counts: list[Any] = list(stages.values()) if isinstance(stages, dict) else [None]
+    told = all(isinstance(c, list) and len(c) == len(stored["curve"]) and all(map(_whole, c)) for c in counts)
+    _demand(told, path, "what its stages proved is no count for each ε")
+    for place, point in enumerate(stored["curve"]):
+        _demand(sum(c[place] for c in counts) >= point["verified"], path, "its stages proved less than it counts")
+
+
 def _check_facts(path: Path, model: dict[str, Any], data: dict[str, Any]) -> None:
     for what, entries, texts, counts in (
         ("model", model, ("source",), ("parameters", "perturbed")),
@@ -112,6 +131,7 @@ def _check_facts(path: Path, model: dict[str, Any], data: dict[str, Any]) -> Non
             _demand(isinstance(entries.get(key), str), path, f"{key!r} of its {what} is no text")
         for key in counts:
             _demand(_whole(entries.get(key)), path, f"{key!r} of its {what} is no whole number")
+            _demand(entries[key] > 0, path, f"{key!r} of its {what} is {entries[key]}")
         known = entries.get("sha256")
         _demand(isinstance(known, str) and bool(SHA256.fullmatch(known)), path, f"its {what} has no SHA-256")
     _demand(isinstance(data.get("path", ""), str), path, "'path' of its data is no text")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -62,6 +62,7 @@ def evaluate(
     *,
     observe: Observer | None = None,
     keep: bool = False,
+    wanted: Collection[int] = (),
 ) -> dict[int, Value]:
     """Evaluate operations in order.
 
@@ -72,6 +73,7 @@ def evaluate(
         operations: a part of the graph's operations; all by default.
         observe: called with every operation, its operands and its result.
         keep: keep values that no later operation uses.
+        wanted: values that are kept in any case, for operations that are evaluated afterwards.
 
     Returns:
         ``values``, with the results in it.
@@ -97,7 +99,7 @@ def evaluate(
             observe(operation, args, result)
         if not keep:
             for index in operation.inputs:
-                if graph.last_use.get(index) == operation.index:
+                if graph.last_use.get(index) == operation.index and index not in wanted:
                     values.pop(index, None)
     context.operation = context.kind = None
     return values

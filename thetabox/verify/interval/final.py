@@ -76,11 +76,13 @@ def finish(
 ) -> Final:
     """Evaluate the main graph up to the last layer, from the values that stand in it already."""
     graph = network.main
-    head = set() if network.head is None else {o.index for o in network.head.operations}
+    withheld = [] if network.head is None else network.head.operations
+    head = {o.index for o in withheld}
+    wanted = {i for o in withheld for i in o.inputs}
     operations = network.ordered if observe is None else graph.operations
     body = [o for o in operations if o.index not in head and o.index not in values]
     watch = None if observe is None else lambda o, args, result: observe(time, o, args, result)
-    evaluate(context, graph, values, body, observe=watch)
+    evaluate(context, graph, values, body, observe=watch, wanted=wanted)
     if network.head is not None and isinstance(hidden := values.get(network.head.hidden), Interval):
         hidden.owned = False  # margins and logits may both be asked for
     return Final(context, graph, values, network.head)

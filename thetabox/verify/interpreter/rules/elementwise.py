@@ -16,6 +16,7 @@ from torch import Tensor
 
 from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
+from thetabox.verify.arithmetic.overflow import nowhere_infinite
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import SAFETY
 from thetabox.verify.interpreter.context import Context
@@ -266,7 +267,7 @@ def div(context: Context, a: Operand, b: Operand) -> Interval:
 
 @rule("aten.reciprocal.default", elementwise=True)
 def reciprocal(context: Context, b: Interval) -> Interval:
-    """``1 / b``; unbounded where ``b`` may be 0."""
+    """``1 / b``; nothing is known where ``b`` may be 0, nor of anything computed from it: 0 / 0 is no number."""
     if b.is_point and bool((b.lower != 0).all()):
         out = Interval.point(1.0 / b.lower, nonnegative=b.nonnegative)
     else:
@@ -276,7 +277,7 @@ def reciprocal(context: Context, b: Interval) -> Interval:
         out = Interval(lower, upper, nonnegative=b.nonnegative and not bool(through.any()))
     out.slack = (context.rounding.of_operation(2) * out.magnitude + context.rounding.subnormal) * SAFETY
     out.slack += context.rounding.beyond(out.magnitude)
-    return out
+    return nowhere_infinite(out)
 
 
 @rule("aten.pow.Tensor_Scalar", elementwise=True, types="whole")
