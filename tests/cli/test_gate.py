@@ -443,6 +443,18 @@ def put(*keys, value):
     return change
 
 
+def staged(**changes):
+    """As ``auto`` writes it, but for some of its options; those that are ``None`` are missing."""
+
+    def change(content):
+        counts = [point["verified"] for point in content["curve"]]
+        options = {"effort": 300.0, "proven_by": {"interval": counts, "linear": [0] * len(counts)}, **changes}
+        content["domain"] = "auto"
+        content["options"] |= {key: value for key, value in options.items() if value is not None}
+
+    return change
+
+
 JSON = {
     "a count": put("curve", 2, "verified", value=10),
     "a share": put("curve", 2, "verified_accuracy", value=1.0),
@@ -493,8 +505,25 @@ JSON = {
     "a criterion in a list": put("options", "criterion", value=["margin"]),
     "a criterion in a dictionary": put("options", "criterion", value={}),
     "a domain in a list": put("domain", value=["interval"]),
+    "nothing in the box": put("model", "perturbed", value=0),
+    "less in the box": put("model", "perturbed", value=1),
+    "a box that nothing moves in": put("box", "scale", value={"*": 0.0}),
+    "a pattern that matches nothing": put("box", "include", value="nothing"),
+    "no word of the comparison": lambda c: c.pop("checked"),
+    "a comparison of no sample": put("checked", "samples", value=0),
+    "another domain": put("domain", value="auto"),
+    "an effort that is none": staged(effort="much"),
+    "no effort": staged(effort=None),
+    "stages that proved nothing": staged(proven_by={"interval": [0, 0, 0]}),
+    "a stage at one ε": staged(proven_by={"interval": [10]}),
+    "stages in a list": staged(proven_by=[10, 10, 10]),
     "the schema": put("schema", value="thetabox.certificate/2"),
 }
+
+
+def test_a_certificate_of_stages(run, folder):
+    edit_json(folder, staged())
+    assert run("gate", folder, *HERE).exit_code == 0
 
 
 @pytest.mark.parametrize("name", JSON)
@@ -548,6 +577,22 @@ ROWS = {
 def test_samples_edited_by_hand(run, folder, name):
     edit_rows(folder, ROWS[name])
     refused(run("gate", folder, *HERE))
+
+
+def test_what_is_verified_is_predicted(run, folder):
+    """Another prediction, and the accuracy that goes with it."""
+    rows = list(csv.reader(io.StringIO((folder / "samples.csv").read_text())))[1:]
+    chosen = next(row[0] for row in rows if row[5] == "true")
+    right = {row[0] for row in rows if row[1] == row[2]} - {chosen}
+
+    def change(table):
+        for row in table[1:]:
+            if row[0] == chosen:
+                row[2] = str((int(row[1]) + 1) % 10)
+
+    edit_rows(folder, change)
+    edit_json(folder, put("clean_accuracy", value=len(right) / len({row[0] for row in rows})))
+    refused(run("gate", folder, *HERE), "not predicted")
 
 
 def test_files_that_are_missing_or_damaged(run, folder):

@@ -84,7 +84,7 @@ def _model(certificate: Certificate, path: Path, folder: Path) -> str:
     source = str(certificate.model_info["source"])
     # A network in memory goes by the name of its class.
     if certificate.model_info.get("kind") != arguments.FILE and (not Path(source).suffix and source.isidentifier()):
-        return f"{source} was a network in memory, so whether it has changed since the proof was not looked at"
+        return ""
     file = _file(source, folder)
     if file is None:
         return f"{source} is not here, so whether it has changed since the proof was not looked at"
