@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import random
 from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import hypothesis
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
+from thetabox.verify.network import feedforward, recurrent, trace
 
 # Derandomised, so that a failure in CI is a failure at home too.
 hypothesis.settings.register_profile(
@@ -28,6 +33,27 @@ def _seeds() -> None:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - libraries that use the legacy generator
     torch.manual_seed(0)
+
+
+TRACES: WeakKeyDictionary[nn.Module, dict[Any, Any]] = WeakKeyDictionary()
+
+
+@pytest.fixture
+def traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One trace of a network for all calls, where every public call would make its own.
+
+    For tests that look at bounds, of networks whose code stays as it is: a trace takes as long as twenty comparisons.
+    """
+
+    def traced(model: nn.Module, module: nn.Module, role: str, examples: Any, **how: Any) -> Any:
+        key = role, tuple((e.shape[1:], e.dtype, e.device) for e in examples), tuple(how.items())
+        kept = TRACES.setdefault(model, {})
+        if key not in kept:
+            kept[key] = trace.trace(model, module, role, examples, **how)
+        return kept[key]
+
+    for caller in (feedforward, recurrent):
+        monkeypatch.setattr(caller, "trace", traced)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 import thetabox as tb
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 EPSILON = [0.0, 1e-9, 1e-4, 1e-3, 1e-2, 0.1, 1.5]
 SOUND: list[tuple[str, dict[str, Any]]] = [
     ("interval", {}),

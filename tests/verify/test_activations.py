@@ -24,6 +24,8 @@ from thetabox.verify.problem import Problem
 from thetabox.verify.search.bounds import logits as logits_of
 from thetabox.verify.search.bounds import margins as margins_of
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 ROUNDINGS = {
     "real": Rounding(torch.float64),
     "real in float32": Rounding(torch.float32),

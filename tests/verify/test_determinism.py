@@ -26,6 +26,8 @@ from thetabox.verify.problem import Problem
 from thetabox.verify.search import bounds, cascade
 from thetabox.verify.search.chunkstore import ChunkStore
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 ROOT = Path(__file__).resolve().parents[2]
 Task = tuple[nn.Module, Tensor, Tensor]
 

@@ -18,6 +18,8 @@ from tests.oracles.rational import assert_contains, box_ends, exact
 from thetabox.models import LSNN
 from thetabox.verify.interpreter.rules import shortcuts
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 SWEEP = [0.0, 1e-9, 1e-3, 0.1, 1.5]
 
 

@@ -16,6 +16,8 @@ from thetabox.verify.linear import Linear
 from thetabox.verify.problem import Problem
 from thetabox.verify.search import bounds
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 SWEEP = (0.0, 1e-3)
 SAMPLES = 6
 

@@ -21,6 +21,8 @@ from thetabox.verify.interpreter.context import Context, Sweep
 from thetabox.verify.interval.forward import run
 from thetabox.verify.problem import Problem
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 SWEEP = [0.0, 1e-9, 1e-3, 0.1, 1.5]
 WEIGHTS = {
     "ordinary": [0.7, -1.3, 0.25, 2.0, -0.1],

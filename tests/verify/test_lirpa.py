@@ -17,6 +17,8 @@ from thetabox.models import MLP
 from thetabox.verify.lirpa import bounds as lirpa
 from thetabox.verify.lirpa.bounds import METHODS, lirpa_bounds
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 
 def network(sizes: tuple[int, ...] = (6, 9, 8, 3), dtype: torch.dtype = torch.float32) -> tuple[MLP, Tensor]:
     torch.manual_seed(0)

@@ -15,6 +15,8 @@ from thetabox.models.recurrent import logits
 from thetabox.verify.interpreter.rules import shortcuts
 from thetabox.verify.network import RecurrentNetwork
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 X = torch.linspace(-2, 2, 3 * 6 * 2).view(3, 6, 2).sin()
 
 

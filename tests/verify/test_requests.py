@@ -60,6 +60,7 @@ BAD: dict[str, dict[str, Any]] = {
     "endless budget as a whole number": {"options": {"budget": 10**400}},
     "endless timeout as a whole number": {"timeout": 10**400},
     "a folder as a number": {"resume": 3},
+    "progress as a number": {"progress": 3},
     "facts of the model in a list": {"model_info": [1]},
     "facts of the data as text": {"data_info": "digits"},
     "not a box": {"box": "relative"},

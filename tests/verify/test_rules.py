@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from tests.verify.contract import Case, Probe, RuleContract, probe
 from thetabox.verify.interpreter.rules.table import TABLE
 from thetabox.verify.network.trace import trace
+
+pytestmark = pytest.mark.usefixtures("traced_once")
 
 IMAGE, SIGNAL = (2, 5, 6), (2, 9)
 

@@ -16,6 +16,8 @@ from thetabox.verify.network import RecurrentNetwork
 from thetabox.verify.problem import Problem
 from thetabox.verify.search import bounds
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 SWEEP = [0.0, 1e-3, 1e-2, 0.05, 0.3, 1.5]
 
 

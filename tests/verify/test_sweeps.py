@@ -15,6 +15,8 @@ from thetabox.verify.arguments import settings
 from thetabox.verify.interval.domain import PlainIntervals
 from thetabox.verify.problem import Problem
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 SWEEP = [0.0, 1e-9, 1e-3, 0.1, 1.5]
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mlp": (lambda: tb.models.MLP([6, 16, 12, 4]), (6,)),

@@ -20,6 +20,8 @@ from thetabox.verify.domains import domain_class
 from thetabox.verify.problem import Problem
 from thetabox.verify.search.bounds import logits as logits_of
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 X = torch.linspace(-1, 1.3, 12).view(3, 4)
 EPSILON = [0.0, 0.01, 0.3, 1.5]
 

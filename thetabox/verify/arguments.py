@@ -61,6 +61,18 @@ def beside(
             raise InputError(f"{what} must be a dictionary, not {type(entries).__name__}")
 
 
+def check_progress(progress: Any) -> None:
+    """Raise unless it can be told how far a run has come.
+
+    Raises:
+        InputError: it is no function.
+    """
+    if progress is not None and not callable(progress):
+        raise InputError(
+            f"progress must be a function of samples done and samples in all, not {type(progress).__name__}"
+        )
+
+
 def epsilons(epsilon: float | Sequence[float] | Array) -> Tensor:
     """A sweep of ε, ``[E]`` float64.
 

@@ -101,6 +101,7 @@ def certify(
     """
     deadline = Deadline(arguments.seconds(timeout))
     arguments.beside(resume, model_info, data_info)
+    arguments.check_progress(progress)
     chosen = arguments.settings(domain, box, arithmetic, precision, device, options)
     if criterion not in arguments.CRITERIA:
         raise InputError(f"unknown criterion {criterion!r}; choose one of {', '.join(arguments.CRITERIA)}")

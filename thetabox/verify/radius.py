@@ -89,6 +89,7 @@ def certified_radius(
         tensor([0.3300, 0.3300], dtype=torch.float64)
     """
     deadline = Deadline(arguments.seconds(timeout))
+    arguments.check_progress(progress)
     chosen = arguments.settings(domain, box, arithmetic, precision, device, options)
     if criterion not in arguments.CRITERIA:
         raise InputError(f"unknown criterion {criterion!r}; choose one of {', '.join(arguments.CRITERIA)}")

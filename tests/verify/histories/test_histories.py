@@ -25,6 +25,8 @@ from thetabox.verify.histories import Histories
 from thetabox.verify.histories.cells import decay
 from thetabox.verify.problem import Problem
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 SWEEP = [0.0, 1e-9, 1e-3, 0.05, 0.9]
 
 

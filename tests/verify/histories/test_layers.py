@@ -18,6 +18,8 @@ from thetabox.verify import arguments
 from thetabox.verify.histories import Histories
 from thetabox.verify.problem import Problem
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 INPUTS, CLASSES = 4, 3
 CORNERS = 6
 

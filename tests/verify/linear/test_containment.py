@@ -28,6 +28,8 @@ from thetabox.verify.linear.domain import INTERMEDIATE
 from thetabox.verify.linear.region import Frame, Region
 from thetabox.verify.linear.walk import Walk
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 # Rounding of the float64 evaluation that stands for the truth.
 EVALUATION = 1e-12
 

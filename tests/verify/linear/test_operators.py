@@ -20,6 +20,8 @@ from thetabox.verify.linear import BACKWARD, Linear
 from thetabox.verify.linear.domain import INTERMEDIATE
 from thetabox.verify.problem import Problem
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 SWEEP = (0.0, 1e-3, 0.1, 1.5)
 POINTS = 12
 ROWS = 4

@@ -18,6 +18,8 @@ from thetabox.verify.lirpa.bounds import lirpa_bounds
 from thetabox.verify.problem import Problem
 from thetabox.verify.search import bounds
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 
 @needs.auto_lirpa
 @pytest.mark.parametrize("epsilon", [0.0, 1e-4, 1e-3, 1e-2, 0.1, 0.5])

@@ -34,11 +34,11 @@ from thetabox.models.recurrent import called
 from thetabox.models.running import Running, input_type, running
 from thetabox.models.twins import RUNNING, untouched
 from thetabox.verify.agreement.folding import compare_folded
-from thetabox.verify.agreement.given import as_given, takes
+from thetabox.verify.agreement.given import as_given, ordinary, takes
 from thetabox.verify.agreement.moved import compare_moved
 from thetabox.verify.agreement.own import OwnForward, as_traced
 from thetabox.verify.agreement.precision import compare_cast, compare_precision, holds_narrow
-from thetabox.verify.agreement.very import compare_very
+from thetabox.verify.agreement.verbatim import compare_verbatim
 from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.network.origins import check_apart
 from thetabox.verify.problem import Problem, Settings
@@ -77,8 +77,9 @@ def begin(model: nn.Module, settings: Settings, x: Any, epsilon: Float[Tensor, "
         if given is not None and takes(problem, given):
             problem.given = given
         agreed = check(problem, epsilon)
-        with sound_kernels(), torch.no_grad(), running(problem.model, problem.x, wide=False) as run:
-            compare_very(problem, run, x, agreed.logits)
+        if not ordinary(problem, x):
+            with sound_kernels(), torch.no_grad(), running(problem.model, problem.x, wide=False) as run:
+                compare_verbatim(problem, run, x, agreed.logits)
         compare_cast(problem, agreed.logits)
         if problem.model is not model:
             compare_folded(problem, model)

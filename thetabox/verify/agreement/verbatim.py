@@ -10,12 +10,11 @@ from torch import Tensor
 from thetabox.errors import InputError
 from thetabox.models.running import Running
 from thetabox.verify.agreement.batches import at_once
-from thetabox.verify.agreement.given import ordinary
 from thetabox.verify.agreement.nearness import NEAR_OWN, explained, near
 from thetabox.verify.problem import Problem
 
 
-def compare_very(problem: Problem, run: Running, x: Any, own: Tensor) -> None:
+def compare_verbatim(problem: Problem, run: Running, x: Any, own: Tensor) -> None:
     """The answer to the very ``x`` that the user has: an array, say, a parameter, or with attributes of its own.
 
     Args:
@@ -24,7 +23,7 @@ def compare_very(problem: Problem, run: Running, x: Any, own: Tensor) -> None:
         x: inputs as the user has them.
         own: logits.
     """
-    if ordinary(problem, x) or len(own) > at_once(problem.network):
+    if len(own) > at_once(problem.network):
         return
     for mode in ("no_grad", "grad"):
         # Code writes to an array itself, and to a tensor by way of torch.
