@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import re
+import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor, nn
 
 import thetabox as tb
+from thetabox.cli import thetabox
+from thetabox.verify import domains
 from thetabox.verify.interpreter.rules.table import TABLE
 from thetabox.verify.linear import BACKWARD
 
@@ -27,6 +34,45 @@ def blocks(page: str) -> list[str]:
     """Python of a page, without lines for a table of tests."""
     found = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
     return [block for block in found if not block.startswith('"')]
+
+
+def test_a_method_of_the_page_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text("\n".join(blocks("write-a-method.md")))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    command = ["train", "--task", "digits", "--epochs", "1", "--method", "standard+mine:SmallLogits"]
+    done = CliRunner().invoke(thetabox, [*command, "--set", "penalty=0.1", "--out", "model.safetensors"])
+    assert done.exit_code == 0, done.output
+    for method, told in (
+        ("mine:Absent", "no training method"),
+        ("absent:Mine", "cannot import"),
+        ("mine:dataclass", "no training method"),
+    ):
+        done = CliRunner().invoke(
+            thetabox, ["train", "--task", "digits", "--method", method, "--out", "other.safetensors"]
+        )
+        assert done.exit_code == 2
+        assert told in done.output
+    sys.modules.pop("mine")
+
+
+def test_a_domain_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    space: dict[str, Any] = {}
+    exec(blocks("write-a-domain.md")[0], space)
+    module = types.ModuleType("my_package_corners")
+    module.__spec__ = importlib.machinery.ModuleSpec(module.__name__, None)
+    module.Corners = space["Corners"]  # type: ignore[attr-defined]  # made here
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(domains.DOMAINS, "corners", f"{module.__name__}:Corners")
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)), torch.randn(5, 4)
+    y = net(x).argmax(1)
+    found = tb.certify(net, x, y, [0.0, 0.1], domain="corners", options={"count": 3}, criterion="logits")
+    proven = tb.certify(net, x, y, [0.0, 0.1], domain="linear")
+    assert not found.sound
+    assert (found.margin[0] > 0).all()
+    assert (tb.logit_bounds(net, x, 0.1, domain="corners").upper <= tb.logit_bounds(net, x, 0.1).upper).all()
+    assert proven.sound
 
 
 @pytest.fixture

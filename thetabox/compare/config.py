@@ -14,7 +14,7 @@ from typing import Any
 
 from thetabox.errors import InputError
 from thetabox.measure.pcm import TIMES
-from thetabox.train.methods import METHODS, hyper_parameters, method
+from thetabox.train.methods import hyper_parameters, kind_of, method
 from thetabox.train.settings import TrainingSettings
 from thetabox.verify import domains
 
@@ -121,7 +121,7 @@ class Config:
         """
         rows = []
         for name in self.methods:
-            own = {f"{part}.{p}": p for part in _parts(name) for p in hyper_parameters(METHODS[part])}
+            own = {f"{part}.{p}": p for part in _parts(name) for p in hyper_parameters(kind_of(part))}
             swept = {p: v for p, v in self.sweep.items() if p in own or p in own.values() or p in FIT}
             for values in itertools.product(*swept.values()):
                 chosen = dict(zip(swept, values, strict=True))

@@ -19,10 +19,12 @@ from thetabox.train import fit
 from thetabox.train import recipe as recipe_of
 from thetabox.train.methods import method as checked_method
 
+METHOD = "See `thetabox methods`; join two with +. package.module:Class runs a method of your own."
+
 
 @click.command("train", cls=options.Command, short_help="Train a network on a task or on data of your own.")
 @click.option("--task", "--data", "task", required=True, metavar="TASK_OR_NPZ", help="A task, or a .npz with x and y.")
-@click.option("--method", default="standard", show_default=True, help="See `thetabox methods`; join two with +.")
+@click.option("--method", default="standard", show_default=True, help=METHOD)
 @click.option("--set", "settings", type=options.Setting(), multiple=True, help="Setting of the method; repeatable.")
 @click.option("--model", "architecture", metavar="NAME", help="Another network than the task's own.")
 @click.option("--model-set", type=options.Setting(), multiple=True, help="Constructor argument of it; repeatable.")

@@ -14,6 +14,7 @@ from thetabox.train.methods.dropout import Dropout
 from thetabox.train.methods.entropy_sgd import EntropySgd
 from thetabox.train.methods.forward_noise import ForwardNoise
 from thetabox.train.methods.ibp import Ibp
+from thetabox.train.methods.imported import imported
 from thetabox.train.methods.l1 import L1
 from thetabox.train.methods.method import Combined, Method, Step, hyper_parameters, parse_value, run_step
 from thetabox.train.methods.quantised import Quantised
@@ -44,11 +45,27 @@ METHODS: dict[str, type[Method]] = {
 """Name → method; ``thetabox methods`` lists them with their hyper-parameters."""
 
 
+def kind_of(name: str) -> type[Method]:
+    """The class of one method: a name of the table, or ``package.module:Class`` for one of the user's own.
+
+    Raises:
+        InputError: there is none.
+    """
+    if ":" in name:
+        return imported(name)
+    if name not in METHODS:
+        raise InputError(
+            f"unknown training method {name!r}; choose one of {', '.join(METHODS)}, join with +, or name a class of "
+            "your own as package.module:Class"
+        )
+    return METHODS[name]
+
+
 def method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
     """The method of a name, or several joined by ``+``, with its hyper-parameters set.
 
     Args:
-        name: ``"weight-attack"``, ``"weight-attack+forward-noise"``, …
+        name: ``"weight-attack"``, ``"weight-attack+forward-noise"``, ``"package.module:Class"``, …
         settings: hyper-parameter → value (a string is parsed); with several methods each value goes to those that
             have it, and ``method.name`` (``"forward-noise.noise"``) to one alone.
 
@@ -57,25 +74,23 @@ def method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
             search for weights of their own.
     """
     names = [part.strip() for part in name.split("+")]
-    for part in names:
-        if part not in METHODS:
-            raise InputError(f"unknown training method {part!r}; choose one of {', '.join(METHODS)}, or join with +")
+    kinds = {part: kind_of(part) for part in names}
     if len(set(names)) < len(names):
         raise InputError(f"training method {name!r} names a method twice")
     left = dict(settings or {})
     used: set[str] = set()
     parts = []
-    for part in names:
+    for part, kind in kinds.items():
         values = {}
-        for parameter, default in hyper_parameters(METHODS[part]).items():
+        for parameter, default in hyper_parameters(kind).items():
             for key in (parameter, f"{part}.{parameter}"):
                 if key in left:
                     values[parameter] = parse_value(parameter, left[key], default)
                     used.add(key)
-        parts.append(METHODS[part](**values))
+        parts.append(kind(**values))
     unknown = [key for key in left if key not in used]
     if unknown:
-        known = [parameter for part in names for parameter in hyper_parameters(METHODS[part])]
+        known = [parameter for kind in kinds.values() for parameter in hyper_parameters(kind)]
         raise InputError(
             f"method {name!r} has no hyper-parameter {unknown[0]!r}; it has {', '.join(known) if known else 'none'}"
         )
@@ -85,4 +100,4 @@ def method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
     return parts[0] if len(parts) == 1 else Combined(tuple(parts))
 
 
-__all__ = ["METHODS", "Combined", "Method", "Step", "hyper_parameters", "method", "run_step"]
+__all__ = ["METHODS", "Combined", "Method", "Step", "hyper_parameters", "kind_of", "method", "run_step"]

@@ -107,8 +107,8 @@ class Objective(Protocol):
 class Method:
     """A training method; its dataclass fields are its hyper-parameters. Override the hooks that it needs.
 
-    A step minimises ``task(weights(stored(theta))) + Σ extra``. A new method is one file with one subclass, registered
-    in ``thetabox.train.methods.METHODS``.
+    A step minimises ``task(weights(stored(theta))) + Σ extra``. A new method is one frozen dataclass: in a file
+    of ``thetabox.train.methods`` and its table, or anywhere, named ``package.module:Class`` (docs/write-a-method.md).
     """
 
     name: ClassVar[str] = ""
