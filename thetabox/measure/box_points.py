@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-Ends = dict[str, tuple[Tensor, Tensor, Tensor]]
+BoxEnds = dict[str, tuple[Tensor, Tensor, Tensor]]
 """Name → (θ, lower end, upper end)."""
 
 
-def inward_ends(box: dict[str, tuple[Tensor, Tensor]], epsilon: float) -> Ends:
+def inward_ends(box: dict[str, tuple[Tensor, Tensor]], epsilon: float) -> BoxEnds:
     """(θ, lower, upper) of each (θ, unit radius), in float64, the ends rounded inward: inside the real box."""
     found = {}
     for name, (theta, radius) in box.items():
@@ -19,7 +19,7 @@ def inward_ends(box: dict[str, tuple[Tensor, Tensor]], epsilon: float) -> Ends:
     return found
 
 
-def placed(ends: Ends, delta: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+def placed(ends: BoxEnds, delta: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     """Weights from the lower end at δ = −1 over θ at 0 to the upper end at 1."""
     values = {}
     for name, points in ends.items():

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from thetabox.box import Box
 from thetabox.device import choose_device
 from thetabox.errors import InputError
-from thetabox.measure.box_points import Ends, inward_ends, placed
+from thetabox.measure.box_points import BoxEnds, inward_ends, placed
 from thetabox.measure.correctness import Correctness
 from thetabox.measure.inputs import (
     Levels,
@@ -228,7 +228,7 @@ class _Climb:
             drawn = {n: 2 * torch.rand(t.shape, generator=stream) - 1 for n, (t, _) in self.unit.items()}
         return {n: d.to(self.device, self.dtype).clamp(-1, 1) for n, d in drawn.items()}
 
-    def run(self, ends: Ends, delta: Weights) -> list[Weights]:
+    def run(self, ends: BoxEnds, delta: Weights) -> list[Weights]:
         """One run: the δ of least accuracy on the way, the last one, and the vertices nearest to them."""
         momentum = {name: torch.zeros_like(d) for name, d in delta.items()}
         best, least = delta, (2.0, 0.0)

@@ -89,34 +89,13 @@ def _one(work: tuple[Job, Plan], tell: Tell) -> tuple[Any, Any]:
     """Train, certify and attack one network: (certificate, attack)."""
     import thetabox as tb
     from thetabox.models import sha256
-    from thetabox.train import fit, recipe
     from thetabox.verify import Radii
 
     job, plan = work
-    train, validation = (tb.data.load(job.task, split) for split in ("train", "validation"))
     test = tb.data.load(job.task, "test").subset(plan.samples)
-    how = recipe(job.task)
-    arguments = how.options(job.method) | ({} if plan.epochs is None else {"epochs": plan.epochs})
-    telling = tell("training")
-    path = plan.folder / f"{job.task}-{'standard' if job.method == 'standard' else 'robust'}.safetensors"
-    result = fit(
-        how.model(plan.seed),
-        train,
-        validation,
-        job.method,
-        seed=plan.seed,
-        device=plan.device,
-        threads=1,
-        progress=False,
-        on_epoch=lambda record: telling(record.epoch, arguments["epochs"]),
-        out=path,
-        info={"task": job.task},
-        **arguments,
-    )
-    if result.interrupted:
-        raise KeyboardInterrupt
+    model, path = _trained(job, plan, tell)
     certificate = tb.certify(
-        result.model,
+        model,
         test.x,
         test.y,
         plan.epsilon,
@@ -128,7 +107,7 @@ def _one(work: tuple[Job, Plan], tell: Tell) -> tuple[Any, Any]:
         data_info=test.info,
     )
     radius = tb.certified_radius(
-        result.model,
+        model,
         test.x,
         test.y,
         device=plan.device,
@@ -138,7 +117,7 @@ def _one(work: tuple[Job, Plan], tell: Tell) -> tuple[Any, Any]:
     )
     assert isinstance(radius, Radii)
     attack = tb.attack(
-        result.model,
+        model,
         test.x,
         test.y,
         plan.epsilon,
@@ -150,3 +129,35 @@ def _one(work: tuple[Job, Plan], tell: Tell) -> tuple[Any, Any]:
     )
     tell("done")(1, 1)
     return replace(certificate, radius=radius.radius), attack
+
+
+def _trained(job: Job, plan: Plan, tell: Tell) -> tuple[Any, Path]:
+    """One network of the demo and its checkpoint.
+
+    Raises:
+        KeyboardInterrupt: the training was interrupted.
+    """
+    import thetabox as tb
+    from thetabox.train import fit, recipe
+
+    how = recipe(job.task)
+    arguments = how.options(job.method) | ({} if plan.epochs is None else {"epochs": plan.epochs})
+    told = tell("training")
+    path = plan.folder / f"{job.task}-{'standard' if job.method == 'standard' else 'robust'}.safetensors"
+    result = fit(
+        how.model(plan.seed),
+        tb.data.load(job.task, "train"),
+        tb.data.load(job.task, "validation"),
+        job.method,
+        seed=plan.seed,
+        device=plan.device,
+        threads=1,
+        progress=False,
+        on_epoch=lambda record: told(record.epoch, arguments["epochs"]),
+        out=path,
+        info={"task": job.task},
+        **arguments,
+    )
+    if result.interrupted:
+        raise KeyboardInterrupt
+    return result.model, path

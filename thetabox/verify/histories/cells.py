@@ -43,7 +43,7 @@ class Decay:
 
 
 @dataclass
-class Ends:
+class Constant:
     """A per-unit constant ``[1 or rows, units]``; one tensor twice where it is exact."""
 
     lower: Tensor
@@ -54,12 +54,12 @@ class Ends:
         """Whether both ends are one tensor."""
         return self.lower is self.upper
 
-    def first(self, rows: int) -> Ends:
+    def first(self, rows: int) -> Constant:
         """Of the first rows alone."""
         if len(self.lower) == 1:
             return self
         lower = self.lower[:rows]
-        return Ends(lower, lower if self.exact else self.upper[:rows])
+        return Constant(lower, lower if self.exact else self.upper[:rows])
 
     def size(self) -> float:
         """Largest absolute value."""
@@ -99,27 +99,27 @@ class Cells:
         # What reset sums are measured by where histories are compared.
         self.hardest_reset = max(self.threshold.size() * self.dt, 1e-30)
         zero = torch.zeros_like(self.threshold.lower[:1])
-        self.beta = Ends(zero, zero) if layer.beta is None else self._ends(layer.beta)
+        self.beta = Constant(zero, zero) if layer.beta is None else self._ends(layer.beta)
         self.decays = self._decays(layer.tau)
         device = self.weight_in.theta.device
         self.alpha = torch.zeros(1, self.units, dtype=self.rounding.dtype, device=device)
         for decay in self.decays:
             self.alpha[0, decay.units] = decay.value
         self.rho_error = 0.0
-        self.rho = Ends(zero, zero) if layer.tau_adapt is None else self._rho(layer.tau_adapt)
+        self.rho = Constant(zero, zero) if layer.tau_adapt is None else self._rho(layer.tau_adapt)
 
-    def _ends(self, parameter: Parameter) -> Ends:
+    def _ends(self, parameter: Parameter) -> Constant:
         theta = parameter.theta.reshape(1, -1).expand(1, self.units)
         own, subnormal = self.rounding.own, self.rounding.subnormal
         if parameter.factor == 0.0 and parameter.theta_error == 0.0:
-            return Ends(theta, theta)
+            return Constant(theta, theta)
         unit = parameter.magnitude if parameter.unit is None else parameter.unit
         epsilon = self.context.epsilon(parameter.factor).reshape(-1, 1) if parameter.factor else theta.new_zeros(1, 1)
         radius = epsilon * unit.reshape(1, -1)
         radius = (
             radius * (1.0 + 4.0 * own) + (theta.abs() + radius) * (2.0 * own + 2.0 * parameter.theta_error) + subnormal
         )
-        return Ends(theta - radius, theta + radius)
+        return Constant(theta - radius, theta + radius)
 
     def _decays(self, tau: Parameter) -> list[Decay]:
         if tau.factor:
@@ -140,13 +140,13 @@ class Cells:
             found.append(Decay(factor, error, (values == value).nonzero().squeeze(1)))
         return found
 
-    def _rho(self, tau: Parameter) -> Ends:
+    def _rho(self, tau: Parameter) -> Constant:
         ends = self._ends(tau)
         if ends.exact:
             pairs = [decay(self.dt, value, self.rounding, tau.theta_error) for value in ends.lower[0].tolist()]
             self.rho_error = max(error for _, error in pairs)
             value = ends.lower.new_tensor([[factor for factor, _ in pairs]])
-            return Ends(value, value)
+            return Constant(value, value)
         if float(ends.lower.min()) <= 0.0:
             raise InputError(f"a time constant's box reaches zero; the domain 'histories' cannot bound it, {INSTEAD}")
         out = []
@@ -157,7 +157,7 @@ class Cells:
             rounded = (factor + side * error).to(self.rounding.dtype)
             away = torch.full_like(rounded, side * math.inf)
             out.append(torch.nextafter(torch.nextafter(rounded, away), away).clamp(0.0, 1.0))
-        return Ends(*out)
+        return Constant(*out)
 
 
 def decay(dt: float, tau: float, rounding: Rounding, theta_error: float) -> tuple[float, float]:

@@ -19,7 +19,7 @@ FAR = 1e6
 # Quantities of a history beside its output traces.
 OTHERS = 5
 
-Ends = tuple[Tensor, Tensor]
+Pair = tuple[Tensor, Tensor]
 
 
 @dataclass
@@ -51,37 +51,37 @@ class Slots:
         """K."""
         return self.values.shape[2]
 
-    def trace(self, place: int) -> Ends:
+    def trace(self, place: int) -> Pair:
         """Output trace h of one decay."""
         return self.values[place], self.values[len(self.values) // 2 + place]
 
     @property
-    def reset(self) -> Ends:
+    def reset(self) -> Pair:
         """Reset sum R."""
         return self.trace(self.traces)
 
     @property
-    def adaptation(self) -> Ends:
+    def adaptation(self) -> Pair:
         """Adaptation b."""
         return self.trace(self.traces + 1)
 
     @property
-    def spike(self) -> Ends:
+    def spike(self) -> Pair:
         """Last spike z."""
         return self.trace(self.traces + 2)
 
     @property
-    def level(self) -> Ends:
+    def level(self) -> Pair:
         """A of this step, from :meth:`before_spikes` to :meth:`after_spikes`; it takes the place of the last spike."""
         return self.spike
 
     @property
-    def silent(self) -> Ends:
+    def silent(self) -> Pair:
         """Silent steps left."""
         return self.trace(self.traces + 3)
 
     @property
-    def count(self) -> Ends:
+    def count(self) -> Pair:
         """Spikes so far."""
         return self.trace(self.traces + 4)
 
@@ -176,15 +176,15 @@ class Slots:
         self.count[1].sub_(spikes)
 
 
-def _ends(pair: Ends) -> Ends:
+def _ends(pair: Pair) -> Pair:
     return pair[0], -pair[1]
 
 
-def _width(pair: Ends) -> Tensor:
+def _width(pair: Pair) -> Tensor:
     """The sum of both ends, which orders histories as their middle does."""
     return pair[0] - pair[1]
 
 
-def _write(pair: Ends, low: Tensor, high: Tensor) -> None:
+def _write(pair: Pair, low: Tensor, high: Tensor) -> None:
     pair[0].copy_(low)
     torch.neg(high, out=pair[1])
