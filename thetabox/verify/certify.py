@@ -134,14 +134,11 @@ def certify(
         base = (beside.margin > 0).double().mean(1) if beside.finished else None
     whole = profile and not deadline.passed
     data = {"name": "", "sha256": tensor_hash([inputs, labels]), "samples": len(inputs), **(data_info or {})}
-    predicted = clean.argmax(1)
-    # The network's own rounding may decide another way where real numbers do by a hair: then nothing is verified.
-    margin = torch.where(predicted == labels, found.margin, found.margin.clamp(max=0.0))
     return Certificate(
         epsilon=eps,
-        margin=margin,
+        margin=found.margin,
         label=labels,
-        predicted=predicted,
+        predicted=clean.argmax(1),
         domain=chosen.domain,
         criterion=criterion,
         options=sweep.recorded(found, effort, chosen.options),

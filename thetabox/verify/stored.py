@@ -107,12 +107,12 @@ def samples(path: Path, stored: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]
 
 
 def _check_stages(path: Path, stored: dict[str, Any]) -> None:
-    """What the stages of ``auto`` proved, and with what effort; no other domain has any."""
-    options, automatic = stored["options"], stored["domain"] == "auto"
-    for key in ("proven_by", "effort"):
-        _demand((key in options) == automatic, path, f"{key!r} and the domain {stored['domain']!r} do not fit")
-    if not automatic:
+    """What the stages of ``auto`` proved, and with what effort."""
+    options = stored["options"]
+    if stored["domain"] != "auto":
         return
+    for key in ("proven_by", "effort"):
+        _demand(key in options, path, f"it lacks {key!r}, which 'auto' writes")
     effort, stages = options["effort"], options["proven_by"]
     _demand(effort is None or (_number(effort) and effort >= 0), path, f"its effort is {effort!r}")
     counts: list[Any] = list(stages.values()) if isinstance(stages, dict) else [None]

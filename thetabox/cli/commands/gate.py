@@ -109,6 +109,8 @@ def _stored(context: click.Context, path: Path) -> tb.Certificate:
         raise InputError(f"the certificate at {path} was made with {certificate.domain!r}, a domain unknown here")
     if not domains.is_sound(certificate.domain):
         _refuse(certificate.domain)
+    if "proven_by" in certificate.options and certificate.domain != domains.AUTO:
+        raise InputError(f"the certificate at {path} is not as it was written: stages are those of 'auto' alone")
     asked.check(context, certificate, path)
     for note in asked.changed(certificate, path, data=context.params["data"] is None):
         tell(f"thetabox: {note}")

@@ -23,8 +23,7 @@ def holds_narrow(problem: Problem) -> bool:
 def compare_precision(problem: Problem, run: Running, wide: Tensor) -> None:
     """Every sample in the network's own precision: near the answers in double precision, or within its rounding."""
     own = logits(problem, run)
-    if not bool(own.isfinite().all()):
-        raise InputError("the network answers NaN or infinite logits at its own weights")
+    # What overflowed is compared with nothing: `real` speaks of real numbers, and in float32 nothing is known of it.
     places = apart(own, wide, NEAR_OWN)
     bounds = around(problem, places, run) if len(places) else None
     if bounds is None:
