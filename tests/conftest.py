@@ -14,7 +14,9 @@ import pytest
 import torch
 from torch import nn
 
+from thetabox.verify.agreement import compare
 from thetabox.verify.network import feedforward, recurrent, trace
+from thetabox.verify.problem import Problem, tensor_hash
 
 # Derandomised, so that a failure in CI is a failure at home too.
 hypothesis.settings.register_profile(
@@ -35,25 +37,35 @@ def _seeds() -> None:
     torch.manual_seed(0)
 
 
-TRACES: WeakKeyDictionary[nn.Module, dict[Any, Any]] = WeakKeyDictionary()
+KEPT: WeakKeyDictionary[nn.Module, dict[Any, Any]] = WeakKeyDictionary()
 
 
 @pytest.fixture
 def traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One trace of a network for all calls, where every public call would make its own.
+    """One trace and one comparison of a network for all calls, where every public call would make its own.
 
-    For tests that look at bounds, of networks whose code stays as it is: a trace takes as long as twenty comparisons.
+    For tests that look at bounds, of networks whose code stays as it is: these take far longer than the bounds.
     """
 
     def traced(model: nn.Module, module: nn.Module, role: str, examples: Any, **how: Any) -> Any:
         key = role, tuple((e.shape[1:], e.dtype, e.device) for e in examples), tuple(how.items())
-        kept = TRACES.setdefault(model, {})
+        kept = KEPT.setdefault(model, {})
         if key not in kept:
             kept[key] = trace.trace(model, module, role, examples, **how)
         return kept[key]
 
+    def checked(problem: Problem, epsilon: torch.Tensor) -> Any:
+        weights = [*problem.model.state_dict().values()]
+        key = repr(problem.settings), tensor_hash([problem.x, *weights])
+        kept = KEPT.setdefault(problem.model, {})
+        if key not in kept:
+            kept[key] = check(problem, epsilon)
+        return kept[key]
+
     for caller in (feedforward, recurrent):
         monkeypatch.setattr(caller, "trace", traced)
+    check = compare.check
+    monkeypatch.setattr(compare, "check", checked)
 
 
 @pytest.fixture(scope="session")

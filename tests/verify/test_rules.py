@@ -272,8 +272,9 @@ def test_weight_computed_from_parameters() -> None:
             contract.test_holds_vertices_and_samples(case, arithmetic, "float64")
 
 
-def test_every_rule_has_a_case() -> None:
+def test_every_rule_has_a_case(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rule joins the contract with one line above."""
+    monkeypatch.setattr("thetabox.verify.network.trace.sizes_of_calls", lambda *_: set())  # which operators, no more
     reached = set()
     for contract in RuleContract.__subclasses__():
         for case in contract.cases.values():
