@@ -333,8 +333,8 @@ class Checkpointer:
     def _save(self) -> None:
         assert self.path is not None
         best = self.training.best
-        found = {"best_epoch": best.epoch, "best_validation_accuracy": best.accuracy}
-        save(self.training.model, self.path, {**self.facts, **found})
+        facts = {**self.facts, "best_epoch": best.epoch, "best_validation_accuracy": best.accuracy}
+        save(self.training.model, self.path, facts)
 
 
 def _arrays(data: Data, name: str, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

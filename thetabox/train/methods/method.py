@@ -222,8 +222,8 @@ def gradient_at(objective: Objective, weights: Weights) -> tuple[Tensor, Weights
     """(loss, gradient by every tensor) at any weights; zeros where the loss does not depend on one."""
     leaves = {name: value.detach().requires_grad_() for name, value in weights.items()}
     loss = objective(leaves)
-    found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
-    return loss.detach(), dict(zip(leaves, found, strict=True))
+    gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+    return loss.detach(), dict(zip(leaves, gradients, strict=True))
 
 
 def set_gradient(theta: Weights, gradient: Weights) -> None:
