@@ -96,9 +96,9 @@ def check(problem: Problem, epsilon: Float[Tensor, " sweeps"]) -> Agreement:
     unread = _unread(problem)
     with torch.no_grad(), sound_kernels():
         with running(problem.model, problem.x) as run:
-            found = as_traced(problem, run)
-            wide = found or (found is False and not _as_traced_in_its_own(problem))
-            own, record = _compared(problem, epsilon, run, unread, traced=bool(found)) if wide else (None, {})
+            traced = as_traced(problem, run)
+            wide = traced or (traced is False and not _as_traced_in_its_own(problem))
+            own, record = _compared(problem, epsilon, run, unread, traced=bool(traced)) if wide else (None, {})
         if own is None or holds_narrow(problem):
             with running(problem.model, problem.x, wide=False) as narrow:
                 if own is None:

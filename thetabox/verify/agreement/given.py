@@ -21,11 +21,11 @@ def as_given(x: Any) -> Tensor | None:
     ``None`` where no call could be: lists, or arrays that torch does not take as they are.
     """
     try:
-        found = torch.from_numpy(np.array(x, order="K")) if isinstance(x, np.ndarray) else x
+        tensor = torch.from_numpy(np.array(x, order="K")) if isinstance(x, np.ndarray) else x
     except (TypeError, ValueError):
         return None
-    plain = isinstance(found, Tensor) and found.layout == torch.strided and not found.is_complex()
-    return copied(found.detach().cpu().resolve_neg()) if plain else None
+    plain = isinstance(tensor, Tensor) and tensor.layout == torch.strided and not tensor.is_complex()
+    return copied(tensor.detach().cpu().resolve_neg()) if plain else None
 
 
 def takes(problem: Problem, given: Tensor) -> bool:

@@ -146,18 +146,18 @@ def averaging(readout: Graph) -> Operation | None:
 
 def truth_values(graph: Graph) -> set[int]:
     """Positions of values that are 0 or 1 for any weights: comparisons, logic, their copies and products."""
-    found: set[int] = set()
+    positions: set[int] = set()
 
     def holds(operand: object) -> bool:
-        return isinstance(operand, Ref) and operand.index in found
+        return isinstance(operand, Ref) and operand.index in positions
 
     for operation in graph.operations:
         decided = operation.dtype is torch.bool and not isinstance(operation.layout, tuple)
         copied = operation.operator in COPIES and holds(operation.args[0])
         product = operation.operator == "aten.mul.Tensor" and all(holds(a) for a in operation.args)
         if decided or copied or product:
-            found.add(operation.index)
-    return found
+            positions.add(operation.index)
+    return positions
 
 
 def saturates(graph: Graph) -> bool:

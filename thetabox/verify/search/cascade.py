@@ -174,13 +174,13 @@ def parts(
             deadline.check()
             meter = Meter(given - passes, deadline)
             try:
-                found = guarded(partial(work, members, meter))
+                result = guarded(partial(work, members, meter))
             except GaveUp as error:
                 left[members] = 0.0
                 yield Found(members, None, str(error))
                 continue
             assert meter.left is not None
-            held = {"members": members, "given": given, "found": found, "left": meter.left}
+            held = {"members": members, "given": given, "found": result, "left": meter.left}
             store.write_part(name, held)
         left[members] = held["left"]
         yield Found(members, held["found"])

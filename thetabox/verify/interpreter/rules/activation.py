@@ -62,10 +62,10 @@ def _coefficient(context: Context, value: Number) -> float:
     Raises:
         InputError: it is infinite or not a number.
     """
-    found = number(context, value)
-    if not math.isfinite(found):
-        raise InputError(f"{context.where} computes with {found}; give it a finite number")
-    return found
+    coefficient = number(context, value)
+    if not math.isfinite(coefficient):
+        raise InputError(f"{context.where} computes with {coefficient}; give it a finite number")
+    return coefficient
 
 
 def _pieces(a: Interval, function: Callable[[Tensor], Tensor], *, increasing: bool) -> Interval:
