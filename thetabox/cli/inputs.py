@@ -116,10 +116,10 @@ def proof_settings(
         if name in options:
             raise InputError(f"{name!r} is given twice, by --option and by --{name}")
     options |= given
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         checked = domains.check(domain, options)
-    for warning in told:
+    for warning in caught:
         tell(f"thetabox: {warning.message}")
     return {
         "domain": domain,

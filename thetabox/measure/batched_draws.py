@@ -126,7 +126,7 @@ class ManyWeights:
         """
 
         def run(start: int, size: int) -> tuple[float, list[Tensor]]:
-            """Draws start … start + size − 1, by one call; answers seconds a draw, and the logits."""
+            """Draws start … start + size − 1, by one call; returns seconds a draw, and the logits."""
             began = self._clock()
             drawn = [weights(draw) for draw in range(start, start + size)]
             try:

@@ -66,7 +66,7 @@ def class_count(model: nn.Module, example: Tensor, labels: Tensor) -> int:
     """Number of logits, from one sample; a forward pass that fails is the user's to know about.
 
     Raises:
-        InputError: the network does not take such inputs, answers no [N, K] logits, or labels lie outside 0 … K − 1.
+        InputError: the network does not take such inputs, returns no [N, K] logits, or labels lie outside 0 … K − 1.
     """
     try:
         answer = model(example)

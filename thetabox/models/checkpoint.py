@@ -73,7 +73,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], info: dict[str, Any] | 
     meta = {"architecture": name, "config": model.config, "version": __version__, "info": info or {}}
     held = model.state_dict()
     for key, value in held.items():
-        if not isinstance(value, torch.Tensor):  # what get_extra_state answers
+        if not isinstance(value, torch.Tensor):  # what get_extra_state returns
             raise InputError(f"{key} of the {type(model).__name__} is no tensor; keep its state_dict with torch.save")
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in held.items()}
     write_atomically(Path(path), to_bytes(tensors, metadata={METADATA_KEY: json.dumps(meta)}))

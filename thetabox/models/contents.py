@@ -73,7 +73,7 @@ def fill(path: Path, model: nn.Module, held: Held, *, any_type: bool = False) ->
     """
     own = model.state_dict()
     for name, value in own.items():
-        if not isinstance(value, Tensor):  # what get_extra_state answers
+        if not isinstance(value, Tensor):  # what get_extra_state returns
             raise InputError(
                 f"{path}: {name} of the {type(model).__name__} to fill is no tensor; fill it by load_state_dict"
             )

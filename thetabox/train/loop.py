@@ -28,7 +28,7 @@ from thetabox.train.settings import TrainingSettings
 
 SAVE_EVERY_SECONDS = 10.0
 EVALUATION_BATCH = 1024
-# What torch says of a batch norm that is given one number a channel.
+# What torch reports of a batch norm that is given one number a channel.
 ALONE = "Expected more than 1 value per channel"
 
 

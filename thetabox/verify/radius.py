@@ -75,7 +75,7 @@ def certified_radius(
         progress: called with samples done and samples in all.
         timeout: seconds after which every search stops with what it has proven; a warning says so, and ``finished`` of
             the details.
-        details: answer :class:`Radii` instead of the radii alone.
+        details: return :class:`Radii` instead of the radii alone.
 
     Raises:
         InputError: anything wrong with what was given.

@@ -35,5 +35,5 @@ def _module(name: str, place: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except Exception as error:  # the user's code raises whatever it likes
-        told = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"cannot import the training method {place}: {told}") from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"cannot import the training method {place}: {reason}") from error

@@ -49,13 +49,13 @@ def ordinary(problem: Problem, x: Any) -> bool:
 
 
 def asked(problem: Problem, run: Running, which: Which, *, mode: str = "no_grad") -> Tensor:
-    """What a run answers for some samples, in the type and memory layout in which the user has them."""
+    """What a run returns for some samples, in the type and memory layout in which the user has them."""
     if problem.given is None:
         return run(problem.x[which], mode=mode)
     return run(problem.given[which], mode=mode, as_given=True)
 
 
 def logits(problem: Problem, run: Running) -> Tensor:
-    """What a run answers for every sample, float64, in one batch where memory allows."""
+    """What a run returns for every sample, float64, in one batch where memory allows."""
     count, most = len(problem.x), at_once(problem.network)
     return torch.cat([asked(problem, run, slice(n, n + most)) for n in range(0, count, most)]).double()

@@ -221,7 +221,7 @@ def _reach(cells: Cells, weight: Parameter | None) -> Tensor:
 
 
 def description(model: nn.Module) -> tuple[LeakyCells, ...]:
-    """What the network says of itself, layer by layer from the input on.
+    """How the network describes itself, layer by layer from the input on.
 
     Raises:
         InputError: it says nothing.

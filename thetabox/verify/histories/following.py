@@ -269,7 +269,7 @@ class Following:
         return f"becomes {self.algebra.show(expected, 8)} plus {self.algebra.show(difference)}"
 
     def _drive(self, layer: LayerAtoms, j: int, v: int, scale: int, progress: int) -> int:
-        """Take x W_in and z W_rec out of a potential; what they hold is noted, the rest answered."""
+        """Take x W_in and z W_rec out of a potential; what they hold is noted, the rest returned."""
         left, rest = products(self.algebra, v, scale, progress)
         nothing = not left
         for block, known, what in ((layer.weight_in, layer.below, "in"), (layer.weight_rec, layer.before, "rec")):

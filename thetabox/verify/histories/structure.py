@@ -162,7 +162,7 @@ class _Structure:
         return value[0].reshape(-1).tolist()
 
     def _read_step(self) -> tuple[np.ndarray, Following]:
-        """What it answers, and its cells."""
+        """What it returns, and its cells."""
         graph, initial = self.network.step, self.network.initial
         layouts = [graph.layouts[i] for i in graph.inputs]
         if any(layout.batch != 0 or layout.merged != 1 for layout in layouts):

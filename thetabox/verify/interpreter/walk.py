@@ -88,9 +88,9 @@ def evaluate(
         except Exception as error:
             if "can't allocate memory" in str(error):
                 raise
-            told = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
+            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
             raise InputError(
-                f"{operation.describe()}: its rule cannot bound it ({type(error).__name__}: {told[:200]})"
+                f"{operation.describe()}: its rule cannot bound it ({type(error).__name__}: {reason[:200]})"
             ) from error
         if keep or observe is not None or graph.readers[operation.index] != 1:
             _share(result)
@@ -108,7 +108,7 @@ def evaluate(
 def _result(
     context: Context, graph: Graph, operation: Operation, kind: Kind, values: dict[int, Value]
 ) -> tuple[tuple[Any, ...], Any]:
-    """Operands of one operation and what it answers, in the types that it has."""
+    """Operands of one operation and what it returns, in the types that it has."""
     rounding = context.rounding
     if kind.rounded and not rounding.network:
         context.rounding = replace(rounding, arithmetic="float32")
@@ -145,7 +145,7 @@ def _operand(context: Context, graph: Graph, values: dict[int, Value], place: Re
 
 
 def _maker(graph: Graph, place: Ref) -> str:
-    """The operator that answered a value, seen through the choice of one of several answers."""
+    """The operator that returned a value, seen through the choice of one of several results."""
     by_index = {o.index: o for o in graph.operations}
     maker = by_index.get(place.index)
     while maker is not None and maker.operator == "getitem":
@@ -197,7 +197,7 @@ def apply(context: Context, operation: Operation, args: tuple[Any, ...], kwargs:
 
 
 def _called(context: Context, operation: Operation, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The rule's answer, refused where it does not speak of numbers of the result's type."""
+    """The rule's result, refused where it does not speak of numbers of the result's type."""
     kind = context.kind
     if kind is None or not kind.wraps:
         return rule(context, args, kwargs)

@@ -36,12 +36,12 @@ NUMBERS = 1 << 21
 MOST_ITEMS = 256
 # Samples times ε of a profile.
 PROFILED_ROWS = 64
-# Share of the loss that a layer must have at some ε to be told of.
+# Share of the loss that a layer must have at some ε to be reported.
 LEAST_SHARE = 0.005
 # Forward passes that the intervals of all values cost, and a row that is walked back through the whole network.
 INTERVALS, ROW = 4.0, 4.0
 
-# Samples → what a walk answers for them.
+# Samples → what a walk returns for them.
 Answer = Callable[[Samples, Tensor], Tensor]
 
 
@@ -175,15 +175,15 @@ class Linear(Domain):
         # At ε = 0 only rounding is lost.
         lost = torch.where(epsilon[:, :1] > 0, lost.nan_to_num(0.0).clamp(min=0.0), 0.0)
         share = lost / lost.sum(1, keepdim=True).clamp(min=torch.finfo(lost.dtype).tiny)
-        told = (share >= LEAST_SHARE).any(0).nonzero().squeeze(1)
-        if not len(told):
+        shown = (share >= LEAST_SHARE).any(0).nonzero().squeeze(1)
+        if not len(shown):
             return None
         caption = (
             "Where linear bounds, with intervals for pre-activations, lose what they prove less than the unperturbed "
             "margin: in the noise of a layer's weights, or in the relaxation of a ReLU or pool. Mean of "
             f"{len(places)} samples; layers below {LEAST_SHARE:.1%} are left out."
         )
-        return Profile("losses", [names[i] for i in told.tolist()], share[:, told], "margin", caption)
+        return Profile("losses", [names[i] for i in shown.tolist()], share[:, shown], "margin", caption)
 
     def walked(self, samples: Samples, rows: Float[Tensor, "samples rows classes"]) -> Float[Tensor, "samples rows"]:
         """Lower bounds of combinations of the logits; minus infinity where the samples' intervals are not finite."""

@@ -72,7 +72,7 @@ def _guards_of_a_call(module: nn.Module, inputs: Sequence[Tensor]) -> list[Any]:
 
 
 def _is_of_torch(guard: Any) -> bool:
-    """Whether torch compares the size and not the code: it answers the same by either way."""
+    """Whether torch compares the size and not the code: it returns the same by either way."""
     file = getattr(guard.sloc.framework_loc, "filename", "")
     return Path(file).is_relative_to(Path(torch.__file__).parent)
 

@@ -54,8 +54,8 @@ def _first_state(model: nn.Module) -> Any:
         except InputError:
             raise
         except Exception as error:  # a network raises whatever it likes
-            told = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise InputError(f"initial_state(batch) of the recurrent network fails: {told}") from error
+            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise InputError(f"initial_state(batch) of the recurrent network fails: {reason}") from error
 
 
 class RecurrentNetwork(Network):
