@@ -209,12 +209,12 @@ def wrapped(module: nn.Module) -> str | None:
 
 def wrappers(model: nn.Module) -> list[str]:
     """Dotted prefixes of ``model``'s names that end in the name of a wrapper, the longest first."""
-    found = []
+    prefixes = []
     for name, module in model.named_modules(remove_duplicate=False):
         child = wrapped(module)
         if child is not None:
-            found.append(f"{name}.{child}." if name else f"{child}.")
-    return sorted(found, key=len, reverse=True)
+            prefixes.append(f"{name}.{child}." if name else f"{child}.")
+    return sorted(prefixes, key=len, reverse=True)
 
 
 def _factors(scale: Any) -> dict[str, float]:
@@ -255,11 +255,11 @@ def _candidates(model: nn.Module) -> list[_Candidate]:
         inner = getattr(inner, child)
     spiking = hasattr(inner, "initial_state") and hasattr(inner, "step")
     parameters = _by_tensor(model, model.named_parameters(remove_duplicate=False))
-    found = [
+    candidates = [
         _Candidate(n, spiking and any(name.full.rsplit(".", 1)[-1] in NEURON_PARAMETERS for name in n))
         for n in parameters
     ]
-    return found + [_Candidate(n, True) for n in _by_tensor(model, model.named_buffers(remove_duplicate=False))]
+    return candidates + [_Candidate(n, True) for n in _by_tensor(model, model.named_buffers(remove_duplicate=False))]
 
 
 def _by_tensor(model: nn.Module, named: Iterable[tuple[str, Tensor]]) -> list[list[_Name]]:
@@ -272,15 +272,15 @@ def _by_tensor(model: nn.Module, named: Iterable[tuple[str, Tensor]]) -> list[li
 
 
 def _seen_through(model: nn.Module, names: Iterable[str]) -> list[_Name]:
-    prefixes, found = wrappers(model), []
+    prefixes, shortened = wrappers(model), []
     for name in names:
         short = name
         for prefix in prefixes:  # the longest first, so that what stands before it is still as the model has it
             if name.startswith(prefix):
                 before = prefix[:-1].rpartition(".")[0]
                 short = (f"{before}." if before else "") + short[len(prefix) :]
-        found.append(_Name(name, short))
-    return found
+        shortened.append(_Name(name, short))
+    return shortened
 
 
 def _nearest(pattern: str, names: list[_Name]) -> str:

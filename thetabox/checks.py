@@ -40,14 +40,14 @@ def array(values: Any, what: str, *, own: bool = True) -> Tensor:
     """
     try:
         _check_default_device()
-        found = _read(values, what, own)
+        tensor = _read(values, what, own)
     except InputError:
         raise
     except Exception as error:  # tensors and arrays of foreign kinds raise whatever they like
         raise InputError(f"{what} must be a tensor or an array of numbers, not {_kind(values)}") from error
-    if found.is_complex():
-        raise InputError(f"{what} must be real, not {found.dtype}")
-    return found
+    if tensor.is_complex():
+        raise InputError(f"{what} must be real, not {tensor.dtype}")
+    return tensor
 
 
 def inputs(x: Any, what: str = "x", *, keep_indices: bool = False) -> Tensor:
@@ -61,18 +61,18 @@ def inputs(x: Any, what: str = "x", *, keep_indices: bool = False) -> Tensor:
     Raises:
         InputError: no samples, NaN or infinite values, or what :func:`array` refuses.
     """
-    found = array(x, what)
-    if found.dim() == 0 or len(found) == 0:
-        raise InputError(f"{what} holds no samples; its shape is {list(found.shape)}")
-    if found.dim() < 2 or found.numel() == 0:
-        raise InputError(f"{what} must hold at least one sample, [samples, ...]; its shape is {list(found.shape)}")
-    if not found.is_floating_point():
-        if keep_indices and found.dtype in (torch.int32, torch.int64):
-            return found
-        found = exact_double(found, what)
-    if not bool(torch.isfinite(found).all()):
+    tensor = array(x, what)
+    if tensor.dim() == 0 or len(tensor) == 0:
+        raise InputError(f"{what} holds no samples; its shape is {list(tensor.shape)}")
+    if tensor.dim() < 2 or tensor.numel() == 0:
+        raise InputError(f"{what} must hold at least one sample, [samples, ...]; its shape is {list(tensor.shape)}")
+    if not tensor.is_floating_point():
+        if keep_indices and tensor.dtype in (torch.int32, torch.int64):
+            return tensor
+        tensor = exact_double(tensor, what)
+    if not bool(torch.isfinite(tensor).all()):
         raise InputError(f"{what} has values that are NaN or infinite")
-    return found
+    return tensor
 
 
 def labels(y: Any, samples: int, what: str = "y") -> Tensor:
@@ -81,12 +81,12 @@ def labels(y: Any, samples: int, what: str = "y") -> Tensor:
     Raises:
         InputError: not one label a sample, not whole numbers, or what :func:`array` refuses.
     """
-    found = array(y, what)
-    if found.dim() != 1 or found.shape[0] != samples:
+    tensor = array(y, what)
+    if tensor.dim() != 1 or tensor.shape[0] != samples:
         raise InputError(
-            f"{what} must hold one label for each of the {samples} samples, not labels of shape {list(found.shape)}"
+            f"{what} must hold one label for each of the {samples} samples, not labels of shape {list(tensor.shape)}"
         )
-    wide = found.double()
+    wide = tensor.double()
     # NaN and infinity are not below the limit either.
     if not bool(((wide == wide.round()) & (wide.abs() < LARGEST_WHOLE)).all()):
         raise InputError(f"{what} must hold whole class numbers (integers)")
@@ -102,20 +102,20 @@ def numbers(values: Any, what: str) -> Tensor:
     _check_default_device()
     refusal = f"{what} must be a number or a list of numbers, not "
     try:
-        found = array(values, what)
+        tensor = array(values, what)
     except InputError as error:
         raise InputError(refusal + _shown(values)) from error
-    if found.dtype == torch.bool or _has_bool(values):
+    if tensor.dtype == torch.bool or _has_bool(values):
         raise InputError(refusal + "truth values")
-    if found.numel() == 0:
+    if tensor.numel() == 0:
         raise InputError(f"{what} is empty; give one number at least")
-    if found.dim() > 1:
-        raise InputError(f"{refusal}of shape {list(found.shape)}")
-    found = found.double().reshape(-1) + 0.0  # no -0
-    for number in found.tolist():
+    if tensor.dim() > 1:
+        raise InputError(f"{refusal}of shape {list(tensor.shape)}")
+    tensor = tensor.double().reshape(-1) + 0.0  # no -0
+    for number in tensor.tolist():
         if not (math.isfinite(number) and number >= 0):
             raise InputError(f"{what} is {number}; it must be finite and at least 0")
-    return found
+    return tensor
 
 
 def number(value: Any, what: str) -> float:
@@ -124,10 +124,10 @@ def number(value: Any, what: str) -> float:
     Raises:
         InputError: anything else.
     """
-    found = numbers(value, what)
-    if len(found) != 1:
-        raise InputError(f"{what} must be one number, not {len(found)}")
-    return float(found)
+    tensor = numbers(value, what)
+    if len(tensor) != 1:
+        raise InputError(f"{what} must be one number, not {len(tensor)}")
+    return float(tensor)
 
 
 def exact_double(numbers: Tensor, what: str) -> Tensor:
@@ -229,27 +229,27 @@ def _dense(tensor: Tensor, what: str, own: bool) -> Tensor:
     if tensor.is_nested:
         raise InputError(f"{what} is a nested tensor, whose samples may differ in shape")
     shares = tensor.layout == torch.strided
-    found = tensor.detach().cpu() if shares else tensor.detach().to_dense().cpu()
-    if found.is_floating_point() and found.dtype not in ORDINARY:
-        return found.float()  # the types of eight bits, which float32 holds
-    found = found.resolve_conj().resolve_neg().contiguous()
-    return found.clone() if own and shares and found.data_ptr() == tensor.data_ptr() else found
+    dense = tensor.detach().cpu() if shares else tensor.detach().to_dense().cpu()
+    if dense.is_floating_point() and dense.dtype not in ORDINARY:
+        return dense.float()  # the types of eight bits, which float32 holds
+    dense = dense.resolve_conj().resolve_neg().contiguous()
+    return dense.clone() if own and shares and dense.data_ptr() == tensor.data_ptr() else dense
 
 
 def _of_numpy(values: Any, what: str, own: bool) -> Tensor:
     if np.ma.is_masked(values):
         raise InputError(f"{what} has masked values; fill or drop them")
-    found = np.asarray(values)
-    if found.dtype.kind not in "biufc":
-        of = _kind(values) if found.dtype.kind == "O" and found.ndim == 0 else str(found.dtype)
+    ndarray = np.asarray(values)
+    if ndarray.dtype.kind not in "biufc":
+        of = _kind(values) if ndarray.dtype.kind == "O" and ndarray.ndim == 0 else str(ndarray.dtype)
         raise InputError(f"{what} must be a tensor or an array of numbers, not {of}")
-    if found.dtype.kind == "f" and found.dtype.itemsize > 8:
+    if ndarray.dtype.kind == "f" and ndarray.dtype.itemsize > 8:
         with np.errstate(over="ignore"):
-            narrow = found.astype(np.float64)
-        if not np.array_equal(narrow.astype(found.dtype), found, equal_nan=True):
+            narrow = ndarray.astype(np.float64)
+        if not np.array_equal(narrow.astype(ndarray.dtype), ndarray, equal_nan=True):
             raise InputError(f"{what} has more digits than float64 holds; round it, by astype(numpy.float64)")
-        found = narrow
-    native = np.require(found, found.dtype.newbyteorder("="), ["C", "W"])
+        ndarray = narrow
+    native = np.require(ndarray, ndarray.dtype.newbyteorder("="), ["C", "W"])
     return torch.from_numpy(native.copy() if own else native)
 
 

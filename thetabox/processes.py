@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 # Called in the parent with (number of the job, what it does, share of that done).
 Event = Callable[[int, str, float], None]
-# Called in a job: tell("training") answers a function of (done, total).
+# Called in a job: tell("training") returns a function of (done, total).
 Tell = Callable[[str], Callable[[int, int], None]]
 
 # Seconds that jobs get after Ctrl-C to keep what they have.
@@ -36,7 +36,7 @@ def run_all(
         function: importable by name, as are its argument and result.
         jobs: started in this order, so the longest had better come first.
         processes: jobs at a time.
-        on_event: told what the jobs tell.
+        on_event: called with what the jobs report.
     """
     context = multiprocessing.get_context("spawn")
     manager = SyncManager(ctx=context)

@@ -51,8 +51,8 @@ def read_model(path: Path, architecture: str | None, config: Sequence[tuple[str,
 
 def read_data(data: str, split: str, samples: int | None, data_dir: Path | None) -> Dataset:
     """The samples, or their fixed subset."""
-    found = load_data(data, split, data_dir)
-    return found if samples is None else found.subset(samples)
+    dataset = load_data(data, split, data_dir)
+    return dataset if samples is None else dataset.subset(samples)
 
 
 def make_box(box_kind: str, include: str, exclude: str, scale: Sequence[tuple[str, float]], fold: bool) -> Box:
@@ -86,11 +86,11 @@ def read_all(
     """Everything that a command needs, read and checked before anything is computed or written."""
     box = make_box(box_kind, include, exclude, scale, fold)
     network = read_model(model, architecture, config)
-    found = read_data(data, split, None, data_dir)
+    dataset = read_data(data, split, None, data_dir)
     set_threads(threads, network)
-    _check_fits(network, found)
-    found = found if samples is None else found.subset(samples)
-    return Given(network, found, box, {"source": str(model), "kind": arguments.FILE, "sha256": sha256(model)})
+    _check_fits(network, dataset)
+    dataset = dataset if samples is None else dataset.subset(samples)
+    return Given(network, dataset, box, {"source": str(model), "kind": arguments.FILE, "sha256": sha256(model)})
 
 
 def proof_settings(
@@ -116,10 +116,10 @@ def proof_settings(
         if name in options:
             raise InputError(f"{name!r} is given twice, by --option and by --{name}")
     options |= given
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         checked = domains.check(domain, options)
-    for warning in told:
+    for warning in caught:
         tell(f"thetabox: {warning.message}")
     return {
         "domain": domain,

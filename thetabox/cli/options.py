@@ -73,9 +73,9 @@ class Durations(click.ParamType):
             return value
         times = []
         for part in str(value).split(","):
-            found = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*(s|min|h|d|y)?\s*", part)
+            match = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*(s|min|h|d|y)?\s*", part)
             try:
-                time = float(found[1]) * self.UNITS[found[2] or "s"] if found else math.nan
+                time = float(match[1]) * self.UNITS[match[2] or "s"] if match else math.nan
             except ValueError:
                 time = math.nan
             if not math.isfinite(time):

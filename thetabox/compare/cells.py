@@ -89,11 +89,11 @@ class Cell:
     def read(self, stage: str) -> dict[str, Any] | None:
         """What the stage found, if it is finished and was made with these very settings."""
         try:
-            found: dict[str, Any] = json.loads((self.folder / f"{stage}.json").read_text(encoding="utf-8"))
-            known = found["key"] == self._key(stage)
+            content: dict[str, Any] = json.loads((self.folder / f"{stage}.json").read_text(encoding="utf-8"))
+            known = content["key"] == self._key(stage)
         except (OSError, ValueError, KeyError, InputError):
             return None
-        return found if known else None
+        return content if known else None
 
     def missing(self) -> list[str]:
         """Stages that are not finished."""
@@ -192,15 +192,15 @@ def _test(cell: Cell, samples: int) -> data.Dataset:
 
 def _mismatch(cell: Cell, progress: Callable[[int, int], None]) -> dict[str, Any]:
     c, test = cell.config, _test(cell, cell.config.samples)
-    found = mismatch(
+    result = mismatch(
         _network(cell), test.x, test.y, c.level, c.draws, seed=cell.seed, device=cell.device, progress=progress
     )
-    return {"clean_accuracy": found.clean_accuracy, "accuracy": found.accuracy.tolist(), "samples": len(test)}
+    return {"clean_accuracy": result.clean_accuracy, "accuracy": result.accuracy.tolist(), "samples": len(test)}
 
 
 def _attack(cell: Cell, progress: Callable[[int, int], None]) -> dict[str, Any]:
     c, test = cell.config, _test(cell, cell.config.proof_samples)
-    found = attack(
+    result = attack(
         _network(cell),
         test.x,
         test.y,
@@ -211,12 +211,12 @@ def _attack(cell: Cell, progress: Callable[[int, int], None]) -> dict[str, Any]:
         device=cell.device,
         progress=progress,
     )
-    return {"epsilon": cell.curve, "accuracy": found.accuracy.tolist(), "correct": _rows(found.correct)}
+    return {"epsilon": cell.curve, "accuracy": result.accuracy.tolist(), "correct": _rows(result.correct)}
 
 
 def _shared(cell: Cell, progress: Callable[[int, int], None]) -> dict[str, Any]:
     c, test = cell.config, _test(cell, cell.config.samples)
-    found = shared_attack(
+    result = shared_attack(
         _network(cell),
         test.x,
         test.y,
@@ -227,20 +227,20 @@ def _shared(cell: Cell, progress: Callable[[int, int], None]) -> dict[str, Any]:
         device=cell.device,
         progress=progress,
     )
-    return {"epsilon": cell.curve, "accuracy": found.accuracy.tolist(), "samples": len(test)}
+    return {"epsilon": cell.curve, "accuracy": result.accuracy.tolist(), "samples": len(test)}
 
 
 def _pcm(cell: Cell, progress: Callable[[int, int], None]) -> dict[str, Any]:
     c, test = cell.config, _test(cell, cell.config.samples)
-    found = pcm(
+    result = pcm(
         _network(cell), test.x, test.y, c.pcm_times, c.pcm_draws, seed=cell.seed, device=cell.device, progress=progress
     )
-    return {"times": list(c.pcm_times), "accuracy": found.accuracy.tolist(), "samples": len(test)}
+    return {"times": list(c.pcm_times), "accuracy": result.accuracy.tolist(), "samples": len(test)}
 
 
 def _certify(cell: Cell, progress: Callable[[int, int], None]) -> dict[str, Any]:
     c, test = cell.config, _test(cell, cell.config.proof_samples)
-    found = certify(
+    certificate = certify(
         _network(cell),
         test.x,
         test.y,
@@ -252,11 +252,11 @@ def _certify(cell: Cell, progress: Callable[[int, int], None]) -> dict[str, Any]
     )
     return {
         "epsilon": list(c.epsilon),
-        "clean_accuracy": found.clean_accuracy,
-        "accuracy": found.verified_accuracy.tolist(),
-        "verified": _rows(found.verified),
-        "domain": found.domain,
-        "sound": found.sound,
+        "clean_accuracy": certificate.clean_accuracy,
+        "accuracy": certificate.verified_accuracy.tolist(),
+        "verified": _rows(certificate.verified),
+        "domain": certificate.domain,
+        "sound": certificate.sound,
     }
 
 

@@ -172,29 +172,29 @@ def read_config(path: Path | None, **changes: Any) -> Config:
     Raises:
         InputError: no such file, not TOML, an unknown key, or a value that does not fit.
     """
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     if path is not None:
         try:
-            found = tomllib.loads(path.read_text(encoding="utf-8"))
+            settings = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror or error}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InputError(f"{path} is not a TOML file: {error}") from None
     known = {f.name: f for f in dataclasses.fields(Config)}
-    for key in found:
+    for key in settings:
         if key not in known:
             raise InputError(f"{path}: unknown key {key!r}; there are {', '.join(known)}")
-    found |= {key: value for key, value in changes.items() if value is not None}
-    if not found.get("task"):
+    settings |= {key: value for key, value in changes.items() if value is not None}
+    if not settings.get("task"):
         raise InputError("no task is named: give --task, or task = … in the configuration")
-    for key, value in found.items():
+    for key, value in settings.items():
         if known[key].type.startswith("tuple"):
             if not isinstance(value, list | tuple):
                 raise InputError(f"{key} must be a list, not {value!r}")
-            found[key] = tuple(value)
+            settings[key] = tuple(value)
         elif known[key].type.startswith("Mapping"):
-            found[key] = _mapping(key, value)
-    return Config(**found)
+            settings[key] = _mapping(key, value)
+    return Config(**settings)
 
 
 def _mapping(key: str, value: Any) -> dict[str, Any]:

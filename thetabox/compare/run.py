@@ -104,7 +104,7 @@ def _note_missing(folder: Path, some: list[Cell]) -> None:
 
 
 def _row(variant: Variant, some: list[Cell]) -> Row:
-    found: dict[str, list[dict[str, Any]]] = {}
+    results: dict[str, list[dict[str, Any]]] = {}
     seconds: dict[str, list[float]] = {}
     for cell in some:
         if cell.variant == variant:
@@ -112,6 +112,6 @@ def _row(variant: Variant, some: list[Cell]) -> Row:
                 content = cell.read(stage)
                 if content is None:
                     raise InputError(f"{cell.folder} was changed while it was read; run the comparison again")
-                found.setdefault(stage, []).append(content["result"])
+                results.setdefault(stage, []).append(content["result"])
                 seconds.setdefault(stage, []).append(content["seconds"])
-    return Row(variant, found, seconds)
+    return Row(variant, results, seconds)

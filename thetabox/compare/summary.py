@@ -110,9 +110,9 @@ COST_NOTE = (
 
 def mismatch_note(comparison: Comparison) -> str:
     """What the mismatch table counts."""
-    config, found = comparison.config, comparison.rows[0].found["mismatch"][0]
+    config, result = comparison.config, comparison.rows[0].found["mismatch"][0]
     return (
-        f"Accuracy in percent on {found['samples']} test samples with θ ~ N(θ, (level · |θ|)²): mean ± standard "
+        f"Accuracy in percent on {result['samples']} test samples with θ ~ N(θ, (level · |θ|)²): mean ± standard "
         f"deviation, and the worst, of {config.draws} frozen draws for each of {config.seeds} networks."
     )
 
@@ -129,9 +129,9 @@ def shared_note(comparison: Comparison) -> str:
 
 def pcm_note(comparison: Comparison) -> str:
     """What the table of phase-change memory counts."""
-    config, found = comparison.config, comparison.rows[0].found["pcm"][0]
+    config, result = comparison.config, comparison.rows[0].found["pcm"][0]
     return (
-        f"Accuracy in percent on {found['samples']} test samples with the weight matrices on pairs of phase-change "
+        f"Accuracy in percent on {result['samples']} test samples with the weight matrices on pairs of phase-change "
         "memory devices, 8-bit converters and drift compensation: mean ± standard deviation, and the worst, of "
         f"{config.pcm_draws} chips for each of {config.seeds} networks."
     )
@@ -156,7 +156,7 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def draws(row: Row, stage: str = "mismatch") -> np.ndarray:
     """Accuracy of every draw of every seed, [levels or times, seeds · draws]."""
-    return np.concatenate([np.asarray(found["accuracy"]) for found in row.found[stage]], axis=1)
+    return np.concatenate([np.asarray(result["accuracy"]) for result in row.found[stage]], axis=1)
 
 
 def mismatch_figure(rows: Sequence[Row], level: Sequence[float]) -> Any:
@@ -182,7 +182,7 @@ def pcm_table(rows: Sequence[Row], times: Sequence[float]) -> Table:
 def p_table(rows: Sequence[Row], level: Sequence[float]) -> Table:
     """Two-sided Mann-Whitney U test of each method's draws against the best method's: p."""
     every = [draws(row) for row in rows]
-    best = [int(np.argmax([found[i].mean() for found in every])) for i in range(len(level))]
+    best = [int(np.argmax([accuracy[i].mean() for accuracy in every])) for i in range(len(level))]
     lines = []
     for place, row in enumerate(rows):
         cells = [row.variant.label]
@@ -220,8 +220,10 @@ def cost_table(comparison: Comparison) -> Table:
     for row in comparison.rows:
         trained = row.found["train"]
         seconds = row.seconds["train"]
-        steps = np.mean([found["batches"] * found["epochs"] * found["gradients_per_step"] for found in trained])
-        best = ", ".join(str(found["best_epoch"]) for found in trained)
+        steps = np.mean(
+            [training["batches"] * training["epochs"] * training["gradients_per_step"] for training in trained]
+        )
+        best = ", ".join(str(training["best_epoch"]) for training in trained)
         lines.append(
             [
                 row.variant.label,
@@ -280,12 +282,12 @@ def _landscapes(rows: Sequence[Row], stage: str) -> dict[str, tuple[np.ndarray, 
     }
 
 
-def _drawn(found: np.ndarray) -> list[str]:
+def _drawn(accuracy: np.ndarray) -> list[str]:
     """Mean ± std (min) in percent, for each row of draws."""
-    deviation = found.std(1, ddof=1 if found.shape[1] > 1 else 0)
+    deviation = accuracy.std(1, ddof=1 if accuracy.shape[1] > 1 else 0)
     return [
         f"{100 * own.mean():.2f} ± {100 * std:.2f} ({100 * own.min():.2f})"
-        for own, std in zip(found, deviation, strict=True)
+        for own, std in zip(accuracy, deviation, strict=True)
     ]
 
 

@@ -69,9 +69,9 @@ def _sources(data_dir: Path | None) -> list[Path]:
     if archive is not None:
         return [archive]
     copies = [first_file(folders, [name]) for name in JPEG]
-    found = [path for path in copies if path is not None]
-    if len(found) == len(JPEG):
-        return found
+    present = [path for path in copies if path is not None]
+    if len(present) == len(JPEG):
+        return present
     if data_dir is not None:
         raise missing(TASK.name, data_dir, f"{ARCHIVE} or {' and '.join(JPEG)}")
     return [download(TASK.name, SOURCE, SHA256)[ARCHIVE]]

@@ -95,9 +95,9 @@ def beat_windows(record: Record) -> tuple[Float32[np.ndarray, "beats steps 7"], 
     return np.asarray(windows, dtype=np.float32), labels
 
 
-def _make(split: str, found: dict[str, tuple[Path, Path, Path]]) -> dict[str, np.ndarray]:
+def _make(split: str, files: dict[str, tuple[Path, Path, Path]]) -> dict[str, np.ndarray]:
     windows, labels, patients = [], [], []
-    for name, paths in found.items():
+    for name, paths in files.items():
         beats, classes = beat_windows(read_record(*paths))
         windows.append(beats)
         labels += classes
@@ -115,10 +115,10 @@ def _make(split: str, found: dict[str, tuple[Path, Path, Path]]) -> dict[str, np
 
 def read(split: str, data_dir: Path | None = None) -> Dataset:
     """Beats ``[N, 100, 7]``; the record number is the group."""
-    found = record_files(TASK.name, [str(number) for number in RECORDS[split]], data_dir)
+    files = record_files(TASK.name, [str(number) for number in RECORDS[split]], data_dir)
     recipe = f"ecg 1 {split} {RECORDS[split]} {LIMIT} {STEPS} {BEFORE} {STRIDE} {BAND} {RHYTHM_SCALE} {RHYTHM_BEATS}"
-    sources = [path for paths in found.values() for path in paths]
-    arrays = processed(TASK.name, recipe, sources, lambda: _make(split, found))
+    sources = [path for paths in files.values() for path in paths]
+    arrays = processed(TASK.name, recipe, sources, lambda: _make(split, files))
     return from_arrays(
         arrays["x"],
         arrays["y"],

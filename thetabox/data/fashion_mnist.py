@@ -57,11 +57,11 @@ def read_idx(path: Path) -> UInt8[np.ndarray, " ..."]:
 def _files(part: str, data_dir: Path | None) -> tuple[Path, Path]:
     names = [name for name in SHA256 if name.startswith(part)]
     folders = search_folders(data_dir, FOLDERS)
-    found = [first_file(folders, (name, name.removesuffix(".gz"))) for name in names]
-    if found[0] is not None and found[1] is not None:
-        return found[0], found[1]
+    paths = [first_file(folders, (name, name.removesuffix(".gz"))) for name in names]
+    if paths[0] is not None and paths[1] is not None:
+        return paths[0], paths[1]
     if data_dir is not None:
-        raise missing(TASK.name, data_dir, names[0] if found[0] is None else names[1])
+        raise missing(TASK.name, data_dir, names[0] if paths[0] is None else names[1])
     fetched = download(TASK.name, SOURCE, {name: SHA256[name] for name in names})
     return fetched[names[0]], fetched[names[1]]
 

@@ -64,10 +64,10 @@ def download(task: str, base: str, sha256: Mapping[str, str]) -> dict[str, Path]
 
     folder = cache_folder() / "downloads" / task
     pooch.get_logger().setLevel("WARNING")
-    found = {}
+    fetched = {}
     for name, digest in sha256.items():
         try:
-            found[name] = Path(pooch.retrieve(base + name, known_hash=f"sha256:{digest}", fname=name, path=folder))
+            fetched[name] = Path(pooch.retrieve(base + name, known_hash=f"sha256:{digest}", fname=name, path=folder))
         except RequestException as error:
             reason = type(error).__name__
             raise InputError(
@@ -78,7 +78,7 @@ def download(task: str, base: str, sha256: Mapping[str, str]) -> dict[str, Path]
             raise InputError(f"{base}{name} is not the expected file (SHA-256 differs); try again later") from error
         except OSError as error:
             raise InputError(f"task {task} could not be stored in {folder}: {error.strerror or error}") from error
-    return found
+    return fetched
 
 
 def _read_cache(path: Path) -> dict[str, np.ndarray] | None:

@@ -249,8 +249,10 @@ class _Search:
             with torch.enable_grad():
                 leaves = {name: value.detach().requires_grad_() for name, value in w.items()}
                 aimed, margin = _margins(self.fast, leaves, a, b, k)
-                found = torch.autograd.grad(aimed, list(leaves.values()), allow_unused=True, materialize_grads=True)
-            return dict(zip(leaves, found, strict=True)), margin.detach()
+                derivatives = torch.autograd.grad(
+                    aimed, list(leaves.values()), allow_unused=True, materialize_grads=True
+                )
+            return dict(zip(leaves, derivatives, strict=True)), margin.detach()
 
         gradients, margins = self._each(one, weights, x, y, target)
         return margins, gradients
@@ -414,11 +416,11 @@ def _row_margin(answer: Tensor, y: Tensor) -> Tensor:
 
 def _with_momentum(momentum: Weights, gradient: Weights) -> Weights:
     """Momentum times the sum so far, plus the gradient at a mean size of 1, tensor by tensor."""
-    found = {}
+    updated = {}
     for name, value in gradient.items():
         size = value.abs().reshape(len(value), -1).mean(1)
-        found[name] = MOMENTUM * momentum[name] + value / _like(size.clamp(min=1e-30), value)
-    return found
+        updated[name] = MOMENTUM * momentum[name] + value / _like(size.clamp(min=1e-30), value)
+    return updated
 
 
 def _take(values: Weights, rows: Tensor) -> Weights:

@@ -98,14 +98,14 @@ class ManyWeights:
         progress: Callable[[int], None] | None = None,
     ) -> Float[Tensor, " draw"]:
         """Sum of ``score`` over the data for draws 0 … ``count`` − 1; arguments as of :meth:`visit`."""
-        found = torch.empty(count, dtype=torch.float64)
+        totals = torch.empty(count, dtype=torch.float64)
 
         def see(draws: slice, logits: list[Tensor]) -> None:
             sums = [score(part, y) for part, (_, y) in zip(logits, self.parts, strict=True)]
-            found[draws] = torch.stack(sums).sum(0).cpu()
+            totals[draws] = torch.stack(sums).sum(0).cpu()
 
         self.visit(weights, count, see, progress)
-        return found
+        return totals
 
     @torch.no_grad()
     def visit(
@@ -126,7 +126,7 @@ class ManyWeights:
         """
 
         def run(start: int, size: int) -> tuple[float, list[Tensor]]:
-            """Draws start … start + size − 1, by one call; answers seconds a draw, and the logits."""
+            """Draws start … start + size − 1, by one call; returns seconds a draw, and the logits."""
             began = self._clock()
             drawn = [weights(draw) for draw in range(start, start + size)]
             try:

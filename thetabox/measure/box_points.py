@@ -11,12 +11,12 @@ BoxEnds = dict[str, tuple[Tensor, Tensor, Tensor]]
 
 def inward_ends(box: dict[str, tuple[Tensor, Tensor]], epsilon: float) -> BoxEnds:
     """(θ, lower, upper) of each (θ, unit radius), in float64, the ends rounded inward: inside the real box."""
-    found = {}
+    ends = {}
     for name, (theta, radius) in box.items():
         reach = (radius * epsilon) * (1 - 2.0**-50)
         low, high = torch.nextafter(theta - reach, theta), torch.nextafter(theta + reach, theta)
-        found[name] = (theta, low, high)
-    return found
+        ends[name] = (theta, low, high)
+    return ends
 
 
 def placed(ends: BoxEnds, delta: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

@@ -116,8 +116,7 @@ def constant_noise(
         larger = grown(model, c)
         _check_same(model, larger, inputs[:chunk])
         for results, box in ((relative, Box()), (constant, fixed)):
-            found = mismatch(larger, x, y, level, samples, seed=seed, box=box, device=device, chunk=chunk)
-            results.append(found)
+            results.append(mismatch(larger, x, y, level, samples, seed=seed, box=box, device=device, chunk=chunk))
     return ConstantNoiseResult(factors, float(level), relative, constant)
 
 

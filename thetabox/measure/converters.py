@@ -173,8 +173,8 @@ class Converters(TorchFunctionMode):
         if self._observing:
             others = [d for d in range(part.ndim) if d != dimension % part.ndim]
             most = (part.abs().amax(others) if others else part.abs()).split(list(sizes))
-            found = torch.stack([piece.amax() for piece in most])
-            self.sums[key] = torch.maximum(found, self.sums.get(key, torch.zeros_like(found)))
+            peaks = torch.stack([piece.amax() for piece in most])
+            self.sums[key] = torch.maximum(peaks, self.sums.get(key, torch.zeros_like(peaks)))
             return part
         if not self.adc_bits or key not in self.sums:
             return part

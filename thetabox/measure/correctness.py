@@ -1,4 +1,4 @@
-"""Accuracies of a result that says of every sample whether it stays right."""
+"""Accuracies of a result that records for every sample whether it stays right."""
 
 from __future__ import annotations
 

@@ -50,10 +50,10 @@ class AttackedDuring:
         if record.epoch % self.every:
             return
         search = shared_attack if self.kind == "shared" else attack
-        found = search(self.model, self.x, self.y, self.epsilon, **self.settings)
+        result = search(self.model, self.x, self.y, self.epsilon, **self.settings)
         self.epoch.append(record.epoch)
-        self.clean.append(found.clean_accuracy)
-        self.attacked.append(float(found.accuracy[0]))
+        self.clean.append(result.clean_accuracy)
+        self.attacked.append(float(result.accuracy[0]))
 
     def to_json(self) -> dict[str, Any]:
         """The curve, for a report or a file."""

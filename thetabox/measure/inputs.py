@@ -26,8 +26,8 @@ def levels(values: Levels, what: str) -> list[float]:
     Raises:
         InputError: empty, not numbers, negative, NaN or infinite.
     """
-    found: list[float] = checks.numbers(values, what).tolist()
-    return found
+    numbers: list[float] = checks.numbers(values, what).tolist()
+    return numbers
 
 
 def checked(model: nn.Module, x: Any, y: Any) -> tuple[Tensor, Tensor]:
@@ -54,10 +54,10 @@ def boxed(model: nn.Module, box: Box) -> dict[str, tuple[Tensor, Tensor]]:
 
 def _boxed(model: nn.Module, box: Box) -> dict[str, tuple[Tensor, Tensor]]:
     box.check(model)
-    found = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     values = {}
     for name, factor in box.factors(model).items():
-        theta = found[name].detach().cpu().double()
+        theta = tensors[name].detach().cpu().double()
         values[name] = (theta, box.unit_radius(theta) * factor)
     return values
 
@@ -66,7 +66,7 @@ def class_count(model: nn.Module, example: Tensor, labels: Tensor) -> int:
     """Number of logits, from one sample; a forward pass that fails is the user's to know about.
 
     Raises:
-        InputError: the network does not take such inputs, answers no [N, K] logits, or labels lie outside 0 … K − 1.
+        InputError: the network does not take such inputs, returns no [N, K] logits, or labels lie outside 0 … K − 1.
     """
     try:
         answer = model(example)

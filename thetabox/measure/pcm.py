@@ -159,8 +159,8 @@ def pcm(
     dtype = torch.float64 if torch.float64 in kinds else torch.float32
     precise, drawn = working_copy(model, where, torch.float64), working_copy(model, where, dtype)
     class_count(precise, numbers_for(inputs[:1], where, torch.float64), labels)
-    found = {**dict(drawn.network.named_parameters()), **dict(drawn.network.named_buffers())}
-    tensors = {name: found[name] for name in stored(model, chosen)}
+    named = {**dict(drawn.network.named_parameters()), **dict(drawn.network.named_buffers())}
+    tensors = {name: named[name] for name in stored(model, chosen)}
     arrays = {name: Array(tensor, tile) for name, tensor in tensors.items()}
     network: nn.Module = drawn
     converters = None

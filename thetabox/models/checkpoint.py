@@ -73,7 +73,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], info: dict[str, Any] | 
     meta = {"architecture": name, "config": model.config, "version": __version__, "info": info or {}}
     held = model.state_dict()
     for key, value in held.items():
-        if not isinstance(value, torch.Tensor):  # what get_extra_state answers
+        if not isinstance(value, torch.Tensor):  # what get_extra_state returns
             raise InputError(f"{key} of the {type(model).__name__} is no tensor; keep its state_dict with torch.save")
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in held.items()}
     write_atomically(Path(path), to_bytes(tensors, metadata={METADATA_KEY: json.dumps(meta)}))
@@ -197,10 +197,10 @@ def _read_torch(path: Path) -> Held:
         raise InputError(f"{path}: not a checkpoint, or truncated (its pickle cannot be read)") from None
     except Exception as error:  # whatever damaged bytes make the reader raise
         raise InputError(f"{path}: not a checkpoint, or truncated ({first_line(error)})") from None
-    found = state_dicts(state)
-    if not found:
+    states = state_dicts(state)
+    if not states:
         raise InputError(f"{path}: not a state_dict (a dict of name to tensor)")
-    return found
+    return states
 
 
 def _calls(content: bytes) -> bool:
@@ -228,7 +228,7 @@ def _build_for(path: Path, name: str, held: Held) -> nn.Module:
     config_from = getattr(ARCHITECTURES[name], "config_from", None)
     if config_from is None:
         return build(name)
-    found: nn.Module | None = None
+    first: nn.Module | None = None
     problem: InputError | None = None
     for reading in (reading for state in held.values() for reading in readings(state)):
         try:
@@ -240,9 +240,9 @@ def _build_for(path: Path, name: str, held: Held) -> nn.Module:
             continue
         if fits(network, reading):
             return network
-        found = found or network
-    if found is not None:
-        return found
+        first = first or network
+    if first is not None:
+        return first
     if problem is not None:
         raise problem
     tensors = shown(next(iter(held.values())))

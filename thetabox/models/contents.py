@@ -34,11 +34,11 @@ def state_dicts(content: Any, where: str = "", depth: int = DEPTH) -> dict[str, 
         return {where: {key: value.detach() for key, value in content.items()}}
     else:
         inner = content.items()
-    found: dict[str, State] = {}
+    states: dict[str, State] = {}
     for key, value in inner:
         if depth and isinstance(value, Mapping):
-            found |= state_dicts(value, f"{where}.{key}" if where else str(key), depth - 1)
-    return found
+            states |= state_dicts(value, f"{where}.{key}" if where else str(key), depth - 1)
+    return states
 
 
 def readings(state: State) -> Iterator[State]:
@@ -73,7 +73,7 @@ def fill(path: Path, model: nn.Module, held: Held, *, any_type: bool = False) ->
     """
     own = model.state_dict()
     for name, value in own.items():
-        if not isinstance(value, Tensor):  # what get_extra_state answers
+        if not isinstance(value, Tensor):  # what get_extra_state returns
             raise InputError(
                 f"{path}: {name} of the {type(model).__name__} to fill is no tensor; fill it by load_state_dict"
             )

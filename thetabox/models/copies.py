@@ -73,11 +73,11 @@ class Logits(nn.Module):
 
 
 def not_followed(error: Exception) -> InputError:
-    """What is said of a network that fails once other weights stand in the place of its own."""
-    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    """What is reported of a network that fails once other weights stand in the place of its own."""
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return InputError(
         "the network cannot be run with other weights in the place of its own "
-        f"({type(error).__name__}{': ' * bool(said)}{said[:200]})"
+        f"({type(error).__name__}{': ' * bool(reason)}{reason[:200]})"
     )
 
 

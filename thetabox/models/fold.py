@@ -17,7 +17,7 @@ from thetabox.errors import InputError
 def folded(model: nn.Module) -> nn.Module:
     """A copy of the model in evaluation mode whose batch norms are part of the convolutions before them.
 
-    The weights of the copy are ordinary stored numbers: what is certified of it is said of them.
+    The weights of the copy are ordinary stored numbers: what is certified of it holds for them.
 
     Raises:
         InputError: the model cannot be traced by ``torch.fx``, a batch norm follows no convolution, the two or their
@@ -38,8 +38,8 @@ def folded(model: nn.Module) -> nn.Module:
         graph = symbolic_trace(copied).graph
         fused = fuse(copied)
     except Exception as error:
-        told = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"cannot fold the batch norms of {type(model).__name__}: {told}") from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"cannot fold the batch norms of {type(model).__name__}: {reason}") from error
     finally:
         logger.setLevel(level)
     _check_used_once(copied, graph)

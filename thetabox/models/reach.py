@@ -30,11 +30,11 @@ def reachable(model: nn.Module, *kinds: type) -> Iterator[tuple[str, Any]]:
 
 def _class_values(kind: type) -> dict[str, Any]:
     """Attributes of a module's classes, those of torch's own left out."""
-    found: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     for base in reversed(kind.__mro__):
         if base is not object and not base.__module__.startswith("torch."):
-            found |= {k: v for k, v in vars(base).items() if not k.startswith("__")}
-    return found
+            attributes |= {k: v for k, v in vars(base).items() if not k.startswith("__")}
+    return attributes
 
 
 def _within(where: str, value: Any, kinds: tuple[type, ...], seen: set[int], depth: int) -> Iterator[tuple[str, Any]]:

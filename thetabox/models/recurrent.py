@@ -19,8 +19,8 @@ State = Any
 class Recurrent(Protocol):
     """What a recurrent network offers; certification walks the graph of one ``step``, once a time step.
 
-    ``initial_state(batch)`` answers the state before the first step, ``step(x_t, state)`` takes ``x_t [N, inputs]`` and
-    answers (output ``[N, units]``, next state), ``readout(outputs)`` takes ``[N, T, units]`` and answers logits.
+    ``initial_state(batch)`` returns the state before the first step, ``step(x_t, state)`` takes ``x_t [N, inputs]`` and
+    returns (output ``[N, units]``, next state), ``readout(outputs)`` takes ``[N, T, units]`` and returns logits.
     """
 
     def initial_state(self, batch: int) -> State: ...

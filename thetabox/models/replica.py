@@ -63,7 +63,7 @@ class Replica:
                 write(held[name], value)
 
     def __call__(self, x: Float[Tensor, "samples ..."]) -> Tensor:
-        """What the copy answers, in float64 on the CPU.
+        """What the copy returns, in float64 on the CPU.
 
         Raises:
             Unfaithful: it reads a tensor of the network itself, or fails.
@@ -84,7 +84,7 @@ class Swapped:
             write(held[name], value.to(held[name].dtype))
 
     def __call__(self, x: Shaped[Tensor, "samples ..."]) -> Tensor:
-        """What the network answers in its own precision, as float64 on the CPU.
+        """What the network returns in its own precision, as float64 on the CPU.
 
         Raises:
             Unfaithful: it reads what could not be put elsewhere, or fails.

@@ -78,7 +78,7 @@ class Running:
             as_given: in the type and memory layout that they have; else as :meth:`inputs`.
 
         Raises:
-            InputError: the module fails, or does not answer logits.
+            InputError: the module fails, or does not return logits.
         """
         return self.answer(copied(x).to(self.device) if as_given else self.inputs(x), mode)
 

@@ -44,7 +44,7 @@ class Snapshot:
             todo += self._entered(thing)
 
     def _entered(self, thing: Any) -> list[Any]:
-        """Remember one object, or what stands in it; answers what it holds."""
+        """Remember one object, or what stands in it; returns what it holds."""
         if isinstance(thing, CONTAINERS):
             content = content_of(thing)
             self._containers.append((thing, content))

@@ -56,10 +56,10 @@ class Twins(TorchDispatchMode):
             held = self._enter(t)
         if held is None:
             return t.double() if key is None and not t.numel() and self._widens(t.dtype) else t
-        found = held[1].as_strided(t.shape, t.stride(), t.storage_offset())
+        twin = held[1].as_strided(t.shape, t.stride(), t.storage_offset())
         if t.is_neg():
-            found = torch._neg_view(found)
-        return found.conj() if t.is_conj() else found
+            twin = torch._neg_view(twin)
+        return twin.conj() if t.is_conj() else twin
 
     def move(self, t: Tensor, value: Tensor) -> None:
         """Set the twin of a tensor."""
@@ -155,11 +155,13 @@ def _of_whole(operator: Any, args: list[Any], kwargs: dict[str, Any], result: Te
             return t if t.dtype in kept else t.double()
 
         try:
-            found = operator(*pytree.tree_map_only(Tensor, wide, args), **pytree.tree_map_only(Tensor, wide, kwargs))
+            recomputed = operator(
+                *pytree.tree_map_only(Tensor, wide, args), **pytree.tree_map_only(Tensor, wide, kwargs)
+            )
         except (RuntimeError, TypeError):
             continue
-        if isinstance(found, Tensor) and found.dtype is torch.float64 and found.shape == result.shape:
-            return found
+        if isinstance(recomputed, Tensor) and recomputed.dtype is torch.float64 and recomputed.shape == result.shape:
+            return recomputed
     return result.double()
 
 

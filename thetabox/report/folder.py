@@ -84,7 +84,7 @@ def reason(error: OSError) -> str:
 
 
 def _make(folder: Path) -> list[Path]:
-    """Create the folder; answers what was created, innermost first."""
+    """Create the folder; returns what was created, innermost first."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"output folder {folder} is a file; name a folder")
     missing = []

@@ -154,8 +154,8 @@ def _summary_table(data: str, curves: Sequence[tuple[str, Curve]]) -> dict[str, 
     grid = sorted({float(e) for _, curve in curves for e in curve.epsilon})
 
     def spread(curve: Curve, values: np.ndarray) -> list[str]:
-        found = dict(zip(curve.epsilon.tolist(), values.tolist(), strict=True))
-        return [percent(found[e]) if e in found else "–" for e in grid]
+        by_epsilon = dict(zip(curve.epsilon.tolist(), values.tolist(), strict=True))
+        return [percent(by_epsilon[e]) if e in by_epsilon else "–" for e in grid]
 
     return {
         "title": data,

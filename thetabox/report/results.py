@@ -141,8 +141,8 @@ def curve_of(certificate: Certificate, attack: Any = None) -> Curve:
 
 def _stages(certificate: Certificate, order: np.ndarray) -> dict[str, np.ndarray]:
     counts = (getattr(certificate, "options", None) or {}).get("proven_by", {})
-    found = {str(name): _array(values)[order] for name, values in counts.items() if len(values) == len(order)}
-    return found if len(found) > 1 else {}
+    stages = {str(name): _array(values)[order] for name, values in counts.items() if len(values) == len(order)}
+    return stages if len(stages) > 1 else {}
 
 
 def radii_of(certificate: Certificate) -> RadiusSummary:

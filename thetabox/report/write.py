@@ -27,8 +27,8 @@ def write(
 
     Args:
         out: the folder, made when absent.
-        certificate: what :func:`thetabox.certify` answered.
-        attack: what :func:`thetabox.attack` answered at the same ε; the upper line of the figure.
+        certificate: what :func:`thetabox.certify` returned.
+        attack: what :func:`thetabox.attack` returned at the same ε; the upper line of the figure.
         title: heading of the report.
 
     Returns:

@@ -28,7 +28,7 @@ from thetabox.train.settings import TrainingSettings
 
 SAVE_EVERY_SECONDS = 10.0
 EVALUATION_BATCH = 1024
-# What torch says of a batch norm that is given one number a channel.
+# What torch reports of a batch norm that is given one number a channel.
 ALONE = "Expected more than 1 value per channel"
 
 
@@ -333,8 +333,8 @@ class Checkpointer:
     def _save(self) -> None:
         assert self.path is not None
         best = self.training.best
-        found = {"best_epoch": best.epoch, "best_validation_accuracy": best.accuracy}
-        save(self.training.model, self.path, {**self.facts, **found})
+        facts = {**self.facts, "best_epoch": best.epoch, "best_validation_accuracy": best.accuracy}
+        save(self.training.model, self.path, facts)
 
 
 def _arrays(data: Data, name: str, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -127,24 +127,24 @@ class Certificate:
         path = path / "certificate.json" if path.is_dir() else path
         if not path.is_file():
             raise InputError(f"no certificate at {path}")
-        found = stored.facts(path)
-        margin, label, predicted = stored.samples(path.with_name("samples.csv"), found)
-        options = dict(found["options"])
+        facts = stored.facts(path)
+        margin, label, predicted = stored.samples(path.with_name("samples.csv"), facts)
+        options = dict(facts["options"])
         return cls(
-            epsilon=torch.tensor([point["epsilon"] for point in found["curve"]], dtype=torch.float64),
+            epsilon=torch.tensor([point["epsilon"] for point in facts["curve"]], dtype=torch.float64),
             margin=margin,
             label=label,
             predicted=predicted,
-            domain=found["domain"],
+            domain=facts["domain"],
             criterion=options.pop("criterion", "margin"),
             options=options,
-            sound=found["sound"],
-            finished=found.get("finished", True),
-            checked=dict(found.get("checked", {})),
-            arithmetic=found["arithmetic"],
-            precision=found["precision"],
-            box=Box(**found["box"]),
-            model_info=found["model"],
-            data_info=found["data"],
-            seconds=float(found.get("seconds") or 0.0),
+            sound=facts["sound"],
+            finished=facts.get("finished", True),
+            checked=dict(facts.get("checked", {})),
+            arithmetic=facts["arithmetic"],
+            precision=facts["precision"],
+            box=Box(**facts["box"]),
+            model_info=facts["model"],
+            data_info=facts["data"],
+            seconds=float(facts.get("seconds") or 0.0),
         )

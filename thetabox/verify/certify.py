@@ -119,11 +119,11 @@ def certify(
     with ChunkStore(resume, key, len(inputs)) as store, sound_kernels():
         task = sweep.Task(problem, labels, eps, criterion, store, progress, deadline)
         if effort is None:
-            found = sweep.in_domain(task)
+            proof = sweep.in_domain(task)
         else:
-            found = sweep.in_stages(task, arguments.margins_of(clean, labels), effort)
+            proof = sweep.in_stages(task, arguments.margins_of(clean, labels), effort)
         # What was finished is worth keeping for a run with more time.
-        store.keep = not found.finished
+        store.keep = not proof.finished
     seconds = time.perf_counter() - started
     base = None
     if baseline:
@@ -136,13 +136,13 @@ def certify(
     data = {"name": "", "sha256": tensor_hash([inputs, labels]), "samples": len(inputs), **(data_info or {})}
     return Certificate(
         epsilon=eps,
-        margin=found.margin,
+        margin=proof.margin,
         label=labels,
         predicted=clean.argmax(1),
         domain=chosen.domain,
         criterion=criterion,
-        options=sweep.recorded(found, effort, chosen.options),
-        sound=found.domain.sound,
+        options=sweep.recorded(proof, effort, chosen.options),
+        sound=proof.domain.sound,
         arithmetic=arithmetic,
         precision=precision,
         box=chosen.box,
@@ -151,8 +151,8 @@ def certify(
         seconds=seconds,
         baseline=base,
         checked=agreed.record,
-        profile=_profile(found.domain, eps, labels) if whole else None,
-        finished=found.finished,
+        profile=_profile(proof.domain, eps, labels) if whole else None,
+        finished=proof.finished,
     )
 
 
@@ -213,8 +213,8 @@ def logit_bounds(
     values = eps[None] if each else eps[:, None].expand(-1, len(inputs))
     problem, _ = agreement.begin(model, chosen, x, eps)
     with sound_kernels():
-        found = functools.reduce(bounds.intersected, _ends(problem, values))
-    low, high = found.lower.view(*values.shape, -1), found.upper.view(*values.shape, -1)
+        interval = functools.reduce(bounds.intersected, _ends(problem, values))
+    low, high = interval.lower.view(*values.shape, -1), interval.upper.view(*values.shape, -1)
     if each or not isinstance(epsilon, Sequence | np.ndarray) or np.ndim(epsilon) == 0:
         low, high = low[0], high[0]
     return Interval(low, high)

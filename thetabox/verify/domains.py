@@ -42,8 +42,8 @@ def domain_class(name: str) -> type[Domain]:
     if name not in names() or name == AUTO:
         raise InputError(f"unknown domain {name!r}; choose one of {', '.join(names())}")
     module, _, kind = DOMAINS[name].partition(":")
-    found: type[Domain] = getattr(importlib.import_module(module), kind)
-    return found
+    domain: type[Domain] = getattr(importlib.import_module(module), kind)
+    return domain
 
 
 def check(name: str, options: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class Meter:
         return Meter(self.left, self.deadline, pairs if self.places is None else self.places[pairs])
 
     def pay(self, passes: Tensor) -> Tensor:
-        """Charge every pair; answers which could pay. One that could not pays nothing."""
+        """Charge every pair; returns which could pay. One that could not pays nothing."""
         if self.left is None:
             return torch.ones(len(passes), dtype=torch.bool)
         passes = passes.to("cpu", torch.float64)

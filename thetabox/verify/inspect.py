@@ -22,7 +22,7 @@ class Operator:
             module's path, and its own name.
         operator: as torch.export calls it, ``aten.conv2d.default``.
         rule: whether it has a rule.
-        shape: of its result, the batch as -1; None where it answers several tensors or none.
+        shape: of its result, the batch as -1; None where it returns several tensors or none.
     """
 
     name: str

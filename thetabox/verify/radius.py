@@ -75,7 +75,7 @@ def certified_radius(
         progress: called with samples done and samples in all.
         timeout: seconds after which every search stops with what it has proven; a warning says so, and ``finished`` of
             the details.
-        details: answer :class:`Radii` instead of the radii alone.
+        details: return :class:`Radii` instead of the radii alone.
 
     Raises:
         InputError: anything wrong with what was given.
@@ -198,10 +198,10 @@ class RadiusSearch:
             self.deadline.check()
             which, rows = members[open_], epsilon[None]
             limit = None if left is None else torch.full((len(open_),), left, dtype=torch.float64)
-            found = bounds.margins(domain, which, rows, self.labels, self.criterion, Meter(limit, self.deadline))
+            margin = bounds.margins(domain, which, rows, self.labels, self.criterion, Meter(limit, self.deadline))
             if domain.sound and domain.name != plain.name:
-                found = torch.maximum(found, bounds.margins(plain, which, rows, self.labels, self.criterion))
-            return found[0]
+                margin = torch.maximum(margin, bounds.margins(plain, which, rows, self.labels, self.criterion))
+            return margin[0]
 
         return largest_proven(margins, start, proven, self.top, self.rtol)
 

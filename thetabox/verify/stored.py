@@ -116,8 +116,8 @@ def _check_stages(path: Path, stored: dict[str, Any]) -> None:
     effort, stages = options["effort"], options["proven_by"]
     _demand(effort is None or (_number(effort) and effort >= 0), path, f"its effort is {effort!r}")
     counts: list[Any] = list(stages.values()) if isinstance(stages, dict) else [None]
-    told = all(isinstance(c, list) and len(c) == len(stored["curve"]) and all(map(_whole, c)) for c in counts)
-    _demand(told, path, "what its stages proved is no count for each ε")
+    counted = all(isinstance(c, list) and len(c) == len(stored["curve"]) and all(map(_whole, c)) for c in counts)
+    _demand(counted, path, "what its stages proved is no count for each ε")
     for place, point in enumerate(stored["curve"]):
         _demand(sum(c[place] for c in counts) >= point["verified"], path, "its stages proved less than it counts")
 

@@ -51,23 +51,23 @@ def command(
             )
 
     if out is None:
-        found = run()
+        result = run()
     else:
         with report.output_folder(out) as folder:
-            found = run()
+            result = run()
             facts = {"schema": "thetabox.attack/1", "model": given.model_info, "data": given.data_info}
             files = {
-                "attack.json": report.json_text(facts | found.to_json()),
-                "attack.csv": report.csv_text(COLUMNS, _rows(found)),
+                "attack.json": report.json_text(facts | result.to_json()),
+                "attack.csv": report.csv_text(COLUMNS, _rows(result)),
             }
             report.write_files(folder, files)
     table = report.plain_table("ε", "attacked accuracy", f"of {len(given.data)}")
-    for e, accuracy, correct in zip(found.epsilon, found.accuracy, found.correct, strict=True):
+    for e, accuracy, correct in zip(result.epsilon, result.accuracy, result.correct, strict=True):
         table.add_row(number(float(e)), percent(float(accuracy)), str(int(correct.sum())))
-    show(f"clean accuracy {percent(found.clean_accuracy)}", table)
+    show(f"clean accuracy {percent(result.clean_accuracy)}", table)
 
 
-def _rows(found: tb.measure.AttackResult) -> Any:
-    for e, epsilon in enumerate(found.epsilon.tolist()):
-        for n, margin in enumerate(found.margin[e].tolist()):
-            yield n, int(found.label[n]), int(found.predicted[n]), epsilon, margin, bool(found.correct[e, n])
+def _rows(result: tb.measure.AttackResult) -> Any:
+    for e, epsilon in enumerate(result.epsilon.tolist()):
+        for n, margin in enumerate(result.margin[e].tolist()):
+            yield n, int(result.label[n]), int(result.predicted[n]), epsilon, margin, bool(result.correct[e, n])

@@ -64,7 +64,7 @@ def command(
     how |= {"box": given.box, "device": device}
     with report.output_folder(out) as folder, progress_bar() as bar:
         certificate = _certify(given, epsilon, how, folder, Steps(bar, "certify"))
-        found = None
+        attacked = None
         if radius or attack:
             report.write_proof(folder, certificate)
         try:
@@ -77,7 +77,7 @@ def command(
                 # Radii that a search was cut at say less than they seem to.
                 certificate = replace(certificate, radius=radii.radius) if radii.finished else certificate
             if attack and not deadline.passed:
-                found = tb.attack(
+                attacked = tb.attack(
                     given.model,
                     given.data.x,
                     given.data.y,
@@ -92,10 +92,10 @@ def command(
         except KeyboardInterrupt:
             report.write(folder, certificate)
             raise KeyboardInterrupt(f"interrupted; {folder}/report.html holds the proof, less the rest") from None
-        page = report.write(folder, certificate, found)
+        page = report.write(folder, certificate, attacked)
     why = [f"{name} gave up: {reason}" for name, reason in certificate.options.get("left_out", {}).items()]
-    why += _cut(certificate, timeout, radius and certificate.radius is None, attack and found is None)
-    show(report.curve_table(certificate, found), *why, f"report: {page}")
+    why += _cut(certificate, timeout, radius and certificate.radius is None, attack and attacked is None)
+    show(report.curve_table(certificate, attacked), *why, f"report: {page}")
 
 
 def _cut(certificate: tb.Certificate, timeout: float | None, radius: bool, attack: bool) -> list[str]:

@@ -54,9 +54,12 @@ def command(
     if epochs is not None:
         chosen = read_config(config, **changes, fit={**chosen.fit, "epochs": epochs})
     with jobs_bar([cell.name for cell in cells(chosen, out)]) as event:
-        found = compare(chosen, out, data_dir=data_dir, device=device, processes=processes, on_event=event)
-    page = write_report(out, found)
-    tables = [("mismatch", mismatch_table(found.rows, chosen.level)), ("verified", curve_table(found.rows, "certify"))]
+        comparison = compare(chosen, out, data_dir=data_dir, device=device, processes=processes, on_event=event)
+    page = write_report(out, comparison)
+    tables = [
+        ("mismatch", mismatch_table(comparison.rows, chosen.level)),
+        ("verified", curve_table(comparison.rows, "certify")),
+    ]
     for title, table in tables:
         shown = plain_table(title, *table.columns[1:], text=1)
         for row in table.rows:

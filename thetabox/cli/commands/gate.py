@@ -26,7 +26,7 @@ SUITE = "thetabox.gate"
 
 @contextmanager
 def _ended(junit: Path | None) -> Iterator[None]:
-    """See to it that a JUnit file says of a gate that ended with no answer just that, whatever stood there before."""
+    """Make the JUnit file report a gate that ended with no answer as just that, whatever stood there before."""
     if junit is None:
         yield
         return

@@ -62,20 +62,20 @@ def command(
             )
 
     if out is None:
-        found = run()
+        result = run()
     else:
         with report.output_folder(out) as folder:
-            found = run()
+            result = run()
             facts = {"schema": "thetabox.landscape/1", "model": given.model_info, "data": given.data_info}
             rows = (
                 (direction, at, loss)
-                for direction, row in enumerate(found.loss.tolist())
-                for at, loss in zip(found.alpha.tolist(), row, strict=True)
+                for direction, row in enumerate(result.loss.tolist())
+                for at, loss in zip(result.alpha.tolist(), row, strict=True)
             )
-            title = f"ζ = {number(zeta)}, flatness {number(found.flatness)}"
-            figure = report.landscape_figure(found.alpha.numpy(), found.loss.numpy(), title)
+            title = f"ζ = {number(zeta)}, flatness {number(result.flatness)}"
+            figure = report.landscape_figure(result.alpha.numpy(), result.loss.numpy(), title)
             files: dict[str, bytes | str] = {
-                "landscape.json": report.json_text(facts | found.to_json()),
+                "landscape.json": report.json_text(facts | result.to_json()),
                 "landscape.csv": report.csv_text(("direction", "alpha", "loss"), rows),
                 "landscape.png": report.to_png(figure),
             }
@@ -83,6 +83,6 @@ def command(
     table = report.plain_table("α", "mean loss", "largest")
     chosen = sorted({0, points // 4, points // 2, points - 1 - points // 4, points - 1})
     for index in chosen:
-        losses = found.loss[:, index]
-        table.add_row(number(float(found.alpha[index])), number(float(losses.mean())), number(float(losses.max())))
-    show(f"flatness {number(found.flatness)}, {directions} directions", table)
+        losses = result.loss[:, index]
+        table.add_row(number(float(result.alpha[index])), number(float(losses.mean())), number(float(losses.max())))
+    show(f"flatness {number(result.flatness)}, {directions} directions", table)

@@ -47,22 +47,22 @@ def command(level: list[float], draws: int, device: str, seed: int, out: Path | 
             )
 
     if out is None:
-        found = run()
+        result = run()
     else:
         with report.output_folder(out) as folder:
-            found = run()
+            result = run()
             facts = {"schema": "thetabox.mismatch/1", "model": given.model_info, "data": given.data_info}
             rows = (
                 (float(at), draw, accuracy)
-                for at, row in zip(found.level, found.accuracy.tolist(), strict=True)
+                for at, row in zip(result.level, result.accuracy.tolist(), strict=True)
                 for draw, accuracy in enumerate(row)
             )
             files = {
-                "mismatch.json": report.json_text(facts | found.to_json()),
+                "mismatch.json": report.json_text(facts | result.to_json()),
                 "mismatch.csv": report.csv_text(("level", "draw", "accuracy"), rows),
             }
             report.write_files(folder, files)
     table = report.plain_table("level", "mean", "std", "worst draw")
-    for at, mean, std, least in zip(found.level, found.mean, found.std, found.min, strict=True):
+    for at, mean, std, least in zip(result.level, result.mean, result.std, result.min, strict=True):
         table.add_row(number(float(at)), percent(float(mean)), percent(float(std)), percent(float(least)))
-    show(f"clean accuracy {percent(found.clean_accuracy)}, {draws} draws", table)
+    show(f"clean accuracy {percent(result.clean_accuracy)}, {draws} draws", table)

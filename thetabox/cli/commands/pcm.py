@@ -73,27 +73,27 @@ def command(
             )
 
     if out is None:
-        found = run()
+        result = run()
     else:
         with report.output_folder(out) as folder:
-            found = run()
+            result = run()
             facts = {"schema": "thetabox.pcm/1", "model": given.model_info, "data": given.data_info}
             rows = (
                 (float(at), chip, accuracy)
-                for at, row in zip(found.times, found.accuracy.tolist(), strict=True)
+                for at, row in zip(result.times, result.accuracy.tolist(), strict=True)
                 for chip, accuracy in enumerate(row)
             )
-            figure = report.ageing_figure(found.times.numpy(), found.accuracy.numpy(), found.clean_accuracy)
+            figure = report.ageing_figure(result.times.numpy(), result.accuracy.numpy(), result.clean_accuracy)
             files: dict[str, bytes | str] = {
-                "pcm.json": report.json_text(facts | found.to_json()),
+                "pcm.json": report.json_text(facts | result.to_json()),
                 "pcm.csv": report.csv_text(("time", "chip", "accuracy"), rows),
                 "pcm.png": report.to_png(figure),
             }
             report.write_files(folder, files)
     table = report.plain_table("after", "mean", "std", "worst chip")
-    for at, mean, std, least in zip(found.times, found.mean, found.std, found.min, strict=True):
+    for at, mean, std, least in zip(result.times, result.mean, result.std, result.min, strict=True):
         table.add_row(duration(float(at)), percent(float(mean)), percent(float(std)), percent(float(least)))
-    show(f"clean accuracy {percent(found.clean_accuracy)}, {draws} chips, {len(found.stored)} matrices stored", table)
-    without = [name for name in found.stored if name not in found.converted]
+    show(f"clean accuracy {percent(result.clean_accuracy)}, {draws} chips, {len(result.stored)} matrices stored", table)
+    without = [name for name in result.stored if name not in result.converted]
     if without and (adc_bits or dac_bits):
         show(f"no converters could be placed at: {', '.join(without)}")

@@ -52,7 +52,7 @@ def command(
     how = proof_settings(domain, criterion, arithmetic, precision, option, effort, timeout, budget)
     given = read_all(**source)
     with report.output_folder(out) as folder, progress_bar() as bar:
-        found = tb.certified_radius(
+        radii = tb.certified_radius(
             given.model,
             given.data.x,
             given.data.y,
@@ -64,8 +64,8 @@ def command(
             progress=Steps(bar, "radius"),
             **how,
         )
-        assert isinstance(found, Radii)
-        quantiles = {str(q): float(found.radius.quantile(q)) for q in SHARES}
+        assert isinstance(radii, Radii)
+        quantiles = {str(q): float(radii.radius.quantile(q)) for q in SHARES}
         facts = {
             "schema": "thetabox.radius/1",
             "tool": {"name": "thetabox", "version": __version__},
@@ -75,13 +75,13 @@ def command(
             **{key: value for key, value in how.items() if key != "timeout"},
             "options": domains.recorded(how["options"]),
             "sound": domains.is_sound(domain),
-            **({} if found.finished else {"finished": False}),
+            **({} if radii.finished else {"finished": False}),
             "max_epsilon": max_epsilon,
             "rtol": rtol,
-            "status": dict(Counter(found.status)),
+            "status": dict(Counter(radii.status)),
             "quantiles": quantiles,
         }
-        rows = zip(range(len(given.data)), given.data.y.tolist(), found.radius.tolist(), found.status, strict=True)
+        rows = zip(range(len(given.data)), given.data.y.tolist(), radii.radius.tolist(), radii.status, strict=True)
         files = {
             "radius.json": report.json_text(facts),
             "radius.csv": report.csv_text(("sample", "label", "radius", "status"), rows),
@@ -90,6 +90,6 @@ def command(
     table = report.plain_table("share of samples at or below", "certified radius")
     for share, value in quantiles.items():
         table.add_row(f"{100 * float(share):.0f} %", number(value))
-    counts = ", ".join(f"{count} {status}" for status, count in sorted(Counter(found.status).items()))
-    cut = [] if found.finished else [f"not finished: {timeout:g} s were over; the radii are proven, but may be larger"]
+    counts = ", ".join(f"{count} {status}" for status, count in sorted(Counter(radii.status).items()))
+    cut = [] if radii.finished else [f"not finished: {timeout:g} s were over; the radii are proven, but may be larger"]
     show(table, counts, *cut, f"radii: {folder / 'radius.csv'}")

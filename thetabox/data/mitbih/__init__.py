@@ -129,7 +129,7 @@ def _sha256() -> dict[str, str]:
 def record_files(task: str, records: Sequence[str], data_dir: Path | None) -> dict[str, tuple[Path, Path, Path]]:
     """Header, signal and annotation file of each record, from a folder or downloaded from PhysioNet."""
     folders = search_folders(data_dir, FOLDERS)
-    found: dict[str, tuple[Path, Path, Path]] = {}
+    paths: dict[str, tuple[Path, Path, Path]] = {}
     for record in records:
         header = first_file(folders, [f"{record}.hea"])
         data = first_file(folders, [f"{record}.dat", f"{record}.dat.xz"])
@@ -137,11 +137,11 @@ def record_files(task: str, records: Sequence[str], data_dir: Path | None) -> di
         if header is None or data is None or annotations is None:
             if data_dir is not None:
                 raise missing(task, data_dir, f"record {record} (.hea, .dat or .dat.xz, .atr)")
-            found.clear()
+            paths.clear()
             break
-        found[record] = (header, data, annotations)
-    if not found:
+        paths[record] = (header, data, annotations)
+    if not paths:
         names = [f"{record}{suffix}" for record in records for suffix in (".hea", ".dat", ".atr")]
         fetched = download(task, SOURCE, {name: _sha256()[name] for name in names})
-        found = {r: (fetched[f"{r}.hea"], fetched[f"{r}.dat"], fetched[f"{r}.atr"]) for r in records}
-    return found
+        paths = {r: (fetched[f"{r}.hea"], fetched[f"{r}.dat"], fetched[f"{r}.atr"]) for r in records}
+    return paths

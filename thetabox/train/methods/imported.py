@@ -20,12 +20,12 @@ def imported(place: str) -> type[Method]:
         InputError: there is none, its module cannot be imported, or it is no frozen dataclass over :class:`Method`.
     """
     name, _, attribute = place.partition(":")
-    found = getattr(_module(name, place), attribute, None)
-    if not (isinstance(found, type) and issubclass(found, Method)):
+    kind = getattr(_module(name, place), attribute, None)
+    if not (isinstance(kind, type) and issubclass(kind, Method)):
         raise InputError(f"{place} is no training method: it must be a subclass of thetabox.train.Method")
-    if "__dataclass_params__" not in vars(found):
+    if "__dataclass_params__" not in vars(kind):
         raise InputError(f"{place} must be a frozen dataclass (@dataclass(frozen=True)): its fields are its settings")
-    return found
+    return kind
 
 
 def _module(name: str, place: str) -> ModuleType:
@@ -35,5 +35,5 @@ def _module(name: str, place: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except Exception as error:  # the user's code raises whatever it likes
-        told = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"cannot import the training method {place}: {told}") from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"cannot import the training method {place}: {reason}") from error

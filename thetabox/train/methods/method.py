@@ -151,7 +151,7 @@ class Method:
         return None
 
     def backward(self, step: Step, objective: Objective) -> Tensor:
-        """Leave the gradient in ``theta[...].grad`` and answer the loss; sharpness-aware methods override this."""
+        """Leave the gradient in ``theta[...].grad`` and return the loss; sharpness-aware methods override this."""
         loss = objective()
         loss.backward()
         return loss.detach()
@@ -205,7 +205,7 @@ class Combined(Method):
 
 
 def run_step(method: Method, step: Step) -> Tensor:
-    """Gradient of one step by a method; answers the loss."""
+    """Gradient of one step by a method; returns the loss."""
 
     def objective(theta: Weights | None = None) -> Tensor:
         here = replace(step, theta=method.stored(step.theta if theta is None else theta))
@@ -222,8 +222,8 @@ def gradient_at(objective: Objective, weights: Weights) -> tuple[Tensor, Weights
     """(loss, gradient by every tensor) at any weights; zeros where the loss does not depend on one."""
     leaves = {name: value.detach().requires_grad_() for name, value in weights.items()}
     loss = objective(leaves)
-    found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
-    return loss.detach(), dict(zip(leaves, found, strict=True))
+    gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+    return loss.detach(), dict(zip(leaves, gradients, strict=True))
 
 
 def set_gradient(theta: Weights, gradient: Weights) -> None:

@@ -7,7 +7,7 @@ Here the two are held against each other, at the numbers that the certificate is
    float64 and in the network's precision, in one batch, one by one, and at every batch size at which the code may
    branch, with gradients on and off;
 2. with the parameters moved in place to corners and random points of the box (all at once and each alone) the module
-   answers what the graph does, and lies inside the bounds at that ε.
+   returns what the graph does, and lies inside the bounds at that ε.
 
 Where the graph is without jumps the two are compared as numbers: they call the same operators. Where it has
 comparisons, a sum in another order may flip one; the module must then lie inside the bounds of a network whose every
@@ -96,9 +96,9 @@ def check(problem: Problem, epsilon: Float[Tensor, " sweeps"]) -> Agreement:
     unread = _unread(problem)
     with torch.no_grad(), sound_kernels():
         with running(problem.model, problem.x) as run:
-            found = as_traced(problem, run)
-            wide = found or (found is False and not _as_traced_in_its_own(problem))
-            own, record = _compared(problem, epsilon, run, unread, traced=bool(found)) if wide else (None, {})
+            traced = as_traced(problem, run)
+            wide = traced or (traced is False and not _as_traced_in_its_own(problem))
+            own, record = _compared(problem, epsilon, run, unread, traced=bool(traced)) if wide else (None, {})
         if own is None or holds_narrow(problem):
             with running(problem.model, problem.x, wide=False) as narrow:
                 if own is None:
@@ -113,7 +113,7 @@ def check(problem: Problem, epsilon: Float[Tensor, " sweeps"]) -> Agreement:
 
 
 def _as_traced_in_its_own(problem: Problem) -> bool:
-    """Whether the module answers the graph's numbers in its own precision, though not in double.
+    """Whether the module returns the graph's numbers in its own precision, though not in double.
 
     A few fused operators of torch have no such form, and code may ask for the type (for the least number of it, say).
     """

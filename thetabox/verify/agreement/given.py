@@ -21,11 +21,11 @@ def as_given(x: Any) -> Tensor | None:
     ``None`` where no call could be: lists, or arrays that torch does not take as they are.
     """
     try:
-        found = torch.from_numpy(np.array(x, order="K")) if isinstance(x, np.ndarray) else x
+        tensor = torch.from_numpy(np.array(x, order="K")) if isinstance(x, np.ndarray) else x
     except (TypeError, ValueError):
         return None
-    plain = isinstance(found, Tensor) and found.layout == torch.strided and not found.is_complex()
-    return copied(found.detach().cpu().resolve_neg()) if plain else None
+    plain = isinstance(tensor, Tensor) and tensor.layout == torch.strided and not tensor.is_complex()
+    return copied(tensor.detach().cpu().resolve_neg()) if plain else None
 
 
 def takes(problem: Problem, given: Tensor) -> bool:
@@ -49,13 +49,13 @@ def ordinary(problem: Problem, x: Any) -> bool:
 
 
 def asked(problem: Problem, run: Running, which: Which, *, mode: str = "no_grad") -> Tensor:
-    """What a run answers for some samples, in the type and memory layout in which the user has them."""
+    """What a run returns for some samples, in the type and memory layout in which the user has them."""
     if problem.given is None:
         return run(problem.x[which], mode=mode)
     return run(problem.given[which], mode=mode, as_given=True)
 
 
 def logits(problem: Problem, run: Running) -> Tensor:
-    """What a run answers for every sample, float64, in one batch where memory allows."""
+    """What a run returns for every sample, float64, in one batch where memory allows."""
     count, most = len(problem.x), at_once(problem.network)
     return torch.cat([asked(problem, run, slice(n, n + most)) for n in range(0, count, most)]).double()

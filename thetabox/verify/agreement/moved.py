@@ -145,7 +145,7 @@ class _Moving:
         """A network whose weights are written to themselves: what no operator shows, as a cache or another thread.
 
         Args:
-            own: what the module answers at its own weights: what answers otherwise there is another program.
+            own: what the module returns at its own weights: another result there is another program.
             unread: tensors of the box that the graph does not read.
         """
         done = [self._faithful(self._compare_replica, own)]

@@ -28,7 +28,7 @@ from thetabox.verify.problem import Problem
 
 
 def as_traced(problem: Problem, run: Running) -> bool | None:
-    """Whether a run answers the numbers of the graph for a few samples; ``None`` where the module cannot be run so."""
+    """Whether a run returns the numbers of the graph for a few samples; ``None`` where the module cannot be run so."""
     try:
         answer = asked(problem, run, slice(FEW)).double()
     except InputError:

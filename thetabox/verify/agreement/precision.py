@@ -1,4 +1,4 @@
-"""The module in the precision that it has, and under a cast of torch's: near what it answers in double precision."""
+"""The module in the precision that it has, and under a cast of torch's: near what it returns in double precision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of a network that is not its trace, with the likely reason."""
+"""What is reported of a network that is not its trace, with the likely reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a network may answer where one of its values is infinite: a quotient by zero, or in float32 what overflows.
+"""What a network may return where one of its values is infinite: a quotient by zero, or in float32 what overflows.
 
 Infinity less infinity, or zero times infinity, is not a number, and neither is anything computed from it: the bounds of
 such a value say nothing, and no later clamp or sigmoid says anything again. So they are not numbers themselves.

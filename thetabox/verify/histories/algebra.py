@@ -129,11 +129,11 @@ class Algebra:
             if coefficient == 1 and len(monomial) == 1 and monomial[0][1] == 1:
                 return -1 - monomial[0][0]
         key = frozenset(terms.items())
-        found = self._numbers.get(key)
-        if found is None:
-            found = self._numbers[key] = len(self._terms)
+        index = self._numbers.get(key)
+        if index is None:
+            index = self._numbers[key] = len(self._terms)
             self._terms.append(terms)
-        return found
+        return index
 
     def literal(self, value: float | Number) -> int:
         """A number, exactly."""
@@ -158,11 +158,11 @@ class Algebra:
         return self._nodes[atom]
 
     def _atom(self, node: Node) -> int:
-        found = self._atoms.get(node)
-        if found is None:
-            found = self._atoms[node] = len(self._nodes)
+        index = self._atoms.get(node)
+        if index is None:
+            index = self._atoms[node] = len(self._nodes)
             self._nodes.append(node)
-        return -1 - found
+        return -1 - index
 
     # Computing
 
@@ -338,12 +338,12 @@ class Algebra:
 
     def support(self, p: int) -> frozenset[int]:
         """Entries and comparisons that it depends on, inside functions too; not what weights are multiplied by."""
-        found = self._support.get(p)
-        if found is None:
+        support = self._support.get(p)
+        if support is None:
             own = (m for m in self.terms(p) if not self._weighted(m))
-            found = frozenset().union(*(self._support_of(a) for m in own for a, _ in m))
-            self._support[p] = found
-        return found
+            support = frozenset().union(*(self._support_of(a) for m in own for a, _ in m))
+            self._support[p] = support
+        return support
 
     def _weighted(self, monomial: Monomial) -> bool:
         """Whether it holds an entry of a weight matrix."""
@@ -353,19 +353,19 @@ class Algebra:
         node = self._nodes[atom]
         if isinstance(node, Block):
             return frozenset((atom,))
-        found = self._support.get(-1 - atom)
-        if found is None:
+        support = self._support.get(-1 - atom)
+        if support is None:
             match node:
                 case Exp(of):
-                    found = self.support(of)
+                    support = self.support(of)
                 case Sign(of, _):
-                    found = self.support(of) | {atom}
+                    support = self.support(of) | {atom}
                 case Function(_, arguments, _):
-                    found = frozenset().union(*(self.support(a) for a in arguments))
+                    support = frozenset().union(*(self.support(a) for a in arguments))
                 case _:
-                    found = frozenset()
-            self._support[-1 - atom] = found
-        return found
+                    support = frozenset()
+            self._support[-1 - atom] = support
+        return support
 
     def substitute(self, p: int, numbers: Mapping[int, int]) -> int:
         """P with polynomials in place of some atoms; sums of products stay as they are."""
@@ -373,8 +373,8 @@ class Algebra:
         if not some:
             return p
         key = (p, frozenset((a, numbers[a]) for a in some))
-        found = self._substituted.get(key)
-        if found is None:
+        result = self._substituted.get(key)
+        if result is None:
             sums: Terms = {}
             for monomial, coefficient in self.terms(p).items():
                 if self._weighted(monomial) or not any(self._support_of(atom) & some for atom, _ in monomial):
@@ -387,8 +387,8 @@ class Algebra:
                     sums = self.terms(product)
                     break
                 accumulate(sums, self.terms(product).items())
-            found = self._substituted[key] = self.number(sums)
-        return found
+            result = self._substituted[key] = self.number(sums)
+        return result
 
     def _substituted_atom(self, atom: int, numbers: Mapping[int, int]) -> int:
         if atom in numbers:

@@ -127,7 +127,7 @@ class Cells:
                 "the domain 'histories' takes membrane time constants as they are; leave them out of the box, "
                 f"or {INSTEAD}"
             )
-        found = []
+        decays = []
         values = tau.theta.reshape(-1).expand(self.units)
         distinct = values.unique().tolist()
         if len(distinct) > MOST_TRACES:
@@ -137,8 +137,8 @@ class Cells:
             )
         for value in distinct:
             factor, error = decay(self.dt, value, self.rounding, tau.theta_error)
-            found.append(Decay(factor, error, (values == value).nonzero().squeeze(1)))
-        return found
+            decays.append(Decay(factor, error, (values == value).nonzero().squeeze(1)))
+        return decays
 
     def _rho(self, tau: Parameter) -> Constant:
         ends = self._ends(tau)
@@ -195,7 +195,7 @@ def errors(cells: Cells, largest_input: float, steps: int) -> list[Errors]:
     b = reset = reset_size = 0.0
     fastest = max(d.value + d.error for d in cells.decays)
     off = max(d.error for d in cells.decays)
-    found = []
+    by_step = []
     for _ in range(steps):
         for i, d in enumerate(cells.decays):
             g[i] = ((d.value + d.error) * g[i] + (2.0 * d.error + 6.0 * own) * largest_input + tiny) * SAFETY
@@ -207,8 +207,8 @@ def errors(cells: Cells, largest_input: float, steps: int) -> list[Errors]:
         size = largest_input * sums_in + sums_rec
         total = max(g) * sums_in + max(h) * sums_rec + 16.0 * own * (size + reset_size + level)
         total = (total + reset + level_error + terms * tiny) * (1.0 + 64.0 * own)
-        found.append(Errors(total))
-    return found
+        by_step.append(Errors(total))
+    return by_step
 
 
 def _reach(cells: Cells, weight: Parameter | None) -> Tensor:
@@ -221,7 +221,7 @@ def _reach(cells: Cells, weight: Parameter | None) -> Tensor:
 
 
 def description(model: nn.Module) -> tuple[LeakyCells, ...]:
-    """What the network says of itself, layer by layer from the input on.
+    """How the network describes itself, layer by layer from the input on.
 
     Raises:
         InputError: it says nothing.

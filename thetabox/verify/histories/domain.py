@@ -94,7 +94,7 @@ class Histories(Domain):
         sample = torch.arange(len(places)).repeat(len(epsilon))
         labels = y[places].repeat(len(epsilon))
         drive, largest = self._drive(which)
-        found = torch.full((len(values),), -torch.inf, dtype=torch.float64)
+        margins = torch.full((len(values),), -torch.inf, dtype=torch.float64)
         splits = self.options["splits"]
         for part in torch.arange(len(values)).split(self._rows_at_once()):
             patience = self._patience(drive, largest, sample[part], labels[part]) if splits else None
@@ -122,8 +122,8 @@ class Histories(Domain):
                 steps = drive.centre.shape[1]
                 split(trees, splits, run, self.meter.part(part), step_passes(self.options["histories"]) / steps, steps)
                 margin = torch.tensor([tree.bound() for tree in trees], dtype=torch.float64)
-            found[part] = margin
-        return known(found).view(epsilon.shape)
+            margins[part] = margin
+        return known(margins).view(epsilon.shape)
 
     def logits(self, which: Which, epsilon: Float[Tensor, "sweeps samples"]) -> Interval:
         with torch.no_grad(), sound_kernels():

@@ -65,16 +65,16 @@ class Evaluation(Symbolic):
         try:
             if rule is None:
                 raise Unknown
-            found = rule(self, o, *args, **kwargs)
+            result = rule(self, o, *args, **kwargs)
             sizes = None if not hasattr(o.layout, "sizes") else o.layout.sizes(ROWS)  # type: ignore[union-attr]  # asked for in front
-            if isinstance(found, Tensor) and sizes is not None and list(found.shape) != sizes:
+            if isinstance(result, Tensor) and sizes is not None and list(result.shape) != sizes:
                 raise Unknown
         except (Unknown, TypeError, ValueError, OverflowError, RuntimeError, IndexError, AttributeError):
             return self._unknown(o)  # also where torch's own operator does not take what stands here
-        if isinstance(found, Tensor) and o.dtype in WHOLES:
+        if isinstance(result, Tensor) and o.dtype in WHOLES:
             limits = torch.iinfo(o.dtype)
-            return self.each(lambda p: self.algebra.function(WHOLE, (p,), (limits.min, limits.max)), found)
-        return found
+            return self.each(lambda p: self.algebra.function(WHOLE, (p,), (limits.min, limits.max)), result)
+        return result
 
     def _unknown(self, o: Operation) -> Any:
         lost = self.algebra.unknown(o.describe())

@@ -122,14 +122,14 @@ class Following:
 
     def _entries_of(self, spike: int) -> list[int]:
         """State that a polynomial hangs on, now or later."""
-        found: set[int] = set()
+        entries: set[int] = set()
         todo = [spike]
         while todo:
             for atom in self.algebra.support(todo.pop()):
-                if atom in self.next and atom not in found:
-                    found.add(atom)
+                if atom in self.next and atom not in entries:
+                    entries.add(atom)
                     todo.append(self.next[atom])
-        return sorted(found)
+        return sorted(entries)
 
     def _place(self, atom: int) -> int:
         return next(n for n, b in enumerate(self.states) if b.first <= atom < b.first + b.count)
@@ -226,9 +226,9 @@ class Following:
             b = algebra.add(
                 algebra.multiply(rho, -1 - cell.adaptation), algebra.multiply(algebra.subtract(ONE, rho), last)
             )
-            found = algebra.substitute(self.next[cell.adaptation], numbers)
-            if found != b:
-                raise Mismatch(f"the adaptation of {what} {self._differs(found, b)}", 2 + progress)
+            adaptation = algebra.substitute(self.next[cell.adaptation], numbers)
+            if adaptation != b:
+                raise Mismatch(f"the adaptation of {what} {self._differs(adaptation, b)}", 2 + progress)
         level = self._level(layer, j, b)
         alpha = layer.alpha[j]
         v = algebra.substitute(self.next[cell.potential], numbers)
@@ -243,12 +243,13 @@ class Following:
         for side in (1, 0, -1):
             sides = self._sides(gap, side)
             z = int(side > 0 and now.refractory == 0)
-            found = algebra.substitute(decided, sides)
-            if found != algebra.literal(z):
+            emitted = algebra.substitute(decided, sides)
+            if emitted != algebra.literal(z):
                 where = {1: "above", 0: "equal to", -1: "below"}[side]
                 silent = f", {now.refractory} in the refractory counter" if now.refractory else ""
                 raise Mismatch(
-                    f"the spike of {what} is {algebra.show(found)}, not {z}, where v is {where} A{silent}", 5 + progress
+                    f"the spike of {what} is {algebra.show(emitted)}, not {z}, where v is {where} A{silent}",
+                    5 + progress,
                 )
             entries = tuple(algebra.substitute(p, sides) for p in then)
             odd = next((n for n, p in enumerate(entries) if algebra.value(p) is None), None)
@@ -263,13 +264,12 @@ class Following:
             refractory = min(max(now.refractory + n * z - 1, 0), n)
             yield Combination(entries, side if derived else None, z, refractory)
 
-    def _differs(self, found: int, expected: int) -> str:
-        return (
-            f"becomes {self.algebra.show(expected, 8)} plus {self.algebra.show(self.algebra.subtract(found, expected))}"
-        )
+    def _differs(self, actual: int, expected: int) -> str:
+        difference = self.algebra.subtract(actual, expected)
+        return f"becomes {self.algebra.show(expected, 8)} plus {self.algebra.show(difference)}"
 
     def _drive(self, layer: LayerAtoms, j: int, v: int, scale: int, progress: int) -> int:
-        """Take x W_in and z W_rec out of a potential; what they hold is noted, the rest answered."""
+        """Take x W_in and z W_rec out of a potential; what they hold is noted, the rest returned."""
         left, rest = products(self.algebra, v, scale, progress)
         nothing = not left
         for block, known, what in ((layer.weight_in, layer.below, "in"), (layer.weight_rec, layer.before, "rec")):
@@ -303,10 +303,10 @@ class Following:
             if held == ZERO:
                 continue
             for combination, numbers in cell.reached.items():
-                found = self.algebra.substitute(held, numbers)
-                if found != self.algebra.literal(combination.spike):
+                factor = self.algebra.substitute(held, numbers)
+                if factor != self.algebra.literal(combination.spike):
                     assert layer.weight_rec is not None
                     raise Mismatch(
-                        f"row {i} of {layer.weight_rec.name!r} is multiplied by {self.algebra.show(found)} behind a "
+                        f"row {i} of {layer.weight_rec.name!r} is multiplied by {self.algebra.show(factor)} behind a "
                         f"step with spike {combination.spike}"
                     )

@@ -94,12 +94,12 @@ def layer_of(find: Find, described: Sequence[LeakyCells]) -> Layer:
         """A value a cell; ``missing`` in layers that have none."""
         blocks = []
         for says, size, start in zip(described, sizes, starts, strict=True):
-            found = _named(find, getattr(says, role)) or Parameter(weight_in.theta.new_tensor(missing))
+            parameter = _named(find, getattr(says, role)) or Parameter(weight_in.theta.new_tensor(missing))
 
             def each(t: Tensor, size: int = size) -> Tensor:
                 return t.reshape(1, -1).expand(1, size)
 
-            blocks.append(_Block(found.moved(each), 0, start))
+            blocks.append(_Block(parameter.moved(each), 0, start))
         return _joined(blocks, (1, units))
 
     adapts = any(says.beta is not None for says in described)

@@ -23,7 +23,7 @@ def merged(
         children: lower ends, and upper ends negated, so that a hull is a minimum.
         there: which of them there are.
         key: where each lies on a line.
-        most: slots of the answer.
+        most: slots of the result.
     """
     key, order = torch.where(there, key, math.inf).sort(1)
     count = there.sum(1, keepdim=True)

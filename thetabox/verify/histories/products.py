@@ -34,14 +34,14 @@ def products(algebra: Algebra, p: int, scale: int, progress: int) -> tuple[dict[
         cofactor = tuple((a, e) for a, e in monomial if a != linear[0])
         kind = sums if isinstance(algebra.node(linear[0]), Dot) else single
         accumulate(kind.setdefault(linear[0], {}), [(cofactor, coefficient)])
-    found: dict[int, list[Factors]] = {}
+    matrices: dict[int, list[Factors]] = {}
     for atom, terms in sums.items():
         node = algebra.node(atom)
         assert isinstance(node, Dot)
         times = algebra.number(terms)
         factors = node.factors()
         if times == scale:
-            found.setdefault(_matrix(algebra, int(factors[1][0])), []).append(factors)
+            matrices.setdefault(_matrix(algebra, int(factors[1][0])), []).append(factors)
             continue
         for q, weight in zip(*(side.tolist() for side in factors), strict=True):
             algebra.accumulate_product(single.setdefault(-1 - weight, {}), times, q)
@@ -60,17 +60,17 @@ def products(algebra: Algebra, p: int, scale: int, progress: int) -> tuple[dict[
                 f"{algebra.show(-1 - atom)} is multiplied by {shown}, which has not the factor 1 − α", progress
             )
         if left != ZERO:
-            found.setdefault(_matrix(algebra, -1 - atom), []).append((np.array([left]), np.array([-1 - atom])))
-    return found, algebra.number(rest)
+            matrices.setdefault(_matrix(algebra, -1 - atom), []).append((np.array([left]), np.array([-1 - atom])))
+    return matrices, algebra.number(rest)
 
 
 def column_of(
     algebra: Algebra, block: Block, zeros: np.ndarray, parts: list[Factors], j: int, progress: int
 ) -> np.ndarray:
     """What one column of a matrix is multiplied by, row by row."""
-    found = np.zeros(block.shape[0], np.int64)
+    column = np.zeros(block.shape[0], np.int64)
     if not parts:
-        return found
+        return column
     left, right = (np.concatenate(sides) for sides in zip(*parts, strict=True))
     rows, columns = np.divmod(-1 - right - block.first, block.shape[1])
     elsewhere = (columns != j) & ~zeros[rows, columns]
@@ -79,11 +79,11 @@ def column_of(
         raise Mismatch(f"column {other} of {block.name!r} enters cell {j}", progress)
     rows, left = rows[columns == j], left[columns == j]
     if len(np.unique(rows)) == len(rows):
-        found[rows] = left
+        column[rows] = left
     else:
         for i, p in zip(rows.tolist(), left.tolist(), strict=True):
-            found[i] = algebra.add(int(found[i]), p)
-    return found
+            column[i] = algebra.add(int(column[i]), p)
+    return column
 
 
 def _matrix(algebra: Algebra, weight: int) -> int:

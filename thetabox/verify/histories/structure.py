@@ -116,14 +116,14 @@ class _Structure:
     # Reading graphs
 
     def _leaves(self, graph: Graph, inputs: Sequence[Tensor]) -> dict[int, Callable[[], Tensor]]:
-        found: dict[int, Callable[[], Tensor]] = {}
+        leaves: dict[int, Callable[[], Tensor]] = {}
         for index, given in zip(graph.inputs, inputs, strict=True):
-            found[index] = lambda given=given: given  # type: ignore[misc]  # a lambda with its value bound
+            leaves[index] = lambda given=given: given  # type: ignore[misc]  # a lambda with its value bound
         for index, name in graph.tensors.items():
-            found[index] = lambda index=index, name=name: self._read(graph, index, name)  # type: ignore[misc]  # a lambda with its values bound
+            leaves[index] = lambda index=index, name=name: self._read(graph, index, name)  # type: ignore[misc]  # a lambda with its values bound
         for index, constant in graph.constants.items():
-            found[index] = lambda constant=constant: self._stored("a constant", constant)  # type: ignore[misc]  # a lambda with its value bound
-        return found
+            leaves[index] = lambda constant=constant: self._stored("a constant", constant)  # type: ignore[misc]  # a lambda with its value bound
+        return leaves
 
     def _read(self, graph: Graph, index: int, name: str) -> Tensor:
         """A tensor of the network, or the part of it that the code reads."""
@@ -162,7 +162,7 @@ class _Structure:
         return value[0].reshape(-1).tolist()
 
     def _read_step(self) -> tuple[np.ndarray, Following]:
-        """What it answers, and its cells."""
+        """What it returns, and its cells."""
         graph, initial = self.network.step, self.network.initial
         layouts = [graph.layouts[i] for i in graph.inputs]
         if any(layout.batch != 0 or layout.merged != 1 for layout in layouts):

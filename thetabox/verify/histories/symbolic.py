@@ -105,8 +105,8 @@ class Symbolic:
         shape = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])
         lefts = left.expand(*shape, *left.shape[-2:]).reshape(-1, *left.shape[-2:])
         rights = right.expand(*shape, *right.shape[-2:]).reshape(-1, *right.shape[-2:])
-        found = [self._rows(a, b) for a, b in zip(lefts, rights, strict=True)]
-        return torch.stack(found).reshape(*shape, left.shape[-2], right.shape[-1])
+        products = [self._rows(a, b) for a, b in zip(lefts, rights, strict=True)]
+        return torch.stack(products).reshape(*shape, left.shape[-2], right.shape[-1])
 
     def _rows(self, left: Tensor, right: Tensor) -> Tensor:
         columns = np.ascontiguousarray(right.numpy().T)
@@ -136,11 +136,11 @@ class Symbolic:
         groups: dict[tuple[int, int], list[tuple[int, int]]] = {}
         rest: Terms = {}
         for p, q in zip(left.tolist(), right.tolist(), strict=True):
-            found = self._weight_in(q)
-            if found is None:
+            factors = self._weight_in(q)
+            if factors is None:
                 self.algebra.accumulate_product(rest, p, q)
             else:
-                cofactor, weight = found
+                cofactor, weight = factors
                 groups.setdefault((self._block_of(weight), cofactor), []).append((p, weight))
         total = self.algebra.number(rest)
         for (_, cofactor), pairs in groups.items():
@@ -150,15 +150,15 @@ class Symbolic:
 
     def _of_weight(self, numbers: np.ndarray, one: bool = False) -> np.ndarray:
         """Which of them are entries of a weight matrix; with ``one``, all of one matrix."""
-        found = np.zeros(len(numbers), bool)
+        mask = np.zeros(len(numbers), bool)
         for block in self.algebra.blocks:
             if block.kind == "weight":
                 atoms = -1 - numbers
                 within = (atoms >= block.first) & (atoms < block.first + block.count)
                 if one and within.all():
                     return within
-                found |= within
-        return np.zeros(len(numbers), bool) if one else found
+                mask |= within
+        return np.zeros(len(numbers), bool) if one else mask
 
     def _block_of(self, number: int) -> int:
         node = self.algebra.node(-1 - number)
@@ -169,10 +169,10 @@ class Symbolic:
         weight = None
         cofactor: Terms = {}
         for monomial, coefficient in self.algebra.terms(q).items():
-            found = [a for a, e in monomial if e == 1 and is_weight(self.algebra, a)]
-            if len(found) != 1 or weight not in (None, found[0]):
+            weights = [a for a, e in monomial if e == 1 and is_weight(self.algebra, a)]
+            if len(weights) != 1 or weight not in (None, weights[0]):
                 return None
-            weight = found[0]
+            weight = weights[0]
             cofactor[tuple((a, e) for a, e in monomial if a != weight)] = coefficient
         return None if weight is None else (self.algebra.number(cofactor), -1 - weight)
 

@@ -72,13 +72,13 @@ class Memo:
         self.known_until: tuple[float, Tensor] | None = None
 
     def products(self, context: Context, x: Tensor, compute: Callable[[], Any]) -> Any:
-        """What ``compute`` answered for the same operation, time step and input."""
+        """What ``compute`` returned for the same operation, time step and input."""
         place = (id(context.operation), context.time)
-        known, found = self._known.get(place, (None, None))
+        known, products = self._known.get(place, (None, None))
         if known is None or not torch.equal(known, x):
-            found = compute()
-            self._known[place] = (x, found)
-        return found
+            products = compute()
+            self._known[place] = (x, products)
+        return products
 
 
 @dataclass

@@ -50,12 +50,12 @@ class Tensors:
 
     def of(self, graph: Graph) -> dict[int, Value]:
         """Position → parameter, for every tensor of the graph."""
-        found: dict[int, Value] = {i: self.parameter(name) for i, name in graph.tensors.items()}
+        values: dict[int, Value] = {i: self.parameter(name) for i, name in graph.tensors.items()}
         for i, view in graph.views.items():
-            found[i] = self.parameter(view.name).moved(view.of)
+            values[i] = self.parameter(view.name).moved(view.of)
         for i, constant in graph.constants.items():
-            found[i] = stored("a constant of the graph", constant.detach().to(self.device), self.rounding)
-        return found
+            values[i] = stored("a constant of the graph", constant.detach().to(self.device), self.rounding)
+        return values
 
     def parameter(self, name: str) -> Parameter:
         """A tensor of the model by name, with its box."""

@@ -34,20 +34,20 @@ def check_rules(graph: Graph) -> None:
     """Raise for the first operator that has no rule, or none for its arguments and types, by name and place."""
     types, known = kinds(graph), constants(graph)
     for operation in graph.operations:
-        found = TABLE.get(operation.operator)
+        rule = TABLE.get(operation.operator)
         if operation.index in known:
             continue
-        if found is None:
+        if rule is None:
             raise UnsupportedOperator(
                 f"no rule for operator {operation.describe()}; replace it, or add a rule with thetabox.verify.rule"
             )
-        unheard = found.unheard(operation)
+        unheard = rule.unheard(operation)
         if unheard is not None:
             raise UnsupportedOperator(f"{operation.describe()} has no rule for its argument {unheard!r}")
         kind = types[operation.index]
         if kind.result is not None and not (kind.whole or kind.result.is_floating_point):
             raise UnsupportedOperator(f"{operation.describe()} answers {kind.result}, which no rule speaks of")
-        if kind.narrow and found.types in ("real", "whole"):
+        if kind.narrow and rule.types in ("real", "whole"):
             raise UnsupportedOperator(
                 f"{operation.describe()} rounds to {kind.result} inside a network in {kind.network}, which has no "
                 "rule; use float32 or float64"
@@ -88,9 +88,9 @@ def evaluate(
         except Exception as error:
             if "can't allocate memory" in str(error):
                 raise
-            told = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
+            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
             raise InputError(
-                f"{operation.describe()}: its rule cannot bound it ({type(error).__name__}: {told[:200]})"
+                f"{operation.describe()}: its rule cannot bound it ({type(error).__name__}: {reason[:200]})"
             ) from error
         if keep or observe is not None or graph.readers[operation.index] != 1:
             _share(result)
@@ -108,7 +108,7 @@ def evaluate(
 def _result(
     context: Context, graph: Graph, operation: Operation, kind: Kind, values: dict[int, Value]
 ) -> tuple[tuple[Any, ...], Any]:
-    """Operands of one operation and what it answers, in the types that it has."""
+    """Operands of one operation and what it returns, in the types that it has."""
     rounding = context.rounding
     if kind.rounded and not rounding.network:
         context.rounding = replace(rounding, arithmetic="float32")
@@ -145,7 +145,7 @@ def _operand(context: Context, graph: Graph, values: dict[int, Value], place: Re
 
 
 def _maker(graph: Graph, place: Ref) -> str:
-    """The operator that answered a value, seen through the choice of one of several answers."""
+    """The operator that returned a value, seen through the choice of one of several results."""
     by_index = {o.index: o for o in graph.operations}
     maker = by_index.get(place.index)
     while maker is not None and maker.operator == "getitem":
@@ -162,53 +162,53 @@ def _share(result: Any) -> None:
 
 def apply(context: Context, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """One rule on operands prepared the way it asks for."""
-    found = TABLE.get(operation.operator)
-    if found is None:
+    rule = TABLE.get(operation.operator)
+    if rule is None:
         raise UnsupportedOperator(f"no rule for operator {operation.describe()}")
     intervals: list[Interval] = []
     if operation.flat:
-        if not found.parameters:
+        if not rule.parameters:
             args = tuple([context.interval(v) if isinstance(v, Parameter) else v for v in args])
         intervals += [v for v in args if isinstance(v, Interval)]
     else:
-        if not found.parameters:
+        if not rule.parameters:
             args, kwargs = _each((args, kwargs), lambda v: context.interval(v) if isinstance(v, Parameter) else v)
         _each((args, kwargs), lambda v: intervals.append(v) if isinstance(v, Interval) else None)
     by_row = any(v.by_row for v in intervals)
-    if by_row and not found.rows:
+    if by_row and not rule.rows:
         layout = operation.layout
         if isinstance(layout, Layout) and layout.batch is not None:
             args, kwargs = _align(context, layout, intervals, args, kwargs)
         else:
-            result = _row_by_row(context, operation, found, args, kwargs)
+            result = _row_by_row(context, operation, rule, args, kwargs)
             return nowhere_infinite(result) if context.rounding.network else result
     elif (by_row or context.sweep.sweeps > 1) and len(intervals) > 1:
-        if found.elementwise and isinstance(operation.layout, Layout):
+        if rule.elementwise and isinstance(operation.layout, Layout):
             args, kwargs = _align(context, operation.layout, intervals, args, kwargs)
         elif len({context.rows(v) for v in intervals if v.batch is not None}) > 1:
             args = _each(args, lambda v: context.expanded(v) if isinstance(v, Interval) else v)
-    if not found.slack and any(v.slack for v in intervals):
+    if not rule.slack and any(v.slack for v in intervals):
         own = context.rounding.own
         args, kwargs = _each((args, kwargs), lambda v: v.settled(own) if isinstance(v, Interval) else v)
-    result = _labelled(_called(context, operation, found, args, kwargs), operation.layout, intervals)
+    result = _labelled(_called(context, operation, rule, args, kwargs), operation.layout, intervals)
     if by_row and isinstance(result, Interval) and result.batch is None and not result.by_row:
         result = replace(result, by_row=True)
     return nowhere_infinite(result) if context.rounding.network else result
 
 
-def _called(context: Context, operation: Operation, found: Rule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The rule's answer, refused where it does not speak of numbers of the result's type."""
+def _called(context: Context, operation: Operation, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The rule's result, refused where it does not speak of numbers of the result's type."""
     kind = context.kind
     if kind is None or not kind.wraps:
-        return found(context, args, kwargs)
-    if found.elementwise and is_whole(kind.common):
+        return rule(context, args, kwargs)
+    if rule.elementwise and is_whole(kind.common):
         check_operands(context, operation, kind, args)
-    if kind.whole and kind.result is not torch.bool and found.types == "whole":
+    if kind.whole and kind.result is not torch.bool and rule.types == "whole":
         check_numbers(operation, kind)
-    result = found(context, args, kwargs)
-    if not kind.whole or found.types == "moves" or not isinstance(result, Interval):
+    result = rule(context, args, kwargs)
+    if not kind.whole or rule.types == "moves" or not isinstance(result, Interval):
         return result
-    if found.types == "real":
+    if rule.types == "real":
         raise InputError(
             f"{operation.describe()} answers whole numbers ({kind.result}), of which its rule does not speak; turn its "
             "operands into a floating type first"
@@ -223,7 +223,7 @@ def _align(
     return _each((args, kwargs), lambda v: next(changed) if isinstance(v, Interval) else v)
 
 
-def _row_by_row(context: Context, operation: Operation, found: Rule, args: Any, kwargs: Any) -> Any:
+def _row_by_row(context: Context, operation: Operation, rule: Rule, args: Any, kwargs: Any) -> Any:
     """A value that depends on ε but on no sample: the rule once for every row."""
 
     def call(row: int) -> Any:
@@ -233,9 +233,9 @@ def _row_by_row(context: Context, operation: Operation, found: Rule, args: Any, 
             if v.by_row:
                 at = 0 if v.shape[0] == 1 else row
                 v = replace(v.map(lambda t: t[at]), by_row=False)
-            return v if found.slack else v.settled(context.rounding.own)
+            return v if rule.slack else v.settled(context.rounding.own)
 
-        return _called(context, operation, found, _each(args, one), _each(kwargs, one))
+        return _called(context, operation, rule, _each(args, one), _each(kwargs, one))
 
     results = [call(row) for row in range(context.sweep.sweeps * context.sweep.samples)]
     if not all(isinstance(r, Interval) for r in results):

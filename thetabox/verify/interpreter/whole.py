@@ -42,7 +42,7 @@ def constants(graph: Graph) -> set[int]:
 def computed(
     context: Context, graph: Graph, operation: Operation, kind: Kind, values: dict[int, Any], casts: bool
 ) -> Parameter | None:
-    """What torch itself answers where all operands are constants known to the last bit; ``None`` elsewhere.
+    """What torch itself returns where all operands are constants known to the last bit; ``None`` elsewhere.
 
     Args:
         context: for its rounding.

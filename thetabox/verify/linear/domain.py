@@ -36,12 +36,12 @@ NUMBERS = 1 << 21
 MOST_ITEMS = 256
 # Samples times ε of a profile.
 PROFILED_ROWS = 64
-# Share of the loss that a layer must have at some ε to be told of.
+# Share of the loss that a layer must have at some ε to be reported.
 LEAST_SHARE = 0.005
 # Forward passes that the intervals of all values cost, and a row that is walked back through the whole network.
 INTERVALS, ROW = 4.0, 4.0
 
-# Samples → what a walk answers for them.
+# Samples → what a walk returns for them.
 Answer = Callable[[Samples, Tensor], Tensor]
 
 
@@ -105,16 +105,16 @@ class Linear(Domain):
         x, flat = self._spread(which, epsilon)
         everything = torch.arange(len(flat))
         if self.follows and self.backward:
-            found, rest = flat.new_full((len(flat),), -torch.inf), everything
+            margins, rest = flat.new_full((len(flat),), -torch.inf), everything
         else:
-            found = self._bounded(x, flat, everything, answer, self.classes - 1, None)[:, 0]
+            margins = self._bounded(x, flat, everything, answer, self.classes - 1, None)[:, 0]
             rest = everything[:0]
             if self.backward and self.tighten.targets:
-                rest = self._provable(x, labels, (found <= 0).nonzero().squeeze(1))
+                rest = self._provable(x, labels, (margins <= 0).nonzero().squeeze(1))
         if len(rest) and self.tighten.targets:
             better = self._bounded(x, flat, rest, answer, self.classes - 1, self.tighten)[:, 0]
-            found[rest] = torch.maximum(found[rest], better)
-        return found.view(epsilon.shape)
+            margins[rest] = torch.maximum(margins[rest], better)
+        return margins.view(epsilon.shape)
 
     def logits(self, which: Which, epsilon: Float[Tensor, "sweeps samples"]) -> Interval:
         """Bounds of the logits, rows ``[E samples, K]``."""
@@ -128,10 +128,10 @@ class Linear(Domain):
 
         x, flat = self._spread(which, epsilon)
         everything = torch.arange(len(flat))
-        found = self._bounded(x, flat, everything, answer, 2 * self.classes, None)
+        ends = self._bounded(x, flat, everything, answer, 2 * self.classes, None)
         if self.backward and self.tighten.targets:
-            found = torch.maximum(found, self._bounded(x, flat, everything, answer, 2 * self.classes, self.tighten))
-        return Interval(found[:, : self.classes], -found[:, self.classes :])
+            ends = torch.maximum(ends, self._bounded(x, flat, everything, answer, 2 * self.classes, self.tighten))
+        return Interval(ends[:, : self.classes], -ends[:, self.classes :])
 
     def losses(
         self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]
@@ -150,7 +150,7 @@ class Linear(Domain):
         labels = y[which].repeat(len(epsilon))
         tighten = self.tighten if self.backward else None
         size = self._size(self.classes - 1)
-        found: list[dict[int, Tensor]] = []
+        chunks: list[dict[int, Tensor]] = []
         with torch.no_grad(), sound_kernels():
             for part in torch.arange(len(flat)).split(size):
                 samples = self.samples(x[part], flat[part], tighten)
@@ -159,9 +159,9 @@ class Linear(Domain):
                 walk.account(_middles(plain))
                 walk.give(self.output, margin_rows(labels[part].to(flat.device), self.classes))
                 weakest = walk.run().masked_fill(~samples.finite[:, None], torch.nan).argmin(1, keepdim=True)
-                found.append({i: lost.gather(1, weakest)[:, 0].cpu() for i, lost in walk.losses.items()})
-        passed = [o for o in self.graph.operations if any(o.index in part for part in found)]
-        table = torch.stack([torch.cat([part[o.index] for part in found]) for o in passed], 1)
+                chunks.append({i: lost.gather(1, weakest)[:, 0].cpu() for i, lost in walk.losses.items()})
+        passed = [o for o in self.graph.operations if any(o.index in chunk for chunk in chunks)]
+        table = torch.stack([torch.cat([chunk[o.index] for chunk in chunks]) for o in passed], 1)
         # A module that does several things, or is called several times: which of them, by its name in the graph.
         names = [o.where or o.name for o in passed]
         names = [n if names.count(n) == 1 else f"{n} ({o.name})" for n, o in zip(names, passed, strict=True)]
@@ -175,15 +175,15 @@ class Linear(Domain):
         # At ε = 0 only rounding is lost.
         lost = torch.where(epsilon[:, :1] > 0, lost.nan_to_num(0.0).clamp(min=0.0), 0.0)
         share = lost / lost.sum(1, keepdim=True).clamp(min=torch.finfo(lost.dtype).tiny)
-        told = (share >= LEAST_SHARE).any(0).nonzero().squeeze(1)
-        if not len(told):
+        shown = (share >= LEAST_SHARE).any(0).nonzero().squeeze(1)
+        if not len(shown):
             return None
         caption = (
             "Where linear bounds, with intervals for pre-activations, lose what they prove less than the unperturbed "
             "margin: in the noise of a layer's weights, or in the relaxation of a ReLU or pool. Mean of "
             f"{len(places)} samples; layers below {LEAST_SHARE:.1%} are left out."
         )
-        return Profile("losses", [names[i] for i in told.tolist()], share[:, told], "margin", caption)
+        return Profile("losses", [names[i] for i in shown.tolist()], share[:, shown], "margin", caption)
 
     def walked(self, samples: Samples, rows: Float[Tensor, "samples rows classes"]) -> Float[Tensor, "samples rows"]:
         """Lower bounds of combinations of the logits; minus infinity where the samples' intervals are not finite."""
@@ -219,15 +219,15 @@ class Linear(Domain):
         """``answer`` of the samples ``places``, in chunks that fit memory; on the CPU."""
         size = self._size(rows)
         with torch.no_grad(), sound_kernels():
-            found = []
+            chunks = []
             for part in places.split(size) if len(places) else ():
                 try:
-                    found.append(self._chunk(x, epsilon, part, answer, tighten))
+                    chunks.append(self._chunk(x, epsilon, part, answer, tighten))
                 except OneEpsilonAtATime:
                     if len(epsilon[part].unique()) == 1:
                         raise
-                    found.append(torch.cat([self._chunk(x, epsilon, one, answer, tighten) for one in part.split(1)]))
-        return torch.cat(found) if found else torch.zeros(0, rows, dtype=torch.float64)
+                    chunks.append(torch.cat([self._chunk(x, epsilon, one, answer, tighten) for one in part.split(1)]))
+        return torch.cat(chunks) if chunks else torch.zeros(0, rows, dtype=torch.float64)
 
     def _size(self, rows: int) -> int:
         """Samples of one walk."""

@@ -17,7 +17,7 @@ from thetabox.verify.interpreter.context import Context, Sweep
 from thetabox.verify.interpreter.walk import Value, evaluate
 from thetabox.verify.network.graph import Graph, Layout, Operation
 
-# Called with each operation after its interval is known; may answer tighter ends for it.
+# Called with each operation after its interval is known; may return tighter ends for it.
 Tighten = Callable[["Samples", Operation], tuple[Tensor, Tensor] | None]
 
 
@@ -85,7 +85,7 @@ class Samples:
         return value
 
     def interval(self, index: int) -> Interval:
-        """Bounds of a value (of the first, where an operator answers several)."""
+        """Bounds of a value (of the first, where an operator returns several)."""
         value = self.values[index]
         value = value[0] if isinstance(value, tuple) else value
         assert isinstance(value, Interval)
@@ -114,7 +114,7 @@ class Samples:
         return tuple(self.interval(index).shape[1:])
 
     def once(self, key: Any, compute: Callable[[], Any]) -> Any:
-        """What ``compute`` answered the first time."""
+        """What ``compute`` returned the first time."""
         if key not in self.cache:
             self.cache[key] = compute()
         return self.cache[key]

@@ -35,17 +35,17 @@ def targets(graph: Graph) -> set[int]:
     inputs know nothing of each other.
     """
     depth: dict[int, _Depth] = {}
-    found = set()
+    positions = set()
     for operation in graph.operations:
         before = [depth[i] for i in operation.inputs if i in depth]
         kinks = max((d.kinks for d in before), default=0)
         shared = any(d.shared for d in before) or operation.operator in CONVOLUTIONS
         if operation.operator in TWO_SLOPES:
             if kinks >= 2 or (kinks == 1 and shared):
-                found.add(operation.inputs[0])
+                positions.add(operation.inputs[0])
             kinks += 1
         depth[operation.index] = _Depth(kinks, shared)
-    return found
+    return positions
 
 
 class Tighten:
@@ -191,10 +191,10 @@ def _images(samples: Samples, operation: Operation, needed: Tensor, lower: Tenso
         walk = _image_walk(samples, operation, Frame(n, h, w), places)
         if walk is None:
             return
-        found = walk.run()
+        bounds = walk.run()
         widest = max(widest, walk.widest)
-        found = found.masked_fill(~wanted.gather(1, places).repeat(1, 2), -torch.inf)
-        low, high = found[:, :most], -found[:, most:]
+        bounds = bounds.masked_fill(~wanted.gather(1, places).repeat(1, 2), -torch.inf)
+        low, high = bounds[:, :most], -bounds[:, most:]
         n, h, w = n[:, None], h[:, None], w[:, None]
         lower[n, places, h, w] = torch.maximum(lower[n, places, h, w], low)
         upper[n, places, h, w] = torch.minimum(upper[n, places, h, w], high)
@@ -214,10 +214,10 @@ def _image_walk(samples: Samples, operation: Operation, frame: Frame, places: Te
     return walk
 
 
-def _keep(found: Tensor, rows: Tensor, places: Tensor, lower: Tensor, upper: Tensor) -> None:
+def _keep(bounds: Tensor, rows: Tensor, places: Tensor, lower: Tensor, upper: Tensor) -> None:
     most = places.shape[1]
-    lower[rows, places] = torch.maximum(lower[rows, places], found[:, :most])
-    upper[rows, places] = torch.minimum(upper[rows, places], -found[:, most:])
+    lower[rows, places] = torch.maximum(lower[rows, places], bounds[:, :most])
+    upper[rows, places] = torch.minimum(upper[rows, places], -bounds[:, most:])
 
 
 def _one_hot(places: Tensor, outputs: int) -> Tensor:

@@ -99,12 +99,12 @@ def lirpa_bounds(
 
 def _chain(model: nn.Module, x: Tensor, radii: dict[str, Tensor]) -> list[FlatLayer]:
     """The network's layers in order, on flat inputs, with their boxes; that they are all of it is tried on ``x``."""
-    found: list[tuple[str, nn.Module]] = []
+    copies: list[tuple[str, nn.Module]] = []
     for name, module in model.named_modules():
         if any(True for _ in module.children()):
             continue
         if isinstance(module, TAKEN):
-            found.append((name, copy.deepcopy(module)))
+            copies.append((name, copy.deepcopy(module)))
         elif not isinstance(module, PASSIVE):
             raise InputError(f"auto_LiRPA bounds take {LAYERS} layers; {name} is a {type(module).__name__}")
     training = {m: m.training for m in model.modules()}
@@ -113,7 +113,7 @@ def _chain(model: nn.Module, x: Tensor, radii: dict[str, Tensor]) -> list[FlatLa
         model.eval()
         with torch.no_grad(), default_dtype(example.dtype):
             expected, answer, shape = model(example), example.flatten(1), example.shape[1:]
-            for name, module in found:
+            for name, module in copies:
                 own = {k: radii[n] for k in ("weight", "bias") if (n := f"{name}.{k}" if name else k) in radii}
                 layer, shape = lowered(module, own, shape)
                 answer = layer.module(answer)

@@ -1,4 +1,4 @@
-"""The ``lirpa`` domain: what auto_LiRPA says of the same network and box, never as a proof."""
+"""The ``lirpa`` domain: what auto_LiRPA reports for the same network and box, never as a proof."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class _Reshape(nn.Module):
 
 
 def lowered(module: nn.Module, radii: dict[str, Tensor], shape: torch.Size) -> tuple[FlatLayer, torch.Size]:
-    """The layer for flat inputs, and the shape of its answer without the batch.
+    """The layer for flat inputs, and the shape of its output without the batch.
 
     A kernel stands in the matrix once for every position, and each copy gets a noise of its own: the box of the lowered
     layer holds the true one, where all copies move together, and is larger.
@@ -85,7 +85,7 @@ def _convolution(module: nn.Conv2d, radii: dict[str, Tensor], shape: torch.Size)
 
 
 def _matrix(function: Callable[[Tensor], Tensor], shape: torch.Size, dtype: torch.dtype) -> tuple[Tensor, torch.Size]:
-    """The matrix of a linear function of images, ``[outputs, inputs]``, and the shape of its answer."""
+    """The matrix of a linear function of images, ``[outputs, inputs]``, and the shape of its output."""
     with torch.no_grad():
         answer = function(torch.zeros(1, *shape, dtype=dtype)).shape[1:]
         inputs = math.prod(shape)

@@ -47,7 +47,7 @@ def sizes_of_calls(module: nn.Module, inputs: Sequence[Tensor]) -> set[int]:
     # What a call writes to the numbers of a tensor it writes for real: no twins stand between.
     held = [(t, t.detach().clone()) for t in [*module.parameters(), *module.buffers()]]
     ways: list[list[Any]] = []
-    waiting, found = [len(inputs[0])], set[int]()
+    waiting, sizes = [len(inputs[0])], set[int]()
     while waiting and len(ways) < MOST_CALLS:
         batch = waiting.pop(0)
         if any(all(_holds(question, batch) for question in way) for way in ways):
@@ -55,12 +55,12 @@ def sizes_of_calls(module: nn.Module, inputs: Sequence[Tensor]) -> set[int]:
         guards = _guards_of_a_call(module, [x.new_zeros(batch, *x.shape[1:]) for x in inputs])
         ways.append([guard.expr for guard in guards])
         turns = [_turns(guard.expr) for guard in guards]
-        found.update(*(sizes for guard, sizes in zip(guards, turns, strict=True) if not _is_of_torch(guard)))
+        sizes.update(*(turn for guard, turn in zip(guards, turns, strict=True) if not _is_of_torch(guard)))
         waiting += sorted(set().union(*turns) - {1})
     for t, value in held:
         if not torch.equal(t, value):
             t.data.copy_(value)
-    return found - {1}
+    return sizes - {1}
 
 
 def _guards_of_a_call(module: nn.Module, inputs: Sequence[Tensor]) -> list[Any]:
@@ -72,7 +72,7 @@ def _guards_of_a_call(module: nn.Module, inputs: Sequence[Tensor]) -> list[Any]:
 
 
 def _is_of_torch(guard: Any) -> bool:
-    """Whether torch compares the size and not the code: it answers the same by either way."""
+    """Whether torch compares the size and not the code: it returns the same by either way."""
     file = getattr(guard.sloc.framework_loc, "filename", "")
     return Path(file).is_relative_to(Path(torch.__file__).parent)
 
@@ -91,17 +91,17 @@ def _turns(guard: Any) -> set[int]:
         {*range(1, EVERY_SIZE), *powers, *(n + more for n in numbers for more in (-1, 0, 1) if n + more > 0)}
     )
     truth = [_holds(guard, size) for size in tried]
-    found: set[int] = set()
+    sizes: set[int] = set()
     for low, high, before, after in zip(tried, tried[1:], truth, truth[1:], strict=False):
         if before == after:
             continue
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if _holds(guard, middle) == before else (low, middle)
-        found |= {low, high}
-        if len(found) >= MOST_TURNS:
+        sizes |= {low, high}
+        if len(sizes) >= MOST_TURNS:
             break
-    return found
+    return sizes
 
 
 def _holds(guard: Any, size: int) -> bool:

@@ -70,9 +70,9 @@ class Operation:
     @cached_property
     def flat(self) -> bool:
         """Whether every operand is an argument by itself, none in a list or by keyword."""
-        found: list[Ref] = []
-        map_arg_refs((self.args, self.kwargs), found.append)
-        return len(found) == sum(isinstance(a, Ref) for a in self.args)
+        refs: list[Ref] = []
+        map_arg_refs((self.args, self.kwargs), refs.append)
+        return len(refs) == sum(isinstance(a, Ref) for a in self.args)
 
     def describe(self) -> str:
         """For messages: the operator and where it stands."""
@@ -123,9 +123,9 @@ class Graph:
     @property
     def outputs(self) -> list[int]:
         """Positions of the module's results."""
-        found: list[int] = []
-        map_arg_refs(self.output, lambda ref: found.append(ref.index))
-        return found
+        positions: list[int] = []
+        map_arg_refs(self.output, lambda ref: positions.append(ref.index))
+        return positions
 
     def describe(self) -> str:
         """Every operation with its arguments, parameters and which part of each is read, places of constants."""
@@ -151,8 +151,8 @@ def map_arg_refs(tree: Any, function: Any) -> Any:
 
 def dependants(graph: Graph, roots: Iterable[int]) -> set[int]:
     """Positions of everything that depends on one of the given positions."""
-    found = set(roots)
+    positions = set(roots)
     for operation in graph.operations:
-        if any(i in found for i in operation.inputs):
-            found.add(operation.index)
-    return found
+        if any(i in positions for i in operation.inputs):
+            positions.add(operation.index)
+    return positions

@@ -23,7 +23,7 @@ class Kind:
         network: type of the network's input.
         constant: one result of whole numbers or truth values that belongs to no sample.
         read: types of all tensors that it reads, those in lists as well.
-        chosen: it reads one of several answers of an operator, of which some may have no rule.
+        chosen: it reads one of several results of an operator, of which some may have no rule.
     """
 
     result: torch.dtype | None

@@ -8,7 +8,7 @@ TWO_SLOPES = (*RELU, "aten.leaky_relu.default")
 # Whatever is linear on pieces, and uncertain where a kink lies inside an interval.
 KINKS = (*TWO_SLOPES, "aten.hardtanh.default")
 COMPARISONS = tuple(f"aten.{name}.{kind}" for name in ("gt", "ge", "lt", "le") for kind in ("Tensor", "Scalar"))
-# Operators that jump, beside those that answer a truth value, or are so steep somewhere that rounding becomes large.
+# Operators that jump, beside those that return a truth value, or are so steep somewhere that rounding becomes large.
 JUMPS = ("sign", "floor", "ceil", "round", "trunc", "sqrt", "rsqrt", "reciprocal", "div", "log", "pow")
 # Never below 0, whatever they are given.
 NEVER_NEGATIVE = ("aten.sigmoid.default", "aten.softplus.default", "aten.hardsigmoid.default", "aten.relu6.default")

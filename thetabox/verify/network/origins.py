@@ -107,9 +107,9 @@ class Origins:
                             "parameter of it, so it would be taken as exact; register the layer (nn.ModuleList, "
                             "nn.ModuleDict, or as an attribute of the module)"
                         )
-        found = (where for where, thing in self._reached if isinstance(thing, Tensor) and place(thing) == address)
+        paths = (where for where, thing in self._reached if isinstance(thing, Tensor) and place(thing) == address)
         raise InputError(
-            f"the network uses {next(found, 'a tensor')}, a trainable tensor that is no parameter of it, so it would "
+            f"the network uses {next(paths, 'a tensor')}, a trainable tensor that is no parameter of it, so it would "
             "be taken as exact; register it (nn.ParameterList, nn.ParameterDict, or as an attribute of the module), "
             "or its layer"
         )

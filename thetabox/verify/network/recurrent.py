@@ -54,8 +54,8 @@ def _first_state(model: nn.Module) -> Any:
         except InputError:
             raise
         except Exception as error:  # a network raises whatever it likes
-            told = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise InputError(f"initial_state(batch) of the recurrent network fails: {told}") from error
+            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise InputError(f"initial_state(batch) of the recurrent network fails: {reason}") from error
 
 
 class RecurrentNetwork(Network):
@@ -146,18 +146,18 @@ def averaging(readout: Graph) -> Operation | None:
 
 def truth_values(graph: Graph) -> set[int]:
     """Positions of values that are 0 or 1 for any weights: comparisons, logic, their copies and products."""
-    found: set[int] = set()
+    positions: set[int] = set()
 
     def holds(operand: object) -> bool:
-        return isinstance(operand, Ref) and operand.index in found
+        return isinstance(operand, Ref) and operand.index in positions
 
     for operation in graph.operations:
         decided = operation.dtype is torch.bool and not isinstance(operation.layout, tuple)
         copied = operation.operator in COPIES and holds(operation.args[0])
         product = operation.operator == "aten.mul.Tensor" and all(holds(a) for a in operation.args)
         if decided or copied or product:
-            found.add(operation.index)
-    return found
+            positions.add(operation.index)
+    return positions
 
 
 def saturates(graph: Graph) -> bool:

@@ -100,7 +100,7 @@ def _trace(model: nn.Module, module: nn.Module, examples: Sequence[Tensor], inpu
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What torch says of its internals, by warnings, logs and prints, is not shown; what matters is raised."""
+    """What torch reports of its internals, by warnings, logs and prints, is not shown; what matters is raised."""
     logger = logging.getLogger("torch")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -207,7 +207,7 @@ def _read(program: Any, prefix: str) -> Graph:
     return graph
 
 
-# What torch.export says of code that it cannot follow, and what that means for who wrote it.
+# What torch.export reports of code that it cannot follow, and what that means for who wrote it.
 MEANINGS = {
     "Constraints violated": "its code ties the batch to one size, as len(x), int(x.shape[0]) and x.shape[0] == 3 do; "
     "write x.shape[0] where it needs the size",

@@ -78,7 +78,7 @@ def stages(problem: Problem, refused: dict[str, str] | None = None) -> Iterator[
 
 
 def guarded(work: Callable[[], T]) -> T:
-    """What ``work`` answers.
+    """What ``work`` returns.
 
     Raises:
         GaveUp: it failed, for whatever reason but want of memory or time.
@@ -96,7 +96,7 @@ def guarded(work: Callable[[], T]) -> T:
 
 
 def insisted(name: str, work: Callable[[], T]) -> T:
-    """What ``work`` answers in a domain that the user chose.
+    """What ``work`` returns in a domain that the user chose.
 
     Raises:
         InputError: it failed, for whatever reason but want of memory or time.
@@ -114,8 +114,8 @@ def insisted(name: str, work: Callable[[], T]) -> T:
 
 def explained(error: Exception) -> str:
     """An unexpected error in one line."""
-    said = " ".join(str(error).split())
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+    reason = " ".join(str(error).split())
+    return f"{type(error).__name__}: {reason}" if reason else type(error).__name__
 
 
 def _memory(error: Exception) -> bool:
@@ -174,13 +174,13 @@ def parts(
             deadline.check()
             meter = Meter(given - passes, deadline)
             try:
-                found = guarded(partial(work, members, meter))
+                result = guarded(partial(work, members, meter))
             except GaveUp as error:
                 left[members] = 0.0
                 yield Found(members, None, str(error))
                 continue
             assert meter.left is not None
-            held = {"members": members, "given": given, "found": found, "left": meter.left}
+            held = {"members": members, "given": given, "found": result, "left": meter.left}
             store.write_part(name, held)
         left[members] = held["left"]
         yield Found(members, held["found"])

@@ -83,7 +83,7 @@ class _State:
         return (self.low * (1.0 + self.rtol)).clamp(max=self.top)
 
     def note(self, open_: Int[Tensor, " open"], tried: Tensor, margin: Tensor) -> Tensor:
-        """Take in what a trial of the open samples gave; answer which of them are finished."""
+        """Take in what a trial of the open samples gave; return which of them are finished."""
         holds, last = margin > 0, self.last[open_]
         nothing = self.low[open_] <= 0
         low = torch.where(holds, tried, self.low[open_])

@@ -184,8 +184,8 @@ def recorded(proof: Proof, effort: float | None, options: Mapping[str, Any]) -> 
     """Options of the certificate: those of the domain, or what ``auto`` did."""
     if effort is None:
         return domains.recorded(options)
-    found: dict[str, Any] = domains.recorded({"effort": effort}) | {"proven_by": proof.by}
-    return found | ({"left_out": proof.left_out} if proof.left_out else {})
+    facts: dict[str, Any] = domains.recorded({"effort": effort}) | {"proven_by": proof.by}
+    return facts | ({"left_out": proof.left_out} if proof.left_out else {})
 
 
 def _open(margin: Tensor) -> Tensor:

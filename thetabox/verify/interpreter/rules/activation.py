@@ -2,7 +2,7 @@
 
 torch documents at most a few units in the last place for these functions (vectorised by SLEEF, 1 ulp); eight are
 allowed for in the bounds, and eight of its own for a network in binary32. Where the result is below the normal numbers,
-or something on the way to it (the ``exp(-a)`` of a sigmoid) above the largest, torch may answer 0.
+or something on the way to it (the ``exp(-a)`` of a sigmoid) above the largest, torch may return 0.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Number = int | float
 ULPS = 8
 # Up to here the slack of an exponent may stay slack.
 SMALL = 1e-6
-# Beyond this size of an exponent in float64, and before it in float32, exp answers 0 or overflows.
+# Beyond this size of an exponent in float64, and before it in float32, exp returns 0 or overflows.
 EXPONENT = 750.0
 # Of a product with a function of itself, where that is flushed to zero: more than EXPONENT.
 FLUSHED = 1024.0
@@ -62,10 +62,10 @@ def _coefficient(context: Context, value: Number) -> float:
     Raises:
         InputError: it is infinite or not a number.
     """
-    found = number(context, value)
-    if not math.isfinite(found):
-        raise InputError(f"{context.where} computes with {found}; give it a finite number")
-    return found
+    coefficient = number(context, value)
+    if not math.isfinite(coefficient):
+        raise InputError(f"{context.where} computes with {coefficient}; give it a finite number")
+    return coefficient
 
 
 def _pieces(a: Interval, function: Callable[[Tensor], Tensor], *, increasing: bool) -> Interval:

@@ -47,9 +47,9 @@ def affine(context: Context, x: Interval, weight: Operand, bias: Operand, produc
     elif shortcuts.may_be_unknown(x):
         few, places = shortcuts.unknown_once(x)
         if places is not None:
-            found = affine(context, few, weight, bias, product, terms)
+            interval = affine(context, few, weight, bias, product, terms)
             rank = few.lower.dim()
-            return found.map(lambda t: t.index_select(t.dim() - rank, places))
+            return interval.map(lambda t: t.index_select(t.dim() - rank, places))
     return _two_products(context, x, weight, bias, product, terms)
 
 

@@ -79,10 +79,10 @@ def in_type(context: Context, x: Value, source: torch.dtype | None, target: torc
             return nonzero(context, x)
         return replace(x, owned=False)
     constant = not x.factor if isinstance(x, Parameter) else x.batch is None and not x.by_row
-    found = _truncated(context, x, target) if constant else None
-    if found is None:
+    truncated = _truncated(context, x, target) if constant else None
+    if truncated is None:
         raise InputError(f"{context.where} turns real values into {target}, which has no rule")
-    return found
+    return truncated
 
 
 def _size(context: Context, x: Value) -> float:
@@ -302,8 +302,8 @@ def _constant(context: Context, value: Any) -> Interval:
 
 def _in_result(context: Context, value: Any) -> float:
     """A number of the graph as a tensor of the result's type holds it, if that is no wide floating type."""
-    found = number(context, value)
+    exact = number(context, value)
     result = None if context.kind is None else context.kind.result
     if result is None or (result.is_floating_point and result.itemsize >= 4):
-        return found
+        return exact
     return float(torch.full((), value, dtype=result).item())

@@ -36,8 +36,8 @@ def _first_cast(context: Context, x: Interval, dtype: torch.dtype | None) -> Int
     """A reduction turns its terms into the type that it is given before it adds them up."""
     if dtype is None or context.kind is None:
         return x
-    found = in_type(context, x, context.kind.operands[0], dtype)
-    return context.interval(found) if isinstance(found, Parameter) else found
+    terms = in_type(context, x, context.kind.operands[0], dtype)
+    return context.interval(terms) if isinstance(terms, Parameter) else terms
 
 
 @rule("aten.sum.dim_IntList", "aten.sum.default", slack=True, types="whole")

@@ -52,13 +52,13 @@ def known_input(
             return Products(middle, product(size, weight.magnitude, None).add_(tiny))
         return Products(middle, product(size, weight.magnitude, bias.magnitude + tiny))
 
-    found = products() if context.memo is None else context.memo.products(context, x.lower, products)
-    middle, around = found.middle, found.around
+    parts = products() if context.memo is None else context.memo.products(context, x.lower, products)
+    middle, around = parts.middle, parts.around
     uniform, kept = context.uniform(weight.factor), context.memo is not None
     if uniform is not None:
         factor = (uniform + relative) * (1.0 + relative) * SAFETY
         # By the sizes also where no other ε needs them, so that an ε is answered alone as it is beside others.
-        return ends(context, middle, around, relative, factor, keep=kept, sizes=found.sizes)
+        return ends(context, middle, around, relative, factor, keep=kept, sizes=parts.sizes)
     scale = (context.epsilon(weight.factor) + relative) * ((1.0 + relative) * SAFETY)
     sweeps = context.sweep.sweeps if context.rows(x) == context.sweep.samples else 1
     scale = scale.reshape(sweeps, -1).repeat_interleave(x.merged, 1)

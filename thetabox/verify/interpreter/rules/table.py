@@ -70,7 +70,7 @@ class Rule:
         return Named(len(places), frozenset(names), Parameter.VAR_POSITIONAL in kinds, Parameter.VAR_KEYWORD in kinds)
 
     def __call__(self, context: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The rule's answer; arguments of which :meth:`unheard` says nothing and that it does not take are left out."""
+        """The rule's result; arguments of which :meth:`unheard` says nothing and that it does not take are left out."""
         if kwargs or len(args) > self._named.places:
             named = self._named
             args = args if named.any_place else args[: named.places]

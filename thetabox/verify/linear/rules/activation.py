@@ -43,11 +43,11 @@ def lines(lower: Tensor, upper: Tensor, slope: float = 0.0) -> Lines:
     return Lines(below, above, rest)
 
 
-def through(walk: Walk, a: Tensor, found: Lines) -> Tensor:
+def through(walk: Walk, a: Tensor, relaxation: Lines) -> Tensor:
     """Coefficients in front of the kink, for lines ``[samples, *shape]``; the constant is put aside."""
     falling = a.clamp(max=0.0)
-    walk.constant.lose(-dot(falling, found.rest), a[0, 0].numel())
-    return torch.addcmul(a * found.below[:, None], falling, (found.above - found.below)[:, None])
+    walk.constant.lose(-dot(falling, relaxation.rest), a[0, 0].numel())
+    return torch.addcmul(a * relaxation.below[:, None], falling, (relaxation.above - relaxation.below)[:, None])
 
 
 def slope_below(operation: Operation) -> float:

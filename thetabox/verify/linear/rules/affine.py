@@ -88,8 +88,8 @@ def reach(
                 z = z + radius(bias).view(spread) * samples.factor(bias).view(shape)
         return z * (1.0 + gamma_sum(weight.theta.numel()))
 
-    found: Tensor = samples.once(("reach", operation.index), compute)
-    return found
+    radii: Tensor = samples.once(("reach", operation.index), compute)
+    return radii
 
 
 def lose_start(walk: Walk, z: Tensor, relative: float, inputs: int) -> None:

@@ -165,8 +165,8 @@ def _apart(samples: Samples, operation: Operation, conv: Convolution) -> Tensor:
         value = samples.interval(conv.x)
         return conv.product((value.upper - value.lower) / 2, radius(conv.weight))
 
-    found: Tensor = samples.once(("apart", operation.index), compute)
-    return found
+    radii: Tensor = samples.once(("apart", operation.index), compute)
+    return radii
 
 
 def _images(walk: Walk, conv: Convolution, window: Region) -> tuple[Tensor, Tensor]:

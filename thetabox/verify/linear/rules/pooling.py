@@ -82,9 +82,9 @@ def relaxed(samples: Samples, operation: Operation) -> Pool:
         reference = centre.argmax(-3, keepdim=True)
         own_low, own_high = low.gather(-3, reference), high.gather(-3, reference)
         least, most = low - own_high, high - own_low
-        found = apart(samples, index, pool, reference)
-        if found is not None:
-            least, most = torch.maximum(least, found[0]), torch.minimum(most, found[1])
+        differences = apart(samples, index, pool, reference)
+        if differences is not None:
+            least, most = torch.maximum(least, differences[0]), torch.minimum(most, differences[1])
         itself = torch.zeros_like(low, dtype=torch.bool).scatter_(-3, reference, True)
         size = torch.maximum(low.abs(), high.abs())
         # The ends of a difference are themselves rounded.
@@ -102,8 +102,8 @@ def relaxed(samples: Samples, operation: Operation) -> Pool:
         reach = ((above.abs() + itself.double()) * size).sum(-3) + rest.abs()
         return Pool(reference.squeeze(-3), above, rest, low.amax(-3), highest, reach)
 
-    found: Pool = samples.once(("pool", operation.index), compute)
-    return found
+    relaxation: Pool = samples.once(("pool", operation.index), compute)
+    return relaxation
 
 
 @backward(*MAX_POOLS_2D)
@@ -112,20 +112,20 @@ def max_pool(walk: Walk, operation: Operation, a: Tensor, region: Region | None)
     samples = walk.samples
     pool = window(operation)
     index, rectified = source(samples, operation)
-    found = relaxed(samples, operation)
+    relaxation = relaxed(samples, operation)
     count = a[0, 0].numel()
     overlap = pool.kernel[0] * pool.kernel[1]
-    most = walk.cut(found.reach, region)
+    most = walk.cut(relaxation.reach, region)
     if rectified:
         # The lines' slopes are at most 1, so the rows do not grow in front of the ReLU.
-        lower, upper = walk.cut(found.lower, region), walk.cut(found.upper, region)
+        lower, upper = walk.cut(relaxation.lower, region), walk.cut(relaxation.upper, region)
         most = most + torch.maximum(lower.abs(), upper.abs())
     walk.penalty(a, most, 6.0 * gamma_sum(count + overlap))
     if rectified:
         a = through(walk, a, lines(lower, upper))
     falling = a.clamp(max=0.0)
-    walk.constant.add(dot(falling, walk.cut(found.rest, region)))
-    reference, above = walk.cut(found.reference, region), walk.cut(found.above, region)
+    walk.constant.add(dot(falling, walk.cut(relaxation.rest, region)))
+    reference, above = walk.cut(relaxation.reference, region), walk.cut(relaxation.above, region)
     there = region or Region((0, 0), (0, 0), (a.shape[-2], a.shape[-1]))
     seen = there.before(pool.kernel, pool.stride, (0, 0))
     tiled = pool.kernel == pool.stride
