@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,33 +11,32 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
-from thetabox.models.twins import Twins
+from thetabox.models.memory import place
+from thetabox.models.twins import NARROW, Twins
 
-# Functions that take the size of a batch as a number.
+# Functions that take the size of a batch as a number, and those of which only a size is one.
 SIZED = {
-    "arange",
-    "as_strided",
-    "broadcast_to",
-    "chunk",
-    "empty",
-    "expand",
-    "full",
-    "narrow",
-    "new_empty",
-    "new_full",
-    "new_ones",
-    "new_zeros",
-    "ones",
-    "range",
-    "repeat",
-    "reshape",
-    "split",
-    "tile",
-    "unflatten",
-    "view",
-    "zeros",
+    *("as_strided", "broadcast_to", "chunk", "empty", "expand", "narrow", "new_empty", "new_ones", "new_zeros", "ones"),
+    *(
+        "arange",
+        "range",
+        "repeat",
+        "reshape",
+        "split",
+        "tile",
+        "unflatten",
+        "view",
+        "zeros",
+        "__getitem__",
+        "__setitem__",
+    ),
 }
-PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.layout, slice, range)
+FILLED = {"full", "new_full"}
+# What code does with the recording of gradients changes no number.
+SILENT = {"_set_grad_enabled", "set_grad_enabled"}
+PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.layout, range)
+# Operands inside of operands, beyond which one is taken by its kind.
+DEEPEST = 20
 
 
 class Calls(TorchFunctionMode):
@@ -48,16 +47,20 @@ class Calls(TorchFunctionMode):
 
     Args:
         twins: of the tensors of the network.
+        held: tensors that outlive a run, which stand in the record by their memory; others are results.
     """
 
-    def __init__(self, twins: Twins) -> None:
+    def __init__(self, twins: Twins, held: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.made: list[Call] = []
         self._twins = twins
+        self._held = {at for t in held if (at := place(t)) is not None}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        self.made.append((getattr(func, "__name__", repr(func)), operands([args, kwargs])))
+        name = _name_of(func)
+        if name not in SILENT:
+            self.made.append((name, self._recorded([args, kwargs], DEEPEST)))
         try:
             return func(*args, **kwargs)
         except (RuntimeError, TypeError):
@@ -67,23 +70,31 @@ class Calls(TorchFunctionMode):
                 raise
             return func(*twins[0], **twins[1])
 
+    def _recorded(self, value: Any, depth: int) -> Any:
+        """A value without its tensors, to be compared."""
+        if isinstance(value, Tensor):
+            at = place(value) if self._held else None
+            return (at, tuple(value.shape), value.stride(), value.storage_offset()) if at in self._held else Tensor
+        if isinstance(value, PLAIN) or depth < 0:
+            return value if isinstance(value, PLAIN) else type(value)
+        if isinstance(value, np.ndarray | np.generic):
+            return value.dtype, value.shape, value.tobytes()
+        if isinstance(value, slice):
+            return tuple(self._recorded(part, depth - 1) for part in (value.start, value.stop, value.step))
+        if isinstance(value, Mapping):
+            return tuple((key, self._recorded(part, depth - 1)) for key, part in value.items())
+        if isinstance(value, Sequence):
+            return tuple(self._recorded(part, depth - 1) for part in value)
+        return type(value)
+
 
 Call = tuple[str, Any]
 
 
-def operands(value: Any) -> Any:
-    """A value without its tensors, to be compared."""
-    if isinstance(value, Tensor):
-        return Tensor
-    if isinstance(value, PLAIN):
-        return value
-    if isinstance(value, np.ndarray | np.generic):
-        return value.dtype, value.shape, value.tobytes()
-    if isinstance(value, Mapping):
-        return tuple((key, operands(part)) for key, part in value.items())
-    if isinstance(value, Sequence):
-        return tuple(operands(part) for part in value)
-    return type(value)
+def _name_of(func: Any) -> str:
+    name = getattr(func, "__name__", None) or repr(func)
+    # A property of tensors is asked by way of a method that all of them have.
+    return f"{getattr(func.__self__, '__name__', '')}.{name}" if name in ("__get__", "__set__") else name
 
 
 def alike(one: Sequence[Call], samples: int, other: Sequence[Call], others: int) -> bool:
@@ -96,19 +107,33 @@ def alike(one: Sequence[Call], samples: int, other: Sequence[Call], others: int)
     for (name, given), (called, given_too) in zip(one, other, strict=True):
         if name != called:
             return False
-        if given != given_too and not (name in SIZED and _in_proportion(given, samples, given_too, others)):
+        if given == given_too:
+            continue
+        fill = name in FILLED
+        if not (fill or name in SIZED) or not _in_proportion(given, samples, given_too, others, 2 if fill else 0):
             return False
     return True
 
 
-def _in_proportion(one: Any, samples: int, other: Any, others: int) -> bool:
-    """Whether two operands are equal but for numbers that grow with the batch."""
+def _in_proportion(one: Any, samples: int, other: Any, others: int, depth: int) -> bool:
+    """Whether two operands are equal but for numbers, from some depth on, that grow with the batch."""
     if isinstance(one, tuple) and isinstance(other, tuple):
         pairs = zip(one, other, strict=False)
-        return len(one) == len(other) and all(_in_proportion(a, samples, b, others) for a, b in pairs)
-    if type(one) is int and type(other) is int and one != other:
+        return len(one) == len(other) and all(_in_proportion(a, samples, b, others, depth - 1) for a, b in pairs)
+    if depth < 0 and type(one) is int and type(other) is int and one != other:
         return one * others == other * samples
     return bool(one == other)
+
+
+def widened(calls: Sequence[Call]) -> list[Call]:
+    """A record in which every floating type is the same: that of the network's own precision is none of the code's."""
+    return [(name, _without_type(given)) for name, given in calls]
+
+
+def _without_type(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_without_type(part) for part in value)
+    return torch.float64 if isinstance(value, torch.dtype) and value in NARROW else value
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -9,6 +9,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -47,7 +48,9 @@ class Outside:
         self._names: dict[tuple[int, str], tuple[dict[str, Any], str, Any]] = {}
         self._cells: dict[int, tuple[CellType, Any]] = {}
         self._attributes: dict[int, tuple[type, dict[str, Any]]] = {}
-        self._seen: set[int] = set()
+        self._slots: list[tuple[Any, str, Any]] = []
+        # The parts of the network are remembered with it.
+        self._seen: set[int] = {id(module) for module in model.modules()}
         for kind in {type(module) for module in model.modules()}:
             for base in kind.__mro__:
                 self._class(base, DEPTH)
@@ -73,6 +76,10 @@ class Outside:
             with suppress(ValueError):
                 if cell.cell_contents is not value:
                     cell.cell_contents = value
+        for thing, name, value in self._slots:
+            with suppress(Exception):
+                if getattr(thing, name, MISSING) is not value:
+                    delattr(thing, name) if value is MISSING else setattr(thing, name, value)
         for kind, attributes in self._attributes.values():
             for name in {**attributes, **vars(kind)}:
                 value = attributes.get(name, MISSING)
@@ -101,6 +108,10 @@ class Outside:
         self._seen.add(id(value))
         if isinstance(value, ModuleType):
             return
+        if isinstance(value, ContextVar):
+            with suppress(LookupError):
+                self._follow(value.get(), depth - 1)
+            return
         if isinstance(value, CACHED):
             self._caches[id(value)] = value, value.cache_info()
         for part in _functions(value):
@@ -111,10 +122,14 @@ class Outside:
 
     def _object(self, value: Any, depth: int) -> None:
         """Attributes of an instance, of a function or of a tensor."""
-        kind = type(value)
-        if not isinstance(value, Tensor | FunctionType) and (_foreign(kind) or isinstance(value, nn.Module)):
-            return  # a module has its parts remembered as the network has
-        with suppress(Exception):  # objects of foreign kinds raise whatever they like when they are looked into
+        if not isinstance(value, Tensor | FunctionType) and _foreign(type(value)):
+            return
+        self._class(type(value), depth)
+        for name in _slots(value):
+            with suppress(Exception):  # objects of foreign kinds raise whatever they like when they are looked into
+                self._slots.append((value, name, part := getattr(value, name, MISSING)))
+                self._follow(part, depth - 1)
+        with suppress(Exception):
             self._container(vars(value), depth)
             if isinstance(value, FunctionType) and value.__kwdefaults__:
                 self._container(value.__kwdefaults__, depth)
@@ -134,12 +149,17 @@ class Outside:
             self._follow(value, depth - 1)
 
     def _namespaces(self, names: dict[str, Any], named: set[str]) -> Iterator[dict[str, Any]]:
-        """Of the code itself, and of Python modules that it names."""
+        """Of the code itself, and of the Python modules that it names, one inside another."""
         yield names
-        for name in named:
-            for value in (names.get(name), sys.modules.get(name)):
-                if isinstance(value, ModuleType):
-                    yield vars(value)
+        todo = [value for name in named for value in (names.get(name), sys.modules.get(name))]
+        entered: set[int] = set()
+        while todo:
+            value = todo.pop()
+            if isinstance(value, ModuleType) and id(value) not in entered:
+                entered.add(id(value))
+                yield vars(value)
+                if value.__name__.partition(".")[0] not in FOREIGN:
+                    todo += [vars(value).get(name) for name in named]
 
     def _container(self, value: Any, depth: int) -> None:
         if id(value) in self._seen:
@@ -150,6 +170,15 @@ class Outside:
         self._containers[id(value)] = value, content_of(value)
         for part in list(value.values()) if isinstance(value, dict) else list(value):
             self._follow(part, depth if isinstance(part, CONTAINERS) else depth - 1)
+
+
+def _slots(value: Any) -> list[str]:
+    """Names of the attributes that a class keeps outside of a dictionary."""
+    names: list[str] = []
+    for kind in type(value).__mro__:
+        slots = vars(kind).get("__slots__", ())
+        names += (slots,) if isinstance(slots, str) else slots
+    return [name for name in names if name not in ("__dict__", "__weakref__")]
 
 
 def _functions(value: Any) -> Iterator[Callable[..., Any]]:

@@ -14,7 +14,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from thetabox.errors import InputError
 from thetabox.models.calls import Call, Calls
+from thetabox.models.fakes import forget_fakes
 from thetabox.models.memory import copied, named_tensors
+from thetabox.models.reach import reachable
 from thetabox.models.recurrent import called
 from thetabox.models.snapshot import Snapshot
 from thetabox.models.twins import Twins, untouched
@@ -44,6 +46,7 @@ class Running:
         self.dtype, self.device = input_type(model, x)
         self.twins = Twins(self.tensors.values(), wide=wide)
         self.calls: list[Call] = []
+        self._held = [*self.tensors.values(), *(t for _, t in reachable(model, Tensor))]
         self._before, self._ran = Snapshot(model), False
 
     def read(self, name: str) -> Tensor:
@@ -65,7 +68,8 @@ class Running:
         """Inputs in the precision of the network, or in their own where that would round them and the run is wide."""
         held = x.to(self.dtype)
         exact = not self.wide or not x.is_floating_point() or bool((held.double() == x.double()).all())
-        return (held.clone() if exact else x.double()).to(self.device)
+        # In rows as of a new tensor: one that is contiguous may have other strides where a dimension is of one entry.
+        return (held if exact else x.double()).to(self.device).clone(memory_format=torch.contiguous_format)
 
     def __call__(
         self, x: Shaped[Tensor, "samples ..."], *, mode: str = "no_grad", as_given: bool = False
@@ -88,7 +92,7 @@ class Running:
         Raises:
             InputError: as a call.
         """
-        self._ran, calls = True, Calls(self.twins)
+        self._ran, calls = True, Calls(self.twins, self._held)
         # What the code keeps in context variables is gone with the context.
         context = copy_context()
         with MODES[mode](), self.twins, calls:
@@ -114,6 +118,7 @@ def _logits(answer: object, samples: int) -> Tensor:
             "wrap it in a module that does"
         )
     if isinstance(answer, FakeTensor):
+        forget_fakes()
         raise InputError(
             "the network reads what an earlier call of it has kept, in a place where it cannot be found and put back; "
             "keep it in an attribute of the module, or compute it in every call"

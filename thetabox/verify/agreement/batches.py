@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from thetabox.models.running import MODES
 from thetabox.verify.network import Network
 
 # Samples that stand for all where the parameters are moved.
@@ -31,6 +32,16 @@ def branching(network: Network) -> list[int]:
     """Batch sizes around which the code may branch, as far as memory holds such a batch."""
     most = at_once(network)
     return sorted({n for graph in network.graphs.values() for n in graph.batch_sizes if n <= most})
+
+
+def ways(network: Network) -> list[tuple[int, str]]:
+    """Batch sizes and modes of torch: all modes in a large batch, and where the code is known to branch."""
+    everywhere = {min(LARGE, at_once(network)), *branching(network)}
+    return [
+        (size, mode)
+        for size in sizes(network)
+        for mode in (MODES if size in everywhere else (SIZES.get(size, "no_grad"),))
+    ]
 
 
 def repeated(places: Tensor, size: int) -> Tensor:

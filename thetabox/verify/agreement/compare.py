@@ -16,10 +16,13 @@ operation may be off by :data:`~thetabox.verify.agreement.nearness.ROUNDOFF`.
 
 from __future__ import annotations
 
-from contextlib import suppress
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -28,11 +31,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from thetabox.checks import inputs
 from thetabox.errors import InputError
-from thetabox.models.calls import alike
+from thetabox.models.calls import alike, widened
 from thetabox.models.memory import place
 from thetabox.models.recurrent import called
 from thetabox.models.running import Running, input_type, running
 from thetabox.models.twins import RUNNING, untouched
+from thetabox.verify.agreement.batches import LARGE
 from thetabox.verify.agreement.folding import compare_folded
 from thetabox.verify.agreement.given import as_given, ordinary, takes
 from thetabox.verify.agreement.moved import compare_moved
@@ -69,7 +73,7 @@ def begin(model: nn.Module, settings: Settings, x: Any, epsilon: Float[Tensor, "
     Raises:
         InputError: as :func:`check`, or nothing moves in the box.
     """
-    with RUNNING:
+    with RUNNING, _same_draws():
         problem = Problem(model, settings, inputs(x))
         settings.box.check(problem.model)
         problem.tensors.check_reach(epsilon)
@@ -77,13 +81,25 @@ def begin(model: nn.Module, settings: Settings, x: Any, epsilon: Float[Tensor, "
         if given is not None and takes(problem, given):
             problem.given = given
         agreed = check(problem, epsilon)
-        if not ordinary(problem, x):
+        if isinstance(x, Tensor | np.ndarray) and (len(problem.x) <= LARGE or not ordinary(problem, x)):
             with sound_kernels(), torch.no_grad(), running(problem.model, problem.x, wide=False) as run:
-                compare_verbatim(problem, run, x, agreed.logits)
+                compare_verbatim(problem, run, x)
         compare_cast(problem, agreed.logits)
         if problem.model is not model:
             compare_folded(problem, model)
         return problem, agreed
+
+
+@contextmanager
+def _same_draws() -> Iterator[None]:
+    """Generators go on afterwards from where they were, whatever a network draws while it is looked at."""
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002  # the one that code uses
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before[0])
+        random.setstate(before[1])
+        np.random.set_state(before[2])  # noqa: NPY002
 
 
 def check(problem: Problem, epsilon: Float[Tensor, " sweeps"]) -> Agreement:
@@ -105,7 +121,7 @@ def check(problem: Problem, epsilon: Float[Tensor, " sweeps"]) -> Agreement:
                     own, record = _compared(problem, epsilon, narrow, unread)
                 else:
                     compare_precision(problem, narrow, own.logits)
-                    if not alike(narrow.calls, 1, own.calls, 1):  # the code asks for the type
+                    if not alike(widened(narrow.calls), 1, widened(own.calls), 1):  # the code asks for the type
                         _compared(problem, epsilon, narrow, unread)
     _check_constants(problem, unread)
     constants = sum(t.numel() for graph in problem.network.graphs.values() for t in graph.constants.values())
@@ -128,7 +144,7 @@ def _compared(
     own = OwnForward(problem, run)
     own.compare_all(traced=traced)
     own.compare_sizes()
-    moved = compare_moved(problem, epsilon, run, own.logits, own.sizes, unread)
+    moved = compare_moved(problem, epsilon, own, unread)
     precision = "float64" if run.wide else str(run.dtype).removeprefix("torch.")
     return own, {
         "samples": len(own.logits),

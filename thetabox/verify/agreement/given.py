@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ def as_given(x: Any) -> Tensor | None:
 
 def takes(problem: Problem, given: Tensor) -> bool:
     """Whether a module can be called with inputs as they were given, and that is not the call that is made anyway."""
-    if given.dtype == input_type(problem.model, problem.x)[0] and given.is_contiguous():
+    if given.dtype == input_type(problem.model, problem.x)[0] and _in_rows(given):
         return False
     with torch.no_grad(), running(problem.model, problem.x, wide=False) as run:
         try:
@@ -40,11 +41,16 @@ def takes(problem: Problem, given: Tensor) -> bool:
     return True
 
 
+def _in_rows(x: Tensor) -> bool:
+    """Whether strides are those of a new tensor: a contiguous one may have others where a dimension is of one entry."""
+    return x.stride() == torch.empty(x.shape, device="meta").stride()
+
+
 def ordinary(problem: Problem, x: Any) -> bool:
     """Whether a call with ``x`` itself is the call that is made anyway, or none that could be made."""
     if not isinstance(x, Tensor):
         return not isinstance(x, np.ndarray)
-    plain = type(x) is Tensor and x.layout == torch.strided and x.is_contiguous() and x.dtype == problem.x.dtype
+    plain = type(x) is Tensor and x.layout == torch.strided and _in_rows(x) and x.dtype == problem.x.dtype
     return plain and not (x.requires_grad or x.storage_offset() or vars(x))
 
 
@@ -53,6 +59,13 @@ def asked(problem: Problem, run: Running, which: Which, *, mode: str = "no_grad"
     if problem.given is None:
         return run(problem.x[which], mode=mode)
     return run(problem.given[which], mode=mode, as_given=True)
+
+
+def asked_in(problem: Problem, run: Running, which: Which, mode: str) -> Tensor:
+    """The same in a mode of torch, where operators of the network's own take it in a run."""
+    with suppress(*() if mode == "no_grad" else (InputError,)):
+        return asked(problem, run, which, mode=mode)
+    return asked(problem, run, which)
 
 
 def logits(problem: Problem, run: Running) -> Tensor:

@@ -14,8 +14,9 @@ from thetabox.models.recurrent import RecurrentModule, is_recurrent
 from thetabox.models.replica import Replica, Unfaithful, swapped
 from thetabox.models.running import Running
 from thetabox.verify.agreement.batches import FEW, at_once, branching, repeated
-from thetabox.verify.agreement.given import asked
-from thetabox.verify.agreement.nearness import NEAR_OWN, explained, near, nearness, outside
+from thetabox.verify.agreement.given import asked, asked_in
+from thetabox.verify.agreement.nearness import NEAR_OWN, around, explained, near, nearness, outside
+from thetabox.verify.agreement.own import OwnForward
 from thetabox.verify.agreement.refusal import refuse
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.interval.domain import PlainIntervals
@@ -35,9 +36,7 @@ OVERRIDABLE = {"__call__", "forward", "outputs"}
 OURS = {getattr(kind, name) for kind in (RecurrentModule, LSNN) for name in OVERRIDABLE}
 
 
-def compare_moved(
-    problem: Problem, epsilon: Tensor, run: Running, own: Tensor, taken: list[int], unread: Sequence[str]
-) -> int:
+def compare_moved(problem: Problem, epsilon: Tensor, own: OwnForward, unread: Sequence[str]) -> int:
     """The module with its parameters moved in place beside the graph with the same; how many tensors were moved.
 
     What was found of a trace holds as long as the trace does, so this is done once for each; but for a recurrent
@@ -46,12 +45,10 @@ def compare_moved(
     Args:
         problem: of the module.
         epsilon: of the certificate; the largest, and one that is not small, are tried.
-        run: of the module.
-        own: its logits at its own weights.
-        taken: batch sizes that the module takes.
+        own: what the module does at its own weights.
         unread: tensors of the box that the graph does not read.
     """
-    names = problem.tensors.boxed
+    names, run = problem.tensors.boxed, own.run
     key = ("moved", repr(problem.settings.box), *problem.network.graphs.values(), run.wide)
     checked = problem.network.main.checked
     traced = forward_is_traced(problem.model)
@@ -65,10 +62,11 @@ def compare_moved(
     if top < FAR:
         moving.compare_all(FAR, ["corner"])
     # A batch of one is no size of the trace, which takes it for a constant.
-    moving.compare_sizes([size for size in (1, *branching(problem.network)) if size in taken], whole=not traced)
+    ways = {*((size, "no_grad") for size in (1, *branching(problem.network)) if size in own.sizes), *own.otherwise}
+    moving.compare_sizes([*sorted(ways), *((FEW, mode) for mode in ("grad", "inference"))], whole=not traced)
     for name in names:
         moving.compare_alone(name)
-    moving.compare_written(own[moving.few], unread)
+    moving.compare_written(own.logits[moving.few], unread)
     checked.add(key)
     return len(names)
 
@@ -96,14 +94,18 @@ class _Moving:
         self.own = {name: run.read(name).clone() for name in names}
         self.generator = torch.Generator().manual_seed(0)
         self.radius = {name: self._radius(name) for name in names}
-        self.answers: list[tuple[Tensor, Tensor]] = []
+        self.answers: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def compare_all(self, reach: float, points: Sequence[str]) -> None:
         """All tensors moved, to several points; the module against the graph."""
         self.answers = []
         for point in points:
             self.run.move({name: self._moved(name, reach, point) for name in self.names})
-            self.answers.append(self._compare(ALL_MOVED, all_moved=True))
+            answer, rows = self._compare(ALL_MOVED, all_moved=True)
+            # In its own precision it may be off by what rounding does there.
+            ends = None if self.run.wide else around(self.problem, self.few[rows], self.run)
+            slack = torch.zeros(len(rows)) if ends is None else (ends.upper - ends.lower).amax(1)
+            self.answers.append((answer, rows, slack.nan_to_num(torch.inf)))
 
     def compare_bounds(self, epsilon: float) -> None:
         """What was answered last lies inside the certificate's own bounds at that ε, where the graph has a number."""
@@ -113,12 +115,13 @@ class _Moving:
         # A wide run does not round to float32 what the network rounds in the middle, as the bounds do.
         rounds = any(kind.rounded for g in self.problem.network.graphs.values() for kind in kinds(g).values())
         room = NEAR_OWN if rounds or not self.run.wide else nearness(self.run)
-        for answer, rows in self.answers:
-            if len(outside(Interval(inside.lower[rows], inside.upper[rows]), answer, room)):
+        for answer, rows, slack in self.answers:
+            ends = Interval(inside.lower[rows] - slack[:, None], inside.upper[rows] + slack[:, None])
+            if len(outside(ends, answer, room)):
                 refuse(self.problem, f"with its parameters moved by ε = {epsilon:g} its answer lies outside the bounds")
 
-    def compare_sizes(self, sizes: Sequence[int], *, whole: bool) -> None:
-        """All tensors moved, in batches of several sizes, and in one of all samples if ``whole``."""
+    def compare_sizes(self, ways: Sequence[tuple[int, str]], *, whole: bool) -> None:
+        """All tensors moved, in batches of several sizes and modes of torch, and in one of all samples if ``whole``."""
         self.run.move({name: self._moved(name, FAR, "larger") for name in self.names})
         count = len(self.problem.x)
         rest = torch.arange(count)
@@ -128,9 +131,9 @@ class _Moving:
         expected = torch.full((count, *graph.shape[1:]), torch.nan, dtype=torch.float64)
         expected[everything] = graph
         # As many batches as hold all of the few: the first may be one on which a branch does not show.
-        batches = [part for n in sizes for part in repeated(self.few, -(-len(self.few) // n) * n).split(n)]
-        for places in [*batches, everything] if whole else batches:
-            answer = asked(self.problem, self.run, places).double()
+        batches = [(part, mode) for n, mode in ways for part in repeated(self.few, -(-len(self.few) // n) * n).split(n)]
+        for places, mode in [*batches, (everything, "no_grad")] if whole else batches:
+            answer = asked_in(self.problem, self.run, places, mode).double()
             if not self._same(answer, expected[places], places):
                 refuse(self.problem, f"{ALL_MOVED} in a batch of {len(places)}")
         self.run.move(self.own)
@@ -248,6 +251,12 @@ class _Moving:
             finally:
                 self.run.move(self.own)
         return None
+
+
+def moved_far(problem: Problem, run: Running) -> dict[str, Tensor]:
+    """Values of all parameters in the box, at a corner that is far from their own."""
+    moving = _Moving(problem, run, problem.tensors.boxed, FEW)
+    return {name: moving._moved(name, FAR, "corner") for name in moving.names}
 
 
 def _numbers(answer: Tensor) -> Tensor:

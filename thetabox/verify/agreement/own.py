@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 import torch
 from torch import Tensor
 
 from thetabox.errors import InputError
 from thetabox.models.calls import Call, alike
 from thetabox.models.running import Running
-from thetabox.verify.agreement.batches import FEW, SIZES, at_once, repeated, sizes
-from thetabox.verify.agreement.given import asked, logits
+from thetabox.verify.agreement.batches import FEW, at_once, repeated, ways
+from thetabox.verify.agreement.given import asked, asked_in, logits
 from thetabox.verify.agreement.nearness import (
     NEAR_OWN,
     around,
@@ -45,6 +43,8 @@ class OwnForward:
         self.logits = torch.empty(0)
         self.calls: list[Call] = []
         self.sizes: list[int] = []
+        # Ways in which the code asks other things of torch than in the batch of all.
+        self.otherwise: list[tuple[int, str]] = []
 
     def compare_all(self, *, traced: bool = False) -> None:
         """Every sample, in one batch where memory allows, with its bounds at ε = 0; a few with the graph.
@@ -75,33 +75,27 @@ class OwnForward:
         count, network = len(self.problem.x), self.problem.network
         last = (count - 1) % at_once(network) + 1
         few = torch.arange(min(FEW, count))
-        for size in sizes(network):
-            mode = SIZES.get(size, "no_grad")
+        for size, mode in ways(network):
             taken = self._compare_size(repeated(few, size), mode)
             if taken and not alike(self.run.calls, size, self.calls, last):
+                self.otherwise.append((size, mode))
                 everything = torch.arange(-(-count // size) * size) % count
                 for places in everything.split(size):
                     self._compare_size(places, mode)
-            if taken:
+            if taken and size not in self.sizes:
                 self.sizes.append(size)
 
     def _compare_size(self, places: Tensor, mode: str) -> bool:
         """One batch; whether the network takes it."""
         size = len(places)
         try:
-            answer = self._asked(places, mode)
+            answer = asked_in(self.problem, self.run, places, mode)
         except InputError:
             if size == len(self.problem.x):
                 raise
             return False  # a batch that the network does not take is none that it answers otherwise
         self._same(answer, places, f"its answer in a batch of {size} differs from that in one of {len(self.logits)}")
         return True
-
-    def _asked(self, places: Tensor, mode: str) -> Tensor:
-        """In a mode of torch, where operators of the network's own take it in a run."""
-        with suppress(*() if mode == "no_grad" else (InputError,)):
-            return asked(self.problem, self.run, places, mode=mode)
-        return asked(self.problem, self.run, places)
 
     def _same(self, answer: Tensor, which: slice | Tensor, what: str) -> None:
         own, answer = self.logits[which], answer.double().cpu()

@@ -9,6 +9,7 @@ from thetabox.errors import InputError
 from thetabox.models.running import Running, input_type, running
 from thetabox.models.twins import NARROW
 from thetabox.verify.agreement.given import logits
+from thetabox.verify.agreement.moved import moved_far
 from thetabox.verify.agreement.nearness import NEAR_OWN, apart, around, outside
 from thetabox.verify.agreement.refusal import refuse
 from thetabox.verify.kernels import sound_kernels
@@ -50,11 +51,16 @@ def compare_cast(problem: Problem, own: Tensor) -> None:
             "of it, or use arithmetic='real'"
         )
     with torch.no_grad(), running(problem.model, problem.x, wide=False) as run:
-        answer = logits(problem, run)
-        cast = torch.get_autocast_dtype(device)
-        with sound_kernels():
-            bounds = around(problem, slice(None), run, cast)
-    if answer.shape != own.shape or (bounds is not None and len(outside(bounds, answer, NEAR_OWN))):
+        differs = False
+        for values in ({}, moved_far(problem, run)):
+            run.move(values)
+            answer = logits(problem, run)
+            with sound_kernels():
+                bounds = around(problem, slice(None), run, torch.get_autocast_dtype(device))
+            differs |= answer.shape != own.shape or (
+                bounds is not None and bool(len(outside(bounds, answer, NEAR_OWN)))
+            )
+    if differs:
         raise InputError(
             "the network is not the function that would be bounded: under torch.autocast it answers another thing; "
             "call outside of it"

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
+from thetabox.errors import InputError
+
 # Calls on fake tensors, each at a batch size at which the code may go another way than before.
-MOST_CALLS = 8
+MOST_CALLS = 32
 # The largest batch at which code is looked for that branches, up to which every size is tried, and the most found so.
 LARGEST_BATCH, EVERY_SIZE, MOST_TURNS = 1 << 20, 130, 8
 
@@ -47,20 +49,28 @@ def sizes_of_calls(module: nn.Module, inputs: Sequence[Tensor]) -> set[int]:
     # What a call writes to the numbers of a tensor it writes for real: no twins stand between.
     held = [(t, t.detach().clone()) for t in [*module.parameters(), *module.buffers()]]
     ways: list[list[Any]] = []
-    waiting, sizes = [len(inputs[0])], set[int]()
+    waiting, tried, sizes = [len(inputs[0])], set[int](), set[int]()
     while waiting and len(ways) < MOST_CALLS:
         batch = waiting.pop(0)
-        if any(all(_holds(question, batch) for question in way) for way in ways):
+        if batch in tried or _covered(batch, ways):
             continue
+        tried.add(batch)
         guards = _guards_of_a_call(module, [x.new_zeros(batch, *x.shape[1:]) for x in inputs])
         ways.append([guard.expr for guard in guards])
         turns = [_turns(guard.expr) for guard in guards]
-        sizes.update(*(turn for guard, turn in zip(guards, turns, strict=True) if not _is_of_torch(guard)))
+        sizes.update(*(around for guard, around in zip(guards, turns, strict=True) if not _is_of_torch(guard)))
         waiting += sorted(set().union(*turns) - {1})
     for t, value in held:
         if not torch.equal(t, value):
             t.data.copy_(value)
+    if any(size not in tried and not _covered(size, ways) for size in waiting):
+        raise InputError(f"its code takes more than {MOST_CALLS} ways by the size of the batch, too many to follow")
     return sizes - {1}
+
+
+def _covered(size: int, ways: Sequence[Sequence[Any]]) -> bool:
+    """Whether a call has gone the way that code takes at a size."""
+    return any(all(_holds(question, size) for question in way) for way in ways)
 
 
 def _guards_of_a_call(module: nn.Module, inputs: Sequence[Tensor]) -> list[Any]:
