@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+from collections import deque
 from contextlib import suppress
 from types import CellType
 from typing import Any
@@ -14,9 +15,11 @@ from torch._subclasses.fake_tensor import FakeTensor
 def forget_fakes() -> None:
     """Take them out of whatever holds them: entries of containers go, attributes and closures become ``None``.
 
-    What stood there before is not known. It takes as long as the program is large: for the way out of an error.
+    What stood there before is not known. It takes as long as the program is large: for the way out of an error. Those
+    of a mode that is none of a trace are the caller's own.
     """
     fakes = [thing for thing in gc.get_objects() if type(thing) is FakeTensor]
+    fakes = [fake for fake in fakes if fake.fake_mode.shape_env is not None]
     for fake in fakes:
         for holder in gc.get_referrers(fake):
             if holder is not fakes:
@@ -32,10 +35,10 @@ def _forget(holder: Any, fake: FakeTensor) -> None:
                 holder[key] = None
             else:
                 del holder[key]
-    elif isinstance(holder, list | set):
+    elif isinstance(holder, list | set | deque):
         kept = [value for value in holder if value is not fake]
         holder.clear()
-        holder.extend(kept) if isinstance(holder, list) else holder.update(kept)
+        holder.update(kept) if isinstance(holder, set) else holder.extend(kept)
     elif isinstance(holder, CellType):
         holder.cell_contents = None
     elif isinstance(holder, functools._lru_cache_wrapper):

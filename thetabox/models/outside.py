@@ -116,6 +116,8 @@ class Outside:
             self._caches[id(value)] = value, value.cache_info()
         for part in _functions(value):
             self._follow(part, depth)
+        if isinstance(value, MethodType):
+            self._follow(value.__self__, depth - 1)
         if isinstance(value, FunctionType) and not _foreign(value):
             self._function(value, depth)
         self._object(value, depth)

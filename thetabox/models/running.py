@@ -14,7 +14,6 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from thetabox.errors import InputError
 from thetabox.models.calls import Call, Calls
-from thetabox.models.fakes import forget_fakes
 from thetabox.models.memory import copied, named_tensors
 from thetabox.models.reach import reachable
 from thetabox.models.recurrent import called
@@ -118,7 +117,6 @@ def _logits(answer: object, samples: int) -> Tensor:
             "wrap it in a module that does"
         )
     if isinstance(answer, FakeTensor):
-        forget_fakes()
         raise InputError(
             "the network reads what an earlier call of it has kept, in a place where it cannot be found and put back; "
             "keep it in an attribute of the module, or compute it in every call"

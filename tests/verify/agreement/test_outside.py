@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import queue
 import sys
 import threading
 import types
@@ -270,3 +271,69 @@ def test_weights_of_a_parametrisation_that_torch_keeps() -> None:
         found = tb.certify(net, x, y, [0.0, 0.05])
         assert parametrize._cache_enabled == 1
     assert torch.equal(found.margin, expected.margin)
+
+
+class Slotted:
+    """An object without a dictionary."""
+
+    __slots__ = ("kept",)
+
+
+class Tables(nn.Module):
+    """No part of the network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: Tensor | None = None
+
+    def forward(self) -> Tensor:
+        if self.kept is None:
+            self.kept = torch.arange(6.0) / 8
+        return self.kept
+
+
+SLOTTED, TABLES = Slotted(), Tables()
+IN_VARIABLE: contextvars.ContextVar[dict[str, Tensor]] = contextvars.ContextVar("tables", default={})  # noqa: B039
+QUEUE: queue.Queue[Tensor] = queue.Queue()
+
+
+def of_slots() -> Tensor:
+    if not hasattr(SLOTTED, "kept"):
+        SLOTTED.kept = torch.arange(6.0) / 8
+    return SLOTTED.kept
+
+
+def of_variable() -> Tensor:
+    return IN_VARIABLE.get().setdefault("table", torch.arange(6.0) / 8)
+
+
+def of_queue() -> Tensor:
+    if QUEUE.empty():
+        QUEUE.put(torch.arange(6.0) / 8)
+    return QUEUE.queue[0]
+
+
+class Tabled(Kernel):
+    """An honest table of constants, made at the first call."""
+
+    def __init__(self, table: Callable[[], Tensor]) -> None:
+        super().__init__()
+        self.table = table
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + self.table())
+
+
+@pytest.mark.parametrize("table", [of_slots, of_variable, TABLES.forward, lambda: TABLES()])
+def test_tables_of_constants(table: Callable[[], Tensor]) -> None:
+    net, x = Tabled(table), samples()
+    y = F.linear(x + torch.arange(6.0) / 8, 2 * net.w, net.b).argmax(1)
+    assert tb.certify(net, x, y, 1e-6).verified.all()
+    assert type(net(x)) is Tensor
+
+
+def test_nothing_of_a_trace_stays_where_it_cannot_be_found() -> None:
+    net, x = Tabled(of_queue), samples()
+    with pytest.raises(tb.InputError, match=r"in a place where it cannot be found and put back|keeps tensors"):
+        tb.certify(net, x, [0] * 12, 1e-6)
+    assert type(net(x)) is Tensor

@@ -32,6 +32,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from thetabox.checks import inputs
 from thetabox.errors import InputError
 from thetabox.models.calls import alike, widened
+from thetabox.models.fakes import forget_fakes
 from thetabox.models.memory import place
 from thetabox.models.recurrent import called
 from thetabox.models.running import Running, input_type, running
@@ -73,7 +74,7 @@ def begin(model: nn.Module, settings: Settings, x: Any, epsilon: Float[Tensor, "
     Raises:
         InputError: as :func:`check`, or nothing moves in the box.
     """
-    with RUNNING, _same_draws():
+    with RUNNING, _same_draws(), _no_fakes():
         problem = Problem(model, settings, inputs(x))
         settings.box.check(problem.model)
         problem.tensors.check_reach(epsilon)
@@ -88,6 +89,16 @@ def begin(model: nn.Module, settings: Settings, x: Any, epsilon: Float[Tensor, "
         if problem.model is not model:
             compare_folded(problem, model)
         return problem, agreed
+
+
+@contextmanager
+def _no_fakes() -> Iterator[None]:
+    """Where the call ends in an error, nothing of a trace stays in the caller's program: he would compute with it."""
+    try:
+        yield
+    except Exception:
+        forget_fakes()
+        raise
 
 
 @contextmanager
