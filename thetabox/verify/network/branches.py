@@ -57,13 +57,14 @@ def sizes_of_calls(module: nn.Module, inputs: Sequence[Tensor]) -> set[int]:
         tried.add(batch)
         guards = _guards_of_a_call(module, [x.new_zeros(batch, *x.shape[1:]) for x in inputs])
         ways.append([guard.expr for guard in guards])
-        turns = [_turns(guard.expr) for guard in guards]
+        # Where torch itself takes the batch for a constant, another one is no other way.
+        turns = [set() if guard.expr.is_Equality and _is_of_torch(guard) else _turns(guard.expr) for guard in guards]
         sizes.update(*(around for guard, around in zip(guards, turns, strict=True) if not _is_of_torch(guard)))
         waiting += sorted(set().union(*turns) - {1})
     for t, value in held:
         if not torch.equal(t, value):
             t.data.copy_(value)
-    if any(size not in tried and not _covered(size, ways) for size in waiting):
+    if any(size in sizes and size not in tried and not _covered(size, ways) for size in waiting):
         raise InputError(f"its code takes more than {MOST_CALLS} ways by the size of the batch, too many to follow")
     return sizes - {1}
 
