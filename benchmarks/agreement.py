@@ -43,6 +43,7 @@ def cost(folder: Path) -> None:
             parts: list[float] = []
             with (
                 mock.patch.object(comparison, "check", _timed(comparison.check, parts)),
+                mock.patch.object(comparison, "compare_verbatim", _timed(comparison.compare_verbatim, parts)),
                 mock.patch.object(cells, "check_description", _timed(cells.check_description, parts)),
                 mock.patch.object(domain, "check_description", _timed(domain.check_description, parts)),
             ):

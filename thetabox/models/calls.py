@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
-from thetabox.models.memory import place
 from thetabox.models.twins import NARROW, Twins
 
 # Functions that take the size of a batch as a number, and those of which only a size is one.
@@ -47,14 +46,14 @@ class Calls(TorchFunctionMode):
 
     Args:
         twins: of the tensors of the network.
-        held: tensors that outlive a run, which stand in the record by their memory; others are results.
+        held: tensors that outlive a run, which stand in the record by their place among these; others are results.
     """
 
     def __init__(self, twins: Twins, held: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.made: list[Call] = []
         self._twins = twins
-        self._held = {at for t in held if (at := place(t)) is not None}
+        self._held = {id(t): place for place, t in enumerate(held)}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -73,8 +72,7 @@ class Calls(TorchFunctionMode):
     def _recorded(self, value: Any, depth: int) -> Any:
         """A value without its tensors, to be compared."""
         if isinstance(value, Tensor):
-            at = place(value) if self._held else None
-            return (at, tuple(value.shape), value.stride(), value.storage_offset()) if at in self._held else Tensor
+            return self._held.get(id(value), Tensor)
         if isinstance(value, PLAIN) or depth < 0:
             return value if isinstance(value, PLAIN) else type(value)
         if isinstance(value, np.ndarray | np.generic):

@@ -12,6 +12,8 @@ from thetabox.verify.network import Network
 FEW = 2
 # Batch sizes that are always tried, and how, beside those at which a trace says that the code may branch.
 SIZES = {1: "no_grad", 2: "grad", 3: "inference", 5: "no_grad", 17: "no_grad"}
+# The size that is tried in every mode.
+EVERY_MODE = 17
 # Larger than most batches: behind it lies what code does with a large one, however it asks.
 LARGE = 257
 # Bytes of the values of one run.
@@ -35,8 +37,8 @@ def branching(network: Network) -> list[int]:
 
 
 def ways(network: Network) -> list[tuple[int, str]]:
-    """Batch sizes and modes of torch: all modes in a large batch, and where the code is known to branch."""
-    everywhere = {min(LARGE, at_once(network)), *branching(network)}
+    """Batch sizes and modes of torch: all modes in one batch, and where the code is known to branch."""
+    everywhere = {EVERY_MODE, *branching(network)}
     return [
         (size, mode)
         for size in sizes(network)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from thetabox.checks import inputs
 from thetabox.errors import InputError
-from thetabox.models.calls import alike, widened
+from thetabox.models.calls import Call, alike, widened
 from thetabox.models.fakes import forget_fakes
 from thetabox.models.memory import place
 from thetabox.models.recurrent import called
@@ -56,10 +56,12 @@ class Agreement:
     Attributes:
         logits: of the unperturbed network, float64.
         record: for the certificate.
+        calls: what the code asked of torch for the whole batch.
     """
 
     logits: Float[Tensor, "samples classes"]
     record: dict[str, Any]
+    calls: list[Call] = field(default_factory=list)
 
 
 def begin(model: nn.Module, settings: Settings, x: Any, epsilon: Float[Tensor, " sweeps"]) -> tuple[Problem, Agreement]:
@@ -84,7 +86,7 @@ def begin(model: nn.Module, settings: Settings, x: Any, epsilon: Float[Tensor, "
         agreed = check(problem, epsilon)
         if isinstance(x, Tensor | np.ndarray) and (len(problem.x) <= LARGE or not ordinary(problem, x)):
             with sound_kernels(), torch.no_grad(), running(problem.model, problem.x, wide=False) as run:
-                compare_verbatim(problem, run, x)
+                compare_verbatim(problem, run, x, agreed.logits, agreed.calls)
         compare_cast(problem, agreed.logits)
         if problem.model is not model:
             compare_folded(problem, model)
@@ -136,7 +138,7 @@ def check(problem: Problem, epsilon: Float[Tensor, " sweeps"]) -> Agreement:
                         _compared(problem, epsilon, narrow, unread)
     _check_constants(problem, unread)
     constants = sum(t.numel() for graph in problem.network.graphs.values() for t in graph.constants.values())
-    return Agreement(own.logits, {**record, "unread": unread, "constants": constants})
+    return Agreement(own.logits, {**record, "unread": unread, "constants": constants}, own.calls)
 
 
 def _as_traced_in_its_own(problem: Problem) -> bool:

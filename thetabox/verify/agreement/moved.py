@@ -62,8 +62,8 @@ def compare_moved(problem: Problem, epsilon: Tensor, own: OwnForward, unread: Se
     if top < FAR:
         moving.compare_all(FAR, ["corner"])
     # A batch of one is no size of the trace, which takes it for a constant.
-    ways = {*((size, "no_grad") for size in (1, *branching(problem.network)) if size in own.sizes), *own.otherwise}
-    moving.compare_sizes([*sorted(ways), *((FEW, mode) for mode in ("grad", "inference"))], whole=not traced)
+    taken = [size for size in (1, *branching(problem.network)) if size in own.sizes]
+    moving.compare_sizes(taken, own.otherwise, whole=not traced)
     for name in names:
         moving.compare_alone(name)
     moving.compare_written(own.logits[moving.few], unread)
@@ -120,8 +120,11 @@ class _Moving:
             if len(outside(ends, answer, room)):
                 refuse(self.problem, f"with its parameters moved by ε = {epsilon:g} its answer lies outside the bounds")
 
-    def compare_sizes(self, ways: Sequence[tuple[int, str]], *, whole: bool) -> None:
-        """All tensors moved, in batches of several sizes and modes of torch, and in one of all samples if ``whole``."""
+    def compare_sizes(self, sizes: Sequence[int], otherwise: Sequence[tuple[int, str]], *, whole: bool) -> None:
+        """All tensors moved, in batches of several sizes, and in one of all samples if ``whole``.
+
+        Where the code does ``otherwise``, in as many batches as hold all of the few, in the mode in which it does.
+        """
         self.run.move({name: self._moved(name, FAR, "larger") for name in self.names})
         count = len(self.problem.x)
         rest = torch.arange(count)
@@ -130,8 +133,9 @@ class _Moving:
         graph = self._graph(everything)
         expected = torch.full((count, *graph.shape[1:]), torch.nan, dtype=torch.float64)
         expected[everything] = graph
-        # As many batches as hold all of the few: the first may be one on which a branch does not show.
-        batches = [(part, mode) for n, mode in ways for part in repeated(self.few, -(-len(self.few) // n) * n).split(n)]
+        batches = [(repeated(self.few, n), "no_grad") for n in sizes]
+        for n, mode in otherwise:
+            batches += [(part, mode) for part in repeated(self.few, -(-len(self.few) // n) * n).split(n)]
         for places, mode in [*batches, (everything, "no_grad")] if whole else batches:
             answer = asked_in(self.problem, self.run, places, mode).double()
             if not self._same(answer, expected[places], places):

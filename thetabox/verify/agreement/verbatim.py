@@ -2,43 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from thetabox.errors import InputError
+from thetabox.models.calls import Call, alike, widened
 from thetabox.models.running import Running
 from thetabox.verify.agreement.batches import at_once
 from thetabox.verify.agreement.given import logits
 from thetabox.verify.agreement.moved import moved_far
-from thetabox.verify.agreement.nearness import NEAR_OWN, explained, near
+from thetabox.verify.agreement.nearness import NEAR_OWN, around, near, nearness, outside
 from thetabox.verify.problem import Problem
 
 
-def compare_verbatim(problem: Problem, run: Running, x: Any) -> None:
+def compare_verbatim(problem: Problem, run: Running, x: Any, own: Tensor, calls: Sequence[Call]) -> None:
     """The answer to the very ``x`` that the user has, at the network's own weights and at others.
 
     Args:
         problem: of the network.
         run: in its own precision.
         x: inputs as the user has them.
+        own: logits of a plain tensor.
+        calls: what the code asked of torch for these; if it asks no more for the very ``x``, it does nothing else.
 
     Raises:
         InputError: it is another one than to a plain tensor of the same numbers.
     """
     if len(problem.x) > at_once(problem.network):
         return
+    count, modes = len(own), ("grad",) if isinstance(x, Tensor) and x.requires_grad else ()
     for values in ({}, moved_far(problem, run)):
         run.move(values)
-        expected = None
-        for mode in ("no_grad", "grad"):
+        expected = None if values else own
+        differs = bool(values)
+        for mode in ("no_grad", *(("grad",) if differs else modes)):
             # Code writes to an array itself, and to a tensor by way of torch.
             held = x.copy(order="K") if isinstance(x, np.ndarray) else x
             try:
                 answer = run.answer(held, mode).double()
             except InputError:
                 continue  # a network that does not take it is none that answers otherwise
+            differs |= not alike(widened(run.calls), count, widened(calls), count)
             expected = logits(problem, run) if expected is None else expected
             if not _same(problem, run, answer, expected):
                 raise InputError(
@@ -46,6 +53,8 @@ def compare_verbatim(problem: Problem, run: Running, x: Any) -> None:
                     f"({type(x).__module__}.{type(x).__qualname__}) otherwise than a plain tensor of the same numbers; "
                     "give it as that"
                 )
+        if not differs:
+            return
 
 
 def _same(problem: Problem, run: Running, answer: Tensor, expected: Tensor) -> bool:
@@ -54,4 +63,5 @@ def _same(problem: Problem, run: Running, answer: Tensor, expected: Tensor) -> b
     rows = expected.isfinite().all(1).nonzero().squeeze(1)
     if not len(rows) or near(answer[rows], expected[rows], NEAR_OWN):
         return True
-    return explained(problem, rows, run, answer[rows], expected[rows])
+    bounds = around(problem, rows, run)
+    return bounds is None or not len(outside(bounds, answer[rows], nearness(run)))
