@@ -46,19 +46,20 @@ class Calls(TorchFunctionMode):
 
     Args:
         twins: of the tensors of the network.
+        recording: whether calls are remembered, which takes as long as a small operator.
         held: tensors that outlive a run, which stand in the record by their place among these; others are results.
     """
 
-    def __init__(self, twins: Twins, held: Iterable[Tensor] = ()) -> None:
+    def __init__(self, twins: Twins, held: Iterable[Tensor] = (), *, recording: bool = True) -> None:
         super().__init__()
+        self._recording = recording
         self.made: list[Call] = []
         self._twins = twins
         self._held = {id(t): place for place, t in enumerate(held)}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        name = _name_of(func)
-        if name not in SILENT:
+        if self._recording and (name := _name_of(func)) not in SILENT:
             self.made.append((name, self._recorded([args, kwargs], DEEPEST)))
         try:
             return func(*args, **kwargs)

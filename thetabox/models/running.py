@@ -37,6 +37,7 @@ class Running:
 
     Attributes:
         calls: what the last run asked of torch.
+        recording: whether that is remembered.
     """
 
     def __init__(self, model: nn.Module, x: Tensor | None, *, wide: bool) -> None:
@@ -45,6 +46,7 @@ class Running:
         self.dtype, self.device = input_type(model, x)
         self.twins = Twins(self.tensors.values(), wide=wide)
         self.calls: list[Call] = []
+        self.recording = True
         self._held = [*self.tensors.values(), *(t for _, t in reachable(model, Tensor))]
         self._before, self._ran = Snapshot(model), False
 
@@ -91,7 +93,7 @@ class Running:
         Raises:
             InputError: as a call.
         """
-        self._ran, calls = True, Calls(self.twins, self._held)
+        self._ran, calls = True, Calls(self.twins, self._held, recording=self.recording)
         # What the code keeps in context variables is gone with the context.
         context = copy_context()
         with MODES[mode](), self.twins, calls:

@@ -54,6 +54,7 @@ def compare_moved(problem: Problem, epsilon: Tensor, own: OwnForward, unread: Se
     traced = forward_is_traced(problem.model)
     if (traced and key in checked) or not names:
         return len(names)
+    run.recording = False
     moving = _Moving(problem, run, names, few=FEW if traced else MANY)
     top = float(epsilon.max())
     if top > 0:

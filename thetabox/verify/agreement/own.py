@@ -79,11 +79,21 @@ class OwnForward:
             taken = self._compare_size(repeated(few, size), mode)
             if taken and not alike(self.run.calls, size, self.calls, last):
                 self.otherwise.append((size, mode))
-                everything = torch.arange(-(-count // size) * size) % count
-                for places in everything.split(size):
-                    self._compare_size(places, mode)
+                self._compare_every(size, mode)
             if taken and size not in self.sizes:
                 self.sizes.append(size)
+
+    def _compare_every(self, size: int, mode: str) -> None:
+        """Every sample in a mode, and in batches of a size where it is the size that makes the code ask otherwise."""
+        count, calls = len(self.problem.x), self.run.calls
+        if mode != "no_grad":
+            for places in torch.arange(count).split(at_once(self.problem.network)):
+                self._compare_size(places, mode)
+            if alike(self.run.calls, len(places), calls, size):
+                return
+        everything = torch.arange(-(-count // size) * size) % count
+        for places in everything.split(size):
+            self._compare_size(places, mode)
 
     def _compare_size(self, places: Tensor, mode: str) -> bool:
         """One batch; whether the network takes it."""
