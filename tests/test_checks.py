@@ -277,7 +277,7 @@ def test_numbers_that_are_none(value: Any) -> None:
 
 def test_one_number_where_one_is_meant() -> None:
     with pytest.raises(tb.InputError, match="max_epsilon must be one number"):
-        tb.certified_radius(network(), X, Y, max_epsilon=[0.1, 0.2])  # type: ignore[arg-type]  # what is wrong
+        tb.certified_radius(network(), X, Y, max_epsilon=[0.1, 0.2])
 
 
 def test_a_sweep_in_an_array_is_a_sweep() -> None:

@@ -61,7 +61,7 @@ def test_a_domain_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     exec(blocks("write-a-domain.md")[0], space)
     module = types.ModuleType("my_package_corners")
     module.__spec__ = importlib.machinery.ModuleSpec(module.__name__, None)
-    module.Corners = space["Corners"]  # type: ignore[attr-defined]  # made here
+    module.Corners = space["Corners"]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setitem(domains.DOMAINS, "corners", f"{module.__name__}:Corners")
     torch.manual_seed(0)

@@ -392,7 +392,7 @@ def test_modules_without_values(tmp_path: Path) -> None:
     refused(path, nn.LazyLinear(3), "no shape")
     refused(path, nn.Linear(4, 3, device="meta"), "no memory")
     with pytest.raises(InputError, match="name of a network or a module"):
-        load(path, nn.Linear)  # type: ignore[arg-type]  # a class where a module belongs
+        load(path, nn.Linear)
 
 
 # --- names and places
@@ -463,7 +463,7 @@ def test_state_dicts_of_which_none_or_several_fit(tmp_path: Path) -> None:
 def test_time_constants_of_a_file(name: str, value: float, wrapper: object, tmp_path: Path) -> None:
     state = LSNN(3, 6, 4).state_dict()
     state[name][2] = value
-    refused(written(tmp_path / "m.pt", state), wrapper(LSNN(3, 6, 4)), name)  # type: ignore[operator]  # a wrapper of any kind
+    refused(written(tmp_path / "m.pt", state), wrapper(LSNN(3, 6, 4)), name)
     if value == -2.0:
         path = tmp_path / "m.safetensors"
         model = LSNN(3, 6, 4)

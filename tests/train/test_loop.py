@@ -341,7 +341,7 @@ class Sizes(Method):
     name = "sizes"
     seen: list[int] = []  # noqa: RUF012 - one list for the whole test
 
-    def extra(self, step, logits=None):  # type: ignore[no-untyped-def]  # as its parent
+    def extra(self, step, logits=None):
         self.seen.append(len(step.x))
 
 

@@ -95,7 +95,7 @@ def _convolutional(rng: random.Random, shape: tuple[int, ...], classes: int) -> 
     for _ in range(rng.randint(1, 4)):
         groups = rng.choice([1, channels])
         out = channels * rng.randint(1, 2)
-        layers += [conv(channels, out, 3, stride=rng.choice([1, 1, 2]), padding=1, groups=groups)]  # type: ignore[operator]  # one of two classes
+        layers += [conv(channels, out, 3, stride=rng.choice([1, 1, 2]), padding=1, groups=groups)]
         if rng.random() < 0.5:
             layers += [_normalised(norm(out))]
         layers += [rng.choice(ACTIVATIONS)()]

@@ -133,7 +133,7 @@ def test_parameters_of_two_types() -> None:
 
 def tagged() -> Tensor:
     x = torch.rand(12, 8, generator=torch.Generator().manual_seed(0))
-    x.reversed = True  # type: ignore[attr-defined]  # as users do
+    x.reversed = True
     return x
 
 

@@ -66,7 +66,7 @@ def test_a_limit_that_the_first_samples_do_not_reach(call: Callable[..., object]
 
 def test_a_forward_of_its_own_around_silent_steps() -> None:
     class Turned(tb.models.LSNN):
-        def forward(self, x: Tensor, return_outputs: bool = False) -> Tensor:  # type: ignore[override]  # as users do
+        def forward(self, x: Tensor, return_outputs: bool = False) -> Tensor:
             return super().forward(x * 40.0 if x.shape[0] == 1 else x)
 
     torch.manual_seed(0)

@@ -120,7 +120,7 @@ def test_one_line_else(net: nn.Module) -> None:
 def test_answers_that_are_not_logits(answer: object) -> None:
     class Net(Plain):
         def forward(self, x: Tensor) -> Tensor:
-            return answer(super().forward(x))  # type: ignore[operator]  # a function
+            return answer(super().forward(x))
 
     x, y = samples(), [0] * 12
     for call in (
@@ -225,7 +225,7 @@ def test_containers_of_every_kind() -> None:
         def __init__(self) -> None:
             self.last: object = None
 
-    class Odd(dict):  # type: ignore[type-arg]  # of anything
+    class Odd(dict):
         def copy(self) -> dict[object, object]:
             raise TypeError("not to be copied")
 

@@ -108,7 +108,7 @@ def test_trainable_tensors_of_nobody_are_named(thing: object) -> None:
             self.own, self.other = nn.Linear(6, 3), thing
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.own(x) + self.other(x)  # type: ignore[operator]  # a function
+            return self.own(x) + self.other(x)
 
     with pytest.raises(tb.InputError, match=r"global (OUTSIDE|LOOSE)"):
         tb.certify(Net(), samples(), [0] * 12, 0.1)

@@ -131,8 +131,8 @@ def in_attribute(holder: Any) -> Callable[[], type[Kernel]]:
 class AtItself(Kernel):
     def kernel(self) -> Tensor:
         if not hasattr(self.w, "kept"):
-            self.w.kept = 2 * self.w  # type: ignore[attr-defined]  # as users do
-        kept: Tensor = self.w.kept  # type: ignore[attr-defined]
+            self.w.kept = 2 * self.w
+        kept: Tensor = self.w.kept
         return kept
 
 
@@ -293,7 +293,7 @@ class Tables(nn.Module):
 
 
 SLOTTED, TABLES = Slotted(), Tables()
-IN_VARIABLE: contextvars.ContextVar[dict[str, Tensor]] = contextvars.ContextVar("tables", default={})  # noqa: B039
+IN_VARIABLE: contextvars.ContextVar[dict[str, Tensor]] = contextvars.ContextVar("tables", default={})  # noqa: B039  # what is tested
 QUEUE: queue.Queue[Tensor] = queue.Queue()
 
 

@@ -18,18 +18,18 @@ def sequences(count: int = 6) -> Tensor:
 
 
 class Reversed(LSNN):
-    def forward(self, x: Tensor, return_outputs: bool = False) -> Tensor:  # type: ignore[override]  # one answer
-        return super().forward(x.flip(1))  # type: ignore[return-value]  # as above
+    def forward(self, x: Tensor, return_outputs: bool = False) -> Tensor:
+        return super().forward(x.flip(1))
 
 
 class Turned(LSNN):
-    def forward(self, x: Tensor, return_outputs: bool = False) -> Tensor:  # type: ignore[override]  # one answer
-        return super().forward(x.roll(1, 2))  # type: ignore[return-value]  # as above
+    def forward(self, x: Tensor, return_outputs: bool = False) -> Tensor:
+        return super().forward(x.roll(1, 2))
 
 
 class Scaled(LSNN):
-    def forward(self, x: Tensor, return_outputs: bool = False) -> Tensor:  # type: ignore[override]  # one answer
-        return super().forward(2 * x)  # type: ignore[return-value]  # as above
+    def forward(self, x: Tensor, return_outputs: bool = False) -> Tensor:
+        return super().forward(2 * x)
 
 
 class ScaledOutputs(LSNN):
@@ -38,8 +38,8 @@ class ScaledOutputs(LSNN):
 
 
 class ScaledAnswer(LSNN):
-    def forward(self, x: Tensor, return_outputs: bool = False) -> Tensor:  # type: ignore[override]  # one answer
-        return -super().forward(x)  # type: ignore[operator]  # as above
+    def forward(self, x: Tensor, return_outputs: bool = False) -> Tensor:
+        return -super().forward(x)
 
 
 class Short(LSNN):
@@ -126,7 +126,7 @@ class Copied(RecurrentModule):
     def readout(self, outputs: Tensor) -> Tensor:
         return torch.cat([outputs.mean(1), self.c.expand(outputs.shape[0], 1)], 1)
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # one answer
+    def forward(self, x: Tensor) -> Tensor:
         return self.readout(x @ self.w)
 
 
@@ -135,9 +135,9 @@ class Gated(LSNN):
 
     cap = torch.inf
 
-    def forward(self, x: Tensor, return_outputs: bool = False) -> Tensor:  # type: ignore[override]  # one answer
+    def forward(self, x: Tensor, return_outputs: bool = False) -> Tensor:
         answer = super().forward(x)
-        return torch.where(((x @ self.W_in).amax((1, 2)) > self.cap)[:, None], -answer, answer)  # type: ignore[operator]  # as above
+        return torch.where(((x @ self.W_in).amax((1, 2)) > self.cap)[:, None], -answer, answer)
 
 
 @pytest.mark.parametrize("silent", [0, 2])
@@ -216,7 +216,7 @@ class GatedOutputs(LSNN):
 
 def _instance_forward(net: LSNN) -> None:
     plain = net.forward
-    net.forward = lambda x: torch.where(((x @ net.W_in).amax((1, 2)) > net.cap)[:, None], -plain(x), plain(x))  # type: ignore[method-assign]  # what the test is about
+    net.forward = lambda x: torch.where(((x @ net.W_in).amax((1, 2)) > net.cap)[:, None], -plain(x), plain(x))
 
 
 @pytest.mark.parametrize("way", ["outputs", "instance", "hook"])

@@ -68,7 +68,7 @@ class AtTheParameter(Kept):
         (a,) = HELD
         kept = getattr(a, "kept", None)
         if kept is None or kept[0] != a._version:
-            kept = a.kept = a._version, F.pad(a, (0, 0, 2, 2)).detach()  # type: ignore[attr-defined]  # as users do
+            kept = a.kept = a._version, F.pad(a, (0, 0, 2, 2)).detach()
         return kept[1]
 
 

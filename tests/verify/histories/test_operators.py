@@ -38,9 +38,9 @@ def answered(function: Callable[[Any, Tensor], Tensor]) -> tuple[Algebra, Tensor
     x = maker.literals(X)
     leaves: dict[int, Callable[[], Tensor]] = {graph.inputs[0]: lambda: x}
     for index, name in graph.tensors.items():
-        leaves[index] = lambda name=name: maker.literals(getattr(model, name))  # type: ignore[misc]  # of this turn
+        leaves[index] = lambda name=name: maker.literals(getattr(model, name))
     for index, value in graph.constants.items():
-        leaves[index] = lambda value=value: maker.literals(value)  # type: ignore[misc]  # of this turn
+        leaves[index] = lambda value=value: maker.literals(value)
     return algebra, Evaluation(algebra, graph, leaves).outputs()[0]
 
 

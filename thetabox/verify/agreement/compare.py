@@ -112,7 +112,7 @@ def _same_draws() -> Iterator[None]:
     finally:
         torch.set_rng_state(before[0])
         random.setstate(before[1])
-        np.random.set_state(before[2])  # noqa: NPY002
+        np.random.set_state(before[2])  # noqa: NPY002  # as above
 
 
 def check(problem: Problem, epsilon: Float[Tensor, " sweeps"]) -> Agreement:
