@@ -15,20 +15,27 @@ from thetabox.models.twins import NARROW, Twins
 
 # Functions that take the size of a batch as a number, and those of which only a size is one.
 SIZED = {
-    *("as_strided", "broadcast_to", "chunk", "empty", "expand", "narrow", "new_empty", "new_ones", "new_zeros", "ones"),
-    *(
-        "arange",
-        "range",
-        "repeat",
-        "reshape",
-        "split",
-        "tile",
-        "unflatten",
-        "view",
-        "zeros",
-        "__getitem__",
-        "__setitem__",
-    ),
+    "arange",
+    "as_strided",
+    "broadcast_to",
+    "chunk",
+    "empty",
+    "expand",
+    "narrow",
+    "new_empty",
+    "new_ones",
+    "new_zeros",
+    "ones",
+    "range",
+    "repeat",
+    "reshape",
+    "split",
+    "tile",
+    "unflatten",
+    "view",
+    "zeros",
+    "__getitem__",
+    "__setitem__",
 }
 FILLED = {"full", "new_full"}
 # What code does with the recording of gradients changes no number.
@@ -36,6 +43,10 @@ SILENT = {"_set_grad_enabled", "set_grad_enabled"}
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.layout, range)
 # Operands inside of operands, beyond which one is taken by its kind.
 DEEPEST = 20
+
+
+Call = tuple[str, Any]
+"""Name of a function, and its operands."""
 
 
 class Calls(TorchFunctionMode):
@@ -64,9 +75,11 @@ class Calls(TorchFunctionMode):
         try:
             return func(*args, **kwargs)
         except (RuntimeError, TypeError):
+            if not self._twins.wide:
+                raise
             with _disable_current_modes():
                 twins = [self._twins.twins(a) for a in args], {k: self._twins.twins(v) for k, v in kwargs.items()}
-            if not self._twins.wide or _same([args, kwargs], twins):
+            if _same([args, kwargs], twins):
                 raise
             return func(*twins[0], **twins[1])
 
@@ -87,9 +100,6 @@ class Calls(TorchFunctionMode):
         return type(value)
 
 
-Call = tuple[str, Any]
-
-
 def _name_of(func: Any) -> str:
     name = getattr(func, "__name__", None) or repr(func)
     # A property of tensors is asked by way of a method that all of them have.
@@ -103,13 +113,14 @@ def alike(one: Sequence[Call], samples: int, other: Sequence[Call], others: int)
     """
     if len(one) != len(other):
         return False
-    for (name, given), (called, given_too) in zip(one, other, strict=True):
-        if name != called:
+    for (name, operands), (other_name, other_operands) in zip(one, other, strict=True):
+        if name != other_name:
             return False
-        if given == given_too:
+        if operands == other_operands:
             continue
-        fill = name in FILLED
-        if not (fill or name in SIZED) or not _in_proportion(given, samples, given_too, others, 2 if fill else 0):
+        if name not in SIZED | FILLED:
+            return False
+        if not _in_proportion(operands, samples, other_operands, others, 2 if name in FILLED else 0):
             return False
     return True
 

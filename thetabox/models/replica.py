@@ -118,7 +118,8 @@ def swapped(model: nn.Module) -> Iterator[Swapped]:
             yield Swapped(model, originals)
         finally:
             for t, data, version in kept:
-                t.data = data
+                if t.data_ptr() != data.data_ptr():  # one that refuses other memory has its own still
+                    t.data = data
                 torch._C._autograd._unsafe_set_version_counter((t,), (version,))
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -61,7 +61,7 @@ class Agreement:
 
     logits: Float[Tensor, "samples classes"]
     record: dict[str, Any]
-    calls: list[Call] = field(default_factory=list)
+    calls: list[Call]
 
 
 def begin(model: nn.Module, settings: Settings, x: Any, epsilon: Float[Tensor, " sweeps"]) -> tuple[Problem, Agreement]:
@@ -76,8 +76,9 @@ def begin(model: nn.Module, settings: Settings, x: Any, epsilon: Float[Tensor, "
     Raises:
         InputError: as :func:`check`, or nothing moves in the box.
     """
+    held = inputs(x)
     with RUNNING, _same_draws(), _no_fakes():
-        problem = Problem(model, settings, inputs(x))
+        problem = Problem(model, settings, held)
         settings.box.check(problem.model)
         problem.tensors.check_reach(epsilon)
         given = as_given(x)
@@ -87,7 +88,7 @@ def begin(model: nn.Module, settings: Settings, x: Any, epsilon: Float[Tensor, "
         if isinstance(x, Tensor | np.ndarray) and (len(problem.x) <= LARGE or not ordinary(problem, x)):
             with sound_kernels(), torch.no_grad(), running(problem.model, problem.x, wide=False) as run:
                 compare_verbatim(problem, run, x, agreed.logits, agreed.calls)
-        compare_cast(problem, agreed.logits)
+        compare_cast(problem)
         if problem.model is not model:
             compare_folded(problem, model)
         return problem, agreed
@@ -106,13 +107,14 @@ def _no_fakes() -> Iterator[None]:
 @contextmanager
 def _same_draws() -> Iterator[None]:
     """Generators go on afterwards from where they were, whatever a network draws while it is looked at."""
-    before = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002  # the one that code uses
+    before = random.getstate(), np.random.get_state()  # noqa: NPY002  # the one that code uses
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     try:
-        yield
+        with torch.random.fork_rng(devices):
+            yield
     finally:
-        torch.set_rng_state(before[0])
-        random.setstate(before[1])
-        np.random.set_state(before[2])  # noqa: NPY002  # as above
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002  # as above
 
 
 def check(problem: Problem, epsilon: Float[Tensor, " sweeps"]) -> Agreement:
