@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import thetabox as tb
 from tests.verify.agreement.networks import Plain, samples
-from thetabox.models.replica import swapped
+from thetabox.models.replica import Unfaithful, swapped
 
 HELD: list[Tensor] = []
 
@@ -218,3 +218,24 @@ def test_what_can_be_neither_copied_nor_moved() -> None:
     with pytest.raises(tb.InputError, match=r"does not read more, which is in the box.*exclude the tensor"):
         tb.certify(net, x, [0] * 12, 1e-3)
     assert tb.certify(net, x, [0] * 12, 1e-3, box=tb.Box(exclude="more")).checked["unread"] == []
+
+
+class Stubborn(nn.Parameter):
+    """Keeps its memory."""
+
+    @property
+    def data(self) -> Tensor:
+        return self.detach()
+
+    @data.setter
+    def data(self, value: Tensor) -> None:
+        raise RuntimeError("no")
+
+
+def test_a_tensor_that_keeps_its_memory_leaves_the_others_with_theirs() -> None:
+    net = Plain()
+    net.v = Stubborn(net.v.detach().clone())
+    before = {name: (p.data_ptr(), p._version) for name, p in net.named_parameters()}
+    with pytest.raises(Unfaithful), swapped(net):
+        pass
+    assert {name: (p.data_ptr(), p._version) for name, p in net.named_parameters()} == before
