@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -38,6 +39,13 @@ def _seeds() -> None:
 
 
 KEPT: WeakKeyDictionary[nn.Module, dict[Any, Any]] = WeakKeyDictionary()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _kept_for_one_file() -> Iterator[None]:
+    """A problem holds its model, which would keep itself for ever, and Python slower with every one."""
+    yield
+    KEPT.clear()
 
 
 @pytest.fixture

@@ -5,50 +5,70 @@ from __future__ import annotations
 import functools
 import gc
 from collections import deque
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from pathlib import Path
 from types import CellType
 from typing import Any
 
 from torch._subclasses.fake_tensor import FakeTensor
 
+PACKAGE = Path(__file__).parents[1]
+
 
 def forget_fakes() -> None:
     """Take them out of whatever holds them: entries of containers go, attributes and closures become ``None``.
 
-    What stood there before is not known. It takes as long as the program is large: for the way out of an error. Those
-    of a mode that is none of a trace are the caller's own.
+    What stood there before is not known. It takes as long as the program is large, for three looks at all of its
+    objects: for the way out of an error. Those of the caller's own traces are left where they are.
     """
-    fakes = [thing for thing in gc.get_objects() if type(thing) is FakeTensor]
-    fakes = [fake for fake in fakes if fake.fake_mode.shape_env is not None]
-    for fake in fakes:
-        for holder in gc.get_referrers(fake):
-            if holder is not fakes:
-                with suppress(Exception):  # objects of foreign kinds raise whatever they like
-                    _forget(holder, fake)
+    fakes = [thing for thing in gc.get_objects() if type(thing) is FakeTensor and _is_ours(thing)]
+    if not fakes:
+        return
+    known = {id(fake) for fake in fakes}
+    holders = [holder for holder in gc.get_referrers(*fakes) if holder is not fakes]
+    tables = [holder for holder in holders if isinstance(holder, dict)]
+    owners = gc.get_referrers(*tables) if tables else []
+    owned = {id(own) for owner in owners if (own := _attributes(owner)) is not None}
+    for holder in holders:
+        with suppress(Exception):  # objects of foreign kinds raise whatever they like
+            _forget(holder, known, attributes=id(holder) in owned)
 
 
-def _forget(holder: Any, fake: FakeTensor) -> None:
+def _is_ours(fake: FakeTensor) -> bool:
+    """Whether a mode that was begun below this package made it."""
+    return any(Path(frame.filename).is_relative_to(PACKAGE) for frame in fake.fake_mode._stack_trace)
+
+
+def _attributes(owner: Any) -> Any:
+    try:
+        return getattr(owner, "__dict__", None)
+    except Exception:  # as above
+        return None
+
+
+def _forget(holder: Any, fakes: AbstractSet[int], *, attributes: bool) -> None:
     if isinstance(holder, dict):
-        owned = any(getattr(owner, "__dict__", None) is holder for owner in gc.get_referrers(holder))
-        for key in [key for key, value in holder.items() if value is fake]:
-            if owned:
+        for key in [key for key, value in holder.items() if id(value) in fakes]:
+            if attributes:
                 holder[key] = None
             else:
                 del holder[key]
     elif isinstance(holder, list | set | deque):
-        kept = [value for value in holder if value is not fake]
+        kept = [value for value in holder if id(value) not in fakes]
         holder.clear()
         holder.update(kept) if isinstance(holder, set) else holder.extend(kept)
     elif isinstance(holder, CellType):
-        holder.cell_contents = None
+        if id(holder.cell_contents) in fakes:
+            holder.cell_contents = None
     elif isinstance(holder, functools._lru_cache_wrapper):
         holder.cache_clear()
     else:
-        for name, value in [*getattr(holder, "__dict__", {}).items()]:
-            if value is fake:
+        for name, value in [*(_attributes(holder) or {}).items()]:
+            if id(value) in fakes:
                 setattr(holder, name, None)
         for kind in type(holder).__mro__:
             slots = vars(kind).get("__slots__", ())
             for name in (slots,) if isinstance(slots, str) else slots:
-                if getattr(holder, name, None) is fake:
+                if id(getattr(holder, name, None)) in fakes:
                     setattr(holder, name, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import gc
 import queue
 import sys
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
@@ -334,6 +336,25 @@ def test_tables_of_constants(table: Callable[[], Tensor]) -> None:
 
 def test_nothing_of_a_trace_stays_where_it_cannot_be_found() -> None:
     net, x = Tabled(of_queue), samples()
+    QUEUE.queue.clear()
     with pytest.raises(tb.InputError, match=r"in a place where it cannot be found and put back|keeps tensors"):
         tb.certify(net, x, [0] * 12, 1e-6)
     assert type(net(x)) is Tensor
+
+
+def test_the_callers_own_trace_stays_where_an_error_ends_the_call() -> None:
+    QUEUE.queue.clear()
+    program = torch.export.export(nn.Linear(4, 3), (torch.ones(2, 4),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    with pytest.raises(tb.InputError, match=r"cannot be found and put back|keeps tensors"):
+        tb.certify(Tabled(of_queue), samples(), [0] * 12, 1e-6)
+    assert all("val" in node.meta for node in program.graph.nodes if node.op != "output")
+
+
+def test_nothing_of_a_trace_is_kept_by_torch_for_ever() -> None:
+    def kept() -> int:
+        gc.collect()
+        return len(FakeTensorMode.cache)
+
+    before = kept()
+    tb.logit_bounds(nn.Linear(6, 3), samples(), 1e-6)
+    assert kept() == before

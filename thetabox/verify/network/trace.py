@@ -105,7 +105,11 @@ def _quiet() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
     try:
-        with warnings.catch_warnings(), redirect_stderr(StringIO()):
+        from torch._dynamo import config  # here, for it takes a second that not every command needs
+
+        # Torch's cache of what operators answer would keep a part of every trace for ever.
+        uncached = config.patch(fake_tensor_cache_enabled=False)
+        with warnings.catch_warnings(), redirect_stderr(StringIO()), uncached:
             warnings.simplefilter("ignore")
             yield
     finally:
