@@ -13,7 +13,8 @@ from typing import Any
 
 from torch._subclasses.fake_tensor import FakeTensor
 
-PACKAGE = Path(__file__).parents[1]
+# Where this package begins its traces.
+TRACES = Path(__file__).parents[1] / "verify" / "network"
 
 
 def forget_fakes() -> None:
@@ -36,8 +37,9 @@ def forget_fakes() -> None:
 
 
 def _is_ours(fake: FakeTensor) -> bool:
-    """Whether a mode that was begun below this package made it."""
-    return any(Path(frame.filename).is_relative_to(PACKAGE) for frame in fake.fake_mode._stack_trace)
+    """Whether a mode that was begun below one of our traces made it."""
+    frames = getattr(fake.fake_mode, "_stack_trace", ())
+    return any(Path(frame.filename).is_relative_to(TRACES) for frame in frames)
 
 
 def _attributes(owner: Any) -> Any:
