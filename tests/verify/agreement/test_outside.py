@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
@@ -345,9 +346,11 @@ def test_nothing_of_a_trace_stays_where_it_cannot_be_found() -> None:
 def test_the_callers_own_trace_stays_where_an_error_ends_the_call() -> None:
     QUEUE.queue.clear()
     program = torch.export.export(nn.Linear(4, 3), (torch.ones(2, 4),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    kept = {"own": FakeTensorMode(shape_env=ShapeEnv()).from_tensor(torch.ones(2, 4))}
     with pytest.raises(tb.InputError, match=r"cannot be found and put back|keeps tensors"):
         tb.certify(Tabled(of_queue), samples(), [0] * 12, 1e-6)
     assert all("val" in node.meta for node in program.graph.nodes if node.op != "output")
+    assert "own" in kept
 
 
 def test_nothing_of_a_trace_is_kept_by_torch_for_ever() -> None:

@@ -114,7 +114,7 @@ def _same_draws() -> Iterator[None]:
             yield
     finally:
         random.setstate(before[0])
-        np.random.set_state(before[1])  # noqa: NPY002  # as above
+        np.random.set_state(before[1])  # noqa: NPY002  # the one that code uses
 
 
 def check(problem: Problem, epsilon: Float[Tensor, " sweeps"]) -> Agreement:

@@ -79,7 +79,7 @@ def reach(
         z = product(most, weight.magnitude)  # type: ignore[operator]  # a callable of two tensors
         shape = [-1] + [1] * (z.dim() - 1)
         if weight.factor:
-            around = z if weight.unit is None else product(most, weight.unit)  # type: ignore[operator]  # as above
+            around = z if weight.unit is None else product(most, weight.unit)  # type: ignore[operator]  # a callable of two tensors
             z = z + around * samples.factor(weight).view(shape)
         if bias is not None:
             spread = [-1] if weight.theta.dim() == 2 else [-1] + [1] * (z.dim() - 2)
