@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import inspect
 import os
 import signal
 import sys
@@ -19,18 +20,19 @@ from thetabox.cli.console import tell
 from thetabox.errors import InputError, Terminated
 from thetabox.version import __version__
 
+# Name → the first line of its help; the rest is the docstring of the command.
 COMMANDS = {
-    "demo": "Train four small networks on real data, certify them, write one report.",
+    "demo": "Train four small networks on real data, certify them on the same samples, write one report.",
     "train": "Train a network on a task or on data of your own.",
-    "certify": "Prove which predictions survive every weight error up to ε.",
-    "radius": "Find every sample's largest proven ε.",
-    "attack": "Search the box for weights that change a prediction.",
+    "certify": "Prove which predictions survive every weight error up to ε, and write a report.",
+    "radius": "Find every sample's certified radius: the largest ε at which it was proven.",
+    "attack": "Search the box for weights that change a prediction, each sample by itself.",
     "mismatch": "Draw the weights at random and measure accuracy.",
-    "compare": "Train by several methods, measure and certify all, one report.",
+    "compare": "Train by several methods, measure and certify every network, write one report.",
     "landscape": "Follow the loss along random directions of weight error.",
-    "pcm": "Store the weights on phase-change memory and measure accuracy over a year.",
+    "pcm": "Store the weights on phase-change memory and measure accuracy as it ages.",
     "gate": "Pass or fail: is enough verified at ε? For CI.",
-    "inspect": "List layers, parameters, operators and whether each has a rule.",
+    "inspect": "List parameters, operators and whether each has a rule.",
     "tasks": "List the data sets.",
     "methods": "List the training methods and their settings.",
 }
@@ -47,6 +49,9 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"thetabox.cli.commands.{cmd_name}").command
+        if command.short_help is None:
+            command.short_help = COMMANDS[cmd_name]
+            command.help = f"{command.short_help}\n\n{inspect.cleandoc(command.help or '')}"
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -17,7 +17,7 @@ from thetabox.report.results import number, percent
 COLUMNS = ("sample", "label", "predicted", "epsilon", "margin", "correct")
 
 
-@click.command("attack", cls=options.Command, short_help="Search the box for weights that change a prediction.")
+@click.command("attack", cls=options.Command)
 @options.model_options
 @options.data_options()
 @options.epsilon_option()
@@ -29,10 +29,7 @@ COLUMNS = ("sample", "label", "predicted", "epsilon", "margin", "correct")
 def command(
     epsilon: list[float], device: str, seed: int, out: Path | None, steps: int, restarts: int, **source: Any
 ) -> None:
-    """Search the box for weights that change a prediction, each sample by itself.
-
-    What is left is an upper bound of the accuracy that could be proven. With --out: attack.json and attack.csv.
-    """
+    """What is left is an upper bound of the accuracy that could be proven. With --out: attack.json and attack.csv."""
     given = read_all(**source)
 
     def run() -> tb.measure.AttackResult:

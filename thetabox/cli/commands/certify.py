@@ -21,7 +21,7 @@ from thetabox.verify.effort import Deadline
 PARTIAL = "partial"
 
 
-@click.command("certify", cls=options.Command, short_help="Prove which predictions survive every weight error up to ε.")
+@click.command("certify", cls=options.Command)
 @options.model_options
 @options.data_options()
 @options.epsilon_option()
@@ -52,9 +52,7 @@ def command(
     radius: bool,
     **source: Any,
 ) -> None:
-    """Prove which predictions of MODEL survive every weight error up to ε, and write a report.
-
-    The folder gets certificate.json, samples.csv, verified_accuracy.png and report.html. Ctrl-C keeps the finished
+    """The folder gets certificate.json, samples.csv, verified_accuracy.png and report.html. Ctrl-C keeps the finished
     part; the same command goes on from there. So does one that --timeout has cut, given more time.
     """
     how = proof_settings(domain, criterion, arithmetic, precision, option, effort, timeout, budget)

@@ -15,9 +15,7 @@ from thetabox.compare.summary import curve_table, mismatch_table, write_report
 from thetabox.report import plain_table
 
 
-@click.command(
-    "compare", cls=options.Command, short_help="Train by several methods, measure and certify all, one report."
-)
+@click.command("compare", cls=options.Command)
 @click.option("--task", "--data", "task", metavar="TASK_OR_NPZ", help="A task, or a .npz with x and y.")
 @click.option("--methods", metavar="M[,M…]", help="Training methods, a+b for two at once; see `thetabox methods`.")
 @click.option("--seeds", type=click.IntRange(min=1), help="Networks a method.")
@@ -40,10 +38,7 @@ def command(
     processes: int,
     out: Path,
 ) -> None:
-    """Train by several methods, measure and certify every network, write one report.
-
-    Interrupt it at any time: the same command goes on, and what is finished is never done again.
-    """
+    """Interrupt it at any time: the same command goes on, and what is finished is never done again."""
     changes: dict[str, Any] = {"task": task, "seeds": seeds}
     if methods is not None:
         changes["methods"] = [name.strip() for name in methods.split(",") if name.strip()]

@@ -55,9 +55,7 @@ class Plan:
     folder: Path
 
 
-@click.command(
-    "demo", cls=options.Command, short_help="Train four small networks on real data, certify them, write one report."
-)
+@click.command("demo", cls=options.Command)
 @click.option("--epsilon", type=options.Numbers(), default=EPSILON, show_default=True, metavar="E[,E…]")
 @click.option("--samples", type=click.IntRange(min=1), default=200, show_default=True, help="Test samples a data set.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
@@ -68,10 +66,8 @@ class Plan:
 def command(
     epsilon: list[float], samples: int, seed: int, device: str, processes: int, epochs: int | None, out: Path
 ) -> None:
-    """Train four small networks on real data, certify them on the same samples, write one report.
-
-    A CNN learns handwritten digits and a recurrent spiking network spoken vowels, each in the standard way and against
-    a weight attack with forward noise.
+    """A CNN learns handwritten digits and a recurrent spiking network spoken vowels, each in the standard way and
+    against a weight attack with forward noise.
     """
     started = time.perf_counter()
     with report.output_folder(out) as folder:

@@ -63,7 +63,7 @@ class Gate(options.Command):
             raise
 
 
-@click.command("gate", cls=Gate, short_help="Pass or fail: is enough verified at ε? For CI.")
+@click.command("gate", cls=Gate)
 @options.model_options
 @options.data_options(required=False)
 @options.epsilon_option()

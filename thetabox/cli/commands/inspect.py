@@ -17,9 +17,7 @@ from thetabox.models import architecture as architecture_of
 from thetabox.models import checkpoint_info
 
 
-@click.command(
-    "inspect", cls=options.Command, short_help="List layers, parameters, operators and whether each has a rule."
-)
+@click.command("inspect", cls=options.Command)
 @options.model_options
 @options.data_options(required=False)
 @options.box_options
@@ -39,7 +37,7 @@ def command(
     fold: bool,
     shape: str | None,
 ) -> None:
-    """List the parameters of MODEL and which are in the box, its operators and whether each has a rule."""
+    """A parameter stands with whether it is in the box."""
     from thetabox.verify.inspect import inspect
 
     network = read_model(model, architecture, config)

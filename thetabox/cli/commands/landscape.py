@@ -15,7 +15,7 @@ from thetabox.cli.inputs import read_all
 from thetabox.report.results import number
 
 
-@click.command("landscape", cls=options.Command, short_help="Follow the loss along random directions of weight error.")
+@click.command("landscape", cls=options.Command)
 @options.model_options
 @options.data_options()
 @click.option(

@@ -9,9 +9,9 @@ from thetabox.report import plain_table
 from thetabox.train import METHODS, hyper_parameters
 
 
-@click.command("methods", short_help="List the training methods and their settings.")
+@click.command("methods")
 def command() -> None:
-    """List the training methods; a+b combines two of them, --set name=value changes a setting."""
+    """a+b combines two of them, --set name=value changes a setting."""
     for name, kind in METHODS.items():
         show(f"{name}: {kind.summary}")
         if kind.source:

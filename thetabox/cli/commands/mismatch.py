@@ -15,7 +15,7 @@ from thetabox.cli.inputs import read_all
 from thetabox.report.results import number, percent
 
 
-@click.command("mismatch", cls=options.Command, short_help="Draw the weights at random and measure accuracy.")
+@click.command("mismatch", cls=options.Command)
 @options.model_options
 @options.data_options()
 @click.option("--level", type=options.Numbers(), default="0.1,0.3", show_default=True, metavar="L[,L…]")
@@ -26,10 +26,7 @@ from thetabox.report.results import number, percent
 @options.machine_options
 @options.out_option(required=False)
 def command(level: list[float], draws: int, device: str, seed: int, out: Path | None, **source: Any) -> None:
-    """Draw every weight from N(θ, (level |θ|)²), many times, and measure accuracy.
-
-    With --out: mismatch.json and mismatch.csv.
-    """
+    """Every weight from N(θ, (level |θ|)²), many times. With --out: mismatch.json and mismatch.csv."""
     given = read_all(**source)
 
     def run() -> tb.measure.MismatchResult:

@@ -17,9 +17,7 @@ from thetabox.report.results import duration, percent
 BITS = click.IntRange(min=0, max=24)
 
 
-@click.command(
-    "pcm", cls=options.Command, short_help="Store the weights on phase-change memory and measure accuracy over a year."
-)
+@click.command("pcm", cls=options.Command)
 @options.model_options
 @options.data_options()
 @click.option("--times", type=options.Durations(), default="25s,1h,1d,30d,1y", show_default=True, metavar="T[,T…]")
@@ -47,10 +45,8 @@ def command(
     out: Path | None,
     **source: Any,
 ) -> None:
-    """Store the weight matrices on pairs of phase-change memory devices, many times, and measure accuracy as they age.
-
-    Programming noise, drift and read noise as measured on real devices (Joshi et al. 2020). With --out: pcm.json,
-    pcm.csv and pcm.png.
+    """Every weight matrix lies on pairs of devices, many times drawn: programming noise, drift and read noise as
+    measured on real ones (Joshi et al. 2020). With --out: pcm.json, pcm.csv and pcm.png.
     """
     given = read_all(**source, box_kind="relative", scale=())
 

@@ -20,7 +20,7 @@ from thetabox.version import __version__
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 
-@click.command("radius", cls=options.Command, short_help="Find every sample's largest proven ε.")
+@click.command("radius", cls=options.Command)
 @options.model_options
 @options.data_options()
 @options.proof_options
@@ -45,10 +45,7 @@ def command(
     rtol: float,
     **source: Any,
 ) -> None:
-    """Find every sample's certified radius: the largest ε at which it was proven.
-
-    The folder gets radius.json and radius.csv (sample, label, radius, status).
-    """
+    """The folder gets radius.json and radius.csv (sample, label, radius, status)."""
     how = proof_settings(domain, criterion, arithmetic, precision, option, effort, timeout, budget)
     given = read_all(**source)
     with report.output_folder(out) as folder, progress_bar() as bar:

@@ -10,10 +10,10 @@ from thetabox.errors import InputError
 from thetabox.report import plain_table
 
 
-@click.command("tasks", short_help="List the data sets.")
+@click.command("tasks")
 @click.argument("name", required=False)
 def command(name: str | None) -> None:
-    """List the data sets, or tell all about one."""
+    """With NAME: all about that one."""
     if name is not None:
         if name not in TASKS:
             raise InputError(f"unknown task {name!r}; there are {', '.join(TASKS)}")

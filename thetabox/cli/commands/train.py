@@ -22,7 +22,7 @@ from thetabox.train.methods import method as checked_method
 METHOD = "See `thetabox methods`; join two with +. package.module:Class runs a method of your own."
 
 
-@click.command("train", cls=options.Command, short_help="Train a network on a task or on data of your own.")
+@click.command("train", cls=options.Command)
 @click.option("--task", "--data", "task", required=True, metavar="TASK_OR_NPZ", help="A task, or a .npz with x and y.")
 @click.option("--method", default="standard", show_default=True, help=METHOD)
 @click.option("--set", "settings", type=options.Setting(), multiple=True, help="Setting of the method; repeatable.")
@@ -53,10 +53,7 @@ def command(
     seed: int,
     out: Path,
 ) -> None:
-    """Train a network; the best epoch by validation accuracy is kept.
-
-    Ctrl-C keeps the best so far, --resume goes on.
-    """
+    """The best epoch by validation accuracy is kept. Ctrl-C keeps the best so far, --resume goes on."""
     if out.is_dir():
         raise InputError(f"cannot write {out}: it is a folder; name a file")
     chosen = options.once("--set", settings)
