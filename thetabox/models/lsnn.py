@@ -81,7 +81,7 @@ class SpikeTrain(torch.autograd.Function):
         weights: Tensor | None,
         alpha: Tensor,
         rho: Tensor,
-        rest: Tensor,
+        resting: Tensor,
         beta: Tensor,
         refractory: int,
         dt: float,
@@ -90,14 +90,14 @@ class SpikeTrain(torch.autograd.Function):
         b = torch.zeros_like(v)
         free = torch.ones_like(v)
         counter = torch.zeros_like(v)
-        z = (v > rest).to(v.dtype)
+        z = (v > resting).to(v.dtype)
         record = [(z, v, b, free)]
         kept = 1 - rho
         for driven in drive[1:]:
             counter = (counter + refractory * z - 1).clamp(0, refractory)
             free = (counter <= REFRACTORY_LEVEL).to(v.dtype)
             b = torch.addcmul(kept * z, rho, b)
-            threshold = torch.addcmul(rest, beta, b)
+            threshold = torch.addcmul(resting, beta, b)
             if weights is not None:
                 driven = torch.addmm(driven, z, weights)
             v = torch.addcmul(torch.addcmul(driven, alpha, v), z, threshold, value=-dt)
@@ -108,16 +108,16 @@ class SpikeTrain(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        _, weights, alpha, rho, rest, beta, _, dt = inputs
+        _, weights, alpha, rho, resting, beta, _, dt = inputs
         ctx.dt, ctx.has_weights = dt, weights is not None
         ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*output, alpha, rho, rest, beta, *([weights] if weights is not None else []))
+        ctx.save_for_backward(*output, alpha, rho, resting, beta, *([weights] if weights is not None else []))
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        z, v, b, free, alpha, rho, rest, beta, *weights = ctx.saved_tensors
+        z, v, b, free, alpha, rho, resting, beta, *weights = ctx.saved_tensors
         dt = ctx.dt
-        threshold = torch.addcmul(rest, beta, b)
+        threshold = torch.addcmul(resting, beta, b)
         ratio = v / threshold
         slope = _surrogate(ratio) / threshold * free
         before = torch.cat([torch.zeros_like(z[:1]), z[:-1]])
@@ -167,7 +167,7 @@ def _spikes_alone(
     weights: Tensor | None,
     alpha: Tensor,
     rho: Tensor,
-    rest: Tensor,
+    resting: Tensor,
     beta: Tensor,
     refractory: int,
     dt: float,
@@ -175,13 +175,13 @@ def _spikes_alone(
     """Spikes of :class:`SpikeTrain`, the same bit for bit, without what only its gradient needs."""
     v = drive[0]
     b = counter = torch.zeros_like(v)
-    z = (v > rest).to(v.dtype)
+    z = (v > resting).to(v.dtype)
     spikes = [z]
     kept = 1 - rho
     for driven in drive[1:]:
         counter = (torch.add(counter, z, alpha=refractory) - 1).clamp(0, refractory)
         b = torch.addcmul(kept * z, rho, b)
-        threshold = torch.addcmul(rest, beta, b)
+        threshold = torch.addcmul(resting, beta, b)
         if weights is not None:
             driven = torch.addmm(driven, z, weights)
         v = torch.addcmul(torch.addcmul(driven, alpha, v), z, threshold, value=-dt)

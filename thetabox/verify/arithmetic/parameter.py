@@ -20,31 +20,36 @@ FAR_FROM_OVERFLOW = 2.0**100
 
 @dataclass(frozen=True)
 class Parameter:
-    r"""Stored values :math:`\theta` that may be off by :math:`f\varepsilon` times the unit radius.
+    r"""Stored values :math:`\theta` that may be off by :math:`f\varepsilon` times a unit radius.
 
     Attributes:
         theta: the values, in the dtype of the bounds.
         factor: factor :math:`f` on ε; 0 for a tensor that is exact.
-        unit: unit radius of an ``absolute`` or ``range`` box; ``None`` stands for :math:`|\theta|`.
+        absolute: unit radius of an ``absolute`` or ``range`` box; ``None`` stands for :math:`|\theta|`.
         theta_error: relative error of ``theta`` itself (a float64 weight held in float32, or a rounded product).
         source: an exact tensor of whole numbers or truth values as torch holds it, where this is one.
     """
 
     theta: Tensor
     factor: float = 0.0
-    unit: Tensor | None = None
+    absolute: Tensor | None = None
     theta_error: float = 0.0
     source: Tensor | None = None
 
     @property
     def relative(self) -> bool:
         """Whether the radius is proportional to the value, so that the two-product form holds."""
-        return self.unit is None or self.factor == 0.0
+        return self.absolute is None or self.factor == 0.0
 
     @cached_property
     def magnitude(self) -> Tensor:
         """Elementwise absolute value."""
         return self.theta.abs()
+
+    @property
+    def unit_radius(self) -> Tensor:
+        r"""Radius of the box at :math:`f\varepsilon = 1`."""
+        return self.magnitude if self.absolute is None else self.absolute
 
     @cached_property
     def only_signs(self) -> bool:
@@ -65,8 +70,8 @@ class Parameter:
 
     def moved(self, function: Callable[[Tensor], Tensor]) -> Parameter:
         """The same parameter under a function that only rearranges or selects values."""
-        unit, source = (None if t is None else function(t) for t in (self.unit, self.source))
-        return replace(self, theta=function(self.theta), unit=unit, source=source)
+        absolute, source = (None if t is None else function(t) for t in (self.absolute, self.source))
+        return replace(self, theta=function(self.theta), absolute=absolute, source=source)
 
     def spread(self, outputs: int) -> Parameter:
         """A bias as one number an output: it may be stored as one for all of them, or with a dimension in front."""
@@ -77,11 +82,13 @@ class Parameter:
     def masked(self, signs: Parameter) -> Parameter:
         """The product with an exact tensor of zeros and plus or minus ones: a box of the same kind, nothing rounded."""
         theta = self.theta * signs.theta
-        unit = None if self.unit is None else (self.unit * signs.magnitude).expand_as(theta)
-        return Parameter(theta, self.factor, unit, self.theta_error)
+        absolute = None if self.absolute is None else (self.absolute * signs.magnitude).expand_as(theta)
+        return Parameter(theta, self.factor, absolute, self.theta_error)
 
 
-def stored(name: str, value: Tensor, rounding: Rounding, factor: float = 0.0, unit: Tensor | None = None) -> Parameter:
+def stored(
+    name: str, value: Tensor, rounding: Rounding, factor: float = 0.0, absolute: Tensor | None = None
+) -> Parameter:
     """A tensor of the model in the dtype of the bounds; a network or bounds in float32 may hold it rounded.
 
     Of a perturbed one in float64, a network in float32 rounds every point of the box, also where it holds the middle.
@@ -107,5 +114,5 @@ def stored(name: str, value: Tensor, rounding: Rounding, factor: float = 0.0, un
     whole = not value.dtype.is_floating_point
     if whole and value.dtype.itemsize == 8 and bool(((value > EXACT) | (value < -EXACT)).any()):
         theta_error = max(theta_error, torch.finfo(torch.float64).eps)
-    unit = None if unit is None else unit.to(dtype)
-    return Parameter(value.to(dtype), factor, unit, theta_error, value if whole and not factor else None)
+    absolute = None if absolute is None else absolute.to(dtype)
+    return Parameter(value.to(dtype), factor, absolute, theta_error, value if whole and not factor else None)

@@ -92,9 +92,9 @@ class Cells:
         self.weight_out = layer.weight_out.moved(lambda t: t.T)
         self.units, self.dt = self.weight_in.theta.shape[1], described[0].dt
         # Silent steps behind a spike, and those at the beginning; the longest delay is that of the whole network.
-        self.rest, self.delay = (layer.refractory - 1.0).clamp(min=0.0), layer.delay
+        self.silent_steps, self.delay = (layer.refractory - 1.0).clamp(min=0.0), layer.delay
         self.behind = len(described) - 1
-        self.never_silent = not bool(self.rest.any() or self.delay.any())
+        self.never_silent = not bool(self.silent_steps.any() or self.delay.any())
         self.threshold = self._ends(layer.threshold)
         # What reset sums are measured by where histories are compared.
         self.hardest_reset = max(self.threshold.size() * self.dt, 1e-30)
@@ -113,9 +113,8 @@ class Cells:
         own, subnormal = self.rounding.own, self.rounding.subnormal
         if parameter.factor == 0.0 and parameter.theta_error == 0.0:
             return Constant(theta, theta)
-        unit = parameter.magnitude if parameter.unit is None else parameter.unit
         epsilon = self.context.epsilon(parameter.factor).reshape(-1, 1) if parameter.factor else theta.new_zeros(1, 1)
-        radius = epsilon * unit.reshape(1, -1)
+        radius = epsilon * parameter.unit_radius.reshape(1, -1)
         radius = (
             radius * (1.0 + 4.0 * own) + (theta.abs() + radius) * (2.0 * own + 2.0 * parameter.theta_error) + subnormal
         )
@@ -215,9 +214,9 @@ def _reach(cells: Cells, weight: Parameter | None) -> Tensor:
     """Σ over inputs of the largest |weight| in its box, for every unit."""
     if weight is None:
         return torch.zeros(1, cells.units, dtype=cells.rounding.dtype, device=cells.alpha.device)
-    unit = weight.magnitude if weight.unit is None else weight.unit
-    sums = weight.magnitude.sum(0) + cells.context.largest(weight.factor) * unit.sum(0)
-    return sums[None] * (1.0 + 4.0 * len(unit) * cells.rounding.own + 4.0 * weight.theta_error)
+    radius = weight.unit_radius
+    sums = weight.magnitude.sum(0) + cells.context.largest(weight.factor) * radius.sum(0)
+    return sums[None] * (1.0 + 4.0 * len(radius) * cells.rounding.own + 4.0 * weight.theta_error)
 
 
 def description(model: nn.Module) -> tuple[LeakyCells, ...]:

@@ -236,7 +236,6 @@ class Histories(Domain):
         cells = self._cells(torch.zeros(1, dtype=torch.float64, device=device))
         weight = cells.weight_in
         relative = rounding.of_dot(len(weight.theta) + 8) + 4.0 * weight.theta_error
-        unit = weight.magnitude if weight.unit is None else weight.unit
         shape = (len(value), value.shape[1] + cells.behind, cells.units)
         centre, spread, size = (value.new_empty(shape) for _ in range(3))
         for decay in cells.decays:
@@ -247,7 +246,7 @@ class Histories(Domain):
             g = torch.stack(traces, 1)
             columns = slice(None) if len(cells.decays) == 1 else decay.units
             centre[..., columns] = g @ weight.theta[:, columns]
-            spread[..., columns] = (g.abs() @ unit[:, columns]) * (1.0 + 4.0 * relative)
+            spread[..., columns] = (g.abs() @ weight.unit_radius[:, columns]) * (1.0 + 4.0 * relative)
             size[..., columns] = (g.abs() @ weight.magnitude[:, columns]) * (relative * (1.0 + 4.0 * relative))
         return Drive(centre, spread, size), largest
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 
-def silent_left(spikes: Tensor, left: Tensor, rest: Tensor) -> Tensor:
-    """Silent steps left behind a step; ``rest`` of them, never less than were left, follow a spike."""
-    return torch.maximum(left - 1.0, spikes * rest)
+def silent_left(spikes: Tensor, left: Tensor, silent_steps: Tensor) -> Tensor:
+    """Silent steps left behind a step; ``silent_steps`` of them, never less than were left, follow a spike."""
+    return torch.maximum(left - 1.0, spikes * silent_steps)
 
 
 def adapted(

@@ -151,5 +151,5 @@ def _joined(blocks: Sequence[_Block], shape: tuple[int, int]) -> Parameter:
         return Parameter(theta, factors.pop(), None, theta_error)
     # The product with the factor rounds, as the values may have been: a little more, so that it is never less.
     upward = 1.0 + 4.0 * torch.finfo(theta.dtype).eps + 2.0 * theta_error
-    units = (p.factor * upward * (p.magnitude if p.unit is None else p.unit) for p in parts)
-    return Parameter(theta, 1.0, place(units), theta_error)
+    radii = (p.factor * upward * p.unit_radius for p in parts)
+    return Parameter(theta, 1.0, place(radii), theta_error)

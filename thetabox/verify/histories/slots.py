@@ -93,7 +93,7 @@ class Slots:
         """These neurons and those of another."""
         return Slots(torch.cat([self.values, other.values], 1), self.traces) if len(other) else self
 
-    def forked(self, exact: Exact, rows: Tensor, units: Tensor, rest: Tensor) -> Slots:
+    def forked(self, exact: Exact, rows: Tensor, units: Tensor, silent_steps: Tensor) -> Slots:
         """Neurons that fork now: one history without and one with a spike."""
         if not len(rows):
             return Slots(self.values[:, :0], self.traces)
@@ -103,7 +103,7 @@ class Slots:
         children = []
         for spike in (0.0, 1.0):
             z = torch.full_like(count, spike)
-            tail = [z, z * rest[units], count + spike]
+            tail = [z, z * silent_steps[units], count + spike]
             children.append(torch.stack([*low, *tail, *(-t for t in (*high, *tail))]))
         out = self.values.new_full((len(self.values), len(rows), self.histories), math.inf)
         if self.histories == 1:
@@ -170,8 +170,8 @@ class Slots:
         """What this step's spikes change, written over."""
         _write(self.spike, spikes, spikes)
         if not cells.never_silent:
-            rest, (low, high) = cells.rest[unit][:, None], _ends(self.silent)
-            _write(self.silent, silent_left(spikes, low, rest), silent_left(spikes, high, rest))
+            silent_steps, (low, high) = cells.silent_steps[unit][:, None], _ends(self.silent)
+            _write(self.silent, silent_left(spikes, low, silent_steps), silent_left(spikes, high, silent_steps))
         self.count[0].add_(spikes)
         self.count[1].sub_(spikes)
 

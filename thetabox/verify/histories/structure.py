@@ -61,8 +61,8 @@ class _Structure:
         block = self.blocks[id(value)] = self.algebra.block(name, value.shape, kind)
         parameter = self.problem.tensors.parameter(name)
         fixed = (value == 0).cpu()
-        if parameter.factor and parameter.unit is not None:
-            fixed = fixed & (parameter.unit == 0).cpu()
+        if parameter.factor and parameter.absolute is not None:
+            fixed = fixed & (parameter.absolute == 0).cpu()
         self.zeros[block.first] = fixed.expand(value.shape).numpy()
 
     def _layer(self, says: LeakyCells) -> LayerAtoms:

@@ -189,9 +189,9 @@ class _Walk:
         can, must = can & ~active, must & ~active
         forks = can & ~must & ~self.given_up[:running, None]
         rows, units = forks.nonzero(as_tuple=True)
-        new = self.slots.forked(exact, rows, units, self.cells.rest)
+        new = self.slots.forked(exact, rows, units, self.cells.silent_steps)
         spikes = must.to(exact.z.dtype)
-        silent = silent_left(spikes, exact.silent, self.cells.rest)
+        silent = silent_left(spikes, exact.silent, self.cells.silent_steps)
         after = Exact(exact.h, exact.reset, exact.b, spikes, silent, exact.count + spikes)
         if len(self.row):
             pairs = self.row, self.unit
@@ -263,7 +263,7 @@ class _Walk:
             return centre - radius, centre + radius
         own = cells.rounding.own
         epsilon = context.epsilon(weight.factor).reshape(-1, 1)[:running] if weight.factor else None
-        theta, size, unit = weight.theta, weight.magnitude, weight.unit
+        theta, size, absolute = weight.theta, weight.magnitude, weight.absolute
         relative = cells.rounding.of_dot(cells.units + 8) + 4.0 * weight.theta_error
         for place, d in enumerate(cells.decays):
             low = high = exact.h[place]
@@ -274,7 +274,7 @@ class _Walk:
                 high[self.row, self.unit] = -upper.amin(1)
             middle, half = (low + high) * 0.5, (high - low) * 0.5
             noise = (4.0 * own + relative) * high
-            if epsilon is None or unit is not None:
+            if epsilon is None or absolute is not None:
                 spread = half + noise
             else:
                 # Of [1 - ε, 1 + ε] times [low, high], low ≥ 0: the lower end is (1 - ε) low, or (1 - ε) high beyond 1.
@@ -283,8 +283,8 @@ class _Walk:
                 middle = torch.where(small, middle + epsilon * half, high)
             columns = slice(None) if len(cells.decays) == 1 else d.units
             moved, reach = middle @ theta[:, columns], spread @ size[:, columns]
-            if unit is not None and epsilon is not None:
-                reach = reach + epsilon * (high @ unit[:, columns])
+            if absolute is not None and epsilon is not None:
+                reach = reach + epsilon * (high @ absolute[:, columns])
             reach = reach * (1.0 + 4.0 * relative)
             if len(cells.decays) == 1:
                 centre, radius = centre + moved, radius + reach

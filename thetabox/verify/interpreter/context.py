@@ -175,13 +175,12 @@ class Context:
                 out.slack = parameter.theta_error * out.magnitude
                 self._exact[id(parameter)] = (parameter, out)
             return self._exact[id(parameter)][1]
-        unit = parameter.magnitude if parameter.unit is None else parameter.unit
         uniform = self.uniform(parameter.factor)
         if uniform is not None:
-            radius, by_row = unit * uniform, False
+            radius, by_row = parameter.unit_radius * uniform, False
         else:
             column = self.epsilon(parameter.factor).reshape([-1] + [1] * theta.dim())
-            radius, by_row = unit * column, True
+            radius, by_row = parameter.unit_radius * column, True
         out = Interval(theta - radius, theta + radius, by_row=by_row)
         out.slack = (
             4.0 * self.rounding.own + parameter.theta_error * (1.0 + self.largest(parameter.factor))
@@ -191,7 +190,7 @@ class Context:
         if low >= 0.0:
             # The slack reaches below zero, the true box does not: θ(1 - ε) >= 0 while ε <= 1.
             out.nonnegative = (
-                bool((theta >= 0).all()) and parameter.unit is None and self.largest(parameter.factor) <= 1
+                bool((theta >= 0).all()) and parameter.absolute is None and self.largest(parameter.factor) <= 1
             )
         return out
 

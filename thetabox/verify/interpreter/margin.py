@@ -69,20 +69,20 @@ def class_margins(
         sweeps = 1
     lower, upper = hidden.lower, hidden.upper
     features = weight.theta.shape[1]
-    unit = weight.magnitude if weight.unit is None else weight.unit
     label = labels.repeat(sweeps)
     epsilon = context.epsilon(weight.factor).reshape(-1) if weight.factor else lower.new_zeros(rows)
     # Rounding of every row: relative to Σ (|θ_y| + |θ_k|)(1 + ε) max|h|.
     reach = upper if hidden.nonnegative else torch.maximum(lower.abs(), upper.abs())
     around = _reach(context, reach, weight.magnitude)
-    around = around + (around if weight.unit is None else _reach(context, reach, unit)) * epsilon[:, None]
+    moves = around if weight.absolute is None else _reach(context, reach, weight.absolute)
+    around = around + moves * epsilon[:, None]
     relative = context.rounding.of_dot(2 * features + 8) + 4.0 * weight.theta_error
     rounding = around.gather(1, label[:, None]) + around
     rounding = rounding * (relative * (1.0 + relative) * SAFETY) + context.rounding.subnormal * features * 16
     if hidden.nonnegative and (context.sweep.by_sweep or not weight.factor):
-        sums = _by_class(lower, upper, weight.theta, unit, epsilon.view(sweeps, -1)[:, 0], labels)
+        sums = _by_class(lower, upper, weight.theta, weight.unit_radius, epsilon.view(sweeps, -1)[:, 0], labels)
     else:
-        sums = _row_by_row(lower, upper, weight.theta, unit, epsilon, label)
+        sums = _row_by_row(lower, upper, weight.theta, weight.unit_radius, epsilon, label)
     margins = sums - rounding
     if bias is not None:
         margins = margins + _bias_margins(context, bias, label, features)
@@ -107,7 +107,7 @@ def _reach(context: Context, reach: Tensor, weight: Tensor) -> Tensor:
     return reach.amax(1)[:, None] * weight.sum(1)
 
 
-def _by_class(lower: Tensor, upper: Tensor, theta: Tensor, unit: Tensor, epsilon: Tensor, labels: Tensor) -> Tensor:
+def _by_class(lower: Tensor, upper: Tensor, theta: Tensor, radius: Tensor, epsilon: Tensor, labels: Tensor) -> Tensor:
     """Sums for hidden values of at least 0 and one ε a sweep: two matrix products for each class."""
     sweeps, features = len(epsilon), theta.shape[1]
     low, high = lower.reshape(sweeps, -1, features), upper.reshape(sweeps, -1, features)
@@ -122,7 +122,7 @@ def _by_class(lower: Tensor, upper: Tensor, theta: Tensor, unit: Tensor, epsilon
     for classes in present.split(max(1, SLOPES // (sweeps * theta.numel()))):
         # [classes, sweeps, features, other classes]: one way up, one down.
         slope = (theta[classes, None] - theta)[:, None]
-        slope = slope - epsilon[:, None, None] * (unit[classes, None] + unit)[:, None]
+        slope = slope - epsilon[:, None, None] * (radius[classes, None] + radius)[:, None]
         rising, falling = (s.transpose(2, 3).unbind() for s in (slope.clamp(min=0), slope.clamp(max=0)))
         for up, down, (near, far) in zip(rising, falling, groups, strict=False):
             sums.append(torch.baddbmm(torch.bmm(near, up), far, down))
@@ -130,12 +130,12 @@ def _by_class(lower: Tensor, upper: Tensor, theta: Tensor, unit: Tensor, epsilon
     return (joined if order is None else joined[:, order.argsort()]).flatten(0, 1)
 
 
-def _row_by_row(lower: Tensor, upper: Tensor, theta: Tensor, unit: Tensor, epsilon: Tensor, label: Tensor) -> Tensor:
+def _row_by_row(lower: Tensor, upper: Tensor, theta: Tensor, radius: Tensor, epsilon: Tensor, label: Tensor) -> Tensor:
     """Sums for hidden values of any sign and any ε: each end of each value tried."""
-    own, own_unit = theta[label], unit[label]
+    own, own_radius = theta[label], radius[label]
     columns = []
     for k in range(theta.shape[0]):
-        d, s = own - theta[k], (own_unit + unit[k]) * epsilon[:, None]
+        d, s = own - theta[k], (own_radius + radius[k]) * epsilon[:, None]
         columns.append(torch.minimum(d * lower - s * lower.abs(), d * upper - s * upper.abs()).sum(1))
     return torch.stack(columns, 1)
 
@@ -155,8 +155,8 @@ def _bias_margins(context: Context, bias: Parameter, label: Tensor, features: in
 
 def _bias_radius(context: Context, bias: Parameter) -> Tensor:
     """Radius of each class's bias, ``[rows or 1, classes]``."""
-    unit = bias.magnitude if bias.unit is None else bias.unit
-    return unit * context.epsilon(bias.factor).reshape(-1, 1) if bias.factor else torch.zeros_like(unit)[None]
+    radius = bias.unit_radius
+    return radius * context.epsilon(bias.factor).reshape(-1, 1) if bias.factor else torch.zeros_like(radius)[None]
 
 
 def logit_margins(

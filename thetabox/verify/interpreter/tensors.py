@@ -65,13 +65,14 @@ class Tensors:
             held = value.to(self.device)
             if not torch.is_grad_enabled():
                 held = held.detach()
-            unit = None
+            absolute = None
             if factor and self.box.kind != "relative":
-                unit = self.box.unit_radius(held.to(torch.float64))
-                unit = torch.nextafter(unit, torch.full_like(unit, torch.inf)) if self.box.kind == "range" else unit
+                absolute = self.box.unit_radius(held.to(torch.float64))
+                if self.box.kind == "range":
+                    absolute = torch.nextafter(absolute, torch.full_like(absolute, torch.inf))
                 if self.rounding.dtype == torch.float32:
-                    unit = torch.nextafter(unit.float(), torch.full_like(unit.float(), torch.inf))
-            self.known[id(value)] = stored(name, held, self.rounding, factor, unit)
+                    absolute = torch.nextafter(absolute.float(), torch.full_like(absolute.float(), torch.inf))
+            self.known[id(value)] = stored(name, held, self.rounding, factor, absolute)
         return self.known[id(value)]
 
     def check_reach(self, epsilon: Tensor) -> None:
@@ -86,8 +87,8 @@ class Tensors:
         for name, value in self.values.items():
             factor = self.factors.get(id(value), 0.0)
             if factor and value.dtype == torch.float64:
-                unit = self.box.unit_radius(value.detach())
-                radius = unit[unit > 0] * (factor * least)
+                absolute = self.box.unit_radius(value.detach())
+                radius = absolute[absolute > 0] * (factor * least)
                 if radius.numel() and float(radius.amin()) < torch.finfo(torch.float32).smallest_normal:
                     raise InputError(
                         f"at ε = {least:g} {name} moves by less than float32 can tell; use real arithmetic"

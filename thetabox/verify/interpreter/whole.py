@@ -201,8 +201,8 @@ def in_float32(context: Context, value: Any, *, whole: bool = False) -> Any:
 def _normal_in_float32(context: Context, parameter: Parameter, rounded: Tensor) -> bool:
     """Whether the numbers ``rounded`` stay normal in float32, or zero, over the whole box: their error is relative."""
     theta = parameter.magnitude.detach().double()[rounded]
-    unit = theta if parameter.unit is None else parameter.unit.detach().double()[rounded]
-    radius = unit * context.largest(parameter.factor) + (unit + theta) * (parameter.theta_error + ROOM)
+    unit_radius = parameter.unit_radius.detach().double()[rounded]
+    radius = unit_radius * context.largest(parameter.factor) + (unit_radius + theta) * (parameter.theta_error + ROOM)
     least, most = theta - radius, theta + radius
     limits = torch.finfo(torch.float32)
     normal = (least >= limits.smallest_normal) & (most <= limits.max)

@@ -105,15 +105,15 @@ class Linear(Domain):
         x, flat = self._spread(which, epsilon)
         everything = torch.arange(len(flat))
         if self.follows and self.backward:
-            margins, rest = flat.new_full((len(flat),), -torch.inf), everything
+            margins, asked = flat.new_full((len(flat),), -torch.inf), everything
         else:
             margins = self._bounded(x, flat, everything, answer, self.classes - 1, None)[:, 0]
-            rest = everything[:0]
+            asked = everything[:0]
             if self.backward and self.tighten.targets:
-                rest = self._provable(x, labels, (margins <= 0).nonzero().squeeze(1))
-        if len(rest) and self.tighten.targets:
-            better = self._bounded(x, flat, rest, answer, self.classes - 1, self.tighten)[:, 0]
-            margins[rest] = torch.maximum(margins[rest], better)
+                asked = self._provable(x, labels, (margins <= 0).nonzero().squeeze(1))
+        if len(asked) and self.tighten.targets:
+            better = self._bounded(x, flat, asked, answer, self.classes - 1, self.tighten)[:, 0]
+            margins[asked] = torch.maximum(margins[asked], better)
         return margins.view(epsilon.shape)
 
     def logits(self, which: Which, epsilon: Float[Tensor, "sweeps samples"]) -> Interval:

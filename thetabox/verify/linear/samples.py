@@ -124,11 +124,6 @@ def _by_item(value: Any) -> bool:
     return isinstance(value, Interval) and value.batch is not None
 
 
-def radius(parameter: Parameter) -> Tensor:
-    """Unit radius of a parameter's box."""
-    return parameter.magnitude if parameter.unit is None else parameter.unit
-
-
 def first_layout(operation: Operation) -> Layout | None:
     """Layout of the (first) result."""
     layout = operation.layout

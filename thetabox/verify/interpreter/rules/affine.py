@@ -108,26 +108,26 @@ def _relative_radius(context: Context, x: Interval, weight: Parameter, relative:
 def _bias_radius(context: Context, x: Interval, bias: Parameter, rank: int, terms: int) -> Tensor:
     """Radius of the bias and of its rounding, ``[outputs]``, or a row each in the shape of the layer's output."""
     relative = context.rounding.of_dot(terms) + 2.0 * bias.theta_error
-    unit = bias.magnitude if bias.unit is None else bias.unit
+    radius = bias.unit_radius
     uniform = context.uniform(bias.factor)
     if uniform is not None:
-        return unit * (uniform * (1.0 + 4.0 * relative)) + bias.magnitude * relative
+        return radius * (uniform * (1.0 + 4.0 * relative)) + bias.magnitude * relative
     if context.is_convolution:
-        unit, magnitude = (t.view(-1, *[1] * (rank - 2)) for t in (unit, bias.magnitude))
+        radius, magnitude = (t.view(-1, *[1] * (rank - 2)) for t in (radius, bias.magnitude))
     else:
         magnitude = bias.magnitude
     epsilon = context.epsilon(bias.factor) * (1.0 + 4.0 * relative)
     flat = epsilon.reshape(-1).repeat_interleave(x.merged)
     shape = [1] * rank
     shape[samples(x, rank)] = flat.numel()
-    return flat.view(shape) * unit + magnitude * relative
+    return flat.view(shape) * radius + magnitude * relative
 
 
 def _absolute_weight(
     context: Context, x: Interval, weight: Parameter, bias: Parameter | None, product: Product, terms: int
 ) -> Interval:
     r"""A box not proportional to the weight: :math:`|\theta|r + \varepsilon u (|c| + r)`; exact for known inputs."""
-    assert weight.unit is not None
+    assert weight.absolute is not None
     relative = context.rounding.of_dot(terms) + 2.0 * weight.theta_error
     x = context.expanded(x)
     exact = x.is_point and x.slack == 0.0
@@ -138,7 +138,7 @@ def _absolute_weight(
     around = product(radius + reach * (2.0 * relative), weight.magnitude, None)
     uniform = context.uniform(weight.factor)
     epsilon: Tensor | float = uniform if uniform is not None else _column(context, weight, x, middle.dim())
-    around = around + product(reach, weight.unit, None) * epsilon * (1.0 + 4.0 * relative)
+    around = around + product(reach, weight.absolute, None) * epsilon * (1.0 + 4.0 * relative)
     around = around + 2.0 * context.rounding.subnormal * terms * (1.0 + context.largest(weight.factor))
     if bias is not None:
         spread = _bias_radius(context, x, bias, middle.dim(), terms)

@@ -24,11 +24,11 @@ FEW = 8
 
 
 class Lines(NamedTuple):
-    """``below v <= f(v) <= above v + rest``."""
+    """``below v <= f(v) <= above v + offset``."""
 
     below: Tensor
     above: Tensor
-    rest: Tensor
+    offset: Tensor
 
 
 def lines(lower: Tensor, upper: Tensor, slope: float = 0.0) -> Lines:
@@ -36,17 +36,17 @@ def lines(lower: Tensor, upper: Tensor, slope: float = 0.0) -> Lines:
     above = ((upper - slope * lower) / (upper - lower)).nan_to_num(1.0).clamp(slope, 1.0)
     above = torch.where(lower >= 0, 1.0, torch.where(upper <= 0, slope, above))
     # The chord lies above a convex function once it does at both ends.
-    rest = torch.maximum((1.0 - above) * upper, (slope - above) * lower) * (1.0 + gamma_sum(FEW))
+    offset = torch.maximum((1.0 - above) * upper, (slope - above) * lower) * (1.0 + gamma_sum(FEW))
     open_sign = (lower < 0) & (upper > 0)
-    rest = torch.where(open_sign, rest, 0.0)
+    offset = torch.where(open_sign, offset, 0.0)
     below = torch.where(open_sign & (upper > -lower), 1.0, torch.where(open_sign, slope, above))
-    return Lines(below, above, rest)
+    return Lines(below, above, offset)
 
 
 def through(walk: Walk, a: Tensor, relaxation: Lines) -> Tensor:
     """Coefficients in front of the kink, for lines ``[samples, *shape]``; the constant is put aside."""
     falling = a.clamp(max=0.0)
-    walk.constant.lose(-dot(falling, relaxation.rest), a[0, 0].numel())
+    walk.constant.lose(-dot(falling, relaxation.offset), a[0, 0].numel())
     return torch.addcmul(a * relaxation.below[:, None], falling, (relaxation.above - relaxation.below)[:, None])
 
 

@@ -21,7 +21,7 @@ from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import gamma
 from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.linear.region import Region
-from thetabox.verify.linear.samples import Samples, radius
+from thetabox.verify.linear.samples import Samples
 from thetabox.verify.linear.walk import Stop, Walk, backward, dot
 from thetabox.verify.network.graph import Operation
 
@@ -64,7 +64,7 @@ def add_bias(walk: Walk, a: Tensor, bias: Parameter | None, channels: int) -> No
         sums = sums.sum(2, keepdim=True)
     walk.constant.add(sums @ bias.theta)
     if bias.factor:
-        spread = sums.abs() @ radius(bias)
+        spread = sums.abs() @ bias.unit_radius
         walk.constant.lose(spread * walk.epsilon(walk.samples.factor(bias), 2), a[0, 0].numel())
 
 
@@ -79,13 +79,13 @@ def reach(
         z = product(most, weight.magnitude)  # type: ignore[operator]  # a callable of two tensors
         shape = [-1] + [1] * (z.dim() - 1)
         if weight.factor:
-            around = z if weight.unit is None else product(most, weight.unit)  # type: ignore[operator]  # a callable of two tensors
+            around = z if weight.absolute is None else product(most, weight.absolute)  # type: ignore[operator]  # a callable of two tensors
             z = z + around * samples.factor(weight).view(shape)
         if bias is not None:
             spread = [-1] if weight.theta.dim() == 2 else [-1] + [1] * (z.dim() - 2)
             z = z + bias.magnitude.view(spread)
             if bias.factor:
-                z = z + radius(bias).view(spread) * samples.factor(bias).view(shape)
+                z = z + bias.unit_radius.view(spread) * samples.factor(bias).view(shape)
         return z * (1.0 + gamma_sum(weight.theta.numel()))
 
     radii: Tensor = samples.once(("reach", operation.index), compute)
@@ -142,7 +142,7 @@ def dense(walk: Walk, operation: Operation, a: Tensor, region: Region | None) ->
     outputs, inputs = weight.theta.shape
     first = a @ weight.theta
     if weight.factor:
-        first = _less_noise(walk, index, first, a.abs() @ radius(weight), weight, outputs)
+        first = _less_noise(walk, index, first, a.abs() @ weight.unit_radius, weight, outputs)
     add_bias(walk, a, bias, a.dim() - 1)
     relative = relative_error(samples, inputs, a[0, 0].numel() * 2, weight, bias)
     walk.penalty(a, z, relative, samples.rounding.underflow * inputs)
@@ -154,12 +154,12 @@ def _less_noise(walk: Walk, index: int, first: Tensor, spread: Tensor, weight: P
     lower, upper = walk.ends(index)
     epsilon = walk.samples.factor(weight)
     nonnegative = bool((lower >= 0).all())
-    slope, rest = (None, None) if nonnegative else chord(lower, upper)
+    slope, offset = (None, None) if nonnegative else chord(lower, upper)
     shape = walk.epsilon(epsilon, lower.dim())
     rate = shape if slope is None else slope * shape
     first = first - spread * rate[:, None]
-    if rest is not None and bool((rest > 0).any()):
-        walk.constant.lose(dot(spread, rest * shape), spread[0, 0].numel() + terms)
+    if offset is not None and bool((offset > 0).any()):
+        walk.constant.lose(dot(spread, offset * shape), spread[0, 0].numel() + terms)
     return first
 
 
@@ -173,14 +173,14 @@ def start_dense(walk: Walk, operation: Operation, places: Tensor) -> None:
     theta = weight.theta[places]
     first = torch.cat([theta, -theta], 1)
     if weight.factor:
-        spread = radius(weight)[places]
+        spread = weight.unit_radius[places]
         first = _less_noise(walk, index, first, torch.cat([spread, spread], 1), weight, 1)
     if bias is not None:
         bias = bias.moved(lambda t: t.expand(len(weight.theta)))
         b = bias.theta[places]
         walk.constant.add(torch.cat([b, -b], 1))
         if bias.factor:
-            around = radius(bias)[places] * walk.epsilon(samples.factor(bias), 2)
+            around = bias.unit_radius[places] * walk.epsilon(samples.factor(bias), 2)
             walk.constant.lose(torch.cat([around, around], 1), 1)
     z = walk.cut(reach(samples, operation, index, weight, bias, _product), None).gather(1, places)
     lose_start(walk, z, relative_error(samples, inputs, 8, weight, bias), inputs)

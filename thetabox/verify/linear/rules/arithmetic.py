@@ -12,7 +12,6 @@ from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.linear.region import Region
 from thetabox.verify.linear.rules.affine import chord
-from thetabox.verify.linear.samples import radius
 from thetabox.verify.linear.walk import Stop, Walk, backward, dot, flat
 from thetabox.verify.network.graph import Operation, Ref
 
@@ -75,15 +74,15 @@ def scaled(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -
         return
     if not walk.frame.whole:
         raise Stop
-    theta, unit = (t.expand(1, *most.shape[1:]) for t in (factor.theta, radius(factor)))
+    theta, radius = (t.expand(1, *most.shape[1:]) for t in (factor.theta, factor.unit_radius))
     epsilon = walk.epsilon(samples.factor(factor), most.dim())
     first = a * theta[:, None]
     lower, upper = walk.ends(index)
-    slope, rest = chord(lower, upper)
-    spread = a.abs() * unit[:, None]
+    slope, offset = chord(lower, upper)
+    spread = a.abs() * radius[:, None]
     first = first - spread * (slope * epsilon)[:, None]
-    walk.constant.lose(dot(spread, rest * epsilon), a[0, 0].numel())
-    walk.penalty(a, most * (theta.abs() + unit * epsilon), relative + 4.0 * factor.theta_error, tiny)
+    walk.constant.lose(dot(spread, offset * epsilon), a[0, 0].numel())
+    walk.penalty(a, most * (theta.abs() + radius * epsilon), relative + 4.0 * factor.theta_error, tiny)
     walk.give(index, first)
 
 
@@ -117,13 +116,13 @@ def _constant(walk: Walk, a: Tensor, term: Parameter, relative: float) -> None:
     """A parameter that is added: its noise is one number wherever it is read."""
     samples = walk.samples
     shape = a.shape[2:]
-    theta, unit = term.theta, radius(term)
+    theta, radius = term.theta, term.unit_radius
     if theta.dim() > len(shape):
-        theta, unit = theta[0], unit[0]
+        theta, radius = theta[0], radius[0]
     sums = flat(a.sum_to_size(*a.shape[:2], *[1] * (len(shape) - theta.dim()), *theta.shape), 2)
     walk.constant.add(sums @ theta.reshape(-1))
     if term.factor:
-        spread = sums.abs() @ unit.reshape(-1)
+        spread = sums.abs() @ radius.reshape(-1)
         walk.constant.lose(spread * walk.epsilon(samples.factor(term), 2), prod(shape))
     epsilon = walk.epsilon(samples.factor(term), len(shape) + 1)
-    walk.penalty(a, (theta.abs() + unit * epsilon).expand(len(a), *shape), relative + 4.0 * term.theta_error)
+    walk.penalty(a, (theta.abs() + radius * epsilon).expand(len(a), *shape), relative + 4.0 * term.theta_error)

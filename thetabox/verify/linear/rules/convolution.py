@@ -24,7 +24,7 @@ from torch import Tensor
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.linear.region import Pair, Region
 from thetabox.verify.linear.rules.affine import add_bias, chord, lose_start, parameter, reach, relative_error
-from thetabox.verify.linear.samples import Samples, radius
+from thetabox.verify.linear.samples import Samples
 from thetabox.verify.linear.walk import Stop, Walk, backward, dot
 from thetabox.verify.network.graph import Operation
 
@@ -107,10 +107,10 @@ def layer(samples: Samples, operation: Operation) -> Convolution:
     return Convolution(given["input"].index, weight, bias, stride, padding, dilation, given["groups"], flat, uneven)
 
 
-def _pair(value: Any, flat: bool, rest: int) -> Pair:
+def _pair(value: Any, flat: bool, other: int) -> Pair:
     values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
     if flat:
-        return (rest, values[0])
+        return (other, values[0])
     return values * 2 if len(values) == 1 else values
 
 
@@ -163,7 +163,7 @@ def _apart(samples: Samples, operation: Operation, conv: Convolution) -> Tensor:
 
     def compute() -> Tensor:
         value = samples.interval(conv.x)
-        return conv.product((value.upper - value.lower) / 2, radius(conv.weight))
+        return conv.product((value.upper - value.lower) / 2, conv.weight.unit_radius)
 
     radii: Tensor = samples.once(("apart", operation.index), compute)
     return radii
@@ -201,7 +201,7 @@ def _block(
     size = lower.shape[-2], lower.shape[-1]
     grouped = a.flatten(3).unflatten(2, (conv.groups, outputs)).transpose(1, 2).flatten(2, 3)
     theta = conv.weight.theta.reshape(1, conv.groups, 1, outputs, -1)
-    unit = radius(conv.weight).reshape(theta.shape)
+    radius = conv.weight.unit_radius.reshape(theta.shape)
     noisy = conv.weight.factor != 0.0
 
     def gradient(rows_of: Tensor, x: Tensor) -> Tensor:
@@ -211,20 +211,20 @@ def _block(
         g = gradient(grouped, lower)
         constant = torch.einsum("ngmok,gok->nm", g, theta[0, :, 0])
         if noisy:
-            constant = constant - torch.einsum("ngmok,gok->nm", g.abs_(), unit[0, :, 0]) * epsilon[:, 0, 0, 0]
+            constant = constant - torch.einsum("ngmok,gok->nm", g.abs_(), radius[0, :, 0]) * epsilon[:, 0, 0, 0]
         return None, constant
     if noisy and apart is not None:
         g = gradient(grouped, (lower + upper) / 2).abs_()
-        constant = torch.einsum("ngmok,gok->nm", g, unit[0, :, 0]) + dot(a.abs(), apart)
+        constant = torch.einsum("ngmok,gok->nm", g, radius[0, :, 0]) + dot(a.abs(), apart)
         constant = constant * -epsilon[:, 0, 0, 0]
         weights = theta.expand(count, -1, rows, -1, -1)
     elif noisy:
         centre = gradient(grouped, (lower + upper) / 2)
         around = gradient(grouped.abs(), (upper - lower) / 2)
         slope = (centre / around).nan_to_num_(0.0, 1.0, -1.0).clamp_(-1.0, 1.0)
-        rest = around.addcmul_(slope, centre, value=-1.0).clamp_(min=0.0)
-        constant = torch.einsum("ngmok,gok->nm", rest, unit[0, :, 0]) * -epsilon[:, 0, 0, 0]
-        weights = torch.addcmul(theta.expand_as(slope), slope, unit * -epsilon)
+        offset = around.addcmul_(slope, centre, value=-1.0).clamp_(min=0.0)
+        constant = torch.einsum("ngmok,gok->nm", offset, radius[0, :, 0]) * -epsilon[:, 0, 0, 0]
+        weights = torch.addcmul(theta.expand_as(slope), slope, radius * -epsilon)
     else:
         constant = a.new_zeros(count, rows)
         weights = theta.expand(count, -1, rows, -1, -1)
@@ -248,17 +248,17 @@ def start_convolution(walk: Walk, operation: Operation, places: Tensor) -> None:
     theta = conv.weight.theta[places]
     first = torch.cat([theta, -theta], 1)
     if conv.weight.factor:
-        slope, rest = chord(lower, upper)
-        around = radius(conv.weight)[places]
+        slope, offset = chord(lower, upper)
+        around = conv.weight.unit_radius[places]
         around = torch.cat([around, around], 1)
         shape = walk.epsilon(samples.factor(conv.weight), lower.dim())
         first = first - around * (slope * shape)[:, None]
-        walk.constant.lose(dot(around, rest * shape), around[0, 0].numel())
+        walk.constant.lose(dot(around, offset * shape), around[0, 0].numel())
     if conv.bias is not None:
         b = conv.bias.theta[places]
         walk.constant.add(torch.cat([b, -b], 1))
         if conv.bias.factor:
-            noise = radius(conv.bias)[places] * walk.epsilon(samples.factor(conv.bias), 2)
+            noise = conv.bias.unit_radius[places] * walk.epsilon(samples.factor(conv.bias), 2)
             walk.constant.lose(torch.cat([noise, noise], 1), 1)
     z = walk.cut(reach(samples, operation, conv.x, conv.weight, conv.bias, conv.product), spot)
     z = z.flatten(1).gather(1, places)

@@ -13,7 +13,6 @@ from thetabox.verify.interpreter.rules.normalise import network_error
 from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.linear.region import Region
 from thetabox.verify.linear.rules.affine import add_bias, parameter
-from thetabox.verify.linear.samples import radius
 from thetabox.verify.linear.walk import Stop, Walk, backward
 from thetabox.verify.network.graph import Operation
 
@@ -34,17 +33,18 @@ def batch_norm(walk: Walk, operation: Operation, a: Tensor, region: Region | Non
     steepness = ((variance.theta + eps).sqrt().reciprocal()).view(wide)
     shift = mean.theta.view(wide)
     theta = torch.ones_like(steepness) if weight is None else weight.theta.view(wide)
-    unit = torch.zeros_like(steepness) if weight is None else radius(weight).view(wide)
+    radius = torch.zeros_like(steepness) if weight is None else weight.unit_radius.view(wide)
     epsilon = walk.epsilon(torch.zeros_like(samples.epsilon) if weight is None else samples.factor(weight), lower.dim())
     over = list(range(3, a.dim()))
 
     def channels(t: Tensor) -> Tensor:
         return t.sum(over) if over else t
 
-    most, scale = torch.maximum(lower.abs(), upper.abs()), theta.abs() + unit * epsilon
+    most, scale = torch.maximum(lower.abs(), upper.abs()), theta.abs() + radius * epsilon
     added = None
     if bias is not None:
-        added = bias.magnitude.view(wide) + radius(bias).view(wide) * walk.epsilon(samples.factor(bias), lower.dim())
+        epsilon_bias = walk.epsilon(samples.factor(bias), lower.dim())
+        added = bias.magnitude.view(wide) + bias.unit_radius.view(wide) * epsilon_bias
     reach = (most + shift.abs()) * steepness * scale + (0.0 if added is None else added)
     theta_error = max(p.theta_error for p in (weight, bias, mean, variance) if p is not None)
     relative = gamma_sum(4 * a[0, 0].numel()) + 12.0 * samples.rounding.own + 8.0 * theta_error
@@ -58,11 +58,11 @@ def batch_norm(walk: Walk, operation: Operation, a: Tensor, region: Region | Non
     middle = channels(a * centre[:, None])
     around = channels(a.abs() * ((upper - lower) / 2 * steepness)[:, None])
     slope = (middle / around).nan_to_num(0.0, 1.0, -1.0).clamp(-1.0, 1.0)
-    rest = (around - slope * middle).clamp(min=0.0)
-    flat = unit.view(-1)
-    walk.constant.lose((rest @ flat) * epsilon.view(-1, 1), a[0, 0].numel())
+    offset = (around - slope * middle).clamp(min=0.0)
+    flat = radius.view(-1)
+    walk.constant.lose((offset @ flat) * epsilon.view(-1, 1), a[0, 0].numel())
     spread = [*slope.shape, *[1] * len(over)]
-    factor = (theta[:, None] - (slope.view(spread) * (unit * epsilon)[:, None])) * steepness[:, None]
+    factor = (theta[:, None] - (slope.view(spread) * (radius * epsilon)[:, None])) * steepness[:, None]
     first = a * factor
     walk.constant.add(-channels(first * shift[:, None]).sum(2))
     walk.give(index, first, region)

@@ -24,11 +24,11 @@ from thetabox.verify.network.operators import MAX_POOLS_2D, RELU
 
 
 class Pool(NamedTuple):
-    """``z_j <= max_i z_i <= sum_i above_i z_i + rest`` of all samples; windows before the last two dimensions."""
+    """``z_j <= max_i z_i <= sum_i above_i z_i + offset`` of all samples; windows before the last two dimensions."""
 
     reference: Tensor
     above: Tensor
-    rest: Tensor
+    offset: Tensor
     lower: Tensor
     upper: Tensor
     reach: Tensor
@@ -90,17 +90,17 @@ def relaxed(samples: Samples, operation: Operation) -> Pool:
         # The ends of a difference are themselves rounded.
         room = gamma_sum(FEW) * (size + size.gather(-3, reference))
         least, most = least - room, most + room
-        _, above, rest = lines(least, most)
-        above, rest = above.masked_fill(itself, 0.0), rest.masked_fill(itself, 0.0).sum(-3)
+        _, above, offset = lines(least, most)
+        above, offset = above.masked_fill(itself, 0.0), offset.masked_fill(itself, 0.0).sum(-3)
         own = 1.0 - above.sum(-3, keepdim=True)
-        rest = rest + gamma_sum(2 * low.shape[-3]) * (size.sum(-3) * (1.0 + above.sum(-3)) + rest)
+        offset = offset + gamma_sum(2 * low.shape[-3]) * (size.sum(-3) * (1.0 + above.sum(-3)) + offset)
         above = above.scatter(-3, reference, own)
         highest = high.amax(-3)
-        flat = (above * centre).sum(-3) + rest > highest
+        flat = (above * centre).sum(-3) + offset > highest
         above = torch.where(flat.unsqueeze(-3), 0.0, above)
-        rest = torch.where(flat, highest, rest)
-        reach = ((above.abs() + itself.double()) * size).sum(-3) + rest.abs()
-        return Pool(reference.squeeze(-3), above, rest, low.amax(-3), highest, reach)
+        offset = torch.where(flat, highest, offset)
+        reach = ((above.abs() + itself.double()) * size).sum(-3) + offset.abs()
+        return Pool(reference.squeeze(-3), above, offset, low.amax(-3), highest, reach)
 
     relaxation: Pool = samples.once(("pool", operation.index), compute)
     return relaxation
@@ -124,7 +124,7 @@ def max_pool(walk: Walk, operation: Operation, a: Tensor, region: Region | None)
     if rectified:
         a = through(walk, a, lines(lower, upper))
     falling = a.clamp(max=0.0)
-    walk.constant.add(dot(falling, walk.cut(relaxation.rest, region)))
+    walk.constant.add(dot(falling, walk.cut(relaxation.offset, region)))
     reference, above = walk.cut(relaxation.reference, region), walk.cut(relaxation.above, region)
     there = region or Region((0, 0), (0, 0), (a.shape[-2], a.shape[-1]))
     seen = there.before(pool.kernel, pool.stride, (0, 0))

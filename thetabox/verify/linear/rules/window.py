@@ -14,7 +14,7 @@ from torch import Tensor
 from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.linear.region import Frame, Pair, Region
 from thetabox.verify.linear.rules import convolution as convolutions
-from thetabox.verify.linear.samples import Samples, radius
+from thetabox.verify.linear.samples import Samples
 from thetabox.verify.linear.walk import Stop
 
 # Windows of more places are bounded by differences of intervals.
@@ -95,7 +95,7 @@ class _Patches:
         apart = ca - cb
         middle = self._product(apart, weight.theta)
         around = torch.zeros_like(middle) if self.known else self._shared_radius(first, second)
-        reach = self._product(apart.abs() + ra + rb, radius(weight)) * self.epsilon if weight.factor else 0.0
+        reach = self._product(apart.abs() + ra + rb, weight.unit_radius) * self.epsilon if weight.factor else 0.0
         size = self._product(ca.abs() + cb.abs() + ra + rb, weight.magnitude) * (error * 4.0)
         return middle, around * (1.0 + error) + reach * (1.0 + error) + size
 
