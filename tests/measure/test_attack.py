@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import thetabox as tb
+from tests.measure.networks import learn
 from tests.oracles import networks
 from tests.oracles.rational import box_ends, exact
 from thetabox.box import Box
@@ -40,12 +41,7 @@ def mlp(dtype: torch.dtype = torch.float32) -> tuple[nn.Sequential, Tensor, Tens
     x, y = blobs(24, 5, 3)
     model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
     model.eval()
-    optimiser = torch.optim.Adam(model.parameters(), 0.05)
-    for _ in range(60):
-        optimiser.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()
-        optimiser.step()
-    optimiser.zero_grad()
+    learn(model, x, y)
     return model.to(dtype), x.to(dtype), y
 
 

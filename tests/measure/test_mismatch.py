@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.measure.networks import labelled
 from thetabox.box import Box
 from thetabox.errors import InputError
 from thetabox.measure import mann_whitney, mismatch
@@ -16,11 +17,7 @@ from thetabox.models import LSNN
 
 
 def linear() -> tuple[nn.Sequential, Tensor, Tensor]:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 3))
-    x = torch.randn(50, 4)
-    with torch.no_grad():
-        return model, x, model(x).argmax(1)
+    return labelled(4, 3, samples=50)
 
 
 def test_shapes_and_statistics() -> None:

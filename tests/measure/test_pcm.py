@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.measure.networks import labelled
 from thetabox.box import Box
 from thetabox.data import load
 from thetabox.errors import InputError
@@ -19,11 +20,7 @@ YEAR = 31536000.0
 
 
 def linear() -> tuple[nn.Sequential, Tensor, Tensor]:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
-    x = torch.randn(200, 4)
-    with torch.no_grad():
-        return model, x, model(x).argmax(1)
+    return labelled(4, 16, 3, samples=200)
 
 
 @pytest.fixture(scope="module")

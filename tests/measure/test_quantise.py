@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tests.measure.networks import labelled
 from thetabox.box import Box
 from thetabox.errors import InputError
 from thetabox.measure import mismatch
@@ -17,11 +18,7 @@ from thetabox.models import LSNN
 
 
 def linear() -> tuple[nn.Sequential, Tensor, Tensor]:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
-    x = torch.randn(200, 4)
-    with torch.no_grad():
-        return model, x, model(x).argmax(1)
+    return labelled(4, 16, 3, samples=200)
 
 
 def test_three_bits_by_hand() -> None:

@@ -6,16 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.measure.networks import labelled
 from thetabox.errors import InputError
 from thetabox.measure import random_attack
 
 
 def linear() -> tuple[nn.Sequential, Tensor, Tensor]:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 3))
-    x = torch.randn(12, 3)
-    with torch.no_grad():
-        return model, x, model(x).argmax(1)
+    return labelled(3, 3, samples=12)
 
 
 @pytest.mark.parametrize("kind", ["uniform", "corner"])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from tests.measure.networks import learn
 from tests.oracles.rational import box_ends, exact
 from thetabox.box import Box
 from thetabox.errors import InputError
@@ -22,12 +23,7 @@ def trained(classes: int = 3) -> tuple[nn.Sequential, Tensor, Tensor]:
     y = torch.arange(30) % classes
     x = 2 * torch.randn(classes, 5)[y] + 0.5 * torch.randn(30, 5)
     model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, classes))
-    optimiser = torch.optim.Adam(model.parameters(), 0.05)
-    for _ in range(60):
-        optimiser.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()
-        optimiser.step()
-    optimiser.zero_grad()
+    learn(model, x, y)
     return model, x, y
 
 

@@ -93,42 +93,28 @@ def read_all(
     return Given(network, dataset, box, {"source": str(model), "kind": arguments.FILE, "sha256": sha256(model)})
 
 
-def proof_settings(
-    domain: str,
-    criterion: str,
-    arithmetic: str,
-    precision: str,
-    option: Sequence[tuple[str, str]],
-    effort: float | None = None,
-    timeout: float | None = None,
-    budget: float | None = None,
-) -> dict[str, Any]:
-    """How to prove, as arguments of the library; the domain and its options are known to exist.
+def proof_settings(given: dict[str, Any], timeout: float | None) -> dict[str, Any]:
+    """How to prove, taken out of what the command was given, as arguments of the library.
 
-    What the library warns of, such as an option that will go, is a line on standard error.
+    The domain and its options are known to exist. What the library warns of, such as an option that will go, is a
+    line on standard error.
 
     Raises:
         InputError: an unknown domain or option, or a value that it does not take.
     """
-    given = {name: value for name, value in {"effort": effort, "budget": budget}.items() if value is not None}
-    options = literals("--option", option)
-    for name in given:
-        if name in options:
-            raise InputError(f"{name!r} is given twice, by --option and by --{name}")
-    options |= given
+    options = literals("--option", given.pop("option"))
+    for name in ("effort", "budget"):
+        if (value := given.pop(name)) is not None:
+            if name in options:
+                raise InputError(f"{name!r} is given twice, by --option and by --{name}")
+            options[name] = value
+    how = {name: given.pop(name) for name in ("domain", "criterion", "arithmetic", "precision")}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        checked = domains.check(domain, options)
+        options = domains.check(how["domain"], options)
     for warning in caught:
         tell(f"thetabox: {warning.message}")
-    return {
-        "domain": domain,
-        "criterion": criterion,
-        "arithmetic": arithmetic,
-        "precision": precision,
-        "options": checked,
-        "timeout": arguments.seconds(timeout),
-    }
+    return {**how, "options": options, "timeout": arguments.seconds(timeout)}
 
 
 def set_threads(threads: int | None, model: nn.Module) -> None:

@@ -35,14 +35,7 @@ PARTIAL = "partial"
 @click.option("--radius/--no-radius", default=True, help="Find every sample's certified radius as well.")
 def command(
     epsilon: list[float],
-    domain: str,
-    criterion: str,
-    arithmetic: str,
-    precision: str,
-    option: tuple[tuple[str, str], ...],
-    effort: float | None,
     timeout: float | None,
-    budget: float | None,
     device: str,
     seed: int,
     out: Path,
@@ -55,7 +48,7 @@ def command(
     """The folder gets certificate.json, samples.csv, verified_accuracy.png and report.html. Ctrl-C keeps the finished
     part; the same command goes on from there. So does one that --timeout has cut, given more time.
     """
-    how = proof_settings(domain, criterion, arithmetic, precision, option, effort, timeout, budget)
+    how = proof_settings(source, timeout)
     with _nothing_kept("the proof had not begun"):
         given = read_all(**source)
     deadline = Deadline(how["timeout"])

@@ -120,8 +120,7 @@ def _stored(context: click.Context, path: Path) -> tb.Certificate:
 def _computed(model: Path, epsilon: list[float], source: dict[str, Any]) -> tb.Certificate:
     if source["data"] is None:
         raise InputError("--data is needed to gate a model; only a stored certificate holds its samples")
-    keys = ("domain", "criterion", "arithmetic", "precision", "option", "effort", "timeout", "budget")
-    how = proof_settings(**{key: source.pop(key) for key in keys})
+    how = proof_settings(source, source.pop("timeout"))
     if not domains.is_sound(how["domain"]):
         _refuse(how["domain"])
     how["device"] = source.pop("device")

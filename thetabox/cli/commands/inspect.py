@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -30,18 +31,14 @@ def command(
     split: str,
     samples: int | None,
     data_dir: Path | None,
-    box_kind: str,
-    include: str,
-    exclude: str,
-    scale: tuple[tuple[str, float], ...],
-    fold: bool,
     shape: str | None,
+    **box: Any,
 ) -> None:
     """A parameter stands with whether it is in the box."""
     from thetabox.verify.inspect import inspect
 
     network = read_model(model, architecture, config)
-    factors = make_box(box_kind, include, exclude, scale, fold).factors(network)
+    factors = make_box(**box).factors(network)
     info = checkpoint_info(model)
     show(f"{type(network).__name__} from {model}")
     for key, value in {**(info.get("config") or {}), **(info.get("info") or {})}.items():

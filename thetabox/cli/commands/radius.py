@@ -30,14 +30,7 @@ SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
 @click.option("--max-epsilon", type=options.Range(), default=1.0, show_default=True, help="Where the search ends.")
 @click.option("--rtol", type=options.Range(), default=1e-2, show_default=True, help="Relative resolution.")
 def command(
-    domain: str,
-    criterion: str,
-    arithmetic: str,
-    precision: str,
-    option: tuple[tuple[str, str], ...],
-    effort: float | None,
     timeout: float | None,
-    budget: float | None,
     device: str,
     seed: int,
     out: Path,
@@ -46,7 +39,7 @@ def command(
     **source: Any,
 ) -> None:
     """The folder gets radius.json and radius.csv (sample, label, radius, status)."""
-    how = proof_settings(domain, criterion, arithmetic, precision, option, effort, timeout, budget)
+    how = proof_settings(source, timeout)
     given = read_all(**source)
     with report.output_folder(out) as folder, progress_bar() as bar:
         radii = tb.certified_radius(
@@ -71,7 +64,7 @@ def command(
             "box": given.box.describe(),
             **{key: value for key, value in how.items() if key != "timeout"},
             "options": domains.recorded(how["options"]),
-            "sound": domains.is_sound(domain),
+            "sound": domains.is_sound(how["domain"]),
             **({} if radii.finished else {"finished": False}),
             "max_epsilon": max_epsilon,
             "rtol": rtol,
