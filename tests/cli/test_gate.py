@@ -325,7 +325,7 @@ def test_a_share_of_ten_samples(share, status):
 
 
 @pytest.mark.parametrize("away", ["stdout", "stderr", "both", "closed"])
-@pytest.mark.parametrize(("epsilon", "status"), [("1e-4", 0), ("0.9", 1)])
+@pytest.mark.parametrize(("epsilon", "status"), [pytest.param("1e-4", 0, marks=pytest.mark.slow), ("0.9", 1)])
 def test_nobody_needs_to_read_the_answer(folder, away, epsilon, status):
     (folder.parent / "cnn.safetensors").unlink()  # so that there is something to be said on standard error, too
     command = f"{sys.executable} -m thetabox gate '{folder}' --epsilon {epsilon} --min-verified 0.1"

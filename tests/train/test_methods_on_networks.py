@@ -93,7 +93,12 @@ def one_step(build: object, name: str, **more: object) -> tuple[nn.Module, float
 
 @pytest.mark.parametrize(
     ("name", "build"),
-    [(n, b) for n in (*METHODS, *COMBINED) for b in (convnet, lsnn, resnet) if b is lsnn or "counts" not in n],
+    [
+        pytest.param(n, b, marks=pytest.mark.slow) if b is resnet and "ibp" in n else (n, b)
+        for n in (*METHODS, *COMBINED)
+        for b in (convnet, lsnn, resnet)
+        if b is lsnn or "counts" not in n
+    ],
 )
 def test_one_step(build: object, name: str) -> None:
     model, loss, before = one_step(build, name)

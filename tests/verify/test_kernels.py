@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -45,7 +46,13 @@ print(bool((torch.tensor([2.0**-1074], dtype=torch.float64) * 1.0 == 0).item()))
 """
 
 
-@pytest.mark.parametrize(("threads", "warm", "count"), [(2, 1, 100_000), (2, 0, 100_000), (3, 1, 250_000), (1, 1, 50)])
+def slow(*values: Any) -> Any:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ("threads", "warm", "count"), [(2, 1, 100_000), slow(2, 0, 100_000), slow(3, 1, 250_000), (1, 1, 50)]
+)
 def test_worker_threads_that_flush(threads: int, warm: int, count: int) -> None:
     """Both ends hold, and afterwards threads and flushing are as they were."""
     code = FLUSHING.format(threads=threads, warm=warm, count=count)

@@ -272,6 +272,7 @@ def test_weight_computed_from_parameters() -> None:
             contract.test_holds_vertices_and_samples(case, arithmetic, "float64")
 
 
+@pytest.mark.slow
 def test_every_rule_has_a_case(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rule joins the contract with one line above."""
     monkeypatch.setattr("thetabox.verify.network.trace.sizes_of_calls", lambda *_: set())  # which operators, no more
