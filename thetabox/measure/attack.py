@@ -159,35 +159,27 @@ def attack(
     box = box or Box()
     search = _Search(folded(model) if box.fold else model, box, where, steps, restarts, give_up)
     class_count(search.precise, numbers_for(inputs[:1], where, torch.float64), labels)
-    size = chunk or search.chunk()
     order = sorted(range(len(epsilons)), key=epsilons.__getitem__)
-    done, total = 0, len(inputs) * len(epsilons)
     parts: list[tuple[Tensor, Tensor, list[Weights]]] = []
-    for start in range(0, len(inputs), size):
-        part = _Part(
-            search,
-            inputs[start : start + size].to(where),
-            labels[start : start + size].to(where),
-            range(seed * 1_000_003 + start, seed * 1_000_003 + min(start + size, len(inputs))),
-            keep_weights,
-        )
+    for some in torch.arange(len(inputs)).split(chunk or search.chunk()):
+        first = int(some[0])
+        streams = range(seed * 1_000_003 + first, seed * 1_000_003 + first + len(some))
+        part = _Part(search, inputs[some].to(where), labels[some].to(where), streams, keep_weights)
         margins, kept = [], []
-        for index in order:
+        for place, index in enumerate(order, 1):
             margins.append(part.run(epsilons[index]).cpu())
             if keep_weights:
                 kept.append(part.worst_weights())
-            done += len(part.y)
             if progress is not None:
-                progress(done, total)
+                progress(first * len(order) + place * len(some), len(inputs) * len(order))
         parts.append((torch.stack(margins), part.predicted.cpu(), kept))
     rank = torch.tensor(order).argsort()
     margin = torch.cat([part[0] for part in parts], 1)[rank]
     predicted = torch.cat([part[1] for part in parts])
-    weights = None
-    if keep_weights:
-        weights = [
-            {name: torch.cat([part[2][int(r)][name] for part in parts]) for name in search.precise_box} for r in rank
-        ]
+    weights = [
+        {name: torch.cat([part[2][r][name] for part in parts]) for name in search.precise_box}
+        for r in (rank.tolist() if keep_weights else ())
+    ]
     return AttackResult(
         epsilon=torch.tensor(epsilons, dtype=torch.float64),
         correct=(predicted == labels) & ~(margin < 0),
@@ -199,7 +191,7 @@ def attack(
         seed=seed,
         box=search.box,
         seconds=time.perf_counter() - started,
-        weights=weights,
+        weights=weights if keep_weights else None,
     )
 
 

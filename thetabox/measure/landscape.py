@@ -128,16 +128,16 @@ def landscape(
     model = folded(model) if chosen.fold else model
     many = ManyWeights(model, inputs, labels, where, chunk, batch)
     class_count(many.network, numbers_for(inputs[:1], where, many.dtype), labels)
-    unit = boxed(model, chosen)
+    tensors = boxed(model, chosen)
 
     @lru_cache(maxsize=1)
     def direction(index: int) -> dict[str, Tensor]:
         stream = torch.Generator().manual_seed(seed * 1_000_003 + index)
-        return {name: zeta * r * torch.randn(t.shape, generator=stream) for name, (t, r) in unit.items()}
+        return {name: zeta * r * torch.randn(t.shape, generator=stream) for name, (t, r) in tensors.items()}
 
     def weights(point: int) -> dict[str, Tensor]:
         which, step = divmod(point, len(steps))
-        return {name: unit[name][0] + float(steps[step]) * d for name, d in direction(which).items()}
+        return {name: tensors[name][0] + float(steps[step]) * d for name, d in direction(which).items()}
 
     total = directions * len(steps)
     sums = many.scores(weights, total, loss_sum, None if progress is None else lambda done: progress(done, total))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -171,20 +171,16 @@ def pcm(
         with converters.calibrating():
             network(numbers_for(inputs[spread], where, dtype))
     shares = torch.empty(len(moments), samples, dtype=torch.float64)
-    for draw in range(samples):
-        stream = _stream(f"{seed} {draw}")
-        chips = {name: array.program(stream) for name, array in arrays.items()}
-        for row, moment in enumerate(moments):
-            stream = _stream(f"{seed} {draw} {moment}")
-            for name, chip in chips.items():
-                weight, gain = chip.read(moment, compensation, stream)
-                tensors[name].copy_(weight)
-                if converters is not None:
-                    converters.gain[name] = gain
-            with converters or nullcontext():
-                shares[row, draw] = accuracy(network, inputs, labels, where, dtype, chunk)
-            if progress is not None:
-                progress(draw * len(moments) + row + 1, samples * len(moments))
+    for index, reading in enumerate(_readings(arrays, moments, samples, seed, compensation)):
+        draw, row = divmod(index, len(moments))
+        for name, (weight, gain) in reading.items():
+            tensors[name].copy_(weight)
+            if converters is not None:
+                converters.gain[name] = gain
+        with converters or nullcontext():
+            shares[row, draw] = accuracy(network, inputs, labels, where, dtype, chunk)
+        if progress is not None:
+            progress(index + 1, samples * len(moments))
     return PCMResult(
         times=torch.tensor(moments, dtype=torch.float64),
         accuracy=shares,
@@ -213,6 +209,18 @@ class _Stepwise(nn.Module):
             outputs = run_steps(self.network, x)  # type: ignore[arg-type]  # is_recurrent was asked
             answer: Tensor = self.network.readout(outputs)  # type: ignore[operator]  # the protocol
             return answer
+
+
+def _readings(
+    arrays: Mapping[str, Array], moments: Sequence[float], samples: int, seed: int, compensation: bool
+) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+    """Weights and corrections of every array, chip after chip, each at all moments."""
+    for draw in range(samples):
+        stream = _stream(f"{seed} {draw}")
+        chips = {name: array.program(stream) for name, array in arrays.items()}
+        for moment in moments:
+            stream = _stream(f"{seed} {draw} {moment}")
+            yield {name: chip.read(moment, compensation, stream) for name, chip in chips.items()}
 
 
 def _stream(key: str) -> torch.Generator:

@@ -123,15 +123,15 @@ def random_attack(
     class_count(precise, numbers_for(inputs[:1], where, torch.float64), labels)
     predicted = torch.cat([precise(numbers_for(p, where, torch.float64)).argmax(1).cpu() for p in inputs.split(chunk)])
     many = ManyWeights(model, inputs, labels, where, chunk, batch, torch.float64)
-    unit = boxed(model, chosen)
-    ends = [inward_ends(unit, eps) for eps in epsilons]
+    tensors = boxed(model, chosen)
+    ends = [inward_ends(tensors, eps) for eps in epsilons]
     correct = (predicted == labels).expand(len(epsilons), -1).clone()
     shared = torch.empty(draws, len(epsilons), dtype=torch.float64)
 
     @lru_cache(maxsize=1)
     def delta(draw: int) -> dict[str, Tensor]:
         stream = torch.Generator().manual_seed(seed * 1_000_003 + draw)
-        drawn = {n: 2 * torch.rand(t.shape, generator=stream, dtype=torch.float64) - 1 for n, (t, _) in unit.items()}
+        drawn = {n: 2 * torch.rand(t.shape, generator=stream, dtype=torch.float64) - 1 for n, (t, _) in tensors.items()}
         return drawn if kind == "uniform" else {n: torch.where(d < 0, -1.0, 1.0) for n, d in drawn.items()}
 
     def weights(index: int) -> dict[str, Tensor]:

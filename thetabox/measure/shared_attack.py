@@ -150,7 +150,7 @@ def shared_attack(
     delta: Weights | None = None
     done = 0
     for index in order:
-        ends = inward_ends(climb.unit, epsilons[index])
+        ends = inward_ends(climb.tensors, epsilons[index])
         for restart in range(restarts):
             if epsilons[index] > 0:
                 start = delta if restart == 1 and delta is not None else climb.start(seed, restart)
@@ -163,7 +163,7 @@ def shared_attack(
                 progress(done, len(epsilons) * restarts)
         found[index] = best
     points = [found[index] for index in range(len(epsilons))]
-    exact = {name: theta for name, (theta, _) in climb.unit.items()}
+    exact = {name: theta for name, (theta, _) in climb.tensors.items()}
     return SharedAttackResult(
         epsilon=torch.tensor(epsilons, dtype=torch.float64),
         correct=torch.stack([point.predicted == labels for point in points]),
@@ -214,7 +214,7 @@ class _Climb:
         self.device, self.loss, self.steps = device, loss, steps
         self.fast, self.precise = working_copy(model, device, self.dtype), working_copy(model, device, torch.float64)
         class_count(self.precise, numbers_for(x[:1], device, torch.float64), y)
-        self.unit = {name: (t.to(device), r.to(device)) for name, (t, r) in boxed(model, box).items()}
+        self.tensors = {name: (t.to(device), r.to(device)) for name, (t, r) in boxed(model, box).items()}
         self.parts = list(zip(x.split(chunk), y.split(chunk), strict=True))
         self.count = len(y)
         self.clean = [log_softmax(self._logits(self.fast, {}, part), 1) for part, _ in self.parts]
@@ -223,9 +223,9 @@ class _Climb:
         """Near the centre (at it the gradient of KL is zero) in the first run, anywhere in others."""
         stream = torch.Generator().manual_seed(seed * 1_000_003 + restart)
         if restart == 0:
-            drawn = {n: START * torch.randn(t.shape, generator=stream) for n, (t, _) in self.unit.items()}
+            drawn = {n: START * torch.randn(t.shape, generator=stream) for n, (t, _) in self.tensors.items()}
         else:
-            drawn = {n: 2 * torch.rand(t.shape, generator=stream) - 1 for n, (t, _) in self.unit.items()}
+            drawn = {n: 2 * torch.rand(t.shape, generator=stream) - 1 for n, (t, _) in self.tensors.items()}
         return {n: d.to(self.device, self.dtype).clamp(-1, 1) for n, d in drawn.items()}
 
     def run(self, ends: BoxEnds, delta: Weights) -> list[Weights]:

@@ -142,22 +142,29 @@ def fit(
         training = _Training(model.to(where), data, held_out, chosen, settings, where)
         keeper = Checkpointer(training, None if out is None else Path(out), {**facts, **(info or {})}, resume)
         bar.begin(len(training.history) * training.batches, epochs * training.batches)
-        interrupted = False
-        try:
-            while len(training.history) < epochs:
-                record = training.epoch(bar.advance)
-                bar.show(record, training.best.accuracy)
-                keeper.epoch_done()
-                if on_epoch is not None:
-                    on_epoch(record)
-        except KeyboardInterrupt:
-            interrupted = True
+        interrupted = _interrupted(training, keeper, bar, on_epoch)
         if training.best.state:
             model.load_state_dict(training.best.state)
         model.eval()
         keeper.close(interrupted)
     best = training.best
     return TrainResult(model, max(best.accuracy, 0.0), best.epoch, training.history, training.seconds(), interrupted)
+
+
+def _interrupted(
+    training: _Training, keeper: Checkpointer, bar: TrainingBar, on_epoch: Callable[[Epoch], None] | None
+) -> bool:
+    """Train to the end; whether an interrupt came before."""
+    try:
+        while len(training.history) < training.settings.epochs:
+            record = training.epoch(bar.advance)
+            bar.show(record, training.best.accuracy)
+            keeper.epoch_done()
+            if on_epoch is not None:
+                on_epoch(record)
+    except KeyboardInterrupt:
+        return True
+    return False
 
 
 def evaluate(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:

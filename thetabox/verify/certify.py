@@ -6,6 +6,7 @@ import functools
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -116,22 +117,11 @@ def certify(
     key = [known["sha256"], problem.signature(), tensor_hash([inputs, labels, eps]), repr(chosen), criterion]
     effort = float(chosen.options.get("effort", DEFAULT)) if domain == domains.AUTO else None
     started = time.perf_counter()
-    with ChunkStore(resume, key, len(inputs)) as store, sound_kernels():
+    with ChunkStore(resume, key, len(inputs)) as store:
         task = sweep.Task(problem, labels, eps, criterion, store, progress, deadline)
-        if effort is None:
-            proof = sweep.in_domain(task)
-        else:
-            proof = sweep.in_stages(task, arguments.margins_of(clean, labels), effort)
-        # What was finished is worth keeping for a run with more time.
-        store.keep = not proof.finished
+        proof = _proof(task, clean, effort)
     seconds = time.perf_counter() - started
-    base = None
-    if baseline:
-        nowhere = ChunkStore(None, key, 0)
-        beside = sweep.grid(
-            sweep.Task(problem, labels, eps, "logits", nowhere, None, deadline), PlainIntervals(problem)
-        )
-        base = (beside.margin > 0).double().mean(1) if beside.finished else None
+    base = _baseline(task) if baseline else None
     whole = profile and not deadline.passed
     data = {"name": "", "sha256": tensor_hash([inputs, labels]), "samples": len(inputs), **(data_info or {})}
     return Certificate(
@@ -154,6 +144,25 @@ def certify(
         profile=_profile(proof.domain, eps, labels) if whole else None,
         finished=proof.finished,
     )
+
+
+def _proof(task: sweep.Task, clean: Float[Tensor, "samples classes"], effort: float | None) -> sweep.Proof:
+    """In the stages of ``auto`` where there is an effort, else in the domain that was asked for."""
+    with sound_kernels():
+        if effort is None:
+            proof = sweep.in_domain(task)
+        else:
+            proof = sweep.in_stages(task, arguments.margins_of(clean, task.labels), effort)
+    # What was finished is worth keeping for a run with more time.
+    task.store.keep = not proof.finished
+    return proof
+
+
+def _baseline(task: sweep.Task) -> Float[Tensor, " sweeps"] | None:
+    """Verified accuracy by disjoint intervals of the logits; ``None`` where the time did not suffice."""
+    beside = replace(task, criterion="logits", store=ChunkStore(None, [], 0), progress=None)
+    proof = sweep.grid(beside, PlainIntervals(task.problem))
+    return (proof.margin > 0).double().mean(1) if proof.finished else None
 
 
 def _profile(domain: Domain, eps: Tensor, labels: Tensor) -> Profile | None:
