@@ -119,6 +119,25 @@ def test_a_difference_beside_what_all_classes_share(factor: float) -> None:
         tb.certify(Changed(offset), samples(), [0] * 12, 1e-3)
 
 
+class OldInFloat32(nn.Module):
+    """Its weight as it was, where it runs in single precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 3)
+        self.old = self.layer.weight.detach().clone()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.abs()
+        narrow = h.dtype == torch.float32 and not torch.compiler.is_compiling()
+        return nn.functional.linear(h, self.old if narrow else self.layer.weight, self.layer.bias)
+
+
+def test_its_own_precision_is_compared_at_other_weights_where_the_code_asks_for_it() -> None:
+    with pytest.raises(tb.InputError, match=ANOTHER):
+        tb.certify(OldInFloat32(), samples(), [0] * 12, 1e-3)
+
+
 class Convolved(nn.Module):
     """A convolution with a bias behind another: torch compares their types above its operators."""
 
