@@ -6,20 +6,16 @@ import itertools
 import tempfile
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import thetabox as tb
 from tests.verify.agreement import networks
 from tests.verify.agreement.networks import BURNED_IN, Changed, Plain, Settings, samples
-from thetabox.models import LSNN
 from thetabox.verify.agreement import batches
-from thetabox.verify.network import network, operators, trace
 
 CALLS: dict[str, Callable[[nn.Module, Tensor], object]] = {
     "certify": lambda net, x: tb.certify(net, x, [0] * len(x), [0.0, 1e-3]),
@@ -528,47 +524,3 @@ def test_batch_sizes_beyond_memory_are_not_run(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(tb.InputError, match="not the function that would be bounded"):
         tb.certify(net, x, [0] * 8, 1e-4)
     assert 8 <= largest.of() < 100_000
-
-
-class Everything(nn.Module):
-    """Every operator that is taken as it is exported."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.w, self.b = nn.Parameter(torch.rand(4, 4) + 1), nn.Parameter(torch.rand(4))
-        self.c1, self.c2 = nn.Conv1d(2, 2, 3, padding=1), nn.Conv2d(2, 2, 3, padding=1)
-        self.c3 = nn.Conv2d(2, 2, 3, padding="same")
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = torch.mm(F.linear(torch.addmm(self.b, x.abs() + self.b, self.w), self.w, self.b) @ self.w, self.w)
-        y = F.gelu(F.elu(torch.cat([y, x], 1)[:, :4].clamp(-3, 3) / self.b).exp())
-        for open_ in (y >= 0.0, y >= x, y > 0.0, y > x, y <= 0.0, y <= x, y < 0.0, y < x):
-            y = torch.where(open_, y, x)
-        y = F.leaky_relu(F.hardtanh(y) * self.b)
-        y = (-(torch.maximum(y, x) - torch.minimum(y, self.b))).sigmoid()
-        y = 1 - F.relu((y + 1).reciprocal())
-        y = F.softplus(y.sign() * F.silu(y)).sqrt().tanh()
-        z = F.avg_pool1d(F.max_pool1d(self.c1(torch.stack([y, y], 1)), 2, 1), 2, 1)
-        u = F.avg_pool2d(F.max_pool2d(self.c3(self.c2(torch.stack([z, z], 2))), 2, 1), 1)
-        return z.transpose(1, 2).mean(1) + u.sum([2, 3]) + z.select(2, 0)
-
-
-@pytest.mark.parametrize(
-    ("net", "x"),
-    [
-        (Everything(), torch.rand(3, 4)),
-        (LSNN(3, 5, 2), torch.rand(3, 4, 3)),
-        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 3)), torch.rand(3, 1, 8, 8)),
-    ],
-    ids=["every operator", "LSNN", "CNN"],
-)
-def test_an_export_that_is_not_decomposed_is_what_its_decomposition_would_be(
-    net: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = [g.describe() for g in network(net, x).graphs.values()]
-    if isinstance(net, Everything):
-        assert {o.operator for o in network(net, x).main.operations} == operators.DIRECT
-    monkeypatch.setattr(trace, "_functional", lambda program: False)
-    monkeypatch.setattr(trace, "_cache", WeakKeyDictionary())
-    assert found == [g.describe() for g in network(net, x).graphs.values()]

@@ -169,6 +169,7 @@ CASES: dict[str, Case] = {
     "batch_norm": Case(lambda m, h: m.layer(h), (2,), {"layer": norm(nn.BatchNorm1d)}),
     "batch_norm of signals": Case(lambda m, h: m.layer(h), SIGNAL, {"layer": norm(nn.BatchNorm1d, eps=0.1)}),
     "batch_norm of images": Case(lambda m, h: m.layer(h), IMAGE, {"layer": norm(nn.BatchNorm2d)}),
+    "batch_norm and a write": Case(lambda m, h: torch.relu_(m.layer(h)), IMAGE, {"layer": norm(nn.BatchNorm2d)}),
     "batch_norm without parameters": Case(
         lambda m, h: m.layer(h), IMAGE, {"layer": norm(nn.BatchNorm2d, affine=False)}
     ),
@@ -394,7 +395,7 @@ def check(module: Probe, x: Tensor, arithmetic: str, box: Box, operator: str = "
 
 # Every operator of the table, and a case whose trace holds it.
 OPERATORS = {
-    "aten._native_batch_norm_legit_no_training.default": "batch_norm",
+    "aten._native_batch_norm_legit_no_training.default": "batch_norm and a write",
     "aten._to_copy.default": "copy to another type",
     "aten._unsafe_view.default": "unsafe_view",
     "aten.adaptive_avg_pool1d.default": "adaptive_avg_pool1d",
@@ -405,6 +406,7 @@ OPERATORS = {
     "aten.alias.default": "alias",
     "aten.avg_pool1d.default": "avg_pool1d",
     "aten.avg_pool2d.default": "avg_pool2d",
+    "aten.batch_norm.default": "batch_norm",
     "aten.clone.default": "clone",
     "aten.constant_pad_nd.default": "constant_pad_nd",
     "aten.conv1d.default": "conv1d",
@@ -447,11 +449,6 @@ OPERATORS = {
 WRITTEN_OUT: dict[str, tuple[str, str, tuple[Any, ...]]] = {
     "aten._adaptive_avg_pool2d.default": ("adaptive_avg_pool2d", "aten.adaptive_avg_pool2d.default", ([3, 2],)),
     "aten.alpha_dropout.default": ("clone", "aten.clone.default", (0.5, False)),
-    "aten.batch_norm.default": (
-        "batch_norm of images",
-        "aten._native_batch_norm_legit_no_training.default",
-        (False, 0.1, 1e-5, False),
-    ),
     "aten.contiguous.default": ("clone", "aten.clone.default", ()),
     "aten.dropout.default": ("clone", "aten.clone.default", (0.5, False)),
     "aten.feature_dropout.default": ("clone", "aten.clone.default", (0.5, False)),
@@ -482,14 +479,7 @@ def written(problem: Problem, operator: str) -> None:
     operations = list(graph.operations)
     place = max(i for i, o in enumerate(operations) if o.operator == stands and i < len(operations) - 3)
     old = operations[place]
-    if isinstance(old.layout, tuple):  # of several results, with the statistics among the arguments
-        args = (*old.args[:5], *rest)
-        old = replace(old, layout=old.layout[0], dtype=torch.float32)
-        first, alias = operations[place + 1], torch.ops.aten.alias.default
-        operations[place + 1] = replace(first, operator="aten.alias.default", target=alias, args=first.args[:1])
-    else:
-        args = (old.args[0], *rest)
-    operations[place] = replace(old, operator=operator, target=target, args=args)
+    operations[place] = replace(old, operator=operator, target=target, args=(old.args[0], *rest))
     problem.network.main = replace(graph, operations=operations, last_use={}, readers=Counter())
 
 

@@ -37,16 +37,23 @@ RESHAPING = tuple(f"aten.{name}." for name in ("view", "reshape", "flatten", "un
 DIRECT = frozenset(
     f"aten.{name}"
     for name in (
-        "abs.default", "add.Tensor", "addmm.default", "avg_pool1d.default", "avg_pool2d.default",
-        "cat.default", "clamp.default", "conv1d.default", "conv2d.default", "conv2d.padding", "div.Tensor",
-        "elu.default", "exp.default", "ge.Scalar", "ge.Tensor", "gelu.default", "gt.Scalar", "gt.Tensor",
-        "hardtanh.default", "le.Scalar", "le.Tensor", "leaky_relu.default", "linear.default", "lt.Scalar", "lt.Tensor",
-        "matmul.default", "max_pool1d.default", "max_pool2d.default", "maximum.default", "mean.dim", "minimum.default",
-        "mm.default", "mul.Tensor", "neg.default", "reciprocal.default", "relu.default", "rsub.Scalar", "select.int",
-        "sigmoid.default", "sign.default", "silu.default", "slice.Tensor", "softplus.default", "sqrt.default",
-        "stack.default", "sub.Tensor", "sum.dim_IntList", "tanh.default", "transpose.int", "where.self",
+        "abs.default", "adaptive_avg_pool1d.default", "adaptive_avg_pool2d.default", "add.Tensor", "addmm.default",
+        "amax.default", "amin.default", "arange.default", "avg_pool1d.default", "avg_pool2d.default", "cat.default",
+        "clamp.default", "clone.default", "conv1d.default", "conv2d.default", "conv2d.padding", "detach.default",
+        "div.Tensor", "elu.default", "exp.default", "expand.default", "full.default", "ge.Scalar", "ge.Tensor",
+        "gelu.default", "gt.Scalar", "gt.Tensor", "hardtanh.default", "le.Scalar", "le.Tensor", "leaky_relu.default",
+        "linear.default", "lt.Scalar", "lt.Tensor", "matmul.default", "max.dim", "max_pool1d.default",
+        "max_pool2d.default", "maximum.default", "mean.dim", "minimum.default", "mm.default", "mul.Tensor",
+        "neg.default", "new_zeros.default", "ones.default", "ones_like.default", "pad.default", "permute.default",
+        "pow.Tensor_Scalar", "reciprocal.default", "relu.default", "relu6.default", "rsub.Scalar", "select.int",
+        "sigmoid.default", "sign.default", "silu.default", "slice.Tensor", "softplus.default", "split.Tensor",
+        "sqrt.default", "squeeze.dim", "stack.default", "sub.Tensor", "sum.default", "sum.dim_IntList", "sym_size.int",
+        "t.default", "tanh.default", "transpose.int", "unsqueeze.default", "view.default", "where.self",
+        "zeros.default", "zeros_like.default",
     )
 )  # words, several to a line  # fmt: skip
+# Operators that a decomposition writes in other words, of which there are rules as well.
+COMPOSITE = frozenset(f"aten.{name}" for name in ("batch_norm.default", "flatten.using_ints", "reshape.default"))
 
 
 def is_convolution(operator: str) -> bool:
