@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import thetabox as tb
 
@@ -94,3 +96,88 @@ def test_a_weight_of_the_last_layer_that_is_read_again(domain: str) -> None:
     with torch.no_grad():
         truth = Twice(True)(x).double()
     assert ((one.lower[1] <= truth) & (truth <= one.upper[1])).all()
+
+
+def windows(h: Tensor) -> Tensor:
+    """The largest of a window of nothing but padding, minus infinity, beside one of values."""
+    return F.max_pool1d(h[:, None], 2, 1, 1, 3).flatten(1)
+
+
+PADDING_ALONE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "relu": lambda h, w: windows(h.relu()).relu(),
+    "abs": lambda h, w: windows(h.relu()).abs().clamp(max=1.0),
+    "product": lambda h, w: (windows(h.relu()) * w).clamp(0.0, 1.0),
+    "leaky": lambda h, w: F.leaky_relu(windows(h.relu()), -0.5).clamp(max=1.0),
+    "sum": lambda h, w: (windows(h.relu()) + windows(h.relu())).relu(),
+}
+
+
+class Selected(nn.Module):
+    """What comes of a window of padding is read at a corner of the box alone."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function, self.g = function, nn.Parameter(torch.ones(1, dtype=torch.float64))
+        self.w = nn.Parameter(torch.ones(16, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        chosen = x[:, 2:] @ self.w > 22.0
+        h = torch.where(chosen[:, None], self.function(x[:, :2], self.g), -1.0).clamp(min=-2.0)
+        return torch.cat([h, torch.full_like(h, -0.5)], 1)
+
+
+@pytest.mark.parametrize("domain", ["interval", "linear", "auto"])
+@pytest.mark.parametrize("name", PADDING_ALONE)
+def test_a_window_of_padding_alone(name: str, domain: str) -> None:
+    net, x = Selected(PADDING_ALONE[name]), torch.ones(1, 18, dtype=torch.float64)
+    x[:, 2:] = torch.tensor([1.0, -1.0] * 8)
+    found = tb.certify(net, x, [1], [0.5, 1.5], domain=domain)
+    bounds = tb.logit_bounds(net, x, 1.5, domain=domain)
+    assert found.verified[:, 0].tolist() == [True, False]
+    with torch.no_grad():
+        net.w.mul_(1 + 1.499 * x[0, 2:])
+        for factor in (1.0, -0.4, 2.4):
+            net.g.fill_(factor)
+            answer = net(x)
+            assert (bounds.lower <= answer).all()
+            assert (answer <= bounds.upper).all()
+        assert name == "product" or net(x).argmax() == 0
+
+
+# Functions that grow, or change the sign, of a value whose size and sign are known.
+OWN_RULES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "sinh": (torch.sinh, lambda h: h.sinh()),
+    "log": (torch.log, lambda h: (h.relu() + 0.1).log()),
+}
+
+
+@pytest.mark.parametrize("name", OWN_RULES)
+def test_what_is_known_of_an_operand_is_not_of_the_result(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rule as docs/write-a-rule.md shows it, of a function unlike the one there."""
+    from thetabox.verify.interpreter.rules.table import TABLE
+
+    function, apply = OWN_RULES[name]
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(2, 2).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return apply(self.layer(x)) + 0.0
+
+    monkeypatch.setitem(TABLE, f"aten.{name}.default", TABLE["aten.relu.default"])
+
+    @tb.rule(f"aten.{name}.default", rows=True)
+    def own(context: Any, x: tb.verify.Interval) -> tb.verify.Interval:
+        out = x.map(function)
+        assert out.bound is None
+        assert not out.nonnegative
+        out.slack = 8 * context.rounding.of_operation() * out.magnitude + context.rounding.flushed
+        return out
+
+    net, x = Net(), 20 * torch.randn(8, 2, dtype=torch.float64)
+    bounds = tb.logit_bounds(net, x, 0.0)
+    with torch.no_grad():
+        assert (bounds.lower <= net(x)).all()
+        assert (net(x) <= bounds.upper).all()

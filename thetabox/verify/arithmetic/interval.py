@@ -92,19 +92,19 @@ class Interval:
             lower = lower.clamp(min=0.0)
         return replace(self, lower=lower, upper=upper, slack=0.0, bound=None)
 
-    def map(self, function: Callable[[Tensor], Tensor], *, keep_sign: bool = True) -> Interval:
-        """Apply an exact, increasing or merely rearranging function to both ends."""
+    def map(self, function: Callable[[Tensor], Tensor]) -> Interval:
+        """Apply an exact, increasing function to both ends; of sign and :attr:`bound` nothing is said."""
+        return replace(self.moved(function), bound=None, nonnegative=False)
+
+    def moved(self, function: Callable[[Tensor], Tensor]) -> Interval:
+        """Apply a function that rearranges, selects or averages: sign and :attr:`bound` stay."""
         lower = function(self.lower)
         upper = lower if self.is_point else function(self.upper)
-        nonnegative = self.nonnegative and keep_sign
-        return Interval(lower, upper, self.slack, self.bound, nonnegative, self.by_row, self.batch, self.merged)
+        return replace(self, lower=lower, upper=upper, owned=False)
 
-    def fresh(self, function: Callable[[Tensor, Tensor | None], Tensor], *, keep_sign: bool = True) -> Interval:
+    def fresh(self, function: Callable[[Tensor, Tensor | None], Tensor]) -> Interval:
         """As :meth:`map`, for a function that writes into its second argument, or else into new memory."""
         reuse = self.owned and not torch.is_grad_enabled()
         lower = function(self.lower, self.lower if reuse else None)
         upper = lower if self.is_point else function(self.upper, self.upper if reuse else None)
-        nonnegative = self.nonnegative and keep_sign
-        return Interval(
-            lower, upper, self.slack, self.bound, nonnegative, self.by_row, self.batch, self.merged, owned=True
-        )
+        return replace(self, lower=lower, upper=upper, bound=None, nonnegative=False, owned=True)

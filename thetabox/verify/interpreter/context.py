@@ -163,7 +163,7 @@ class Context:
         if x.batch is None or sweeps == 1 or self.rows(x) == sweeps * self.sweep.samples:
             return x
         dim = x.batch
-        return x.map(lambda t: torch.cat([t] * sweeps, dim))
+        return x.moved(lambda t: torch.cat([t] * sweeps, dim))
 
     def interval(self, parameter: Parameter) -> Interval:
         """The box of a parameter as an interval, one a row where rows differ in ε."""
@@ -219,8 +219,8 @@ class Context:
         """A by-row (or shared) value viewed as ``[rows, ...]`` over ``rank`` dimensions."""
         if v.by_row:
             missing = rank - (v.lower.dim() - 1)
-            return v.map(lambda t: t.view(t.shape[0], *[1] * missing, *t.shape[1:]))
-        return replace(v.map(lambda t: t[None].view(1, *[1] * (rank - t.dim()), *t.shape)), by_row=True)
+            return v.moved(lambda t: t.view(t.shape[0], *[1] * missing, *t.shape[1:]))
+        return replace(v.moved(lambda t: t[None].view(1, *[1] * (rank - t.dim()), *t.shape)), by_row=True)
 
     def _at_batch(self, v: Interval, layout: Layout) -> Interval:
         """A by-row value with its rows in the samples' dimension of ``layout``."""
@@ -234,7 +234,7 @@ class Context:
             t = t.squeeze(batch + 1).movedim(0, batch)
             return t.repeat_interleave(layout.merged, batch) if layout.merged > 1 else t
 
-        return replace(led.map(place), by_row=False, batch=batch, merged=layout.merged)
+        return replace(led.moved(place), by_row=False, batch=batch, merged=layout.merged)
 
     @property
     def is_convolution(self) -> bool:

@@ -232,7 +232,7 @@ def _row_by_row(context: Context, operation: Operation, rule: Rule, args: Any, k
                 return v
             if v.by_row:
                 at = 0 if v.shape[0] == 1 else row
-                v = replace(v.map(lambda t: t[at]), by_row=False)
+                v = replace(v.moved(lambda t: t[at]), by_row=False)
             return v if rule.slack else v.settled(context.rounding.own)
 
         return _called(context, operation, rule, _each(args, one), _each(kwargs, one))

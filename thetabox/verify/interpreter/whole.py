@@ -195,7 +195,7 @@ def in_float32(context: Context, value: Any, *, whole: bool = False) -> Any:
     if not isinstance(value, Interval):
         return value
     value = value.settled(context.rounding.own)
-    return replace(value.map(lambda t: t.float().to(context.dtype)), bound=None)
+    return replace(value.moved(lambda t: t.float().to(context.dtype)), bound=None)
 
 
 def _normal_in_float32(context: Context, parameter: Parameter, rounded: Tensor) -> bool:

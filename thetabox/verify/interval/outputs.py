@@ -47,7 +47,7 @@ class Outputs:
             return self.averaging.index, self.mean.mean(context, *_mean_arguments(self.averaging))
         if len(self.slices) < self.steps:  # every row was lost
             none = torch.empty(0, dtype=torch.long, device=self.slices[0].lower.device)
-            unknown = self._with_unknown(self.slices[-1].map(lambda t: t[:0]), none)
+            unknown = self._with_unknown(self.slices[-1].moved(lambda t: t[:0]), none)
             self.slices += [unknown] * (self.steps - len(self.slices))
         return None, _stacked(self.slices)
 

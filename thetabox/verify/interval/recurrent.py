@@ -47,7 +47,7 @@ def run_recurrent(
     for time in range(steps):
         if time % block == 0:
             context.time = time
-            drive = _drive(network, context, tensors, x.map(partial(_steps, first=time, count=block)))
+            drive = _drive(network, context, tensors, x.moved(partial(_steps, first=time, count=block)))
         if remaining.leaves_some(time):
             outputs.lose(remaining.rows_of(remaining.left), steps - time)
             state, fixed = [remaining.stayed(s) for s in state], _each(fixed, remaining.stayed)
@@ -73,7 +73,7 @@ def run_recurrent(
 def _initial_state(network: RecurrentNetwork, context: Context, tensors: Tensors, x: Interval) -> list[Interval]:
     initial = network.initial
     values = tensors.of(initial)
-    values[initial.inputs[0]] = replace(x.map(lambda t: t[:, 0]), bound=None)
+    values[initial.inputs[0]] = replace(x.moved(lambda t: t[:, 0]), bound=None)
     evaluate(context, initial, values)
     return [_interval(context, values[r.index]) for r in pytree.tree_leaves(initial.output)]
 
@@ -93,7 +93,7 @@ def _drive(network: RecurrentNetwork, context: Context, tensors: Tensors, x: Int
     steps = x.shape[1]
     everywhere = Context(context.sweep.repeated(steps), context.rounding, memo=context.memo, time=context.time)
     values = tensors.of(network.step)
-    values[network.step.inputs[0]] = x.map(lambda t: t.transpose(0, 1).flatten(0, 1))
+    values[network.step.inputs[0]] = x.moved(lambda t: t.transpose(0, 1).flatten(0, 1))
     evaluate(everywhere, network.step, values, network.driven, keep=True)
     apart = [_unstacked(_interval(context, values[i]), steps, context.sweep.samples) for i in network.drive]
     return [{i: step[t] for i, step in zip(network.drive, apart, strict=True)} for t in range(steps)]

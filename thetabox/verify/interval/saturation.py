@@ -112,4 +112,4 @@ def taken(x: Interval, places: Int[Tensor, " places"] | None, samples: int) -> I
     if places is None or (x.batch is None and not (x.by_row and x.shape[0] > 1)):
         return x
     dim, each = (0, (-1, samples, 1)) if x.batch is None else (x.batch, (-1, samples, x.merged))
-    return x.map(lambda t: t.unflatten(dim, each).index_select(dim + 1, places).flatten(dim, dim + 2))
+    return x.moved(lambda t: t.unflatten(dim, each).index_select(dim + 1, places).flatten(dim, dim + 2))

@@ -38,7 +38,7 @@ def relu(context: Context, a: Interval) -> Interval:
     if a.nonnegative and a.slack == 0.0:
         return a
     out = a.fresh(lambda t, spare: torch.relu(t) if spare is None else torch.relu_(t))
-    out.nonnegative = True
+    out.bound, out.nonnegative = a.bound, True
     return out
 
 
@@ -71,7 +71,7 @@ def _coefficient(context: Context, value: Number) -> float:
 def _pieces(a: Interval, function: Callable[[Tensor], Tensor], *, increasing: bool) -> Interval:
     """Ends of a function that is 0 at 0 and monotone on either side of it."""
     if a.is_point or increasing:
-        return a.map(function, keep_sign=increasing)
+        return replace(a.map(function), nonnegative=a.nonnegative and increasing)
     first, second = function(a.lower), function(a.upper)
     low, high = torch.minimum(first, second), torch.maximum(first, second)
     through = (a.lower < 0) & (a.upper > 0)
@@ -92,7 +92,6 @@ def clamp(context: Context, a: Interval, low: Number | None = None, high: Number
         if end is not None and math.isfinite(end):
             out.slack += literal_error(context, float(end))
     out.nonnegative = (low is not None and low >= 0) or (a.nonnegative and (high is None or high >= 0))
-    out.bound = None
     return out
 
 
@@ -120,7 +119,7 @@ def absolute(context: Context, a: Interval) -> Interval:
     if a.nonnegative:
         return a
     if a.is_point:
-        return replace(a.map(torch.abs), nonnegative=True)
+        return replace(a.moved(torch.abs), nonnegative=True)
     low = torch.maximum(torch.relu(a.lower), torch.relu(-a.upper))
     return replace(a, lower=low, upper=torch.maximum(a.lower.abs(), a.upper.abs()), nonnegative=True)
 
@@ -134,7 +133,7 @@ def _increasing(
     nonnegative: bool = False,
 ) -> Interval:
     """An increasing function with a bounded derivative."""
-    out = replace(a.map(function), nonnegative=nonnegative, bound=None, slack=0.0)
+    out = replace(a.map(function), nonnegative=nonnegative, slack=0.0)
     return _rounded(context, out, a.slack * steepness)
 
 
@@ -178,7 +177,7 @@ def exp(context: Context, a: Interval) -> Interval:
     """Exponential; a small slack stays one, times the largest result."""
     if a.slack > SMALL:
         a = a.settled(context.rounding.own)
-    out = _within_range(context, replace(a.map(torch.exp), nonnegative=True, bound=None, slack=0.0), 1.0)
+    out = _within_range(context, replace(a.map(torch.exp), nonnegative=True, slack=0.0), 1.0)
     # exp(s) - 1 <= s (1 + s) for s below 1.
     return _rounded(context, out, a.slack * (1.0 + a.slack) * out.magnitude * SAFETY, grown=1.0)
 

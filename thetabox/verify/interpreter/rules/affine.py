@@ -49,7 +49,7 @@ def affine(context: Context, x: Interval, weight: Operand, bias: Operand, produc
         if places is not None:
             interval = affine(context, few, weight, bias, product, terms)
             rank = few.lower.dim()
-            return interval.map(lambda t: t.index_select(t.dim() - rank, places))
+            return interval.moved(lambda t: t.index_select(t.dim() - rank, places))
     return _two_products(context, x, weight, bias, product, terms)
 
 
@@ -200,7 +200,7 @@ def _add_bias(context: Context, out: Interval, bias: Operand, terms: int) -> Int
     term = context.interval(bias) if isinstance(bias, Parameter) else bias
     if out.lower.dim() > 2 and context.is_convolution:
         spatial = [1] * (out.lower.dim() - 2)
-        term = term.map(lambda t: t.view(*t.shape, *spatial))
+        term = term.moved(lambda t: t.view(*t.shape, *spatial))
     if out.batch is None:
         out = replace(out, batch=layout.batch, merged=layout.merged)
     left, right = context.aligned([out, term], layout)

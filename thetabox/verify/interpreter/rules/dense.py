@@ -40,7 +40,7 @@ def matmul(context: Context, x: Operand, weight: Operand) -> Interval:
     """``x W`` with a parameter (``x w`` with a vector), or the product of two values."""
     if isinstance(weight, Parameter) and weight.theta.dim() == 1:
         column = weight.moved(lambda t: t[:, None])
-        return matmul(context, x, column).map(lambda t: t.squeeze(-1))
+        return matmul(context, x, column).moved(lambda t: t.squeeze(-1))
     if isinstance(x, Interval) and x.batch is not None and not _is_value(weight):
         return affine(context, x, weight, None, times, _size(weight)[-2])
     return product_of_values(context, _input(context, x), _input(context, weight))

@@ -118,10 +118,10 @@ def literal_error(context: Context, value: float) -> float:
 
 def _shifted(context: Context, a: Interval, b: float) -> Interval:
     magnitude = (a.magnitude + abs(b)) * SAFETY
-    out = a.fresh(lambda t, spare: torch.add(t, b, out=spare), keep_sign=b >= 0)
+    out = a.fresh(lambda t, spare: torch.add(t, b, out=spare))
     out.slack = (a.slack + context.rounding.of_operation(2) * magnitude + context.rounding.subnormal) * SAFETY
     out.slack += context.rounding.beyond(magnitude)
-    out.bound = magnitude
+    out.bound, out.nonnegative = magnitude, a.nonnegative and b >= 0
     return out
 
 
@@ -152,8 +152,8 @@ def rsub(context: Context, a: Operand, b: Operand, alpha: Number = 1) -> Interva
 @rule("aten.neg.default", elementwise=True, slack=True, types="whole")
 def neg(context: Context, a: Interval) -> Interval:
     """``-a``, exact."""
-    out = a.fresh(lambda t, spare: torch.neg(t, out=spare), keep_sign=False)
-    out.lower, out.upper = out.upper, out.lower
+    out = a.fresh(lambda t, spare: torch.neg(t, out=spare))
+    out.lower, out.upper, out.bound = out.upper, out.lower, a.bound
     return out
 
 
@@ -236,14 +236,14 @@ def _scaled(context: Context, a: Interval, factor: float) -> Interval:
     if factor == -1.0:
         return neg(context, a)
     magnitude = a.magnitude * abs(factor) * SAFETY
-    out = a.fresh(lambda t, spare: torch.mul(t, factor, out=spare), keep_sign=factor >= 0)
+    out = a.fresh(lambda t, spare: torch.mul(t, factor, out=spare))
     if factor < 0 and not out.is_point:
         out.lower, out.upper = out.upper, out.lower
     # A literal may itself underflow where it is held in float32.
     tiny = context.rounding.subnormal * (1.0 + a.magnitude)
     out.slack = (a.slack * abs(factor) + context.rounding.of_operation(2) * magnitude + tiny) * SAFETY
     out.slack += context.rounding.beyond(magnitude, abs(factor))
-    out.bound = magnitude
+    out.bound, out.nonnegative = magnitude, a.nonnegative and factor >= 0
     return out
 
 
@@ -305,7 +305,7 @@ def sqrt(context: Context, a: Interval) -> Interval:
     """Square root; the argument must be provably nonnegative."""
     if not a.nonnegative and bool((a.lower < 0).any()):
         raise InputError(f"{context.where} may take the root of a negative number")
-    out = replace(a.map(lambda t: t.clamp(min=0.0).sqrt()), nonnegative=True, bound=None)
+    out = replace(a.map(lambda t: t.clamp(min=0.0).sqrt()), nonnegative=True)
     out.slack = context.rounding.of_operation(2) * out.magnitude
     return out
 

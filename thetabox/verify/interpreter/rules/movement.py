@@ -30,7 +30,7 @@ def _layout(context: Context) -> Layout:
 
 
 def _moved(x: Value, function: Any) -> Value:
-    return x.moved(function) if isinstance(x, Parameter) else replace(x.map(function), batch=None)
+    return x.moved(function) if isinstance(x, Parameter) else replace(x.moved(function), batch=None)
 
 
 @rule("aten.clone.default", "aten.alias.default", "aten.detach.default", "aten.contiguous.default",

@@ -48,7 +48,7 @@ def batch_norm(
         if v is None:
             return None
         v = context.interval(v) if isinstance(v, Parameter) else v
-        v = v.map(lambda t: t.reshape(*t.shape, *[1] * (rank - 2)))
+        v = v.moved(lambda t: t.reshape(*t.shape, *[1] * (rank - 2)))
         return v if not v.by_row else context.aligned([v], layout)[0]
 
     own = context.rounding.own

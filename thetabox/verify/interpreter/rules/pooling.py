@@ -45,10 +45,12 @@ def max_pool(
     window = _sizes(kernel, 1 if flat else 2)
     tiled = _sizes(stride or kernel, len(window)) == window and prod(window) <= MOST_SLICES
     if tiled and not ceil_mode and not any(_sizes(padding, 1)) and set(_sizes(dilation, 1)) == {1}:
-        out = x.map(lambda t: _tiles(t, window))
+        out = x.moved(lambda t: _tiles(t, window))
     else:
         pool = F.max_pool1d if flat else F.max_pool2d
-        out = x.map(lambda t: pool(t, kernel, stride or None, padding, dilation, ceil_mode))
+        # Where positions of a window lie apart, all of them may be padding: its largest is minus infinity then.
+        apply = x.moved if set(_sizes(dilation, 1)) == {1} else x.map
+        out = apply(lambda t: pool(t, kernel, stride or None, padding, dilation, ceil_mode))
     return (out, None) if "indices" in context.operation.operator else out
 
 
@@ -72,7 +74,7 @@ def adaptive_max_pool(context: Context, x: Interval, size: Any) -> tuple[Interva
     _check(context, x)
     assert context.operation is not None
     pool = F.adaptive_max_pool1d if "1d" in context.operation.operator else F.adaptive_max_pool2d
-    return x.map(lambda t: pool(t, size)), None
+    return x.moved(lambda t: pool(t, size)), None
 
 
 @rule("aten.avg_pool1d.default", "aten.avg_pool2d.default", slack=True)
@@ -115,7 +117,7 @@ def _averaged(
     context: Context, x: Interval, function: Callable[[Tensor], Tensor], terms: int, gain: float = 1.0
 ) -> Interval:
     """``gain``: how much larger than ``x`` the result may be (1 for a mean)."""
-    out = replace(x.map(function), bound=x.bound if gain == 1.0 else None)
+    out = replace(x.moved(function), bound=x.bound if gain == 1.0 else None)
     out.slack = (x.slack + context.rounding.of_sum(terms) * x.magnitude) * gain + terms * context.rounding.subnormal
     out.slack = out.slack * SAFETY + context.rounding.beyond(terms * x.magnitude)
     return out

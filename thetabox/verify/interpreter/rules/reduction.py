@@ -107,7 +107,7 @@ class RunningMean:
     def mean(self, context: Context, dim: int, keepdim: bool) -> Interval:
         """Of all slices."""
         assert self.sums is not None
-        out = self.sums.map(lambda t: (t / self.terms).unsqueeze(dim) if keepdim else t / self.terms)
+        out = self.sums.moved(lambda t: (t / self.terms).unsqueeze(dim) if keepdim else t / self.terms)
         out.slack = _mean_slack(context, self.sums, self.terms)
         return out
 

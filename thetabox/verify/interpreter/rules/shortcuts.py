@@ -66,7 +66,7 @@ def known_input(
     shape = [sweeps] + [1] * middle.dim()
     shape[batch + 1] = scale.shape[1]
     out = ends(context, middle[None], around[None] * scale.view(shape), relative, keep=kept)
-    merged = out.map(lambda t: t.movedim(0, batch).flatten(batch, batch + 1))
+    merged = out.moved(lambda t: t.movedim(0, batch).flatten(batch, batch + 1))
     return replace(merged, owned=out.owned)
 
 
