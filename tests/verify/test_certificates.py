@@ -141,7 +141,7 @@ def test_a_disk_that_fills_up_costs_one_chunk(task: Any, tmp_path: Path, counted
     assert done.stdout.startswith("cannot write")
     assert len(done.stdout.splitlines()) == 1
     kept = sorted(path.name for path in folder.rglob("*.*"))
-    assert kept == ["0-4.safetensors", "4-8.safetensors"]
+    assert kept == ["interval-0-4.safetensors", "interval-4-8.safetensors"]
     tb.certify(model, x, y, [0.0, 0.1], resume=folder)
     assert len(counted) == 3
 

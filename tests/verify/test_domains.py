@@ -395,3 +395,15 @@ def test_nothing_is_flushed_to_zero(fake: type[Fake], task: Any, monkeypatch: py
     assert seen
     assert all(seen)
     assert bounds.upper[0, 0] >= 1.5e-310
+
+
+def test_two_domains_keep_their_chunks_apart(
+    fake: type[Fake], task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Intervals and a domain that takes all ε at once, as they do, are kept in one folder."""
+    model, x, y = task
+    monkeypatch.setattr(Fake, "shares", True)
+    alone = tb.certify(model, x, y, SWEEP, domain="fake")
+    fake.asked.clear()
+    assert torch.equal(tb.certify(model, x, y, SWEEP, domain="fake", resume=tmp_path).margin, alone.margin)
+    assert fake.asked

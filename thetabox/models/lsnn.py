@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from thetabox.errors import InputError
 from thetabox.models.leaky import LeakyCells
-from thetabox.models.recurrent import RecurrentModule, check_sequence
+from thetabox.models.recurrent import RecurrentModule, check_sequence, run_steps
 
 REFRACTORY_LEVEL = 0.1
 SURROGATE_HEIGHT = 0.3
+# What is computed in one for all steps, as long as it is this network's own.
+IN_ONE = ("initial_state", "step")
 # Values of the neurons, one a unit.
 NEURON = ("tau", "tau_adapt", "threshold", "beta")
 
@@ -297,6 +299,8 @@ class LSNN(RecurrentModule):
     def outputs(self, x: Float[Tensor, "batch time inputs"]) -> Float[Tensor, "batch time units"]:
         """Spikes of all steps: as ``step`` in a loop, faster (see :class:`SpikeTrain`)."""
         check_sequence(x, self.inputs)
+        if any(getattr(getattr(self, name), "__func__", None) is not getattr(LSNN, name) for name in IN_ONE):
+            return run_steps(self, x)  # a subclass has a step of its own
         alpha, rho = torch.exp(-self.dt / self.tau), torch.exp(-self.dt / self.tau_adapt)
         # One product of two matrices: under vmap over the weights as well, and each step's drive lies in one piece.
         frames = x.transpose(0, 1)

@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from thetabox.models.forgetting import forget
+from thetabox.models.interrupts import interrupts_wait
 from thetabox.models.memory import named_tensors, place, whole, write
 from thetabox.models.reach import reachable
 from thetabox.models.recurrent import called
@@ -61,6 +63,10 @@ class Replica:
             write(held[name], value)
             while held[name]._version <= own[name]._version:
                 write(held[name], value)
+
+    def forget(self, way: str) -> bool:
+        """Lose what earlier calls may have kept in the module; whether there was anything (:mod:`.forgetting`)."""
+        return forget(self.copy, way)
 
     def __call__(self, x: Float[Tensor, "samples ..."]) -> Tensor:
         """What the copy returns, in float64 on the CPU.
@@ -117,17 +123,19 @@ def swapped(model: nn.Module) -> Iterator[Swapped]:
                 raise Unfaithful from error
             yield Swapped(model, originals)
         finally:
-            for t, data, version in kept:
-                if t.data_ptr() != data.data_ptr():  # one that refuses other memory has its own still
-                    t.data = data
-                torch._C._autograd._unsafe_set_version_counter((t,), (version,))
+            with interrupts_wait():
+                for t, data, version in kept:
+                    if t.data_ptr() != data.data_ptr():  # one that refuses other memory has its own still
+                        t.data = data
+                    torch._C._autograd._unsafe_set_version_counter((t,), (version,))
 
 
 def _check_ordinary(model: nn.Module) -> None:
     if torch.is_inference_mode_enabled() or any(t.is_inference() for t in named_tensors(model).values()):
         raise Unfaithful  # such tensors have no version
-    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-        raise Unfaithful  # compiled code keeps its weights to itself, and runs in no other thread
+    compiled = [module for module in model.modules() if isinstance(module, torch.jit.ScriptModule)]
+    if any(True for module in compiled for _ in [*module.parameters(), *module.buffers()]):
+        raise Unfaithful  # compiled code keeps its weights to itself
 
 
 def _elsewhere(model: nn.Module, *, wide: bool) -> Iterator[tuple[Tensor, Tensor]]:

@@ -19,11 +19,14 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from thetabox.models.interrupts import interrupts_wait
 from thetabox.models.memory import place, whole, write
 from thetabox.models.outside import plain_parametrizations
 from thetabox.models.snapshot import Snapshot
 
 NARROW = (torch.float32, torch.float16, torch.bfloat16)
+# How Python reads numbers of tensors: by ``item()``, in a condition, by ``tolist()``, or compares them.
+ASKING = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default, torch.ops.aten.is_nonzero.default)
 RUNNING = RLock()
 """Held while a caller's module runs or its weights are read: its mode, attributes and, while a program is exported, its
 parameters are changed for that time, and put back."""
@@ -45,6 +48,8 @@ class Twins(TorchDispatchMode):
         self._flat: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] = {}
         # Memory of twins and of results: to be written to as it is.
         self._made: set[int] = set()
+        # Whether Python has asked for a number that was computed.
+        self.asked = False
         for t in tensors:
             self._enter(t)
 
@@ -90,6 +95,8 @@ class Twins(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in ASKING and any(_places(a) & self._made for a in args):
+            self.asked = True
         for t in _written(func, args, kwargs):
             # A tensor that the module merely reaches is the caller's as much as its weights are.
             if (at := place(t)) is not None and at[0] not in self._made:
@@ -191,8 +198,8 @@ def untouched(model: nn.Module, *, numbers: bool = False) -> Iterator[None]:
                     module.training = False
             yield
         finally:
-            before.restore()
-            with torch.no_grad():
+            with interrupts_wait(), torch.no_grad():
+                before.restore()
                 for tensor, value in stored:
                     tensor.data.copy_(value)
 

@@ -68,9 +68,7 @@ def check_progress(progress: Any) -> None:
         InputError: it is no function.
     """
     if progress is not None and not callable(progress):
-        raise InputError(
-            f"progress must be a function of samples done and samples in all, not {type(progress).__name__}"
-        )
+        raise InputError(f"progress must be a function of two counts, done and in all, not {type(progress).__name__}")
 
 
 def epsilons(epsilon: float | Sequence[float] | Array) -> Tensor:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import thetabox as tb
-from thetabox.models import LSNN, RecurrentModule
-from thetabox.verify.agreement.moved import forward_is_traced
+from thetabox.models import LSNN, RecurrentModule, run_steps
+from thetabox.verify.agreement.weights import forward_is_traced
 
 
 def sequences(count: int = 6) -> Tensor:
@@ -249,3 +250,54 @@ def test_a_forward_that_is_inherited_is_the_traced_one() -> None:
     assert forward_is_traced(LSNN(3, 4, 2))
     assert forward_is_traced(Own())
     assert not forward_is_traced(Copied())
+
+
+class InAnotherOrder(RecurrentModule):
+    """A state by names, which a step returns in another order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.enter, self.leave = nn.Linear(3, 4), nn.Linear(4, 3)
+
+    def initial_state(self, batch: int) -> dict[str, Tensor]:
+        return {"v": torch.zeros(batch, 4), "a": torch.zeros(batch, 4)}
+
+    def step(self, x_t: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        v = 0.5 * state["v"] + self.enter(x_t) - 0.3 * state["a"]
+        a = 0.9 * state["a"] + 0.1 * v
+        return v.relu(), {"a": a, "v": v}
+
+    def readout(self, outputs: Tensor) -> Tensor:
+        return self.leave(outputs.mean(1))
+
+
+def test_states_are_known_by_their_names() -> None:
+    net, x = InAnotherOrder(), torch.randn(5, 6, 3)
+    bounds = tb.logit_bounds(net, x, 0.0)
+    with torch.no_grad():
+        answer = net.double()(x.double())
+    assert (bounds.lower <= answer + 1e-12).all()
+    assert (answer <= bounds.upper + 1e-12).all()
+
+
+class Limited(LSNN):
+    """A step of its own, under the forward of ours."""
+
+    def step(self, x_t: Tensor, state: Any) -> Any:
+        return super().step(x_t.clamp(max=0.5), state)
+
+
+def test_a_step_of_its_own_is_what_runs() -> None:
+    torch.manual_seed(0)
+    net, x = Limited(3, 8, 2), 2 * torch.randn(4, 20, 3)
+    with torch.no_grad():
+        assert torch.equal(net(x), net.readout(run_steps(net, x)))
+        assert not torch.equal(net(x), LSNN.readout(net, LSNN.outputs(_like(net), x)))
+    tb.certify(net, x, net(x).argmax(1), 1e-3)
+
+
+def _like(net: LSNN) -> LSNN:
+    plain = LSNN(3, 8, 2)
+    plain.load_state_dict(net.state_dict())
+    return plain

@@ -4,8 +4,8 @@ A proof speaks of the traced graph. What a user runs is the module: Python code 
 Here the two are held against each other, at the numbers that the certificate is about:
 
 1. the module's own forward of every sample lies inside the bounds at ε = 0, up to the arithmetic of that run: in
-   float64 and in the network's precision, in one batch, one by one, and at every batch size at which the code may
-   branch, with gradients on and off;
+   float64 and in the network's precision, in one batch; of a few samples at every batch size at which the code may
+   branch, with gradients on and off, and of every sample where the code then asks other things of torch;
 2. with the parameters moved in place to corners and random points of the box (all at once and each alone) the module
    returns what the graph does, and lies inside the bounds at that ε.
 
@@ -40,10 +40,10 @@ from thetabox.models.twins import RUNNING, untouched
 from thetabox.verify.agreement.batches import LARGE
 from thetabox.verify.agreement.folding import compare_folded
 from thetabox.verify.agreement.given import as_given, ordinary, takes
-from thetabox.verify.agreement.moved import compare_moved
 from thetabox.verify.agreement.own import OwnForward, as_traced
 from thetabox.verify.agreement.precision import compare_cast, compare_precision, holds_narrow
 from thetabox.verify.agreement.verbatim import compare_verbatim
+from thetabox.verify.agreement.weights import compare_moved
 from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.network.origins import check_apart
 from thetabox.verify.problem import Problem, Settings
@@ -77,7 +77,7 @@ def begin(model: nn.Module, settings: Settings, x: Any, epsilon: Float[Tensor, "
         InputError: as :func:`check`, or nothing moves in the box.
     """
     held = inputs(x)
-    with RUNNING, _same_draws(), _no_fakes():
+    with torch.inference_mode(False), RUNNING, _same_draws(), _no_fakes():
         problem = Problem(model, settings, held)
         settings.box.check(problem.model)
         problem.tensors.check_reach(epsilon)

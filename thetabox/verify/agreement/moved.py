@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from thetabox.errors import InputError, OneEpsilonAtATime
-from thetabox.models.lsnn import LSNN
-from thetabox.models.recurrent import RecurrentModule, is_recurrent
-from thetabox.models.replica import Replica, Unfaithful, swapped
 from thetabox.models.running import Running
-from thetabox.verify.agreement.batches import FEW, at_once, branching, repeated
+from thetabox.verify.agreement.batches import FEW, at_once, repeated
 from thetabox.verify.agreement.given import asked, asked_in
 from thetabox.verify.agreement.nearness import NEAR_OWN, around, explained, near, nearness, outside
-from thetabox.verify.agreement.own import OwnForward
 from thetabox.verify.agreement.refusal import refuse
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.interval.domain import PlainIntervals
@@ -27,64 +22,14 @@ from thetabox.verify.search import bounds
 
 # How far parameters are moved at least.
 FAR = 0.05
-# Of a recurrent network with a forward of its own, which no graph shows.
-MANY = 64
 # Points of a box: every parameter larger, every one smaller, a random corner, somewhere inside.
 POINTS = ("larger", "smaller", "corner", "inside")
-# What stands between a call of a recurrent network and its steps, and as this package has it.
-OVERRIDABLE = {"__call__", "forward", "outputs"}
-OURS = {getattr(kind, name) for kind in (RecurrentModule, LSNN) for name in OVERRIDABLE}
-
-
-def compare_moved(problem: Problem, epsilon: Tensor, own: OwnForward, unread: Sequence[str]) -> int:
-    """The module with its parameters moved in place beside the graph with the same; how many tensors were moved.
-
-    What was found of a trace holds as long as the trace does, so this is done once for each; but for a recurrent
-    network with a forward of its own, of which the trace says nothing, nor of the batch sizes at which it may branch.
-
-    Args:
-        problem: of the module.
-        epsilon: of the certificate; the largest, and one that is not small, are tried.
-        own: what the module does at its own weights.
-        unread: tensors of the box that the graph does not read.
-    """
-    names, run = problem.tensors.boxed, own.run
-    key = ("moved", repr(problem.settings.box), *problem.network.graphs.values(), run.wide)
-    checked = problem.network.main.checked
-    traced = forward_is_traced(problem.model)
-    if (traced and key in checked) or not names:
-        return len(names)
-    run.recording = False
-    moving = _Moving(problem, run, names, few=FEW if traced else MANY)
-    top = float(epsilon.max())
-    if top > 0:
-        moving.compare_all(top, POINTS)
-        moving.compare_bounds(top)
-    if top < FAR:
-        moving.compare_all(FAR, ["corner"])
-    # A batch of one is no size of the trace, which takes it for a constant.
-    taken = [size for size in (1, *branching(problem.network)) if size in own.sizes]
-    moving.compare_sizes(taken, own.otherwise, whole=not traced)
-    for name in names:
-        moving.compare_alone(name)
-    moving.compare_written(own.logits[moving.few], unread)
-    checked.add(key)
-    return len(names)
-
-
-def forward_is_traced(model: nn.Module) -> bool:
-    """Whether what the user calls is what was traced: a recurrent network's forward may be its own, or have hooks."""
-    if not is_recurrent(model) or type(model).forward is nn.Module.forward:
-        return True
-    methods = {getattr(type(model), name, None) for name in OVERRIDABLE}
-    changed = OVERRIDABLE & vars(model).keys() or model._forward_hooks or model._forward_pre_hooks
-    return methods <= OURS and not changed
 
 
 ALL_MOVED = "with all parameters moved, the module answers another thing than the traced graph"
 
 
-class _Moving:
+class Moving:
     """Parameters at random points and corners of the box."""
 
     def __init__(self, problem: Problem, run: Running, names: list[str], few: int) -> None:
@@ -101,7 +46,7 @@ class _Moving:
         """All tensors moved, to several points; the module against the graph."""
         self.answers = []
         for point in points:
-            self.run.move({name: self._moved(name, reach, point) for name in self.names})
+            self.run.move({name: self.moved(name, reach, point) for name in self.names})
             answer, rows = self._compare(ALL_MOVED, all_moved=True)
             # In its own precision it may be off by what rounding does there.
             ends = None if self.run.wide else around(self.problem, self.few[rows], self.run)
@@ -126,12 +71,12 @@ class _Moving:
 
         Where the code does ``otherwise``, in as many batches as hold all of the few, in the mode in which it does.
         """
-        self.run.move({name: self._moved(name, FAR, "larger") for name in self.names})
+        self.run.move({name: self.moved(name, FAR, "larger") for name in self.names})
         count = len(self.problem.x)
         rest = torch.arange(count)
         everything = torch.cat([self.few, rest[~torch.isin(rest, self.few)]])
         everything = everything[: max(len(self.few), at_once(self.problem.network)) if whole else len(self.few)]
-        graph = self._graph(everything)
+        graph = self.graph(everything)
         expected = torch.full((count, *graph.shape[1:]), torch.nan, dtype=torch.float64)
         expected[everything] = graph
         batches = [(repeated(self.few, n), "no_grad") for n in sizes]
@@ -139,75 +84,17 @@ class _Moving:
             batches += [(part, mode) for part in repeated(self.few, -(-len(self.few) // n) * n).split(n)]
         for places, mode in [*batches, (everything, "no_grad")] if whole else batches:
             answer = asked_in(self.problem, self.run, places, mode).double()
-            if not self._same(answer, expected[places], places):
+            if not self.same(answer, expected[places], places):
                 refuse(self.problem, f"{ALL_MOVED} in a batch of {len(places)}")
         self.run.move(self.own)
 
     def compare_alone(self, name: str) -> None:
         """One tensor moved."""
-        self.run.move({name: self._moved(name, FAR, "corner")})
+        self.run.move({name: self.moved(name, FAR, "corner")})
         self._compare(f"moving {name!r} does not change the module's answer as it changes that of the traced graph")
         self.run.move({name: self.own[name]})
 
-    def compare_written(self, own: Tensor, unread: Sequence[str]) -> None:
-        """A network whose weights are written to themselves: what no operator shows, as a cache or another thread.
-
-        Args:
-            own: what the module returns at its own weights: another result there is another program.
-            unread: tensors of the box that the graph does not read.
-        """
-        done = [self._faithful(self._compare_replica, own)]
-        # A copy does not show what is kept by the very tensors, of which a trace has only the result.
-        constants = any(
-            t.is_floating_point() for g in self.problem.network.graphs.values() for t in g.constants.values()
-        )
-        if unread or constants or not done[0]:
-            done.append(self._faithful(self._compare_swapped, own))
-        if unread and not any(done):
-            raise InputError(
-                f"the network does not read {unread[0]}, which is in the box, but may keep what it computed of it: it "
-                "can neither be copied nor moved to see that; exclude the tensor if it has no part in it"
-            )
-
-    @staticmethod
-    def _faithful(compare: Callable[[Tensor], None], own: Tensor) -> bool:
-        with suppress(Unfaithful):
-            compare(own)
-            return True
-        return False
-
-    def _compare_replica(self, own: Tensor) -> None:
-        if not self.run.wide:
-            raise Unfaithful
-        x = self.run.inputs(self.problem.x[self.few])
-        x = x.double() if x.is_floating_point() else x
-        moved = {name: self._moved(name, FAR, "larger") for name in self.names}
-        # Moved before its first call: what that keeps of its weights, a later one would answer with.
-        replica = Replica(self.problem.model)
-        replica.move(moved)
-        answer = replica(x)
-        self.run.move(moved)
-        if self._same(answer, self._graph(), self.few):
-            return
-        if not near(Replica(self.problem.model)(x), own, nearness(self.run)):
-            raise Unfaithful
-        refuse(self.problem, "a copy of it whose weights are written to answers another thing than the traced graph")
-
-    def _compare_swapped(self, own: Tensor) -> None:
-        x, dtype = self.problem.x[self.few].to(self.run.device, self.run.dtype), self.run.dtype
-        moved = {name: self._moved(name, FAR, "larger").to(self.run.tensors[name].dtype) for name in self.names}
-        with swapped(self.problem.model) as network:
-            network.move(moved)
-            answer = network(x)
-        self.run.move({name: value.to(self.own[name].dtype) for name, value in moved.items()})
-        if self._same(answer, self._graph(), self.few, dtype):
-            return
-        with swapped(self.problem.model) as network:
-            if not near(network(x), own, NEAR_OWN):
-                raise Unfaithful
-        refuse(self.problem, "when its weights are written to it answers another thing than the traced graph")
-
-    def _moved(self, name: str, reach: float, point: str) -> Tensor:
+    def moved(self, name: str, reach: float, point: str) -> Tensor:
         own = self.own[name]
         drawn = 2.0 * torch.rand(own.shape, generator=self.generator, dtype=torch.float64) - 1.0
         drawn = (drawn if point == "inside" else drawn.sign()).to(own.device)
@@ -221,28 +108,28 @@ class _Moving:
         factor = self.problem.tensors.factors[id(self.problem.tensors.values[name])]
         return self.problem.settings.box.unit_radius(self.own[name].double()) * (factor * (1.0 - 2.0**-40))
 
-    def _graph(self, places: Tensor | None = None) -> Tensor:
+    def graph(self, places: Tensor | None = None) -> Tensor:
         x = self.run.inputs(self.problem.x[self.few if places is None else places])
         return replay(self.problem.network, self.run.read, x, wide=self.run.wide).double().cpu()
 
-    def _same(self, answer: Tensor, expected: Tensor, places: Tensor, dtype: torch.dtype | None = None) -> bool:
-        """Whether two answers at the weights as they are moved now are one, but for rounding in a type.
+    def same(self, answer: Tensor, expected: Tensor, places: Tensor, run: Running | None = None) -> bool:
+        """Whether two answers at the weights as they are moved in a run are one, but for rounding.
 
         Where the graph has no number the box reaches a pole, and nothing can be proven of that sample.
         """
         if answer.shape != expected.shape:
             return False
-        rows = _numbers(expected)
-        if not len(rows) or near(answer[rows], expected[rows], nearness(self.run) if dtype is None else NEAR_OWN):
+        rows, run = numbers(expected), run or self.run
+        if not len(rows) or near(answer[rows], expected[rows], nearness(run)):
             return True
-        return explained(self.problem, places[rows], self.run, answer[rows], expected[rows], dtype)
+        return explained(self.problem, places[rows], run, answer[rows], expected[rows])
 
     def _compare(self, what: str, *, all_moved: bool = False) -> tuple[Tensor, Tensor]:
         """The module's answers, once they are known to be those of the graph, and the rows in which it has numbers."""
-        answer, graph = asked(self.problem, self.run, self.few).double(), self._graph()
-        if not self._same(answer, graph, self.few):
+        answer, graph = asked(self.problem, self.run, self.few).double(), self.graph()
+        if not self.same(answer, graph, self.few):
             refuse(self.problem, what, self._culprit() if all_moved else None)
-        rows = _numbers(graph)
+        rows = numbers(graph)
         return answer[rows], rows
 
     def _culprit(self) -> str | None:
@@ -260,11 +147,11 @@ class _Moving:
 
 def moved_far(problem: Problem, run: Running) -> dict[str, Tensor]:
     """Values of all parameters in the box, at a corner that is far from their own."""
-    moving = _Moving(problem, run, problem.tensors.boxed, FEW)
-    return {name: moving._moved(name, FAR, "corner") for name in moving.names}
+    moving = Moving(problem, run, problem.tensors.boxed, FEW)
+    return {name: moving.moved(name, FAR, "corner") for name in moving.names}
 
 
-def _numbers(answer: Tensor) -> Tensor:
+def numbers(answer: Tensor) -> Tensor:
     """Rows without an infinite number or none at all."""
     return answer.isfinite().all(1).nonzero().squeeze(1)
 

@@ -60,6 +60,12 @@ def near(one: Float[Tensor, "samples classes"], other: Float[Tensor, "samples cl
     return not len(apart(one, other, relative))
 
 
+def distance(one: Float[Tensor, "samples classes"], other: Float[Tensor, "samples classes"]) -> float:
+    """The largest difference of two answers, relative to the largest logit of its sample."""
+    size = torch.maximum(one.abs(), other.abs()).amax(1, keepdim=True)
+    return float(((one - other).abs() / size).nan_to_num(0.0).amax()) if one.shape == other.shape else torch.inf
+
+
 def apart(one: Float[Tensor, "samples classes"], other: Float[Tensor, "samples classes"], relative: float) -> Tensor:
     """Samples of which two answers are not the same, but for rounding; what is no number is the same as nothing."""
     size = torch.maximum(one.abs(), other.abs()).amax(1, keepdim=True)

@@ -1,7 +1,7 @@
 r"""Floating-point rounding as every rule accounts for it.
 
-A computed dot product of ``n`` terms lies within :math:`\\gamma_n \\sum |w_i||x_i|` of the true one, in any order of
-summation, fused or not, with :math:`\\gamma_k = ku / (1 - ku)` (Higham, Accuracy and Stability of Numerical
+A computed dot product of ``n`` terms lies within :math:`\gamma_n \sum |w_i||x_i|` of the true one, in any order of
+summation, fused or not, with :math:`\gamma_k = ku / (1 - ku)` (Higham, Accuracy and Stability of Numerical
 Algorithms, 2nd ed., ch. 3); underflow adds at most ``n`` times the smallest subnormal number.
 """
 

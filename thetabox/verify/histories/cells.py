@@ -91,9 +91,9 @@ class Cells:
         self.weight_in, self.weight_rec, self.bias_out = layer.weight_in, layer.weight_rec, layer.bias_out
         self.weight_out = layer.weight_out.moved(lambda t: t.T)
         self.units, self.dt = self.weight_in.theta.shape[1], described[0].dt
-        # Silent steps behind a spike, and those at the beginning; the longest delay is that of the whole network.
+        # Steps in which a unit is silent after a spike, and at the beginning: its layer's index.
         self.silent_steps, self.delay = (layer.refractory - 1.0).clamp(min=0.0), layer.delay
-        self.behind = len(described) - 1
+        self.extra_steps = len(described) - 1
         self.never_silent = not bool(self.silent_steps.any() or self.delay.any())
         self.threshold = self._ends(layer.threshold)
         # What reset sums are measured by where histories are compared.

@@ -236,11 +236,11 @@ class Histories(Domain):
         cells = self._cells(torch.zeros(1, dtype=torch.float64, device=device))
         weight = cells.weight_in
         relative = rounding.of_dot(len(weight.theta) + 8) + 4.0 * weight.theta_error
-        shape = (len(value), value.shape[1] + cells.behind, cells.units)
+        shape = (len(value), value.shape[1] + cells.extra_steps, cells.units)
         centre, spread, size = (value.new_empty(shape) for _ in range(3))
         for decay in cells.decays:
             trace, traces = torch.zeros_like(value[:, 0]), []
-            for x_t in [*value.unbind(1), *[torch.zeros_like(value[:, 0])] * cells.behind]:
+            for x_t in [*value.unbind(1), *[torch.zeros_like(value[:, 0])] * cells.extra_steps]:
                 trace = decay.value * trace + (1.0 - decay.value) * x_t
                 traces.append(trace)
             g = torch.stack(traces, 1)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def silent_left(spikes: Tensor, left: Tensor, silent_steps: Tensor) -> Tensor:
-    """Silent steps left behind a step; ``silent_steps`` of them, never less than were left, follow a spike."""
+    """Steps that stay silent after this one: one less than before, and ``silent_steps`` at least after a spike."""
     return torch.maximum(left - 1.0, spikes * silent_steps)
 
 

@@ -79,7 +79,7 @@ class Following:
     Args:
         algebra: of its polynomials.
         states: its tensors of state.
-        after: atom of a state → what it is behind a step.
+        after: atom of a state → what it is after a step.
         start: atom of a state → what it begins with.
         zeros: first atom of a weight matrix → which of its entries are zero in all of the box.
     """

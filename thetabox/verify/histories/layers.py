@@ -1,7 +1,8 @@
 """Several layers of leaky cells as one layer.
 
-Layer d of them (from 0) runs d steps behind the input: the spikes of the layer below, of the same step in the network,
-are then spikes of the step before, as recurrent ones are. So W_in of the upper layers stands in the recurrent weights,
+Layer d of them (from 0) runs d steps later than the input: the spikes of the layer below, of the same step in the
+network, are then spikes of the step before, as recurrent ones are. So W_in of the upper layers stands in the recurrent
+weights,
 
     x → [W_in¹ 0 0],    z → [W_rec¹ W_in²  0   ]
                             [  0    W_rec² W_in³]

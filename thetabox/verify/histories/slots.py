@@ -53,22 +53,25 @@ class Slots:
 
     def trace(self, place: int) -> Pair:
         """Output trace h of one decay."""
+        return self._quantity(place)
+
+    def _quantity(self, place: int) -> Pair:
         return self.values[place], self.values[len(self.values) // 2 + place]
 
     @property
     def reset(self) -> Pair:
         """Reset sum R."""
-        return self.trace(self.traces)
+        return self._quantity(self.traces)
 
     @property
     def adaptation(self) -> Pair:
         """Adaptation b."""
-        return self.trace(self.traces + 1)
+        return self._quantity(self.traces + 1)
 
     @property
     def spike(self) -> Pair:
         """Last spike z."""
-        return self.trace(self.traces + 2)
+        return self._quantity(self.traces + 2)
 
     @property
     def level(self) -> Pair:
@@ -78,12 +81,12 @@ class Slots:
     @property
     def silent(self) -> Pair:
         """Silent steps left."""
-        return self.trace(self.traces + 3)
+        return self._quantity(self.traces + 3)
 
     @property
     def count(self) -> Pair:
         """Spikes so far."""
-        return self.trace(self.traces + 4)
+        return self._quantity(self.traces + 4)
 
     def take(self, neurons: Tensor) -> Slots:
         """Some neurons, by a mask."""
@@ -160,8 +163,8 @@ class Slots:
         spikes = torch.zeros_like(children.values[0])
         spikes[:, self.histories :] = 1.0
         children._spike(cells, unit[branching], spikes)
-        trace = _width(children.trace(0)) / (1.0 - cells.decays[0].value)
-        reset = _width(children.reset) / cells.hardest_reset
+        trace = _twice_middle(children.trace(0)) / (1.0 - cells.decays[0].value)
+        reset = _twice_middle(children.reset) / cells.hardest_reset
         last = children.spike[0] + children.silent[0]
         key = FAR * last + trace + reset
         return merged(children.values, torch.cat([stays, can], 1), key, self.histories)
@@ -180,8 +183,8 @@ def _ends(pair: Pair) -> Pair:
     return pair[0], -pair[1]
 
 
-def _width(pair: Pair) -> Tensor:
-    """The sum of both ends, which orders histories as their middle does."""
+def _twice_middle(pair: Pair) -> Tensor:
+    """The sum of both ends, which orders histories as their middle does: the upper one is held negative."""
     return pair[0] - pair[1]
 
 

@@ -35,7 +35,16 @@ class _Step(nn.Module):
     def forward(self, *tensors: Tensor) -> list[Tensor]:
         state = pytree.tree_unflatten(list(tensors[1:]), self.structure)
         output, state = self.cell.step(tensors[0], state)  # type: ignore[operator]  # the protocol
-        return [output, *pytree.tree_leaves(state)]
+        # A dictionary says by its keys which state is which, not by the order in which they were written.
+        return [output, *_in_order(state, self.structure)]
+
+
+def _in_order(state: Any, structure: Any) -> list[Any]:
+    """Leaves of a state in the order of another of the same structure, whatever the order of keys."""
+    try:
+        return list(structure.flatten_up_to(state))
+    except ValueError:  # of another structure, which is said where the shapes are compared
+        return pytree.tree_leaves(state)
 
 
 class _Readout(nn.Module):

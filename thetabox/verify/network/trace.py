@@ -172,6 +172,8 @@ def _takes_any_number(module: nn.Module) -> bool:
 
 
 def _untraceable(model: nn.Module, examples: Sequence[Tensor], error: Exception) -> InputError:
+    if "KeyboardInterrupt" in str(error):  # inside torch it may become an error of torch's
+        raise KeyboardInterrupt from error
     if isinstance(model, torch.jit.ScriptModule):
         return InputError("scripted modules (torch.jit.script) have no trace; give the Python module it was made from")
     reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

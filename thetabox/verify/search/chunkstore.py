@@ -17,7 +17,9 @@ from thetabox.errors import InputError
 
 
 class ChunkStore:
-    """Margins by range of samples, in a folder that is deleted when the run succeeds, unless ``keep`` is set.
+    """Finished work in a folder that is deleted when the run succeeds, unless ``keep`` is set.
+
+    Chunks of a grid are margins by range of samples; what a stage of ``auto`` has done is kept under names of its own.
 
     Args:
         folder: where to keep chunks; ``None`` keeps nothing.

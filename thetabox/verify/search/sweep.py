@@ -162,7 +162,7 @@ def grid(task: Task, domain: Domain) -> Proof:
     done = 0
     try:
         for sweep in rows:
-            prefix = "" if domain.shares else f"{domain.name}-{sweep.start}-"
+            prefix = f"{domain.name}-" if domain.shares else f"{domain.name}-{sweep.start}-"
             for members, start in zip(order.split(size), range(0, len(order), size), strict=True):
                 stop = start + len(members)
                 part = task.store.read(start, stop, prefix)

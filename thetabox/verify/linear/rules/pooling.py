@@ -24,7 +24,15 @@ from thetabox.verify.network.operators import MAX_POOLS_2D, RELU
 
 
 class Pool(NamedTuple):
-    """``z_j <= max_i z_i <= sum_i above_i z_i + offset`` of all samples; windows before the last two dimensions."""
+    """``z_j <= max_i z_i <= sum_i above_i z_i + offset`` of all samples; windows before the last two dimensions.
+
+    Attributes:
+        reference: the place j in its window.
+        above: of each place of the window.
+        offset: of each window.
+        lower, upper: of the largest value.
+        reach: size of all terms, for their rounding.
+    """
 
     reference: Tensor
     above: Tensor

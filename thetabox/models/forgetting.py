@@ -1,0 +1,96 @@
+"""What the code of a module keeps of its calls, by where it writes: forgotten, a copy must compute it anew.
+
+A value that an earlier call computed of the weights, and that later calls read, does not move with them. No run shows
+what it was computed of; a copy that has lost it does.
+"""
+
+from __future__ import annotations
+
+import dis
+from collections.abc import Iterator
+from contextlib import suppress
+from types import CodeType, FunctionType
+
+from torch import Tensor, nn
+
+# Methods that make a module, or put it together again.
+MAKING = {"__init__", "__new__", "__post_init__", "__setstate__", "__deepcopy__", "__copy__", "reset_parameters"}
+# Methods of containers and modules that keep what they are given.
+KEEPING = {"append", "extend", "insert", "add", "update", "setdefault", "register_buffer", "setattr", "__setitem__"}
+CONTAINERS = (dict, list, set)
+# What a module holds of torch's own accord.
+OF_TORCH = set(vars(nn.Module()))
+# How a copy forgets, one way after the other until it runs: values become ``None``, containers empty, attributes are
+# gone, or only what is no number becomes ``None``.
+WAYS = ("none", "empty", "gone", "numbers stay")
+
+
+def kept_names(module: nn.Module) -> set[str]:
+    """Attributes of a module that hold something and that its code may write to where it does not make the module."""
+    written: set[str] = set()
+    for code in _codes(type(module)):
+        names, keeps = _written(code)
+        written |= names
+        if keeps:
+            # A container that the code names, an attribute or buffer of which it has the name.
+            written |= {name for name in code.co_names if isinstance(vars(module).get(name), CONTAINERS)}
+            written |= {name for name in code.co_consts if isinstance(name, str)}
+    held = {**vars(module), **module._buffers}
+    return {name for name in written - OF_TORCH if held.get(name) is not None}
+
+
+def forget(module: nn.Module, way: str) -> bool:
+    """Take from a module and its parts what their code has kept; whether there was anything."""
+    found = False
+    for part in module.modules():
+        for name in kept_names(part):
+            found |= _forget(part, name, way)
+    return found
+
+
+def _forget(module: nn.Module, name: str, way: str) -> bool:
+    value = module._buffers.get(name, vars(module).get(name))
+    if isinstance(value, CONTAINERS) and way in ("empty", "numbers stay"):
+        empty = not value
+        value.clear()
+        return not empty
+    if isinstance(value, int | float) and not isinstance(value, Tensor) and way == "numbers stay":
+        return False
+    if way == "gone":
+        delattr(module, name)
+    elif name in module._buffers:
+        module._buffers[name] = None
+    else:
+        vars(module)[name] = None
+    return True
+
+
+def _codes(kind: type) -> Iterator[CodeType]:
+    """Code of the methods of a class and its bases, those of torch left out."""
+    for base in kind.__mro__:
+        if base is object or base.__module__.split(".")[0] == "torch":
+            continue
+        for name, value in vars(base).items():
+            function = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+            function = getattr(function, "__wrapped__", function)
+            if name not in MAKING and isinstance(function, FunctionType):
+                yield from _nested(function.__code__)
+
+
+def _nested(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _nested(constant)
+
+
+def _written(code: CodeType) -> tuple[set[str], bool]:
+    """Names of attributes that code stores to, and whether it may keep something in a container or a buffer."""
+    names: set[str] = set()
+    keeps = bool(KEEPING & {*code.co_names})
+    with suppress(Exception):  # code of another interpreter
+        for instruction in dis.get_instructions(code):
+            if instruction.opname == "STORE_ATTR":
+                names.add(str(instruction.argval))
+            keeps |= instruction.opname in ("STORE_SUBSCR", "STORE_SLICE")
+    return names, keeps

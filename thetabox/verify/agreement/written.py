@@ -1,0 +1,124 @@
+"""The module with its weights written to, in a copy or in itself, beside the graph with the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thetabox.errors import InputError
+from thetabox.models.forgetting import WAYS
+from thetabox.models.replica import Replica, Unfaithful, swapped
+from thetabox.models.running import running
+from thetabox.verify.agreement.moved import FAR, Moving, numbers
+from thetabox.verify.agreement.nearness import NEAR_OWN, distance, near, nearness
+from thetabox.verify.agreement.refusal import refuse
+from thetabox.verify.network.replay import replay
+
+
+def compare_written(moving: Moving, own: Tensor, unread: Sequence[str]) -> None:
+    """A network whose weights are written to themselves: what no operator shows, as a cache or another thread.
+
+    Args:
+        moving: its parameters, in a run on twins.
+        own: what the module returns at its own weights: another result there is another program.
+        unread: tensors of the box that the graph does not read.
+    """
+    done = [_faithful(_compare_replica, moving, own)]
+    for way in WAYS if done[0] else ():
+        if _faithful(_compare_forgetful, moving, own, way):
+            break
+    # A copy does not show what is kept by the very tensors, of which a trace has only the result.
+    constants = any(t.is_floating_point() for g in moving.problem.network.graphs.values() for t in g.constants.values())
+    if unread or constants or not done[0]:
+        done.append(_faithful(_compare_swapped, moving))
+    if unread and not any(done):
+        raise InputError(
+            f"the network does not read {unread[0]}, which is in the box, but may keep what it computed of it: it "
+            "can neither be copied nor moved to see that; exclude the tensor if it has no part in it"
+        )
+    if constants and not any(done):
+        raise InputError(
+            "the network computes with constants, which may be what it keeps of its weights: it can neither be "
+            "copied nor moved to see that; make them buffers, and compiled parts of it modules of Python"
+        )
+
+
+def _faithful(compare: Callable[..., None], *given: Any) -> bool:
+    """Whether a comparison could be made."""
+    with suppress(Unfaithful):
+        compare(*given)
+        return True
+    return False
+
+
+def _compare_replica(moving: Moving, own: Tensor) -> None:
+    if not moving.run.wide:
+        raise Unfaithful
+    x = moving.run.inputs(moving.problem.x[moving.few])
+    x = x.double() if x.is_floating_point() else x
+    moved = {name: moving.moved(name, FAR, "larger") for name in moving.names}
+    # Moved before its first call: what that keeps of its weights, a later one would answer with.
+    replica = Replica(moving.problem.model)
+    replica.move(moved)
+    answer = replica(x)
+    moving.run.move(moved)
+    if moving.same(answer, moving.graph(), moving.few):
+        return
+    if not near(Replica(moving.problem.model)(x), own, nearness(moving.run)):
+        raise Unfaithful
+    refuse(moving.problem, "a copy of it whose weights are written to answers another thing than the traced graph")
+
+
+def _compare_forgetful(moving: Moving, own: Tensor, way: str) -> None:
+    """A copy that has lost what earlier calls kept answers as the graph does, as nearly as at its own weights."""
+    x = moving.run.inputs(moving.problem.x[moving.few])
+    x = x.double() if x.is_floating_point() else x
+    replica = Replica(moving.problem.model)
+    if not replica.forget(way):
+        return
+    again = replica(x)
+    if again.shape != own.shape or not near(again, own, NEAR_OWN):
+        raise Unfaithful
+    moved = {name: moving.moved(name, FAR, "larger") for name in moving.names}
+    replica = Replica(moving.problem.model)
+    replica.forget(way)
+    replica.move(moved)
+    answer = replica(x)
+    moving.run.move(moved)
+    graph = moving.graph()
+    rows = numbers(graph)
+    # What was kept in less precision is off by that at any weights.
+    room = 16 * (again - own).abs().amax(1, keepdim=True) + nearness(moving.run) * graph.abs().amax(1, keepdim=True)
+    if bool(((answer - graph).abs() <= room)[rows].all()) or moving.same(answer, graph, moving.few):
+        return
+    raise InputError(
+        "the network answers with what an earlier call computed of its weights and kept, and which does not move "
+        "with them; certify it before its first call, or let it compute that in every call"
+    )
+
+
+def _compare_swapped(moving: Moving) -> None:
+    """In its own precision, beside a plain run and the graph in the same."""
+    x = moving.problem.x[moving.few]
+    with running(moving.problem.model, moving.problem.x, wide=False) as narrow:
+        held = narrow.inputs(x)
+        moved = {name: moving.moved(name, FAR, "larger").to(narrow.tensors[name].dtype) for name in moving.names}
+        plain = narrow(x).double()
+        apart_at_own = distance(plain, replay(moving.problem.network, narrow.read, held, wide=False).double().cpu())
+        with swapped(moving.problem.model) as network:
+            network.move(moved)
+            answer = network(held)
+        narrow.move(moved)
+        graph = replay(moving.problem.network, narrow.read, held, wide=False).double().cpu()
+        rows, room = numbers(graph), 2.0 * torch.finfo(narrow.dtype).eps + 4.0 * apart_at_own
+        if near(answer[rows], graph[rows], room) or moving.same(answer, graph, moving.few, narrow):
+            return
+        narrow.move({name: narrow.tensors[name].detach() for name in moving.names})
+        with swapped(moving.problem.model) as network:
+            if not near(network(held), plain, nearness(narrow)):
+                raise Unfaithful
+    refuse(moving.problem, "when its weights are written to it answers another thing than the traced graph")
