@@ -9,7 +9,9 @@ from __future__ import annotations
 import dis
 from collections.abc import Iterator
 from contextlib import suppress
-from types import CodeType, FunctionType
+from functools import cached_property
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -20,6 +22,8 @@ KEEPING = {"append", "extend", "insert", "add", "update", "setdefault", "registe
 CONTAINERS = (dict, list, set)
 # What a module holds of torch's own accord.
 OF_TORCH = set(vars(nn.Module()))
+# What has attributes, and is no place where code keeps its results.
+NO_STORES = (nn.Module, Tensor, type, ModuleType, FunctionType, MethodType)
 # How a copy forgets, one way after the other until it runs: values become ``None``, containers empty, attributes are
 # gone, or only what is no number becomes ``None``.
 WAYS = ("none", "empty", "gone", "numbers stay")
@@ -27,7 +31,18 @@ WAYS = ("none", "empty", "gone", "numbers stay")
 
 def kept_names(module: nn.Module) -> set[str]:
     """Attributes of a module that hold something and that its code may write to where it does not make the module."""
-    written: set[str] = set()
+    return {name for _, name in _kept(module)}
+
+
+def forget(module: nn.Module, way: str) -> bool:
+    """Take from a module and its parts what their code has kept; whether there was anything."""
+    found = [_forget(held, name, way) for part in module.modules() for held, name in _kept(part)]
+    return any(found)
+
+
+def _kept(module: nn.Module) -> list[tuple[dict[str, Any], str]]:
+    """Each with the dictionary that holds it: of the module, of its buffers, of an object that it holds."""
+    written = set(_cached(type(module)))
     for code in _codes(type(module)):
         names, keeps = _written(code)
         written |= names
@@ -35,34 +50,30 @@ def kept_names(module: nn.Module) -> set[str]:
             # A container that the code names, an attribute or buffer of which it has the name.
             written |= {name for name in code.co_names if isinstance(vars(module).get(name), CONTAINERS)}
             written |= {name for name in code.co_consts if isinstance(name, str)}
-    held = {**vars(module), **module._buffers}
-    return {name for name in written - OF_TORCH if held.get(name) is not None}
+    objects = [vars(v) for v in vars(module).values() if hasattr(v, "__dict__") and not isinstance(v, NO_STORES)]
+    holders = [vars(module), module._buffers, *objects]
+    return [(held, n) for held in holders for n in sorted(written - OF_TORCH) if held.get(n) is not None]
 
 
-def forget(module: nn.Module, way: str) -> bool:
-    """Take from a module and its parts what their code has kept; whether there was anything."""
-    found = False
-    for part in module.modules():
-        for name in kept_names(part):
-            found |= _forget(part, name, way)
-    return found
-
-
-def _forget(module: nn.Module, name: str, way: str) -> bool:
-    value = module._buffers.get(name, vars(module).get(name))
+def _forget(held: dict[str, Any], name: str, way: str) -> bool:
+    value = held[name]
     if isinstance(value, CONTAINERS) and way in ("empty", "numbers stay"):
         empty = not value
         value.clear()
         return not empty
-    if isinstance(value, int | float) and not isinstance(value, Tensor) and way == "numbers stay":
+    if isinstance(value, int | float) and way == "numbers stay":
         return False
     if way == "gone":
-        delattr(module, name)
-    elif name in module._buffers:
-        module._buffers[name] = None
+        del held[name]
     else:
-        vars(module)[name] = None
+        held[name] = None
     return True
+
+
+def _cached(kind: type) -> Iterator[str]:
+    """Properties that keep their value in the attribute of their name."""
+    for base in kind.__mro__:
+        yield from (name for name, value in vars(base).items() if isinstance(value, cached_property))
 
 
 def _codes(kind: type) -> Iterator[CodeType]:
@@ -71,7 +82,7 @@ def _codes(kind: type) -> Iterator[CodeType]:
         if base is object or base.__module__.split(".")[0] == "torch":
             continue
         for name, value in vars(base).items():
-            function = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+            function = getattr(value, "fget", None) or getattr(value, "func", None) or getattr(value, "__func__", value)
             function = getattr(function, "__wrapped__", function)
             if name not in MAKING and isinstance(function, FunctionType):
                 yield from _nested(function.__code__)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
+from functools import cached_property
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -102,7 +104,46 @@ class ByAttribute(Keeps):
         return self.last((self.first(x) * self.kept).relu())
 
 
-KEEPING = [InTable, OfAnotherSize, InBuffer, InNumber, InNumbers, InList, ReadElsewhereToo, ByAttribute]
+class InProperty(Keeps):
+    @cached_property
+    def doubled(self) -> Tensor:
+        return self.gain.detach() * 2.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last((self.first(x) * self.doubled).relu())
+
+
+class InObject(Keeps):
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = SimpleNamespace(value=None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.store.value is None:
+            self.store.value = self.gain.detach()[self.places]
+        return self.last((self.first(x) * self.store.value).relu())
+
+
+class ByName(Keeps):
+    def forward(self, x: Tensor) -> Tensor:
+        if self.__dict__.get("kept") is None:
+            setattr(self, "kept", self.gain.detach().exp())  # noqa: B010  # as code may
+        return self.last((self.first(x) * self.kept).relu())
+
+
+KEEPING = [
+    InProperty,
+    InObject,
+    ByName,
+    InTable,
+    OfAnotherSize,
+    InBuffer,
+    InNumber,
+    InNumbers,
+    InList,
+    ReadElsewhereToo,
+    ByAttribute,
+]
 
 
 @pytest.mark.parametrize("kind", KEEPING)
