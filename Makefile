@@ -50,7 +50,7 @@ demo: $(STAMP)
 	@$(BIN)/thetabox demo --out "$(DEMO_OUT)"
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest -n $(WORKERS) -m "$(TESTS)" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "$(TESTS)" $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .

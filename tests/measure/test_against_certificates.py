@@ -63,6 +63,7 @@ def test_neuron_parameters_in_the_box() -> None:
     assert (proof.margin <= found.margin + 1e-12).all()
 
 
+@pytest.mark.slow
 def test_a_trained_spiking_network() -> None:
     """Real data, the strongest attack there is here, and proofs that reach further than plain intervals."""
     torch.manual_seed(0)

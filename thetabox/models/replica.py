@@ -146,7 +146,7 @@ def _elsewhere(model: nn.Module, *, wide: bool) -> Iterator[tuple[Tensor, Tensor
         at = place(t)
         if at is None or t.is_neg() or t.is_conj() or id(t) in seen:
             continue
-        if t.is_inference():  # it has no version, and cannot be put elsewhere
+        if t.is_inference() and not wide:  # it has no version, and cannot be put elsewhere
             raise Unfaithful
         seen.add(id(t))
         if at not in stores:

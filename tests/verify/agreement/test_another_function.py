@@ -411,7 +411,9 @@ LARGE: dict[str, Callable[[Tensor], bool]] = {
 }
 
 
-@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize(
+    "name", [n if n in ("of a module", "slice") else pytest.param(n, marks=pytest.mark.slow) for n in LARGE]
+)
 def test_a_limit_that_changed_since(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What code does with a large batch shows in no run of a small one, so no trace is kept from call to call."""
     net, x = Changed(lambda m, x, a: -a if LARGE[name](x) else a), samples()

@@ -109,6 +109,7 @@ def _compare_swapped(moving: Moving) -> None:
         moved = {name: moving.moved(name, FAR, "larger").to(narrow.tensors[name].dtype) for name in moving.names}
         plain = narrow(x).double()
         apart_at_own = distance(plain, replay(moving.problem.network, narrow.read, held, wide=False).double().cpu())
+        narrow.move({})  # what that run has left is forgotten
         with swapped(moving.problem.model) as network:
             network.move(moved)
             answer = network(held)
