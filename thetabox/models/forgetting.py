@@ -7,6 +7,7 @@ what it was computed of; a copy that has lost it does.
 from __future__ import annotations
 
 import dis
+import inspect
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cached_property
@@ -82,8 +83,10 @@ def _codes(kind: type) -> Iterator[CodeType]:
         if base is object or base.__module__.split(".")[0] == "torch":
             continue
         for name, value in vars(base).items():
-            function = getattr(value, "fget", None) or getattr(value, "func", None) or getattr(value, "__func__", value)
-            function = getattr(function, "__wrapped__", function)
+            function: Any = value.fget if isinstance(value, property) else value
+            function = function.func if isinstance(function, cached_property) else function
+            with suppress(Exception):  # objects of foreign kinds raise whatever they like
+                function = inspect.unwrap(getattr(function, "__func__", function))
             if name not in MAKING and isinstance(function, FunctionType):
                 yield from _nested(function.__code__)
 
