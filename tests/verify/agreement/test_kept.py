@@ -107,10 +107,10 @@ class ByAttribute(Keeps):
 class InProperty(Keeps):
     @cached_property
     def doubled(self) -> Tensor:
-        return self.gain.detach() * 2.0
+        return torch.cat([self.gain.detach() * 2.0, torch.ones(1)])
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last((self.first(x) * self.doubled).relu())
+        return self.last((self.first(x) * self.doubled[:8]).relu())
 
 
 class InObject(Keeps):
@@ -208,6 +208,7 @@ class ByVersion(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.layer, self.last, self.act, self.lock = nn.Linear(6, 6, bias=False), nn.Linear(6, 3), act, lock
+        self.layer.weight = nn.Parameter(0.4 * torch.randn(6, 6))  # never written to, as where it is traced
         self.kept: tuple[int, Tensor] | None = None
 
     def turned(self) -> Tensor:
@@ -216,7 +217,8 @@ class ByVersion(nn.Module):
         return self.kept[1]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last(F.linear(self.act(self.layer(x)), self.turned()))
+        h = self.act(self.layer(x))
+        return self.last(h + 0.5 * F.linear(h, self.turned()))
 
 
 def compiled() -> nn.Module:
@@ -246,19 +248,23 @@ def called_before(net: nn.Module) -> nn.Module:
 
 
 class WithTable(nn.Module):
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, act: nn.Module) -> None:
         super().__init__()
         torch.manual_seed(seed)
-        self.first, self.last, self.table = nn.Linear(6, 6), nn.Linear(6, 3), torch.randn(6)
+        self.first, self.last, self.act, self.table = nn.Linear(6, 6), nn.Linear(6, 3), act, torch.randn(6)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last((self.first(x) + self.table.to(x.dtype)).relu())
+        return self.last(self.act(self.first(x) + self.table.to(x.dtype)))
+
+
+def test_an_honest_network_with_a_compiled_part() -> None:
+    tb.certify(WithTable(0, compiled()), samples(), [0] * 12, 1e-4, domain="interval")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_honest_networks_of_half_precision(dtype: torch.dtype) -> None:
     for seed in range(4):
-        tb.certify(WithTable(seed).to(dtype), samples().to(dtype), [0] * 12, 1e-4, domain="interval")
+        tb.certify(WithTable(seed, nn.ReLU()).to(dtype), samples().to(dtype), [0] * 12, 1e-4, domain="interval")
 
 
 class Guarded(nn.Module):

@@ -106,7 +106,9 @@ def _compare_swapped(moving: Moving) -> None:
     x = moving.problem.x[moving.few]
     with running(moving.problem.model, moving.problem.x, wide=False) as narrow:
         held = narrow.inputs(x)
-        moved = {name: moving.moved(name, FAR, "larger").to(narrow.tensors[name].dtype) for name in moving.names}
+        # Farther in half precision, whose own rounding would hide what a small move changes.
+        reach = FAR if torch.finfo(narrow.dtype).eps < FAR**2 else 10 * FAR
+        moved = {name: moving.moved(name, reach, "larger").to(narrow.tensors[name].dtype) for name in moving.names}
         plain = narrow(x).double()
         apart_at_own = distance(plain, replay(moving.problem.network, narrow.read, held, wide=False).double().cpu())
         narrow.move({})  # what that run has left is forgotten
