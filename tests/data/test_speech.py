@@ -99,7 +99,7 @@ def test_variants_are_fixed_and_different():
 
 
 def test_mfcc_of_a_louder_clip_differs_in_the_first_coefficient_only():
-    pytest.importorskip("kaldi_native_fbank", reason=NO_FBANK)
+    pytest.importorskip("kaldi_native_fbank", reason=NO_FBANK)  # the audio extra may be absent
     clip = speech.read_wav(_wav(3), "a")
     features = speech.mfcc(clip)
     assert features.shape == speech.TASK.shape
@@ -112,7 +112,7 @@ def test_mfcc_of_a_louder_clip_differs_in_the_first_coefficient_only():
 @pytest.mark.parametrize("form", ["tar a class", "official", "folders"])
 def test_forms_of_the_files(tmp_path, form, monkeypatch):
     monkeypatch.setattr(speech, "COPIES", 2)
-    pytest.importorskip("kaldi_native_fbank", reason=NO_FBANK)
+    pytest.importorskip("kaldi_native_fbank", reason=NO_FBANK)  # the audio extra may be absent
     _write(tmp_path / "data" / "speech-commands", form)
     parts = {split: load("speech", split, tmp_path / "data") for split in ("train", "validation", "test")}
     groups = [set(part.groups) for part in parts.values()]
@@ -141,7 +141,7 @@ def test_bad_files(tmp_path):
 
 @pytest.mark.slow
 def test_the_real_set(shared_data, monkeypatch):
-    pytest.importorskip("kaldi_native_fbank", reason=NO_FBANK)
+    pytest.importorskip("kaldi_native_fbank", reason=NO_FBANK)  # the audio extra may be absent
     monkeypatch.setattr(speech, "COPIES", 1)
     parts = [load("speech", split, shared_data) for split in ("train", "validation", "test")]
     assert [len(part) for part in parts] == [962, 174, 504]

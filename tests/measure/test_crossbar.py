@@ -138,9 +138,9 @@ def test_what_is_stored() -> None:
 def test_correction_is_that_of_aihwkit() -> None:
     """α of one tile and the corrected weights, over many chips, as aihwkit's inference tile in torch has them."""
     why = "aihwkit is not installed: pip install --no-deps --only-binary :all: aihwkit==1.1.0"
-    configs = pytest.importorskip("aihwkit.simulator.configs", reason=why)
-    inference = pytest.importorskip("aihwkit.inference", reason=why)
-    layers = pytest.importorskip("aihwkit.nn", reason=why)
+    configs = pytest.importorskip("aihwkit.simulator.configs", reason=why)  # aihwkit may be absent
+    inference = pytest.importorskip("aihwkit.inference", reason=why)  # aihwkit may be absent
+    layers = pytest.importorskip("aihwkit.nn", reason=why)  # aihwkit may be absent
     config = configs.TorchInferenceRPUConfig()
     config.noise_model = inference.PCMLikeNoiseModel(g_max=25.0)
     config.drift_compensation = inference.GlobalDriftCompensation()

@@ -134,7 +134,7 @@ def test_bad_times(time: float) -> None:
 def model():
     """The model of aihwkit, in µS."""
     why = "aihwkit is not installed: pip install --no-deps --only-binary :all: aihwkit==1.1.0"
-    pcm = pytest.importorskip("aihwkit.inference.noise.pcm", reason=why)
+    pcm = pytest.importorskip("aihwkit.inference.noise.pcm", reason=why)  # aihwkit may be absent
     return pcm.PCMLikeNoiseModel(g_max=25.0)
 
 

@@ -96,7 +96,7 @@ class InOtherWords(nn.Module):
         self.dropout = nn.Dropout(0.5)
         with torch.no_grad():
             self.norm.running_mean.uniform_(-1, 1)  # type: ignore[union-attr]  # it has statistics
-            self.norm.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
+            self.norm.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]  # it has statistics
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.dropout(F.relu(self.norm(self.first(x)))).float()
