@@ -25,7 +25,7 @@ from thetabox.models.outside import plain_parametrizations
 from thetabox.models.snapshot import Snapshot
 
 NARROW = (torch.float32, torch.float16, torch.bfloat16)
-# How Python reads numbers of tensors: by ``item()``, in a condition, by ``tolist()``, or compares them.
+# How Python reads numbers of tensors: by ``item()``, in a condition, or comparing two.
 ASKING = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default, torch.ops.aten.is_nonzero.default)
 RUNNING = RLock()
 """Held while a caller's module runs or its weights are read: its mode, attributes and, while a program is exported, its

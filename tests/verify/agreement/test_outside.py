@@ -223,13 +223,13 @@ def test_what_was_kept_before_is_no_constant(net: Kernel, gradients: bool) -> No
     x = samples()
     with torch.set_grad_enabled(gradients):
         y = net(x).argmax(1)
-    message = r"computed of trainable ones|a copy of it whose weights|constant of the same size|all parameters moved"
+    message = r"computed of trainable ones|a copy of it whose weights|a constant that is kept|all parameters moved"
     with pytest.raises(tb.InputError, match=message):
         tb.certify(net, x, y, [0.0, 0.05])
 
 
-def test_constants_of_another_size_are_constants() -> None:
-    """An unused parameter beside them is recorded and no more."""
+def test_constants_that_are_kept_beside_an_unused_parameter() -> None:
+    """Whatever their size, they may have been computed of it; without it they are constants."""
 
     class Shifted(Kernel):
         def __init__(self) -> None:
@@ -240,7 +240,10 @@ def test_constants_of_another_size_are_constants() -> None:
             return super().forward(x + self.shift[0])
 
     net, x = Shifted(), samples()
-    assert tb.certify(net, x, net(x).argmax(1), 1e-6).checked["unread"] == ["unused"]
+    y = net(x).argmax(1)
+    with pytest.raises(tb.InputError, match=r"does not read unused.*a constant that is kept.*exclude the tensor"):
+        tb.certify(net, x, y, 1e-6)
+    assert tb.certify(net, x, y, 1e-6, box=tb.Box(exclude="unused")).checked["constants"] == 6
 
 
 class Twice(nn.Module):

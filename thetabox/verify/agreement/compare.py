@@ -192,18 +192,15 @@ def _check_constants(problem: Problem, unread: list[str]) -> None:
     """Refuse a constant that may be what was computed before of a tensor that is not read now.
 
     Raises:
-        InputError: one that somebody keeps has the size of a tensor in the box that is never read.
+        InputError: a call reads one that is kept, wherever that is, beside a tensor in the box that is never read.
     """
-    graphs, values = problem.network.graphs.values(), problem.tensors.values
-    sizes = {values[name].numel(): name for name in unread if values[name].numel() > 1}
-    alike = [t for g in graphs for t in g.constants.values() if t.is_floating_point() and t.numel() in sizes]
-    for constant in alike:
-        if _is_read(problem, constant):
-            raise InputError(
-                f"the network does not read {sizes[constant.numel()]}, which is in the box, but a constant of the same "
-                "size, which may have been computed of it before; compute it in forward, or exclude the tensor if it "
-                "has no part in it"
-            )
+    constants = [t for g in problem.network.graphs.values() for t in g.constants.values() if t.is_floating_point()]
+    if unread and any(_is_read(problem, constant) for constant in constants):
+        raise InputError(
+            f"the network does not read {unread[0]}, which is in the box, but a constant that is kept, which may have "
+            "been computed of it before; compute it in forward, make the constant a buffer, or exclude the tensor if "
+            "it has no part in it"
+        )
 
 
 def _is_read(problem: Problem, constant: Tensor) -> bool:
