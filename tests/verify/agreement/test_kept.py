@@ -131,7 +131,47 @@ class ByName(Keeps):
         return self.last((self.first(x) * self.kept).relu())
 
 
+class Elsewhere(Keeps):
+    """Kept where no code of the module shows that it writes."""
+
+    kept_in_class: Tensor | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deep = SimpleNamespace(parts=[SimpleNamespace(value=None)])
+
+    def value(self) -> Tensor:
+        if self.deep.parts[0].value is None:
+            self.deep.parts[0].value = torch.cat([self.gain.detach(), torch.ones(1)])
+        return self.deep.parts[0].value
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last((self.first(x) * self.value()[:8]).relu())
+
+
+class InClass(Elsewhere):
+    def value(self) -> Tensor:
+        if InClass.kept_in_class is None:
+            InClass.kept_in_class = torch.cat([self.gain.detach(), torch.ones(1)])
+        return InClass.kept_in_class
+
+
+class ByFunction(Elsewhere):
+    def value(self) -> Tensor:
+        return kept_by_function(self)
+
+
+def kept_by_function(net: Keeps) -> Tensor:
+    if net.kept is None:
+        net.kept = torch.cat([net.gain.detach(), torch.ones(1)])
+    kept: Tensor = net.kept
+    return kept
+
+
 KEEPING = [
+    Elsewhere,
+    InClass,
+    ByFunction,
     InProperty,
     InObject,
     ByName,
