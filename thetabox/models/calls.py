@@ -85,6 +85,8 @@ class Calls(TorchFunctionMode):
 
     def _recorded(self, value: Any, depth: int) -> Any:
         """A value without its tensors, to be compared."""
+        if type(value) in PLAIN:  # most operands
+            return value
         if isinstance(value, Tensor):
             return self._held.get(id(value), Tensor)
         if isinstance(value, PLAIN) or depth < 0:
@@ -93,10 +95,10 @@ class Calls(TorchFunctionMode):
             return value.dtype, value.shape, value.tobytes()
         if isinstance(value, slice):
             return tuple(self._recorded(part, depth - 1) for part in (value.start, value.stop, value.step))
-        if isinstance(value, Mapping):
-            return tuple((key, self._recorded(part, depth - 1)) for key, part in value.items())
-        if isinstance(value, Sequence):
-            return tuple(self._recorded(part, depth - 1) for part in value)
+        if isinstance(value, dict | Mapping):  # the common kind first, for the other is asked of a registry
+            return tuple([(key, self._recorded(part, depth - 1)) for key, part in value.items()])
+        if isinstance(value, tuple | list | Sequence):
+            return tuple([self._recorded(part, depth - 1) for part in value])
         return type(value)
 
 

@@ -10,7 +10,7 @@ import dis
 import inspect
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import cached_property
+from functools import cache, cached_property
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -30,18 +30,19 @@ NO_STORES = (nn.Module, Tensor, type, ModuleType, FunctionType, MethodType)
 WAYS = ("none", "empty", "gone", "numbers stay")
 
 
-def kept_names(module: nn.Module) -> set[str]:
-    """Attributes of a module that hold something and that its code may write to where it does not make the module."""
-    return {name for _, name in _kept(module)}
+def keeps(module: nn.Module) -> bool:
+    """Whether a module or a part of it holds what its code may have kept of a call."""
+    return any(kept(part) for part in module.modules())
 
 
-def forget(module: nn.Module, way: str) -> bool:
-    """Take from a module and its parts what their code has kept; whether there was anything."""
-    found = [_forget(held, name, way) for part in module.modules() for held, name in _kept(part)]
-    return any(found)
+def forget(module: nn.Module, way: str) -> None:
+    """Take from a module and its parts what their code has kept."""
+    for part in module.modules():
+        for held, name in kept(part):
+            _forget(held, name, way)
 
 
-def _kept(module: nn.Module) -> list[tuple[dict[str, Any], str]]:
+def kept(module: nn.Module) -> list[tuple[dict[str, Any], str]]:
     """Each with the dictionary that holds it: of the module, of its buffers, of an object that it holds."""
     written = set(_cached(type(module)))
     for code in _codes(type(module)):
@@ -51,37 +52,39 @@ def _kept(module: nn.Module) -> list[tuple[dict[str, Any], str]]:
             # A container that the code names, an attribute or buffer of which it has the name.
             written |= {name for name in code.co_names if isinstance(vars(module).get(name), CONTAINERS)}
             written |= {name for name in code.co_consts if isinstance(name, str)}
+    if not written:
+        return []
     objects = [vars(v) for v in vars(module).values() if hasattr(v, "__dict__") and not isinstance(v, NO_STORES)]
     holders = [vars(module), module._buffers, *objects]
     return [(held, n) for held in holders for n in sorted(written - OF_TORCH) if held.get(n) is not None]
 
 
-def _forget(held: dict[str, Any], name: str, way: str) -> bool:
+def _forget(held: dict[str, Any], name: str, way: str) -> None:
     value = held[name]
     if isinstance(value, CONTAINERS) and way in ("empty", "numbers stay"):
-        empty = not value
         value.clear()
-        return not empty
-    if isinstance(value, int | float) and way == "numbers stay":
-        return False
-    if way == "gone":
+    elif isinstance(value, int | float) and way == "numbers stay":
+        return
+    elif way == "gone":
         del held[name]
     else:
         held[name] = None
-    return True
+
+
+def _written_by_users(kind: type) -> list[type]:
+    """A class and its bases, those of torch left out."""
+    return [base for base in kind.__mro__ if base is not object and base.__module__.partition(".")[0] != "torch"]
 
 
 def _cached(kind: type) -> Iterator[str]:
     """Properties that keep their value in the attribute of their name."""
-    for base in kind.__mro__:
+    for base in _written_by_users(kind):
         yield from (name for name, value in vars(base).items() if isinstance(value, cached_property))
 
 
 def _codes(kind: type) -> Iterator[CodeType]:
-    """Code of the methods of a class and its bases, those of torch left out."""
-    for base in kind.__mro__:
-        if base is object or base.__module__.split(".")[0] == "torch":
-            continue
+    """Code of the methods of a class and its bases."""
+    for base in _written_by_users(kind):
         for name, value in vars(base).items():
             function: Any = value.fget if isinstance(value, property) else value
             function = function.func if isinstance(function, cached_property) else function
@@ -98,7 +101,8 @@ def _nested(code: CodeType) -> Iterator[CodeType]:
             yield from _nested(constant)
 
 
-def _written(code: CodeType) -> tuple[set[str], bool]:
+@cache
+def _written(code: CodeType) -> tuple[frozenset[str], bool]:
     """Names of attributes that code stores to, and whether it may keep something in a container or a buffer."""
     names: set[str] = set()
     keeps = bool(KEEPING & {*code.co_names})
@@ -107,4 +111,4 @@ def _written(code: CodeType) -> tuple[set[str], bool]:
             if instruction.opname == "STORE_ATTR":
                 names.add(str(instruction.argval))
             keeps |= instruction.opname in ("STORE_SUBSCR", "STORE_SLICE")
-    return names, keeps
+    return frozenset(names), keeps

@@ -37,9 +37,11 @@ def whole(t: Tensor) -> Tensor:
 
 def write(t: Tensor, value: Tensor) -> None:
     """Set a tensor in place; one that is expanded, to the first of the values that share an entry."""
-    once = tuple(slice(0, 1) if step == 0 else slice(None) for step in t.stride())
     with torch.no_grad():
-        t[once].copy_(value[once])
+        if 0 in (steps := t.stride()):
+            once = tuple(slice(0, 1) if step == 0 else slice(None) for step in steps)
+            t, value = t[once], value[once]
+        t.copy_(value)
 
 
 def copied(t: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from operator import is_
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -226,12 +227,12 @@ def content_of(container: Any) -> Any:
 def put_back(container: Any, content: Any) -> None:
     """Restore a container's content, unless it holds the very same things."""
     same = len(container) == len(content)
-    if same and isinstance(container, dict):
-        same = container.keys() == content.keys() and all(container[k] is v for k, v in content.items())
-    elif same and isinstance(container, set):
+    if same and isinstance(container, set):
         same = container == content
     elif same:
-        same = all(a is b for a, b in zip(container, content, strict=True))
+        same = all(map(is_, container, content))
+        if same and isinstance(container, dict):
+            same = all(map(is_, container.values(), content.values()))
     if not same:
         container.clear()
         container.extend(content) if isinstance(content, list) else container.update(content)

@@ -21,7 +21,9 @@ def reachable(model: nn.Module, *kinds: type) -> Iterator[tuple[str, Any]]:
     seen = {id(m) for m in model.modules()} | {id(t) for t in [*model.parameters(), *model.buffers()]}
     for path, module in model.named_modules():
         for name, value in {**_class_values(type(module)), **vars(module)}.items():
-            if name not in ("_parameters", "_buffers", "_modules"):
+            # Most attributes of a module are numbers and empty dictionaries of hooks.
+            nothing = isinstance(value, PLAIN) or (isinstance(value, dict) and not value)
+            if not nothing and name not in ("_parameters", "_buffers", "_modules"):
                 yield from _within(f"{path}.{name}".lstrip("."), value, kinds, seen, DEPTH)
         defined = next(vars(kind)["forward"] for kind in type(module).__mro__ if "forward" in vars(kind))
         forward = inspect.unwrap(defined) if callable(defined) else defined

@@ -60,7 +60,7 @@ def is_recurrent(model: object) -> bool:
 
     A network with a forward of its own may have helpers of the same names.
     """
-    if not isinstance(model, Recurrent):
+    if not hasattr(model, "initial_state") or not isinstance(model, Recurrent):  # the first is soon answered
         return False
     return all(_takes(m, count) for m, count in ((model.initial_state, 1), (model.step, 2), (model.readout, 1)))
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import copy_context
 from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from thetabox.models.forgetting import forget
@@ -53,28 +53,37 @@ class Replica:
         for module in self.copy.modules():
             if getattr(module, "training", False):
                 module.training = False
+        self._own, self._tensors = named_tensors(model), named_tensors(self.copy)
         # The memo keeps what it was given alive.
         self._memo = memo
 
     def move(self, values: Mapping[str, Tensor]) -> None:
         """Write parameters by name, so often that their versions are above those of the network's own."""
-        own, held = named_tensors(self._model), named_tensors(self.copy)
         for name, value in values.items():
-            write(held[name], value)
-            while held[name]._version <= own[name]._version:
-                write(held[name], value)
+            own, held = self._own[name], self._tensors[name]
+            write(held, value)
+            while held._version <= own._version:
+                write(held, value)
 
-    def forget(self, way: str) -> bool:
-        """Lose what earlier calls may have kept in the module; whether there was anything (:mod:`.forgetting`)."""
-        return forget(self.copy, way)
+    def forget(self, way: str) -> None:
+        """Lose what earlier calls may have kept in the module (:mod:`.forgetting`)."""
+        forget(self.copy, way)
 
-    def __call__(self, x: Float[Tensor, "samples ..."]) -> Tensor:
-        """What the copy returns, in float64 on the CPU.
+    def __call__(self, x: Shaped[Tensor, "samples ..."]) -> Tensor:
+        """What the copy returns for inputs in double precision, in float64 on the CPU.
 
         Raises:
             Unfaithful: it reads a tensor of the network itself, or fails.
         """
-        return _answer(self.copy, x.clone(), _Watch(self._originals, wide=True))
+        return _answer(self.copy, _widened(x), _Watch(self._originals, wide=True))
+
+    def unwatched(self, x: Shaped[Tensor, "samples ..."]) -> Tensor:
+        """The same, of a copy that is known to read its own tensors; literals have the precision of the code.
+
+        Raises:
+            Unfaithful: it fails.
+        """
+        return _answer(self.copy, _widened(x), nullcontext())
 
 
 class Swapped:
@@ -154,7 +163,11 @@ def _elsewhere(model: nn.Module, *, wide: bool) -> Iterator[tuple[Tensor, Tensor
         yield t, stores[at].as_strided(t.shape, t.stride(), t.storage_offset())
 
 
-def _answer(model: nn.Module, x: Tensor, watch: _Watch) -> Tensor:
+def _widened(x: Tensor) -> Tensor:
+    return x.to(torch.float64 if x.is_floating_point() else x.dtype, copy=True)
+
+
+def _answer(model: nn.Module, x: Tensor, watch: AbstractContextManager[Any]) -> Tensor:
     with torch.no_grad(), watch:
         try:
             answer = copy_context().run(called, model, x)

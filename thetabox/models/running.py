@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import copy_context
@@ -33,6 +34,7 @@ class Running:
     Args:
         model: called as its user calls it, hooks and all.
         x: inputs, of which the type counts.
+        before: what the module holds before its first run.
         wide: in float64, whatever precision it was written for.
 
     Attributes:
@@ -40,15 +42,26 @@ class Running:
         recording: whether that is remembered.
     """
 
-    def __init__(self, model: nn.Module, x: Tensor | None, *, wide: bool) -> None:
-        self.model, self.wide = model, wide
+    def __init__(self, model: nn.Module, x: Tensor | None, before: Snapshot, *, wide: bool) -> None:
+        self.model = model
         self.tensors = named_tensors(model)
         self.dtype, self.device = input_type(model, x)
+        self._held = [*self.tensors.values(), *(t for _, t in reachable(model, Tensor))]
+        self._before = before
+        self._begin(wide)
+
+    def _begin(self, wide: bool) -> None:
+        self.wide = wide
         self.twins = Twins(self.tensors.values(), wide=wide)
         self.calls: list[Call] = []
-        self.recording = True
-        self._held = [*self.tensors.values(), *(t for _, t in reachable(model, Tensor))]
-        self._before, self._ran = Snapshot(model), False
+        self.recording, self._ran = True, False
+
+    def widened(self) -> Running:
+        """The same module beside, in double precision and at its own weights: one of the two runs at a time."""
+        self.forget()
+        run = copy.copy(self)
+        run._begin(wide=True)
+        return run
 
     def read(self, name: str) -> Tensor:
         """Value of a parameter or buffer, float64 where the run is wide."""
@@ -60,10 +73,14 @@ class Running:
         What the module has kept of runs at other weights is forgotten: a write would tell it that it is old.
         """
         if self._ran:
-            self._before.restore()
-            self._ran = False
+            self.forget()
         for name, value in values.items():
             self.twins.move(self.tensors[name], value)
+
+    def forget(self) -> None:
+        """Put back what the code of the module, or of a copy of it, has kept of its runs."""
+        self._before.restore()
+        self._ran = False
 
     def inputs(self, x: Tensor) -> Tensor:
         """Inputs in the precision of the network, or in their own where that would round them and the run is wide."""
@@ -145,5 +162,5 @@ def input_type(model: nn.Module, x: Tensor | None = None) -> tuple[torch.dtype, 
 @contextmanager
 def running(model: nn.Module, x: Tensor | None = None, *, wide: bool = True) -> Iterator[Running]:
     """The network ready to run on inputs like ``x``, its mode and attributes as they were afterwards."""
-    with untouched(model):
-        yield Running(model, x, wide=wide)
+    with untouched(model) as before:
+        yield Running(model, x, before, wide=wide)

@@ -24,6 +24,8 @@ from thetabox.models.memory import place, whole, write
 from thetabox.models.outside import plain_parametrizations
 from thetabox.models.snapshot import Snapshot
 
+SEQUENCES = (tuple, list)
+OPERANDS = (Tensor, tuple, list)
 NARROW = (torch.float32, torch.float16, torch.bfloat16)
 # How Python reads numbers of tensors: by ``item()``, in a condition, or comparing two.
 ASKING = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default, torch.ops.aten.is_nonzero.default)
@@ -89,7 +91,7 @@ class Twins(TorchDispatchMode):
         """An operand, or several, with the twins of tensors."""
         if isinstance(value, Tensor):
             return self.twin(value)
-        if isinstance(value, tuple | list) and any(isinstance(v, Tensor) for v in value):
+        if isinstance(value, SEQUENCES) and any(isinstance(v, Tensor) for v in value):
             return type(value)(self.twins(v) for v in value)
         return value
 
@@ -97,14 +99,16 @@ class Twins(TorchDispatchMode):
         kwargs = kwargs or {}
         if func in ASKING and any(_places(a) & self._made for a in args):
             self.asked = True
-        for t in _written(func, args, kwargs):
-            # A tensor that the module merely reaches is the caller's as much as its weights are.
-            if (at := place(t)) is not None and at[0] not in self._made:
-                self._enter(t)
-        args = [self.twins(a) for a in args]
-        kwargs = {k: self.twins(v) for k, v in kwargs.items()}
+        if _writes(func):
+            for t in _written(func, args, kwargs):
+                # A tensor that the module merely reaches is the caller's as much as its weights are.
+                if (at := place(t)) is not None and at[0] not in self._made:
+                    self._enter(t)
+        args = [self.twins(a) if isinstance(a, OPERANDS) else a for a in args]
+        if kwargs:
+            kwargs = {k: self.twins(v) for k, v in kwargs.items()}
         result = widely(func, args, kwargs) if self.wide else func(*args, **kwargs)
-        if not (made := _places(result)) <= self._made:
+        if made := _places(result) - self._made:
             self._made |= made - _places((*args, *kwargs.values()))
         return result
 
@@ -125,19 +129,21 @@ def _writes(operator: Any) -> tuple[tuple[int, str], ...]:
 
 def _places(values: Any) -> set[int]:
     """Addresses of the memory that tensors lie in."""
-    if isinstance(values, Tensor):
-        at = place(values)
-        return set() if at is None else {at[0]}
-    if not isinstance(values, tuple | list):
-        return set()
-    parts = [_places(v) for v in values if isinstance(v, Tensor | list)]
-    return set().union(*parts)
+    found: set[int] = set()
+    for value in values if isinstance(values, SEQUENCES) else (values,):
+        if isinstance(value, Tensor):
+            if (at := place(value)) is not None:
+                found.add(at[0])
+        elif isinstance(value, SEQUENCES):
+            found |= _places(value)
+    return found
 
 
 def widely(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """The operator's result where every number is float64: operands are already, dtypes and new tensors become so."""
-    args = [_wide(a) for a in args]
-    kwargs = {k: _wide(v) for k, v in kwargs.items()}
+    args = [_wide(a) if isinstance(a, torch.dtype) else a for a in args]
+    if kwargs:
+        kwargs = {k: _wide(v) for k, v in kwargs.items()}
     result = operator(*args, **kwargs)
     if isinstance(result, Tensor):
         if result.dtype not in NARROW:
@@ -148,10 +154,20 @@ def widely(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any
             # A new tensor of the default dtype: a literal in it is the number that was written.
             return operator(*args, **{**kwargs, "dtype": torch.float64})
         return _of_whole(operator, args, kwargs, result)
-    return pytree.tree_map_only(Tensor, lambda t: t.double() if t.dtype in NARROW else t, result)
+    if type(result) is tuple and not any(isinstance(part, SEQUENCES) for part in result):
+        return tuple(_double(part) for part in result)
+    return pytree.tree_map(_double, result)
 
 
-def _of_whole(operator: Any, args: list[Any], kwargs: dict[str, Any], result: Tensor) -> Tensor:
+def _wide(value: Any) -> Any:
+    return torch.float64 if isinstance(value, torch.dtype) and value in NARROW else value
+
+
+def _double(value: Any) -> Any:
+    return value.double() if isinstance(value, Tensor) and value.dtype in NARROW else value
+
+
+def _of_whole(operator: Any, args: list[Any], kwargs: Mapping[str, Any], result: Tensor) -> Tensor:
     """A result in float64; of whole numbers and truth values alone it is computed anew, for torch rounded it."""
     tensors = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
     if not tensors or any(t.is_floating_point() or t.is_complex() for t in tensors):
@@ -172,36 +188,46 @@ def _of_whole(operator: Any, args: list[Any], kwargs: dict[str, Any], result: Te
     return result.double()
 
 
-def _wide(value: Any) -> Any:
-    return torch.float64 if isinstance(value, torch.dtype) and value in NARROW else value
-
-
 @contextmanager
-def untouched(model: nn.Module, *, numbers: bool = False) -> Iterator[None]:
+def untouched(model: nn.Module, *, numbers: bool = False) -> Iterator[Snapshot]:
     """The model in evaluation mode inside; afterwards every attribute of every module is what it was.
 
-    A network may keep activations, count its calls, or write weights into attributes while it runs.
+    A network may keep activations, count its calls, or write weights into attributes while it runs. What is handed over
+    puts all of that back to how a run finds it.
 
     Args:
         model: the network.
         numbers: also of tensors that it merely reaches, for what runs without twins.
     """
     with RUNNING, plain_parametrizations():
-        before = Snapshot(model, numbers=numbers)
         changed = [m for m in model.modules() if getattr(m, "training", False)]
-        stored = _stored(model) if changed and any(_overrides_mode(m) for m in changed) else []
+        # A change of mode that a network defines by itself may do anything.
+        own = Snapshot(model, numbers=numbers) if changed and any(_overrides_mode(m) for m in changed) else None
+        stored = _stored(model) if own else []
         try:
-            if stored:
+            if own:
                 model.eval()
             else:
-                for module in changed:
-                    module.training = False
-            yield
+                _train(changed, False)
+            before = Snapshot(model, numbers=numbers)
+            try:
+                yield before
+            finally:
+                with interrupts_wait(), torch.no_grad():
+                    before.restore()
         finally:
             with interrupts_wait(), torch.no_grad():
-                before.restore()
-                for tensor, value in stored:
-                    tensor.data.copy_(value)
+                if own:
+                    own.restore()
+                    for tensor, value in stored:
+                        tensor.data.copy_(value)
+                else:
+                    _train(changed, True)
+
+
+def _train(modules: Iterable[nn.Module], mode: bool) -> None:
+    for module in modules:
+        module.training = mode
 
 
 def _overrides_mode(module: nn.Module) -> bool:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import thetabox as tb
 from tests.verify.agreement.networks import samples
 from thetabox.models import snapshot
-from thetabox.models.forgetting import kept_names
+from thetabox.models.forgetting import keeps, kept
 
 KEPT = "answers with what an earlier call computed of its weights and kept"
 ANOTHER = "is not the function that would be bounded"
@@ -235,10 +235,11 @@ def test_what_code_may_keep() -> None:
     with torch.no_grad():
         for net in nets.values():
             net(samples())
-    assert "by_device" in kept_names(nets[InTable])
-    assert kept_names(nets[OfAnotherSize]) == {"kept"}
-    assert kept_names(nets[InBuffer]) == {"fold"}
-    assert not kept_names(nn.Linear(2, 2))
+    assert "by_device" in {name for _, name in kept(nets[InTable])}
+    assert {name for _, name in kept(nets[OfAnotherSize])} == {"kept"}
+    assert {name for _, name in kept(nets[InBuffer])} == {"fold"}
+    assert keeps(nets[InBuffer])
+    assert not keeps(nn.Linear(2, 2))
 
 
 class ByVersion(nn.Module):

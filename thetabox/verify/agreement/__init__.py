@@ -2,6 +2,6 @@
 
 from thetabox.verify.agreement.batches import FEW
 from thetabox.verify.agreement.compare import Agreement, begin, check
-from thetabox.verify.agreement.moved import FAR
+from thetabox.verify.agreement.points import FAR
 
 __all__ = ["FAR", "FEW", "Agreement", "begin", "check"]

@@ -10,10 +10,9 @@ from thetabox.verify.network import Network
 
 # Samples that stand for all where the parameters are moved.
 FEW = 2
-# Batch sizes that are always tried, and how, beside those at which a trace says that the code may branch.
-SIZES = {1: "no_grad", 2: "grad", 3: "inference", 5: "no_grad", 17: "no_grad"}
-# The size that is tried in every mode.
-EVERY_MODE = 17
+# Batch sizes that are always tried, and how, beside those at which a trace says that the code may branch. All samples
+# are a batch without gradients.
+SIZES = {1: ("no_grad",), FEW: ("no_grad",), 3: ("inference",), 5: ("grad",), 17: ("grad", "inference")}
 # Larger than most batches: behind it lies what code does with a large one, however it asks.
 LARGE = 257
 # Bytes of the values of one run.
@@ -37,12 +36,12 @@ def branching(network: Network) -> list[int]:
 
 
 def ways(network: Network) -> list[tuple[int, str]]:
-    """Batch sizes and modes of torch: all modes in one batch, and where the code is known to branch."""
-    everywhere = {EVERY_MODE, *branching(network)}
+    """Batch sizes and modes of torch: all modes where the code is known to branch."""
+    everywhere = branching(network)
     return [
         (size, mode)
         for size in sizes(network)
-        for mode in (MODES if size in everywhere else (SIZES.get(size, "no_grad"),))
+        for mode in (MODES if size in everywhere else SIZES.get(size, ("no_grad",)))
     ]
 
 

@@ -17,7 +17,7 @@ operation may be off by :data:`~thetabox.verify.agreement.nearness.ROUNDOFF`.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -35,13 +35,13 @@ from thetabox.models.calls import Call, alike, widened
 from thetabox.models.fakes import forget_fakes
 from thetabox.models.memory import place
 from thetabox.models.recurrent import called
-from thetabox.models.running import Running, input_type, running
+from thetabox.models.running import input_type, running
 from thetabox.models.twins import RUNNING, untouched
 from thetabox.verify.agreement.batches import LARGE
 from thetabox.verify.agreement.folding import compare_folded
 from thetabox.verify.agreement.given import as_given, ordinary, takes
-from thetabox.verify.agreement.own import OwnForward, as_traced
-from thetabox.verify.agreement.precision import compare_cast, compare_precision, holds_narrow
+from thetabox.verify.agreement.own import OwnForward
+from thetabox.verify.agreement.precision import OwnPrecision, compare_cast, holds_narrow
 from thetabox.verify.agreement.verbatim import compare_verbatim
 from thetabox.verify.agreement.weights import compare_moved
 from thetabox.verify.kernels import sound_kernels
@@ -61,7 +61,7 @@ class Agreement:
 
     logits: Float[Tensor, "samples classes"]
     record: dict[str, Any]
-    calls: list[Call]
+    calls: Sequence[Call]
 
 
 def begin(model: nn.Module, settings: Settings, x: Any, epsilon: Float[Tensor, " sweeps"]) -> tuple[Problem, Agreement]:
@@ -84,10 +84,7 @@ def begin(model: nn.Module, settings: Settings, x: Any, epsilon: Float[Tensor, "
         given = as_given(x)
         if given is not None and takes(problem, given):
             problem.given = given
-        agreed = check(problem, epsilon)
-        if isinstance(x, Tensor | np.ndarray) and (len(problem.x) <= LARGE or not ordinary(problem, x)):
-            with sound_kernels(), torch.no_grad(), running(problem.model, problem.x, wide=False) as run:
-                compare_verbatim(problem, run, x, agreed.logits, agreed.calls)
+        agreed = check(problem, epsilon, x)
         compare_cast(problem)
         if problem.model is not model:
             compare_folded(problem, model)
@@ -117,55 +114,58 @@ def _same_draws() -> Iterator[None]:
         np.random.set_state(before[1])  # noqa: NPY002  # the one that code uses
 
 
-def check(problem: Problem, epsilon: Float[Tensor, " sweeps"]) -> Agreement:
+def check(problem: Problem, epsilon: Float[Tensor, " sweeps"], x: Any = None) -> Agreement:
     """Compare the problem's graph with its module.
+
+    Args:
+        problem: of the module.
+        epsilon: of the certificate.
+        x: inputs as the user has them, if they are not those of the problem.
 
     Raises:
         InputError: they differ; the message says in what, and the likely reason.
     """
     check_apart(problem.model, problem.tensors.boxed)
     unread = _unread(problem)
-    with torch.no_grad(), sound_kernels():
-        with running(problem.model, problem.x) as run:
-            traced = as_traced(problem, run)
-            wide = traced or (traced is False and not _as_traced_in_its_own(problem))
-            own, record = _compared(problem, epsilon, run, unread, traced=bool(traced)) if wide else (None, {})
-        if own is None or holds_narrow(problem):
-            with running(problem.model, problem.x, wide=False) as narrow:
-                if own is None:
-                    own, record = _compared(problem, epsilon, narrow, unread)
-                else:
-                    compare_precision(problem, narrow, own.logits)
-                    if not alike(widened(narrow.calls), 1, widened(own.calls), 1):  # the code asks for the type
-                        _compared(problem, epsilon, narrow, unread)
+    with torch.no_grad(), sound_kernels(), running(problem.model, problem.x, wide=False) as narrow:
+        precision = OwnPrecision(problem, narrow, x)
+        large = precision.takes_large()
+        own = OwnForward(problem, narrow.widened())
+        traced = own.is_traced()
+        # A few fused operators of torch have no form in double precision, and code may ask for the type.
+        if traced is None or (not traced and OwnForward(problem, narrow).is_traced()):
+            own = OwnForward(problem, narrow)
+        narrow.forget()
+        record = _compared(own, epsilon, unread, large=large)
+        own.run.forget()
+        if own.run.wide and holds_narrow(problem):
+            calls = precision.compare(own.logits)
+            if not alike(widened(calls), 1, widened(own.calls), 1):  # the code asks for the type
+                _compared(OwnForward(problem, narrow), epsilon, unread)
+        if isinstance(x, Tensor | np.ndarray) and (len(problem.x) <= LARGE or not ordinary(problem, x)):
+            compare_verbatim(problem, narrow, x, own.logits, own.calls, precision.first)
     _check_constants(problem, unread)
     constants = sum(t.numel() for graph in problem.network.graphs.values() for t in graph.constants.values())
     return Agreement(own.logits, {**record, "unread": unread, "constants": constants}, own.calls)
 
 
-def _as_traced_in_its_own(problem: Problem) -> bool:
-    """Whether the module returns the graph's numbers in its own precision, though not in double.
+def _compared(own: OwnForward, epsilon: Tensor, unread: list[str], *, large: bool = False) -> dict[str, Any]:
+    """The module at its own weights and at others, and what the certificate records of that.
 
-    A few fused operators of torch have no such form, and code may ask for the type (for the least number of it, say).
+    Args:
+        own: the module in a run.
+        epsilon: of the certificate.
+        unread: tensors of the box that the graph does not read.
+        large: a large batch is known to be answered as that of all samples.
     """
-    with running(problem.model, problem.x, wide=False) as run:
-        return bool(as_traced(problem, run))
-
-
-def _compared(
-    problem: Problem, epsilon: Tensor, run: Running, unread: list[str], *, traced: bool = False
-) -> tuple[OwnForward, dict[str, Any]]:
-    """The module at its own weights and at others, and what the certificate records of that."""
-    own = OwnForward(problem, run)
-    own.compare_all(traced=traced)
-    own.compare_sizes()
-    moved = compare_moved(problem, epsilon, own, unread)
-    precision = "float64" if run.wide else str(run.dtype).removeprefix("torch.")
-    return own, {
+    own.compare_all()
+    own.compare_sizes(large=large)
+    moved = compare_moved(own.problem, epsilon, own, unread)
+    return {
         "samples": len(own.logits),
         "batch_sizes": own.sizes,
         "tensors_moved": moved,
-        "precision": precision,
+        "precision": "float64" if own.run.wide else str(own.run.dtype).removeprefix("torch."),
     }
 
 

@@ -11,7 +11,7 @@ from thetabox.errors import InputError
 from thetabox.models.copies import duplicate
 from thetabox.models.fold import folded
 from thetabox.models.running import running
-from thetabox.verify.agreement.batches import FEW, SIZES, repeated, sizes
+from thetabox.verify.agreement.batches import FEW, repeated, ways
 from thetabox.verify.agreement.given import asked, logits
 from thetabox.verify.agreement.nearness import NEAR, near
 from thetabox.verify.kernels import sound_kernels
@@ -31,12 +31,10 @@ def compare_folded(problem: Problem, model: nn.Module) -> None:
             expected = logits(problem, run)
         with running(model, problem.x) as run:
             answers = [(logits(problem, run), expected)]
-            for size in sizes(network(model, problem.x)):
+            for size, mode in ways(network(model, problem.x)):
                 places = repeated(few, size)
                 with suppress(InputError):  # a batch that it does not take
-                    answers.append(
-                        (asked(problem, run, places, mode=SIZES.get(size, "no_grad")).double(), expected[places])
-                    )
+                    answers.append((asked(problem, run, places, mode=mode).double(), expected[places]))
     if not all(near(answer, other, NEAR) for answer, other in answers):
         raise InputError(
             "the network is not the function that would be bounded: with its batch norms folded it answers other "

@@ -14,7 +14,6 @@ from thetabox.models.running import Running
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import SAFETY, Rounding, gamma
 from thetabox.verify.interpreter.context import Context, Sweep
-from thetabox.verify.interpreter.tensors import Tensors
 from thetabox.verify.interval.forward import run
 from thetabox.verify.network.operators import JUMPS
 from thetabox.verify.problem import Problem, input_interval
@@ -78,12 +77,12 @@ def values(run: Running) -> dict[str, Tensor]:
 
 
 def at_zero(
-    problem: Problem, which: slice | Tensor, values: Mapping[str, Tensor] | None, rounding: Rounding | None = None
+    problem: Problem, which: slice | Tensor, values: Mapping[str, Tensor], rounding: Rounding | None = None
 ) -> Interval:
     """Logits of the graph at ε = 0 with room for any evaluation in double precision; ``values`` for its tensors."""
     rounding = rounding or Evaluated(torch.float64, "real", ROUNDOFF)
     settings = replace(problem.settings, rounding=rounding)
-    tensors = Tensors(problem.model, settings.box, rounding, settings.device, values)
+    tensors = problem.tensors.around(values, rounding)
     parts = []
     for places in torch.arange(len(problem.x))[which].split(problem.chunk_size(1)):
         sweep = Sweep(torch.zeros(1, len(places), dtype=torch.float64, device=settings.device))

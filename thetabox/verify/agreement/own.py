@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from thetabox.errors import InputError
 from thetabox.models.calls import Call, alike
 from thetabox.models.running import Running
-from thetabox.verify.agreement.batches import FEW, at_once, repeated, ways
+from thetabox.verify.agreement.batches import FEW, LARGE, at_once, repeated, ways
 from thetabox.verify.agreement.given import asked, asked_in, logits
 from thetabox.verify.agreement.nearness import (
     NEAR_OWN,
@@ -21,45 +23,58 @@ from thetabox.verify.agreement.nearness import (
     values,
 )
 from thetabox.verify.agreement.refusal import refuse
+from thetabox.verify.agreement.verbatim import Answer
 from thetabox.verify.network.replay import replay
 from thetabox.verify.problem import Problem
 
 
-def as_traced(problem: Problem, run: Running) -> bool | None:
-    """Whether a run returns the numbers of the graph for a few samples; ``None`` where the module cannot be run so."""
-    try:
-        answer = asked(problem, run, slice(FEW)).double()
-    except InputError:
-        return None
-    graph = replay(problem.network, run.read, run.inputs(problem.x[:FEW]), wide=run.wide).double().cpu()
-    return answer.shape == graph.shape and near(answer, graph, nearness(run) if run.wide else NEAR_OWN)
-
-
 class OwnForward:
-    """The module at its own weights."""
+    """The module at its own weights.
+
+    Args:
+        problem: of the module.
+        run: in double precision, or its own.
+
+    Attributes:
+        logits: of every sample.
+        calls: what the code asked of torch for all of them.
+        sizes: of batches that the network takes.
+        otherwise: ways in which the code asks other things of torch than in the batch of all.
+    """
 
     def __init__(self, problem: Problem, run: Running) -> None:
         self.problem, self.run = problem, run
         self.logits = torch.empty(0)
-        self.calls: list[Call] = []
+        self.calls: Sequence[Call] = []
         self.sizes: list[int] = []
-        # Ways in which the code asks other things of torch than in the batch of all.
         self.otherwise: list[tuple[int, str]] = []
+        self._few = torch.arange(min(FEW, len(problem.x)))
+        # What the few are answered, and whether that is what the graph returns.
+        self._answer: Answer | None = None
+        self._traced: bool | None = None
 
-    def compare_all(self, *, traced: bool = False) -> None:
-        """Every sample, in one batch where memory allows, with its bounds at ε = 0; a few with the graph.
+    def is_traced(self) -> bool | None:
+        """Whether a few samples are answered as the graph does; ``None`` where the module cannot be run so."""
+        problem, run = self.problem, self.run
+        try:
+            answer = asked(problem, run, self._few).double()
+        except InputError:
+            return None
+        self._answer = answer, run.calls
+        graph = replay(problem.network, run.read, run.inputs(problem.x[self._few]), wide=run.wide).double().cpu()
+        self._traced = answer.shape == graph.shape and near(answer, graph, nearness(run) if run.wide else NEAR_OWN)
+        return self._traced
 
-        Args:
-            traced: the few are known to answer as the graph does.
-        """
+    def compare_all(self) -> None:
+        """Every sample, in one batch where memory allows, with its bounds at ε = 0; a few with the graph."""
         problem, run = self.problem, self.run
         self.logits = logits(problem, run)
         self.calls = run.calls
         if not bool(self.logits.isfinite().all()):
             raise InputError("the network answers NaN or infinite logits at its own weights")
-        if not traced:
-            graph = replay(problem.network, run.read, run.inputs(problem.x[:FEW]), wide=run.wide)
-            self._same(graph, slice(0, FEW), "its forward differs from what was traced")
+        if not self._traced:
+            graph = replay(problem.network, run.read, run.inputs(problem.x[self._few]), wide=run.wide)
+            self._same(graph, self._few, "its forward differs from what was traced")
         bounds, room = around(problem, slice(None), run), nearness(run)
         if bounds is None:
             bounds, room = at_zero(problem, slice(None), values(run)), NEAR_OWN
@@ -67,45 +82,54 @@ class OwnForward:
         if len(beyond):
             refuse(problem, f"its forward of sample {int(beyond[0])} lies outside the bounds at ε = 0")
 
-    def compare_sizes(self) -> None:
+    def compare_sizes(self, *, large: bool = False) -> None:
         """A few samples in batches of several sizes, with gradients on and off, and in inference mode.
 
         Where the code then asks other things of torch than in the batch of all, every sample: a few may not show it.
+
+        Args:
+            large: the largest batch is known to be answered as that of all samples.
         """
         count, network = len(self.problem.x), self.problem.network
         last = (count - 1) % at_once(network) + 1
-        few = torch.arange(min(FEW, count))
         for size, mode in ways(network):
-            taken = self._compare_size(repeated(few, size), mode)
-            if taken and not alike(self.run.calls, size, self.calls, last):
-                self.otherwise.append((size, mode))
-                self._compare_every(size, mode)
-            if taken and size not in self.sizes:
+            if not (large and (size, mode) == (LARGE, "no_grad")):
+                known = self._answer if (size, mode) == (len(self._few), "no_grad") else None
+                calls = self._compare_size(repeated(self._few, size), mode, known)
+                if calls is None:
+                    continue
+                if not alike(calls, size, self.calls, last):
+                    self.otherwise.append((size, mode))
+                    self._compare_every(size, mode, calls)
+            if size not in self.sizes:
                 self.sizes.append(size)
 
-    def _compare_every(self, size: int, mode: str) -> None:
+    def _compare_every(self, size: int, mode: str, calls: Sequence[Call]) -> None:
         """Every sample in a mode, and in batches of a size where it is the size that makes the code ask otherwise."""
-        count, calls = len(self.problem.x), self.run.calls
+        count = len(self.problem.x)
         if mode != "no_grad":
             for places in torch.arange(count).split(at_once(self.problem.network)):
-                self._compare_size(places, mode)
-            if alike(self.run.calls, len(places), calls, size):
+                asked_now = self._compare_size(places, mode)
+            if asked_now is not None and alike(asked_now, len(places), calls, size):
                 return
         everything = torch.arange(-(-count // size) * size) % count
         for places in everything.split(size):
             self._compare_size(places, mode)
 
-    def _compare_size(self, places: Tensor, mode: str) -> bool:
-        """One batch; whether the network takes it."""
+    def _compare_size(self, places: Tensor, mode: str, known: Answer | None = None) -> Sequence[Call] | None:
+        """One batch, unless its answer is known; what the code asked of torch, ``None`` where the network takes none.
+
+        A batch that it does not take is none that it answers otherwise.
+        """
         size = len(places)
         try:
-            answer = asked_in(self.problem, self.run, places, mode)
+            answer, calls = known or (asked_in(self.problem, self.run, places, mode), self.run.calls)
         except InputError:
             if size == len(self.problem.x):
                 raise
-            return False  # a batch that the network does not take is none that it answers otherwise
+            return None
         self._same(answer, places, f"its answer in a batch of {size} differs from that in one of {len(self.logits)}")
-        return True
+        return calls
 
     def _same(self, answer: Tensor, which: slice | Tensor, what: str) -> None:
         own, answer = self.logits[which], answer.double().cpu()

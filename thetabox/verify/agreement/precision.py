@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from thetabox.errors import InputError
+from thetabox.models.calls import Call, alike
 from thetabox.models.running import Running, input_type, running
 from thetabox.models.twins import NARROW
-from thetabox.verify.agreement.given import logits
-from thetabox.verify.agreement.moved import moved_far
-from thetabox.verify.agreement.nearness import NEAR_OWN, apart, around, outside
+from thetabox.verify.agreement.batches import FEW, LARGE, at_once, repeated
+from thetabox.verify.agreement.given import logits, ordinary
+from thetabox.verify.agreement.nearness import NEAR_OWN, apart, around, near, nearness, outside
+from thetabox.verify.agreement.points import FAR, BoxPoints
 from thetabox.verify.agreement.refusal import refuse
+from thetabox.verify.agreement.verbatim import Answer, answer_to
 from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.problem import Problem
 
@@ -21,19 +28,61 @@ def holds_narrow(problem: Problem) -> bool:
     return any(dtype in NARROW for graph in problem.network.graphs.values() for dtype in graph.dtypes.values())
 
 
-def compare_precision(problem: Problem, run: Running, wide: Tensor) -> None:
-    """Every sample in the network's own precision: near the answers in double precision, or within its rounding."""
-    own = logits(problem, run)
-    # What overflowed is compared with nothing: `real` speaks of real numbers, and in float32 nothing is known of it.
-    places = apart(own, wide, NEAR_OWN)
-    bounds = around(problem, places, run) if len(places) else None
-    if bounds is None:
-        return
-    # Of what overflowed nothing is known, neither of the number nor of its bounds.
-    beyond = outside(bounds, torch.where(bounds.upper.isfinite(), own[places], 0.0), NEAR_OWN)
-    if len(beyond):
-        name = str(run.dtype).removeprefix("torch.")
-        refuse(problem, f"its forward of sample {int(places[beyond[0]])} in {name} lies outside the bounds at ε = 0")
+class OwnPrecision:
+    """The module at its own weights in its own precision, as its user calls it.
+
+    Args:
+        problem: of the module.
+        run: in its own precision.
+        x: inputs as the user has them, or ``None``.
+
+    Attributes:
+        first: the answer to the very ``x``, where that is the tensor that any call would be made with.
+    """
+
+    def __init__(self, problem: Problem, run: Running, x: Any) -> None:
+        self.problem, self.run = problem, run
+        self.first: Answer | None = None
+        if isinstance(x, Tensor) and ordinary(problem, x) and len(x) <= at_once(problem.network):
+            with suppress(InputError):
+                self.first = answer_to(run, x)
+
+    def takes_large(self) -> bool:
+        """Whether the code is known to do for a large batch what it does for all samples."""
+        if self.first is None or at_once(self.problem.network) < LARGE:
+            return False
+        (own, calls), count = self.first, len(self.problem.x)
+        places = repeated(torch.arange(min(FEW, count)), LARGE)
+        try:
+            answer = self.run(self.problem.x[places]).double()
+        except InputError:
+            return False
+        return alike(self.run.calls, LARGE, calls, count) and near(answer, own[places], nearness(self.run))
+
+    def compare(self, wide: Tensor) -> Sequence[Call]:
+        """Every sample: near the answers in double precision, or within its rounding; what the code asked of torch."""
+        own, calls = self.first or (logits(self.problem, self.run), self.run.calls)
+        try:
+            self._compare(own, wide)
+        except InputError:
+            if self.first is None:
+                raise
+            # It may be the very x that is answered otherwise.
+            self._compare(logits(self.problem, self.run), wide)
+        return calls
+
+    def _compare(self, own: Tensor, wide: Tensor) -> None:
+        # What overflowed is compared with nothing: `real` speaks of real numbers; in float32 nothing is known of it.
+        places = apart(own, wide, NEAR_OWN)
+        bounds = around(self.problem, places, self.run) if len(places) else None
+        if bounds is None:
+            return
+        # Of what overflowed nothing is known, neither of the number nor of its bounds.
+        beyond = outside(bounds, torch.where(bounds.upper.isfinite(), own[places], 0.0), NEAR_OWN)
+        if len(beyond):
+            name = str(self.run.dtype).removeprefix("torch.")
+            what = f"its forward of sample {int(places[beyond[0]])} in {name} lies outside the bounds at ε = 0"
+            refuse(self.problem, what)
 
 
 def compare_cast(problem: Problem) -> None:
@@ -52,7 +101,7 @@ def compare_cast(problem: Problem) -> None:
         )
     with torch.no_grad(), running(problem.model, problem.x, wide=False) as run:
         differs = False
-        for values in ({}, moved_far(problem, run)):
+        for values in ({}, BoxPoints(problem, run, problem.tensors.boxed).at(FAR, "corner")):
             run.move(values)
             answer = logits(problem, run)
             with sound_kernels():

@@ -13,12 +13,28 @@ from thetabox.models.calls import Call, alike, widened
 from thetabox.models.running import Running
 from thetabox.verify.agreement.batches import at_once
 from thetabox.verify.agreement.given import logits
-from thetabox.verify.agreement.moved import moved_far
 from thetabox.verify.agreement.nearness import NEAR_OWN, around, near, nearness, outside
+from thetabox.verify.agreement.points import FAR, BoxPoints
 from thetabox.verify.problem import Problem
 
+Answer = tuple[Tensor, Sequence[Call]]
+"""Logits, float64, and what the code asked of torch for them."""
 
-def compare_verbatim(problem: Problem, run: Running, x: Any, own: Tensor, calls: Sequence[Call]) -> None:
+
+def answer_to(run: Running, x: Any, mode: str = "no_grad") -> Answer:
+    """What a run returns for the very ``x``.
+
+    Raises:
+        InputError: the network does not take it.
+    """
+    # Code writes to an array itself, and to a tensor by way of torch.
+    held = x.copy(order="K") if isinstance(x, np.ndarray) else x
+    return run.answer(held, mode).double(), run.calls
+
+
+def compare_verbatim(
+    problem: Problem, run: Running, x: Any, own: Tensor, calls: Sequence[Call], first: Answer | None = None
+) -> None:
     """The answer to the very ``x`` that the user has, at the network's own weights and at others.
 
     Args:
@@ -27,25 +43,26 @@ def compare_verbatim(problem: Problem, run: Running, x: Any, own: Tensor, calls:
         x: inputs as the user has them.
         own: logits of a plain tensor.
         calls: what the code asked of torch for these; if it asks no more for the very ``x``, it does nothing else.
+        first: the answer to ``x`` at the network's own weights, where that is known.
 
     Raises:
         InputError: it is another one than to a plain tensor of the same numbers.
     """
     if len(problem.x) > at_once(problem.network):
         return
+    run.recording = True
     count, modes = len(own), ("grad",) if isinstance(x, Tensor) and x.requires_grad else ()
-    for values in ({}, moved_far(problem, run)):
-        run.move(values)
-        expected = None if values else own
-        differs = bool(values)
-        for mode in ("no_grad", *(("grad",) if differs else modes)):
-            # Code writes to an array itself, and to a tensor by way of torch.
-            held = x.copy(order="K") if isinstance(x, np.ndarray) else x
+    for moved in (False, True):
+        run.move(BoxPoints(problem, run, problem.tensors.boxed).at(FAR, "corner") if moved else {})
+        expected = None if moved else own
+        differs = moved
+        for mode in ("no_grad", *(("grad",) if moved else modes)):
+            known = first if mode == "no_grad" and not moved else None
             try:
-                answer = run.answer(held, mode).double()
+                answer, asked = known or answer_to(run, x, mode)
             except InputError:
                 continue  # a network that does not take it is none that answers otherwise
-            differs |= not alike(widened(run.calls), count, widened(calls), count)
+            differs |= not alike(widened(asked), count, widened(calls), count)
             expected = logits(problem, run) if expected is None else expected
             if not _same(problem, run, answer, expected):
                 raise InputError(

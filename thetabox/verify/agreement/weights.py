@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from thetabox.models.lsnn import LSNN
 from thetabox.models.recurrent import RecurrentModule, is_recurrent
 from thetabox.verify.agreement.batches import FEW, at_once, branching
-from thetabox.verify.agreement.moved import FAR, POINTS, Moving
+from thetabox.verify.agreement.moved import Moving
 from thetabox.verify.agreement.own import OwnForward
 from thetabox.verify.agreement.written import compare_written
 from thetabox.verify.problem import Problem
@@ -43,18 +43,16 @@ def compare_moved(problem: Problem, epsilon: Tensor, own: OwnForward, unread: Se
     # Where the code asks for numbers that it computes, which no trace shows, a few samples do not stand for the others.
     few = at_once(problem.network) if run.twins.asked else FEW if traced else MANY
     moving = Moving(problem, run, names, few)
-    top = float(epsilon.max())
-    if top > 0:
-        moving.compare_all(top, POINTS)
-        moving.compare_bounds(top)
-    if top < FAR:
-        moving.compare_all(FAR, ["corner"])
+    moving.compare_corner()
     # A batch of one is no size of the trace, which takes it for a constant.
     taken = [size for size in (1, *branching(problem.network)) if size in own.sizes]
     moving.compare_sizes(taken, own.otherwise, whole=not traced)
+    replica = compare_written(moving, own.logits[moving.few], unread)
+    run.move(moving.points.own)
+    if (top := float(epsilon.max())) > 0:
+        moving.compare_points(top, replica)
     for name in names:
-        moving.compare_alone(name)
-    compare_written(moving, own.logits[moving.few], unread)
+        moving.compare_alone(name, replica)
     checked.add(key)
     return len(names)
 

@@ -2,94 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from thetabox.errors import InputError
-from thetabox.models.forgetting import WAYS
+from thetabox.models.forgetting import WAYS, keeps
 from thetabox.models.replica import Replica, Unfaithful, swapped
 from thetabox.models.running import running
-from thetabox.verify.agreement.moved import FAR, Moving, numbers
+from thetabox.verify.agreement.moved import Moving, numbers
 from thetabox.verify.agreement.nearness import NEAR_OWN, distance, near, nearness
+from thetabox.verify.agreement.points import FAR
 from thetabox.verify.agreement.refusal import refuse
 from thetabox.verify.network.replay import replay
 
 
-def compare_written(moving: Moving, own: Tensor, unread: Sequence[str]) -> None:
+def compare_written(moving: Moving, own: Tensor, unread: Sequence[str]) -> Replica | None:
     """A network whose weights are written to themselves: what no operator shows, as a cache or another thread.
 
     Args:
         moving: its parameters, in a run on twins.
         own: what the module returns at its own weights: another result there is another program.
         unread: tensors of the box that the graph does not read.
+
+    Returns:
+        A copy that stands for the network at any weights, if one does.
     """
-    done = [_faithful(_compare_replica, moving, own)]
-    for way in WAYS if done[0] else ():
-        if _faithful(_compare_forgetful, moving, own, way):
+    replica: Replica | None = None
+    with suppress(Unfaithful):
+        replica = _compare_replica(moving, own)
+    for way in WAYS if replica and keeps(moving.problem.model) else ():
+        with suppress(Unfaithful):
+            _compare_forgetful(moving, own, way)
             break
+    moving.run.forget()
     # A copy does not show what is kept by the very tensors, of which a trace has only the result.
     constants = any(t.is_floating_point() for g in moving.problem.network.graphs.values() for t in g.constants.values())
-    if unread or constants or not done[0]:
-        done.append(_faithful(_compare_swapped, moving))
-    if unread and not any(done):
+    done = replica is not None
+    if unread or constants or not done:
+        with suppress(Unfaithful):
+            _compare_swapped(moving)
+            done = True
+    if unread and not done:
         raise InputError(
             f"the network does not read {unread[0]}, which is in the box, but may keep what it computed of it: it "
             "can neither be copied nor moved to see that; exclude the tensor if it has no part in it"
         )
-    if constants and not any(done):
+    if constants and not done:
         raise InputError(
             "the network computes with constants, which may be what it keeps of its weights: it can neither be "
             "copied nor moved to see that; make them buffers, and compiled parts of it modules of Python"
         )
+    return None if unread or constants else replica
 
 
-def _faithful(compare: Callable[..., None], *given: Any) -> bool:
-    """Whether a comparison could be made."""
-    with suppress(Unfaithful):
-        compare(*given)
-        return True
-    return False
-
-
-def _compare_replica(moving: Moving, own: Tensor) -> None:
+def _compare_replica(moving: Moving, own: Tensor) -> Replica:
+    """The copy, whose weights are the network's own again."""
     if not moving.run.wide:
         raise Unfaithful
-    x = moving.run.inputs(moving.problem.x[moving.few])
-    x = x.double() if x.is_floating_point() else x
-    moved = {name: moving.moved(name, FAR, "larger") for name in moving.names}
     # Moved before its first call: what that keeps of its weights, a later one would answer with.
     replica = Replica(moving.problem.model)
-    replica.move(moved)
-    answer = replica(x)
-    moving.run.move(moved)
-    if moving.same(answer, moving.graph(), moving.few):
-        return
-    if not near(Replica(moving.problem.model)(x), own, nearness(moving.run)):
-        raise Unfaithful
-    refuse(moving.problem, "a copy of it whose weights are written to answers another thing than the traced graph")
+    replica.move(moving.corner)
+    if not moving.same(replica(moving.x), moving.expected, moving.few):
+        if not near(Replica(moving.problem.model)(moving.x), own, nearness(moving.run)):
+            raise Unfaithful
+        refuse(moving.problem, "a copy of it whose weights are written to answers another thing than the traced graph")
+    replica.move(moving.points.own)
+    return replica
 
 
 def _compare_forgetful(moving: Moving, own: Tensor, way: str) -> None:
     """A copy that has lost what earlier calls kept answers as the graph does, as nearly as at its own weights."""
-    x = moving.run.inputs(moving.problem.x[moving.few])
-    x = x.double() if x.is_floating_point() else x
-    replica = Replica(moving.problem.model)
-    if not replica.forget(way):
-        return
-    again = replica(x)
-    if again.shape != own.shape or not near(again, own, NEAR_OWN):
-        raise Unfaithful
-    moved = {name: moving.moved(name, FAR, "larger") for name in moving.names}
     replica = Replica(moving.problem.model)
     replica.forget(way)
-    replica.move(moved)
-    answer = replica(x)
-    moving.run.move(moved)
-    graph = moving.graph()
+    again = replica(moving.x)
+    if again.shape != own.shape or not near(again, own, NEAR_OWN):
+        raise Unfaithful
+    replica = Replica(moving.problem.model)
+    replica.forget(way)
+    replica.move(moving.corner)
+    answer, graph = replica(moving.x), moving.expected
     rows = numbers(graph)
     # What was kept in less precision is off by that at any weights.
     room = 16 * (again - own).abs().amax(1, keepdim=True) + nearness(moving.run) * graph.abs().amax(1, keepdim=True)
@@ -108,10 +102,10 @@ def _compare_swapped(moving: Moving) -> None:
         held = narrow.inputs(x)
         # Farther in half precision, whose own rounding would hide what a small move changes.
         reach = FAR if torch.finfo(narrow.dtype).eps < FAR**2 else 10 * FAR
-        moved = {name: moving.moved(name, reach, "larger").to(narrow.tensors[name].dtype) for name in moving.names}
+        moved = {name: t.to(narrow.tensors[name].dtype) for name, t in moving.points.at(reach, "larger").items()}
         plain = narrow(x).double()
         apart_at_own = distance(plain, replay(moving.problem.network, narrow.read, held, wide=False).double().cpu())
-        narrow.move({})  # what that run has left is forgotten
+        narrow.forget()
         with swapped(moving.problem.model) as network:
             network.move(moved)
             answer = network(held)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Hashable, Mapping
 
 import torch
@@ -37,11 +38,22 @@ class Tensors:
         with RUNNING:
             self.values: dict[str, Tensor] = {**named_tensors(model), **(instead or {})}
             factors = box.factors(model)
+        self._hold(factors)
+
+    def _hold(self, factors: Mapping[str, float]) -> None:
         # Two tensors on one memory are one, in the box under all its names.
         first: dict[Hashable, Tensor] = {}
         self.values = {name: first.setdefault(identity(t), t) for name, t in self.values.items()}
         self.factors = {id(self.values[name]): factor for name, factor in factors.items()}
         self.known: dict[int, Parameter] = {}
+
+    def around(self, values: Mapping[str, Tensor], rounding: Rounding) -> Tensors:
+        """The same box around other values, held in another way."""
+        factors = {name: self.factors[id(t)] for name, t in self.values.items() if id(t) in self.factors}
+        other = copy.copy(self)
+        other.values, other.rounding = {**self.values, **values}, rounding
+        other._hold(factors)
+        return other
 
     @property
     def boxed(self) -> list[str]:

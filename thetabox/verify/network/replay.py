@@ -14,6 +14,8 @@ from thetabox.models.twins import widely
 from thetabox.verify.network import Network, RecurrentNetwork
 from thetabox.verify.network.graph import Graph, Ref, map_arg_refs
 
+CONTAINERS = (list, tuple, dict)
+
 Read = Callable[[str], Tensor]
 """The value of a parameter or buffer by name."""
 
@@ -58,9 +60,14 @@ class _Replay:
         def value_of(ref: Ref) -> Any:
             return values[ref.index]
 
+        def operand(value: Any) -> Any:
+            if type(value) is Ref:  # most operands
+                return values[value.index]
+            return map_arg_refs(value, value_of) if isinstance(value, CONTAINERS) else value
+
         for operation in graph.operations:
-            args = map_arg_refs(operation.args, value_of)
-            kwargs = map_arg_refs(operation.kwargs, value_of)
+            args = [operand(value) for value in operation.args]
+            kwargs = {name: operand(value) for name, value in operation.kwargs.items()}
             result = widely(operation.target, args, kwargs) if self.wide else operation.target(*args, **kwargs)
             values[operation.index] = result
             for used in operation.inputs:
