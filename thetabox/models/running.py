@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from thetabox.errors import InputError
 from thetabox.models.calls import Call, Calls
-from thetabox.models.memory import copied, named_tensors
+from thetabox.models.memory import copied, named_tensors, write
 from thetabox.models.reach import reachable
 from thetabox.models.recurrent import called
 from thetabox.models.snapshot import Snapshot
@@ -55,6 +55,7 @@ class Running:
         self.twins = Twins(self.tensors.values(), wide=wide)
         self.calls: list[Call] = []
         self.recording, self._ran = True, False
+        self._read: dict[str, Tensor] = {}
 
     def widened(self) -> Running:
         """The same module beside, in double precision and at its own weights: one of the two runs at a time."""
@@ -65,7 +66,9 @@ class Running:
 
     def read(self, name: str) -> Tensor:
         """Value of a parameter or buffer, float64 where the run is wide."""
-        return self.twins.twin(self.tensors[name])
+        if name not in self._read:
+            self._read[name] = self.twins.twin(self.tensors[name])
+        return self._read[name]
 
     def move(self, values: Mapping[str, Tensor]) -> None:
         """Set parameters by name, in place: whatever shares their memory moves with them.
@@ -75,7 +78,7 @@ class Running:
         if self._ran:
             self.forget()
         for name, value in values.items():
-            self.twins.move(self.tensors[name], value)
+            write(self.read(name), value)
 
     def forget(self) -> None:
         """Put back what the code of the module, or of a copy of it, has kept of its runs."""

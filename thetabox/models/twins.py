@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from thetabox.models.interrupts import interrupts_wait
-from thetabox.models.memory import place, whole, write
+from thetabox.models.memory import place, whole
 from thetabox.models.outside import plain_parametrizations
 from thetabox.models.snapshot import Snapshot
 
@@ -67,10 +67,6 @@ class Twins(TorchDispatchMode):
         if t.is_neg():
             twin = torch._neg_view(twin)
         return twin.conj() if t.is_conj() else twin
-
-    def move(self, t: Tensor, value: Tensor) -> None:
-        """Set the twin of a tensor."""
-        write(self.twin(t), value)
 
     def _enter(self, t: Tensor) -> tuple[Tensor, Tensor] | None:
         key = place(t)

@@ -71,7 +71,7 @@ class Moving:
             ends = None if self.run.wide else around(self.problem, self.few[rows], self.run)
             slack = torch.zeros(len(rows)) if ends is None else (ends.upper - ends.lower).amax(1)
             self._answers.append((answer[rows], rows, slack.nan_to_num(torch.inf)))
-        self._back(self.names, replica)
+        self.back(self.names, replica)
         self._compare_bounds(epsilon)
 
     def _compare_bounds(self, epsilon: float) -> None:
@@ -86,31 +86,41 @@ class Moving:
             if len(outside(ends, answer, room)):
                 refuse(self.problem, f"with its parameters moved by ε = {epsilon:g} its answer lies outside the bounds")
 
-    def compare_sizes(self, sizes: Sequence[int], otherwise: Sequence[tuple[int, str]], *, whole: bool) -> None:
-        """All tensors at the corner, in batches of several sizes, and in one of all samples if ``whole``.
+    def compare_sizes(self, sizes: Sequence[int], replica: Replica | None) -> None:
+        """All tensors at the corner, in batches of several sizes; the module, or a copy that stands for it."""
+        places = torch.arange(len(self.few))
+        if replica is not None:
+            replica.move(self.corner)
+        for size in sizes:
+            rows = repeated(places, size)
+            answer = None if replica is None else self._unwatched(replica, self.x[rows])
+            if answer is None or not self.same(answer, self.expected[rows], self.few[rows]):
+                self.run.forget()
+                self._compare_batch(self.few[rows], self.expected[rows], "no_grad")
 
-        Where the code does ``otherwise``, in as many batches as hold all of the few, in the mode in which it does.
-        """
-        count = len(self.problem.x)
-        rest = torch.arange(count)
+    def compare_otherwise(self, ways: Sequence[tuple[int, str]]) -> None:
+        """The few at the corner, in batches of sizes and in modes in which the code does otherwise."""
+        for size, mode in ways:
+            for rows in repeated(torch.arange(len(self.few)), -(-len(self.few) // size) * size).split(size):
+                self._compare_batch(self.few[rows], self.expected[rows], mode)
+
+    def compare_whole(self) -> None:
+        """All samples at the corner, in one batch where memory allows."""
+        rest = torch.arange(len(self.problem.x))
         everything = torch.cat([self.few, rest[~torch.isin(rest, self.few)]])
-        everything = everything[: max(len(self.few), at_once(self.problem.network)) if whole else len(self.few)]
-        graph = self.graph(everything) if whole else self.expected
-        expected = torch.full((count, *graph.shape[1:]), torch.nan, dtype=torch.float64)
-        expected[everything] = graph
-        batches = [(repeated(self.few, n), "no_grad") for n in sizes]
-        for n, mode in otherwise:
-            batches += [(part, mode) for part in repeated(self.few, -(-len(self.few) // n) * n).split(n)]
-        for places, mode in [*batches, (everything, "no_grad")] if whole else batches:
-            answer = asked_in(self.problem, self.run, places, mode).double()
-            if not self.same(answer, expected[places], places):
-                refuse(self.problem, f"{ALL_MOVED} in a batch of {len(places)}")
+        everything = everything[: max(len(self.few), at_once(self.problem.network))]
+        self._compare_batch(everything, self.graph(everything), "no_grad")
+
+    def _compare_batch(self, places: Tensor, expected: Tensor, mode: str) -> None:
+        answer = asked_in(self.problem, self.run, places, mode).double()
+        if not self.same(answer, expected, places):
+            refuse(self.problem, f"{ALL_MOVED} in a batch of {len(places)}")
 
     def compare_alone(self, name: str, replica: Replica | None = None) -> None:
         """One tensor moved; the module, or a copy that stands for it, against the graph."""
         what = f"moving {name!r} does not change the module's answer as it changes that of the traced graph"
         self._compare(what, {name: self.corner[name]}, replica)
-        self._back([name], replica)
+        self.back([name], replica)
 
     def graph(self, places: Tensor | None = None) -> Tensor:
         """What the graph returns for the few samples, or others, at the weights as they are moved in the run."""
@@ -152,11 +162,14 @@ class Moving:
 
     def _copied(self, replica: Replica, values: Mapping[str, Tensor]) -> Tensor | None:
         replica.move(values)
+        return self._unwatched(replica, self.x)
+
+    def _unwatched(self, replica: Replica, x: Tensor) -> Tensor | None:
         with suppress(Unfaithful):
-            return replica.unwatched(self.x)
+            return replica.unwatched(x)
         return None
 
-    def _back(self, names: list[str], replica: Replica | None) -> None:
+    def back(self, names: list[str], replica: Replica | None) -> None:
         """The named tensors at their own values again."""
         values = {name: self.points.own[name] for name in names}
         self.run.move(values)

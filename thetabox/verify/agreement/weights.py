@@ -44,11 +44,14 @@ def compare_moved(problem: Problem, epsilon: Tensor, own: OwnForward, unread: Se
     few = at_once(problem.network) if run.twins.asked else FEW if traced else MANY
     moving = Moving(problem, run, names, few)
     moving.compare_corner()
+    replica = compare_written(moving, own.logits[moving.few], unread)
     # A batch of one is no size of the trace, which takes it for a constant.
     taken = [size for size in (1, *branching(problem.network)) if size in own.sizes]
-    moving.compare_sizes(taken, own.otherwise, whole=not traced)
-    replica = compare_written(moving, own.logits[moving.few], unread)
-    run.move(moving.points.own)
+    moving.compare_sizes(taken, replica)
+    moving.compare_otherwise(own.otherwise)
+    if not traced:
+        moving.compare_whole()
+    moving.back(names, replica)
     if (top := float(epsilon.max())) > 0:
         moving.compare_points(top, replica)
     for name in names:
