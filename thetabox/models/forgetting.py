@@ -71,20 +71,20 @@ def _forget(held: dict[str, Any], name: str, way: str) -> None:
         held[name] = None
 
 
-def _written_by_users(kind: type) -> list[type]:
+def written_by_users(kind: type) -> list[type]:
     """A class and its bases, those of torch left out."""
     return [base for base in kind.__mro__ if base is not object and base.__module__.partition(".")[0] != "torch"]
 
 
 def _cached(kind: type) -> Iterator[str]:
     """Properties that keep their value in the attribute of their name."""
-    for base in _written_by_users(kind):
+    for base in written_by_users(kind):
         yield from (name for name, value in vars(base).items() if isinstance(value, cached_property))
 
 
 def _codes(kind: type) -> Iterator[CodeType]:
     """Code of the methods of a class and its bases."""
-    for base in _written_by_users(kind):
+    for base in written_by_users(kind):
         for name, value in vars(base).items():
             function: Any = value.fget if isinstance(value, property) else value
             function = function.func if isinstance(function, cached_property) else function

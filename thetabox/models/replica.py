@@ -16,12 +16,15 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from thetabox.models.forgetting import forget
+from thetabox.models.forgetting import forget, written_by_users
 from thetabox.models.interrupts import interrupts_wait
 from thetabox.models.memory import named_tensors, place, whole, write
 from thetabox.models.reach import reachable
 from thetabox.models.recurrent import called
 from thetabox.models.twins import NARROW, Twins, untouched
+
+# Methods by which an object is copied.
+COPYING = {"__deepcopy__", "__copy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__"}
 
 
 class Unfaithful(Exception):
@@ -34,12 +37,16 @@ class Replica:
     Args:
         model: stays as it is.
 
+    Attributes:
+        ordinary: no part of the network says by itself how it is copied.
+
     Raises:
         Unfaithful: some part of it cannot be copied.
     """
 
     def __init__(self, model: nn.Module) -> None:
         _check_ordinary(model)
+        self.ordinary = not any(_says_how(type(module)) for module in model.modules())
         self._model = model
         memo: dict[int, Any] = {}
         self._originals: set[int] = set()
@@ -145,6 +152,11 @@ def _check_ordinary(model: nn.Module) -> None:
     compiled = [module for module in model.modules() if isinstance(module, torch.jit.ScriptModule)]
     if any(True for module in compiled for _ in [*module.parameters(), *module.buffers()]):
         raise Unfaithful  # compiled code keeps its weights to itself
+
+
+def _says_how(kind: type) -> bool:
+    """Whether a class, or one that it comes from, has a way of its own to be copied."""
+    return any(vars(base).keys() & COPYING for base in written_by_users(kind))
 
 
 def _elsewhere(model: nn.Module, *, wide: bool) -> Iterator[tuple[Tensor, Tensor]]:

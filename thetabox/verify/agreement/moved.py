@@ -41,6 +41,7 @@ class Moving:
         points: to which the parameters are moved.
         corner: one of them that is far, whatever the certificate's ε.
         expected: what the graph returns there.
+        replica: a copy that stands for the module, which is quicker than a run on twins; as long as it answers so.
     """
 
     def __init__(self, problem: Problem, run: Running, names: list[str], few: int) -> None:
@@ -52,26 +53,27 @@ class Moving:
         self.points = BoxPoints(problem, run, names)
         self.corner = self.points.at(FAR, "corner")
         self.expected = torch.empty(0)
+        self.replica: Replica | None = None
         self._answers: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def compare_corner(self) -> None:
         """The module with all tensors at the corner, where they stay, against the graph."""
         self.expected = self._compare(ALL_MOVED, self.corner)[1]
 
-    def compare_points(self, epsilon: float, replica: Replica | None) -> None:
-        """The module, or a copy that stands for it, at several points of the box of that ε against the graph.
+    def compare_points(self, epsilon: float) -> None:
+        """The module at several points of the box of that ε against the graph.
 
         What it answers lies inside the certificate's own bounds, where the graph has a number.
         """
         self._answers = []
         for point in POINTS:
-            answer, graph = self._compare(ALL_MOVED, self.points.at(epsilon, point), replica)
+            answer, graph = self._compare(ALL_MOVED, self.points.at(epsilon, point))
             rows = numbers(graph)
             # In its own precision it may be off by what rounding does there.
             ends = None if self.run.wide else around(self.problem, self.few[rows], self.run)
             slack = torch.zeros(len(rows)) if ends is None else (ends.upper - ends.lower).amax(1)
             self._answers.append((answer[rows], rows, slack.nan_to_num(torch.inf)))
-        self.back(self.names, replica)
+        self.back(self.names)
         self._compare_bounds(epsilon)
 
     def _compare_bounds(self, epsilon: float) -> None:
@@ -86,16 +88,13 @@ class Moving:
             if len(outside(ends, answer, room)):
                 refuse(self.problem, f"with its parameters moved by ε = {epsilon:g} its answer lies outside the bounds")
 
-    def compare_sizes(self, sizes: Sequence[int], replica: Replica | None) -> None:
-        """All tensors at the corner, in batches of several sizes; the module, or a copy that stands for it."""
-        places = torch.arange(len(self.few))
-        if replica is not None:
-            replica.move(self.corner)
+    def compare_sizes(self, sizes: Sequence[int]) -> None:
+        """All tensors at the corner, in batches of several sizes."""
+        if self.replica is not None:
+            self.replica.move(self.corner)
         for size in sizes:
-            rows = repeated(places, size)
-            answer = None if replica is None else self._unwatched(replica, self.x[rows])
-            if answer is None or not self.same(answer, self.expected[rows], self.few[rows]):
-                self.run.forget()
+            rows = repeated(torch.arange(len(self.few)), size)
+            if self._copied(rows, self.expected[rows]) is None:
                 self._compare_batch(self.few[rows], self.expected[rows], "no_grad")
 
     def compare_otherwise(self, ways: Sequence[tuple[int, str]]) -> None:
@@ -116,11 +115,18 @@ class Moving:
         if not self.same(answer, expected, places):
             refuse(self.problem, f"{ALL_MOVED} in a batch of {len(places)}")
 
-    def compare_alone(self, name: str, replica: Replica | None = None) -> None:
-        """One tensor moved; the module, or a copy that stands for it, against the graph."""
+    def compare_alone(self, name: str) -> None:
+        """One tensor moved; the module against the graph."""
         what = f"moving {name!r} does not change the module's answer as it changes that of the traced graph"
-        self._compare(what, {name: self.corner[name]}, replica)
-        self.back([name], replica)
+        self._compare(what, {name: self.corner[name]})
+        self.back([name])
+
+    def back(self, names: list[str]) -> None:
+        """The named tensors at their own values again."""
+        values = {name: self.points.own[name] for name in names}
+        self.run.move(values)
+        if self.replica is not None:
+            self.replica.move(values)
 
     def graph(self, places: Tensor | None = None) -> Tensor:
         """What the graph returns for the few samples, or others, at the weights as they are moved in the run."""
@@ -142,39 +148,29 @@ class Moving:
             return True
         return explained(self.problem, places[rows], run, answer[rows], expected[rows])
 
-    def _compare(
-        self, what: str, values: Mapping[str, Tensor], replica: Replica | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Answers of the module and of the graph at moved weights, once they are known to be the same.
-
-        A copy is quicker than a run on twins; where it answers otherwise, the module itself is asked.
-        """
+    def _compare(self, what: str, values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Answers of the module and of the graph at moved weights, once they are known to be the same."""
         self.run.move(values)
+        if self.replica is not None:
+            self.replica.move(values)
         graph = self.graph()
-        answer = None if replica is None else self._copied(replica, values)
-        if answer is None or not self.same(answer, graph, self.few):
-            if replica is not None:
-                self.run.forget()
+        answer = self._copied(slice(None), graph)
+        if answer is None:
             answer = asked(self.problem, self.run, self.few).double()
             if not self.same(answer, graph, self.few):
                 refuse(self.problem, what, self._culprit() if what == ALL_MOVED else None)
         return answer, graph
 
-    def _copied(self, replica: Replica, values: Mapping[str, Tensor]) -> Tensor | None:
-        replica.move(values)
-        return self._unwatched(replica, self.x)
-
-    def _unwatched(self, replica: Replica, x: Tensor) -> Tensor | None:
-        with suppress(Unfaithful):
-            return replica.unwatched(x)
+    def _copied(self, rows: slice | Tensor, expected: Tensor) -> Tensor | None:
+        """What the copy answers to some of the few, if that is as expected; else it does not stand for the module."""
+        if self.replica is not None:
+            with suppress(Unfaithful):
+                answer = self.replica.unwatched(self.x[rows])
+                if self.same(answer, expected, self.few[rows]):
+                    return answer
+            self.replica = None
+            self.run.forget()  # what the copy has left outside of itself
         return None
-
-    def back(self, names: list[str], replica: Replica | None) -> None:
-        """The named tensors at their own values again."""
-        values = {name: self.points.own[name] for name in names}
-        self.run.move(values)
-        if replica is not None:
-            replica.move(values)
 
     def _culprit(self) -> str | None:
         """The tensor whose movement alone shows the difference."""

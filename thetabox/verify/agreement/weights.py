@@ -44,18 +44,17 @@ def compare_moved(problem: Problem, epsilon: Tensor, own: OwnForward, unread: Se
     few = at_once(problem.network) if run.twins.asked else FEW if traced else MANY
     moving = Moving(problem, run, names, few)
     moving.compare_corner()
-    replica = compare_written(moving, own.logits[moving.few], unread)
+    moving.replica = compare_written(moving, own.logits[moving.few], unread)
     # A batch of one is no size of the trace, which takes it for a constant.
-    taken = [size for size in (1, *branching(problem.network)) if size in own.sizes]
-    moving.compare_sizes(taken, replica)
+    moving.compare_sizes([size for size in (1, *branching(problem.network)) if size in own.sizes])
     moving.compare_otherwise(own.otherwise)
     if not traced:
         moving.compare_whole()
-    moving.back(names, replica)
+    moving.back(names)
     if (top := float(epsilon.max())) > 0:
-        moving.compare_points(top, replica)
+        moving.compare_points(top)
     for name in names:
-        moving.compare_alone(name, replica)
+        moving.compare_alone(name)
     checked.add(key)
     return len(names)
 

@@ -55,7 +55,8 @@ def compare_written(moving: Moving, own: Tensor, unread: Sequence[str]) -> Repli
             "the network computes with constants, which may be what it keeps of its weights: it can neither be "
             "copied nor moved to see that; make them buffers, and compiled parts of it modules of Python"
         )
-    return None if unread or constants else replica
+    stands = replica is not None and replica.ordinary and len(numbers(moving.expected)) > 0
+    return replica if stands and not unread and not constants else None
 
 
 def _compare_replica(moving: Moving, own: Tensor) -> Replica:
