@@ -14,7 +14,7 @@ from thetabox.errors import InputError
 from thetabox.models import LSNN, LeakyCells
 from thetabox.verify import arguments
 from thetabox.verify.histories import Histories
-from thetabox.verify.histories.check import check_description
+from thetabox.verify.histories.description.check import check_description
 from thetabox.verify.problem import Problem
 
 

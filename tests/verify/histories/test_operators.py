@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from thetabox.verify.histories.algebra import Algebra
-from thetabox.verify.histories.evaluation import Evaluation
-from thetabox.verify.histories.symbolic import Symbolic
+from thetabox.verify.histories.description.algebra import Algebra
+from thetabox.verify.histories.description.evaluation import Evaluation
+from thetabox.verify.histories.description.symbolic import Symbolic
 from thetabox.verify.network.trace import trace
 
 X = torch.tensor([[1.5, -2.0, 3.0]] * 2)

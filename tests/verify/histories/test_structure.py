@@ -15,9 +15,9 @@ import thetabox as tb
 from thetabox.errors import InputError
 from thetabox.models import LSNN, LeakyCells, RecurrentModule
 from thetabox.verify import arguments
-from thetabox.verify.histories.check import check_description
-from thetabox.verify.histories.runs import differs
-from thetabox.verify.histories.structure import Mismatch, check_structure
+from thetabox.verify.histories.description.check import check_description
+from thetabox.verify.histories.description.runs import differs
+from thetabox.verify.histories.description.structure import Mismatch, check_structure
 from thetabox.verify.network import recurrent
 from thetabox.verify.network.graph import Graph
 from thetabox.verify.network.trace import trace as traced

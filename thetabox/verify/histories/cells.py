@@ -22,7 +22,7 @@ from thetabox.errors import InputError
 from thetabox.models.leaky import Leaky, LeakyCells
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import SAFETY, Rounding
-from thetabox.verify.histories.check import INSTEAD, check_description
+from thetabox.verify.histories.description.check import INSTEAD, check_description
 from thetabox.verify.histories.layers import layer_of
 from thetabox.verify.interpreter.context import Context
 from thetabox.verify.problem import Problem

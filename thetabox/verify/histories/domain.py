@@ -13,7 +13,7 @@ from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.domain import Domain, Profile
 from thetabox.verify.histories.cells import INSTEAD, Cells, description, errors
-from thetabox.verify.histories.check import check_description
+from thetabox.verify.histories.description.check import check_description
 from thetabox.verify.histories.records import Exact
 from thetabox.verify.histories.splits import Tree, grow, split
 from thetabox.verify.histories.walk import Drive, PruneRule, Walked, walk

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from thetabox.verify.histories.algebra import ONE, ZERO, Algebra, Block, Dot, Terms, accumulate
-from thetabox.verify.histories.symbolic import is_weight
+from thetabox.verify.histories.description.algebra import ONE, ZERO, Algebra, Block, Dot, Terms, accumulate
+from thetabox.verify.histories.description.symbolic import is_weight
 
 Factors = tuple[np.ndarray, np.ndarray]
 """Polynomials, and the entries of a matrix that they are multiplied by."""

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from thetabox.errors import InputError
 from thetabox.models.leaky import LeakyCells
-from thetabox.verify.histories.products import Mismatch
-from thetabox.verify.histories.runs import NEURON, differs
-from thetabox.verify.histories.structure import check_structure
+from thetabox.verify.histories.description.products import Mismatch
+from thetabox.verify.histories.description.runs import NEURON, differs
+from thetabox.verify.histories.description.structure import check_structure
 from thetabox.verify.interpreter.tensors import Tensors
 from thetabox.verify.problem import Problem
 

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thetabox.verify.histories.algebra import ONE, ZERO
-from thetabox.verify.histories.symbolic import Rows, Symbolic, Unknown
+from thetabox.verify.histories.description.algebra import ONE, ZERO
+from thetabox.verify.histories.description.symbolic import Rows, Symbolic, Unknown
 from thetabox.verify.network.graph import Operation, Ref
 from thetabox.verify.network.kinds import kinds
 

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from thetabox.models.leaky import LeakyCells
-from thetabox.verify.histories.algebra import ONE, ZERO, Algebra, Block
-from thetabox.verify.histories.evaluation import Evaluation
-from thetabox.verify.histories.following import Following, LayerAtoms
-from thetabox.verify.histories.products import Mismatch, column_of, products
-from thetabox.verify.histories.symbolic import ROWS, Symbolic
+from thetabox.verify.histories.description.algebra import ONE, ZERO, Algebra, Block
+from thetabox.verify.histories.description.evaluation import Evaluation
+from thetabox.verify.histories.description.following import Following, LayerAtoms
+from thetabox.verify.histories.description.products import Mismatch, column_of, products
+from thetabox.verify.histories.description.symbolic import ROWS, Symbolic
 from thetabox.verify.network import RecurrentNetwork
 from thetabox.verify.network.graph import Graph
 from thetabox.verify.problem import Problem

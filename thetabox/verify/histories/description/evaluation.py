@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thetabox.verify.histories.algebra import WHOLE, Algebra
-from thetabox.verify.histories.operators import RULES, WHOLES
-from thetabox.verify.histories.symbolic import ROWS, Symbolic, Unknown
+from thetabox.verify.histories.description.algebra import WHOLE, Algebra
+from thetabox.verify.histories.description.operators import RULES, WHOLES
+from thetabox.verify.histories.description.symbolic import ROWS, Symbolic, Unknown
 from thetabox.verify.network.graph import Graph, Operation, map_arg_refs
 
 

@@ -9,8 +9,8 @@ from fractions import Fraction
 import numpy as np
 
 from thetabox.models.leaky import LeakyCells
-from thetabox.verify.histories.algebra import ONE, ZERO, Algebra, Block
-from thetabox.verify.histories.products import Mismatch, column_of, products
+from thetabox.verify.histories.description.algebra import ONE, ZERO, Algebra, Block
+from thetabox.verify.histories.description.products import Mismatch, column_of, products
 
 # A cell's state beside potential and adaptation: how many entries it may have, and how many combinations of values,
 # beside those of the refractory counter.
