@@ -62,12 +62,12 @@ def traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
             kept[key] = trace.trace(model, module, role, examples, **how)
         return kept[key]
 
-    def checked(problem: Problem, epsilon: torch.Tensor) -> Any:
+    def checked(problem: Problem, epsilon: torch.Tensor, x: Any = None) -> Any:
         weights = [*problem.model.state_dict().values()]
         key = repr(problem.settings), tensor_hash([problem.x, *weights])
         kept = KEPT.setdefault(problem.model, {})
         if key not in kept:
-            kept[key] = check(problem, epsilon)
+            kept[key] = check(problem, epsilon, x)
         return kept[key]
 
     for caller in (feedforward, recurrent):

@@ -28,6 +28,7 @@ from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.problem import Problem, Progress, model_facts, tensor_hash
 from thetabox.verify.search import bounds, cascade, sweep
 from thetabox.verify.search.chunkstore import ChunkStore
+from thetabox.verify.search.failures import GaveUp, guarded, insisted
 
 # Samples of the profile.
 PROFILED = 64
@@ -168,8 +169,8 @@ def _baseline(task: sweep.Task) -> Float[Tensor, " sweeps"] | None:
 def _profile(domain: Domain, eps: Tensor, labels: Tensor) -> Profile | None:
     samples = min(len(labels), PROFILED, max(1, domain.samples_at_once(len(eps))))
     try:
-        return cascade.guarded(partial(domain.profile, slice(0, samples), eps[:, None].expand(-1, samples), labels))
-    except cascade.GaveUp:
+        return guarded(partial(domain.profile, slice(0, samples), eps[:, None].expand(-1, samples), labels))
+    except GaveUp:
         # The proof stands without it.
         return None
 
@@ -234,16 +235,16 @@ def _ends(problem: Problem, values: Float[Tensor, "sweeps samples"]) -> Iterator
     plain, name = PlainIntervals(problem), problem.settings.domain
     chosen = None
     if name not in (plain.name, domains.AUTO):
-        chosen = cascade.insisted(name, partial(domains.domain_class(name), problem, problem.settings.options))
+        chosen = insisted(name, partial(domains.domain_class(name), problem, problem.settings.options))
     if chosen is None or chosen.sound:
-        yield cascade.insisted(plain.name, partial(_logits, plain, values))
+        yield insisted(plain.name, partial(_logits, plain, values))
     if chosen is not None:
-        yield cascade.insisted(name, partial(_logits, chosen, values))
+        yield insisted(name, partial(_logits, chosen, values))
     elif name == domains.AUTO and problem.settings.options.get("effort") != 0:
         # Intervals stand where the dearer domain cannot do the network after all.
-        with suppress(cascade.GaveUp):
+        with suppress(GaveUp):
             for stage in cascade.stages(problem):
-                yield cascade.guarded(partial(_logits, stage.domain, values))
+                yield guarded(partial(_logits, stage.domain, values))
                 return
 
 

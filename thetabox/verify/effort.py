@@ -85,7 +85,7 @@ class Meter:
         self.left[places] = torch.where(can, left - passes, left)
         return can
 
-    def look(self) -> None:
+    def check_time(self) -> None:
         """Raise :class:`OutOfTime` when the time is over."""
         if self.deadline is not None:
             self.deadline.check()

@@ -21,6 +21,7 @@ from thetabox.verify.interval.domain import PlainIntervals
 from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.problem import Problem, Progress
 from thetabox.verify.search import bounds, cascade
+from thetabox.verify.search.failures import GaveUp, guarded, insisted
 from thetabox.verify.search.first_order import first_order_radius
 from thetabox.verify.search.largest_proven import FLOOR, largest_proven
 
@@ -112,9 +113,9 @@ def certified_radius(
         if domain == domains.AUTO:
             radius = search.in_stages(right, start, arguments.margins_of(clean, labels), effort)
         else:
-            made = cascade.insisted(domain, partial(domains.domain_class(domain), problem, chosen.options))
+            made = insisted(domain, partial(domains.domain_class(domain), problem, chosen.options))
             first = start / INTERVAL_SHARE if domain == "interval" else start
-            radius = cascade.insisted(domain, partial(search.over, made, right, first))
+            radius = insisted(domain, partial(search.over, made, right, first))
     if not details:
         if deadline.passed:
             warnings.warn(f"the time of {timeout:g} s is over: radii may be larger", RuntimeWarning, stacklevel=2)
@@ -155,9 +156,7 @@ class RadiusSearch:
 
     def in_stages(self, right: Tensor, start: Tensor, clean: Tensor, effort: float) -> Tensor:
         """``auto``: the radius of plain intervals, then upward from there stage by stage."""
-        radius = cascade.insisted(
-            "interval", lambda: self.over(PlainIntervals(self.problem), right, start / INTERVAL_SHARE)
-        )
+        radius = insisted("interval", lambda: self.over(PlainIntervals(self.problem), right, start / INTERVAL_SHARE))
         order = clean.argsort(descending=True, stable=True)
         todo = order[(right & (radius < self.top))[order]]
         # What a certificate leaves a stage at the same ε: all but what the stages before it take at least.
@@ -175,8 +174,8 @@ class RadiusSearch:
                     break
                 search = partial(self.of, stage.domain, members, first[members], radius[members], left)
                 try:
-                    radius[members] = cascade.guarded(search)
-                except cascade.GaveUp:
+                    radius[members] = guarded(search)
+                except GaveUp:
                     todo = todo[~torch.isin(todo, members)]
                 done += len(members)
                 self.tell(done)

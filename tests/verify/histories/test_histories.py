@@ -23,6 +23,7 @@ from thetabox.verify import arguments
 from thetabox.verify.arithmetic.rounding import Rounding
 from thetabox.verify.histories import Histories
 from thetabox.verify.histories.cells import decay
+from thetabox.verify.histories.walk import Walked
 from thetabox.verify.problem import Problem
 
 pytestmark = pytest.mark.usefixtures("traced_once")
@@ -45,6 +46,12 @@ def domain(
 
 def sweep_of(epsilon: Sequence[float], samples: int) -> Tensor:
     return torch.tensor(epsilon, dtype=torch.float64)[:, None].expand(-1, samples)
+
+
+def walked_at(domain: Histories, epsilon: float, samples: int) -> Walked:
+    """Where the first samples end at one ε."""
+    (rows,) = domain._unlabelled(slice(0, samples), sweep_of([epsilon], samples))
+    return domain._run(domain._cells(rows.values), rows)
 
 
 def tiny(seed: int, **more: Any) -> tuple[LSNN, dict[str, Any]]:
@@ -227,8 +234,7 @@ def test_potentials_within_rounding_of_the_threshold(steps: int, precision: str)
     counts = torch.from_numpy(lsnn.spikes(x[0].numpy(), lsnn.parameters(model)).sum(0).astype(np.float64))
     assert counts.sum() > 0
     found = domain(model, x, precision=precision)
-    drive, largest = found._drive(slice(0, 1))
-    walked = found._run(found._cells(torch.zeros(1).double()), drive, largest, torch.zeros(1, dtype=torch.long))
+    walked = walked_at(found, 0.0, 1)
     assert (walked.least[0] <= counts).all()
     assert (counts <= walked.most[0]).all()
 
@@ -248,8 +254,7 @@ def test_slow_cells_close_to_their_threshold(precision: str, tau: float, off: fl
     v = [Fraction(0.7) * (y - y**2 / 2 + y**3 / 6) for y in powers]
     model.threshold.copy_(torch.tensor([float(value) * (1 + side * off) for value in v], dtype=torch.float64))
     found = domain(model, x, precision=precision)
-    drive, largest = found._drive(slice(0, 1))
-    walked = found._run(found._cells(torch.zeros(1).double()), drive, largest, torch.zeros(1, dtype=torch.long))
+    walked = walked_at(found, 0.0, 1)
     spikes = 0.0 if side > 0 else 1.0
     assert (walked.least <= spikes).all()
     assert (walked.most >= spikes).all()
@@ -306,8 +311,7 @@ def test_sampled_networks_inside(seed: int, epsilon: float, k: int, splits: int,
     found = domain(model, x, histories=k, splits=splits)
     rows = sweep_of([epsilon], len(x))
     bounds, margin = found.logits(slice(0, 6), rows), found.margins(slice(0, 6), rows, y)[0]
-    drive, largest = found._drive(slice(0, 6))
-    walked = found._run(found._cells(rows[0]), drive, largest, torch.arange(6))
+    walked = walked_at(found, epsilon, 6)
     theta = [p.detach().clone() for p in model.parameters()]
     for _ in range(5):
         with torch.no_grad():
@@ -333,7 +337,6 @@ def test_neurons_of_one_weight(refractory: int) -> None:
         model.W_in.copy_(torch.linspace(0.2, 1.5, 6)[None])
     sweep = [0.02, 0.1, 0.4]
     found = {k: domain(model, x, histories=k) for k in (1, 2, 4, 8)}
-    drive, largest = found[1]._drive(slice(0, 300))
     for epsilon in sweep:
         weights = (
             model.W_in.detach() * torch.linspace(1 - epsilon, 1 + epsilon, 500, dtype=torch.float64)[:, None, None]
@@ -342,8 +345,7 @@ def test_neurons_of_one_weight(refractory: int) -> None:
             [torch.func.functional_call(model, {"W_in": w}, (x,), {"return_outputs": True})[1].sum(1) for w in weights]
         )
         for k, some in found.items():
-            cells = some._cells(torch.full((300,), epsilon, dtype=torch.float64))
-            walked = some._run(cells, drive, largest, torch.arange(300))
+            walked = walked_at(some, epsilon, 300)
             assert (walked.least <= counts.amin(0)).all(), k
             assert (counts.amax(0) <= walked.most).all(), k
 

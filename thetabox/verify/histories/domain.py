@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.domain import Domain, Profile
+from thetabox.verify.effort import Meter
 from thetabox.verify.histories.cells import INSTEAD, Cells, description, errors
 from thetabox.verify.histories.description.check import check_description
 from thetabox.verify.histories.records import Exact
@@ -30,7 +32,36 @@ if TYPE_CHECKING:
 SLOT_BYTES = {"cpu": 48 << 20, "cuda": 2 << 30}
 
 # A row of a proof that is split is given up once it has lost so many times its margin (by half widths, a guess).
-PATIENCE = 1.0
+MAY_LOSE = 1.0
+
+# First step of each row, the state in front of it, and its spikes that are given there.
+Since = tuple[Tensor, Exact, Tensor]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Walks through time: of a sample at an ε, or of a part of what that may be.
+
+    Attributes:
+        drive: of the samples.
+        largest: input.
+        sample: of each row.
+        values: ε of each row.
+        labels: of each row.
+        prune: when rows are given up, ``None`` where they are not split.
+    """
+
+    drive: Drive
+    largest: float
+    sample: Int[Tensor, " rows"]
+    values: Float[Tensor, " rows"]
+    labels: Int[Tensor, " rows"]
+    prune: PruneRule | None = None
+
+    def take(self, rows: Int[Tensor, " taken"]) -> Rows:
+        """Some of the rows."""
+        prune = None if self.prune is None else PruneRule(self.prune.weight[rows], self.prune.margin[rows])
+        return Rows(self.drive, self.largest, self.sample[rows], self.values[rows], self.labels[rows], prune)
 
 
 def step_passes(histories: int) -> float:
@@ -90,50 +121,37 @@ class Histories(Domain):
 
     def _margins(self, which: Which, epsilon: Tensor, y: Tensor) -> Tensor:
         places = torch.arange(len(self.problem.x))[which]
-        values = epsilon.reshape(-1).double()
-        sample = torch.arange(len(places)).repeat(len(epsilon))
-        labels = y[places].repeat(len(epsilon))
         drive, largest = self._drive(which)
-        margins = torch.full((len(values),), -torch.inf, dtype=torch.float64)
-        splits = self.options["splits"]
-        for part in torch.arange(len(values)).split(self._rows_at_once()):
-            patience = self._patience(drive, largest, sample[part], labels[part]) if splits else None
-            walked, margin = self._walk(drive, largest, sample[part], values[part], labels[part], patience)
-            if splits:
-                trees = [Tree([]) for _ in part]
-                for row, m in enumerate(margin.tolist()):
-                    grow(trees[row], walked, row, m, 0, splits)
-
-                def run(
-                    some: Tensor,
-                    since: Tensor,
-                    start: Exact,
-                    forced: Tensor,
-                    part: Tensor = part,
-                    patience: PruneRule | None = patience,
-                ) -> tuple[Walked, Tensor]:
-                    rows = part[some]
-                    assert patience is not None
-                    left = PruneRule(patience.weight[some], patience.margin[some])
-                    return self._walk(
-                        drive, largest, sample[rows], values[rows], labels[rows], left, (since, start, forced)
-                    )
-
-                steps = drive.centre.shape[1]
-                split(trees, splits, run, self.meter.part(part), step_passes(self.options["histories"]) / steps, steps)
-                margin = torch.tensor([tree.bound() for tree in trees], dtype=torch.float64)
-            margins[part] = margin
+        sample = torch.arange(len(places)).repeat(len(epsilon))
+        rows = Rows(drive, largest, sample, epsilon.reshape(-1).double(), y[places].repeat(len(epsilon)))
+        margins = torch.full((len(sample),), -torch.inf, dtype=torch.float64)
+        for part in torch.arange(len(sample)).split(self._rows_at_once()):
+            margins[part] = self._of_part(rows.take(part), self.meter.part(part))
         return known(margins).view(epsilon.shape)
+
+    def _of_part(self, rows: Rows, meter: Meter) -> Tensor:
+        """Margins of rows that are walked together; where it is asked for, each split until it is proven."""
+        splits, steps = self.options["splits"], rows.drive.centre.shape[1]
+        if not splits:
+            return self._walk(rows)[1]
+        rows = replace(rows, prune=self._prune_rule(rows))
+        walked, margins = self._walk(rows)
+        trees = [Tree([]) for _ in margins]
+        for row, margin in enumerate(margins.tolist()):
+            grow(trees[row], walked, row, margin, 0, splits)
+
+        def run(some: Tensor, since: Tensor, start: Exact, forced: Tensor) -> tuple[Walked, Tensor]:
+            return self._walk(rows.take(some), (since, start, forced))
+
+        split(trees, splits, run, meter, step_passes(self.options["histories"]) / steps, steps)
+        return torch.tensor([tree.bound() for tree in trees], dtype=torch.float64)
 
     def logits(self, which: Which, epsilon: Float[Tensor, "sweeps samples"]) -> Interval:
         with torch.no_grad(), sound_kernels():
-            values = epsilon.reshape(-1).double()
-            drive, largest = self._drive(which)
-            sample = torch.arange(len(drive.centre)).repeat(len(epsilon))
             lower, upper = [], []
-            for part in torch.arange(len(values)).split(self._rows_at_once()):
-                cells = self._cells(values[part])
-                walked = self._run(cells, drive, largest, sample[part])
+            for rows in self._unlabelled(which, epsilon):
+                cells = self._cells(rows.values)
+                walked = self._run(cells, rows)
                 hidden = self._hidden(cells, walked)
                 ends = linear(cells.context, hidden, cells.weight_out, cells.bias_out)
                 ends = ends.settled(cells.rounding.own)
@@ -149,38 +167,32 @@ class Histories(Domain):
     def uncertain(self, which: Which, epsilon: Float[Tensor, "sweeps samples"]) -> Float[Tensor, "sweeps time"]:
         """Share of neurons with more than one history at each time step, over the samples."""
         with torch.no_grad(), sound_kernels():
-            values = epsilon.reshape(-1).double()
-            drive, largest = self._drive(which)
-            sample = torch.arange(len(drive.centre)).repeat(len(epsilon))
-            shares = [
-                self._run(self._cells(values[part]), drive, largest, sample[part]).open_share
-                for part in torch.arange(len(values)).split(self._rows_at_once())
-            ]
+            shares = [self._run(self._cells(rows.values), rows).open_share for rows in self._unlabelled(which, epsilon)]
         # The first steps of a deep network are not the last layer's yet.
         return torch.cat(shares).double().cpu()[:, -self.problem.x.shape[1] :].view(*epsilon.shape, -1).mean(1)
 
-    def _walk(
-        self,
-        drive: Drive,
-        largest: float,
-        sample: Tensor,
-        values: Tensor,
-        labels: Tensor,
-        patience: PruneRule | None,
-        since: tuple[Tensor, Exact, Tensor] | None = None,
-    ) -> tuple[Walked, Tensor]:
-        """Where rows end, and their margins; with patience also their first forks."""
-        cells = self._cells(values)
-        walked = self._run(cells, drive, largest, sample, patience, since)
+    def _unlabelled(self, which: Which, epsilon: Tensor) -> Iterator[Rows]:
+        """Rows of every sample and ε without a label, as many as are walked together."""
+        drive, largest = self._drive(which)
+        sample = torch.arange(len(drive.centre)).repeat(len(epsilon))
+        rows = Rows(drive, largest, sample, epsilon.reshape(-1).double(), torch.zeros_like(sample))
+        for part in torch.arange(len(sample)).split(self._rows_at_once()):
+            yield rows.take(part)
+
+    def _walk(self, rows: Rows, since: Since | None = None) -> tuple[Walked, Tensor]:
+        """Where rows end, and their margins; where they may be given up also their first forks."""
+        cells = self._cells(rows.values)
+        walked = self._run(cells, rows, since)
         hidden = self._hidden(cells, walked)
-        margin = row_margins(cells.context, hidden, cells.weight_out, cells.bias_out, labels.to(hidden.lower.device))
+        labels = rows.labels.to(hidden.lower.device)
+        margin = row_margins(cells.context, hidden, cells.weight_out, cells.bias_out, labels)
         return walked, torch.where(walked.given_up, -torch.inf, margin[0].double()).cpu()
 
-    def _patience(self, drive: Drive, largest: float, sample: Tensor, labels: Tensor) -> PruneRule:
+    def _prune_rule(self, rows: Rows) -> PruneRule:
         """What each row may lose against each class: as much as its margin without any box, on all T steps."""
-        steps = self.problem.x.shape[1]
-        nothing = self._cells(torch.zeros(len(sample), dtype=torch.float64))
-        counts = self._run(nothing, drive, largest, sample).least
+        steps, labels = self.problem.x.shape[1], rows.labels
+        nothing = self._cells(torch.zeros(len(labels), dtype=torch.float64))
+        counts = self._run(nothing, rows).least
         theta = nothing.weight_out.theta
         difference = theta[labels][:, None] - theta
         margin = torch.einsum("ru,rku->rk", counts, difference)
@@ -188,30 +200,21 @@ class Histories(Domain):
             bias = nothing.bias_out.theta
             margin = margin + steps * (bias[labels][:, None] - bias)
         own = torch.nn.functional.one_hot(labels.to(theta.device), len(theta)).bool()
-        return PruneRule(difference.abs().transpose(1, 2), PATIENCE * margin.clamp(min=0.0).masked_fill(own, torch.inf))
+        return PruneRule(difference.abs().transpose(1, 2), MAY_LOSE * margin.clamp(min=0.0).masked_fill(own, torch.inf))
 
-    def _run(
-        self,
-        cells: Cells,
-        drive: Drive,
-        largest: float,
-        sample: Tensor,
-        patience: PruneRule | None = None,
-        since: tuple[Tensor, Exact, Tensor] | None = None,
-    ) -> Walked:
+    def _run(self, cells: Cells, rows: Rows, since: Since | None = None) -> Walked:
         first, start, forced = (None, None, None) if since is None else since
         return walk(
             cells,
-            drive,
-            errors(cells, largest, drive.centre.shape[1]),
-            sample,
+            rows.drive,
+            errors(cells, rows.largest, rows.drive.centre.shape[1]),
+            rows.sample,
             histories=self.options["histories"],
             since=first,
             start=start,
             forced=forced,
-            remember=patience is not None,
-            patience=patience,
-            look=self.meter.look,
+            prune=rows.prune,
+            before_step=self.meter.check_time,
         )
 
     def _cells(self, values: Tensor) -> Cells:

@@ -56,7 +56,7 @@ class PruneRule:
 
 
 # Steps between two looks at whether a row is worth going on with.
-LOOK_EVERY = 4
+PRUNE_EVERY = 4
 
 
 @dataclass
@@ -87,9 +87,8 @@ def walk(
     since: Int[Tensor, " rows"] | None = None,
     start: Exact | None = None,
     forced: Int[Tensor, "rows units"] | None = None,
-    remember: bool = False,
-    patience: PruneRule | None = None,
-    look: Callable[[], None] | None = None,
+    prune: PruneRule | None = None,
+    before_step: Callable[[], None] | None = None,
 ) -> Walked:
     """All time steps of some rows.
 
@@ -102,28 +101,27 @@ def walk(
         since: first step of each row, ascending; 0 by default.
         start: state in front of that step.
         forced: spikes of the first step of each row that are given: 0, 1, or -1 for those that are not.
-        remember: the first fork of each row, to split it there.
-        patience: rows are given up by it, if there is any.
-        look: called before every step; may raise.
+        prune: when rows are given up; the first fork of each is then remembered, to split it there.
+        before_step: called before every step; may raise.
     """
     rows, steps = len(sample), drive.centre.shape[1]
     device = sample.device
     if since is None or start is None:
         since, start = torch.zeros(rows, dtype=torch.long, device=device), Exact.silence(rows, cells)
     state = _Walk(cells, histories, start, rows)
-    fork = Fork.none(rows, cells.units, steps, device) if remember else None
+    fork = Fork.none(rows, cells.units, steps, device) if prune is not None else None
     shares = cells.alpha.new_zeros(rows, steps)
     for time in range(int(since.min()), steps):
-        if look is not None:
-            look()
+        if before_step is not None:
+            before_step()
         running = int((since <= time).sum())
         given = None
         if forced is not None:
             given = torch.where((since[:running] == time)[:, None], forced[:running], -1)
         state.step(drive, time, sample[:running], errors[time], given, fork)
         shares[:, time] = state.open_share()
-        if patience is not None and time % LOOK_EVERY == LOOK_EVERY - 1:
-            state.give_up(patience)
+        if prune is not None and time % PRUNE_EVERY == PRUNE_EVERY - 1:
+            state.give_up(prune)
     least, most = state.counts()
     return Walked(least, most, fork, shares, state.given_up)
 
@@ -155,15 +153,15 @@ class _Walk:
         most[self.row, self.unit] = -high.amin(1)
         return least, most
 
-    def give_up(self, patience: PruneRule) -> None:
+    def give_up(self, prune: PruneRule) -> None:
         """Drop the active pairs of rows that have lost too much."""
         if not len(self.row):
             return
         low, high = self.slots.count
         width = -high.amin(1) - low.amin(1)
-        lost = torch.zeros_like(patience.margin)
-        lost.index_add_(0, self.row, patience.weight[self.row, self.unit] * (0.5 * width[:, None]))
-        self.given_up |= (lost > patience.margin).any(1)
+        lost = torch.zeros_like(prune.margin)
+        lost.index_add_(0, self.row, prune.weight[self.row, self.unit] * (0.5 * width[:, None]))
+        self.given_up |= (lost > prune.margin).any(1)
         going = ~self.given_up[self.row]
         if not bool(going.all()):
             self.row, self.unit, self.slots = self.row[going], self.unit[going], self.slots.take(going)

@@ -60,7 +60,7 @@ def run_recurrent(
         output, *state = (_interval(remaining.context, values[r.index]) for r in results)
         output = remaining.context.expanded(output)
         outputs.add(output, remaining.rows)
-        remaining.look(output, time)
+        remaining.note(output, time)
         if time % MEASURE_EVERY == MEASURE_EVERY - 1:
             state = [replace(s, bound=None) for s in state]
     remaining.remember()

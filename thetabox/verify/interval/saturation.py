@@ -93,7 +93,7 @@ class Remaining:
         """Of a value of all samples, that of those that remain."""
         return taken(x, self.samples, self.whole.sweep.samples)
 
-    def look(self, outputs: Interval, time: int) -> None:
+    def note(self, outputs: Interval, time: int) -> None:
         """Note which samples know something of their outputs, at the largest ε."""
         if self.memo is None:
             return

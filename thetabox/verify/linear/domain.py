@@ -235,7 +235,7 @@ class Linear(Domain):
 
     def _chunk(self, x: Tensor, epsilon: Tensor, part: Tensor, answer: Answer, tighten: Tighten | None) -> Tensor:
         meter = self.meter.part(part)
-        meter.look()
+        meter.check_time()
         samples = self.samples(x[part], epsilon[part], tighten, meter)
         return answer(samples, part).cpu().masked_fill(samples.stopped[:, None], -torch.inf)
 

@@ -150,7 +150,7 @@ def _dense(samples: Samples, operation: Operation, needed: Tensor, lower: Tensor
         places = needed[members].to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
         step = max(1, NUMBERS // (2 * widest * count))
         for part in places.split(step, 1):
-            samples.meter.look()
+            samples.meter.check_time()
             walk = _dense_walk(samples, operation, members, part)
             if walk is not None:
                 asked = needed[members].gather(1, part).repeat(1, 2)
@@ -187,7 +187,7 @@ def _images(samples: Samples, operation: Operation, needed: Tensor, lower: Tenso
         n, h, w = rows[chosen], heights[chosen], widths[chosen]
         wanted = needed[n, :, h, w]
         places = wanted.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
-        samples.meter.look()
+        samples.meter.check_time()
         walk = _image_walk(samples, operation, Frame(n, h, w), places)
         if walk is None:
             return

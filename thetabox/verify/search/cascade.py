@@ -12,26 +12,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from thetabox.errors import InputError
 from thetabox.verify import domains
 from thetabox.verify.domain import Domain
-from thetabox.verify.effort import Deadline, Meter, OutOfTime
+from thetabox.verify.effort import Deadline, Meter
 from thetabox.verify.problem import Problem
 from thetabox.verify.search.chunkstore import ChunkStore
+from thetabox.verify.search.failures import GaveUp, guarded
 
 # The most samples of any part on a processor, where larger ones are no faster and only make the progress coarser.
 LARGEST_PART = 64
-
-T = TypeVar("T")
-
-
-class GaveUp(Exception):
-    """A stage met something in the network that it cannot bound; its message says what."""
 
 
 @dataclass(frozen=True)
@@ -75,55 +68,6 @@ def stages(problem: Problem, refused: dict[str, str] | None = None) -> Iterator[
         else:
             return
     refused.update(reasons)
-
-
-def guarded(work: Callable[[], T]) -> T:
-    """What ``work`` returns.
-
-    Raises:
-        GaveUp: it failed, for whatever reason but want of memory or time.
-    """
-    try:
-        return work()
-    except OutOfTime:
-        raise
-    except InputError as error:
-        raise GaveUp(str(error)) from error
-    except Exception as error:
-        if _memory(error):
-            raise
-        raise GaveUp(explained(error)) from error
-
-
-def insisted(name: str, work: Callable[[], T]) -> T:
-    """What ``work`` returns in a domain that the user chose.
-
-    Raises:
-        InputError: it failed, for whatever reason but want of memory or time.
-    """
-    try:
-        return work()
-    except (OutOfTime, InputError):
-        raise
-    except Exception as error:
-        if _memory(error):
-            raise
-        instead = "; 'interval' or 'auto' may" if name != "interval" else ""
-        raise InputError(f"the domain {name!r} cannot bound this network ({explained(error)}){instead}") from error
-
-
-def explained(error: Exception) -> str:
-    """An unexpected error in one line."""
-    reason = " ".join(str(error).split())
-    return f"{type(error).__name__}: {reason}" if reason else type(error).__name__
-
-
-def _memory(error: Exception) -> bool:
-    return (
-        isinstance(error, MemoryError | torch.OutOfMemoryError)
-        or "out of memory" in str(error)
-        or "can't allocate memory" in str(error)
-    )
 
 
 @dataclass

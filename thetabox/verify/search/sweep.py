@@ -21,6 +21,7 @@ from thetabox.verify.interval.domain import PlainIntervals
 from thetabox.verify.problem import Problem, Progress
 from thetabox.verify.search import bounds, cascade
 from thetabox.verify.search.chunkstore import ChunkStore
+from thetabox.verify.search.failures import insisted
 
 
 @dataclass
@@ -77,10 +78,10 @@ def in_domain(task: Task) -> Proof:
     problem, name = task.problem, task.problem.settings.domain
     plain = PlainIntervals(problem)
     if name == plain.name:
-        return cascade.insisted(name, partial(grid, task, plain))
-    domain = cascade.insisted(name, partial(domains.domain_class(name), problem, problem.settings.options))
+        return insisted(name, partial(grid, task, plain))
+    domain = insisted(name, partial(domains.domain_class(name), problem, problem.settings.options))
     beside = grid(replace(task, progress=None), plain) if domain.sound else None
-    proof = cascade.insisted(name, partial(grid, task, domain))
+    proof = insisted(name, partial(grid, task, domain))
     if beside is not None:
         proof.margin = torch.maximum(proof.margin, beside.margin)
         proof.finished &= beside.finished
@@ -96,7 +97,7 @@ def in_stages(task: Task, clean: Float[Tensor, " samples"], effort: float) -> Pr
         effort: forward passes for each sample and ε that everything after plain intervals may take.
     """
     plain = PlainIntervals(task.problem)
-    proof = cascade.insisted(plain.name, partial(grid, task, plain))
+    proof = insisted(plain.name, partial(grid, task, plain))
     proof.by[plain.name] = _counts(proof.margin)
     left = torch.full_like(proof.margin, effort)
     # Where the time ends the work, the samples far from a decision boundary were worth most.
