@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import thetabox as tb
 from thetabox.verify import arguments
 from thetabox.verify.arithmetic.interval import Interval
-from thetabox.verify.interval.forward import evaluate as bounded
+from thetabox.verify.interval.forward import run_problem
 from thetabox.verify.problem import Problem
 
 SWEEP = [0.0, 1e-9, 1e-3, 0.1, 1.5]
@@ -222,7 +222,7 @@ def bounds_with_gradient(
     """The inner, differentiable function: ends of the logits' bounds, rows ``[E N, K]``."""
     settings = arguments.settings("interval", box, "real", "float64", "cpu")
     problem = Problem(module, settings, x)
-    bounds = bounded(problem, slice(0, len(x)), epsilon).logits().settled(settings.rounding.own)
+    bounds = run_problem(problem, slice(0, len(x)), epsilon).logits().settled(settings.rounding.own)
     return bounds.lower, bounds.upper
 
 

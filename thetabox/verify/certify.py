@@ -110,7 +110,7 @@ def certify(
     eps = arguments.epsilons(epsilon)
     inputs = arguments.inputs(x)
     labels = arguments.labels(y, len(inputs))
-    problem, agreed = agreement.begin(model, chosen, x, eps)
+    problem, agreed = agreement.checked_problem(model, chosen, x, eps)
     clean = agreed.logits
     arguments.check_labels(labels, clean.shape[1])
     known = model_facts(model, chosen.box)
@@ -221,7 +221,7 @@ def logit_bounds(
     if each and len(eps) != len(inputs):
         raise InputError(f"epsilon has {len(eps)} values for {len(inputs)} samples")
     values = eps[None] if each else eps[:, None].expand(-1, len(inputs))
-    problem, _ = agreement.begin(model, chosen, x, eps)
+    problem, _ = agreement.checked_problem(model, chosen, x, eps)
     with sound_kernels():
         interval = functools.reduce(bounds.intersected, _ends(problem, values))
     low, high = interval.lower.view(*values.shape, -1), interval.upper.view(*values.shape, -1)

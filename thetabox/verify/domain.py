@@ -92,7 +92,7 @@ class Domain(ABC):
     def logits(self, which: Which, epsilon: Float[Tensor, "sweeps samples"]) -> Interval:
         """Bounds of the logits, rows ``[E samples, K]``, float64 on the CPU."""
 
-    def disjoint(
+    def logit_margins(
         self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]
     ) -> Float[Tensor, "sweeps samples"]:
         """The least logit of class y less the largest of another; arguments as for :meth:`margins`."""

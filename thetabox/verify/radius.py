@@ -102,7 +102,9 @@ def certified_radius(
         raise InputError(f"rtol must lie between 1e-6 and 1, not {rtol}")
     inputs = arguments.inputs(x)
     labels = arguments.labels(y, len(inputs))
-    problem, agreed = agreement.begin(model, chosen, x, torch.tensor([FLOOR, agreement.FAR], dtype=torch.float64))
+    problem, agreed = agreement.checked_problem(
+        model, chosen, x, torch.tensor([FLOOR, agreement.FAR], dtype=torch.float64)
+    )
     clean = agreed.logits
     arguments.check_labels(labels, clean.shape[1])
     right = clean.argmax(1) == labels

@@ -64,7 +64,9 @@ class Agreement:
     calls: Sequence[Call]
 
 
-def begin(model: nn.Module, settings: Settings, x: Any, epsilon: Float[Tensor, " sweeps"]) -> tuple[Problem, Agreement]:
+def checked_problem(
+    model: nn.Module, settings: Settings, x: Any, epsilon: Float[Tensor, " sweeps"]
+) -> tuple[Problem, Agreement]:
     """What every public function that bounds begins with: the network traced, its box looked at, the two compared.
 
     Args:

@@ -12,7 +12,7 @@ from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.domain import Domain, Profile
 from thetabox.verify.interpreter.context import Memo
 from thetabox.verify.interval.final import Final
-from thetabox.verify.interval.forward import evaluate
+from thetabox.verify.interval.forward import run_problem
 from thetabox.verify.interval.profile import profile_of
 from thetabox.verify.problem import Which
 
@@ -35,7 +35,7 @@ class PlainIntervals(Domain):
     ) -> Float[Tensor, "sweeps samples"]:
         return self._by_criterion("margin", which, epsilon, y)
 
-    def disjoint(
+    def logit_margins(
         self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]
     ) -> Float[Tensor, "sweeps samples"]:
         return self._by_criterion("logits", which, epsilon, y)
@@ -58,5 +58,5 @@ class PlainIntervals(Domain):
     def _part_by_part(self, read: Callable[[Final], Tensor], which: Which, epsilon: Tensor) -> Tensor:
         """What is read off each part of the sweep; parts share what is known without ε."""
         memo = Memo() if self.together < len(epsilon) else None
-        parts = (evaluate(self.problem, which, part, memo=memo) for part in epsilon.split(self.together))
+        parts = (run_problem(self.problem, which, part, memo=memo) for part in epsilon.split(self.together))
         return torch.cat([read(final).double().cpu() for final in parts])

@@ -26,7 +26,7 @@ def run(
     return finish(network, context, values, observe, 0)
 
 
-def evaluate(
+def run_problem(
     problem: Problem,
     which: Which,
     epsilon: Float[Tensor, "sweeps samples"],

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.domain import Profile
-from thetabox.verify.interval.forward import evaluate
+from thetabox.verify.interval.forward import run_problem
 from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.network.graph import Operation
 from thetabox.verify.network.operators import COMPARISONS, KINKS
@@ -38,7 +38,7 @@ def profile_of(problem: Problem, which: Which, epsilon: Float[Tensor, "sweeps sa
             shares.setdefault(name, []).append(share((x.lower < 0) & (x.upper > 0)))
 
     with torch.no_grad(), sound_kernels():
-        evaluate(problem, which, epsilon, observe)
+        run_problem(problem, which, epsilon, observe)
     if not shares:
         return None
     columns = [torch.stack(parts).amax(0) for parts in shares.values()]

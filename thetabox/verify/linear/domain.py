@@ -25,14 +25,12 @@ from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.linear import rules  # noqa: F401  # fills the table
 from thetabox.verify.linear.region import Frame
 from thetabox.verify.linear.samples import Samples
-from thetabox.verify.linear.tighten import Tighten
+from thetabox.verify.linear.tighten import WALK_NUMBERS, Tighten
 from thetabox.verify.linear.walk import Walk
 from thetabox.verify.network import RecurrentNetwork
 from thetabox.verify.problem import Problem, Which, input_interval
 
 INTERMEDIATE = ("interval", "backward")
-# Numbers in the largest coefficient tensor of a walk of margins.
-NUMBERS = 1 << 21
 MOST_ITEMS = 256
 # Samples times ε of a profile.
 PROFILED_ROWS = 64
@@ -231,7 +229,7 @@ class Linear(Domain):
 
     def _size(self, rows: int) -> int:
         """Samples of one walk."""
-        return max(1, min(MOST_ITEMS, NUMBERS // (rows * self.problem.network.largest())))
+        return max(1, min(MOST_ITEMS, WALK_NUMBERS // (rows * self.problem.network.largest())))
 
     def _chunk(self, x: Tensor, epsilon: Tensor, part: Tensor, answer: Answer, tighten: Tighten | None) -> Tensor:
         meter = self.meter.part(part)

@@ -17,7 +17,7 @@ from thetabox.verify.network.graph import Graph, Operation
 from thetabox.verify.network.operators import CONVOLUTIONS, DENSE, MAX_POOLS_2D, TWO_SLOPES
 
 # Numbers in the largest coefficient tensor of one walk.
-NUMBERS = 1 << 21
+WALK_NUMBERS = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -144,11 +144,11 @@ def _dense(samples: Samples, operation: Operation, needed: Tensor, lower: Tensor
     """Outputs of a dense layer: rows of whole images."""
     widest = max((samples.interval(i).lower[0].numel() for i in _before(samples, operation)), default=1)
     order = needed.sum(1).argsort(descending=True)
-    for start, count in _groups(needed.sum(1)[order], max(1, NUMBERS // (2 * widest))):
+    for start, count in _groups(needed.sum(1)[order], max(1, WALK_NUMBERS // (2 * widest))):
         members = order[start : start + count]
         most = int(needed[members].sum(1).max())
         places = needed[members].to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
-        step = max(1, NUMBERS // (2 * widest * count))
+        step = max(1, WALK_NUMBERS // (2 * widest * count))
         for part in places.split(step, 1):
             samples.meter.check_time()
             walk = _dense_walk(samples, operation, members, part)
@@ -181,7 +181,7 @@ def _images(samples: Samples, operation: Operation, needed: Tensor, lower: Tenso
     widest, start = 0, 0
     while start < len(order):
         most = int(amount[order[start]])
-        count = 1 if not widest else max(1, NUMBERS // (2 * most * widest))
+        count = 1 if not widest else max(1, WALK_NUMBERS // (2 * most * widest))
         chosen = order[start : start + count]
         start += count
         n, h, w = rows[chosen], heights[chosen], widths[chosen]

@@ -35,7 +35,7 @@ def margins(
         criterion: ``margin``, or ``logits`` for the least logit of class y minus the largest of another.
         meter: of all pairs, those of the first ε first; a domain that pays no more stops there.
     """
-    bound = domain.margins if criterion == "margin" else domain.disjoint
+    bound = domain.margins if criterion == "margin" else domain.logit_margins
 
     def margins_of(rows: Which, values: Tensor) -> Tensor:
         return bound(rows, values, y)

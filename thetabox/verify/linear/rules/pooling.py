@@ -16,14 +16,14 @@ from torch import Tensor
 from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.linear.region import Pair, Region
 from thetabox.verify.linear.rules.activation import FEW, lines, through
-from thetabox.verify.linear.rules.window import Window, apart
+from thetabox.verify.linear.rules.window import PoolWindow, apart
 from thetabox.verify.linear.samples import Samples
 from thetabox.verify.linear.walk import Stop, Walk, backward, dot
 from thetabox.verify.network.graph import Operation
 from thetabox.verify.network.operators import MAX_POOLS_2D, RELU
 
 
-class Pool(NamedTuple):
+class PoolRelaxation(NamedTuple):
     """``z_j <= max_i z_i <= sum_i above_i z_i + offset`` of all samples; windows before the last two dimensions.
 
     Attributes:
@@ -42,7 +42,7 @@ class Pool(NamedTuple):
     reach: Tensor
 
 
-def window(operation: Operation) -> Window:
+def window(operation: Operation) -> PoolWindow:
     """Settings of a pool.
 
     Raises:
@@ -53,7 +53,7 @@ def window(operation: Operation) -> Window:
     settings = operation.kwargs
     if settings or any(_two(padding or 0)) or _two(dilation or 1) != (1, 1) or ceil:
         raise Stop
-    return Window(_two(kernel), _two(stride or kernel))
+    return PoolWindow(_two(kernel), _two(stride or kernel))
 
 
 def _two(value: Any) -> Pair:
@@ -72,16 +72,16 @@ def source(samples: Samples, operation: Operation) -> tuple[int, bool]:
     return index, False
 
 
-def places(t: Tensor, pool: Window) -> Tensor:
+def places(t: Tensor, pool: PoolWindow) -> Tensor:
     """Values by window: ``[..., places, h, w]``."""
     patches = t.unfold(-2, pool.kernel[0], pool.stride[0]).unfold(-2, pool.kernel[1], pool.stride[1])
     return patches.flatten(-2).movedim(-1, -3)
 
 
-def relaxed(samples: Samples, operation: Operation) -> Pool:
+def relaxed(samples: Samples, operation: Operation) -> PoolRelaxation:
     """Lines below and above every maximum; computed once."""
 
-    def compute() -> Pool:
+    def compute() -> PoolRelaxation:
         pool = window(operation)
         index, _ = source(samples, operation)
         value = samples.interval(index)
@@ -108,9 +108,9 @@ def relaxed(samples: Samples, operation: Operation) -> Pool:
         above = torch.where(flat.unsqueeze(-3), 0.0, above)
         offset = torch.where(flat, highest, offset)
         reach = ((above.abs() + itself.double()) * size).sum(-3) + offset.abs()
-        return Pool(reference.squeeze(-3), above, offset, low.amax(-3), highest, reach)
+        return PoolRelaxation(reference.squeeze(-3), above, offset, low.amax(-3), highest, reach)
 
-    relaxation: Pool = samples.once(("pool", operation.index), compute)
+    relaxation: PoolRelaxation = samples.once(("pool", operation.index), compute)
     return relaxation
 
 

@@ -21,14 +21,14 @@ from thetabox.verify.linear.walk import Stop
 FEW_PLACES = 4
 
 
-class Window(NamedTuple):
+class PoolWindow(NamedTuple):
     """Kernel and stride of a pool."""
 
     kernel: Pair
     stride: Pair
 
 
-def apart(samples: Samples, index: int, pool: Window, reference: Tensor) -> tuple[Tensor, Tensor] | None:
+def apart(samples: Samples, index: int, pool: PoolWindow, reference: Tensor) -> tuple[Tensor, Tensor] | None:
     """Ends of ``z_i - z_j`` for the window's reference ``j``; ``None`` where no convolution tells more than intervals.
 
     Args:
@@ -70,7 +70,7 @@ class _Patches:
         size: how many of them.
     """
 
-    def __init__(self, samples: Samples, conv: convolutions.Convolution, pool: Window, size: torch.Size) -> None:
+    def __init__(self, samples: Samples, conv: convolutions.Convolution, pool: PoolWindow, size: torch.Size) -> None:
         self.conv, self.size = conv, (size[0], size[1])
         self.step = (pool.stride[0] * conv.stride[0], pool.stride[1] * conv.stride[1])
         self.places = [(i, j) for i in range(pool.kernel[0]) for j in range(pool.kernel[1])]
