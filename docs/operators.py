@@ -1,4 +1,4 @@
-"""Write docs/operators.md, the table of supported operators, from the table of rules: ``python docs/operators.py``."""
+"""Write docs/operators.md, the table of supported operators, from the tables of rules: ``python docs/operators.py``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ from pathlib import Path
 
 import thetabox.verify  # noqa: F401  # fills the table
 from thetabox.verify.interpreter.rules.table import TABLE
+from thetabox.verify.linear.walk import BACKWARD
+
+
+INTRODUCTION = (
+    "Written by `docs/operators.py` from the tables of rules. All of these are bounded by intervals; the last column says",
+    "which the domain `linear` goes back through, in the forms that its rules take.",
+)
 
 
 def page() -> str:
@@ -16,14 +23,24 @@ def page() -> str:
         if operator.startswith("aten.") and rule.function.__module__.startswith("thetabox."):
             what = (inspect.getdoc(rule.function) or "").splitlines()[0]
             by_rule.setdefault(f"{rule.function.__module__.rsplit('.', 1)[-1]}|{what}", []).append(operator)
-    lines = ["# Supported operators", "", "Written by `docs/operators.py` from the table of rules.", ""]
-    lines += ["| family | operators | what |", "| --- | --- | --- |"]
+    lines = ["# Supported operators", "", *INTRODUCTION, ""]
+    lines += ["| family | operators | what | `linear` |", "| --- | --- | --- | --- |"]
     for key, operators in sorted(by_rule.items()):
         family, what = key.split("|", 1)
-        lines.append(
-            f"| {family} | {', '.join(f'`{o}`' for o in sorted(operators))} | {what.replace('|', chr(92) + '|')} |"
-        )
+        cells = [family, _listed(operators), what.replace("|", chr(92) + "|"), _backward(operators)]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _listed(operators: list[str]) -> str:
+    return ", ".join(f"`{o}`" for o in sorted(operators))
+
+
+def _backward(operators: list[str]) -> str:
+    known = [o for o in operators if o in BACKWARD]
+    if len(known) in (0, len(operators)):
+        return "yes" if known else ""
+    return _listed(known)
 
 
 if __name__ == "__main__":
