@@ -9,10 +9,9 @@ import thetabox.verify  # noqa: F401  # fills the table
 from thetabox.verify.interpreter.rules.table import TABLE
 from thetabox.verify.linear.walk import BACKWARD
 
-
 INTRODUCTION = (
-    "Written by `docs/operators.py` from the tables of rules. All of these are bounded by intervals; the last column says",
-    "which the domain `linear` goes back through, in the forms that its rules take.",
+    "Written by `docs/operators.py` from the tables of rules. All of these are bounded by intervals; the last column",
+    "says which the domain `linear` goes back through, in the forms that its rules take.",
 )
 
 
