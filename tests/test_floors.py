@@ -14,7 +14,7 @@ ROOT = Path(thetabox.__file__).parent
 # Rooms of one floor do not import each other; `docs/architecture.md` draws them.
 FLOORS = (
     ("version", "errors"),
-    ("checks", "processes"),
+    ("checks", "processes", "user_code"),
     ("models", "device"),
     ("box", "data"),
     ("measure",),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import torch
 
 from thetabox.cli import thetabox
 
@@ -19,9 +20,22 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def test_the_python_example_runs(cnn, tmp_path, monkeypatch, capsys):
     shutil.copy(cnn, tmp_path / "model.safetensors")
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code, _ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     exec(code.replace("subset(100)", "subset(10)"), {})
     assert capsys.readouterr().out.count("tensor(") == 1
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_a_network_of_ones_own_is_certified(tmp_path, monkeypatch, run):
+    _, code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (command,) = re.findall(r"\$ thetabox (certify net.pt .*)", README)
+    (tmp_path / "net.py").write_text(code, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(code, found)
+    torch.save(found["Net"]().state_dict(), "net.pt")
+    result = run(*shlex.split(command), "--samples", "20")
+    assert result.exit_code == 0, result.output
     assert (tmp_path / "out" / "report.html").is_file()
 
 

@@ -17,6 +17,7 @@ from thetabox.data import load as load_data
 from thetabox.data.dataset import SPLITS, Dataset
 from thetabox.errors import InputError
 from thetabox.models import load, sha256
+from thetabox.user_code import source_file
 from thetabox.verify import Certificate, arguments, domains
 from thetabox.verify.problem import model_facts, tensor_hash
 
@@ -92,7 +93,23 @@ def _model(certificate: Certificate, path: Path, folder: Path) -> str:
         raise InputError(
             f"{file} has changed since the certificate at {path} was made (its SHA-256 is another); certify it anew"
         )
+    if "code" in certificate.model_info:
+        return _code(certificate, path, folder)
     _check_box(certificate, file, path)
+    return ""
+
+
+def _code(certificate: Certificate, path: Path, folder: Path) -> str:
+    """A word on code that is not here to be compared; what is compared is the file that was named, no other."""
+    place = str(certificate.model_info["code"])
+    source = source_file(place)
+    file = None if source is None else _file(str(source), folder)
+    if file is None:
+        return f"whether the code of {place} has changed since the proof was not looked at"
+    if sha256(file) != certificate.model_info.get("code_sha256"):
+        raise InputError(
+            f"{file} has changed since the certificate at {path} was made (its SHA-256 is another); certify anew"
+        )
     return ""
 
 

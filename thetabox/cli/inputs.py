@@ -17,8 +17,9 @@ from thetabox.cli.options import literals
 from thetabox.data import Dataset
 from thetabox.data import load as load_data
 from thetabox.errors import InputError
-from thetabox.models import build, is_recurrent, logits, sha256
+from thetabox.models import is_recurrent, logits, sha256
 from thetabox.models import load as load_model
+from thetabox.user_code import is_place, source_file
 from thetabox.verify import arguments, domains
 
 
@@ -44,9 +45,7 @@ def read_model(path: Path, architecture: str | None, config: Sequence[tuple[str,
     """
     if config and architecture is None:
         raise InputError("--set describes the network named by --model; name it, for instance --model lsnn")
-    if architecture is None or not config:
-        return load_model(path, architecture)
-    return load_model(path, build(architecture, **literals("--set", config)))
+    return load_model(path, architecture, literals("--set", config))
 
 
 def read_data(data: str, split: str, samples: int | None, data_dir: Path | None) -> Dataset:
@@ -90,7 +89,17 @@ def read_all(
     set_threads(threads, network)
     _check_fits(network, dataset)
     dataset = dataset if samples is None else dataset.subset(samples)
-    return Given(network, dataset, box, {"source": str(model), "kind": arguments.FILE, "sha256": sha256(model)})
+    info = {"source": str(model), "kind": arguments.FILE, "sha256": sha256(model)}
+    return Given(network, dataset, box, {**info, **_code(architecture, config)})
+
+
+def _code(architecture: str | None, config: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """What the certificate records of code of the user's own: where it is, its arguments, the file as it was."""
+    if architecture is None or not is_place(architecture):
+        return {}
+    file = source_file(architecture)
+    known = {"code": architecture, "set": literals("--set", config)}
+    return known if file is None else {**known, "code_sha256": sha256(file)}
 
 
 def proof_settings(given: dict[str, Any], timeout: float | None) -> dict[str, Any]:

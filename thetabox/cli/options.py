@@ -163,7 +163,13 @@ def model_options(function: Function) -> Function:
     return _apply(
         function,
         click.argument("model", metavar="MODEL", type=click.Path(path_type=Path)),
-        click.option("--model", "architecture", metavar="NAME", help="Network of a state_dict: lsnn, convnet, mlp, …"),
+        click.option(
+            "--model",
+            "architecture",
+            metavar="NAME",
+            help="Network of a state_dict: lsnn, convnet, mlp, resnet32; or your own, path/to/file.py:Class or "
+            "package.module:factory, which runs that code.",
+        ),
         click.option(
             "--set",
             "config",

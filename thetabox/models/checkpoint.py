@@ -10,6 +10,7 @@ import pickle
 import pickletools
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from thetabox.models.convnet import ConvNet
 from thetabox.models.lsnn import LSNN
 from thetabox.models.mlp import MLP
 from thetabox.models.resnet import ResNet32
+from thetabox.user_code import is_place, object_at
 from thetabox.version import __version__
 
 ARCHITECTURES: dict[str, type[nn.Module]] = {"lsnn": LSNN, "convnet": ConvNet, "mlp": MLP, "resnet32": ResNet32}
@@ -33,19 +35,52 @@ METADATA_KEY = "thetabox"
 
 
 def build(name: str, /, **config: Any) -> nn.Module:
-    """A fresh network of the registry.
+    """A fresh network of the registry, or of the user's own code.
+
+    Args:
+        name: of :data:`ARCHITECTURES`, or code to run: ``package.module:factory``, ``path/to/file.py:Class``.
+        config: arguments of its constructor.
 
     Raises:
-        InputError: unknown name, or a configuration that the network does not take.
+        InputError: unknown name, code that fails, or a configuration that the network does not take.
     """
+    return _of_code(name, config) if is_place(name) else _of_registry(name, config)
+
+
+def _of_registry(name: str, config: Mapping[str, Any]) -> nn.Module:
+    """What a file may name: no code of it is run."""
     if name not in ARCHITECTURES:
-        raise InputError(f"unknown model {name!r}; choose one of {', '.join(sorted(ARCHITECTURES))}")
+        known = ", ".join(sorted(ARCHITECTURES))
+        raise InputError(f"unknown model {name!r}; choose one of {known}, or name your own, path/to/file.py:Class")
     try:
         return ARCHITECTURES[name](**config)
     except InputError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"model {name!r} cannot be built from {config}: {first_line(error)}") from None
+        raise InputError(f"model {name!r} cannot be built from {dict(config)}: {first_line(error)}") from None
+
+
+def _of_code(place: str, config: Mapping[str, Any]) -> nn.Module:
+    maker = object_at(place, "network")
+    if isinstance(maker, nn.Module):
+        if config:
+            raise InputError(f"{place} is a network that is made already, with no arguments to set")
+        return maker
+    if not callable(maker):
+        raise InputError(f"{place} is a {type(maker).__name__}, not a class or function that makes a network")
+    try:
+        made = maker(**config)
+    except InputError:
+        raise
+    except Exception as error:  # the user's code raises whatever it likes
+        given = ", ".join(f"{name}={value}" for name, value in config.items()) or "no arguments"
+        raise InputError(
+            f"{place} makes no network of {given} ({type(error).__name__}: {first_line(error)}); give the arguments of "
+            "its constructor (--set name=value)"
+        ) from error
+    if not isinstance(made, nn.Module):
+        raise InputError(f"{place} makes a {type(made).__name__}, not a torch.nn.Module")
+    return made
 
 
 def architecture(model: nn.Module) -> str | None:
@@ -68,7 +103,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], info: dict[str, Any] | 
     if name is None:
         raise InputError(
             f"{type(model).__name__} is not in thetabox.models.ARCHITECTURES; add its class there, "
-            "or keep its state_dict with torch.save and load it with model="
+            "or keep its state_dict with torch.save and load it with model= (--model path/to/file.py:Class)"
         )
     meta = {"architecture": name, "config": model.config, "version": __version__, "info": info or {}}
     held = model.state_dict()
@@ -79,17 +114,21 @@ def save(model: nn.Module, path: str | os.PathLike[str], info: dict[str, Any] | 
     write_atomically(Path(path), to_bytes(tensors, metadata={METADATA_KEY: json.dumps(meta)}))
 
 
-def load(path: str | os.PathLike[str], model: str | nn.Module | None = None) -> nn.Module:
+def load(
+    path: str | os.PathLike[str], model: str | nn.Module | None = None, config: Mapping[str, Any] | None = None
+) -> nn.Module:
     """Network of a checkpoint, in evaluation mode, on the CPU (a module given keeps its device).
 
     Every number is held as it stands in the file: a module of too narrow a type is widened to the widest that the file
     needs, and what no type of weights holds is refused. What wrappers and trainers put in front of the names
     (``module.``, ``_orig_mod.``, ``model.``) and around the state_dict (``{"model_state_dict": …, "epoch": 3}``) is
-    seen through.
+    seen through. Nothing in a file is ever executed.
 
     Args:
         path: a safetensors file, or a ``.pt`` state_dict (read with ``weights_only=True``).
-        model: architecture name or a module to fill; needed for files that do not name their architecture.
+        model: architecture name, place of the user's own code (``path/to/file.py:Class``, which is run) or a module to
+            fill; needed for files that do not name their architecture.
+        config: arguments of the constructor of the network that ``model`` names; read off the file where it can be.
 
     Raises:
         InputError: no such file, not a checkpoint, truncated, holding code, NaN or infinite weights, wrong shapes,
@@ -97,21 +136,28 @@ def load(path: str | os.PathLike[str], model: str | nn.Module | None = None) -> 
     """
     path = Path(path)
     held, meta = _read(path)
+    if isinstance(model, nn.Module):
+        fill(path, model, held)
+        return model.eval()
+    if config and model is None:
+        raise InputError("config describes the network that model names; name it")
     if model is None:
         if meta is None:
-            raise InputError(f"{path}: the checkpoint names no architecture; say which with --model (model= in Python)")
-        model, own = build(meta["architecture"], **meta["config"]), True
-    elif isinstance(model, str):
-        if meta is not None and meta["architecture"] == model:
-            model, own = build(model, **meta["config"]), True
-        else:
-            model, own = _build_for(path, model, held), True
-    elif isinstance(model, nn.Module):
-        own = False
-    else:
+            raise InputError(
+                f"{path}: the checkpoint names no architecture; say which with --model (model= in Python), for "
+                "instance path/to/file.py:Class"
+            )
+        made = _of_registry(meta["architecture"], meta["config"])
+    elif not isinstance(model, str):
         raise InputError(f"model must be the name of a network or a module to fill, not {type(model).__name__}")
-    fill(path, model, held, any_type=own)
-    return model.eval()
+    elif config or is_place(model):
+        made = build(model, **(config or {}))
+    elif meta is not None and meta["architecture"] == model:
+        made = _of_registry(model, meta["config"])
+    else:
+        made = _build_for(path, model, held)
+    fill(path, made, held, any_type=True)
+    return made.eval()
 
 
 def checkpoint_info(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -223,16 +269,14 @@ def _bytes(path: Path, count: int = -1) -> bytes:
 
 
 def _build_for(path: Path, name: str, held: Held) -> nn.Module:
-    if name not in ARCHITECTURES:
-        raise InputError(f"unknown model {name!r}; choose one of {', '.join(sorted(ARCHITECTURES))}")
-    config_from = getattr(ARCHITECTURES[name], "config_from", None)
+    config_from = getattr(ARCHITECTURES.get(name), "config_from", None)
     if config_from is None:
-        return build(name)
+        return _of_registry(name, {})
     first: nn.Module | None = None
     problem: InputError | None = None
     for reading in (reading for state in held.values() for reading in readings(state)):
         try:
-            network = build(name, **config_from(reading))
+            network = _of_registry(name, config_from(reading))
         except (KeyError, IndexError, ZeroDivisionError, AttributeError):
             continue
         except ValueError as error:

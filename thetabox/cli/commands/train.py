@@ -18,6 +18,7 @@ from thetabox.report.results import percent
 from thetabox.train import fit
 from thetabox.train import recipe as recipe_of
 from thetabox.train.methods import method as checked_method
+from thetabox.user_code import is_place
 
 METHOD = "See `thetabox methods`; join two with +. package.module:Class runs a method of your own."
 
@@ -56,6 +57,8 @@ def command(
     """The best epoch by validation accuracy is kept. Ctrl-C keeps the best so far, --resume goes on."""
     if out.is_dir():
         raise InputError(f"cannot write {out}: it is a folder; name a file")
+    if architecture is not None and is_place(architecture):
+        raise InputError("train writes networks of its own, lsnn, convnet, mlp, resnet32; train yours by tb.train.fit")
     chosen = options.once("--set", settings)
     checked_method(method, chosen)
     if start is not None and (architecture is not None or model_set):
