@@ -1,4 +1,4 @@
-"""The one exception for anything wrong with what the user gave."""
+"""The one exception for anything wrong with what the user gave, and what is told of what was done with it."""
 
 from __future__ import annotations
 
@@ -20,3 +20,7 @@ class UnsupportedOperator(InputError):
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, treated as Ctrl-C; unlike it, it reaches one process alone, not those that it started."""
+
+
+class Notice(UserWarning):
+    """Something was read in another way than it stands there; the message says how."""

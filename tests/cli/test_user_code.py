@@ -114,6 +114,13 @@ def test_what_makes_a_network(folder: Path, run: Run, name: str) -> None:
     assert all(torch.equal(a.double(), b) for a, b in zip(net.parameters(), back.parameters(), strict=True))
 
 
+def test_what_was_seen_through_is_a_line(folder: Path, run: Run) -> None:
+    torch.save({"model_state_dict": torch.load("net.pt"), "epoch": 3}, "other.pt")
+    result = run("inspect", "other.pt", "--model", "net.py:Net", "--data", "digits")
+    assert result.exit_code == 0, result.output
+    assert "thetabox: other.pt: read the weights under 'model_state_dict'\n" in result.stderr
+
+
 def test_a_module_by_its_name(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     package = folder / "package_of_ours"
     package.mkdir()

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from thetabox.errors import InputError
+from thetabox.errors import InputError, Notice
 from thetabox.models import (
     ARCHITECTURES,
     LSNN,
@@ -440,6 +440,64 @@ def test_what_stands_around_a_named_network(name: str, network: str, tmp_path: P
     model = NETWORKS[network]()
     path = written(tmp_path / "m.pt", AROUND[name](model.state_dict()))
     assert same_weights(load(path, architecture(model)), model)
+
+
+TOLD = {
+    "DataParallel": "read module.0.weight as 0.weight",
+    "Lightning": "read the weights under 'state_dict', model.0.weight as 0.weight",
+    "model_state_dict": "read the weights under 'model_state_dict'",
+    "deep": "read the weights under 'checkpoint.model', module.0.weight as 0.weight",
+}
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_what_was_seen_through_is_said(name: str, tmp_path: Path) -> None:
+    path = written(tmp_path / "m.pt", AROUND[name](two_layers().state_dict()))
+    with pytest.warns(Notice) as told:
+        load(path, two_layers())
+    assert [str(w.message) for w in told] == [f"{path}: {TOLD[name]}"]
+
+
+def test_of_what_stands_there_nothing_is_said(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    model = two_layers()
+    assert same_weights(load(written(tmp_path / "m.pt", model.state_dict()), two_layers()), model)
+    save(MLP((4, 3, 2)), tmp_path / "m.safetensors")
+    load(tmp_path / "m.safetensors")
+    assert not [w for w in recwarn if issubclass(w.category, Notice)]
+
+
+def test_a_batch_norm_of_an_old_file(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).eval()
+    with torch.no_grad():
+        model[1].running_mean.fill_(2.0)
+    state = {name: value for name, value in model.state_dict().items() if "num_batches" not in name}
+    with pytest.warns(Notice, match=r"read without 1\.num_batches_tracked, which it does not hold"):
+        found = load(written(tmp_path / "m.pt", state), nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)))
+    x = torch.randn(5, 4)
+    assert torch.equal(found(x), model(x))
+    del state["1.running_var"]
+    refused(written(tmp_path / "n.pt", state), model, "lacks 1.running_var")
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.last.weight = self.first.weight
+
+
+@pytest.mark.parametrize("kept", ["first", "last"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_tied_weights_that_were_saved_once(kept: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    model = Tied().to(dtype)
+    state = {name: v for name, v in model.state_dict().items() if "bias" in name or name.startswith(kept)}
+    left = "last" if kept == "first" else "first"
+    with pytest.warns(Notice, match=rf"read without {left}\.weight, which it does not hold"):
+        found = load(written(tmp_path / "m.pt", state), Tied())
+    assert found.first.weight is found.last.weight
+    assert torch.equal(found.first.weight, model.first.weight)
+    del state[f"{kept}.weight"]
+    refused(written(tmp_path / "n.pt", state), Tied(), "lacks first.weight")
 
 
 def test_state_dicts_of_which_none_or_several_fit(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -17,7 +18,7 @@ from typing import Any, NoReturn
 import click
 
 from thetabox.cli.console import tell
-from thetabox.errors import InputError, Terminated
+from thetabox.errors import InputError, Notice, Terminated
 from thetabox.version import __version__
 
 # Name → the first line of its help; the rest is the docstring of the command.
@@ -68,7 +69,7 @@ class LazyGroup(click.Group):
     ) -> Any:
         args = sys.argv[1:] if args is None else list(args)
         try:
-            with _terminable():
+            with _terminable(), _notices():
                 status = super().main(args, prog_name or "thetabox", complete_var, standalone_mode=False, **extra)
         except Exception as error:
             if "--debug" in args[:1] or os.environ.get("THETABOX_DEBUG"):
@@ -79,6 +80,23 @@ class LazyGroup(click.Group):
         if not standalone_mode:
             return status
         sys.exit(status if isinstance(status, int) else 0)
+
+
+@contextmanager
+def _notices() -> Iterator[None]:
+    """What the library tells of what it did is a line on standard error."""
+    with warnings.catch_warnings():
+        before = warnings.showwarning
+
+        def shown(message: Warning | str, category: type[Warning], *where: Any, **how: Any) -> None:
+            if issubclass(category, Notice):
+                tell(f"thetabox: {message}")
+            else:
+                before(message, category, *where, **how)
+
+        warnings.simplefilter("always", Notice)
+        warnings.showwarning = shown
+        yield
 
 
 @contextmanager

@@ -122,7 +122,7 @@ def load(
     Every number is held as it stands in the file: a module of too narrow a type is widened to the widest that the file
     needs, and what no type of weights holds is refused. What wrappers and trainers put in front of the names
     (``module.``, ``_orig_mod.``, ``model.``) and around the state_dict (``{"model_state_dict": …, "epoch": 3}``) is
-    seen through. Nothing in a file is ever executed.
+    seen through, which a :class:`~thetabox.errors.Notice` says. Nothing in a file is ever executed.
 
     Args:
         path: a safetensors file, or a ``.pt`` state_dict (read with ``weights_only=True``).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from thetabox.errors import InputError
+from thetabox.errors import InputError, Notice
 from thetabox.models.leaky import Leaky, LeakyCells
 from thetabox.models.lsnn import LSNN
+from thetabox.models.memory import identity, named_tensors
 
 State = Mapping[str, Tensor]
 Held = Mapping[str, State]
@@ -109,14 +111,18 @@ def fill(path: Path, model: nn.Module, held: Held, *, any_type: bool = False) ->
 def _chosen(path: Path, model: nn.Module, own: State, held: Held) -> State:
     """The state_dict of the file that fits, by the names of the module."""
     fitting: dict[str, State] = {}
+    names: dict[str, tuple[str, str]] = {}
     for where, state in held.items():
         for reading in readings(state):
             named = _named(model, own, reading)
             if named is not None:
                 fitting[where] = named
+                names[where] = next(iter(state), ""), next(iter(named), "")
                 break
     if USUAL in fitting or len(fitting) == 1:
-        return fitting.get(USUAL) or next(iter(fitting.values()))
+        where = USUAL if USUAL in fitting else next(iter(fitting))
+        _tell(path, where, *names[where], [name for name in own if name not in fitting[where]])
+        return fitting[where]
     if fitting:
         raise InputError(
             f"{path}: holds several state_dicts that fit, {shown(fitting)}; save the one that is meant by itself"
@@ -147,7 +153,28 @@ def _named(model: nn.Module, own: State, reading: State) -> State | None:
 def _missing(model: nn.Module, own: State, state: State) -> list[str]:
     # Neuron values of a spiking network may be absent from a foreign file: the constructor's stand then.
     may = dict(model.named_buffers()) if isinstance(model, LSNN) else {}
-    return [name for name in own if name not in state and name not in may]
+    tensors = named_tensors(model)
+    # A tensor of several names is often saved once.
+    there = {identity(tensors[name]) for name in state if name in tensors}
+    return [
+        name
+        for name in own
+        if not (name in state or name in may or _counts(name) or (name in tensors and identity(tensors[name]) in there))
+    ]
+
+
+def _counts(name: str) -> bool:
+    """Whether it counts the batches of a batch norm, which evaluation does not ask for; old files lack it."""
+    return name.rpartition(".")[2] == "num_batches_tracked"
+
+
+def _tell(path: Path, where: str, name: str, read: str, absent: list[str]) -> None:
+    """Say what a file holds in another way than the module does, if it does."""
+    said = [f"the weights under {where!r}"] * bool(where)
+    said += [f"{name} as {read}"] * (name not in (read, unwrapped(read)))
+    said += [f"without {shown(absent)}, which it does not hold"] * bool(absent)
+    if said:
+        warnings.warn(f"{path}: read {', '.join(said)}", Notice, stacklevel=4)
 
 
 def _plain(path: Path, name: str, value: Tensor) -> Tensor:
