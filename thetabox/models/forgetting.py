@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dis
 import inspect
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cache, cached_property
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -21,6 +22,8 @@ MAKING = {"__init__", "__new__", "__post_init__", "__setstate__", "__deepcopy__"
 # Methods of containers and modules that keep what they are given.
 KEEPING = {"append", "extend", "insert", "add", "update", "setdefault", "register_buffer", "setattr", "__setitem__"}
 CONTAINERS = (dict, list, set)
+# Packages whose classes keep nothing of a user's weights.
+OTHERS = {"torch", "numpy", *sys.stdlib_module_names} - {"__main__"}
 # What a module holds of torch's own accord.
 OF_TORCH = set(vars(nn.Module()))
 # What has attributes, and is no place where code keeps its results.
@@ -44,19 +47,26 @@ def forget(module: nn.Module, way: str) -> None:
 
 def kept(module: nn.Module) -> list[tuple[dict[str, Any], str]]:
     """Each with the dictionary that holds it: of the module, of its buffers, of an object that it holds."""
-    written = set(_cached(type(module)))
-    for code in _codes(type(module)):
+    written = _stored_by(type(module), vars(module))
+    found = [(held, name) for held in (vars(module), module._buffers) for name in sorted(written)]
+    for value in list(vars(module).values()):
+        if hasattr(value, "__dict__") and not isinstance(value, NO_STORES):
+            names = written | _stored_by(type(value), vars(value))
+            found += [(vars(value), name) for name in sorted(names)]
+    return [(held, name) for held, name in found if held.get(name) is not None]
+
+
+def _stored_by(kind: type, attributes: Mapping[str, Any]) -> set[str]:
+    """Names of attributes that the code of a class may store to."""
+    stored = set(_cached(kind))
+    for code in _codes(kind):
         names, keeps = _written(code)
-        written |= names
+        stored |= names
         if keeps:
             # A container that the code names, an attribute or buffer of which it has the name.
-            written |= {name for name in code.co_names if isinstance(vars(module).get(name), CONTAINERS)}
-            written |= {name for name in code.co_consts if isinstance(name, str)}
-    if not written:
-        return []
-    objects = [vars(v) for v in vars(module).values() if hasattr(v, "__dict__") and not isinstance(v, NO_STORES)]
-    holders = [vars(module), module._buffers, *objects]
-    return [(held, n) for held in holders for n in sorted(written - OF_TORCH) if held.get(n) is not None]
+            stored |= {name for name in code.co_names if isinstance(attributes.get(name), CONTAINERS)}
+            stored |= {name for name in code.co_consts if isinstance(name, str)}
+    return stored - OF_TORCH
 
 
 def _forget(held: dict[str, Any], name: str, way: str) -> None:
@@ -71,20 +81,20 @@ def _forget(held: dict[str, Any], name: str, way: str) -> None:
         held[name] = None
 
 
-def written_by_users(kind: type) -> list[type]:
-    """A class and its bases, those of torch left out."""
-    return [base for base in kind.__mro__ if base is not object and base.__module__.partition(".")[0] != "torch"]
+def _of_users(kind: type) -> list[type]:
+    """A class and its bases, those of torch and of Python's own left out."""
+    return [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in OTHERS]
 
 
 def _cached(kind: type) -> Iterator[str]:
     """Properties that keep their value in the attribute of their name."""
-    for base in written_by_users(kind):
+    for base in _of_users(kind):
         yield from (name for name, value in vars(base).items() if isinstance(value, cached_property))
 
 
 def _codes(kind: type) -> Iterator[CodeType]:
     """Code of the methods of a class and its bases."""
-    for base in written_by_users(kind):
+    for base in _of_users(kind):
         for name, value in vars(base).items():
             function: Any = value.fget if isinstance(value, property) else value
             function = function.func if isinstance(function, cached_property) else function

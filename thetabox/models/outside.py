@@ -171,7 +171,7 @@ class Outside:
         if len(value) > LARGEST:
             return
         self._containers[id(value)] = value, content_of(value)
-        for part in list(value.values()) if isinstance(value, dict) else list(value):
+        for part in list(dict.values(value)) if isinstance(value, dict) else list(value):
             self._follow(part, depth if isinstance(part, CONTAINERS) else depth - 1)
 
 
@@ -220,19 +220,21 @@ def _set(names: dict[str, Any], name: str, value: Any) -> None:
 def content_of(container: Any) -> Any:
     """What stands in a container, of a plain kind: what a subclass makes of a copy is its own affair."""
     if isinstance(container, dict):
-        return dict(container)
+        return dict(dict.items(container))
     return set(container) if isinstance(container, set) else list(container)
 
 
 def put_back(container: Any, content: Any) -> None:
     """Restore a container's content, unless it holds the very same things."""
+    if isinstance(container, dict):  # by the methods of the kind itself: a subclass may have keys called so
+        same = dict.__len__(container) == len(content)
+        same = same and all(map(is_, dict.keys(container), content))
+        if not (same and all(map(is_, dict.values(container), content.values()))):
+            dict.clear(container)
+            dict.update(container, content)
+        return
     same = len(container) == len(content)
-    if same and isinstance(container, set):
-        same = container == content
-    elif same:
-        same = all(map(is_, container, content))
-        if same and isinstance(container, dict):
-            same = all(map(is_, container.values(), content.values()))
+    same = same and (container == content if isinstance(container, set) else all(map(is_, container, content)))
     if not same:
         container.clear()
         container.extend(content) if isinstance(content, list) else container.update(content)

@@ -54,7 +54,8 @@ def _within(where: str, value: Any, kinds: tuple[type, ...], seen: set[int], dep
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     """What a container, a function or an object holds, with how it is reached."""
     if isinstance(value, Mapping):
-        yield from ((f"[{k!r}]", v) for k, v in list(value.items()))
+        items = dict.items(value) if isinstance(value, dict) else value.items()
+        yield from ((f"[{k!r}]", v) for k, v in list(items))
     elif isinstance(value, list | tuple | set | frozenset):
         yield from ((f"[{i}]", v) for i, v in enumerate(value))
     elif isinstance(value, functools.partial):

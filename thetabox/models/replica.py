@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import copy_context
 from typing import Any
 
@@ -16,15 +16,12 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from thetabox.models.forgetting import forget, written_by_users
+from thetabox.models.forgetting import forget
 from thetabox.models.interrupts import interrupts_wait
 from thetabox.models.memory import named_tensors, place, whole, write
 from thetabox.models.reach import reachable
 from thetabox.models.recurrent import called
 from thetabox.models.twins import NARROW, Twins, untouched
-
-# Methods by which an object is copied.
-COPYING = {"__deepcopy__", "__copy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__"}
 
 
 class Unfaithful(Exception):
@@ -37,17 +34,12 @@ class Replica:
     Args:
         model: stays as it is.
 
-    Attributes:
-        ordinary: no part of the network says by itself how it is copied.
-
     Raises:
         Unfaithful: some part of it cannot be copied.
     """
 
     def __init__(self, model: nn.Module) -> None:
         _check_ordinary(model)
-        self.ordinary = not any(_says_how(type(module)) for module in model.modules())
-        self._model = model
         memo: dict[int, Any] = {}
         self._originals: set[int] = set()
         for t, own in _elsewhere(model, wide=True):
@@ -57,20 +49,24 @@ class Replica:
             self.copy: nn.Module = copy.deepcopy(model, memo)
         except Exception as error:  # whatever cannot be copied says so in its own way
             raise Unfaithful from error
+        if not isinstance(self.copy, nn.Module):
+            raise Unfaithful
         for module in self.copy.modules():
             if getattr(module, "training", False):
                 module.training = False
         self._own, self._tensors = named_tensors(model), named_tensors(self.copy)
+        if not all(_apart(t, self._tensors.get(name)) for name, t in self._own.items()):
+            raise Unfaithful
         # The memo keeps what it was given alive.
         self._memo = memo
 
     def move(self, values: Mapping[str, Tensor]) -> None:
-        """Write parameters by name, so often that their versions are above those of the network's own."""
+        """Write parameters by name; their versions are then above those of the network's own."""
         for name, value in values.items():
             own, held = self._own[name], self._tensors[name]
             write(held, value)
-            while held._version <= own._version:
-                write(held, value)
+            if held._version <= own._version:
+                torch._C._autograd._unsafe_set_version_counter((held,), (own._version + 1,))
 
     def forget(self, way: str) -> None:
         """Lose what earlier calls may have kept in the module (:mod:`.forgetting`)."""
@@ -84,14 +80,6 @@ class Replica:
         """
         return _answer(self.copy, _widened(x), _Watch(self._originals, wide=True))
 
-    def unwatched(self, x: Shaped[Tensor, "samples ..."]) -> Tensor:
-        """The same, of a copy that is known to read its own tensors; literals have the precision of the code.
-
-        Raises:
-            Unfaithful: it fails.
-        """
-        return _answer(self.copy, _widened(x), nullcontext())
-
 
 class Swapped:
     """The network itself, with its tensors in other memory; made by :func:`swapped`."""
@@ -103,7 +91,8 @@ class Swapped:
         """Write parameters by name."""
         held = named_tensors(self._model)
         for name, value in values.items():
-            write(held[name], value.to(held[name].dtype))
+            if value.numel():  # what is empty has no memory elsewhere
+                write(held[name], value.to(held[name].dtype))
 
     def __call__(self, x: Shaped[Tensor, "samples ..."]) -> Tensor:
         """What the network returns in its own precision, as float64 on the CPU.
@@ -154,9 +143,9 @@ def _check_ordinary(model: nn.Module) -> None:
         raise Unfaithful  # compiled code keeps its weights to itself
 
 
-def _says_how(kind: type) -> bool:
-    """Whether a class, or one that it comes from, has a way of its own to be copied."""
-    return any(vars(base).keys() & COPYING for base in written_by_users(kind))
+def _apart(own: Tensor, copied: Tensor | None) -> bool:
+    """Whether a tensor of a copy is of the same form, in memory of its own."""
+    return copied is not None and copied.shape == own.shape and (place(own) is None or place(copied) != place(own))
 
 
 def _elsewhere(model: nn.Module, *, wide: bool) -> Iterator[tuple[Tensor, Tensor]]:
@@ -179,7 +168,7 @@ def _widened(x: Tensor) -> Tensor:
     return x.to(torch.float64 if x.is_floating_point() else x.dtype, copy=True)
 
 
-def _answer(model: nn.Module, x: Tensor, watch: AbstractContextManager[Any]) -> Tensor:
+def _answer(model: nn.Module, x: Tensor, watch: _Watch) -> Tensor:
     with torch.no_grad(), watch:
         try:
             answer = copy_context().run(called, model, x)

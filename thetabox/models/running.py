@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from thetabox.errors import InputError
 from thetabox.models.calls import Call, Calls
-from thetabox.models.memory import copied, named_tensors, write
+from thetabox.models.memory import copied, named_tensors, place, write
 from thetabox.models.reach import reachable
 from thetabox.models.recurrent import called
 from thetabox.models.snapshot import Snapshot
@@ -47,6 +47,7 @@ class Running:
         self.tensors = named_tensors(model)
         self.dtype, self.device = input_type(model, x)
         self._held = [*self.tensors.values(), *(t for _, t in reachable(model, Tensor))]
+        self._places = {place(t) for t in self._held}
         self._before = before
         self._begin(wide)
 
@@ -78,7 +79,8 @@ class Running:
         if self._ran:
             self.forget()
         for name, value in values.items():
-            write(self.read(name), value)
+            if value.numel():  # what is empty has no twin
+                write(self.read(name), value)
 
     def forget(self) -> None:
         """Put back what the code of the module, or of a copy of it, has kept of its runs."""
@@ -123,6 +125,8 @@ class Running:
                 raise
             except Exception as error:  # a network raises whatever it likes
                 raise InputError(_does_not_take(x, error)) from error
+        if isinstance(x, Tensor) and place(x) not in self._places:
+            self.twins.let_go(x)  # it is what it was, whatever this run has written to its twin
         self.calls = calls.made
         return _logits(answer, len(x)).detach().cpu()
 

@@ -31,6 +31,7 @@ class Snapshot:
         self._numbers: list[tuple[Tensor, Tensor]] | None = [] if numbers else None
         self._containers: list[tuple[Any, Any]] = []
         self._slots: list[tuple[Any, str, Any]] = []
+        self._generators: list[tuple[torch.Generator, Tensor]] = []
         tensors = [t for t in [*model.parameters(), *model.buffers()] if not is_lazy(t)]
         self._memory = [(t, t.data) for t in tensors]
         self._outside = Outside(model)
@@ -53,13 +54,15 @@ class Snapshot:
             return list(thing)
         if isinstance(thing, Tensor) and self._numbers is not None and thing.layout == torch.strided:
             self._numbers.append((thing, thing.detach().clone()))
+        if isinstance(thing, torch.Generator):
+            self._generators.append((thing, thing.get_state()))
         if isinstance(thing, Tensor | type) or inspect.ismodule(thing) or inspect.isroutine(thing):
             return []
         held: list[Any] = []
         attributes = getattr(thing, "__dict__", None)
         if isinstance(attributes, dict):
-            self._containers.append((attributes, attributes.copy()))
-            held += attributes.values()
+            self._containers.append((attributes, content := content_of(attributes)))
+            held += content.values()
         for kind in type(thing).__mro__:
             slots = vars(kind).get("__slots__", ())
             for name in (slots,) if isinstance(slots, str) else slots:
@@ -79,6 +82,8 @@ class Snapshot:
             with suppress(Exception):
                 if getattr(thing, name, None) is not value:
                     setattr(thing, name, value)
+        for generator, state in self._generators:
+            generator.set_state(state)
         for t, data in self._memory:
             if (t.data_ptr(), t.dtype, t.shape, t.stride()) != (data.data_ptr(), data.dtype, data.shape, data.stride()):
                 t.data = data

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from thetabox.errors import InputError
 from thetabox.models.interrupts import interrupts_wait
 from thetabox.models.memory import place, whole
 from thetabox.models.outside import plain_parametrizations
@@ -32,6 +33,10 @@ ASKING = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.defau
 RUNNING = RLock()
 """Held while a caller's module runs or its weights are read: its mode, attributes and, while a program is exported, its
 parameters are changed for that time, and put back."""
+
+
+class ModeChangesWeights(InputError):
+    """A change of mode that a network defines by itself is more than that."""
 
 
 class Twins(TorchDispatchMode):
@@ -67,6 +72,12 @@ class Twins(TorchDispatchMode):
         if t.is_neg():
             twin = torch._neg_view(twin)
         return twin.conj() if t.is_conj() else twin
+
+    def let_go(self, t: Tensor) -> None:
+        """The twin of a tensor is forgotten: what is met next is as it stands there."""
+        key = place(t)
+        if key is not None:
+            self._flat.pop(key, None)
 
     def _enter(self, t: Tensor) -> tuple[Tensor, Tensor] | None:
         key = place(t)
@@ -196,38 +207,58 @@ def untouched(model: nn.Module, *, numbers: bool = False) -> Iterator[Snapshot]:
         numbers: also of tensors that it merely reaches, for what runs without twins.
     """
     with RUNNING, plain_parametrizations():
-        changed = [m for m in model.modules() if getattr(m, "training", False)]
+        changed = [(m, m.training) for m in model.modules() if getattr(m, "training", False)]
         # A change of mode that a network defines by itself may do anything.
-        own = Snapshot(model, numbers=numbers) if changed and any(_overrides_mode(m) for m in changed) else None
-        stored = _stored(model) if own else []
+        before = Snapshot(model, numbers=numbers) if any(_overrides_mode(m) for m, _ in changed) else None
+        stored = _stored(model) if before else []
         try:
-            if own:
+            if before:
                 model.eval()
+                _check_same(stored)
             else:
-                _train(changed, False)
-            before = Snapshot(model, numbers=numbers)
+                for module, _ in changed:
+                    _set_mode(module, False)
+            inside = Snapshot(model, numbers=numbers)
             try:
-                yield before
+                yield inside
             finally:
                 with interrupts_wait(), torch.no_grad():
-                    before.restore()
+                    inside.restore()
         finally:
             with interrupts_wait(), torch.no_grad():
-                if own:
-                    own.restore()
+                if before:
+                    before.restore()
                     for tensor, value in stored:
                         tensor.data.copy_(value)
                 else:
-                    _train(changed, True)
+                    for module, mode in changed:
+                        _set_mode(module, mode)
 
 
-def _train(modules: Iterable[nn.Module], mode: bool) -> None:
-    for module in modules:
+def _set_mode(module: nn.Module, mode: Any) -> None:
+    if "training" in vars(module):  # whatever its class does where an attribute is set
+        vars(module)["training"] = mode
+    else:
         module.training = mode
 
 
+def _check_same(stored: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Refuse a change of mode that changes weights: it is not clear which of the two are to be certified.
+
+    Raises:
+        ModeChangesWeights: it does.
+    """
+    same = (torch.allclose(tensor.detach(), value, rtol=0.0, atol=0.0, equal_nan=True) for tensor, value in stored)
+    if not all(same):
+        raise ModeChangesWeights(
+            "the network's eval() changes its weights, so which are meant is open; call eval() before"
+        )
+
+
 def _overrides_mode(module: nn.Module) -> bool:
-    return type(module).train is not nn.Module.train or type(module).eval is not nn.Module.eval
+    kind = type(module)
+    own = kind.train is not nn.Module.train or kind.eval is not nn.Module.eval or "training" not in vars(module)
+    return own and not isinstance(module, torch.jit.ScriptModule)
 
 
 def _stored(model: nn.Module) -> list[tuple[Tensor, Tensor]]:

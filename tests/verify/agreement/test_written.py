@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import threading
 from collections.abc import Callable
@@ -240,88 +239,6 @@ def test_a_tensor_that_keeps_its_memory_leaves_the_others_with_theirs() -> None:
     with pytest.raises(Unfaithful), swapped(net):
         pass
     assert {name: (p.data_ptr(), p._version) for name, p in net.named_parameters()} == before
-
-
-class Alone(nn.Module):
-    """Another function where its first layer has moved and its last has not."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
-        self.was = [float(t.double().sum()) for t in (self.first.weight, self.last.weight)]
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.last(self.first(x).relu())
-        if torch.compiler.is_compiling():
-            return h
-        first, last = (float(t.double().sum()) for t in (self.first.weight, self.last.weight))
-        return -h if first != self.was[0] and last == self.was[1] else h
-
-
-class Impostor(Alone):
-    """The same, which hands out copies that do not do so."""
-
-    def __deepcopy__(self, memo: dict[int, object]) -> nn.Module:
-        made = Honest()
-        made.first, made.last = copy.deepcopy(self.first, memo), copy.deepcopy(self.last, memo)
-        return made
-
-
-class Honest(Alone):
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.first(x).relu())
-
-
-@pytest.mark.parametrize("kind", [Alone, Impostor])
-def test_each_tensor_alone_whatever_copies_do(kind: Callable[[], nn.Module]) -> None:
-    tb.certify(Honest(), samples(), [0] * len(samples()), 1e-3)
-    with pytest.raises(tb.InputError, match=r"moving 'first\.weight' does not change"):
-        tb.certify(kind(), samples(), [0] * len(samples()), 1e-3)
-
-
-class OneType(nn.Module):
-    """It multiplies by a table of the default type, which a copy in double precision cannot."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(torch.mm(self.first(x).relu(), torch.ones(8, 8)))
-
-
-class OfBuffer(OneType):
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("table", torch.ones(8, 8))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(torch.mm(self.first(x).relu(), self.table))
-
-
-class Careless(OneType):
-    """The same, but with its first layer moved alone it forgets the second."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.was = float(self.first.weight.double().sum()), float(self.last.weight.double().sum())
-
-    def forward(self, x: Tensor) -> Tensor:
-        answer = super().forward(x)
-        if torch.compiler.is_compiling():
-            return answer
-        first, last = float(self.first.weight.double().sum()), float(self.last.weight.double().sum())
-        return answer + 1.0 if first != self.was[0] and last == self.was[1] else answer
-
-
-def test_where_a_copy_fails_the_module_is_asked() -> None:
-    found = tb.certify(OneType(), samples(), [0] * len(samples()), [0.0, 1e-3])
-    expected = tb.certify(OfBuffer(), samples(), [0] * len(samples()), [0.0, 1e-3])
-    torch.testing.assert_close(found.margin, expected.margin)
-    with pytest.raises(tb.InputError, match=r"moving 'first\.weight' does not change"):
-        tb.certify(Careless(), samples(), [0] * len(samples()), 1e-3)
 
 
 class Fills(nn.Module):

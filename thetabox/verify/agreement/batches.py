@@ -10,9 +10,8 @@ from thetabox.verify.network import Network
 
 # Samples that stand for all where the parameters are moved.
 FEW = 2
-# Batch sizes that are always tried, and how, beside those at which a trace says that the code may branch. All samples
-# are a batch without gradients.
-SIZES = {1: ("no_grad",), FEW: ("no_grad",), 3: ("inference",), 5: ("grad",), 17: ("grad", "inference")}
+# Batch sizes that are always tried, and how, beside those at which a trace says that the code may branch.
+SIZES = {1: ("no_grad",), 2: ("no_grad", "grad"), 3: ("inference",), 5: ("no_grad",), 17: tuple(MODES)}
 # Larger than most batches: behind it lies what code does with a large one, however it asks.
 LARGE = 257
 # Bytes of the values of one run.

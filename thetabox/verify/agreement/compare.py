@@ -135,9 +135,11 @@ def check(problem: Problem, epsilon: Float[Tensor, " sweeps"], x: Any = None) ->
         own = OwnForward(problem, narrow.widened())
         traced = own.is_traced()
         # A few fused operators of torch have no form in double precision, and code may ask for the type.
-        if traced is None or (not traced and OwnForward(problem, narrow).is_traced()):
+        if not traced:
+            own.run.forget()
+            if traced is None or OwnForward(problem, narrow).is_traced():
+                own = OwnForward(problem, narrow)
             narrow.forget()
-            own = OwnForward(problem, narrow)
         record = _compared(own, epsilon, unread, large=large)
         own.run.forget()
         if own.run.wide and holds_narrow(problem):

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 
 import torch
 from torch import Tensor
 
 from thetabox.errors import InputError, OneEpsilonAtATime
-from thetabox.models.replica import Replica, Unfaithful
 from thetabox.models.running import Running
 from thetabox.verify.agreement.batches import at_once, repeated
 from thetabox.verify.agreement.given import asked, asked_in
@@ -41,7 +39,6 @@ class Moving:
         points: to which the parameters are moved.
         corner: one of them that is far, whatever the certificate's ε.
         expected: what the graph returns there.
-        replica: a copy that stands for the module, which is quicker than a run on twins; as long as it answers so.
     """
 
     def __init__(self, problem: Problem, run: Running, names: list[str], few: int) -> None:
@@ -53,7 +50,6 @@ class Moving:
         self.points = BoxPoints(problem, run, names)
         self.corner = self.points.at(FAR, "corner")
         self.expected = torch.empty(0)
-        self.replica: Replica | None = None
         self._answers: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def compare_corner(self) -> None:
@@ -90,12 +86,9 @@ class Moving:
 
     def compare_sizes(self, sizes: Sequence[int]) -> None:
         """All tensors at the corner, in batches of several sizes."""
-        if self.replica is not None:
-            self.replica.move(self.corner)
         for size in sizes:
             rows = repeated(torch.arange(len(self.few)), size)
-            if self._copied(rows, self.expected[rows]) is None:
-                self._compare_batch(self.few[rows], self.expected[rows], "no_grad")
+            self._compare_batch(self.few[rows], self.expected[rows], "no_grad")
 
     def compare_otherwise(self, ways: Sequence[tuple[int, str]]) -> None:
         """The few at the corner, in batches of sizes and in modes in which the code does otherwise."""
@@ -123,10 +116,7 @@ class Moving:
 
     def back(self, names: list[str]) -> None:
         """The named tensors at their own values again."""
-        values = {name: self.points.own[name] for name in names}
-        self.run.move(values)
-        if self.replica is not None:
-            self.replica.move(values)
+        self.run.move({name: self.points.own[name] for name in names})
 
     def graph(self, places: Tensor | None = None) -> Tensor:
         """What the graph returns for the few samples, or others, at the weights as they are moved in the run."""
@@ -151,26 +141,10 @@ class Moving:
     def _compare(self, what: str, values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Answers of the module and of the graph at moved weights, once they are known to be the same."""
         self.run.move(values)
-        if self.replica is not None:
-            self.replica.move(values)
-        graph = self.graph()
-        answer = self._copied(slice(None), graph)
-        if answer is None:
-            answer = asked(self.problem, self.run, self.few).double()
-            if not self.same(answer, graph, self.few):
-                refuse(self.problem, what, self._culprit() if what == ALL_MOVED else None)
+        answer, graph = asked(self.problem, self.run, self.few).double(), self.graph()
+        if not self.same(answer, graph, self.few):
+            refuse(self.problem, what, self._culprit() if what == ALL_MOVED else None)
         return answer, graph
-
-    def _copied(self, rows: slice | Tensor, expected: Tensor) -> Tensor | None:
-        """What the copy answers to some of the few, if that is as expected; else it does not stand for the module."""
-        if self.replica is not None:
-            with suppress(Unfaithful):
-                answer = self.replica.unwatched(self.x[rows])
-                if self.same(answer, expected, self.few[rows]):
-                    return answer
-            self.replica = None
-            self.run.forget()  # what the copy has left outside of itself
-        return None
 
     def _culprit(self) -> str | None:
         """The tensor whose movement alone shows the difference."""

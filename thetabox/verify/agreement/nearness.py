@@ -60,15 +60,26 @@ def near(one: Float[Tensor, "samples classes"], other: Float[Tensor, "samples cl
 
 
 def distance(one: Float[Tensor, "samples classes"], other: Float[Tensor, "samples classes"]) -> float:
-    """The largest difference of two answers, relative to the largest logit of its sample."""
-    size = torch.maximum(one.abs(), other.abs()).amax(1, keepdim=True)
-    return float(((one - other).abs() / size).nan_to_num(0.0).amax()) if one.shape == other.shape else torch.inf
+    """The largest difference of two answers, relative to the largest logit of its sample; of numbers alone."""
+    if one.shape != other.shape:
+        return torch.inf
+    return float((_difference(one, other) / _size(one, other)).nan_to_num(0.0, 0.0).amax())
 
 
 def apart(one: Float[Tensor, "samples classes"], other: Float[Tensor, "samples classes"], relative: float) -> Tensor:
     """Samples of which two answers are not the same, but for rounding; what is no number is the same as nothing."""
-    size = torch.maximum(one.abs(), other.abs()).amax(1, keepdim=True)
-    return (~((one - other).abs() <= relative * size).all(1)).nonzero().squeeze(1)
+    return (~(_difference(one, other) <= relative * _size(one, other)).all(1)).nonzero().squeeze(1)
+
+
+def _difference(one: Tensor, other: Tensor) -> Tensor:
+    """Infinite logits are the same as themselves alone."""
+    return torch.where(one == other, 0.0, (one - other).abs())
+
+
+def _size(*answers: Tensor) -> Tensor:
+    """The largest finite logit of each sample."""
+    sizes = [answer.abs().masked_fill(~answer.isfinite(), 0.0).amax(1, keepdim=True) for answer in answers]
+    return torch.stack(sizes).amax(0)
 
 
 def values(run: Running) -> dict[str, Tensor]:
@@ -140,7 +151,7 @@ def outside(bounds: Interval, logits: Tensor, relative: float) -> Tensor:
     """Rows that lie outside, by more than rounding."""
     if bounds.lower.shape != logits.shape:
         return torch.arange(max(len(logits), 1))
-    room = relative * logits.abs().amax(1, keepdim=True)
+    room = relative * _size(logits)
     inside = (logits >= bounds.lower - room) & (logits <= bounds.upper + room)
     return (~inside.all(1)).nonzero().squeeze(1)
 

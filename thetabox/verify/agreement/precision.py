@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from thetabox.errors import InputError
-from thetabox.models.calls import Call, alike
+from thetabox.models.calls import Call
 from thetabox.models.running import Running, input_type, running
 from thetabox.models.twins import NARROW
 from thetabox.verify.agreement.batches import FEW, LARGE, at_once, repeated
@@ -43,12 +43,19 @@ class OwnPrecision:
     def __init__(self, problem: Problem, run: Running, x: Any) -> None:
         self.problem, self.run = problem, run
         self.first: Answer | None = None
-        if isinstance(x, Tensor) and ordinary(problem, x) and len(x) <= at_once(problem.network):
+        # Whether a batch of copies of samples is answered as the very x is.
+        self._copies = False
+        most = min(LARGE, at_once(problem.network))
+        if problem.given is None and isinstance(x, Tensor) and ordinary(problem, x) and len(x) <= most:
             with suppress(InputError):
                 self.first = answer_to(run, x)
 
     def takes_large(self) -> bool:
-        """Whether the code is known to do for a large batch what it does for all samples."""
+        """Whether the code is known to do for a large batch what it does for all samples.
+
+        That is: it asks the very same of torch, not a size more, and answers the same numbers, of a type whose rounding
+        hides nothing.
+        """
         if self.first is None or at_once(self.problem.network) < LARGE:
             return False
         (own, calls), count = self.first, len(self.problem.x)
@@ -57,16 +64,23 @@ class OwnPrecision:
             answer = self.run(self.problem.x[places]).double()
         except InputError:
             return False
-        return alike(self.run.calls, LARGE, calls, count) and near(answer, own[places], nearness(self.run))
+        self._copies = near(answer, own[places], nearness(self.run))
+        return self._copies and self._is_exact() and [*self.run.calls] == [*calls]
+
+    def _is_exact(self) -> bool:
+        return torch.finfo(self.run.dtype).eps < NEAR_OWN**2
 
     def compare(self, wide: Tensor) -> Sequence[Call]:
         """Every sample: near the answers in double precision, or within its rounding; what the code asked of torch."""
-        own, calls = self.first or (logits(self.problem, self.run), self.run.calls)
+        self.run.recording = True
+        if self.first is None or not self._copies:
+            own = logits(self.problem, self.run)
+            self._compare(own, wide)
+            return self.run.calls
+        own, calls = self.first
         try:
             self._compare(own, wide)
         except InputError:
-            if self.first is None:
-                raise
             # It may be the very x that is answered otherwise.
             self._compare(logits(self.problem, self.run), wide)
         return calls
@@ -77,8 +91,9 @@ class OwnPrecision:
         bounds = around(self.problem, places, self.run) if len(places) else None
         if bounds is None:
             return
-        # Of what overflowed nothing is known, neither of the number nor of its bounds.
-        beyond = outside(bounds, torch.where(bounds.upper.isfinite(), own[places], 0.0), NEAR_OWN)
+        # Of what overflowed nothing is known, neither of the number nor of its bounds, which know no half precision.
+        known = bounds.upper.isfinite() & (own[places].isfinite() | self._is_exact())
+        beyond = outside(bounds, torch.where(known, own[places], bounds.lower.nan_to_num(0.0, 0.0, 0.0)), NEAR_OWN)
         if len(beyond):
             name = str(self.run.dtype).removeprefix("torch.")
             what = f"its forward of sample {int(places[beyond[0]])} in {name} lies outside the bounds at ε = 0"

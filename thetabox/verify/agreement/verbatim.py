@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from thetabox.errors import InputError
 from thetabox.models.calls import Call, alike, widened
+from thetabox.models.outside import put_back
 from thetabox.models.running import Running
 from thetabox.verify.agreement.batches import at_once
 from thetabox.verify.agreement.given import logits
@@ -29,7 +32,28 @@ def answer_to(run: Running, x: Any, mode: str = "no_grad") -> Answer:
     """
     # Code writes to an array itself, and to a tensor by way of torch.
     held = x.copy(order="K") if isinstance(x, np.ndarray) else x
-    return run.answer(held, mode).double(), run.calls
+    with _as_it_was(held):
+        return run.answer(held, mode).double(), run.calls
+
+
+@contextmanager
+def _as_it_was(x: Any) -> Iterator[None]:
+    """Whatever code does with the very tensor beside computing with it is undone."""
+    if not isinstance(x, Tensor) or x.layout != torch.strided:
+        yield
+        return
+    data, numbers, grad, attributes = x.data, x.detach().clone(), x.requires_grad, dict(vars(x))
+    try:
+        yield
+    finally:
+        if (x.data_ptr(), x.shape, x.stride()) != (data.data_ptr(), data.shape, data.stride()):
+            x.data = data
+        if x.is_leaf and x.requires_grad != grad:
+            x.requires_grad_(grad)
+        put_back(vars(x), attributes)
+        if not torch.equal(x.detach(), numbers):
+            with torch.no_grad():
+                x.detach().copy_(numbers)
 
 
 def compare_verbatim(

@@ -44,12 +44,13 @@ def compare_moved(problem: Problem, epsilon: Tensor, own: OwnForward, unread: Se
     few = at_once(problem.network) if run.twins.asked else FEW if traced else MANY
     moving = Moving(problem, run, names, few)
     moving.compare_corner()
-    moving.replica = compare_written(moving, own.logits[moving.few], unread)
     # A batch of one is no size of the trace, which takes it for a constant.
     moving.compare_sizes([size for size in (1, *branching(problem.network)) if size in own.sizes])
     moving.compare_otherwise(own.otherwise)
     if not traced:
         moving.compare_whole()
+    run.forget()
+    compare_written(moving, own.logits[moving.few], unread)
     moving.back(names)
     if (top := float(epsilon.max())) > 0:
         moving.compare_points(top)

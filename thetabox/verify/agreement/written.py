@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,32 +19,22 @@ from thetabox.verify.agreement.refusal import refuse
 from thetabox.verify.network.replay import replay
 
 
-def compare_written(moving: Moving, own: Tensor, unread: Sequence[str]) -> Replica | None:
+def compare_written(moving: Moving, own: Tensor, unread: Sequence[str]) -> None:
     """A network whose weights are written to themselves: what no operator shows, as a cache or another thread.
 
     Args:
-        moving: its parameters, in a run on twins.
+        moving: its parameters, in a run on twins, at their corner.
         own: what the module returns at its own weights: another result there is another program.
         unread: tensors of the box that the graph does not read.
-
-    Returns:
-        A copy that stands for the network at any weights, if one does.
     """
-    replica: Replica | None = None
-    with suppress(Unfaithful):
-        replica = _compare_replica(moving, own)
-    for way in WAYS if replica and keeps(moving.problem.model) else ():
-        with suppress(Unfaithful):
-            _compare_forgetful(moving, own, way)
+    done = _faithful(moving, _compare_replica, own)
+    for way in WAYS if done and keeps(moving.problem.model) else ():
+        if _faithful(moving, _compare_forgetful, own, way):
             break
-    moving.run.forget()
     # A copy does not show what is kept by the very tensors, of which a trace has only the result.
     constants = any(t.is_floating_point() for g in moving.problem.network.graphs.values() for t in g.constants.values())
-    done = replica is not None
     if unread or constants or not done:
-        with suppress(Unfaithful):
-            _compare_swapped(moving)
-            done = True
+        done |= _faithful(moving, _compare_swapped)
     if unread and not done:
         raise InputError(
             f"the network does not read {unread[0]}, which is in the box, but may keep what it computed of it: it "
@@ -55,23 +45,31 @@ def compare_written(moving: Moving, own: Tensor, unread: Sequence[str]) -> Repli
             "the network computes with constants, which may be what it keeps of its weights: it can neither be "
             "copied nor moved to see that; make them buffers, and compiled parts of it modules of Python"
         )
-    stands = replica is not None and replica.ordinary and len(numbers(moving.expected)) > 0
-    return replica if stands and not unread and not constants else None
 
 
-def _compare_replica(moving: Moving, own: Tensor) -> Replica:
-    """The copy, whose weights are the network's own again."""
+def _faithful(moving: Moving, compare: Callable[..., None], *given: Any) -> bool:
+    """Whether a comparison could be made; what it has left outside of the copies is forgotten."""
+    try:
+        compare(moving, *given)
+    except Unfaithful:
+        return False
+    finally:
+        moving.run.forget()
+    return True
+
+
+def _compare_replica(moving: Moving, own: Tensor) -> None:
     if not moving.run.wide:
         raise Unfaithful
     # Moved before its first call: what that keeps of its weights, a later one would answer with.
     replica = Replica(moving.problem.model)
     replica.move(moving.corner)
-    if not moving.same(replica(moving.x), moving.expected, moving.few):
-        if not near(Replica(moving.problem.model)(moving.x), own, nearness(moving.run)):
-            raise Unfaithful
-        refuse(moving.problem, "a copy of it whose weights are written to answers another thing than the traced graph")
-    replica.move(moving.points.own)
-    return replica
+    if moving.same(replica(moving.x), moving.expected, moving.few):
+        return
+    moving.run.forget()
+    if not near(Replica(moving.problem.model)(moving.x), own, nearness(moving.run)):
+        raise Unfaithful
+    refuse(moving.problem, "a copy of it whose weights are written to answers another thing than the traced graph")
 
 
 def _compare_forgetful(moving: Moving, own: Tensor, way: str) -> None:
@@ -81,6 +79,7 @@ def _compare_forgetful(moving: Moving, own: Tensor, way: str) -> None:
     again = replica(moving.x)
     if again.shape != own.shape or not near(again, own, NEAR_OWN):
         raise Unfaithful
+    moving.run.forget()
     replica = Replica(moving.problem.model)
     replica.forget(way)
     replica.move(moving.corner)

@@ -21,7 +21,7 @@ from torch.export.graph_signature import OutputKind
 from torch.fx.node import Node, map_arg
 
 from thetabox.errors import InputError
-from thetabox.models.twins import untouched
+from thetabox.models.twins import ModeChangesWeights, untouched
 from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.network.branches import sizes_of_calls, sizes_of_trace
 from thetabox.verify.network.graph import Graph, Layout, Operation, Ref
@@ -89,6 +89,8 @@ def _trace(model: nn.Module, module: nn.Module, examples: Sequence[Tensor], inpu
                 program = program.run_decompositions({})
         with untouched(model, numbers=True), _quiet(), sound_kernels():
             sizes = copy_context().run(sizes_of_calls, module, inputs)
+    except ModeChangesWeights:
+        raise
     except Exception as error:
         raise _untraceable(model, examples, error) from error
     # A part of a recurrent network is traced inside a wrapper, whose only child is the model.
