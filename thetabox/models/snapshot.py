@@ -75,7 +75,7 @@ class Snapshot:
     def restore(self) -> None:
         """Put everything back that is no longer as it was."""
         for container, content in self._containers:
-            if container or content:  # most are dictionaries without hooks
+            if content or len(container):  # most are dictionaries without hooks
                 put_back(container, content)
         self._outside.restore()
         for thing, name, value in self._slots:
