@@ -85,7 +85,25 @@ class InHelper(Gain):
         return self.layer(x) * self.lazy.get(lambda: in_a_thread(read) if self.thread else read()) + self.gain
 
 
+TABLE: dict[str, float] = {}
+
+
+class InTable(Gain):
+    """The same in a table outside of the module, which a first copy would leave to a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = [self.gain]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if "n" not in TABLE:
+            TABLE["n"] = in_a_thread(lambda: float(self.held[0].detach().numpy()[0]))
+        return self.layer(x) * TABLE["n"] + self.gain
+
+
 def test_kept_values_that_no_twin_shows() -> None:
+    refused(InTable(), box=GAIN)
+    assert not TABLE
     net = KeptTwice()
     net.scale = 1.5
     refused(net, match=KEPT, box=GAIN)
@@ -264,7 +282,8 @@ def test_sizes_told_by_their_text(told: Callable[[Tensor, Tensor], bool]) -> Non
 
 
 def test_a_large_batch_in_the_type_of_the_user() -> None:
-    refused(Odd(lambda x, y: x.dtype is torch.float64 and str(x.shape[0]) == "257"), samples().double())
+    # Both are asked, so that the calls are the same.
+    refused(Odd(lambda x, y: all([x.dtype is torch.float64, str(x.shape[0]) == "257"])), samples().double())
 
 
 @pytest.mark.parametrize("count", [12, 300])
@@ -275,24 +294,36 @@ def test_another_tensor_than_the_very_x(count: int) -> None:
 
 
 class Growing(nn.Module):
-    """A little more for a large batch, less than half precision tells."""
+    """A little more for each sample of a large batch, which is counted with the size of the batch or without."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: float, *, by_size: bool) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.first, self.last, self.most, self.by_size = nn.Linear(6, 8), nn.Linear(8, 3), most, by_size
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.last(self.first(x).relu())
         if torch.compiler.is_compiling():
             return y
-        more = (torch.arange(x.shape[0], dtype=torch.float32) - 100.0).relu()
-        return y * (1 + 0.055 / 160 * more[:, None]).to(y.dtype)
+        if self.by_size:
+            place = torch.arange(x.shape[0], dtype=torch.float32)[:, None]
+        else:
+            place = torch.ones_like(x[:, :1], dtype=torch.float32).cumsum(0)
+        return y * (1 + self.most / 160 * (place - 100.0).relu()).to(y.dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_large_batch_beyond_the_last_place(dtype: torch.dtype) -> None:
-    refused(Growing().to(dtype), samples().to(dtype), "batch of 257")
+@pytest.mark.parametrize(
+    ("dtype", "most", "by_size"),
+    [
+        (torch.float32, 0.05, False),
+        (torch.float32, 5e-7, True),
+        (torch.bfloat16, 0.05, False),
+        (torch.bfloat16, 0.05, True),
+        (torch.float16, 0.005, False),
+    ],
+)
+def test_a_large_batch_beyond_the_last_place(dtype: torch.dtype, most: float, by_size: bool) -> None:
+    refused(Growing(most, by_size=by_size).to(dtype), samples().to(dtype), "batch of 257")
 
 
 # --- infinite logits
