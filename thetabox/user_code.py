@@ -51,7 +51,7 @@ def object_at(place: str, what: str) -> Any:
         if not hasattr(found, part):
             near = get_close_matches(part, [n for n in dir(found) if not n.startswith("_")], n=3)
             hint = f"; nearest: {', '.join(near)}" if near else ""
-            raise InputError(f"{module_name} has no {name!r}, which was to be the {what}{hint}")
+            raise InputError(f"{place} is no {what}: {module_name} has no {name!r}{hint}")
         found = getattr(found, part)
     return found
 

@@ -186,8 +186,8 @@ def test_work_is_counted_the_same_in_any_chunks(
     assert max(together) > 0
     assert together == spent(bound, y, everyone[::-1], epsilon)[::-1]
     assert together == [spent(bound, y, [n], epsilon)[0] for n in everyone]
-    monkeypatch.setattr(tighten, "NUMBERS", 64)
-    monkeypatch.setattr("thetabox.verify.linear.domain.NUMBERS", 64)
+    monkeypatch.setattr(tighten, "WALK_NUMBERS", 64)
+    monkeypatch.setattr("thetabox.verify.linear.domain.WALK_NUMBERS", 64)
     monkeypatch.setattr(splits, "TOGETHER", 9)
     monkeypatch.setattr("thetabox.verify.histories.domain.SLOT_BYTES", {"cpu": 1 << 14})
     bound, y = made(name, domain, options)
