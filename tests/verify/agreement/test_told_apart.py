@@ -317,6 +317,7 @@ class Growing(nn.Module):
     [
         (torch.float32, 0.05, False),
         (torch.float32, 5e-7, True),
+        (torch.float32, 5e-7, False),
         (torch.bfloat16, 0.05, False),
         (torch.bfloat16, 0.05, True),
         (torch.float16, 0.005, False),

@@ -41,7 +41,7 @@ from thetabox.verify.agreement.batches import LARGE
 from thetabox.verify.agreement.folding import compare_folded
 from thetabox.verify.agreement.given import as_given, ordinary, takes
 from thetabox.verify.agreement.own import OwnForward
-from thetabox.verify.agreement.precision import OwnPrecision, compare_cast, holds_narrow
+from thetabox.verify.agreement.precision import compare_cast, compare_precision, holds_narrow
 from thetabox.verify.agreement.verbatim import compare_verbatim
 from thetabox.verify.agreement.weights import compare_moved
 from thetabox.verify.kernels import sound_kernels
@@ -130,8 +130,6 @@ def check(problem: Problem, epsilon: Float[Tensor, " sweeps"], x: Any = None) ->
     check_apart(problem.model, problem.tensors.boxed)
     unread = _unread(problem)
     with torch.no_grad(), sound_kernels(), running(problem.model, problem.x, wide=False) as narrow:
-        precision = OwnPrecision(problem, narrow, x)
-        large = precision.takes_large()
         own = OwnForward(problem, narrow.widened())
         traced = own.is_traced()
         # A few fused operators of torch have no form in double precision, and code may ask for the type.
@@ -140,30 +138,29 @@ def check(problem: Problem, epsilon: Float[Tensor, " sweeps"], x: Any = None) ->
             if traced is None or OwnForward(problem, narrow).is_traced():
                 own = OwnForward(problem, narrow)
             narrow.forget()
-        record = _compared(own, epsilon, unread, large=large)
+        record = _compared(own, epsilon, unread)
         own.run.forget()
         if own.run.wide and holds_narrow(problem):
-            calls = precision.compare(own.logits)
+            calls = compare_precision(problem, narrow, own.logits)
             if not alike(widened(calls), 1, widened(own.calls), 1):  # the code asks for the type
                 _compared(OwnForward(problem, narrow), epsilon, unread)
         if isinstance(x, Tensor | np.ndarray) and (len(problem.x) <= LARGE or not ordinary(problem, x)):
-            compare_verbatim(problem, narrow, x, own.logits, own.calls, precision.first)
+            compare_verbatim(problem, narrow, x, own.logits, own.calls)
     _check_constants(problem, unread)
     constants = sum(t.numel() for graph in problem.network.graphs.values() for t in graph.constants.values())
     return Agreement(own.logits, {**record, "unread": unread, "constants": constants}, own.calls)
 
 
-def _compared(own: OwnForward, epsilon: Tensor, unread: list[str], *, large: bool = False) -> dict[str, Any]:
+def _compared(own: OwnForward, epsilon: Tensor, unread: list[str]) -> dict[str, Any]:
     """The module at its own weights and at others, and what the certificate records of that.
 
     Args:
         own: the module in a run.
         epsilon: of the certificate.
         unread: tensors of the box that the graph does not read.
-        large: a large batch is known to be answered as that of all samples.
     """
     own.compare_all()
-    own.compare_sizes(large=large)
+    own.compare_sizes()
     moved = compare_moved(own.problem, epsilon, own, unread)
     return {
         "samples": len(own.logits),

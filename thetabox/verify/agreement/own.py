@@ -10,7 +10,7 @@ from torch import Tensor
 from thetabox.errors import InputError
 from thetabox.models.calls import Call, alike
 from thetabox.models.running import Running
-from thetabox.verify.agreement.batches import FEW, LARGE, at_once, repeated, ways
+from thetabox.verify.agreement.batches import FEW, at_once, repeated, ways
 from thetabox.verify.agreement.given import asked, asked_in, logits
 from thetabox.verify.agreement.nearness import (
     NEAR_OWN,
@@ -82,25 +82,21 @@ class OwnForward:
         if len(beyond):
             refuse(problem, f"its forward of sample {int(beyond[0])} lies outside the bounds at ε = 0")
 
-    def compare_sizes(self, *, large: bool = False) -> None:
+    def compare_sizes(self) -> None:
         """A few samples in batches of several sizes, with gradients on and off, and in inference mode.
 
         Where the code then asks other things of torch than in the batch of all, every sample: a few may not show it.
-
-        Args:
-            large: the largest batch is known to be answered as that of all samples.
         """
         count, network = len(self.problem.x), self.problem.network
         last = (count - 1) % at_once(network) + 1
         for size, mode in ways(network):
-            if not (large and (size, mode) == (LARGE, "no_grad")):
-                known = self._answer if (size, mode) == (len(self._few), "no_grad") else None
-                calls = self._compare_size(repeated(self._few, size), mode, known)
-                if calls is None:
-                    continue
-                if not alike(calls, size, self.calls, last):
-                    self.otherwise.append((size, mode))
-                    self._compare_every(size, mode, calls)
+            known = self._answer if (size, mode) == (len(self._few), "no_grad") else None
+            calls = self._compare_size(repeated(self._few, size), mode, known)
+            if calls is None:
+                continue
+            if not alike(calls, size, self.calls, last):
+                self.otherwise.append((size, mode))
+                self._compare_every(size, mode, calls)
             if size not in self.sizes:
                 self.sizes.append(size)
 

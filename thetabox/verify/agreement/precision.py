@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,12 +11,10 @@ from thetabox.errors import InputError
 from thetabox.models.calls import Call
 from thetabox.models.running import Running, input_type, running
 from thetabox.models.twins import NARROW
-from thetabox.verify.agreement.batches import FEW, LARGE, at_once, repeated
-from thetabox.verify.agreement.given import logits, ordinary
-from thetabox.verify.agreement.nearness import NEAR_OWN, apart, around, near, nearness, outside
+from thetabox.verify.agreement.given import logits
+from thetabox.verify.agreement.nearness import NEAR_OWN, apart, around, outside
 from thetabox.verify.agreement.points import FAR, BoxPoints
 from thetabox.verify.agreement.refusal import refuse
-from thetabox.verify.agreement.verbatim import Answer, answer_to
 from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.problem import Problem
 
@@ -28,76 +24,28 @@ def holds_narrow(problem: Problem) -> bool:
     return any(dtype in NARROW for graph in problem.network.graphs.values() for dtype in graph.dtypes.values())
 
 
-class OwnPrecision:
-    """The module at its own weights in its own precision, as its user calls it.
+def compare_precision(problem: Problem, run: Running, wide: Tensor) -> Sequence[Call]:
+    """Every sample in the network's own precision: near the answers in double precision, or within its rounding.
 
-    Args:
-        problem: of the module.
-        run: in its own precision.
-        x: inputs as the user has them, or ``None``.
-
-    Attributes:
-        first: the answer to the very ``x``, where that is the tensor that any call would be made with.
+    Returns:
+        What the code asked of torch for them.
     """
-
-    def __init__(self, problem: Problem, run: Running, x: Any) -> None:
-        self.problem, self.run = problem, run
-        self.first: Answer | None = None
-        # Whether a batch of copies of samples is answered as the very x is.
-        self._copies = False
-        most = min(LARGE, at_once(problem.network))
-        if problem.given is None and isinstance(x, Tensor) and ordinary(problem, x) and len(x) <= most:
-            with suppress(InputError):
-                self.first = answer_to(run, x)
-
-    def takes_large(self) -> bool:
-        """Whether the code is known to do for a large batch what it does for all samples.
-
-        That is: it asks the very same of torch, not a size more, and answers the same numbers, of a type whose rounding
-        hides nothing.
-        """
-        if self.first is None or at_once(self.problem.network) < LARGE:
-            return False
-        (own, calls), count = self.first, len(self.problem.x)
-        places = repeated(torch.arange(min(FEW, count)), LARGE)
-        try:
-            answer = self.run(self.problem.x[places]).double()
-        except InputError:
-            return False
-        self._copies = near(answer, own[places], nearness(self.run))
-        return self._copies and self._is_exact() and [*self.run.calls] == [*calls]
-
-    def _is_exact(self) -> bool:
-        return torch.finfo(self.run.dtype).eps < NEAR_OWN**2
-
-    def compare(self, wide: Tensor) -> Sequence[Call]:
-        """Every sample: near the answers in double precision, or within its rounding; what the code asked of torch."""
-        self.run.recording = True
-        if self.first is None or not self._copies:
-            own = logits(self.problem, self.run)
-            self._compare(own, wide)
-            return self.run.calls
-        own, calls = self.first
-        try:
-            self._compare(own, wide)
-        except InputError:
-            # It may be the very x that is answered otherwise.
-            self._compare(logits(self.problem, self.run), wide)
+    run.recording = True
+    own = logits(problem, run)
+    calls = run.calls
+    # What overflowed is compared with nothing: `real` speaks of real numbers, and in float32 nothing is known of it.
+    places = apart(own, wide, NEAR_OWN)
+    bounds = around(problem, places, run) if len(places) else None
+    if bounds is None:
         return calls
-
-    def _compare(self, own: Tensor, wide: Tensor) -> None:
-        # What overflowed is compared with nothing: `real` speaks of real numbers; in float32 nothing is known of it.
-        places = apart(own, wide, NEAR_OWN)
-        bounds = around(self.problem, places, self.run) if len(places) else None
-        if bounds is None:
-            return
-        # Of what overflowed nothing is known, neither of the number nor of its bounds, which know no half precision.
-        known = bounds.upper.isfinite() & (own[places].isfinite() | self._is_exact())
-        beyond = outside(bounds, torch.where(known, own[places], bounds.lower.nan_to_num(0.0, 0.0, 0.0)), NEAR_OWN)
-        if len(beyond):
-            name = str(self.run.dtype).removeprefix("torch.")
-            what = f"its forward of sample {int(places[beyond[0]])} in {name} lies outside the bounds at ε = 0"
-            refuse(self.problem, what)
+    # Of what overflowed nothing is known, neither of the number nor of its bounds, which know no half precision.
+    exact = torch.finfo(run.dtype).eps < NEAR_OWN**2
+    known = bounds.upper.isfinite() & (own[places].isfinite() | exact)
+    beyond = outside(bounds, torch.where(known, own[places], bounds.lower.nan_to_num(0.0, 0.0, 0.0)), NEAR_OWN)
+    if len(beyond):
+        name = str(run.dtype).removeprefix("torch.")
+        refuse(problem, f"its forward of sample {int(places[beyond[0]])} in {name} lies outside the bounds at ε = 0")
+    return calls
 
 
 def compare_cast(problem: Problem) -> None:

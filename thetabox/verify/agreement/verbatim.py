@@ -56,9 +56,7 @@ def _as_it_was(x: Any) -> Iterator[None]:
                 x.detach().copy_(numbers)
 
 
-def compare_verbatim(
-    problem: Problem, run: Running, x: Any, own: Tensor, calls: Sequence[Call], first: Answer | None = None
-) -> None:
+def compare_verbatim(problem: Problem, run: Running, x: Any, own: Tensor, calls: Sequence[Call]) -> None:
     """The answer to the very ``x`` that the user has, at the network's own weights and at others.
 
     Args:
@@ -67,7 +65,6 @@ def compare_verbatim(
         x: inputs as the user has them.
         own: logits of a plain tensor.
         calls: what the code asked of torch for these; if it asks no more for the very ``x``, it does nothing else.
-        first: the answer to ``x`` at the network's own weights, where that is known.
 
     Raises:
         InputError: it is another one than to a plain tensor of the same numbers.
@@ -81,9 +78,8 @@ def compare_verbatim(
         expected = None if moved else own
         differs = moved
         for mode in ("no_grad", *(("grad",) if moved else modes)):
-            known = first if mode == "no_grad" and not moved else None
             try:
-                answer, asked = known or answer_to(run, x, mode)
+                answer, asked = answer_to(run, x, mode)
             except InputError:
                 continue  # a network that does not take it is none that answers otherwise
             differs |= not alike(widened(asked), count, widened(calls), count)
