@@ -25,7 +25,7 @@ hypothesis.settings.register_profile(
     deadline=None,
     derandomize=True,
     database=None,
-    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],  # drawing a network takes its time
 )
 hypothesis.settings.load_profile("thetabox")
 torch.set_num_threads(1)

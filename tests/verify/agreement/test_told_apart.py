@@ -182,7 +182,7 @@ class OneRow(Gain):
     def __init__(self, told: str) -> None:
         super().__init__()
         self.told = told
-        self.gain.packed = True  # type: ignore[attr-defined]
+        self.gain.packed = True
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.layer(x / 255.0 if x.dtype is torch.uint8 else x)
@@ -421,7 +421,7 @@ class Property(nn.Module):
         super().__init__()
         self.layer = nn.Linear(6, 3)
 
-    @property  # type: ignore[override]
+    @property
     def training(self) -> bool:
         return bool(vars(self)["mode"])
 
@@ -452,7 +452,7 @@ def test_a_mode_is_put_back_as_it_was(kind: Callable[[], nn.Module]) -> None:
 # --- what is put back
 
 
-class Settings(dict):  # type: ignore[type-arg]
+class Settings(dict):
     """A dictionary whose keys are its attributes."""
 
     def __init__(self, **values: Any) -> None:
@@ -463,7 +463,7 @@ class Settings(dict):  # type: ignore[type-arg]
 @pytest.mark.parametrize("key", ["values", "items", "keys", "copy", "update"])
 def test_settings_of_any_name(key: str) -> None:
     net = nn.Linear(6, 3)
-    net.settings = Settings(**{key: [1, 2]})  # type: ignore[assignment]
+    net.settings = Settings(**{key: [1, 2]})
     tb.certify(net, samples(), [0] * len(samples()), 1e-3)
     assert net.settings == {key: [1, 2]}
 
