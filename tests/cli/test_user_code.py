@@ -85,6 +85,9 @@ def test_certify_and_gate(folder: Path, run: Run) -> None:
     facts = json.loads((folder / "out" / "certificate.json").read_text())["model"]
     assert facts["code"] == "net.py:Net"
     assert facts["set"] == {"hidden": 8}
+    page = (folder / "out" / "report.html").read_text(encoding="utf-8")
+    assert "net.py:Net with hidden=8" in page
+    assert facts["code_sha256"] in page
     net = build("net.py:Net")
     net.load_state_dict(torch.load("net.pt"))
     test = tb.data.load("digits", "test").subset(12)

@@ -197,6 +197,10 @@ def _facts(certificate: Certificate) -> list[tuple[str, str | Markup]]:
         ("precision of the bounds", certificate.precision),
         ("time", f"{certificate.seconds:.1f} s"),
     ]
+    if "code" in model:
+        given = ", ".join(f"{name}={value}" for name, value in (model.get("set") or {}).items())
+        rows.insert(2, ("class of the model", f"{model['code']}{f' with {given}' if given else ''}"))
+        rows.insert(3, ("its file's sha256", _code(model.get("code_sha256"))))
     if not getattr(certificate, "finished", True):
         rows.append(("finished", "no: the time that was given was over; what is proven stands, more may be"))
     return rows
