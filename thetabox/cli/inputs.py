@@ -19,6 +19,9 @@ from thetabox.data import load as load_data
 from thetabox.errors import InputError
 from thetabox.models import is_recurrent, logits, sha256
 from thetabox.models import load as load_model
+from thetabox.models.input_type import input_type
+from thetabox.models.plain import FEW, Plain, plain
+from thetabox.models.several import unpacking
 from thetabox.user_code import is_place, source_file
 from thetabox.verify import arguments, domains
 
@@ -87,10 +90,10 @@ def read_all(
     network = read_model(model, architecture, config)
     dataset = read_data(data, split, None, data_dir)
     set_threads(threads, network)
-    _check_fits(network, dataset)
+    asked = _fitting(network, dataset)
     dataset = dataset if samples is None else dataset.subset(samples)
     info = {"source": str(model), "kind": arguments.FILE, "sha256": sha256(model)}
-    return Given(network, dataset, box, {**info, **_code(architecture, config)})
+    return Given(asked.model, dataset, box, {**info, **_code(architecture, config), **asked.facts})
 
 
 def _code(architecture: str | None, config: Sequence[tuple[str, str]]) -> dict[str, Any]:
@@ -132,19 +135,22 @@ def set_threads(threads: int | None, model: nn.Module) -> None:
         torch.set_num_threads(threads or 1)
 
 
-def _check_fits(model: nn.Module, data: Dataset) -> None:
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    shape = list(data.x.shape[1:])
+def _fitting(model: nn.Module, data: Dataset) -> Plain:
+    """The network as one that answers logits to the data's inputs, a few of which it is asked.
+
+    Raises:
+        InputError: it does not take them, or the labels are not those of its classes.
+    """
+    facts = {}
+    if data.parts is not None:
+        model = unpacking(model, data.parts)
+        facts["inputs"] = [list(part.shape) for part in data.parts]
     try:
-        with torch.no_grad():
-            classes = logits(model, data.x[:1].to(dtype)).shape[1]
-    except InputError:
-        raise
-    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"the network does not take inputs of shape {shape} as {data.name} has them: {reason}"
-        ) from None
+        asked = plain(model, data.x[:FEW])
+    except InputError as error:
+        raise InputError(f"{data.name} does not fit: {error}") from None
+    classes = logits(asked.model, asked.x.to(input_type(model)[0])).shape[1]
     largest = int(data.y.max())
     if largest >= classes:
         raise InputError(f"{data.name} has label {largest}, but the network has classes 0 to {classes - 1}")
+    return Plain(asked.model, data.x, {**facts, **asked.facts})

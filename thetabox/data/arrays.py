@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from thetabox import checks
 from thetabox.data.dataset import SPLITS, Dataset, fixed_order
 from thetabox.errors import InputError
+from thetabox.models.several import PREFIX, packed
 
 VALIDATION_SHARE = 0.2
 
@@ -41,7 +43,8 @@ def from_arrays(
     """Checks arrays and makes a data set of them.
 
     Args:
-        x: real numbers ``[N, ...]``, finite; stored as float32 where that holds every one, else as float64.
+        x: real numbers ``[N, ...]``, finite; stored as float32 where that holds every one, else as float64. Several
+            inputs of a network in a mapping by name, each with N rows.
         y: integer labels ``[N]``, from 0.
         name: what to call the data in reports and in error messages.
         split: which split this is.
@@ -52,6 +55,9 @@ def from_arrays(
         InputError: no samples, different lengths, NaN or infinity, whole numbers beyond what float64 holds, labels
             that are not integers from 0.
     """
+    parts = None
+    if isinstance(x, Mapping):
+        x, parts = packed({key: _numbers(value, f"{key} of {name}") for key, value in x.items()}, f"x of {name}")
     inputs, labels = _numbers(x, f"x of {name}"), _numbers(y, f"y of {name}")
     if inputs.ndim < 2:
         raise InputError(f"x of {name} must have shape [samples, ...], not {list(inputs.shape)}")
@@ -85,6 +91,7 @@ def from_arrays(
         y=labels.long(),
         classes=list(classes),
         groups=None if groups is None else list(groups),
+        parts=parts,
     )
 
 
@@ -102,7 +109,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             missing = [key for key in ("x", "y") if key not in names]
             if missing:
                 raise InputError(f"{path} has no array {' and no '.join(missing)}; it holds {', '.join(names) or '-'}")
-            return {key: archive[key] for key in ("x", "y", "classes", "groups") if key in names}
+            known = [name for name in names if name in ("x", "y", "classes", "groups") or name.startswith(PREFIX)]
+            return {key: archive[key] for key in known}
     except InputError:
         raise
     except PermissionError as error:
@@ -117,7 +125,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 def load_arrays(path: str | Path, split: str = "test") -> Dataset:
     """Reads a ``.npz`` file with ``x`` ``[N, ...]`` and ``y`` ``[N]``; nothing in it is ever executed.
 
-    ``classes`` (names) and ``groups`` (patient or speaker of every sample) may be in it too. As ``test`` the whole
+    ``classes`` (names) and ``groups`` (patient or speaker of every sample) may be in it too, and further inputs of a
+    network that takes several, as ``x_mask`` for an argument ``mask`` of its forward. As ``test`` the whole
     file is the data set. For training it is divided, always in the same way: ``validation`` is a fifth of it, by
     whole groups where there are groups, ``train`` the rest.
 
@@ -132,7 +141,9 @@ def load_arrays(path: str | Path, split: str = "test") -> Dataset:
     for key, value in names.items():
         if value is not None and arrays[key].ndim != 1:
             raise InputError(f"{key} of {path.name} must be a plain list, not of shape {list(arrays[key].shape)}")
-    data = from_arrays(arrays["x"], arrays["y"], name=path.name, split=split, **names)
+    several = {key: value for key, value in arrays.items() if key == "x" or key.startswith(PREFIX)}
+    inputs = several if len(several) > 1 else arrays["x"]
+    data = from_arrays(inputs, arrays["y"], name=path.name, split=split, **names)
     data = replace(data, path=str(path))
     if split == "test":
         return data

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from thetabox.errors import InputError
+from thetabox.models.several import Part, apart
 
 SPLITS = ("train", "validation", "test")
 
@@ -55,6 +56,7 @@ class Dataset:
         classes: class names in label order.
         groups: patient or speaker of every sample, or ``None`` where there is no such thing.
         path: of the file it was read from, as it was given; ``None`` for tasks and arrays in memory.
+        parts: what ``x [N, numbers]`` consists of where there are several inputs, which lie side by side in it.
     """
 
     name: str
@@ -64,6 +66,15 @@ class Dataset:
     classes: list[str]
     groups: list[str] | None = None
     path: str | None = None
+    parts: tuple[Part, ...] | None = None
+
+    @property
+    def inputs(self) -> Tensor | dict[str, Tensor]:
+        """``x``, or the several inputs by their names, as :func:`thetabox.certify` takes them."""
+        if self.parts is None:
+            return self.x
+        values = apart(self.x, self.parts)
+        return {part.name or str(n): value for n, (part, value) in enumerate(zip(self.parts, values, strict=True))}
 
     def __len__(self) -> int:
         """Number of samples."""

@@ -154,7 +154,7 @@ def attack(
         raise InputError(f"steps is {steps} and restarts is {restarts}; both must be at least 1")
     if chunk is not None and chunk < 1:
         raise InputError(f"chunk is {chunk}; it must be at least 1")
-    inputs, labels = checked(model, x, y)
+    model, inputs, labels = checked(model, x, y)
     where = choose_device(device)
     box = box or Box()
     search = _Search(folded(model) if box.fold else model, box, where, steps, restarts, give_up)

@@ -105,7 +105,7 @@ def constant_noise(
     factors = torch.as_tensor(factor, dtype=torch.float64).reshape(-1)
     if not len(factors) or not torch.isfinite(factors).all() or not (factors > 0).all():
         raise InputError("factor must hold finite numbers above 0, one at least")
-    inputs, _ = checked(model, x, y)
+    model, inputs, _ = checked(model, x, y)
     sizes = {name: float(theta.square().mean().sqrt()) for name, (theta, _) in boxed(like or model, Box()).items()}
     if like is not None and _shapes(like) != _shapes(model):
         raise InputError("like has other parameters than the model")

@@ -13,6 +13,8 @@ from thetabox import checks
 from thetabox.box import Box
 from thetabox.errors import InputError
 from thetabox.models.copies import Logits, working_copy
+from thetabox.models.failure import failure
+from thetabox.models.plain import plain
 from thetabox.models.twins import RUNNING
 
 __all__ = ["Levels", "Logits", "boxed", "checked", "class_count", "levels", "numbers_for", "working_copy"]
@@ -30,16 +32,15 @@ def levels(values: Levels, what: str) -> list[float]:
     return numbers
 
 
-def checked(model: nn.Module, x: Any, y: Any) -> tuple[Tensor, Tensor]:
-    """Inputs and labels as CPU tensors, in memory of their own; the network is one, with numbers for weights.
+def checked(model: nn.Module, x: Any, y: Any) -> tuple[nn.Module, Tensor, Tensor]:
+    """The network as one that answers logits, inputs and labels as CPU tensors, in memory of their own.
 
     Raises:
-        InputError: no network, weights or inputs that are not finite, no samples, lengths that differ, or labels that
-            are not integers.
+        InputError: no network, weights or inputs that are not finite, no samples, a network that fails on them or
+            answers no logits, lengths that differ, or labels that are not integers.
     """
-    checks.check_weights(model)
-    inputs = checks.inputs(x, keep_indices=True)
-    return inputs, checks.labels(y, len(inputs))
+    asked = plain(model, x, keep_indices=True, stacklevel=4)
+    return asked.model, asked.x, checks.labels(y, len(asked.x))
 
 
 def boxed(model: nn.Module, box: Box) -> dict[str, tuple[Tensor, Tensor]]:
@@ -73,8 +74,7 @@ def class_count(model: nn.Module, example: Tensor, labels: Tensor) -> int:
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         if isinstance(error, InputError):
             raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"the network does not take inputs of shape {list(example.shape)}: {reason}") from error
+        raise failure(model, example.shape, error) from None
     if answer.ndim != 2 or answer.shape[1] < 2:
         raise InputError(f"the network answers shape {list(answer.shape)}; logits must be [batch, classes ≥ 2]")
     classes = answer.shape[1]

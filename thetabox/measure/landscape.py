@@ -123,7 +123,7 @@ def landscape(
         raise InputError(f"directions is {directions} and chunk is {chunk}; both must be at least 1")
     if not 0 <= zeta < float("inf"):
         raise InputError(f"zeta is {zeta}; it must be finite and at least 0")
-    inputs, labels = checked(model, x, y)
+    model, inputs, labels = checked(model, x, y)
     where, chosen = choose_device(device), box or Box()
     model = folded(model) if chosen.fold else model
     many = ManyWeights(model, inputs, labels, where, chunk, batch)

@@ -156,7 +156,7 @@ def mismatch(
         raise InputError(f"samples is {samples} and chunk is {chunk}; both must be at least 1")
     if batch is not None and batch < 1:
         raise InputError(f"batch is {batch}; it must be at least 1")
-    inputs, labels = checked(model, x, y)
+    model, inputs, labels = checked(model, x, y)
     where, chosen = choose_device(device), box or Box()
     model = folded(model) if chosen.fold else model
     precise = working_copy(model, where, torch.float64)

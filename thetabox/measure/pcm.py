@@ -152,7 +152,7 @@ def pcm(
     for bits in (adc_bits, dac_bits):
         if bits != 0:
             checked_bits(bits)
-    inputs, labels = checked(model, x, y)
+    model, inputs, labels = checked(model, x, y)
     where, chosen = choose_device(device), box or Box()
     model = folded(model) if chosen.fold else model
     kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}

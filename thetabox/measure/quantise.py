@@ -152,7 +152,7 @@ def quantisation(
         raise InputError("bits is empty; give one bit width at least")
     if chunk < 1:
         raise InputError(f"chunk is {chunk}; it must be at least 1")
-    inputs, labels = checked(model, x, y)
+    model, inputs, labels = checked(model, x, y)
     where, chosen = choose_device(device), box or Box()
     precise = working_copy(model, where, torch.float64)
     class_count(precise, numbers_for(inputs[:1], where, torch.float64), labels)

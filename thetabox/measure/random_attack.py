@@ -116,7 +116,7 @@ def random_attack(
         raise InputError(f"draws is {draws} and chunk is {chunk}; both must be at least 1")
     if kind not in KINDS:
         raise InputError(f"unknown kind {kind!r} of random weights; choose {' or '.join(KINDS)}")
-    inputs, labels = checked(model, x, y)
+    model, inputs, labels = checked(model, x, y)
     where, chosen = choose_device(device), box or Box()
     model = folded(model) if chosen.fold else model
     precise = working_copy(model, where, torch.float64)

@@ -139,7 +139,7 @@ def shared_attack(
         raise InputError(f"steps is {steps}, restarts {restarts}, chunk {chunk}; all must be at least 1")
     if loss not in LOSSES:
         raise InputError(f"unknown loss {loss!r}; choose one of {', '.join(LOSSES)}")
-    inputs, labels = checked(model, x, y)
+    model, inputs, labels = checked(model, x, y)
     where = choose_device(device)
     chosen = box or Box()
     climb = _Climb(folded(model) if chosen.fold else model, chosen, inputs, labels, where, chunk, loss, steps)

@@ -15,6 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from thetabox.errors import InputError
 from thetabox.models.calls import Call, Calls
+from thetabox.models.failure import failure
+from thetabox.models.input_type import input_type
 from thetabox.models.memory import copied, named_tensors, place, write
 from thetabox.models.reach import reachable
 from thetabox.models.recurrent import called
@@ -115,6 +117,14 @@ class Running:
         Raises:
             InputError: as a call.
         """
+        return _logits(self.raw(x, mode), len(x)).detach().cpu()
+
+    def raw(self, x: Any, mode: str = "no_grad") -> Any:
+        """Whatever the module answers to the very object ``x``.
+
+        Raises:
+            InputError: the module fails.
+        """
         self._ran, calls = True, Calls(self.twins, self._held, recording=self.recording)
         # What the code keeps in context variables is gone with the context.
         context = copy_context()
@@ -124,16 +134,11 @@ class Running:
             except (InputError, torch.OutOfMemoryError):
                 raise
             except Exception as error:  # a network raises whatever it likes
-                raise InputError(_does_not_take(x, error)) from error
+                raise failure(self.model, x.shape, error) from None
         if isinstance(x, Tensor) and place(x) not in self._places:
             self.twins.let_go(x)  # it is what it was, whatever this run has written to its twin
         self.calls = calls.made
-        return _logits(answer, len(x)).detach().cpu()
-
-
-def _does_not_take(x: Any, error: Exception) -> str:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return f"the network does not take inputs of shape {list(x.shape)}: {reason}"
+        return answer
 
 
 def _logits(answer: object, samples: int) -> Tensor:
@@ -150,20 +155,6 @@ def _logits(answer: object, samples: int) -> Tensor:
     if answer.dim() != 2 or len(answer) != samples or not answer.shape[1]:
         raise InputError(f"the network must answer logits [samples, classes], not {list(answer.shape)}")
     return answer
-
-
-def input_type(model: nn.Module, x: Tensor | None = None) -> tuple[torch.dtype, torch.device]:
-    """The type and device of inputs that a network takes: its parameters', or its buffers' where it has none.
-
-    Where parameters differ in type, that of ``x`` if one has it, else the first's.
-    """
-    held: list[Tensor] = [t for t in model.parameters() if t.is_floating_point()]
-    held = held or [t for t in model.buffers() if t.is_floating_point()]
-    if not held:
-        own = x is not None and x.is_floating_point()
-        return (x.dtype, x.device) if x is not None and own else (torch.get_default_dtype(), torch.device("cpu"))
-    same = [t for t in held if x is not None and t.dtype == x.dtype]
-    return (same or held)[0].dtype, held[0].device
 
 
 @contextmanager

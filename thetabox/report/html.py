@@ -191,6 +191,7 @@ def _facts(certificate: Certificate) -> list[tuple[str, str | Markup]]:
         ("data sha256", _code(data.get("sha256"))),
         ("box", f"{box['kind']}: {boxes.get(box['kind'], '')}; {_patterns(box)}"),
         ("domain", certificate.domain + _options(certificate.options)),
+        *_answer(model),
         ("criterion", _criterion(certificate.criterion)),
         ("sound", "yes, rounding outward throughout" if certificate.sound else "no: a second opinion, not a proof"),
         ("arithmetic covered", _arithmetic(certificate.arithmetic)),
@@ -203,6 +204,16 @@ def _facts(certificate: Certificate) -> list[tuple[str, str | Markup]]:
         rows.insert(3, ("its file's sha256", _code(model.get("code_sha256"))))
     if not getattr(certificate, "finished", True):
         rows.append(("finished", "no: the time that was given was over; what is proven stands, more may be"))
+    return rows
+
+
+def _answer(model: Mapping[str, Any]) -> list[tuple[str, str | Markup]]:
+    """How inputs and answers of the network are read, where they are not one tensor of each."""
+    rows: list[tuple[str, str | Markup]] = []
+    if "inputs" in model:
+        rows.append(("inputs", ", ".join(str(shape) for shape in model["inputs"])))
+    if "answer" in model:
+        rows.append(("answer read as", str(model["answer"])))
     return rows
 
 

@@ -16,6 +16,7 @@ from thetabox import checks
 from thetabox.box import Box
 from thetabox.device import choose_device
 from thetabox.errors import InputError
+from thetabox.models.several import Several, are_several
 from thetabox.verify import domains
 from thetabox.verify.arithmetic.rounding import ARITHMETICS, PRECISIONS, Rounding
 from thetabox.verify.problem import Settings
@@ -25,6 +26,7 @@ FILE = "file"
 """Kind of a model whose ``source`` in a certificate is a path; otherwise it may be the name of a class."""
 
 Array = Tensor | np.ndarray[Any, Any]
+Inputs = Array | Several
 
 
 def settings(
@@ -90,9 +92,9 @@ def seconds(timeout: Any) -> float | None:
     return None if timeout is None or endless else checks.number(timeout, "timeout")
 
 
-def inputs(x: Array) -> Tensor:
-    """Inputs as a CPU tensor of finite floats, in memory of their own."""
-    return checks.inputs(x)
+def single(x: Inputs, together: Tensor) -> Any:
+    """Inputs as they were given, or as one tensor where they are several."""
+    return together if are_several(x) else x
 
 
 def labels(y: Array, samples: int) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from thetabox.box import Box
 from thetabox.errors import InputError
+from thetabox.models.plain import plain
 from thetabox.verify import agreement, arguments, domains
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.certificate import Certificate
@@ -36,7 +37,7 @@ PROFILED = 64
 
 def certify(
     model: nn.Module,
-    x: arguments.Array,
+    x: arguments.Inputs,
     y: arguments.Array,
     epsilon: float | Sequence[float],
     *,
@@ -62,8 +63,10 @@ def certify(
 
     Args:
         model: any ``nn.Module`` that ``torch.export`` can trace and whose operators have rules, or a recurrent network
-            that implements the protocol of :class:`thetabox.models.Recurrent`. Left as it was.
-        x: inputs ``[N, ...]``.
+            that implements the protocol of :class:`thetabox.models.Recurrent`. Left as it was. It answers logits
+            ``[N, K]``, alone, first in a tuple or called ``logits`` in a dictionary; probabilities of K classes, whose
+            order is that of the logits in front of a softmax; or one logit for two classes (class 1 above 0).
+        x: inputs ``[N, ...]``; those of a network of several, in a tuple or by name.
         y: labels ``[N]``.
         epsilon: one ε or several, each finite and at least 0.
         domain: ``interval``; ``linear`` for networks without spikes; ``histories`` for spiking recurrent ones;
@@ -108,13 +111,14 @@ def certify(
     if criterion not in arguments.CRITERIA:
         raise InputError(f"unknown criterion {criterion!r}; choose one of {', '.join(arguments.CRITERIA)}")
     eps = arguments.epsilons(epsilon)
-    inputs = arguments.inputs(x)
+    asked = plain(model, x)
+    model, inputs = asked.model, asked.x
     labels = arguments.labels(y, len(inputs))
-    problem, agreed = agreement.checked_problem(model, chosen, x, eps)
+    problem, agreed = agreement.checked_problem(model, chosen, arguments.single(x, inputs), eps)
     clean = agreed.logits
     arguments.check_labels(labels, clean.shape[1])
     known = model_facts(model, chosen.box)
-    facts = {**known, **(model_info or {})}
+    facts = {**known, **asked.facts, **(model_info or {})}
     key = [known["sha256"], problem.signature(), tensor_hash([inputs, labels, eps]), repr(chosen), criterion]
     effort = float(chosen.options.get("effort", DEFAULT)) if domain == domains.AUTO else None
     started = time.perf_counter()
@@ -177,7 +181,7 @@ def _profile(domain: Domain, eps: Tensor, labels: Tensor) -> Profile | None:
 
 def logit_bounds(
     model: nn.Module,
-    x: arguments.Array,
+    x: arguments.Inputs,
     epsilon: float | Sequence[float] | Tensor,
     *,
     domain: str = "auto",
@@ -215,13 +219,14 @@ def logit_bounds(
                 [0.5500, 1.1000]], dtype=torch.float64))
     """
     chosen = arguments.settings(domain, box, arithmetic, precision, device, options)
-    inputs = arguments.inputs(x)
     eps = arguments.epsilons(epsilon)
+    asked = plain(model, x)
+    model, inputs = asked.model, asked.x
     each = isinstance(epsilon, Tensor) and epsilon.dim() == 1
     if each and len(eps) != len(inputs):
         raise InputError(f"epsilon has {len(eps)} values for {len(inputs)} samples")
     values = eps[None] if each else eps[:, None].expand(-1, len(inputs))
-    problem, _ = agreement.checked_problem(model, chosen, x, eps)
+    problem, _ = agreement.checked_problem(model, chosen, arguments.single(x, inputs), eps)
     with sound_kernels():
         interval = functools.reduce(bounds.intersected, _ends(problem, values))
     low, high = interval.lower.view(*values.shape, -1), interval.upper.view(*values.shape, -1)

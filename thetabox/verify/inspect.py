@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from thetabox.models.plain import plain
 from thetabox.verify.interpreter.rules.table import TABLE
 from thetabox.verify.network import network
 from thetabox.verify.network.graph import Layout
@@ -49,8 +50,9 @@ def inspect(model: nn.Module, x: Float[Tensor, "batch ..."]) -> list[Operator]:
         >>> [(operator.operator, operator.rule) for operator in tb.inspect(model, x)]
         [('aten.linear.default', True)]
     """
+    asked = plain(model, x)
     with torch.no_grad():
-        graphs = network(model, x).graphs
+        graphs = network(asked.model, asked.x).answering.graphs
     return [
         Operator(
             name=": ".join([role, ".".join(part for part in (operation.where, operation.name) if part)]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
@@ -71,9 +72,16 @@ class Problem:
             if self.settings.box.fold:
                 self.model = folded(self.model)
             self.network = network(self.model, self.x) if traced is None else traced
-            for graph in self.network.graphs.values():
+            for graph in self.network.answering.graphs.values():
                 check_rules(graph)
             self.tensors = Tensors(self.model, self.settings.box, self.settings.rounding, self.settings.device)
+
+    @property
+    def answering(self) -> Problem:
+        """The same of the network with what it does behind its logits."""
+        other = copy.copy(self)
+        other.network = self.network.answering
+        return other
 
     @cached_property
     def nonnegative(self) -> bool:

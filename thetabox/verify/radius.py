@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from thetabox import checks
 from thetabox.box import Box
 from thetabox.errors import InputError
+from thetabox.models.plain import plain
 from thetabox.verify import agreement, arguments, domains
 from thetabox.verify.domain import Domain
 from thetabox.verify.effort import DEFAULT, Deadline, Meter
@@ -46,7 +47,7 @@ class Radii:
 
 def certified_radius(
     model: nn.Module,
-    x: arguments.Array,
+    x: arguments.Inputs,
     y: arguments.Array,
     *,
     domain: str = "auto",
@@ -100,10 +101,11 @@ def certified_radius(
     rtol = checks.number(rtol, "rtol")
     if not 1e-6 <= rtol <= 1.0:
         raise InputError(f"rtol must lie between 1e-6 and 1, not {rtol}")
-    inputs = arguments.inputs(x)
+    asked = plain(model, x)
+    model, inputs = asked.model, asked.x
     labels = arguments.labels(y, len(inputs))
     problem, agreed = agreement.checked_problem(
-        model, chosen, x, torch.tensor([FLOOR, agreement.FAR], dtype=torch.float64)
+        model, chosen, arguments.single(x, inputs), torch.tensor([FLOOR, agreement.FAR], dtype=torch.float64)
     )
     clean = agreed.logits
     arguments.check_labels(labels, clean.shape[1])

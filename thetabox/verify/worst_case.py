@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from thetabox import checks
 from thetabox.box import Box
 from thetabox.models.recurrent import is_recurrent
 from thetabox.verify import agreement, arguments
@@ -70,6 +71,6 @@ def _check_once(model: nn.Module, traced: Network, x: Tensor, box: Box) -> None:
     done = ("training", repr(box))
     if done not in traced.main.checked:
         settings = arguments.settings("interval", box, "real", "float64", x.device.type)
-        few = arguments.inputs(x[: agreement.FEW])
+        few = checks.inputs(x[: agreement.FEW])
         agreement.check(Problem(model, settings, few, traced=traced), torch.zeros(1, dtype=torch.float64))
         traced.main.checked.add(done)

@@ -50,7 +50,7 @@ def command(
         table.add_row(name, str(list(tensor.shape)), str(tensor.numel()), inside)
     show("", table, "")
     if data is not None:
-        example = read_data(data, split, 1, data_dir).x
+        example = read_data(data, split, 1, data_dir).inputs
     else:
         example = _example(network, shape)
     operators = inspect(network, example)

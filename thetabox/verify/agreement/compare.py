@@ -16,7 +16,6 @@ operation may be off by :data:`~thetabox.verify.agreement.nearness.ROUNDOFF`.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -33,9 +32,11 @@ from thetabox.checks import inputs
 from thetabox.errors import InputError
 from thetabox.models.calls import Call, alike, widened
 from thetabox.models.fakes import forget_fakes
+from thetabox.models.input_type import input_type
 from thetabox.models.memory import place
+from thetabox.models.plain import same_draws
 from thetabox.models.recurrent import called
-from thetabox.models.running import input_type, running
+from thetabox.models.running import running
 from thetabox.models.twins import RUNNING, untouched
 from thetabox.verify.agreement.batches import LARGE
 from thetabox.verify.agreement.folding import compare_folded
@@ -79,7 +80,7 @@ def checked_problem(
         InputError: as :func:`check`, or nothing moves in the box.
     """
     held = inputs(x)
-    with torch.inference_mode(False), RUNNING, _same_draws(), _no_fakes():
+    with torch.inference_mode(False), RUNNING, same_draws(), _no_fakes():
         problem = Problem(model, settings, held)
         settings.box.check(problem.model)
         problem.tensors.check_reach(epsilon)
@@ -101,19 +102,6 @@ def _no_fakes() -> Iterator[None]:
     except Exception:
         forget_fakes()
         raise
-
-
-@contextmanager
-def _same_draws() -> Iterator[None]:
-    """Generators go on afterwards from where they were, whatever a network draws while it is looked at."""
-    before = random.getstate(), np.random.get_state()  # noqa: NPY002  # the one that code uses
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    try:
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])  # noqa: NPY002  # the one that code uses
 
 
 def check(problem: Problem, epsilon: Float[Tensor, " sweeps"], x: Any = None) -> Agreement:

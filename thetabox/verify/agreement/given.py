@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from thetabox.errors import InputError
+from thetabox.models.input_type import input_type
 from thetabox.models.memory import copied
-from thetabox.models.running import Running, input_type, running
+from thetabox.models.running import Running, running
 from thetabox.verify.agreement.batches import at_once
 from thetabox.verify.problem import Problem, Which
 

@@ -167,6 +167,7 @@ def numbers(answer: Tensor) -> Tensor:
 def _plain_bounds(problem: Problem, which: Tensor, epsilon: float) -> Interval | None:
     """The certificate's own bounds, where intervals have any."""
     try:
-        return bounds.logits(PlainIntervals(problem), which, torch.full((1, len(which)), epsilon, dtype=torch.float64))
+        rows = torch.full((1, len(which)), epsilon, dtype=torch.float64)
+        return bounds.logits(PlainIntervals(problem.answering), which, rows)
     except OneEpsilonAtATime:
         return None

@@ -90,7 +90,7 @@ def values(run: Running) -> dict[str, Tensor]:
 def at_zero(
     problem: Problem, which: slice | Tensor, values: Mapping[str, Tensor], rounding: Rounding | None = None
 ) -> Interval:
-    """Logits of the graph at ε = 0 with room for any evaluation in double precision; ``values`` for its tensors."""
+    """Answers of the graph at ε = 0 with room for any evaluation in double precision; ``values`` for its tensors."""
     rounding = rounding or Evaluated(torch.float64, "real", ROUNDOFF)
     settings = replace(problem.settings, rounding=rounding)
     tensors = problem.tensors.around(values, rounding)
@@ -98,7 +98,7 @@ def at_zero(
     for places in torch.arange(len(problem.x))[which].split(problem.chunk_size(1)):
         sweep = Sweep(torch.zeros(1, len(places), dtype=torch.float64, device=settings.device))
         context = Context(sweep, rounding, few_layers=problem.network.few_layers)
-        final = run(problem.network, context, tensors, input_interval(problem.x[places], settings))
+        final = run(problem.network.answering, context, tensors, input_interval(problem.x[places], settings))
         parts.append(final.logits().settled(rounding.own))
     lower, upper = (torch.cat([getattr(p, end).double().cpu() for p in parts]) for end in ("lower", "upper"))
     # Of what has no end nothing is known.
@@ -158,5 +158,5 @@ def outside(bounds: Interval, logits: Tensor, relative: float) -> Tensor:
 
 def _jumps(problem: Problem) -> bool:
     """Whether rounding may become a difference that is seen, at a jump or a pole: bounds then tell what it may be."""
-    operations = [o for graph in problem.network.graphs.values() for o in graph.operations]
+    operations = [o for graph in problem.network.answering.graphs.values() for o in graph.operations]
     return any(o.dtype is torch.bool or o.operator.split(".")[1:2] in [[name] for name in JUMPS] for o in operations)

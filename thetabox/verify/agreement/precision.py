@@ -9,7 +9,8 @@ from torch import Tensor
 
 from thetabox.errors import InputError
 from thetabox.models.calls import Call
-from thetabox.models.running import Running, input_type, running
+from thetabox.models.input_type import input_type
+from thetabox.models.running import Running, running
 from thetabox.models.twins import NARROW
 from thetabox.verify.agreement.given import logits
 from thetabox.verify.agreement.nearness import NEAR_OWN, apart, around, outside

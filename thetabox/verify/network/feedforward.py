@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import cached_property
+from inspect import signature
 
 import torch
 from torch import Tensor, nn
 
-from thetabox.models.running import input_type
+from thetabox.models.input_type import input_type
+from thetabox.verify.network.ending import without_ending
 from thetabox.verify.network.graph import Graph, Operation
 from thetabox.verify.network.head import Head, find_head
 from thetabox.verify.network.kinds import kinds
@@ -19,20 +21,38 @@ FEW_LAYERS = 6
 
 
 class Network:
-    """A feed-forward model."""
+    """A feed-forward model.
+
+    Attributes:
+        main: its graph, or the last of several, up to the logits.
+        ending: what the model does with them beside moving them, which keeps the order of the classes: softmax, for
+            instance.
+    """
 
     steps = 1
+    ending = ""
 
     def __init__(self, model: nn.Module, x: Tensor, *, training: bool = False) -> None:
         self.model = model
-        # TorchScript that was made by tracing can be called in a trace, but is none of torch.export's modules.
-        whole = _Call(model) if isinstance(model, torch.jit.ScriptModule) else model
-        self.main = trace(model, whole, "forward", [example_of(model, x)], training=training)
+        # TorchScript that was made by tracing can be called in a trace, but is none of torch.export's modules, and a
+        # network whose hooks make several inputs of one has a forward that torch.export would not call with one.
+        whole = _Call(model) if isinstance(model, torch.jit.ScriptModule) or not _takes_one(model) else model
+        self._whole = trace(model, whole, "forward", [example_of(model, x)], training=training)
+        self.main, self.ending = without_ending(self._whole)
 
     @property
     def graphs(self) -> dict[str, Graph]:
         """Every graph of the network, by role."""
         return {"forward": self.main}
+
+    @cached_property
+    def answering(self) -> Network:
+        """The network with what it does behind its logits, so that it answers what the model itself does."""
+        if self.main is self._whole:
+            return self
+        other = object.__new__(type(self))
+        other.model, other.main, other._whole = self.model, self._whole, self._whole
+        return other
 
     @cached_property
     def head(self) -> Head | None:
@@ -58,6 +78,17 @@ class Network:
     def alive(self) -> int:
         """About how many numbers of a sample are alive at once."""
         return 6 * self.largest()
+
+
+def _takes_one(model: nn.Module) -> bool:
+    """Whether ``forward`` can be called with one tensor alone."""
+    try:
+        signature(model.forward).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # compiled code has no signature
+        return True
+    return True
 
 
 class _Call(nn.Module):

@@ -95,7 +95,7 @@ class RecurrentNetwork(Network):
         outputs = torch.zeros(
             (1, self.steps, *[s or 1 for s in produced.shape[1:]]), dtype=x_t.dtype, device=x_t.device
         )
-        self.main = trace(model, _Readout(model), "readout", [outputs], training=training)
+        self.main = self._whole = trace(model, _Readout(model), "readout", [outputs], training=training)
         self.averaging = averaging(self.main)
         on_state = dependants(self.step, self.step.inputs[1:])
         on_input = dependants(self.step, self.step.inputs[:1]) - on_state

@@ -21,7 +21,7 @@ Read = Callable[[str], Tensor]
 
 
 def replay(network: Network, read: Read, x: Float[Tensor, "samples ..."], *, wide: bool = True) -> Tensor:
-    """What the trace computes of ``x``.
+    """What the trace computes of ``x``, to the end of the network's own answer.
 
     Args:
         network: traced.
@@ -40,7 +40,7 @@ def replay(network: Network, read: Read, x: Float[Tensor, "samples ..."], *, wid
                 outputs.append(output)
             x = torch.stack(outputs, 1)
         answer: Tensor
-        (answer,) = run.results(network.main, [x])
+        (answer,) = run.results(network.answering.main, [x])
     return answer
 
 

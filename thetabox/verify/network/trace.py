@@ -229,7 +229,7 @@ def _read(program: Any, prefix: str) -> Graph:
         elif _is_same(node):
             position[node] = position[node.args[0]]
         elif node.op == "call_function":
-            operation = _operation(index, node, reference)
+            operation = _operation(index, node, reference, prefix)
             operations.append(operation)
             if isinstance(operation.layout, Layout):
                 layouts[index] = operation.layout
@@ -267,7 +267,7 @@ def _check_writes(graph: Graph, written: dict[int, str]) -> None:
         )
 
 
-def _operation(index: int, node: Node, reference: Any) -> Operation:
+def _operation(index: int, node: Node, reference: Any, prefix: str) -> Operation:
     target, args, kwargs = node.target, node.args, dict(node.kwargs)
     if _is_cast(node):
         target, args, kwargs = torch.ops.aten._to_copy.default, args[:1], {"dtype": args[1]}
@@ -276,7 +276,8 @@ def _operation(index: int, node: Node, reference: Any) -> Operation:
     where = list(stack.values())[-1][0] if stack else ""
     value = node.meta.get("val")
     layout: Layout | tuple[Layout | None, ...] | None = None
-    where = where if isinstance(where, str) and not where.startswith("_empty") else ""
+    # A wrapper is no part of the network.
+    where = f"{where}.".removeprefix(prefix)[:-1] if isinstance(where, str) and not where.startswith("_empty") else ""
     if isinstance(value, Tensor):
         layout = _layout(value, f"{name} at {where}")
     elif isinstance(value, (tuple, list)):

@@ -62,7 +62,8 @@ def in_type(context: Context, x: Value, source: torch.dtype | None, target: torc
     """A value in another type.
 
     Raises:
-        InputError: a real number would become a whole one, or be rounded to fewer digits than float32 has.
+        InputError: a real number would become a truth value or a whole one beyond its type, or be rounded to fewer
+            digits than float32 has.
     """
     if target is source:
         return x
@@ -79,7 +80,7 @@ def in_type(context: Context, x: Value, source: torch.dtype | None, target: torc
             return nonzero(context, x)
         return replace(x, owned=False)
     constant = not x.factor if isinstance(x, Parameter) else x.batch is None and not x.by_row
-    truncated = _truncated(context, x, target) if constant else None
+    truncated = _truncated(context, x, target) if constant else _whole(context, x, target)
     if truncated is None:
         raise InputError(f"{context.where} turns real values into {target}, which has no rule")
     return truncated
@@ -87,6 +88,20 @@ def in_type(context: Context, x: Value, source: torch.dtype | None, target: torc
 
 def _size(context: Context, x: Value) -> float:
     return (context.interval(x) if isinstance(x, Parameter) else x).magnitude
+
+
+def _whole(context: Context, x: Value, target: torch.dtype) -> Interval | None:
+    """Whole numbers that real ones become, cut off towards 0, which is increasing; ``None`` beyond the type."""
+    x = (context.interval(x) if isinstance(x, Parameter) else x).settled(context.rounding.own)
+    if target is torch.bool or not x.lower.numel():
+        return None
+    low, high = x.lower.detach().trunc(), x.upper.detach().trunc()
+    least, most = ends_of(target)
+    # Ends that are no numbers are not within either.
+    if not (max(least, -EXACT) <= float(low.min()) and float(high.max()) <= min(most, EXACT)):
+        return None
+    same = bool((low == high).all())
+    return replace(x, lower=low, upper=low if same else high, slack=0.0, bound=None, owned=False)
 
 
 def _truncated(context: Context, x: Value, target: torch.dtype) -> Parameter | None:

@@ -1,0 +1,132 @@
+"""Any network as one that answers logits ``[samples, classes]`` to one tensor of inputs."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from thetabox import checks
+from thetabox.errors import InputError, Notice
+from thetabox.models.answers import read_as, reading
+from thetabox.models.failure import failure
+from thetabox.models.input_type import input_type
+from thetabox.models.running import running
+from thetabox.models.several import Several, are_several, packed, unpacking
+from thetabox.models.twins import untouched
+
+# Samples by which two ways of calling a network are compared.
+FEW = 4
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A network, or one beside it on the same tensors, that answers logits to one tensor of inputs.
+
+    Attributes:
+        model: the network that was given where it is one.
+        x: inputs ``[samples, ...]``, finite.
+        facts: for the certificate: ``answer``, ``inputs``, where something was read in another way than it stands.
+    """
+
+    model: nn.Module
+    x: Shaped[Tensor, "samples ..."]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def plain(model: nn.Module, x: Any, *, keep_indices: bool = False, stacklevel: int = 3) -> Plain:
+    """The network as the rest of the library takes it, said in a :class:`~thetabox.errors.Notice` if it is another one.
+
+    Args:
+        model: answers logits, beside other things or in a dictionary; probabilities; or one number for two classes.
+        x: inputs ``[samples, ...]``, or several of them in a tuple or by name.
+        keep_indices: leave whole numbers as they are, see :func:`thetabox.checks.inputs`.
+        stacklevel: of the warning.
+
+    Raises:
+        InputError: weights or inputs that are no finite numbers, a network that fails on them, or answers no logits.
+
+    Example:
+        >>> import warnings
+        >>> model = nn.Sequential(nn.Linear(2, 3), nn.Softmax(1))
+        >>> with warnings.catch_warnings(action="ignore"):
+        ...     plain(model, torch.zeros(1, 2)).facts
+        {'answer': 'probabilities of the classes, whose order is that of the logits before'}
+    """
+    checks.check_weights(model)
+    facts: dict[str, Any] = {}
+    if are_several(x):
+        together, parts = packed(x)
+        beside = unpacking(model, parts)
+        _check_same(model, beside, x, checks.inputs(together))
+        model, x = beside, together
+        facts["inputs"] = [list(part.shape) for part in parts]
+    inputs = checks.inputs(x, keep_indices=keep_indices)
+    with torch.inference_mode(False), same_draws():
+        answer = reading(model, inputs)
+    if answer is not None:
+        facts["answer"] = answer.said()
+        warnings.warn(f"the network's answer is read as {answer.said()}", Notice, stacklevel=stacklevel)
+        model = read_as(model, answer)
+    return Plain(model, inputs, facts)
+
+
+def _check_same(model: nn.Module, beside: nn.Module, x: Several, together: Tensor) -> None:
+    """A few samples as the user hands them to the network, and as the network beside it does.
+
+    Raises:
+        InputError: they are answered otherwise.
+    """
+    few = slice(0, FEW)
+    dtype, device = input_type(model)
+
+    def given(part: Any) -> Tensor:
+        held = checks.array(part, "x")[few].to(device)
+        return held.to(dtype) if held.is_floating_point() else held
+
+    by_name = {name: given(part) for name, part in x.items()} if isinstance(x, Mapping) else {}
+    places = () if isinstance(x, Mapping) else tuple(given(part) for part in x)
+    with torch.no_grad(), running(beside, together, wide=False) as run:
+        answer = run.raw(run.inputs(together[few]))
+    with torch.no_grad(), same_draws(), untouched(model):
+        try:
+            direct = model(*places, **by_name)
+        except Exception as error:  # a network raises whatever it likes
+            if by_name:
+                return  # names of a file, which the network beside translates
+            raise failure(model, together[few].shape, error) from None
+    one, other = (pytree.tree_leaves(tree) for tree in (answer, direct))
+    same = len(one) == len(other) and all(_are_same(a, b) for a, b in zip(one, other, strict=False))
+    if not same:
+        raise InputError(
+            "the network answers its inputs otherwise once they have gone through one tensor: its code asks for more "
+            "than their numbers, shapes and types"
+        )
+
+
+def _are_same(one: Any, other: Any) -> bool:
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+        return type(one) is type(other)
+    return one.shape == other.shape and torch.allclose(one.double(), other.double(), rtol=1e-3, atol=1e-6)
+
+
+@contextmanager
+def same_draws() -> Iterator[None]:
+    """Generators go on afterwards from where they were, whatever a network draws while it is looked at."""
+    before = random.getstate(), np.random.get_state()  # noqa: NPY002  # the one that code uses
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002  # the one that code uses
