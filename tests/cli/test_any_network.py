@@ -69,7 +69,7 @@ def test_several_inputs_of_a_file(files: Path, run: Callable[..., Result]) -> No
     assert "answer read as" in Path("out/report.html").read_text()
     assert run("gate", "out", "--data", "two.npz", "--epsilon", "1e-4", "--min-verified", "0.5").exit_code == 0
     for command in ("attack", "mismatch", "radius", "inspect", "pcm"):
-        more = ("--out", "r") if command == "radius" else ()
+        more = {"radius": ("--out", "r"), "attack": ("--epsilon", "0.1")}.get(command, ())
         result = run(command, *network, *more)
         assert result.exit_code == 0, result.output
 

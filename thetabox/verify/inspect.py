@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from thetabox.models.plain import plain
+from thetabox.models.several import Several
 from thetabox.verify.interpreter.rules.table import TABLE
 from thetabox.verify.network import network
 from thetabox.verify.network.graph import Layout
@@ -32,12 +33,12 @@ class Operator:
     shape: tuple[int, ...] | None
 
 
-def inspect(model: nn.Module, x: Float[Tensor, "batch ..."]) -> list[Operator]:
+def inspect(model: nn.Module, x: Float[Tensor, "batch ..."] | Several) -> list[Operator]:
     """Operators of a network in order of evaluation.
 
     Args:
         model: any network that torch.export can trace, or a recurrent one that implements the protocol.
-        x: an input, of which only shape and dtype matter.
+        x: an input, of which only shape and dtype matter, or several, as for :func:`thetabox.certify`.
 
     Raises:
         InputError: the network cannot be traced, or does not take such an input.
