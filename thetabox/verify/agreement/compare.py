@@ -80,7 +80,7 @@ def checked_problem(
     """
     held = inputs(x)
     with torch.inference_mode(False), RUNNING, _same_draws(), _no_fakes():
-        problem = Problem(model, settings, held)
+        problem = _problem(model, settings, held, x)
         settings.box.check(problem.model)
         problem.tensors.check_reach(epsilon)
         given = as_given(x)
@@ -91,6 +91,20 @@ def checked_problem(
         if problem.model is not model:
             compare_folded(problem, model)
         return problem, agreed
+
+
+def _problem(model: nn.Module, settings: Settings, held: Tensor, x: Any) -> Problem:
+    """The question about inputs as floats, or about whole numbers where the network takes nothing else, as an embedding."""
+    try:
+        return Problem(model, settings, held)
+    except InputError as error:
+        whole = inputs(x, keep_indices=True)
+        if whole.is_floating_point() or "no rule" in str(error):
+            raise
+        try:
+            return Problem(model, settings, whole)
+        except InputError as other:
+            raise (other if "indices" in str(error) else error) from None
 
 
 @contextmanager

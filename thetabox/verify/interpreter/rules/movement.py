@@ -81,6 +81,10 @@ def in_type(context: Context, x: Value, source: torch.dtype | None, target: torc
     constant = not x.factor if isinstance(x, Parameter) else x.batch is None and not x.by_row
     if constant and target is torch.bool:
         return nonzero(context, context.interval(x) if isinstance(x, Parameter) else x)
+    if not constant and isinstance(x, Interval) and x.is_point and x.slack == 0.0 and target is not torch.bool:
+        # Whole numbers that a sample is given as real ones, such as places of an embedding.
+        if torch.equal(x.lower, x.lower.trunc()) and _size(context, x) < min(EXACT, ends_of(target)[1]):
+            return replace(x, owned=False)
     truncated = _truncated(context, x, target) if constant else None
     if truncated is None:
         raise InputError(f"{context.where} turns real values into {target}, which has no rule")
