@@ -16,6 +16,7 @@ from thetabox.verify.interpreter.rules.compare import where
 from thetabox.verify.interpreter.rules.elementwise import literal
 from thetabox.verify.interpreter.rules.movement import constant_index, in_result
 from thetabox.verify.interpreter.rules.table import rule
+from thetabox.verify.network.kinds import is_whole
 
 Number = int | float
 
@@ -23,6 +24,9 @@ Number = int | float
 @rule("aten.masked_fill.Scalar", "aten.masked_fill.Tensor", elementwise=True, types="whole")
 def masked_fill(context: Context, x: Interval, mask: Interval, value: Interval | Number) -> Interval:
     """A value where the mask holds, either where that is open; minus infinity stays what it is."""
+    kind = context.kind
+    if kind is not None and kind.whole and isinstance(value, Interval) and not is_whole(kind.operands[2]):
+        raise InputError(f"{context.where} turns a real value into {kind.result}, which has no rule")
     if not isinstance(value, Interval):
         value = literal(context, in_result(context, value), (), x.lower.device)
     return where(context, mask, value, x)
