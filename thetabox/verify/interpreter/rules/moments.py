@@ -184,9 +184,10 @@ def _grouped(
     shape = x.shape
     low, high = (t.reshape(*shape[:first], -1) for t in (x.lower, x.upper))
     group = _scaled(context, low, high, eps, centred)
-    bounds = _centred(context, group) if centred else _uncentred(context, group)
-    lower, upper = (torch.where(_known(context, low, high), t, torch.nan).reshape(shape) for t in bounds)
-    out = Interval(lower, upper, context.rounding.flushed, batch=x.batch, merged=x.merged)
+    lower, upper = _centred(context, group) if centred else _uncentred(context, group)
+    lower, upper = lower - context.rounding.flushed, upper + context.rounding.flushed
+    lower, upper = (torch.where(_known(context, low, high), t, torch.nan).reshape(shape) for t in (lower, upper))
+    out = Interval(lower, upper, batch=x.batch, merged=x.merged)
     if not centred:
         out.nonnegative = x.nonnegative
     return out
@@ -213,8 +214,8 @@ def _scaled(context: Context, low: Tensor, high: Tensor, eps: tuple[float, float
     centre, radius = (near + far) / 2, (far - near) / 2
     # The shift rounds each end, by a relative error of what is left.
     radius = radius * (1.0 + 8.0 * own) + centre.abs() * (8.0 * own) + 4.0 * limits.tiny
-    # What a network adds to the rounding of the bounds.
-    more = max(unit - own, 0.0)
+    # What a network adds to the rounding of the bounds, which it covers twice over by itself.
+    more = unit - own if unit > 2.0 * own else 0.0
     mean, square = size.mean(-1, keepdim=True), (size * size).mean(-1, keepdim=True)
     room = (2.0 * (n + 8) * more) * mean + (8.0 * more) * (size + mean)
     held = (max(eps[0] - literal_error(context, eps[0]), 0.0), eps[1] + literal_error(context, eps[1]))
@@ -246,8 +247,8 @@ def _centred(context: Context, group: _Group) -> tuple[Tensor, Tensor]:
     least = torch.maximum(every - moved, _least_variance(group, every - moved < 0.5 * every))
     floor = (least - lost).clamp(min=0.0) + group.eps[0]
     few = context.rounding.of_operation(16)
-    # No quotient is larger, whatever the variance, but for what is lost of it.
-    cap = ((n - 1) * (1.0 + (-below).clamp(min=0.0) / floor)).sqrt()
+    # No quotient is larger, whatever the variance, but for what a network loses of it.
+    cap = ((n - 1) * (1.0 + group.lost / floor)).sqrt()
 
     def most(reach: Tensor) -> Tensor:
         """The largest quotient whose numerator, before a network's rounding of it, is at most ``reach``."""

@@ -40,9 +40,7 @@ def softmax(context: Context, x: Interval, dim: int, dtype: Any = None) -> Inter
     """``exp(x_i) / sum_j exp(x_j)``, exact in each entry."""
     x = first_cast(context, x, dtype)
     (place,) = dims_of(context, x, dim)
-    out = softmax_ends(context.rounding, x.lower, x.upper, place)
-    out.slack = context.rounding.flushed
-    return out
+    return softmax_ends(context.rounding, x.lower, x.upper, place)
 
 
 @rule("aten._softmax.default")
@@ -68,12 +66,10 @@ def log_softmax(context: Context, x: Interval, dim: int, dtype: Any = None) -> I
         odds = z.clamp(min=0.0) + torch.log1p(torch.exp(-z.abs()))
         return -(odds * (1.0 + outward * few))
 
-    lower, upper = logarithm(x.lower, x.upper, 1.0), logarithm(x.upper, x.lower, -1.0)
-    out = Interval(*_known(x, place, lower, upper))
     # |y_i| is at most |log p_i|, whose rounding is in the ends; what is left is that of the logarithm of the sum.
-    out.slack = 2.0 * sums + rounding.of_operation(2 * ULPS) * (1.0 + math.log(max(terms, 1)))
-    out.slack += terms * rounding.flushed
-    return out
+    left = 2.0 * sums + rounding.of_operation(2 * ULPS) * (1.0 + math.log(max(terms, 1))) + terms * rounding.flushed
+    lower, upper = logarithm(x.lower, x.upper, 1.0) - left, logarithm(x.upper, x.lower, -1.0) + left
+    return Interval(*_known(x, place, lower, upper))
 
 
 @rule("aten._log_softmax.default")
@@ -97,7 +93,7 @@ def logsumexp(context: Context, x: Interval, dim: Any, keepdim: bool = False) ->
 
 
 def softmax_ends(rounding: Rounding, low: Tensor, high: Tensor, dim: int, *, ulps: int = ULPS) -> Interval:
-    """Ends of a softmax of operands in ``[low, high]``, with all rounding but what is flushed to zero.
+    """Ends of a softmax of operands in ``[low, high]``, all rounding in them: a number a tensor would blur exact zeros.
 
     Args:
         rounding: of the bounds and of the network, whose exponential errs by ``ulps``.
@@ -117,7 +113,8 @@ def softmax_ends(rounding: Rounding, low: Tensor, high: Tensor, dim: int, *, ulp
     # How far below the maximum an operand may lie.
     below = (high.detach().amax(dim, keepdim=True) - low.detach()).clamp(max=EXPONENT)
     relative = below * (2.0 * unit) + (sums + rounding.of_operation(ulps + 8))
-    lower, upper = lower * (1.0 - relative).clamp(min=0.0), upper * (1.0 + relative)
+    lower = (lower * (1.0 - relative) - rounding.flushed).clamp(min=0.0)
+    upper = upper * (1.0 + relative) + rounding.flushed
     masked = high == -torch.inf
     lower, upper = lower.masked_fill(masked, 0.0), upper.masked_fill(masked, 0.0)
     lower, upper = _known(Interval(low, high), dim, lower, upper)
