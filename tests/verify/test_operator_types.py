@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.verify import typed_cases_attention  # noqa: F401  # registers its cases
 from tests.verify.typed_cases import CASES, FLOATS, SIZES_ONLY, Batch, Call, Operand, ends, filled, pick
 from thetabox.errors import InputError, OneEpsilonAtATime
 from thetabox.verify.arithmetic.interval import Interval

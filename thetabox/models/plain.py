@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from thetabox import checks
 from thetabox.errors import InputError, Notice
-from thetabox.models.answers import read_as, reading
+from thetabox.models.answers import Answer, read_as, reading
 from thetabox.models.failure import failure
 from thetabox.models.input_type import input_type
 from thetabox.models.running import running
@@ -49,7 +49,8 @@ def plain(model: nn.Module, x: Any, *, keep_indices: bool = False, stacklevel: i
     Args:
         model: answers logits, beside other things or in a dictionary; probabilities; or one number for two classes.
         x: inputs ``[samples, ...]``, or several of them in a tuple or by name.
-        keep_indices: leave whole numbers as they are, see :func:`thetabox.checks.inputs`.
+        keep_indices: leave whole numbers as they are, see :func:`thetabox.checks.inputs`; else they become real ones,
+            unless the network takes whole ones alone, as an embedding does.
         stacklevel: of the warning.
 
     Raises:
@@ -70,14 +71,29 @@ def plain(model: nn.Module, x: Any, *, keep_indices: bool = False, stacklevel: i
         _check_same(model, beside, x, checks.inputs(together))
         model, x = beside, together
         facts["inputs"] = [list(part.shape) for part in parts]
-    inputs = checks.inputs(x, keep_indices=keep_indices)
     with torch.inference_mode(False), same_draws():
-        answer = reading(model, inputs)
+        inputs, answer = _read(model, x, keep_indices)
     if answer is not None:
         facts["answer"] = answer.said()
         warnings.warn(f"the network's answer is read as {answer.said()}", Notice, stacklevel=stacklevel)
         model = read_as(model, answer)
     return Plain(model, inputs, facts)
+
+
+def _read(model: nn.Module, x: Any, keep_indices: bool) -> tuple[Tensor, Answer | None]:
+    """Inputs as the network takes them, and how its answer to them is read."""
+    inputs = checks.inputs(x, keep_indices=keep_indices)
+    try:
+        return inputs, reading(model, inputs)
+    except InputError:
+        whole = inputs if keep_indices else checks.inputs(x, keep_indices=True)
+        if keep_indices or whole.is_floating_point():
+            raise
+        try:
+            return whole, reading(model, whole)
+        except InputError:
+            pass
+        raise
 
 
 def _check_same(model: nn.Module, beside: nn.Module, x: Several, together: Tensor) -> None:

@@ -47,7 +47,10 @@ class Running:
     def __init__(self, model: nn.Module, x: Tensor | None, before: Snapshot, *, wide: bool) -> None:
         self.model = model
         self.tensors = named_tensors(model)
-        self.dtype, self.device = input_type(model, x)
+        self.dtype, self.device = input_type(model)
+        if x is not None and x.is_floating_point():
+            self.dtype, self.device = input_type(model, x)
+        self._takes = input_type(model, x)[0]
         self._held = [*self.tensors.values(), *(t for _, t in reachable(model, Tensor))]
         self._places = {place(t) for t in self._held}
         self._before = before
@@ -91,7 +94,7 @@ class Running:
 
     def inputs(self, x: Tensor) -> Tensor:
         """Inputs in the precision of the network, or in their own where that would round them and the run is wide."""
-        held = x.to(self.dtype)
+        held = x.to(self._takes)
         exact = not self.wide or not x.is_floating_point() or bool((held.double() == x.double()).all())
         # In rows as of a new tensor: one that is contiguous may have other strides where a dimension is of one entry.
         return (held if exact else x.double()).to(self.device).clone(memory_format=torch.contiguous_format)

@@ -114,11 +114,11 @@ def certify(
     asked = plain(model, x)
     model, inputs = asked.model, asked.x
     labels = arguments.labels(y, len(inputs))
-    problem, agreed = agreement.checked_problem(model, chosen, arguments.single(x, inputs), eps)
+    problem, agreed = agreement.checked_problem(model, chosen, inputs, eps, arguments.single(x, inputs))
     clean = agreed.logits
     arguments.check_labels(labels, clean.shape[1])
     known = model_facts(model, chosen.box)
-    facts = {**known, **asked.facts, **(model_info or {})}
+    facts = {**known, **asked.facts, **_left_out(problem, asked.facts), **(model_info or {})}
     key = [known["sha256"], problem.signature(), tensor_hash([inputs, labels, eps]), repr(chosen), criterion]
     effort = float(chosen.options.get("effort", DEFAULT)) if domain == domains.AUTO else None
     started = time.perf_counter()
@@ -149,6 +149,13 @@ def certify(
         profile=_profile(proof.domain, eps, labels) if whole else None,
         finished=proof.finished,
     )
+
+
+def _left_out(problem: Problem, facts: dict[str, Any]) -> dict[str, Any]:
+    """What the certificate says of functions behind the logits, which keep the order of the classes."""
+    ending = problem.network.ending
+    read = facts.get("answer", "logits")
+    return {"answer": f"{read}; bounded in front of the {ending}, which keeps their order"} if ending else {}
 
 
 def _proof(task: sweep.Task, clean: Float[Tensor, "samples classes"], effort: float | None) -> sweep.Proof:
@@ -226,7 +233,7 @@ def logit_bounds(
     if each and len(eps) != len(inputs):
         raise InputError(f"epsilon has {len(eps)} values for {len(inputs)} samples")
     values = eps[None] if each else eps[:, None].expand(-1, len(inputs))
-    problem, _ = agreement.checked_problem(model, chosen, arguments.single(x, inputs), eps)
+    problem, _ = agreement.checked_problem(model, chosen, inputs, eps, arguments.single(x, inputs))
     with sound_kernels():
         interval = functools.reduce(bounds.intersected, _ends(problem, values))
     low, high = interval.lower.view(*values.shape, -1), interval.upper.view(*values.shape, -1)

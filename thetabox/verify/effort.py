@@ -100,6 +100,10 @@ def fan(graph: Graph, operation: Operation) -> int:
     if name in SUMMED_OPERAND:
         shape = _shape(graph, operation, SUMMED_OPERAND[name])
         return max(1, shape[-1] or 1) if shape else 1
+    if name == "aten.scaled_dot_product_attention.default":
+        # Every number is a mean over the keys, and so is every score behind it a sum.
+        shape = _shape(graph, operation, 1)
+        return 2 * max(1, shape[-2] or 1) if shape else 1
     if is_convolution(name):
         shape = _shape(graph, operation, 1)
         # The first dimension counts outputs, or inputs of a transposed one, which then reads as many of the others.

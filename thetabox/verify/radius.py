@@ -105,7 +105,11 @@ def certified_radius(
     model, inputs = asked.model, asked.x
     labels = arguments.labels(y, len(inputs))
     problem, agreed = agreement.checked_problem(
-        model, chosen, arguments.single(x, inputs), torch.tensor([FLOOR, agreement.FAR], dtype=torch.float64)
+        model,
+        chosen,
+        inputs,
+        torch.tensor([FLOOR, agreement.FAR], dtype=torch.float64),
+        arguments.single(x, inputs),
     )
     clean = agreed.logits
     arguments.check_labels(labels, clean.shape[1])

@@ -28,7 +28,6 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from thetabox.checks import inputs
 from thetabox.errors import InputError
 from thetabox.models.calls import Call, alike, widened
 from thetabox.models.fakes import forget_fakes
@@ -66,20 +65,20 @@ class Agreement:
 
 
 def checked_problem(
-    model: nn.Module, settings: Settings, x: Any, epsilon: Float[Tensor, " sweeps"]
+    model: nn.Module, settings: Settings, held: Tensor, epsilon: Float[Tensor, " sweeps"], x: Any
 ) -> tuple[Problem, Agreement]:
     """What every public function that bounds begins with: the network traced, its box looked at, the two compared.
 
     Args:
         model: of the user.
         settings: of the bounds.
-        x: inputs as the user gave them.
+        held: inputs as finite numbers, see :func:`thetabox.models.plain.plain`.
         epsilon: of the certificate.
+        x: inputs as the user gave them.
 
     Raises:
         InputError: as :func:`check`, or nothing moves in the box.
     """
-    held = inputs(x)
     with torch.inference_mode(False), RUNNING, same_draws(), _no_fakes():
         problem = Problem(model, settings, held)
         settings.box.check(problem.model)

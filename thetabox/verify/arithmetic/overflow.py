@@ -28,7 +28,8 @@ def nowhere_infinite(value: Any) -> Any:
         return replace(value, lower=lower, upper=upper, slack=0.0, bound=None)
     if _finite(value.lower) and (value.is_point or _finite(value.upper)):
         return value
-    known = value.lower.isfinite() & value.upper.isfinite()
+    # Minus infinity at both ends is what a mask filled in: exactly that.
+    known = (value.lower.isfinite() & value.upper.isfinite()) | (value.upper == -math.inf)
     lower = torch.where(known, value.lower, math.nan)
     return replace(value, lower=lower, upper=lower if value.is_point else torch.where(known, value.upper, math.nan))
 

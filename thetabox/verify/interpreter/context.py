@@ -172,7 +172,8 @@ class Context:
             # Read again in every time step.
             if id(parameter) not in self._exact:
                 out = Interval.point(theta, nonnegative=bool((theta >= 0).all()))
-                out.slack = parameter.theta_error * out.magnitude
+                # A mask may hold minus infinity.
+                out.slack = parameter.theta_error * out.magnitude if parameter.theta_error else 0.0
                 self._exact[id(parameter)] = (parameter, out)
             return self._exact[id(parameter)][1]
         uniform = self.uniform(parameter.factor)

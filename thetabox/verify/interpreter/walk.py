@@ -25,6 +25,7 @@ from thetabox.verify.interpreter.whole import (
 )
 from thetabox.verify.network.graph import Graph, Layout, Operation, Ref, map_arg_refs
 from thetabox.verify.network.kinds import Kind, is_whole, kinds
+from thetabox.verify.network.operators import REFUSED
 
 Value = Interval | Parameter | Any
 Observer = Callable[[Operation, tuple[Any, ...], Any], None]
@@ -38,8 +39,10 @@ def check_rules(graph: Graph) -> None:
         if operation.index in known:
             continue
         if rule is None:
+            why = REFUSED.get(operation.operator.removeprefix("aten.").split(".")[0])
             raise UnsupportedOperator(
-                f"no rule for operator {operation.describe()}; replace it, or add a rule with thetabox.verify.rule"
+                f"no rule for operator {operation.describe()}"
+                + (f": it {why}" if why else "; replace it, or add a rule with thetabox.verify.rule")
             )
         unheard = rule.unheard(operation)
         if unheard is not None:

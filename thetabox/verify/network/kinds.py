@@ -116,7 +116,11 @@ def _kind(graph: Graph, operation: Operation, chosen: set[int]) -> Kind:
 
 
 def _common(graph: Graph, operation: Operation) -> torch.dtype | None:
-    """The result's type; of truth values, that in which the operands are compared."""
+    """The result's type; of truth values, that in which the operands are compared; of several, the first operand's."""
+    if operation.dtype is None:
+        types = (graph.dtypes.get(a.index) for a in operation.args if isinstance(a, Ref))
+        first = next((t for t in types if t is not None), None)
+        return first if first is not None and first.is_floating_point else None
     if operation.dtype is not torch.bool:
         return operation.dtype
     operands = [_like(graph, a) for a in operation.args if isinstance(a, Ref | int | float)]

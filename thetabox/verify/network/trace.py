@@ -27,6 +27,7 @@ from thetabox.verify.network.branches import sizes_of_calls, sizes_of_trace
 from thetabox.verify.network.graph import Graph, Layout, Operation, Ref
 from thetabox.verify.network.operators import COMPOSITE, DIRECT, RESHAPING
 from thetabox.verify.network.origins import Origins
+from thetabox.verify.network.unfold import unfolded
 from thetabox.verify.network.witness import Witness, witness
 
 # Batch size of the example that is traced: anything above 1, which torch.export would take for a constant.
@@ -235,6 +236,7 @@ def _read(program: Any, prefix: str) -> Graph:
                 layouts[index] = operation.layout
         else:
             raise InputError(f"the exported graph holds a {node.op} node ({node.name}), which has no rule")
+    operations = unfolded(operations, layouts)
     graph = Graph(graph_inputs, tensors, constants, operations, output, layouts, dtypes)
     _check_writes(graph, written)
     for operation in operations:

@@ -2,13 +2,20 @@
 
 from thetabox.verify.interpreter.rules import (
     activation,
+    attention,
     compare,
+    curves,
     dense,
     elementwise,
+    masking,
+    moments,
     movement,
     normalise,
     pooling,
+    prelu,
     reduction,
+    softmax,
+    steps,
 )
 from thetabox.verify.interpreter.rules.table import TABLE, Rule, rule
 
@@ -16,12 +23,19 @@ __all__ = [
     "TABLE",
     "Rule",
     "activation",
+    "attention",
     "compare",
+    "curves",
     "dense",
     "elementwise",
+    "masking",
+    "moments",
     "movement",
     "normalise",
     "pooling",
+    "prelu",
     "reduction",
     "rule",
+    "softmax",
+    "steps",
 ]

@@ -45,7 +45,7 @@ def relu(context: Context, a: Interval) -> Interval:
 @rule("aten.leaky_relu.default", slack=True)
 def leaky_relu(context: Context, a: Interval, negative_slope: Number = 0.01) -> Interval:
     """``a`` where positive, ``slope a`` elsewhere."""
-    slope = _coefficient(context, negative_slope)
+    slope = coefficient_of(context, negative_slope)
     steepness = max(1.0, abs(slope))
     out = _pieces(a, lambda t: F.leaky_relu(t, slope), increasing=slope >= 0)
     magnitude = a.magnitude * steepness
@@ -56,7 +56,7 @@ def leaky_relu(context: Context, a: Interval, negative_slope: Number = 0.01) -> 
     return out
 
 
-def _coefficient(context: Context, value: Number) -> float:
+def coefficient_of(context: Context, value: Number) -> float:
     """A number of the graph that is a number.
 
     Raises:
@@ -124,7 +124,7 @@ def absolute(context: Context, a: Interval) -> Interval:
     return replace(a, lower=low, upper=torch.maximum(a.lower.abs(), a.upper.abs()), nonnegative=True)
 
 
-def _increasing(
+def increasing(
     context: Context,
     a: Interval,
     function: Callable[[Tensor], Tensor],
@@ -134,10 +134,10 @@ def _increasing(
 ) -> Interval:
     """An increasing function with a bounded derivative."""
     out = replace(a.map(function), nonnegative=nonnegative, slack=0.0)
-    return _rounded(context, out, a.slack * steepness)
+    return rounded(context, out, a.slack * steepness)
 
 
-def _rounded(context: Context, out: Interval, slack: float, ulps: int = ULPS, grown: float = 0.0) -> Interval:
+def rounded(context: Context, out: Interval, slack: float, ulps: int = ULPS, grown: float = 0.0) -> Interval:
     """Ends as a library function computed them, with its error and that of the network's own.
 
     ``grown`` times as much stands on the way to the result and may overflow.
@@ -163,13 +163,13 @@ def _within_range(context: Context, out: Interval, grown: float) -> Interval:
 @rule("aten.sigmoid.default", slack=True)
 def sigmoid(context: Context, a: Interval) -> Interval:
     """``1 / (1 + exp(-a))``."""
-    return _increasing(context, a, torch.sigmoid, 0.25, nonnegative=True)
+    return increasing(context, a, torch.sigmoid, 0.25, nonnegative=True)
 
 
 @rule("aten.tanh.default", slack=True)
 def tanh(context: Context, a: Interval) -> Interval:
     """Hyperbolic tangent."""
-    return replace(_increasing(context, a, torch.tanh, 1.0), nonnegative=a.nonnegative)
+    return replace(increasing(context, a, torch.tanh, 1.0), nonnegative=a.nonnegative)
 
 
 @rule("aten.exp.default", slack=True)
@@ -179,7 +179,7 @@ def exp(context: Context, a: Interval) -> Interval:
         a = a.settled(context.rounding.own)
     out = _within_range(context, replace(a.map(torch.exp), nonnegative=True, slack=0.0), 1.0)
     # exp(s) - 1 <= s (1 + s) for s below 1.
-    return _rounded(context, out, a.slack * (1.0 + a.slack) * out.magnitude * SAFETY, grown=1.0)
+    return rounded(context, out, a.slack * (1.0 + a.slack) * out.magnitude * SAFETY, grown=1.0)
 
 
 @rule("aten.log1p.default")
@@ -187,7 +187,7 @@ def log1p(context: Context, a: Interval) -> Interval:
     """``log(1 + a)`` of a nonnegative argument."""
     if not a.nonnegative:
         raise InputError(f"{context.where}: log1p has a rule for nonnegative arguments only")
-    return _increasing(context, a.map(lambda t: t.clamp(min=0.0)), torch.log1p, 1.0, nonnegative=True)
+    return increasing(context, a.map(lambda t: t.clamp(min=0.0)), torch.log1p, 1.0, nonnegative=True)
 
 
 @rule("aten.softplus.default")
@@ -196,7 +196,7 @@ def softplus(context: Context, a: Interval, beta: Number = 1, threshold: Number 
 
     Of a negative beta it is that of ``-beta``, turned round: :math:`-\log(1 + e^{-|\beta| a}) / |\beta|`.
     """
-    beta, threshold = _coefficient(context, beta), _coefficient(context, threshold)
+    beta, threshold = coefficient_of(context, beta), coefficient_of(context, threshold)
     if beta == 0.0 or literal_error(context, beta) > SMALL * abs(beta):
         raise InputError(f"{context.where}: softplus has no rule for beta {beta}; it is 0 or beyond what float32 holds")
     if beta < 0.0:
@@ -228,13 +228,13 @@ def softplus(context: Context, a: Interval, beta: Number = 1, threshold: Number 
     out = Interval(low, low if a.is_point and torch.equal(low, high) else high, nonnegative=threshold >= 0.0)
     # The rounding of beta a is magnified by exp.
     ulps = 2 * ULPS + (0 if beta == 1 else 4 * math.ceil(min(a.magnitude * beta, EXPONENT)))
-    return _rounded(context, replace(out, batch=a.batch, merged=a.merged), rounding.flushed / beta, ulps)
+    return rounded(context, replace(out, batch=a.batch, merged=a.merged), rounding.flushed / beta, ulps)
 
 
 @rule("aten.elu.default", slack=True)
 def elu(context: Context, a: Interval, alpha: Number = 1, scale: Number = 1, input_scale: Number = 1) -> Interval:
     """``scale a`` where positive, ``scale alpha (exp(input_scale a) - 1)`` elsewhere."""
-    alpha, scale, inner = (_coefficient(context, v) for v in (alpha, scale, input_scale))
+    alpha, scale, inner = (coefficient_of(context, v) for v in (alpha, scale, input_scale))
     outer, rounding = alpha * scale, context.rounding
     growing = inner < 0.0  # the exponential, with no bound of its derivative
     if growing:
@@ -259,7 +259,7 @@ def elu(context: Context, a: Interval, alpha: Number = 1, scale: Number = 1, inp
         error += math.inf if growing else abs(outer)
     ulps = 2 * ULPS + (4 * math.ceil(min(a.magnitude * abs(inner), EXPONENT)) if growing else 0)
     slack = a.slack * max(abs(scale), abs(outer * inner))
-    out = _rounded(context, out, (slack + error) * SAFETY, ulps, gain)
+    out = rounded(context, out, (slack + error) * SAFETY, ulps, gain)
     out.slack += rounding.beyond(abs(alpha), abs(scale), abs(outer), abs(inner))
     return out
 
@@ -270,15 +270,22 @@ def selu(context: Context, a: Interval) -> Interval:
     return elu(context, a, 1.6732632423543772, 1.0507009873554805)
 
 
-def _dipped(
+def dipped(
     context: Context,
     a: Interval,
     function: Callable[[Tensor], Tensor],
     place: float,
     least: float,
     error: float,
+    *,
+    steepness: float = 1.2,
+    ulps: int = 2 * ULPS,
+    grown: float = 2.0,
 ) -> Interval:
-    """A function that falls to ``least`` at ``place`` and rises from there; its derivative is below 1.2."""
+    """A function that falls to ``least`` at ``place`` and rises from there.
+
+    Its derivative is at most ``steepness``; ``grown`` times the result stands on the way to it.
+    """
     low, high = function(a.lower), None
     if a.is_point:
         out = Interval.point(low)
@@ -286,10 +293,9 @@ def _dipped(
         high = function(a.upper)
         through = (a.lower < place + 1e-5) & (a.upper > place - 1e-5)
         out = Interval(torch.where(through, least, torch.minimum(low, high)), torch.maximum(low, high))
-    slack = 1.2 * a.slack + context.rounding.of_operation(2 * ULPS) * error + FLUSHED * context.rounding.flushed
+    slack = steepness * a.slack + context.rounding.of_operation(2 * ULPS) * error + FLUSHED * context.rounding.flushed
     out = replace(out, batch=a.batch, merged=a.merged)
-    # Twice the result stands on the way to it.
-    return _rounded(context, out, slack, 2 * ULPS, 2.0)
+    return rounded(context, out, slack, ulps, grown)
 
 
 @rule("aten.gelu.default", slack=True)
@@ -297,18 +303,16 @@ def gelu(context: Context, a: Interval, *, approximate: str = "none") -> Interva
     """``a Φ(a)`` or its tanh form; least about -0.17 at -0.75 (Hendrycks and Gimpel, arXiv 1606.08415)."""
     place, least = (-0.7524614, -0.1700408) if approximate == "tanh" else (-0.7517916, -0.1699713)
     # 1 + erf cancels in the negative tail, where the result is below 1 in size.
-    return _dipped(
-        context, a, lambda t: F.gelu(t, approximate=approximate), place, least - 1e-6, min(a.magnitude, 40.0)
-    )
+    return dipped(context, a, lambda t: F.gelu(t, approximate=approximate), place, least - 1e-6, min(a.magnitude, 40.0))
 
 
 @rule("aten.silu.default", slack=True)
 def silu(context: Context, a: Interval) -> Interval:
     """``a sigmoid(a)``; least about -0.2785 at -1.2785."""
-    return _dipped(context, a, F.silu, -1.2784645, -0.2784645428 - 1e-9, 0.0)
+    return dipped(context, a, F.silu, -1.2784645, -0.2784645428 - 1e-9, 0.0)
 
 
 @rule("aten.hardsigmoid.default", slack=True)
 def hardsigmoid(context: Context, a: Interval) -> Interval:
     """``clamp(a / 6 + 1/2, 0, 1)``."""
-    return _increasing(context, a, F.hardsigmoid, 1.0, nonnegative=True)
+    return increasing(context, a, F.hardsigmoid, 1.0, nonnegative=True)

@@ -185,7 +185,7 @@ def mul(context: Context, a: Operand, b: Operand) -> Interval:
         a, b = b, a
     assert isinstance(a, Interval)
     if not isinstance(b, Interval):
-        return _scaled(context, a, number(context, b))
+        return scaled(context, a, number(context, b))
     magnitude_a, magnitude_b = a.magnitude, b.magnitude
     magnitude = magnitude_a * magnitude_b * SAFETY
     slack = a.slack * magnitude_b + b.slack * magnitude_a + context.rounding.of_operation() * magnitude
@@ -230,7 +230,7 @@ def _largest(a: Tensor, b: Tensor) -> Tensor:
     return torch.maximum(a, b, out=None if a.requires_grad or a.shape != b.shape else a)
 
 
-def _scaled(context: Context, a: Interval, factor: float) -> Interval:
+def scaled(context: Context, a: Interval, factor: float) -> Interval:
     if factor == 1.0:
         return a
     if factor == -1.0:
@@ -257,8 +257,8 @@ def div(context: Context, a: Operand, b: Operand) -> Interval:
     if b == 0:
         raise InputError(f"{context.where} divides by zero")
     if math.frexp(b)[0] in (0.5, -0.5) and abs(b) < 2.0**60:
-        return _scaled(context, a, 1.0 / b)
-    out = _scaled(context, a, 1.0 / b)
+        return scaled(context, a, 1.0 / b)
+    out = scaled(context, a, 1.0 / b)
     # The divisor itself may be below the normal numbers.
     relative = context.rounding.of_operation() + 2.0 * literal_error(context, b) / abs(b)
     out.slack = (out.slack + relative * out.magnitude) * SAFETY

@@ -80,6 +80,8 @@ def in_type(context: Context, x: Value, source: torch.dtype | None, target: torc
             return nonzero(context, x)
         return replace(x, owned=False)
     constant = not x.factor if isinstance(x, Parameter) else x.batch is None and not x.by_row
+    if constant and target is torch.bool:
+        return nonzero(context, context.interval(x) if isinstance(x, Parameter) else x)
     truncated = _truncated(context, x, target) if constant else _whole(context, x, target)
     if truncated is None:
         raise InputError(f"{context.where} turns real values into {target}, which has no rule")
@@ -139,7 +141,7 @@ def reshape(context: Context, x: Value, *args: Any, **kwargs: Any) -> Value:
 def rearrange(context: Context, x: Value, *args: Any, **kwargs: Any) -> Value:
     """The operator itself on both ends."""
     assert context.operation is not None
-    target, plain = context.operation.target, [_indices(context, a) for a in args]
+    target, plain = context.operation.target, [constant_index(context, a) for a in args]
     if "squeeze" in context.operation.operator.split(".")[1] and "un" not in context.operation.operator:
         return _moved(x, lambda t: t.squeeze(_single(x, *plain)))
     return _moved(x, lambda t: target(t, *plain, **kwargs))
@@ -163,7 +165,7 @@ def pad(context: Context, x: Value, sizes: list[int], mode: str = "constant", va
 @rule("aten.constant_pad_nd.default", parameters=True, slack=True, types="moves")
 def padded(context: Context, x: Value, sizes: list[int], value: float = 0.0) -> Value:
     """One number around."""
-    value = _in_result(context, value)
+    value = in_result(context, value)
     if value and isinstance(x, Parameter):
         x = context.interval(x)
     moved = _moved(x, lambda t: F.pad(t, sizes, value=value))
@@ -188,13 +190,13 @@ def cut(context: Context, x: Value, dim: int = 0, start: Any = None, end: Any = 
 @rule("aten.index.Tensor", parameters=True, slack=True, types="moves")
 def index(context: Context, x: Value, places: list[Any]) -> Value:
     """Entries at constant places."""
-    where = [_indices(context, p) for p in places]
+    where = [constant_index(context, p) for p in places]
     if isinstance(x, Interval) and x.batch is not None and x.batch < len(where) and where[x.batch] is not None:
         raise InputError(f"{context.where} picks samples")
     return _moved(x, lambda t: t[tuple(slice(None) if w is None else w for w in where)])
 
 
-def _indices(context: Context, value: Any) -> Any:
+def constant_index(context: Context, value: Any) -> Any:
     """A constant tensor of indices, out of the box that holds it."""
     if isinstance(value, Parameter):
         if value.factor:
@@ -312,10 +314,10 @@ def arange(context: Context, *args: Any, **kwargs: Any) -> Interval:
 
 def _constant(context: Context, value: Any) -> Interval:
     sizes = _layout(context).sizes(context.sweep.samples)
-    return literal(context, _in_result(context, value), sizes, context.sweep.values.device)
+    return literal(context, in_result(context, value), sizes, context.sweep.values.device)
 
 
-def _in_result(context: Context, value: Any) -> float:
+def in_result(context: Context, value: Any) -> float:
     """A number of the graph as a tensor of the result's type holds it, if that is no wide floating type."""
     exact = number(context, value)
     result = None if context.kind is None else context.kind.result

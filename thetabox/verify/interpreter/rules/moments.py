@@ -1,0 +1,347 @@
+r"""Layer, group, instance and root-mean-square norm: numbers over the moments of a group of them.
+
+**Real function.** With :math:`\mu, v` the mean and variance of the n numbers of a group, :math:`N_i = x_i - \mu` and
+:math:`v'_i` the variance of the others, :math:`v = N_i^2/(n-1) + \frac{n-1}{n} v'_i`, so
+
+.. math:: y_i = \frac{N_i}{\sqrt{v + e}} = q(N_i, W_i), \quad q(a, W) = \frac{a}{\sqrt{a^2/(n-1) + W}},
+          \quad W_i = \tfrac{n-1}{n} v'_i + e .
+
+:math:`q` rises in a and falls in size with W, so the range of :math:`N_i` (the own operand counted once) and of
+:math:`W_i` give bounds that are exact but for what both share, and never leave :math:`\pm\sqrt{n-1}`. Intervals
+:math:`c \pm r` of the others, whose mean of centres is :math:`m_i`, give
+
+.. math:: \Big|\, nW_i - ne - \sum_{j \ne i} (c_j - m_i)^2 \Big| \le 2 \sum_{j \ne i} |c_j - m_i| r_j
+          \;(+ \sum_{j \ne i} r_j^2 \text{ above}),
+
+below because a sum of squares is convex and lies above its tangent, above because the sum of squares around any number
+is at least that around the mean. :math:`|c_j - m_i| \le |c_j - m| + |c_i - m|/(n-1)` makes it one pass. Besides,
+:math:`v` is at least the least of :math:`\sum_j \mathrm{dist}(t, [l_j, u_j])^2 / n` over t, which is exact over a box of
+all operands (a projection onto the constant vectors): the better of both is taken.
+
+For a root mean square, own and other operands are independent, and the range is exact.
+
+**Rounding** of the bounds: everything is first shifted by about the group's mean and scaled by a power of two, so that
+each number errs relative to the group's spread. **Of a float32 network**: kernels of torch take the variance from
+:math:`E[x^2] - \mu^2`, in two passes, or by Welford's and Chan's updates. All of them err by at most
+:math:`8(n + 8)u\,E[x^2]`: the first by :math:`\gamma_{n+2} E[x^2] + 2|\mu|\gamma_{n+2} E|x|` (Higham, Accuracy and Stability of
+Numerical Algorithms, ch. 3), updates by no more (Chan, Golub and LeVeque, The American Statistician 37, 1983, with
+:math:`\sqrt{v E[x^2]} \le E[x^2]`). The mean errs by :math:`2(n + 8)u E|x|`, and the difference, or the product with
+:math:`1/\sqrt{v + e}` taken apart as :math:`x s - \mu s`, by :math:`8u(|x| + |\mu|)`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thetabox.errors import InputError
+from thetabox.verify.arithmetic.interval import Interval
+from thetabox.verify.arithmetic.parameter import Parameter
+from thetabox.verify.interpreter.context import Context
+from thetabox.verify.interpreter.rules.elementwise import add, literal_error, mul
+from thetabox.verify.interpreter.rules.normalise import batch_norm
+from thetabox.verify.interpreter.rules.table import rule
+from thetabox.verify.network.graph import Layout
+
+Operand = Interval | Parameter | None
+# Steps of the search for the constant nearest to a box; any number is sound.
+STEPS = 24
+
+
+@rule("aten.layer_norm.default", parameters=True, slack=True, honours=("cudnn_enable",))
+def layer_norm(
+    context: Context,
+    x: Interval | Parameter,
+    shape: Sequence[int],
+    weight: Operand = None,
+    bias: Operand = None,
+    eps: float = 1e-5,
+) -> Interval:
+    """``(x - mean) / sqrt(variance + eps) * weight + bias`` over the last dimensions (Ba et al., arXiv 1607.06450)."""
+    x = _value(context, x)
+    first = x.lower.dim() - len(shape)
+    if x.batch is not None and x.batch >= first:
+        raise InputError(f"{context.where} mixes samples")
+    out = _grouped(context, x, (eps, eps), first)
+    return _affine(context, out, weight, bias, 0)
+
+
+@rule("aten.native_layer_norm.default", parameters=True, slack=True)
+def native_layer_norm(
+    context: Context, x: Interval | Parameter, shape: Sequence[int], weight: Operand, bias: Operand, eps: float
+) -> tuple[Interval, None, None]:
+    """The form of a decomposed export."""
+    return layer_norm(context, x, shape, weight, bias, eps), None, None
+
+
+@rule("aten.group_norm.default", parameters=True, slack=True, honours=("cudnn_enabled",))
+def group_norm(
+    context: Context,
+    x: Interval | Parameter,
+    groups: int,
+    weight: Operand = None,
+    bias: Operand = None,
+    eps: float = 1e-5,
+) -> Interval:
+    """``(x - mean) / sqrt(variance + eps) * weight + bias`` over groups of channels (Wu and He, ECCV 2018)."""
+    x = _samples_first(context, x)
+    shape = x.shape
+    apart = x.moved(lambda t: t.reshape(t.shape[0], groups, -1))
+    out = _grouped(context, apart, (eps, eps), 2)
+    out = replace(out.moved(lambda t: t.reshape(shape)), batch=0, merged=x.merged)
+    return _affine(context, out, weight, bias, len(shape) - 2)
+
+
+@rule("aten.native_group_norm.default", parameters=True, slack=True, honours=("N", "C", "HxW"))
+def native_group_norm(
+    context: Context,
+    x: Interval | Parameter,
+    weight: Operand,
+    bias: Operand,
+    samples: Any,
+    channels: Any,
+    positions: Any,
+    groups: int,
+    eps: float,
+) -> tuple[Interval, None, None]:
+    """The form of a decomposed export."""
+    return group_norm(context, x, groups, weight, bias, eps), None, None
+
+
+@rule("aten.instance_norm.default", parameters=True, slack=True, honours=("momentum", "cudnn_enabled"))
+def instance_norm(
+    context: Context,
+    x: Interval | Parameter,
+    weight: Operand,
+    bias: Operand,
+    mean: Operand,
+    variance: Operand,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool = False,
+) -> Interval:
+    """Each channel of a sample by its own statistics, or by stored ones (Ulyanov et al., arXiv 1607.08022)."""
+    if not use_input_stats:
+        return batch_norm(context, _value(context, x), weight, bias, mean, variance, False, momentum, eps)
+    if mean is not None or variance is not None:
+        raise InputError(f"{context.where} writes to its statistics; only evaluation mode has a rule")
+    x = _samples_first(context, x)
+    return group_norm(context, x, x.shape[1], weight, bias, eps)
+
+
+@rule("aten.rms_norm.default", parameters=True, slack=True)
+def rms_norm(
+    context: Context, x: Interval | Parameter, shape: Sequence[int], weight: Operand = None, eps: float | None = None
+) -> Interval:
+    """``x / sqrt(mean(x ** 2) + eps) * weight`` over the last dimensions (Zhang and Sennrich, NeurIPS 2019)."""
+    x = _value(context, x)
+    first = x.lower.dim() - len(shape)
+    if x.batch is not None and x.batch >= first:
+        raise InputError(f"{context.where} mixes samples")
+    least = greatest = eps
+    if least is None or greatest is None:
+        # The distance of 1 to the next number of the type: whichever the network runs in.
+        kind = None if context.kind is None else context.kind.result
+        least, greatest = torch.finfo(torch.float64).eps, torch.finfo(kind or torch.float32).eps
+    out = _grouped(context, x, (least, greatest), first, centred=False)
+    return _affine(context, out, weight, None, 0)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Numbers of a group in the last dimension, shifted and divided by their size: ``centre ± radius``.
+
+    Attributes:
+        centre, radius: of each number.
+        room: what a network's own subtraction of the mean may be off by.
+        eps: what is added to the variance, at least and at most.
+        lost: what a network's own variance may be off by.
+    """
+
+    centre: Tensor
+    radius: Tensor
+    room: Tensor
+    eps: tuple[Tensor, Tensor]
+    lost: Tensor
+
+
+def _grouped(context: Context, x: Interval, eps: tuple[float, float], first: int, *, centred: bool = True) -> Interval:
+    """All numbers from dimension ``first`` on as one group; with ``centred`` their mean is subtracted.
+
+    ``eps`` is the least and greatest number that is added to the variance.
+    """
+    if not (math.isfinite(eps[1]) and eps[0] >= 0.0):
+        raise InputError(f"{context.where} adds {eps[0]} to a variance; give it a finite number of at least 0")
+    x = x.settled(context.rounding.own)
+    shape = x.shape
+    low, high = (t.reshape(*shape[:first], -1) for t in (x.lower, x.upper))
+    group = _scaled(context, low, high, eps, centred)
+    lower, upper = _centred(context, group) if centred else _uncentred(context, group)
+    lower, upper = lower - context.rounding.flushed, upper + context.rounding.flushed
+    lower, upper = (torch.where(_known(context, low, high), t, torch.nan).reshape(shape) for t in (lower, upper))
+    out = Interval(lower, upper, batch=x.batch, merged=x.merged)
+    if not centred:
+        out.nonnegative = x.nonnegative
+    return out
+
+
+def _known(context: Context, low: Tensor, high: Tensor) -> Tensor:
+    """Groups whose numbers are all known, and of which no network's sum of squares overflows."""
+    known = (low.isfinite() & high.isfinite()).all(-1, keepdim=True)
+    if context.rounding.network:
+        largest = torch.maximum(low.detach().abs(), high.detach().abs()).amax(-1, keepdim=True)
+        known = known & (largest * largest * (4.0 * low.shape[-1]) < context.rounding.overflow)
+    return known
+
+
+def _scaled(context: Context, low: Tensor, high: Tensor, eps: tuple[float, float], centred: bool) -> _Group:
+    own, unit, n = context.rounding.own, context.rounding.of_operation(), low.shape[-1]
+    size = torch.maximum(low.abs(), high.abs())
+    shift = ((low + high) / 2).detach().mean(-1, keepdim=True) if centred else torch.zeros_like(low[..., :1])
+    near, far = low - shift, high - shift
+    limits = torch.finfo(low.dtype)
+    scale = torch.maximum(near.detach().abs(), far.detach().abs()).amax(-1, keepdim=True)
+    scale = scale.clamp(min=max(math.sqrt(eps[1]), limits.tiny**0.45), max=limits.max / 4.0)
+    near, far, size = near / scale, far / scale, size / scale
+    centre, radius = (near + far) / 2, (far - near) / 2
+    # The shift rounds each end, by a relative error of what is left.
+    radius = radius * (1.0 + 8.0 * own) + centre.abs() * (8.0 * own) + 4.0 * limits.tiny
+    # What a network adds to the rounding of the bounds, which it covers twice over by itself.
+    more = unit - own if unit > 2.0 * own else 0.0
+    mean, square = size.mean(-1, keepdim=True), (size * size).mean(-1, keepdim=True)
+    room = (2.0 * (n + 8) * more) * mean + (8.0 * more) * (size + mean)
+    held = (max(eps[0] - literal_error(context, eps[0]), 0.0), eps[1] + literal_error(context, eps[1]))
+    least, greatest = (torch.full_like(scale, e) / scale / scale for e in held)
+    ends = (least * (1.0 - 8.0 * unit), greatest * (1.0 + 8.0 * unit) + limits.tiny)
+    return _Group(centre, radius, room, ends, square * (8.0 * (n + 8) * more))
+
+
+def _centred(context: Context, group: _Group) -> tuple[Tensor, Tensor]:
+    """Ends of ``(x - mean) / sqrt(variance + eps)``."""
+    n = group.centre.shape[-1]
+    if n == 1:
+        zero = torch.zeros_like(group.centre)
+        return zero, zero
+    error = 4.0 * (n + 16) * context.rounding.own
+    off, r = group.centre - group.centre.mean(-1, keepdim=True), group.radius
+    slip = group.centre.abs().mean(-1, keepdim=True) * error  # of the mean
+    spread = (1.0 - 1.0 / n) * r + (r.sum(-1, keepdim=True) - r) / n
+    spread = spread * (1.0 + error) + off.abs() * error + slip
+    # The variance of all, and what that of the others leaves of it, as sums divided by n.
+    every, wide = (off * off).mean(-1, keepdim=True), (r * r).mean(-1, keepdim=True)
+    size = off.abs() + slip
+    moved = 2.0 * (1.0 + error) * (size * r).mean(-1, keepdim=True)
+    lost = (
+        (every + wide + moved) * error
+        + 2.0 * slip * size.mean(-1, keepdim=True)
+        + torch.finfo(off.dtype).tiny
+        + group.lost
+    )
+    alone = every - off * off / (n - 1)
+    apart = moved + (2.0 * (1.0 + error) / n) * (size * (r.sum(-1, keepdim=True) - r) / (n - 1) - size * r)
+    below = (alone - apart).clamp(min=0.0) - lost + group.eps[0]
+    above = alone + apart + (wide - r * r / n) * (1.0 + error) + lost + group.eps[1]
+    least = torch.maximum(every - moved, _least_variance(group, every - moved < 0.5 * every))
+    floor = (least - lost).clamp(min=0.0) + group.eps[0]
+    few = context.rounding.of_operation(16)
+    # No quotient is larger, whatever the variance, but for what a network loses of it.
+    cap = ((n - 1) * (1.0 + group.lost / floor)).sqrt()
+
+    def most(reach: Tensor) -> Tensor:
+        """The largest quotient whose numerator, before a network's rounding of it, is at most ``reach``."""
+        top, rounded = reach.clamp(min=0.0), reach + group.room
+        whole = torch.where(below >= 0, torch.maximum(reach * reach / (n - 1) + below, floor), floor)
+        positive = torch.minimum(top / whole.sqrt(), cap) + (rounded.clamp(min=0.0) - top) / floor.sqrt()
+        negative = rounded / (reach * reach / (n - 1) + above).sqrt()
+        return torch.where(rounded >= 0, positive * (1.0 + few), negative * (1.0 - few))
+
+    upper, lower = most(off + spread), -most(spread - off)
+    gone = floor <= 0.0
+    return torch.where(gone, torch.nan, lower), torch.where(gone, torch.nan, upper)
+
+
+def _least_variance(group: _Group, wanted: Tensor) -> Tensor:
+    r"""Least :math:`\sum_j \mathrm{dist}(t, [l_j, u_j])^2 / n` over t, where it is wanted; else 0.
+
+    It is convex in t: with g its derivative at t and w the width of what holds the minimum, it is at least the value at
+    t less :math:`|g| w`.
+    """
+    low, high = group.centre - group.radius, group.centre + group.radius
+    if not bool(wanted.any()):
+        return torch.zeros_like(low[..., :1])
+    with torch.no_grad():
+        left, right = low.amin(-1, keepdim=True), high.amax(-1, keepdim=True)
+        for _ in range(STEPS):
+            middle = (left + right) / 2
+            slope = ((middle - high).clamp(min=0.0) - (low - middle).clamp(min=0.0)).sum(-1, keepdim=True)
+            left, right = torch.where(slope <= 0, middle, left), torch.where(slope > 0, middle, right)
+        place, width = (left + right) / 2, right - left
+    above, under = (place - high).clamp(min=0.0), (low - place).clamp(min=0.0)
+    slope = (above - under).mean(-1, keepdim=True).abs() + STEPS * torch.finfo(low.dtype).eps
+    value = (above * above + under * under).mean(-1, keepdim=True) - 2.0 * slope * width
+    return torch.where(wanted, value, 0.0).clamp(min=0.0)
+
+
+def _uncentred(context: Context, group: _Group) -> tuple[Tensor, Tensor]:
+    """Ends of ``x / sqrt(mean(x ** 2) + eps)``, exact: own and other operands are independent."""
+    n = group.centre.shape[-1]
+    error = 4.0 * (n + 16) * context.rounding.own
+    low, high = group.centre - group.radius, group.centre + group.radius
+    inner = torch.maximum(low.clamp(min=0.0), (-high).clamp(min=0.0)).square()
+    outer = torch.maximum(low.abs(), high.abs()).square()
+    least, most = (t.mean(-1, keepdim=True) for t in (inner, outer))
+    below = (least * (1.0 - error) - inner / n).clamp(min=0.0) + group.eps[0]
+    above = most * (1.0 + error) - outer / n + group.eps[1]
+    # A network's mean of squares errs relatively, in any order.
+    few = context.rounding.of_sum(n) + context.rounding.of_operation(16)
+
+    def end(reach: Tensor) -> Tensor:
+        size = reach / (reach * reach / n + torch.where(reach >= 0, below, above)).sqrt()
+        return torch.where(reach > 0, size * (1.0 + few), torch.where(reach < 0, size * (1.0 - few), 0.0))
+
+    upper, lower = end(high), -end(-low)
+    gone = least * (1.0 - error) + group.eps[0] <= 0.0
+    return torch.where(gone, torch.nan, lower), torch.where(gone, torch.nan, upper)
+
+
+def _affine(context: Context, out: Interval, weight: Operand, bias: Operand, after: int) -> Interval:
+    """``out * weight + bias``, parameters with ``after`` dimensions behind the channels."""
+    assert context.operation is not None
+    layout = context.operation.layout
+    layout = layout[0] if isinstance(layout, tuple) else layout
+    assert isinstance(layout, Layout)
+
+    def aligned(v: Interval | Parameter) -> list[Interval]:
+        v = context.interval(v) if isinstance(v, Parameter) else v
+        v = v.moved(lambda t: t.reshape(*t.shape, *[1] * after))
+        return context.aligned([replace(out, batch=layout.batch, merged=layout.merged), v], layout)
+
+    lost = 0.0
+    if weight is not None:
+        left, right = aligned(weight)
+        out = mul(context, left, right)
+        # A network may multiply the mean by the weight before it subtracts it.
+        lost = context.rounding.of_operation(4) * out.magnitude + context.rounding.subnormal
+    if bias is not None:
+        left, right = aligned(bias)
+        lost += context.rounding.of_operation(4) * right.magnitude
+        out = add(context, left, right)
+    out.slack += lost
+    return out
+
+
+def _value(context: Context, x: Interval | Parameter) -> Interval:
+    return context.interval(x) if isinstance(x, Parameter) else x
+
+
+def _samples_first(context: Context, x: Interval | Parameter) -> Interval:
+    x = _value(context, x)
+    if x.batch != 0 or x.by_row:
+        raise InputError(f"{context.where}: the first dimension of its input must be the samples'")
+    return x
