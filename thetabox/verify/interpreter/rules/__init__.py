@@ -16,6 +16,7 @@ from thetabox.verify.interpreter.rules import (
     reduction,
     softmax,
     steps,
+    weight_norm,
 )
 from thetabox.verify.interpreter.rules.table import TABLE, Rule, rule
 
@@ -38,4 +39,5 @@ __all__ = [
     "rule",
     "softmax",
     "steps",
+    "weight_norm",
 ]
