@@ -4,11 +4,16 @@ from thetabox.verify.interpreter.rules import (
     activation,
     compare,
     dense,
+    einsum,
     elementwise,
     movement,
     normalise,
     pooling,
+    products,
+    rearrangement,
     reduction,
+    resampling,
+    statistics,
 )
 from thetabox.verify.interpreter.rules.table import TABLE, Rule, rule
 
@@ -18,10 +23,15 @@ __all__ = [
     "activation",
     "compare",
     "dense",
+    "einsum",
     "elementwise",
     "movement",
     "normalise",
     "pooling",
+    "products",
+    "rearrangement",
     "reduction",
+    "resampling",
     "rule",
+    "statistics",
 ]

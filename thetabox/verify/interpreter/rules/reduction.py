@@ -19,7 +19,12 @@ from thetabox.verify.interpreter.rules.movement import in_type
 from thetabox.verify.interpreter.rules.table import rule
 
 
-def _dims(context: Context, x: Interval, dim: Any) -> tuple[int, ...]:
+def dimensions(context: Context, x: Interval, dim: Any) -> tuple[int, ...]:
+    """The dimensions that a reduction names, or all of them.
+
+    Raises:
+        InputError: the samples lie in one of them.
+    """
     rank = x.lower.dim()
     chosen = range(rank) if dim is None or dim == [] else (dim if isinstance(dim, Sequence) else [dim])
     dims = tuple(d % max(rank, 1) for d in chosen)
@@ -32,7 +37,7 @@ def _terms(x: Interval, dims: tuple[int, ...]) -> int:
     return prod(x.shape[d] for d in dims) if x.shape else 1
 
 
-def _first_cast(context: Context, x: Interval, dtype: torch.dtype | None) -> Interval:
+def first_cast(context: Context, x: Interval, dtype: torch.dtype | None) -> Interval:
     """A reduction turns its terms into the type that it is given before it adds them up."""
     if dtype is None or context.kind is None:
         return x
@@ -43,8 +48,8 @@ def _first_cast(context: Context, x: Interval, dtype: torch.dtype | None) -> Int
 @rule("aten.sum.dim_IntList", "aten.sum.default", slack=True, types="whole")
 def total(context: Context, x: Interval, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Interval:
     """Sum; ``n`` terms of magnitude ``M`` err by at most ``γ n M``."""
-    x = _first_cast(context, x, dtype)
-    dims = _dims(context, x, dim)
+    x = first_cast(context, x, dtype)
+    dims = dimensions(context, x, dim)
     terms = _terms(x, dims)
     out = Interval(*_ends(x, lambda t: t.sum(dims, keepdim)), nonnegative=x.nonnegative)
     out.slack = (x.slack + context.rounding.of_sum(terms) * x.magnitude) * terms * SAFETY
@@ -55,8 +60,8 @@ def total(context: Context, x: Interval, dim: Any = None, keepdim: bool = False,
 @rule("aten.mean.dim", "aten.mean.default", slack=True)
 def mean(context: Context, x: Interval, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Interval:
     """Mean: the sum divided by a whole number."""
-    x = _first_cast(context, x, dtype)
-    dims = _dims(context, x, dim)
+    x = first_cast(context, x, dtype)
+    dims = dimensions(context, x, dim)
     terms = _terms(x, dims)
     out = Interval(*_ends(x, lambda t: t.mean(dims, keepdim)), bound=x.bound, nonnegative=x.nonnegative)
     out.slack = _mean_slack(context, x, terms)
@@ -115,14 +120,14 @@ class RunningMean:
 @rule("aten.amax.default", slack=True, types="moves")
 def largest(context: Context, x: Interval, dim: Any = (), keepdim: bool = False) -> Interval:
     """Maximum, exact."""
-    dims = _dims(context, x, list(dim))
+    dims = dimensions(context, x, list(dim))
     return Interval(*_ends(x, lambda t: t.amax(dims, keepdim)), x.slack, x.bound, x.nonnegative)
 
 
 @rule("aten.amin.default", slack=True, types="moves")
 def smallest(context: Context, x: Interval, dim: Any = (), keepdim: bool = False) -> Interval:
     """Minimum, exact."""
-    dims = _dims(context, x, list(dim))
+    dims = dimensions(context, x, list(dim))
     return Interval(*_ends(x, lambda t: t.amin(dims, keepdim)), x.slack, x.bound, x.nonnegative)
 
 
