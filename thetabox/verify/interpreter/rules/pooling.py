@@ -27,8 +27,9 @@ def _check(context: Context, x: Interval) -> None:
         raise InputError(f"{context.where}: the first dimension of a pooling's input must be the samples'")
 
 
-@rule("aten.max_pool1d.default", "aten.max_pool2d.default", "aten.max_pool2d_with_indices.default",
-      "aten.max_pool3d.default", "aten.max_pool3d_with_indices.default", slack=True, types="whole")  # a list of operators  # fmt: skip
+@rule("aten.max_pool1d.default", "aten.max_pool2d.default", "aten.max_pool3d.default",
+      "aten.max_pool2d_with_indices.default", "aten.max_pool3d_with_indices.default", slack=True,
+      types="whole")  # a list of operators  # fmt: skip
 def max_pool(
     context: Context,
     x: Interval,
@@ -108,7 +109,8 @@ def average_pool(
 
 
 @rule("aten.adaptive_avg_pool1d.default", "aten.adaptive_avg_pool2d.default", "aten.adaptive_avg_pool3d.default",
-      "aten._adaptive_avg_pool2d.default", "aten._adaptive_avg_pool3d.default", slack=True)  # a list of operators  # fmt: skip
+      "aten._adaptive_avg_pool2d.default", "aten._adaptive_avg_pool3d.default",
+      slack=True)  # a list of operators  # fmt: skip
 def adaptive_average_pool(context: Context, x: Interval, size: Any) -> Interval:
     """Mean of each part."""
     _check(context, x)

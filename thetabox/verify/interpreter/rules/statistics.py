@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -78,7 +79,7 @@ def product(context: Context, x: Interval, dim: int, keepdim: bool = False, *, d
     x = first_cast(context, x, dtype).settled(context.rounding.own)
     (place,) = dimensions(context, x, dim)
     count = x.shape[place] if x.shape else 1
-    factors = [x.moved(lambda t, i=i: t.select(place, i)) for i in range(count)] if x.shape else [x]
+    factors = [x.moved(partial(torch.select, dim=place, index=i)) for i in range(count)] if x.shape else [x]
     if not factors:
         raise InputError(f"{context.where} multiplies no values")
     out = replace(factors[0], bound=None)
