@@ -173,7 +173,7 @@ def cut(context: Context, x: Value, dim: int = 0, start: Any = None, end: Any = 
     return _moved(x, lambda t: torch.ops.aten.slice.Tensor(t, dim, start, end, step))
 
 
-@rule("aten.index.Tensor", parameters=True, slack=True, types="moves")
+@rule("aten.index.Tensor", "aten._unsafe_index.Tensor", parameters=True, slack=True, types="moves")
 def index(context: Context, x: Value, places: list[Any]) -> Value:
     """Entries at constant places."""
     where = [_indices(context, p) for p in places]

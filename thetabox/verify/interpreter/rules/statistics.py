@@ -123,10 +123,11 @@ def variance(
     lower = _squares(nearest, dims, keepdim) / divisor
     upper = torch.minimum(_squares(farthest, dims, keepdim), _squares(around, dims, keepdim)) / divisor
     out = Interval(torch.minimum(lower, upper), upper, nonnegative=True)
-    # Each difference errs by gamma times the largest value, whichever way the mean is taken, and so do running sums.
-    size = x.magnitude * 3.0
-    relative = context.rounding.of_sum(8 * terms + 32)
-    out.slack = (8.0 * relative * size * size * (terms / divisor) + terms * context.rounding.flushed) * SAFETY
+    # A difference to the computed mean errs by gamma times 2M, their squares' sum by 13 gamma n M²; running means
+    # and sums (Chan, Golub and LeVeque, The American Statistician 37, 1983) by no more than twice that.
+    size = x.magnitude
+    relative = context.rounding.of_sum(4 * terms + 32)
+    out.slack = (24.0 * relative * size * size * (terms / divisor) + terms * context.rounding.flushed) * SAFETY
     out.slack += context.rounding.beyond(4.0 * terms * size * size)
     return out
 

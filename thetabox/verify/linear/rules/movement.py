@@ -46,7 +46,8 @@ def moved(walk: Walk, operation: Operation, a: Tensor, region: Region | None) ->
     walk.give(*transposed(walk, operation, a))
 
 
-@backward("aten.expand.default", "aten.index_select.default", "aten.index.Tensor", *OFTEN)
+@backward("aten.expand.default", "aten.index_select.default", "aten.index.Tensor", "aten._unsafe_index.Tensor",
+          *OFTEN)  # a list of operators  # fmt: skip
 def repeated(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
     """Values that may be read several times: their coefficients are sums."""
     index, first = transposed(walk, operation, a)
