@@ -156,3 +156,10 @@ def dependants(graph: Graph, roots: Iterable[int]) -> set[int]:
         if any(i in positions for i in operation.inputs):
             positions.add(operation.index)
     return positions
+
+
+def arguments(operation: Operation) -> dict[str, Any]:
+    """All arguments of an operation by the names of its schema, defaults included."""
+    known = {a.name: a.default_value for a in operation.target._schema.arguments if a.has_default_value()}
+    places = [a.name for a in operation.target._schema.arguments if not a.kwarg_only]
+    return known | dict(zip(places, operation.args, strict=False)) | operation.kwargs

@@ -24,6 +24,7 @@ from thetabox.errors import InputError
 from thetabox.models.twins import ModeChangesWeights, untouched
 from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.network.branches import sizes_of_calls, sizes_of_trace
+from thetabox.verify.network.composites import as_layers_call, decompositions
 from thetabox.verify.network.graph import Graph, Layout, Operation, Ref
 from thetabox.verify.network.operators import COMPOSITE, DIRECT, RESHAPING
 from thetabox.verify.network.origins import Origins
@@ -87,7 +88,7 @@ def _trace(model: nn.Module, module: nn.Module, examples: Sequence[Tensor], inpu
             export = partial(torch.export.export, module, inputs, dynamic_shapes=dynamic, strict=False)
             program = copy_context().run(export)
             if not _functional(program):
-                program = program.run_decompositions({})
+                program = program.run_decompositions(decompositions(program))
         with untouched(model, numbers=True), _quiet(), sound_kernels():
             sizes = copy_context().run(sizes_of_calls, module, inputs)
     except ModeChangesWeights:
@@ -273,6 +274,8 @@ def _operation(index: int, node: Node, reference: Any, prefix: str) -> Operation
     target, args, kwargs = node.target, node.args, dict(node.kwargs)
     if _is_cast(node):
         target, args, kwargs = torch.ops.aten._to_copy.default, args[:1], {"dtype": args[1]}
+    elif (call := as_layers_call(node)) is not None:
+        target, args = call
     name = "getitem" if target is operator.getitem else str(target)
     stack = node.meta.get("nn_module_stack") or {}
     where = list(stack.values())[-1][0] if stack else ""

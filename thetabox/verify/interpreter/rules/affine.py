@@ -34,9 +34,9 @@ def affine(context: Context, x: Interval, weight: Operand, bias: Operand, produc
     if isinstance(weight, Parameter) and x.batch is None:
         weight = context.interval(weight)
     if isinstance(weight, Interval):
-        return _add_bias(context, _interval_weight(context, x, weight, product, terms), bias, terms)
+        return add_bias(context, _interval_weight(context, x, weight, product, terms), bias, terms)
     if isinstance(bias, Interval):
-        return _add_bias(context, affine(context, x, weight, None, product, terms), bias, terms)
+        return add_bias(context, affine(context, x, weight, None, product, terms), bias, terms)
     assert isinstance(weight, Parameter)
     if not weight.relative:
         return _absolute_weight(context, x, weight, bias, product, terms)
@@ -190,7 +190,7 @@ def product_of_values(context: Context, a: Interval, b: Interval) -> Interval:
     return ends(context, middle, around, relative)
 
 
-def _add_bias(context: Context, out: Interval, bias: Operand, terms: int) -> Interval:
+def add_bias(context: Context, out: Interval, bias: Operand, terms: int) -> Interval:
     """Add a bias whose ε differs from row to row, or that is a computed value."""
     if bias is None:
         return out

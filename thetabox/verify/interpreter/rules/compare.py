@@ -187,8 +187,8 @@ def minimum(context: Context, a: Interval, b: Interval) -> Interval:
 @rule("aten.sign.default", slack=True, types="whole")
 def sign(context: Context, a: Interval) -> Interval:
     """-1, 0 or 1."""
-    positive, negative = _compare(context, a, 0.0, strict=True), _compare(context, _flip(a), 0.0, strict=True)
-    return sub(context, positive, negative)
+    positive = _compare(context, a, 0.0, strict=True)
+    return positive if a.nonnegative else sub(context, positive, _compare(context, _flip(a), 0.0, strict=True))
 
 
 def _flip(a: Interval) -> Interval:

@@ -192,11 +192,11 @@ def mul(context: Context, a: Operand, b: Operand) -> Interval:
     slack = (slack + context.rounding.subnormal) * SAFETY + context.rounding.beyond(magnitude)
     if math.isnan(slack):  # infinity times zero
         slack = magnitude = math.inf
-    lower, upper = _product_ends(a, b)
+    lower, upper = product_ends(a, b)
     return Interval(lower, upper, slack, magnitude, a.nonnegative and b.nonnegative, owned=True)
 
 
-def _product_ends(a: Interval, b: Interval) -> tuple[Tensor, Tensor]:
+def product_ends(a: Interval, b: Interval) -> tuple[Tensor, Tensor]:
     """Least and largest product of the ends, with as few products as the signs allow."""
     low, high = spare(a, b)
     if b.is_point and not a.is_point:

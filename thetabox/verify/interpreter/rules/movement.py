@@ -156,10 +156,13 @@ def _single(x: Value, dims: Any = None) -> list[int]:
 
 @rule("aten.pad.default", parameters=True, slack=True, types="moves")
 def pad(context: Context, x: Value, sizes: list[int], mode: str = "constant", value: float | None = None) -> Value:
-    """One number around; other modes have no rule."""
-    if mode != "constant":
-        raise InputError(f"{context.where}: padding has a rule for mode 'constant', not {mode!r}")
-    return padded(context, x, sizes, value or 0.0)
+    """One number around, or the values next to it (``reflect``), at it (``replicate``) or opposite (``circular``)."""
+    if mode == "constant":
+        return padded(context, x, sizes, value or 0.0)
+    rank = len(_layout(context).shape)
+    if isinstance(x, Interval) and x.batch is not None and x.batch >= rank - len(sizes) // 2:
+        raise InputError(f"{context.where} pads samples with other samples")
+    return _moved(x, lambda t: F.pad(t, sizes, mode=mode))
 
 
 @rule("aten.constant_pad_nd.default", parameters=True, slack=True, types="moves")
@@ -187,7 +190,7 @@ def cut(context: Context, x: Value, dim: int = 0, start: Any = None, end: Any = 
     return _moved(x, lambda t: torch.ops.aten.slice.Tensor(t, dim, start, end, step))
 
 
-@rule("aten.index.Tensor", parameters=True, slack=True, types="moves")
+@rule("aten.index.Tensor", "aten._unsafe_index.Tensor", parameters=True, slack=True, types="moves")
 def index(context: Context, x: Value, places: list[Any]) -> Value:
     """Entries at constant places."""
     where = [constant_index(context, p) for p in places]

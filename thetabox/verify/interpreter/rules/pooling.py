@@ -27,7 +27,8 @@ def _check(context: Context, x: Interval) -> None:
         raise InputError(f"{context.where}: the first dimension of a pooling's input must be the samples'")
 
 
-@rule("aten.max_pool1d.default", "aten.max_pool2d.default", "aten.max_pool2d_with_indices.default", slack=True,
+@rule("aten.max_pool1d.default", "aten.max_pool2d.default", "aten.max_pool3d.default",
+      "aten.max_pool2d_with_indices.default", "aten.max_pool3d_with_indices.default", slack=True,
       types="whole")  # a list of operators  # fmt: skip
 def max_pool(
     context: Context,
@@ -40,18 +41,23 @@ def max_pool(
 ) -> Any:
     """Largest of each window, exact."""
     _check(context, x)
-    assert context.operation is not None
-    flat = "1d" in context.operation.operator
-    window = _sizes(kernel, 1 if flat else 2)
+    window = _sizes(kernel, _rank(context))
     tiled = _sizes(stride or kernel, len(window)) == window and prod(window) <= MOST_SLICES
     if tiled and not ceil_mode and not any(_sizes(padding, 1)) and set(_sizes(dilation, 1)) == {1}:
         out = x.moved(lambda t: _tiles(t, window))
     else:
-        pool = F.max_pool1d if flat else F.max_pool2d
+        pool: Any = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}[len(window)]
         # Where positions of a window lie apart, all of them may be padding: its largest is minus infinity then.
         apply = x.moved if set(_sizes(dilation, 1)) == {1} else x.map
         out = apply(lambda t: pool(t, kernel, stride or None, padding, dilation, ceil_mode))
+    assert context.operation is not None
     return (out, None) if "indices" in context.operation.operator else out
+
+
+def _rank(context: Context) -> int:
+    """Dimensions that the window of a pool has, by its name."""
+    assert context.operation is not None
+    return next(rank for rank in (1, 2, 3) if f"{rank}d" in context.operation.operator)
 
 
 def _sizes(value: Any, count: int) -> tuple[int, ...]:
@@ -68,16 +74,16 @@ def _tiles(t: Tensor, window: tuple[int, ...]) -> Tensor:
     return t
 
 
-@rule("aten.adaptive_max_pool1d.default", "aten.adaptive_max_pool2d.default", slack=True, types="whole")
+@rule("aten.adaptive_max_pool1d.default", "aten.adaptive_max_pool2d.default", "aten.adaptive_max_pool3d.default",
+      slack=True, types="whole")  # a list of operators  # fmt: skip
 def adaptive_max_pool(context: Context, x: Interval, size: Any) -> tuple[Interval, None]:
     """Largest of each part, exact."""
     _check(context, x)
-    assert context.operation is not None
-    pool = F.adaptive_max_pool1d if "1d" in context.operation.operator else F.adaptive_max_pool2d
+    pool: Any = {1: F.adaptive_max_pool1d, 2: F.adaptive_max_pool2d, 3: F.adaptive_max_pool3d}[_rank(context)]
     return x.moved(lambda t: pool(t, size)), None
 
 
-@rule("aten.avg_pool1d.default", "aten.avg_pool2d.default", slack=True)
+@rule("aten.avg_pool1d.default", "aten.avg_pool2d.default", "aten.avg_pool3d.default", slack=True)
 def average_pool(
     context: Context,
     x: Interval,
@@ -90,27 +96,27 @@ def average_pool(
 ) -> Interval:
     """Mean of each window: a sum and a division by a whole number."""
     _check(context, x)
-    assert context.operation is not None
-    one = "1d" in context.operation.operator
-    terms = prod(_sizes(kernel, 1 if one else 2))
-    pool: Callable[..., Tensor] = F.avg_pool1d if one else F.avg_pool2d
+    rank = _rank(context)
+    terms = prod(_sizes(kernel, rank))
+    pool: Callable[..., Tensor] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[rank]
     divisor = divisor_override
     if divisor is not None and divisor < 1:
         raise InputError(f"{context.where}: an average pool has a rule for divisors of at least 1, not {divisor}")
     gain = 1.0 if divisor is None else max(terms / divisor, 1.0)
     # An empty stride stands for the kernel's size.
     how = [kernel, stride or None, padding, ceil_mode, count_include_pad]
-    return _averaged(context, x, lambda t: pool(t, *(how if one else [*how, divisor])), terms, gain)
+    return _averaged(context, x, lambda t: pool(t, *(how if rank == 1 else [*how, divisor])), terms, gain)
 
 
-@rule("aten.adaptive_avg_pool1d.default", "aten.adaptive_avg_pool2d.default", "aten._adaptive_avg_pool2d.default",
+@rule("aten.adaptive_avg_pool1d.default", "aten.adaptive_avg_pool2d.default", "aten.adaptive_avg_pool3d.default",
+      "aten._adaptive_avg_pool2d.default", "aten._adaptive_avg_pool3d.default",
       slack=True)  # a list of operators  # fmt: skip
 def adaptive_average_pool(context: Context, x: Interval, size: Any) -> Interval:
     """Mean of each part."""
     _check(context, x)
-    assert context.operation is not None
-    pool = F.adaptive_avg_pool1d if "1d" in context.operation.operator else F.adaptive_avg_pool2d
-    return _averaged(context, x, lambda t: pool(t, size), prod(x.shape[1:]))
+    rank = _rank(context)
+    pool: Any = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}[rank]
+    return _averaged(context, x, lambda t: pool(t, size), prod(x.shape[-rank:]))
 
 
 def _averaged(

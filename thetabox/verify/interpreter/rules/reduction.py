@@ -19,8 +19,12 @@ from thetabox.verify.interpreter.rules.movement import in_type
 from thetabox.verify.interpreter.rules.table import rule
 
 
-def dims_of(context: Context, x: Interval, dim: Any) -> tuple[int, ...]:
-    """Dimensions of a reduction, none of which may hold the samples."""
+def dimensions(context: Context, x: Interval, dim: Any) -> tuple[int, ...]:
+    """The dimensions that a reduction names, or all of them.
+
+    Raises:
+        InputError: the samples lie in one of them.
+    """
     rank = x.lower.dim()
     chosen = range(rank) if dim is None or dim == [] else (dim if isinstance(dim, Sequence) else [dim])
     dims = tuple(d % max(rank, 1) for d in chosen)
@@ -45,7 +49,7 @@ def first_cast(context: Context, x: Interval, dtype: torch.dtype | None) -> Inte
 def total(context: Context, x: Interval, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Interval:
     """Sum; ``n`` terms of magnitude ``M`` err by at most ``γ n M``."""
     x = first_cast(context, x, dtype)
-    dims = dims_of(context, x, dim)
+    dims = dimensions(context, x, dim)
     terms = _terms(x, dims)
     out = Interval(*_ends(x, lambda t: t.sum(dims, keepdim)), nonnegative=x.nonnegative)
     out.slack = (x.slack + context.rounding.of_sum(terms) * x.magnitude) * terms * SAFETY
@@ -57,7 +61,7 @@ def total(context: Context, x: Interval, dim: Any = None, keepdim: bool = False,
 def mean(context: Context, x: Interval, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Interval:
     """Mean: the sum divided by a whole number."""
     x = first_cast(context, x, dtype)
-    dims = dims_of(context, x, dim)
+    dims = dimensions(context, x, dim)
     terms = _terms(x, dims)
     out = Interval(*_ends(x, lambda t: t.mean(dims, keepdim)), bound=x.bound, nonnegative=x.nonnegative)
     out.slack = _mean_slack(context, x, terms)
@@ -116,14 +120,14 @@ class RunningMean:
 @rule("aten.amax.default", slack=True, types="moves")
 def largest(context: Context, x: Interval, dim: Any = (), keepdim: bool = False) -> Interval:
     """Maximum, exact."""
-    dims = dims_of(context, x, list(dim))
+    dims = dimensions(context, x, list(dim))
     return Interval(*_ends(x, lambda t: t.amax(dims, keepdim)), x.slack, x.bound, x.nonnegative)
 
 
 @rule("aten.amin.default", slack=True, types="moves")
 def smallest(context: Context, x: Interval, dim: Any = (), keepdim: bool = False) -> Interval:
     """Minimum, exact."""
-    dims = dims_of(context, x, list(dim))
+    dims = dimensions(context, x, list(dim))
     return Interval(*_ends(x, lambda t: t.amin(dims, keepdim)), x.slack, x.bound, x.nonnegative)
 
 

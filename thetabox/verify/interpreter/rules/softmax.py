@@ -31,7 +31,7 @@ from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import Rounding
 from thetabox.verify.interpreter.context import Context
 from thetabox.verify.interpreter.rules.activation import EXPONENT, ULPS
-from thetabox.verify.interpreter.rules.reduction import dims_of, first_cast
+from thetabox.verify.interpreter.rules.reduction import dimensions, first_cast
 from thetabox.verify.interpreter.rules.table import rule
 
 
@@ -39,7 +39,7 @@ from thetabox.verify.interpreter.rules.table import rule
 def softmax(context: Context, x: Interval, dim: int, dtype: Any = None) -> Interval:
     """``exp(x_i) / sum_j exp(x_j)``, exact in each entry."""
     x = first_cast(context, x, dtype)
-    (place,) = dims_of(context, x, dim)
+    (place,) = dimensions(context, x, dim)
     return softmax_ends(context.rounding, x.lower, x.upper, place)
 
 
@@ -54,7 +54,7 @@ def softmax_in_type(context: Context, x: Interval, dim: int, half_to_float: bool
 def log_softmax(context: Context, x: Interval, dim: int, dtype: Any = None) -> Interval:
     """``x_i - log(sum_j exp(x_j))``, exact in each entry."""
     x = first_cast(context, x, dtype)
-    (place,) = dims_of(context, x, dim)
+    (place,) = dimensions(context, x, dim)
     rounding, terms = context.rounding, x.shape[place] if x.shape else 1
     few = rounding.of_operation(8)
     sums = sum_error(rounding, terms)
@@ -82,7 +82,7 @@ def log_softmax_in_type(context: Context, x: Interval, dim: int, half_to_float: 
 @rule("aten.logsumexp.default", slack=True)
 def logsumexp(context: Context, x: Interval, dim: Any, keepdim: bool = False) -> Interval:
     """``log(sum_j exp(x_j))``, which rises in every operand, by no more than the largest of them does."""
-    dims, rounding = dims_of(context, x, list(dim)), context.rounding
+    dims, rounding = dimensions(context, x, list(dim)), context.rounding
     terms = math.prod(x.shape[d] for d in dims)
     magnitude = x.magnitude
     out = x.map(lambda t: torch.logsumexp(t, dims, keepdim))

@@ -1,5 +1,29 @@
 """Backward rules, one module a family of operators; importing this fills the table."""
 
-from thetabox.verify.linear.rules import activation, affine, arithmetic, convolution, movement, normalise, pooling
+from thetabox.verify.linear.rules import (
+    activation,
+    affine,
+    arithmetic,
+    convolution,
+    einsum,
+    joining,
+    movement,
+    normalise,
+    pooling,
+    sliding,
+    windows,
+)
 
-__all__ = ["activation", "affine", "arithmetic", "convolution", "movement", "normalise", "pooling"]
+__all__ = [
+    "activation",
+    "affine",
+    "arithmetic",
+    "convolution",
+    "einsum",
+    "joining",
+    "movement",
+    "normalise",
+    "pooling",
+    "sliding",
+    "windows",
+]

@@ -142,14 +142,14 @@ def dense(walk: Walk, operation: Operation, a: Tensor, region: Region | None) ->
     outputs, inputs = weight.theta.shape
     first = a @ weight.theta
     if weight.factor:
-        first = _less_noise(walk, index, first, a.abs() @ weight.unit_radius, weight, outputs)
+        first = less_noise(walk, index, first, a.abs() @ weight.unit_radius, weight, outputs)
     add_bias(walk, a, bias, a.dim() - 1)
     relative = relative_error(samples, inputs, a[0, 0].numel() * 2, weight, bias)
     walk.penalty(a, z, relative, samples.rounding.underflow * inputs)
     walk.give(index, first)
 
 
-def _less_noise(walk: Walk, index: int, first: Tensor, spread: Tensor, weight: Parameter, terms: int) -> Tensor:
+def less_noise(walk: Walk, index: int, first: Tensor, spread: Tensor, weight: Parameter, terms: int) -> Tensor:
     """``first - ε s spread``, its constant put aside."""
     lower, upper = walk.ends(index)
     epsilon = walk.samples.factor(weight)
@@ -174,7 +174,7 @@ def start_dense(walk: Walk, operation: Operation, places: Tensor) -> None:
     first = torch.cat([theta, -theta], 1)
     if weight.factor:
         spread = weight.unit_radius[places]
-        first = _less_noise(walk, index, first, torch.cat([spread, spread], 1), weight, 1)
+        first = less_noise(walk, index, first, torch.cat([spread, spread], 1), weight, 1)
     if bias is not None:
         bias = bias.moved(lambda t: t.expand(len(weight.theta)))
         b = bias.theta[places]

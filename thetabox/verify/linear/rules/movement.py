@@ -8,22 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import gamma
+from thetabox.verify.interpreter.rules.rearrangement import OFTEN, ONCE
+from thetabox.verify.interpreter.rules.resampling import INTERPOLATIONS, ROUNDINGS, place_error
 from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.linear.region import Region
 from thetabox.verify.linear.samples import first_layout
-from thetabox.verify.linear.walk import Stop, Walk, backward
-from thetabox.verify.network.graph import BatchSize, Layout, Operation, Ref
+from thetabox.verify.linear.walk import Stop, Walk, backward, flat
+from thetabox.verify.network.graph import BatchSize, Layout, Operation, Ref, arguments, map_arg_refs
 
 
 @backward("aten.clone.default", "aten.alias.default", "aten.detach.default", "aten.contiguous.default",
           "aten.dropout.default", "aten.feature_dropout.default", "aten.alpha_dropout.default",
-          "aten.lift_fresh_copy.default", "aten._to_copy.default", "aten.to.dtype", "aten.to.device",
-          "getitem")  # a list of operators  # fmt: skip
+          "aten.lift_fresh_copy.default", "aten._to_copy.default", "aten.to.dtype",
+          "aten.to.device")  # a list of operators  # fmt: skip
 def same(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
-    """A copy, or the first of several results."""
-    if operation.operator == "getitem" and operation.args[1] != 0:
-        raise Stop
+    """A copy."""
     walk.give(walk.operand(operation, 0), a, region)
 
 
@@ -38,34 +39,85 @@ def reshape(walk: Walk, operation: Operation, a: Tensor, region: Region | None) 
     walk.give(index, a.reshape(*a.shape[:2], *walk.samples.shape(index)))
 
 
-@backward("aten.permute.default", "aten.transpose.int", "aten.movedim.int", "aten.select.int", "aten.slice.Tensor",
-          "aten.constant_pad_nd.default", "aten.pad.default", "aten.expand.default")  # a list of operators  # fmt: skip
+@backward("aten.permute.default", "aten.transpose.int", "aten.t.default", "aten.movedim.int", "aten.select.int",
+          "aten.slice.Tensor", *ONCE)  # a list of operators  # fmt: skip
 def moved(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
-    """Values rearranged, selected, or with zeros around."""
-    if "pad" in operation.operator:
-        mode, value = (*operation.args[2:], *[None] * 2)[:2] if "aten.pad" in operation.operator else (None, None)
-        value = operation.args[2] if "constant" in operation.operator and len(operation.args) > 2 else value
-        if value or operation.kwargs or mode not in (None, "constant"):
-            raise Stop
+    """Values rearranged or selected, each at most once."""
+    walk.give(*transposed(walk, operation, a))
+
+
+@backward("aten.expand.default", "aten.index_select.default", "aten.index.Tensor", "aten._unsafe_index.Tensor",
+          *OFTEN)  # a list of operators  # fmt: skip
+def repeated(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
+    """Values that may be read several times: their coefficients are sums."""
     index, first = transposed(walk, operation, a)
-    if "expand" in operation.operator:
-        walk.lose(first, index, None, a[0, 0].numel())
+    walk.penalty(a, _of_largest(walk, operation, index), gamma_sum(a[0, 0].numel()))
     walk.give(index, first)
 
 
-@backward("aten.avg_pool1d.default", "aten.avg_pool2d.default", "aten.adaptive_avg_pool1d.default",
-          "aten.adaptive_avg_pool2d.default", "aten._adaptive_avg_pool2d.default", "aten.mean.dim",
-          "aten.mean.default", "aten.sum.dim_IntList")  # a list of operators  # fmt: skip
+@backward("aten.constant_pad_nd.default", "aten.pad.default")
+def padded(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
+    """Zeros around, or other values."""
+    given = arguments(operation)
+    if given.get("value"):
+        raise Stop
+    (moved if given.get("mode", "constant") == "constant" else repeated)(walk, operation, a, region)
+
+
+@backward("aten.avg_pool1d.default", "aten.avg_pool2d.default", "aten.avg_pool3d.default",
+          "aten.adaptive_avg_pool1d.default", "aten.adaptive_avg_pool2d.default", "aten.adaptive_avg_pool3d.default",
+          "aten._adaptive_avg_pool2d.default", "aten._adaptive_avg_pool3d.default", "aten.mean.dim",
+          "aten.mean.default", "aten.sum.dim_IntList", "aten.cumsum.default",
+          "aten.col2im.default")  # a list of operators  # fmt: skip
 def averaged(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
     """Sums and means; with ``m`` the same of ``|x|``, rounding is at most ``γ ⟨|A|, m⟩``."""
     index, first = transposed(walk, operation, a)
-    lower, upper = walk.ends(index)
-    most = torch.maximum(lower.abs(), upper.abs())
-    terms = prod(walk.samples.shape(index))
-    mean = operation.target(most, *_plain(operation, len(most)), **_named(operation))
+    terms = _terms(operation, walk.samples.shape(index), a[0, 0].numel())
+    mean = _of_largest(walk, operation, index)
     network = gamma(terms + 8, walk.samples.rounding.network) if walk.samples.rounding.network else 0.0
     walk.penalty(a, mean, gamma_sum(terms + a[0, 0].numel()) + 1.01 * network, walk.samples.rounding.underflow * terms)
     walk.give(index, first)
+
+
+@backward(*INTERPOLATIONS)
+def interpolated(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
+    """Linear interpolation; what its places may be off by costs so much of the largest value."""
+    index, first = transposed(walk, operation, a)
+    lower, upper = walk.ends(index)
+    largest = flat(torch.maximum(lower.abs(), upper.abs()), 1).amax(1)
+    rounding, rank = walk.samples.rounding, lower.dim() - 2
+    places = place_error(operation, lower.shape[2:], a.shape[3:])
+    relative = gamma_sum(a[0, 0].numel() + (8 << rank)) + rounding.of_sum(8 << rank)
+    relative += places * rounding.of_operation(2 * ROUNDINGS)
+    most = largest.view(-1, *[1] * (a.dim() - 2)).expand(len(a), *a.shape[2:])
+    walk.penalty(a, most, relative, rounding.underflow * (1 << rank))
+    walk.give(index, first)
+
+
+def _terms(operation: Operation, shape: tuple[int, ...], outputs: int) -> int:
+    """How many values each sum is of, at most."""
+    name = operation.operator
+    if "avg_pool" in name:
+        rank = int(name[name.index("pool") + 4])
+        return prod(shape[-rank:]) if "adaptive" in name else _product(operation.args[1], rank)
+    if "col2im" in name:
+        return _product(operation.args[2], 2)
+    if "cumsum" in name:
+        return max(shape)
+    return prod(shape) // outputs
+
+
+def _product(sizes: Any, rank: int) -> int:
+    sizes = list(sizes) if isinstance(sizes, list | tuple) else [sizes]
+    return prod(sizes * rank if len(sizes) == 1 else sizes)
+
+
+def _of_largest(walk: Walk, operation: Operation, index: int) -> Tensor:
+    """The operator on the largest absolute values of its operand."""
+    lower, upper = walk.ends(index)
+    most = torch.maximum(lower.abs(), upper.abs())
+    out: Tensor = operation.target(most, *_plain(walk, operation, len(most)), **_named(operation))
+    return out
 
 
 def transposed(walk: Walk, operation: Operation, a: Tensor) -> tuple[int, Tensor]:
@@ -81,7 +133,7 @@ def transposed(walk: Walk, operation: Operation, a: Tensor) -> tuple[int, Tensor
     count = a.shape[0] * a.shape[1]
     with torch.enable_grad():
         x = a.new_zeros(count, *walk.samples.shape(index)).requires_grad_()
-        answer = operation.target(x, *_plain(operation, count), **_named(operation))
+        answer = operation.target(x, *_plain(walk, operation, count), **_named(operation))
         (first,) = torch.autograd.grad(answer, x, a.flatten(0, 1))
     return index, first.unflatten(0, a.shape[:2])
 
@@ -91,7 +143,7 @@ def _named(operation: Operation) -> dict[str, Any]:
     return {name: value for name, value in operation.kwargs.items() if name != "dtype"}
 
 
-def _plain(operation: Operation, count: int) -> list[Any]:
+def _plain(walk: Walk, operation: Operation, count: int) -> list[Any]:
     """The other arguments, with the number of samples in its place.
 
     Raises:
@@ -100,6 +152,14 @@ def _plain(operation: Operation, count: int) -> list[Any]:
     layout = first_layout(operation)
     if operation.operator == "aten.expand.default" and isinstance(layout, Layout):
         return [layout.sizes(count)]
-    if any(isinstance(v, (Ref, BatchSize)) for v in operation.args[1:]):
+
+    def constant(ref: Ref) -> Tensor:
+        held = walk.samples.values.get(ref.index)
+        if not isinstance(held, Parameter) or held.source is None:
+            raise Stop
+        return held.source
+
+    if any(isinstance(v, BatchSize) for v in operation.args[1:]):
         raise Stop
-    return list(operation.args[1:])
+    plain: list[Any] = map_arg_refs(list(operation.args[1:]), constant)
+    return plain

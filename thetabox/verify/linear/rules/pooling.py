@@ -17,6 +17,7 @@ from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.linear.region import Pair, Region
 from thetabox.verify.linear.rules.activation import FEW, lines, through
 from thetabox.verify.linear.rules.window import PoolWindow, apart
+from thetabox.verify.linear.rules.windows import any_max_pool
 from thetabox.verify.linear.samples import Samples
 from thetabox.verify.linear.walk import Stop, Walk, backward, dot
 from thetabox.verify.network.graph import Operation
@@ -118,7 +119,11 @@ def relaxed(samples: Samples, operation: Operation) -> PoolRelaxation:
 def max_pool(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
     """Largest of each window."""
     samples = walk.samples
-    pool = window(operation)
+    try:
+        pool = window(operation)
+    except Stop:
+        any_max_pool(walk, operation, a, region)
+        return
     index, rectified = source(samples, operation)
     relaxation = relaxed(samples, operation)
     count = a[0, 0].numel()

@@ -1,0 +1,189 @@
+"""Operators that put values elsewhere, several times, or zeros between them; nothing is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from thetabox.errors import InputError
+from thetabox.verify.arithmetic.interval import Interval
+from thetabox.verify.arithmetic.parameter import Parameter
+from thetabox.verify.interpreter.context import Context
+from thetabox.verify.interpreter.rules.table import EVERYTHING, rule
+from thetabox.verify.network.graph import BatchSize, Operation, arguments
+
+Value = Interval | Parameter
+# Dimensions along which an operator on so many dimensions moves values, by its arguments.
+Along = Callable[[int, dict[str, Any]], Iterable[int]]
+
+
+def last(count: int) -> Along:
+    """The last ``count`` dimensions."""
+    return lambda rank, given: range(rank - count, rank)
+
+
+def all_but_two(rank: int, given: dict[str, Any]) -> Iterable[int]:
+    """Those of an image or volume behind samples and channels."""
+    return range(2, rank)
+
+
+def _dims(rank: int, given: dict[str, Any]) -> Iterable[int]:
+    """Those that are named, or all."""
+    return given["dims"] or range(rank)
+
+
+def _repeated(rank: int, given: dict[str, Any]) -> Iterable[int]:
+    repeats = given["repeats"]
+    return [d - len(repeats) for d, count in enumerate(repeats) if count != 1 and len(repeats) - d <= rank]
+
+
+def _repeated_each(rank: int, given: dict[str, Any]) -> Iterable[int]:
+    return range(rank) if given["dim"] is None else [given["dim"]]
+
+
+def _padded(rank: int, given: dict[str, Any]) -> Iterable[int]:
+    return range(rank - len(given["padding"]) // 2, rank)
+
+
+ONCE: dict[str, Along] = {
+    "aten.flip.default": _dims,
+    "aten.roll.default": _dims,
+    "aten.tril.default": last(2),
+    "aten.triu.default": last(2),
+    "aten.diagonal.default": lambda rank, given: [given["dim1"], given["dim2"]],
+    "aten.diag_embed.default": lambda rank, given: [],
+    "aten.pixel_shuffle.default": last(3),
+    "aten.pixel_unshuffle.default": last(3),
+    "aten.channel_shuffle.default": lambda rank, given: [1],
+    "aten.native_channel_shuffle.default": lambda rank, given: [1],
+}
+"""Operators that read each value at most once."""
+
+OFTEN: dict[str, Along] = {
+    "aten.repeat.default": _repeated,
+    "aten.repeat_interleave.self_int": _repeated_each,
+    "aten.unfold.default": lambda rank, given: [given["dimension"]],
+    "aten.im2col.default": last(3),
+    **{f"aten.{kind}_pad{n}d.default": _padded for kind in ("reflection", "replication") for n in (1, 2, 3)},
+    "aten._pad_circular.default": lambda rank, given: range(rank - len(given["pad"]) // 2, rank),
+    **{
+        f"aten.{name}{n}d.{form}": all_but_two
+        for name in ("upsample_nearest", "_upsample_nearest_exact")
+        for n in (1, 2, 3)
+        for form in ("default", "vec")
+    },
+}
+"""Operators that may read a value several times; nearest neighbours are those that torch finds."""
+
+
+def check_apart(context: Context, x: Value, along: Along) -> None:
+    """Refuse to move values from one sample to another.
+
+    Raises:
+        InputError: the samples lie in a dimension along which the operator moves.
+    """
+    assert context.operation is not None
+    if isinstance(x, Interval) and x.batch is not None:
+        rank = x.lower.dim()
+        if x.batch in {d % rank for d in along(rank, arguments(context.operation))}:
+            raise InputError(f"{context.where} mixes samples: it moves values from one to another")
+
+
+@rule(*ONCE, *OFTEN, parameters=True, slack=True, types="moves", honours=EVERYTHING)
+def rearranged(context: Context, x: Value, *args: Any, **kwargs: Any) -> Value:
+    """Values elsewhere, or zeros: the operator itself on both ends."""
+    operation = context.operation
+    assert operation is not None
+    check_apart(context, x, {**ONCE, **OFTEN}[operation.operator])
+    if any(isinstance(v, Interval | Parameter | BatchSize) for v in [*_leaves(args), *kwargs.values()]):
+        raise InputError(f"{context.where} moves values by a computed number")
+    return moved(x, lambda t: operation.target(t, *args, **kwargs))
+
+
+def moved(x: Value, function: Callable[[Tensor], Tensor]) -> Value:
+    """Both ends under a function that only rearranges, selects or averages, labelled anew."""
+    return x.moved(function) if isinstance(x, Parameter) else replace(x.moved(function), batch=None)
+
+
+def _leaves(args: Iterable[Any]) -> list[Any]:
+    return [v for a in args for v in (a if isinstance(a, list | tuple) else [a])]
+
+
+@rule("aten.gather.default", parameters=True, slack=True, types="moves", honours=("sparse_grad",))
+def gather(context: Context, x: Value, dim: int, index: Value) -> Value:
+    """Entries at constant places, which each sample may hold a copy of."""
+    place = places(context, index)
+    if isinstance(x, Parameter) and isinstance(index, Interval) and index.batch is not None:
+        x = context.interval(x)
+    if isinstance(x, Interval) and x.by_row:
+        raise InputError(f"{context.where} picks entries of a value that depends on ε for each sample")
+    if isinstance(x, Interval) and x.batch is not None and x.batch == dim % x.lower.dim():
+        raise InputError(f"{context.where} picks samples")
+    return moved(x, lambda t: t.gather(dim, place))
+
+
+def places(context: Context, index: Value) -> Tensor:
+    """A tensor of indices that is known to the last bit.
+
+    Raises:
+        InputError: it is computed from values that may move.
+    """
+    if isinstance(index, Parameter) and not index.factor and index.source is not None:
+        return index.source
+    if isinstance(index, Interval) and index.is_point and index.slack == 0.0 and not index.by_row:
+        return index.lower.detach().long()
+    raise InputError(f"{context.where} uses a computed value as an index")
+
+
+@rule("aten.select_scatter.default", "aten.slice_scatter.default", slack=True, types="moves", honours=EVERYTHING)
+def written(context: Context, x: Interval, part: Interval, *args: Any, **kwargs: Any) -> Interval:
+    """Values of which a part is written over (``x[:, 0] = part``)."""
+    operation = context.operation
+    assert operation is not None
+    given = arguments(operation)
+    dim = given["dim"] % x.lower.dim()
+    if dim in (x.batch, part.batch if "slice" in operation.operator else x.batch):
+        if not _is_whole(operation):
+            raise InputError(f"{context.where} writes to some of the samples")
+        return part
+    ends = [operation.target(a, b, *args, **kwargs) for a, b in ((x.lower, part.lower), (x.upper, part.upper))]
+    lower, upper = ends
+    point = x.is_point and part.is_point
+    slack, nonnegative = max(x.slack, part.slack), x.nonnegative and part.nonnegative
+    return Interval(lower, lower if point else upper, slack, nonnegative=nonnegative)
+
+
+def _is_whole(operation: Operation) -> bool:
+    """Whether a slice leaves nothing out."""
+    given = arguments(operation)
+    return (given.get("start") or 0, given.get("step", 0)) == (0, 1) and given.get("end") in (None, (1 << 63) - 1)
+
+
+@rule("aten.copy.default", slack=True, types="moves", honours=("non_blocking",))
+def copied(context: Context, x: Interval, source: Interval) -> Interval:
+    """The numbers of the second value in the shape of the first (``x[:, 0] = 1.0`` writes so)."""
+    kind = context.kind
+    if kind is not None and len(set(kind.operands[:2])) > 1:
+        raise InputError(f"{context.where} turns values into another type, which has no rule here; cast them before")
+    lower = source.lower.expand(x.lower.shape)
+    upper = lower if source.is_point else source.upper.expand(x.lower.shape)
+    return replace(source, lower=lower, upper=upper, batch=None, owned=False)
+
+
+@rule("aten.sort.default", "aten.sort.stable", "aten.topk.default", "aten.kthvalue.default", "aten.median.dim",
+      "aten.cummax.default", "aten.cummin.default", slack=True, types="moves",
+      honours=EVERYTHING)  # a list of operators  # fmt: skip
+def ordered(context: Context, x: Interval, *args: Any, **kwargs: Any) -> tuple[Interval, None]:
+    """The values in order, the largest ones or one of a rank, exact; their places have no rule."""
+    operation = context.operation
+    assert operation is not None
+    if x.batch is not None and x.batch == arguments(operation)["dim"] % x.lower.dim():
+        raise InputError(f"{context.where} mixes samples")
+    if not arguments(operation).get("sorted", True):
+        raise InputError(f"{context.where} leaves the order open; use sorted=True")
+    out = moved(x, lambda t: operation.target(t, *args, **kwargs)[0])
+    assert isinstance(out, Interval)
+    return out, None

@@ -1,0 +1,79 @@
+r"""Linear, bilinear and trilinear interpolation.
+
+Where a place of the result lies between values :math:`x_i, x_{i+1}`, at :math:`i + \lambda`, it is :math:`(1 - \lambda)
+x_i + \lambda x_{i+1}`. The place itself is computed, :math:`r(j + 1/2) - 1/2` or :math:`r j` with :math:`r` a quotient
+of sizes or the reciprocal of a scale, which the certificate takes for what it is, a rational number. The result is
+continuous in it, so an error :math:`\delta` of the place costs at most :math:`2 \delta \max|x|`, also where it falls on
+the other side of a value. A factor of two is exact in binary, and costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+from thetabox.errors import InputError
+from thetabox.verify.arithmetic.interval import Interval
+from thetabox.verify.arithmetic.rounding import SAFETY
+from thetabox.verify.interpreter.context import Context
+from thetabox.verify.interpreter.rules.rearrangement import all_but_two, check_apart
+from thetabox.verify.interpreter.rules.table import EVERYTHING, rule
+from thetabox.verify.network.graph import Operation, arguments
+
+INTERPOLATIONS = tuple(
+    f"aten.upsample_{name}.{form}" for name in ("linear1d", "bilinear2d", "trilinear3d") for form in ("default", "vec")
+)
+# Roundings of a place: a quotient of a size or of a scale, in a type of more digits or not, the product, the sum.
+ROUNDINGS = 6
+# Whole numbers up to this, over a power of two, are places that float32 holds exactly.
+EXACT_PLACES = 1 << 22
+
+
+@rule(*INTERPOLATIONS, slack=True, honours=EVERYTHING)
+def interpolated(context: Context, x: Interval, *args: Any, **kwargs: Any) -> Interval:
+    """A mean of the values around each place."""
+    operation = context.operation
+    assert operation is not None
+    check_apart(context, x, all_but_two)
+    if any(not isinstance(v, (int, float)) for a in [*args, *kwargs.values()] if a is not None for v in _each(a)):
+        raise InputError(f"{context.where} interpolates by a computed number")
+    out = replace(x.moved(lambda t: operation.target(t, *args, **kwargs)), batch=None)
+    rounding = context.rounding
+    terms = 1 << (x.lower.dim() - 2)
+    places = place_error(operation, x.shape[2:], out.shape[2:])
+    relative = rounding.of_sum(8 * terms) + places * rounding.of_operation(2 * ROUNDINGS)
+    out.slack = (x.slack + relative * x.magnitude + terms * rounding.subnormal) * SAFETY
+    out.slack += rounding.beyond(terms * x.magnitude)
+    return out
+
+
+def place_error(operation: Operation, inputs: Sequence[int], outputs: Sequence[int]) -> float:
+    """How far places may be off, summed over dimensions, for one relative error of what they are computed from."""
+    scales = _scales(operation, len(inputs))
+    aligned = bool(arguments(operation)["align_corners"])
+    total = 0.0
+    for count, size, scale in zip(inputs, outputs, scales, strict=True):
+        if count == size or count == 1:
+            continue  # torch copies the values: each place is one of them
+        ratio = Fraction(count - 1, max(size - 1, 1)) if aligned else Fraction(count, size)
+        if scale is not None and not aligned:
+            ratio = 1 / Fraction(scale)
+        exact = ratio.denominator & (ratio.denominator - 1) == 0
+        reach = ratio.numerator * (2 * size + 1), 2 * ratio.denominator
+        if not (exact and max(reach) < EXACT_PLACES):
+            total += float(ratio) * (size + 1) + 1.0
+    return total
+
+
+def _scales(operation: Operation, rank: int) -> list[float | None]:
+    """The scale of each dimension that was given, ``None`` where sizes were."""
+    given = arguments(operation)
+    if "scale_factors" in given:
+        return list(given["scale_factors"] or [None] * rank)
+    return [v for name, v in given.items() if name.startswith("scales")]
+
+
+def _each(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else [value]

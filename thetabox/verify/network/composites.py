@@ -1,0 +1,51 @@
+"""Operators that an export keeps and that stand for others: written out as torch itself computes them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch.fx.node import Node
+
+# Each either has one kernel that calls the operators it is written out as, or moves numbers and computes none.
+WRITTEN_OUT = frozenset(
+    f"aten.{name}"
+    for name in (
+        "atleast_1d.Sequence", "atleast_2d.Sequence", "atleast_3d.Sequence", "block_diag.default",
+        "chain_matmul.default", "column_stack.default", "concat.default", "concatenate.default",
+        "cosine_similarity.default", "diff.default", "divide.Tensor", "dstack.default", "fliplr.default",
+        "flipud.default", "ger.default", "hstack.default", "inner.default", "kron.default", "linalg_matmul.default",
+        "linalg_multi_dot.default", "linalg_norm.default", "linalg_norm.ord_str", "linalg_vecdot.default",
+        "meshgrid.default", "meshgrid.indexing", "msort.default", "multiply.Tensor", "negative.default",
+        "norm.ScalarOpt_dim", "outer.default", "pairwise_distance.default", "rot90.default", "row_stack.default",
+        "std.dim", "std_mean.dim", "subtract.Tensor", "take_along_dim.default", "tensordot.default", "tile.default",
+        "true_divide.Tensor", "var.dim", "var_mean.dim", "vstack.default",
+    )
+)  # words, several to a line  # fmt: skip
+
+
+@cache
+def _known() -> dict[str, tuple[Any, Any]]:
+    """By name, the operator and how it is written out."""
+    return {str(op): (op, written) for op, written in torch.export.default_decompositions().items()}
+
+
+def decompositions(program: Any) -> dict[Any, Any]:
+    """How to write out what a program holds of :data:`WRITTEN_OUT`."""
+    met = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    # One may be written as another of them.
+    return {} if met.isdisjoint(WRITTEN_OUT) else dict(_known()[name] for name in WRITTEN_OUT if name in _known())
+
+
+def as_layers_call(node: Node) -> tuple[Any, tuple[Any, ...]] | None:
+    """A decomposed convolution as the operator that a layer calls, with its arguments; ``None`` of anything else."""
+    if node.target is not torch.ops.aten.convolution.default:
+        return None
+    x, weight, bias, stride, padding, dilation, transposed, output_padding, groups = node.args
+    aten, rank = torch.ops.aten, weight.meta["val"].dim() - 2  # type: ignore[union-attr]  # a tensor's node
+    if not transposed:
+        plain = {1: aten.conv1d.default, 2: aten.conv2d.default, 3: aten.conv3d.default}[rank]
+        return plain, (x, weight, bias, stride, padding, dilation, groups)
+    turned = {1: aten.conv_transpose1d.default, 2: aten.conv_transpose2d.input, 3: aten.conv_transpose3d.input}[rank]
+    return turned, (x, weight, bias, stride, padding, output_padding, groups, dilation)
