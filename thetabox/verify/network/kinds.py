@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from thetabox.verify.network.graph import Graph, Layout, Operation, Ref
+from thetabox.verify.network.operators import RECURRENT
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,8 @@ def _kind(graph: Graph, operation: Operation, chosen: set[int]) -> Kind:
 
 def _common(graph: Graph, operation: Operation) -> torch.dtype | None:
     """The result's type; of truth values, that in which the operands are compared."""
+    if operation.operator in RECURRENT:  # all that it reads and answers is of one type
+        return next((graph.dtypes[i] for i in operation.inputs if i in graph.dtypes), None)
     if operation.dtype is not torch.bool:
         return operation.dtype
     operands = [_like(graph, a) for a in operation.args if isinstance(a, Ref | int | float)]

@@ -29,6 +29,17 @@ SUMMED_OPERAND = {
     "aten.matmul.default": 0,
     "aten.mv.default": 0,
 }
+# Recurrent layers and their cells, and how many gates each has.
+RECURRENT = {
+    "aten.lstm.input": 4,
+    "aten.gru.input": 3,
+    "aten.rnn_tanh.input": 1,
+    "aten.rnn_relu.input": 1,
+    "aten.lstm_cell.default": 4,
+    "aten.gru_cell.default": 3,
+    "aten.rnn_tanh_cell.default": 1,
+    "aten.rnn_relu_cell.default": 1,
+}
 
 COPIES = ("aten._to_copy.default", "aten.clone.default", "aten.alias.default", "aten.detach.default")
 # May turn the samples' dimension into a merged one and back.
@@ -54,6 +65,7 @@ DIRECT = frozenset(
 )  # words, several to a line  # fmt: skip
 # Operators that a decomposition writes in other words, of which there are rules as well.
 COMPOSITE = frozenset(f"aten.{name}" for name in ("batch_norm.default", "flatten.using_ints", "reshape.default"))
+COMPOSITE |= RECURRENT.keys()
 
 
 def is_convolution(operator: str) -> bool:

@@ -8,6 +8,7 @@ from thetabox.verify.interpreter.rules import (
     movement,
     normalise,
     pooling,
+    recurrent,
     reduction,
 )
 from thetabox.verify.interpreter.rules.table import TABLE, Rule, rule
@@ -22,6 +23,7 @@ __all__ = [
     "movement",
     "normalise",
     "pooling",
+    "recurrent",
     "reduction",
     "rule",
 ]
