@@ -255,8 +255,8 @@ MEANINGS = {
     "write x.shape[0] where it needs the size",
     "Could not guard on data-dependent": "its code branches on numbers that it computes, in an if, an assert or by "
     ".item(); a certificate speaks of one function of all inputs and weights",
-    "zeros(): argument 'size' failed to unpack": "its sizes are numbers that it computes, as those of a PackedSequence; "
-    "give sequences of one length as a plain tensor [samples, steps, features]",
+    "zeros(): argument 'size' failed to unpack": "its sizes are numbers that it computes, as those of a "
+    "PackedSequence; give sequences of one length as a plain tensor [samples, steps, features]",
     "found a fake tensor in the exported program": "its code keeps tensors, or writes to .data of its weights",
 }
 # Results of a trace that a module writes to its own tensors.
