@@ -77,6 +77,7 @@ def _settings() -> tuple[object, ...]:
         backends.cuda.matmul.fp32_precision,
         backends.mkldnn.matmul.fp32_precision,
         backends.mkldnn.conv.fp32_precision,
+        backends.mkldnn.rnn.fp32_precision,
         backends.cudnn.enabled,
     )
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from thetabox.verify.network import Network, RecurrentNetwork
 from thetabox.verify.network.graph import Graph, Operation, Ref
-from thetabox.verify.network.operators import SUMMED_OPERAND, is_convolution
+from thetabox.verify.network.operators import RECURRENT, SUMMED_OPERAND, is_convolution
 
 # Forward passes that each sample and ε may take beyond plain intervals, unless asked otherwise.
 DEFAULT = 300.0
@@ -108,6 +108,11 @@ def fan(graph: Graph, operation: Operation) -> int:
         shape = _shape(graph, operation, 1)
         # The first dimension counts outputs, or inputs of a transposed one, which then reads as many of the others.
         return max(1, math.prod(s or 1 for s in shape[1:])) if shape else 1
+    if name in RECURRENT:
+        layout = operation.layout[0] if isinstance(operation.layout, tuple) else operation.layout
+        shapes = [graph.layouts[i].shape for i in operation.inputs if i in graph.layouts]
+        weights = sum(math.prod(s or 1 for s in shape) for shape in shapes if len(shape) == 2 and None not in shape)
+        return max(1, weights // (1 if layout is None else layout.shape[-1] or 1))  # every one once for every step
     return 1
 
 

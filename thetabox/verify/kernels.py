@@ -53,7 +53,7 @@ def _make_products_ieee() -> Iterator[None]:
     setting: str = "fp32_precision"
     plain: Any = "ieee"
     if hasattr(parts[0], setting):
-        parts += [getattr(torch.backends.mkldnn, name) for name in ("matmul", "conv")]
+        parts += [getattr(torch.backends.mkldnn, name) for name in ("matmul", "conv", "rnn")]
     else:  # before torch 2.9
         setting, plain = "allow_tf32", False
     wanted = [getattr(part, setting) for part in parts]

@@ -72,8 +72,8 @@ class Memo:
         self.known_until: tuple[float, Tensor] | None = None
 
     def products(self, context: Context, x: Tensor, compute: Callable[[], Any]) -> Any:
-        """What ``compute`` returned for the same operation, time step and input."""
-        place = (id(context.operation), context.time)
+        """What ``compute`` returned for the same product of an operation, time step and input."""
+        place = (id(context.operation), context.time, context.part)
         known, products = self._known.get(place, (None, None))
         if known is None or not torch.equal(known, x):
             products = compute()
@@ -91,7 +91,7 @@ class Context:
         operation: the operation whose rule runs.
         kind: torch's types of it.
         memo: what other evaluations of the same samples share with this one, if there are any.
-        time: the time step, to tell the uses of the memo apart.
+        time, part: the time step, and which of an operation's several products: to tell the uses of the memo apart.
         surrogate: of ``a > b``: a step function whose gradient stands for the one that a comparison has not; for values
             against a threshold that is a value or a number other than 0.
         few_layers: the network has so few layers that rounding may be one number for all outputs of each.
@@ -103,6 +103,7 @@ class Context:
     kind: Kind | None = None
     memo: Memo | None = None
     time: int = 0
+    part: int = 0
     surrogate: Callable[[Tensor, Tensor], Tensor] | None = None
     few_layers: bool = False
     _epsilon: dict[float, Tensor] = field(default_factory=dict)

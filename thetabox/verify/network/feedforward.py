@@ -13,6 +13,7 @@ from thetabox.verify.network.ending import without_ending
 from thetabox.verify.network.graph import Graph, Operation
 from thetabox.verify.network.head import Head, find_head
 from thetabox.verify.network.kinds import kinds
+from thetabox.verify.network.operators import RECURRENT
 from thetabox.verify.network.reorder import pooled_first
 from thetabox.verify.network.trace import trace
 
@@ -102,8 +103,13 @@ class _Call(nn.Module):
 
 
 def largest_of(graph: Graph) -> int:
-    """Numbers of a sample in the largest value of a graph."""
-    return max((count_of(v.shape) for v in graph.layouts.values() if v.batch is not None), default=1)
+    """Numbers of a sample in the largest value of a graph, or of those that the rule of a recurrent layer makes."""
+    counts = [count_of(v.shape) for v in graph.layouts.values() if v.batch is not None]
+    for operation in graph.operations:
+        if operation.operator in RECURRENT:
+            outputs = operation.layout[0] if isinstance(operation.layout, tuple) else operation.layout
+            counts.append(RECURRENT[operation.operator] * (1 if outputs is None else count_of(outputs.shape)))
+    return max(counts, default=1)
 
 
 def count_of(shape: tuple[int | None, ...]) -> int:

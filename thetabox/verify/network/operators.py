@@ -29,6 +29,17 @@ SUMMED_OPERAND = {
     "aten.matmul.default": 0,
     "aten.mv.default": 0,
 }
+# Recurrent layers and their cells, and how many gates each has.
+RECURRENT = {
+    "aten.lstm.input": 4,
+    "aten.gru.input": 3,
+    "aten.rnn_tanh.input": 1,
+    "aten.rnn_relu.input": 1,
+    "aten.lstm_cell.default": 4,
+    "aten.gru_cell.default": 3,
+    "aten.rnn_tanh_cell.default": 1,
+    "aten.rnn_relu_cell.default": 1,
+}
 
 COPIES = ("aten._to_copy.default", "aten.clone.default", "aten.alias.default", "aten.detach.default")
 # May turn the samples' dimension into a merged one and back.
@@ -74,6 +85,7 @@ COMPOSITE = frozenset(
         "unflatten.int",
     )
 )
+COMPOSITE |= RECURRENT.keys()
 # Why some operators have no rule, and what to write instead.
 PLACES = "answers a place, which jumps; a certificate bounds values, so return them instead (amax, logits)"
 ORDERED = "puts values into an order, which jumps; take amax or amin, or a fixed order"

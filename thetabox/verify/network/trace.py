@@ -184,10 +184,17 @@ def _untraceable(model: nn.Module, examples: Sequence[Tensor], error: Exception)
     for sign, meaning in MEANINGS.items():
         if sign in str(error):
             reason = meaning
+    if reason == MEANINGS["Constraints violated"] and _steps_first(model):
+        reason += ". A recurrent layer that is given [samples, steps, features] needs batch_first=True"
     return InputError(
         f"torch.export cannot trace {type(model).__name__} on inputs of shape "
         f"{[tuple(e.shape[1:]) for e in examples]} with a free batch size: {reason.strip()[:300]}"
     )
+
+
+def _steps_first(model: nn.Module) -> bool:
+    """Whether a recurrent layer takes its first dimension for that of time."""
+    return any(isinstance(m, nn.RNNBase) and not m.batch_first for m in model.modules())
 
 
 def _read(program: Any, prefix: str) -> Graph:
@@ -251,6 +258,8 @@ MEANINGS = {
     "write x.shape[0] where it needs the size",
     "Could not guard on data-dependent": "its code branches on numbers that it computes, in an if, an assert or by "
     ".item(); a certificate speaks of one function of all inputs and weights",
+    "zeros(): argument 'size' failed to unpack": "its sizes are numbers that it computes, as those of a "
+    "PackedSequence; give sequences of one length as a plain tensor [samples, steps, features]",
     "found a fake tensor in the exported program": "its code keeps tensors, or writes to .data of its weights",
 }
 # Results of a trace that a module writes to its own tensors.
