@@ -1,0 +1,5 @@
+"""``.pt2`` files (``torch.export.save``), read without torch's own reader, which runs what it finds there."""
+
+from thetabox.models.pt2.graph import read
+
+__all__ = ["read"]
