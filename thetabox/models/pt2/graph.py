@@ -13,7 +13,8 @@ from thetabox.models.batch import free_batch
 from thetabox.models.contents import first_line, shown
 from thetabox.models.program import Device, Program, Step, Value
 from thetabox.models.pt2.archive import DTYPES, SCHEMA, Archive
-from thetabox.models.pt2.operators import CHECKS, operator_of, sized
+from thetabox.models.pt2.merges import unmerged
+from thetabox.models.pt2.operators import CHECKS, COMPOSED, operator_of, sized
 
 MEMORY_FORMATS = {
     1: torch.contiguous_format, 2: torch.channels_last, 3: torch.channels_last_3d, 4: torch.preserve_format,
@@ -88,6 +89,8 @@ class _Reader:
         steps = [s for s in (self._step(node) for node in self.graph["nodes"]) if s is not None]
         if answer not in self.known:
             raise InputError(f"{self.path}: its graph returns {answer!r}, which nothing computes")
+        sizes = {name: meta["sizes"] for name, meta in self.graph["tensor_values"].items()}
+        steps = unmerged(steps, sizes, [step.where.partition(" at ")[0] for step in steps])
         kept = any("batch_norm" in node["target"] for node in self.graph["nodes"])
         facts = {
             "format": "pt2",
@@ -145,7 +148,7 @@ class _Reader:
             raise InputError(f"{self.path}: two values of its graph have one name ({shown(r or '' for r in results)})")
         self.known.update(r for r in results if r is not None)
         does, place = sized(target)
-        return Step(function, args, kwargs, results, where, does, place)
+        return Step(COMPOSED.get(target, function), args, kwargs, results, where, does, place)
 
     def _check_mode(self, target: str, given: dict[str, Any]) -> None:
         training = any(given.get(name) is True for name in ("train", "training"))

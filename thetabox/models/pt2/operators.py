@@ -33,6 +33,11 @@ TEXT = frozenset({"padding", "approximate", "mode", "reduce", "rounding_mode", "
 KINDS = re.compile(
     r"(Tensor|int|float|bool|Scalar|SymInt|number|ScalarType|Device|Layout|MemoryFormat|List\[.*\]|Optional\[.*\]|str)"
 )
+# Operators that stand for several simple ones, in the order in which those are applied.
+COMPOSED: dict[str, Callable[..., Any]] = {
+    "torch.ops.aten.addcmul.default": lambda x, a, b, *, value=1: x + (a * b if value == 1 else value * (a * b)),
+    "torch.ops.aten.addcdiv.default": lambda x, a, b, *, value=1: x + (a / b if value == 1 else value * (a / b)),
+}
 VIEWS = ("view.default", "reshape.default", "_unsafe_view.default")
 CREATES = ("zeros.", "ones.", "full.", "empty.")
 NEW = ("new_zeros.", "new_ones.", "new_full.", "new_empty.")
