@@ -84,7 +84,11 @@ def write(name: str, folder: Path, *, dynamo: bool, free: bool, kept: bool = Fal
     stem = f"{name}_{'new' if dynamo else 'old'}_{'free' if free else 'one'}{'_kept' if kept else ''}"
     options: dict = {"input_names": ["x"], "output_names": ["logits"], "dynamo": dynamo}
     if dynamo:
-        options |= {"dynamic_shapes": {"input" if isinstance(made, nn.Sequential) else "x": {0: torch.export.Dim("b")}}} if free else {}
+        options |= (
+            {"dynamic_shapes": {"input" if isinstance(made, nn.Sequential) else "x": {0: torch.export.Dim("b")}}}
+            if free
+            else {}
+        )
         options |= {"optimize": not kept, "verbose": False, "external_data": False}
     else:
         options |= {"dynamic_axes": {"x": {0: "b"}, "logits": {0: "b"}}} if free else {}

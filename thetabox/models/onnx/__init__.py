@@ -2,6 +2,7 @@
 
 from thetabox.models.onnx import activations, arithmetic, dense, pools, recurrent, shapes  # noqa: F401  # fill the table
 from thetabox.models.onnx.build import read
+from thetabox.models.onnx.file import data_files
 from thetabox.models.onnx.table import OPERATORS, Operator, onnx_operator
 
-__all__ = ["OPERATORS", "Operator", "onnx_operator", "read"]
+__all__ = ["OPERATORS", "Operator", "data_files", "onnx_operator", "read"]

@@ -64,31 +64,31 @@ def celu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
 
 @onnx_operator("Selu")
 def selu(x: Tensor, *, alpha: float = 1.67326319217681884765625, gamma: float = 1.05070102214813232421875) -> Tensor:
-    """gamma times elu."""
+    """Gamma times elu."""
     return gamma * F.elu(x, alpha)
 
 
 @onnx_operator("HardSigmoid")
 def hard_sigmoid(x: Tensor, *, alpha: float = 0.2, beta: float = 0.5) -> Tensor:
-    """alpha x + beta, cut to 0 … 1."""
+    """Alpha x + beta, cut to 0 … 1."""
     return torch.clamp(alpha * x + beta, 0.0, 1.0)
 
 
 @onnx_operator("Softsign")
 def softsign(x: Tensor) -> Tensor:
-    """x / (1 + |x|)."""
+    """X / (1 + |x|)."""
     return x / (1.0 + x.abs())
 
 
 @onnx_operator("Gelu")
 def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
-    """x Φ(x), or its approximation by tanh."""
+    """X Φ(x), or its approximation by tanh."""
     return F.gelu(x, approximate=approximate)
 
 
 @onnx_operator("Clip")
 def clip(x: Any, low: Any = None, high: Any = None, *, min: float | None = None, max: float | None = None) -> Tensor:
-    """x cut at two bounds, which are attributes before opset 11."""
+    """X cut at two bounds, which are attributes before opset 11."""
     low, high = (min if low is None else low), (max if high is None else high)
     if low is None and high is None:
         return x  # type: ignore[no-any-return]  # a tensor
@@ -115,11 +115,9 @@ def _over(function: Any, x: Tensor, axis: int | None, opset: int) -> Tensor:
 
 
 @onnx_operator("Dropout")
-def dropout(
-    x: Tensor, ratio: Any = None, training: Any = None, *, seed: int = 0, outputs: int = 1
-) -> Any:
+def dropout(x: Tensor, ratio: Any = None, training: Any = None, *, seed: int = 0, outputs: int = 1) -> Any:
     """Switched off."""
-    if (training is not None and bool(tensor(training).any())):
+    if training is not None and bool(tensor(training).any()):
         raise InputError("it was exported in training mode; call model.eval() before the export")
     if outputs > 1:
         raise InputError("the mask of a dropout is not read")

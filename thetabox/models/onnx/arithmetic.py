@@ -73,7 +73,7 @@ def negated(x: Any) -> Any:
 
 @onnx_operator("Pow", weights=(0,))
 def power(x: Any, exponent: Any) -> Any:
-    """x to a power."""
+    """X to a power."""
     x, exponent = _both(x, exponent)
     if isinstance(exponent, Tensor) and exponent.dim() == 0 and isinstance(x, Tensor) and not exponent.requires_grad:
         if not exponent.is_floating_point():
@@ -134,9 +134,7 @@ def _dims(x: Tensor, axes: Any, noop: int) -> list[int] | None:
 
 
 def _reduction(name: str, function: Callable[[Tensor, list[int], bool], Tensor], what: str) -> None:
-    def apply(
-        x: Any, over: Any = None, *, axes: Any = None, keepdims: int = 1, noop_with_empty_axes: int = 0
-    ) -> Any:
+    def apply(x: Any, over: Any = None, *, axes: Any = None, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Any:
         if is_known(x):
             return _of_numbers(name, array(x), keepdims)
         dims = _dims(x, axes if over is None else over, noop_with_empty_axes)
@@ -172,7 +170,9 @@ _reduction("ReduceProd", _product, "Product")
 _reduction("ReduceL1", lambda x, dims, keep: x.abs().sum(dims, keep), "Sum of sizes")
 _reduction("ReduceL2", lambda x, dims, keep: (x * x).sum(dims, keep).sqrt(), "Root of the sum of squares")
 _reduction("ReduceSumSquare", lambda x, dims, keep: (x * x).sum(dims, keep), "Sum of squares")
-_reduction("ReduceLogSumExp", lambda x, dims, keep: torch.logsumexp(x, dims, keep), "Logarithm of the sum of powers of e")
+_reduction(
+    "ReduceLogSumExp", lambda x, dims, keep: torch.logsumexp(x, dims, keep), "Logarithm of the sum of powers of e"
+)
 
 
 @onnx_operator("Range")

@@ -16,7 +16,7 @@ from thetabox.errors import InputError, Notice
 from thetabox.models.batch import free_batch
 from thetabox.models.contents import first_line
 from thetabox.models.onnx.file import ML, Model, Node, parse, unmapped
-from thetabox.models.onnx.numbers import checked
+from thetabox.models.onnx.numbers import boxed, checked
 from thetabox.models.onnx.table import OPERATORS, Operator
 from thetabox.models.onnx.tails import Scores, linear_classifier, scores
 from thetabox.models.onnx.weights import weights
@@ -24,6 +24,8 @@ from thetabox.models.program import Device, Program, Step, Value
 
 # Larger tables of whole numbers are tensors, not sizes.
 SIZES = 4096
+# Attributes of a scaler, which are no weights, and their defaults.
+SCALER = {"offset": 0.0, "scale": 1.0}
 FREE = "export it with a free batch (dynamic_shapes or dynamic_axes)"
 
 
@@ -65,7 +67,9 @@ class _Builder:
     def __init__(self, model: Model, chosen: Scores) -> None:
         self.model, self.chosen = model, chosen
         self.nodes = _needed(model.nodes, chosen.name)
-        made = {n.outputs[0]: n.attributes for n in self.nodes if n.operator == "Constant" and not n.domain and n.outputs}
+        made = {
+            n.outputs[0]: n.attributes for n in self.nodes if n.operator == "Constant" and not n.domain and n.outputs
+        }
         constants = {name: t for name, a in made.items() if isinstance(t := a.get("value"), Tensor)}
         self.weights = weights(self.nodes, model.tensors, constants)
         self.known: dict[str, Any] = {}
@@ -121,10 +125,16 @@ class _Builder:
     def _add(self, node: Node) -> None:
         if node.domain == ML and node.operator == "LinearClassifier":
             return self._add_linear(node)
+        if node.domain == ML and node.operator == "Scaler":
+            return self._add_scaler(node)
         if node.operator == "Constant" and not node.domain:
             return self._add_constant(node)
         same = node.operator == "Identity" or (node.operator == "Dropout" and len(node.inputs) == 1)
-        same |= node.operator == "Cast" and node.inputs == [self.model.source] and node.attributes.get("to") is self.model.dtype
+        same |= (
+            node.operator == "Cast"
+            and node.inputs == [self.model.source]
+            and node.attributes.get("to") is self.model.dtype
+        )
         if same and not node.domain and len(node.outputs) == 1:
             self._rename(node.outputs[0], node.inputs[0])
             return None
@@ -166,7 +176,9 @@ class _Builder:
         defaults = _defaults(node, self.model.opset)
         unheard = operator.unheard(node.attributes, defaults)
         if unheard is not None:
-            raise InputError(f"{node.describe()} has attribute {unheard}={node.attributes[unheard]!r}, which is not read")
+            raise InputError(
+                f"{node.describe()} has attribute {unheard}={node.attributes[unheard]!r}, which is not read"
+            )
         given = {**defaults, **node.attributes}
         kwargs = {name: given[name] for name in operator.attributes if name in given}
         context = {"opset": self.model.opset, "outputs": len(node.outputs), "device": Device()}
@@ -195,12 +207,26 @@ class _Builder:
 
     def _add_linear(self, node: Node) -> None:
         coefficients, intercepts = linear_classifier(self.model, node)
-        prefix = node.name or "LinearClassifier"
-        names = f"{prefix}.coefficients", f"{prefix}.intercepts"
-        self.parameters |= dict(zip(names, (coefficients, intercepts), strict=True))
+        named = {
+            f"{node.name or node.operator}.{n}": t
+            for n, t in (("coefficients", coefficients), ("intercepts", intercepts))
+        }
+        self.parameters |= named
         source = Value(self.renamed.get(node.inputs[0], node.inputs[0]))
-        result = self.chosen.name
-        self.steps.append(Step(F.linear, (source, *(Value(n) for n in names)), {}, (result,), node.describe()))
+        self.steps.append(Step(F.linear, (source, *map(Value, named)), {}, (self.chosen.name,), node.describe()))
+
+    def _add_scaler(self, node: Node) -> None:
+        named = {
+            f"{node.name or node.operator}.{n}": torch.tensor(node.attributes.get(n) or [d]) for n, d in SCALER.items()
+        }
+        self.buffers |= named
+        source = Value(self.renamed.get(node.inputs[0], node.inputs[0]))
+        self.steps.append(Step(_scaled, (source, *map(Value, named)), {}, (node.outputs[0],), node.describe()))
+
+
+def _scaled(x: Tensor, offset: Tensor, scale: Tensor) -> Tensor:
+    """What ONNX calls a scaler."""
+    return (x - offset) * scale
 
 
 def _two(score: Tensor) -> Tensor:
@@ -244,7 +270,7 @@ class _Explained:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            return self.function(*args, **kwargs)
+            return boxed(self.function(*args, **kwargs))
         except InputError as error:
             raise InputError(f"{self.where}: {error}") from error.__cause__
         except (TypeError, AttributeError, IndexError, KeyError, ValueError, OverflowError) as error:

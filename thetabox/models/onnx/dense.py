@@ -20,7 +20,7 @@ TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3
 def gemm(
     a: Tensor, b: Tensor, c: Any = None, *, alpha: float = 1.0, beta: float = 1.0, transA: int = 0, transB: int = 0
 ) -> Tensor:
-    """alpha · a b + beta · c, either factor transposed."""
+    """Alpha · a b + beta · c, either factor transposed."""
     a = a.t() if transA else a
     row = c is None or (isinstance(c, Tensor) and c.dim() == 1)
     if alpha == 1 and beta == 1 and row:

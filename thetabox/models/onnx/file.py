@@ -12,12 +12,19 @@ from torch import Tensor
 from thetabox.errors import InputError
 from thetabox.models.contents import first_line, shown
 from thetabox.models.onnx.table import OPERATORS
-from thetabox.models.onnx.tensors import DTYPES, dtype_of, tensor_of
+from thetabox.models.onnx.tensors import DTYPES, EXTERNAL, data_file, dtype_of, tensor_of
 
 OLDEST, ML = 7, "ai.onnx.ml"
 OWN = ("", "ai.onnx")
 TENSOR, GRAPHS = 4, (5, 10, 11, 12, 13, 14)
-QUANTISED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "MatMulInteger")
+QUANTISED = (
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "QLinearConv",
+    "QLinearMatMul",
+    "MatMulInteger",
+)
 FLOW = ("If", "Loop", "Scan", "SequenceMap", "Optional")
 
 
@@ -106,6 +113,23 @@ def parse(path: Path) -> Model:
         "batch_norm": "kept" if kept else "none in the file (an exporter may have folded it)",
     }
     return Model(path, nodes, tensors, source, shape, dtype, outputs, opset, facts)
+
+
+def data_files(path: Path) -> list[Path]:
+    """Files beside a model in which its weights lie.
+
+    Raises:
+        InputError: as :func:`parse`.
+    """
+    found = {}
+    for one in _proto(path).graph.initializer:
+        for entry in one.external_data if one.data_location == EXTERNAL else ():
+            if entry.key == "location" and entry.value not in found:
+                try:
+                    found[entry.value] = data_file(path, entry.value, one.name)
+                except InputError as error:
+                    raise InputError(f"{path}: {error}") from None
+    return [found[name] for name in sorted(found)]
 
 
 def _proto(path: Path) -> Any:

@@ -76,6 +76,17 @@ def tensor(value: Any, like: Tensor | None = None, dtype: torch.dtype | None = N
     return torch.tensor(held.tolist(), dtype=dtype, device=device)
 
 
+def boxed(value: Any) -> Any:
+    """A single whole number, as numpy returns it, as an array again."""
+    if isinstance(value, np.integer | np.bool_):
+        return np.asarray(value)
+    if isinstance(value, int | torch.SymInt | torch.SymBool):
+        made = np.empty((), dtype=object)
+        made[()] = value
+        return made if not isinstance(value, int) else np.asarray(value)
+    return tuple(boxed(v) for v in value) if isinstance(value, tuple) else value
+
+
 def checked(value: Any) -> Any:
     """The value, unless it is more numbers than any file needs.
 

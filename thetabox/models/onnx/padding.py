@@ -27,7 +27,12 @@ def pairs(pads: Sequence[Any] | None, dims: int) -> Around:
 
 
 def apart(
-    x: Tensor, auto_pad: str, pads: Sequence[int] | None, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+    x: Tensor,
+    auto_pad: str,
+    pads: Sequence[int] | None,
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
 ) -> Around:
     """The padding of a convolution or pool of these windows.
 

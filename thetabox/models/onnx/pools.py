@@ -124,7 +124,11 @@ def resize(
     if mode != "linear" or coordinate_transformation_mode not in ("half_pixel", "pytorch_half_pixel", "align_corners"):
         raise InputError(f"mode {mode!r} with coordinates {coordinate_transformation_mode!r} is not read")
     out = [math.floor(n * s) for n, s in zip(x.shape[2:], given[2:], strict=True)]
-    if dims not in LINEAR or given[:2] != [1.0, 1.0] or any(o != n * s for o, n, s in zip(out, x.shape[2:], given[2:], strict=True)):
+    if (
+        dims not in LINEAR
+        or given[:2] != [1.0, 1.0]
+        or any(o != n * s for o, n, s in zip(out, x.shape[2:], given[2:], strict=True))
+    ):
         raise InputError(f"factors {given}, which give no whole sizes, are not read")
     return F.interpolate(x, out, mode=LINEAR[dims], align_corners=aligned)
 
@@ -137,7 +141,7 @@ def _nearest(x: Tensor, factors: list[float]) -> Tensor:
 
 
 def _floats(value: Any) -> list[float] | None:
-    if value is None or isinstance(value, list) and all(isinstance(v, float) for v in value):
+    if value is None or (isinstance(value, list) and all(isinstance(v, float) for v in value)):
         return value
     if is_known(value):
         return [float(v) for v in whole(value)]
@@ -165,5 +169,5 @@ def space_to_depth(x: Tensor, *, blocksize: int) -> Tensor:
 
 @onnx_operator("LpNormalization")
 def lp_normalization(x: Tensor, *, axis: int = -1, p: int = 2) -> Tensor:
-    """x divided by its norm along an axis."""
+    """X divided by its norm along an axis."""
     return x / torch.linalg.vector_norm(x, p, axis, True)

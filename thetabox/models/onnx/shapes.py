@@ -12,7 +12,7 @@ from torch import Tensor
 
 from thetabox.errors import InputError
 from thetabox.models.onnx.numbers import array, check_count, is_known, one, tensor, whole
-from thetabox.models.onnx.padding import pairs, padded
+from thetabox.models.onnx.padding import padded, pairs
 from thetabox.models.onnx.table import onnx_operator
 
 
@@ -100,7 +100,15 @@ def split(
 
 @onnx_operator("Slice")
 def cut(
-    x: Any, starts_: Any = None, ends_: Any = None, over: Any = None, steps: Any = None, *, starts: Any = None, ends: Any = None, axes: Any = None
+    x: Any,
+    starts_: Any = None,
+    ends_: Any = None,
+    over: Any = None,
+    steps: Any = None,
+    *,
+    starts: Any = None,
+    ends: Any = None,
+    axes: Any = None,
 ) -> Any:
     """Parts of dimensions, named by attributes before opset 10."""
     first, last = whole(starts if starts_ is None else starts_), whole(ends if ends_ is None else ends_)
@@ -111,7 +119,7 @@ def cut(
     for start, end, axis, step in zip(first, last, along, by, strict=True):
         axis = axis % x.ndim
         if step < 0 and isinstance(x, Tensor):
-            if step != -1 or start not in (-1, x.shape[axis] - 1) and start < x.shape[axis] or end > -x.shape[axis]:
+            if step != -1 or (start not in (-1, x.shape[axis] - 1) and start < x.shape[axis]) or end > -x.shape[axis]:
                 raise InputError("a Slice backwards, other than of a whole dimension, is not read")
             x = x.flip(axis)
             continue
@@ -142,7 +150,14 @@ def _taken(x: Tensor, flat: Tensor, axis: int, indices: Any) -> Tensor:
 
 @onnx_operator("Pad")
 def pad(
-    x: Tensor, pads_: Any = None, value_: Any = None, over: Any = None, *, mode: str = "constant", pads: Any = None, value: float = 0.0
+    x: Tensor,
+    pads_: Any = None,
+    value_: Any = None,
+    over: Any = None,
+    *,
+    mode: str = "constant",
+    pads: Any = None,
+    value: float = 0.0,
 ) -> Tensor:
     """More numbers around."""
     given = whole(pads if pads_ is None else pads_, "the sizes of a Pad")
@@ -198,7 +213,9 @@ def constant_of_shape(shape: Any, *, value: Any = None, device: Any = None) -> A
 @onnx_operator("Shape")
 def shape_of(x: Any, *, start: int = 0, end: int | None = None) -> Any:
     """Sizes of a tensor."""
-    return array(list(x.shape if isinstance(x, Tensor | np.ndarray) else [len(x)] if isinstance(x, list) else [])[start:end])
+    return array(
+        list(x.shape if isinstance(x, Tensor | np.ndarray) else [len(x)] if isinstance(x, list) else [])[start:end]
+    )
 
 
 @onnx_operator("Size")
@@ -211,13 +228,17 @@ def size_of(x: Any) -> Any:
 def cast(x: Any, *, to: torch.dtype, saturate: int = 1) -> Any:
     """Another type."""
     if is_known(x):
-        return array(x) if not to.is_floating_point and to is not torch.bool else tensor(x, None, to).reshape(array(x).shape)
+        return (
+            array(x)
+            if not to.is_floating_point and to is not torch.bool
+            else tensor(x, None, to).reshape(array(x).shape)
+        )
     return x if isinstance(x, float) else x.to(to)
 
 
 @onnx_operator("CastLike")
 def cast_like(x: Any, like: Any, *, saturate: int = 1) -> Any:
     """The type of another tensor."""
-    if not isinstance(like, Tensor):
+    if isinstance(x, float) or not isinstance(like, Tensor):
         return x
     return tensor(x, like, like.dtype).reshape(array(x).shape) if is_known(x) else x.to(like.dtype)

@@ -69,7 +69,8 @@ def _behind(made: Mapping[str, Node], name: str) -> Scores:
     while walked in made:
         node = made[walked]
         if node.domain == ML and node.operator == "LinearClassifier":
-            return Scores(node.outputs[-1] if len(node.outputs) > 1 else walked, False, (*dropped, "LinearClassifier's"))
+            transform = str(node.attributes.get("post_transform", "NONE")).capitalize()
+            return Scores(node.outputs[-1], False, (*dropped, *[transform] * (transform != "None")))
         places = ML_DECISIONS if node.domain == ML else DECISIONS if not node.domain else {}
         if node.operator in places:
             walked, decided = node.inputs[places[node.operator]], True

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from thetabox.errors import InputError
+from thetabox.models.contents import first_line
 from thetabox.models.program import check_finite
 
 # Type in the file → torch's, and where its numbers stand if not as raw bytes.
@@ -31,7 +32,9 @@ def dtype_of(code: int, what: str) -> torch.dtype:
         InputError: one that is not read.
     """
     if code not in DTYPES:
-        raise InputError(f"{what} is of type {OTHERS.get(code, f'number {code} (float8, int4 or unknown)')}, which is not read")
+        raise InputError(
+            f"{what} is of type {OTHERS.get(code, f'number {code} (float8, int4 or unknown)')}, which is not read"
+        )
     return DTYPES[code][0]
 
 
@@ -68,7 +71,9 @@ def _tensor(path: Path, proto: Any, what: str) -> Tensor:
         return _typed(proto, what, dtype, sizes, count)
     if len(content) != count * dtype.itemsize:
         raise InputError(f"{what} is said to be {sizes}, which is not what its {len(content)} bytes are")
-    held = torch.frombuffer(bytearray(content), dtype=dtype).reshape(sizes) if count else torch.empty(sizes, dtype=dtype)
+    held = (
+        torch.frombuffer(bytearray(content), dtype=dtype).reshape(sizes) if count else torch.empty(sizes, dtype=dtype)
+    )
     return _finite(what, held)
 
 
@@ -91,30 +96,41 @@ def _finite(what: str, tensor: Tensor) -> Tensor:
 def _external(path: Path, proto: Any, what: str, size: int) -> bytes:
     """Bytes of a file in the model's folder, of which nothing but these is read."""
     entries = {entry.key: entry.value for entry in proto.external_data}
-    location = entries.get("location", "")
-    place = Path(location)
-    folder = path.resolve().parent
-    if not location or place.is_absolute() or "\\" in location or "\0" in location or ".." in place.parts:
-        raise InputError(f"refused, {what} is said to lie in {location!r}, which is no file in the model's folder")
-    file = folder / place
-    try:
-        inside = file.resolve(strict=True).is_relative_to(folder)
-        regular = file.is_file()
-    except FileNotFoundError:
-        raise InputError(f"{what} lies in {location}, which is not there; put it beside the model") from None
-    except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"{what} lies in {location!r}, which cannot be read ({error})") from None
-    if not inside or not regular:
-        raise InputError(f"refused, {what} is said to lie in {location!r}, which is no file in the model's folder")
+    file = data_file(path, entries.get("location", ""), what)
+    has = os.path.getsize(file)
     try:
         offset, length = int(entries.get("offset", 0)), int(entries.get("length", size))
     except ValueError:
-        raise InputError(f"{what} has no numbers for where it lies in {location}") from None
-    if offset < 0 or length != size or offset + length > os.path.getsize(file):
+        raise InputError(f"{what} has no numbers for where it lies in {file.name}") from None
+    if offset < 0 or length != size or offset + length > has:
         raise InputError(
-            f"{what} is said to be {length} bytes from {offset} on in {location}, which has {os.path.getsize(file)}, "
-            f"and needs {size}"
+            f"{what} needs {size} bytes, and is said to be {length} from {offset} on of {file.name}'s {has}"
         )
-    with open(file, "rb") as data:
-        data.seek(offset)
-        return data.read(length)
+    try:
+        with open(file, "rb") as data:
+            data.seek(offset)
+            return data.read(length)
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror or error}") from None
+
+
+def data_file(path: Path, location: str, what: str) -> Path:
+    """Where the data of a tensor lies.
+
+    Raises:
+        InputError: not in the model's folder, or not there.
+    """
+    place = Path(location)
+    folder = path.resolve().parent
+    refused = f"refused, {what} is said to lie in {location[:80]!r}, which is no file in the model's folder"
+    if not location or place.is_absolute() or "\\" in location or "\0" in location or ".." in place.parts:
+        raise InputError(refused)
+    try:
+        file = (folder / place).resolve(strict=True)
+    except FileNotFoundError:
+        raise InputError(f"{what} lies in {location}, which is not there; put it beside the model") from None
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{what} lies in {location[:80]!r}, which cannot be read ({first_line(error)})") from None
+    if not file.is_relative_to(folder) or not file.is_file():
+        raise InputError(refused)
+    return file

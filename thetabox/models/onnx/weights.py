@@ -20,7 +20,9 @@ from torch import Tensor
 from thetabox.models.onnx.file import Node
 from thetabox.models.onnx.table import OPERATORS
 
-MADE_UP = re.compile(r"(_?val|const(ant)?|onnx::\w+?|_?to_copy|tmp)_?\d+|_\w+_const|.*Constant(_\d+)?(_output_\d+)?|.*_cast")
+MADE_UP = re.compile(
+    r"(_?val|const(ant)?|onnx::\w+?|_?to_copy|tmp)_?\d+|_\w+_const|.*Constant(_\d+)?(_output_\d+)?|.*_cast"
+)
 MOVES = frozenset({
     "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Cast", "CastLike", "Expand", "Slice", "Split", "Concat",
     "Flatten", "Gather", "Tile",

@@ -190,7 +190,9 @@ class Archive:
             )
         dtype = DTYPES.get(meta["dtype"])
         if dtype is None or meta["layout"] != 7:
-            raise InputError(f"{self.path}: {name} is of a type that is not read (complex, float8, sparse or quantised)")
+            raise InputError(
+                f"{self.path}: {name} is of a type that is not read (complex, float8, sparse or quantised)"
+            )
         sizes = [_whole(s["as_int"]) for s in meta["sizes"]]
         strides = [_whole(s["as_int"]) for s in meta["strides"]]
         offset = _whole(meta["storage_offset"]["as_int"])
@@ -203,10 +205,21 @@ class Archive:
         last = offset + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
         repeated = any(stride == 0 and size > 1 for size, stride in zip(sizes, strides, strict=True))
         if 0 not in sizes and (last >= len(flat) or repeated):
-            raise InputError(f"{self.path}: {name} is said to be {sizes}, which is not what its {len(flat)} numbers are")
+            raise InputError(
+                f"{self.path}: {name} is said to be {sizes}, which is not what its {len(flat)} numbers are"
+            )
         tensor = torch.as_strided(flat, sizes, strides, offset) if 0 not in sizes else flat.new_empty(sizes)
         check_finite(self.path, name, tensor)
         return tensor
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a zip file is what ``torch.export.save`` writes, whatever its name."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return any(name.partition("/")[2].startswith("models/") for name in file.namelist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError, EOFError):
+        return False
 
 
 def _whole(value: Any) -> int:

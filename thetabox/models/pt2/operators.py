@@ -16,7 +16,22 @@ from thetabox.models.program import Sized
 # What a size is computed with.
 NUMBERS: dict[str, Callable[..., Any]] = {
     f"_operator.{name}": getattr(operator, name)
-    for name in ("add", "sub", "mul", "floordiv", "mod", "neg", "eq", "ne", "lt", "le", "gt", "ge", "truediv", "getitem")
+    for name in (
+        "add",
+        "sub",
+        "mul",
+        "floordiv",
+        "mod",
+        "neg",
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "truediv",
+        "getitem",
+    )
 } | {"math.ceil": math.ceil, "math.floor": math.floor, "math.trunc": math.trunc}
 NUMBERS |= {name.replace("_operator", "operator"): f for name, f in NUMBERS.items()}
 # What an export checks of sizes and types, which is so, or is seen when the network runs.
@@ -70,7 +85,7 @@ def _check(path: Any, target: str, name: str, found: Any) -> None:
     text = [a.name for a in arguments if "str" in str(a.type) and a.name not in TEXT]
     kinds = all(KINDS.fullmatch(str(a.type)) for a in arguments)
     inner = name.startswith("_") and not (name in INNER or (name.startswith("__") and name.endswith("__")))
-    if text or not kinds or inner or torch.Tag.nondeterministic_seeded in found.tags and not _train(arguments):
+    if text or not kinds or inner or (torch.Tag.nondeterministic_seeded in found.tags and not _train(arguments)):
         draws = "draws random numbers" if torch.Tag.nondeterministic_seeded in found.tags else "is not read"
         raise InputError(f"{path}: refused, its graph calls {target}, which {draws}")
 
