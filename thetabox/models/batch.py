@@ -88,7 +88,7 @@ def _freed(step: Step, size: int, shapes: dict[str, tuple[int, ...]], *, of_inpu
 
 
 def _place(sizes: Sequence[Any], result: Sequence[int], size: int) -> int | None:
-    """Where in a list of sizes the batch stands: where its number does, in front before elsewhere, or merged in front."""
+    """Where in a list of sizes the batch stands: at its number, in front before elsewhere, or merged in front."""
     if not sizes or len(sizes) != len(result):
         return None
     same = [i for i, s in enumerate(result) if s == size and sizes[i] in (size, -1)]

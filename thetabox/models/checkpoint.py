@@ -210,7 +210,7 @@ def read_graph(path: Path, config: Mapping[str, Any] | None) -> nn.Module:
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of the file's bytes, in hex; of an ONNX file whose weights lie beside it, of those files' bytes as well."""
+    """SHA-256 of the file's bytes, in hex; those of weights beside an ONNX file count too."""
     path = Path(path)
     digest = hashlib.sha256(_bytes(path))
     if path.suffix.lower() == ".onnx":

@@ -1,4 +1,4 @@
-"""A network read from a graph file (``.pt2``, ``.onnx``): a module that runs a list of steps, and nothing of the file."""
+"""A network read from a graph file (``.pt2``, ``.onnx``): a module that runs a list of steps, nothing else."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ ALONE = {
 
 def _alone(function: Any, name: str) -> Any:
     def apply(x: Tensor) -> Tensor:
-        return function(x)  # type: ignore[no-any-return]  # torch's functions of one tensor
+        return function(x)
 
     apply.__doc__ = f"torch's {function.__name__}."
     apply.__name__ = name.lower()
@@ -91,7 +91,7 @@ def clip(x: Any, low: Any = None, high: Any = None, *, min: float | None = None,
     """X cut at two bounds, which are attributes before opset 11."""
     low, high = (min if low is None else low), (max if high is None else high)
     if low is None and high is None:
-        return x  # type: ignore[no-any-return]  # a tensor
+        return x
     return torch.clamp(x, low, high)
 
 
@@ -110,8 +110,8 @@ def log_softmax(x: Tensor, *, axis: int | None = None, opset: int = 13) -> Tenso
 def _over(function: Any, x: Tensor, axis: int | None, opset: int) -> Tensor:
     axis = (-1 if opset >= 13 else 1) if axis is None else axis
     if opset >= 13 or axis % x.dim() == x.dim() - 1:
-        return function(x, axis)  # type: ignore[no-any-return]  # a tensor
-    return function(x.flatten(axis), -1).reshape(x.shape)  # type: ignore[no-any-return]  # a tensor
+        return function(x, axis)
+    return function(x.flatten(axis), -1).reshape(x.shape)
 
 
 @onnx_operator("Dropout")

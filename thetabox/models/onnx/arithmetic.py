@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from thetabox.errors import InputError
-from thetabox.models.onnx.numbers import array, is_known, tensor, whole
+from thetabox.models.onnx.numbers import array, is_known, one, tensor, whole
 from thetabox.models.onnx.table import onnx_operator
 
 
@@ -74,10 +74,9 @@ def negated(x: Any) -> Any:
 @onnx_operator("Pow", weights=(0,))
 def power(x: Any, exponent: Any) -> Any:
     """X to a power."""
+    if is_known(exponent) and isinstance(x, Tensor) and array(exponent).size == 1:
+        return x ** one(exponent)
     x, exponent = _both(x, exponent)
-    if isinstance(exponent, Tensor) and exponent.dim() == 0 and isinstance(x, Tensor) and not exponent.requires_grad:
-        if not exponent.is_floating_point():
-            return torch.pow(x, int(exponent))
     return x**exponent
 
 
@@ -111,7 +110,9 @@ def _extreme(a: Any, b: Any, function: Any, of_numbers: Any, bound: str) -> Any:
         return of_numbers(a, b)
     if isinstance(a, float):
         a, b = b, a
-    return torch.clamp(a, **{bound: b}) if isinstance(b, float) else function(a, b)
+    if isinstance(b, float):
+        return torch.clamp(a, min=b) if bound == "min" else torch.clamp(a, max=b)
+    return function(a, b)
 
 
 @onnx_operator("Where")

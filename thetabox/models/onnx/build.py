@@ -25,7 +25,7 @@ from thetabox.models.program import Device, Program, Step, Value
 # Larger tables of whole numbers are tensors, not sizes.
 SIZES = 4096
 # Attributes of a scaler, which are no weights, and their defaults.
-SCALER = {"offset": 0.0, "scale": 1.0}
+SCALER = {"offset": [0.0], "scale": [1.0]}
 FREE = "export it with a free batch (dynamic_shapes or dynamic_axes)"
 
 
@@ -145,14 +145,21 @@ class _Builder:
             raise InputError(f"{node.describe()} has {len(node.inputs)} inputs, of which {operator.inputs} are read")
         kwargs = self._attributes(node, operator)
         inputs = [self.renamed.get(name, name) for name in node.inputs]
-        if all(not name or name in self.known for name in inputs) and not operator.sized == "create":
-            if self._fold(node, operator, inputs, kwargs):
-                return None
+        known = all(not name or name in self.known for name in inputs) and operator.sized != "create"
+        if known and self._fold(node, operator, inputs, kwargs):
+            return None
         args = tuple(self._argument(operator, place, name) for place, name in enumerate(inputs))
         results = tuple(name or None for name in node.outputs)
         function = _explained(operator.function, node)
         self.steps.append(Step(function, args, kwargs, results, node.describe(), operator.sized, operator.sizes))
         return None
+
+    def _is_same(self, node: Node) -> bool:
+        """Whether a node returns its operand."""
+        if node.domain or len(node.outputs) != 1 or len(node.inputs) != 1:
+            return False
+        to_own = node.attributes.get("to") is self.model.dtype and node.inputs == [self.model.source]
+        return node.operator in ("Identity", "Dropout") or (node.operator == "Cast" and to_own)
 
     def _rename(self, new: str, old: str) -> None:
         old = self.renamed.get(old, old)
@@ -255,8 +262,14 @@ def _defaults(node: Node, opset: int) -> dict[str, Any]:
     for name, attribute in schema.attributes.items():
         if attribute.default_value.name:
             value = helper.get_attribute_value(attribute.default_value)
-            found[name] = value.decode() if isinstance(value, bytes) else value
+            found[name] = _text(value)
     return found
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_text(v) for v in value]
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _explained(function: Any, node: Node) -> Any:

@@ -253,7 +253,8 @@ def unmapped(node: Node) -> str:
         return f"{what} has a graph or sparse tensor among its attributes, which is not read"
     domain = f", domain={node.domain!r}" if node.domain else ""
     return (
-        f"no function for ONNX operator {what}; add one with @thetabox.models.onnx.onnx_operator({node.operator!r}{domain})"
+        f"no function for ONNX operator {what}; add one with "
+        f"@thetabox.models.onnx.onnx_operator({node.operator!r}{domain})"
         if (node.domain, node.operator) not in OPERATORS
         else f"{what} cannot be read"
     )

@@ -41,7 +41,7 @@ def max_pool(
     inside = all(a == b and 2 * a <= k for (a, b), k in zip(around, kernel_shape, strict=True))
     if not inside:
         x, around = padded(x, around, -math.inf), [(0, 0)] * dims
-    return MAX_POOLS[dims](x, kernel_shape, strides, [a for a, _ in around], dilations, bool(ceil_mode))  # type: ignore[no-any-return]  # a tensor
+    return MAX_POOLS[dims](x, kernel_shape, strides, [a for a, _ in around], dilations, bool(ceil_mode))
 
 
 @onnx_operator("AveragePool")
@@ -68,7 +68,7 @@ def average_pool(
     elif any(a != b for a, b in around):
         raise InputError(f"an AveragePool padded by {around}, of which the mean knows nothing, is not read")
     before = [a for a, _ in around]
-    return AVERAGE_POOLS[dims](x, kernel_shape, strides, before, False, bool(count_include_pad))  # type: ignore[no-any-return]  # a tensor
+    return AVERAGE_POOLS[dims](x, kernel_shape, strides, before, False, bool(count_include_pad))
 
 
 def _dims(kernel: list[int], functions: dict[int, Any]) -> int:

@@ -82,9 +82,9 @@ def _run(
 
 @onnx_operator("LSTM", weights=(1, 2, 3))
 def lstm(
-    x: Tensor, w: Tensor, r: Tensor, b: Any = None, lengths: Any = None, h: Any = None, c: Any = None, peepholes: Any = None,
-    *, activations: Any = None, clip: float = 0.0, direction: str = "forward", hidden_size: int = 0, input_forget: int = 0,
-    layout: int = 0, outputs: int = 1,
+    x: Tensor, w: Tensor, r: Tensor, b: Any = None, lengths: Any = None, h: Any = None, c: Any = None,
+    peepholes: Any = None, *, activations: Any = None, clip: float = 0.0, direction: str = "forward",
+    hidden_size: int = 0, input_forget: int = 0, layout: int = 0, outputs: int = 1,
 ) -> Any:  # fmt: skip
     """Gates i, o, f, c; without peepholes."""
     if peepholes is not None or input_forget:

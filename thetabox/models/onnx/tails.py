@@ -1,4 +1,4 @@
-"""Where the scores of a classifier stand: before the softmax, the label and the dictionary that tools put behind them."""
+"""Where the scores of a classifier stand: before the softmax, the label and the dictionary behind them."""
 
 from __future__ import annotations
 
@@ -111,6 +111,7 @@ def linear_classifier(model: Model, node: Node) -> tuple[Tensor, Tensor]:
     rows = len(intercepts)
     if not labels or rows != len(labels) or not flat or len(flat) % rows:
         raise InputError(
-            f"{model.path}: {node.describe()} has {len(flat)} coefficients and {rows} intercepts of {len(labels)} classes"
+            f"{model.path}: {node.describe()} has {len(flat)} coefficients and {rows} intercepts of {len(labels)} "
+            "classes"
         )
     return torch.tensor(flat).reshape(rows, -1), torch.tensor(intercepts)

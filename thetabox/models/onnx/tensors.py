@@ -74,7 +74,7 @@ def _tensor(path: Path, proto: Any, what: str) -> Tensor:
     held = (
         torch.frombuffer(bytearray(content), dtype=dtype).reshape(sizes) if count else torch.empty(sizes, dtype=dtype)
     )
-    return _finite(what, held)
+    return _finite(what, held.reshape(sizes))
 
 
 def _typed(proto: Any, what: str, dtype: torch.dtype, sizes: list[int], count: int) -> Tensor:

@@ -1,8 +1,8 @@
 """Which tensors of an ONNX file are weights: a file does not say, and a box covers every weight and bias.
 
 A tensor is a weight where an operator takes it in a place in which layers keep theirs: both factors of a product,
-kernels and biases of convolutions and recurrent layers, scale and shift of normalisations, slopes of PRelu, tables of an
-embedding, and whatever is added, subtracted, multiplied or divided by. It may be moved, cut or copied on its way there.
+kernels and biases of convolutions and recurrent layers, scale and shift of normalisations, slopes of PRelu, tables of
+an embedding, and whatever is added, subtracted, multiplied or divided by. It may be moved, cut or copied on its way.
 
 1. A number by itself is a literal where it stands in a ``Constant``, or under a name that an exporter made up
    (``val_3``, ``onnx::Mul_7``); with a name of its own it is a weight.
@@ -24,8 +24,8 @@ MADE_UP = re.compile(
     r"(_?val|const(ant)?|onnx::\w+?|_?to_copy|tmp)_?\d+|_\w+_const|.*Constant(_\d+)?(_output_\d+)?|.*_cast"
 )
 MOVES = frozenset({
-    "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Cast", "CastLike", "Expand", "Slice", "Split", "Concat",
-    "Flatten", "Gather", "Tile",
+    "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Cast", "CastLike", "Expand", "Slice", "Split",
+    "Concat", "Flatten", "Gather", "Tile",
 })  # fmt: skip
 
 

@@ -1,9 +1,9 @@
 """The members of a ``.pt2`` archive: its graph as JSON, its tensors as bytes. Nothing of it is unpickled.
 
-``torch.export.load`` runs code of a file in many places: sample inputs, constants and weights marked ``use_pickle`` are
-unpickled, custom objects rebuilt, AOTInductor libraries loaded, and expressions of sizes and guards evaluated as Python.
-None of that is needed to know the network, so its reader is not called: an archive is read as a zip file whose members
-are stored as they are, and refused where it holds code, or a pickle that is more than tensors.
+``torch.export.load`` runs code of a file in many places: sample inputs, constants and weights marked ``use_pickle``
+are unpickled, custom objects rebuilt, AOTInductor libraries loaded, expressions of sizes and guards evaluated as
+Python. None of that is needed to know the network, so its reader is not called: an archive is read as a zip file whose
+members are stored as they are, and refused where it holds code, or a pickle that is more than tensors.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ CODE = ("data/aotinductor/", "data/executorch/", "data/mtia/", "data/xl_model_we
 PLAIN = re.compile(
     r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter|device_tensor_from_numpy)|torch (\w+Storage|"
     r"Size|device|float16|bfloat16|float32|float64|u?int8|int16|int32|int64|bool)|torch\.nn\.parameter Parameter|"
-    r"torch\._tensor _rebuild_from_type_v2|torch Tensor|(__builtin__|builtins) set|torch\.storage (Untyped|Typed)Storage"
+    r"torch\._tensor _rebuild_from_type_v2|torch Tensor|(__builtin__|builtins) set|"
+    r"torch\.storage (Untyped|Typed)Storage"
 )
 
 

@@ -102,11 +102,11 @@ class _Reader:
         meta = self.graph["tensor_values"][source]
         batch = meta["sizes"][0] if meta["sizes"] else {}
         if "as_int" in batch:
-            sizes = [size.get("as_int") or _hint(size) for size in meta["sizes"]]
-            if any(type(size) is not int or size < 1 for size in sizes):
-                raise InputError(f"{self.path}: its input is said to be of sizes {sizes}")
-            program = free_batch(self.path, program, sizes, DTYPES[meta["dtype"]], FREE)
-            program.facts["batch"] = f"exported with {sizes[0]}, made free"
+            shape = [size.get("as_int") or _hint(size) for size in meta["sizes"]]
+            if any(type(size) is not int or size < 1 for size in shape):
+                raise InputError(f"{self.path}: its input is said to be of sizes {shape}")
+            program = free_batch(self.path, program, shape, DTYPES[meta["dtype"]], FREE)
+            program.facts["batch"] = f"exported with {shape[0]}, made free"
         return program
 
     def _input(self, argument: Any) -> str:

@@ -21,7 +21,8 @@ SPLITS = (*MERGES, "aten.unflatten.int")
 ALONE = frozenset(f"aten.{name}" for name in (
     "relu.default", "tanh.default", "sigmoid.default", "neg.default", "exp.default", "abs.default", "gelu.default",
     "silu.default", "elu.default", "leaky_relu.default", "hardtanh.default", "clamp.default", "dropout.default",
-    "add.Tensor", "sub.Tensor", "mul.Tensor", "div.Tensor", "rsub.Scalar", "softplus.default", "add.Scalar", "mul.Scalar",
+    "add.Tensor", "sub.Tensor", "mul.Tensor", "div.Tensor", "rsub.Scalar", "softplus.default", "add.Scalar",
+    "mul.Scalar",
 ))  # fmt: skip
 ROWS = ("aten.matmul.default", "aten.mm.default", "aten.linear.default")
 

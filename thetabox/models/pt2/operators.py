@@ -39,9 +39,9 @@ CHECKS = re.compile(r"torch\.ops\.aten\.(_assert_\w+|sym_constrain_range\w*|_ass
 ATEN = re.compile(r"torch\.ops\.aten\.([A-Za-z_]\w*)\.(\w+)")
 # Operators below the surface that a decomposition leaves.
 INNER = frozenset({
-    "_unsafe_view", "_softmax", "_log_softmax", "_native_batch_norm_legit_no_training", "_to_copy", "_adaptive_avg_pool2d",
-    "_adaptive_avg_pool3d", "_scaled_dot_product_attention_math", "_safe_softmax", "_weight_norm", "_prelu_kernel",
-    "_reshape_alias", "_native_batch_norm_legit", "_weight_norm_interface",
+    "_unsafe_view", "_softmax", "_log_softmax", "_native_batch_norm_legit_no_training", "_to_copy",
+    "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "_scaled_dot_product_attention_math", "_safe_softmax",
+    "_weight_norm", "_prelu_kernel", "_reshape_alias", "_native_batch_norm_legit", "_weight_norm_interface",
 })  # fmt: skip
 # Text that says how, not where.
 TEXT = frozenset({"padding", "approximate", "mode", "reduce", "rounding_mode", "indexing", "equation", "reduction"})
@@ -77,7 +77,7 @@ def operator_of(path: Any, target: str) -> Callable[..., Any]:
     if found is None:
         raise InputError(f"{path}: its graph calls {target[:80]}, which torch {torch.__version__} does not have")
     _check(path, target, name, found)
-    return found  # type: ignore[no-any-return]  # an overload
+    return found
 
 
 def _check(path: Any, target: str, name: str, found: Any) -> None:
