@@ -9,6 +9,7 @@ as of every network: what it lets through is one function of a sample, that of t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,8 +21,10 @@ from thetabox.errors import InputError
 from thetabox.models.contents import first_line
 from thetabox.models.program import Batch, Program, Step, Value, changed
 
-# Numbers of samples at which a freed network is tried, beside its own.
+# Numbers of samples at which a network is tried.
 TRIED = (3, 5)
+# Numbers of one value of a few samples.
+LARGEST = 1 << 34
 
 
 def free_batch(path: Any, program: Program, shape: Sequence[int], dtype: torch.dtype, advice: str) -> Program:
@@ -47,20 +50,41 @@ def free_batch(path: Any, program: Program, shape: Sequence[int], dtype: torch.d
             from_input.update(r for r in step.results if r is not None)
         steps.append(_freed(step, size, shapes, of_input=of_input))
     program.with_steps(steps)
+    wrong = (
+        f"the batch of {size} with which it was exported is written into the graph, where it cannot be told from other "
+        "sizes"
+    )
+    check_batch(path, program, shape[1:], dtype, wrong, advice)
+    return program
+
+
+def check_batch(path: Any, program: Program, shape: Sequence[int], dtype: torch.dtype, wrong: str, advice: str) -> None:
+    """Run the network without numbers on batches of several sizes.
+
+    Args:
+        path: for messages.
+        program: of the file.
+        shape: of one sample.
+        dtype: of the input.
+        wrong: what it means that it does not run.
+        advice: what to do then.
+
+    Raises:
+        InputError: it does not run, does not return a row for each sample, or holds values larger than any memory.
+    """
     for samples in TRIED:
         try:
-            answer = _on_meta(program, (samples, *shape[1:]), dtype)[program.answer]
+            shapes = _on_meta(program, (samples, *shape), dtype)
         except Exception as error:  # torch raises whatever it likes where sizes do not fit
-            raise InputError(
-                f"{path}: the batch of {size} with which it was exported is written into the graph, where it cannot be "
-                f"told from other sizes ({first_line(error)}); {advice}"
-            ) from None
+            raise InputError(f"{path}: {wrong} ({first_line(error)}); {advice}") from None
+        answer = shapes.get(program.answer, ())
         if not answer or answer[0] != samples:
             raise InputError(
-                f"{path}: with a batch of {samples} instead of {size} it answers {list(answer)}, not a row for each "
-                f"sample; {advice}"
+                f"{path}: with a batch of {samples} it answers {list(answer)}, not a row for each sample; {advice}"
             )
-    return program
+        largest = max(shapes.values(), key=math.prod)
+        if math.prod(largest) > LARGEST:
+            raise InputError(f"{path}: a value of its graph has sizes {list(largest)}, which no memory holds")
 
 
 def _freed(step: Step, size: int, shapes: dict[str, tuple[int, ...]], *, of_input: bool) -> Step:

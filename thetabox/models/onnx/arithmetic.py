@@ -71,6 +71,15 @@ def negated(x: Any) -> Any:
     return ~array(x).astype(bool) if is_known(x) else torch.logical_not(x)
 
 
+@onnx_operator("Mod")
+def remainder(a: Any, b: Any, *, fmod: int = 0) -> Any:
+    """What is left of a division, with the sign of b, or of a where fmod is set."""
+    a, b = _both(a, b)
+    if isinstance(a, np.ndarray):
+        return np.fmod(a, b) if fmod else a % b
+    return torch.fmod(a, b) if fmod else torch.remainder(a, b)
+
+
 @onnx_operator("Pow", weights=(0,))
 def power(x: Any, exponent: Any) -> Any:
     """X to a power."""

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from thetabox.errors import InputError, Notice
-from thetabox.models.batch import free_batch
+from thetabox.models.batch import check_batch, free_batch
 from thetabox.models.contents import first_line
 from thetabox.models.onnx.file import ML, Model, Node, parse, unmapped
 from thetabox.models.onnx.numbers import boxed, checked
@@ -107,6 +107,9 @@ class _Builder:
             sizes = [size for size in model.shape if size is not None]
             program = free_batch(model.path, program, sizes, model.dtype, FREE)
             program.facts["batch"] = f"exported with {sizes[0]}, made free"
+        elif model.shape and None not in model.shape[1:]:
+            sizes = [size for size in model.shape[1:] if size is not None]
+            check_batch(model.path, program, sizes, model.dtype, "its graph does not run on a batch of any size", FREE)
         elif model.shape and model.shape[0] is not None:
             raise InputError(f"its input has the batch {model.shape[0]}, but free sizes behind it; {FREE}")
         return program

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from thetabox.errors import InputError
-from thetabox.models.batch import free_batch
+from thetabox.models.batch import check_batch, free_batch
 from thetabox.models.contents import first_line, shown
 from thetabox.models.program import Device, Program, Step, Value
 from thetabox.models.pt2.archive import DTYPES, SCHEMA, Archive
@@ -107,6 +107,9 @@ class _Reader:
                 raise InputError(f"{self.path}: its input is said to be of sizes {shape}")
             program = free_batch(self.path, program, shape, DTYPES[meta["dtype"]], FREE)
             program.facts["batch"] = f"exported with {shape[0]}, made free"
+        elif all("as_int" in size for size in meta["sizes"][1:]):
+            shape = [size["as_int"] for size in meta["sizes"][1:]]
+            check_batch(self.path, program, shape, DTYPES[meta["dtype"]], "its graph does not run", FREE)
         return program
 
     def _input(self, argument: Any) -> str:
