@@ -177,8 +177,9 @@ def model_of(case: Case, outputs: int = 1) -> Any:
     held = [numpy_helper.from_array(o, f"w{i}") for i, o in enumerate(others) if o is not None]
     outs = ["y", *(f"y{i}" for i in range(1, outputs))]
     node = helper.make_node(operator, names, outs, name="it", **attributes)
+    # No size is said, so that an operator may do what it likes with the batch.
     graph = helper.make_graph(
-        [node], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", *shape[1:]])],
+        [node], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [f"d{i}" for i in range(len(shape))])],
         [helper.make_empty_tensor_value_info(name) for name in outs], held,
     )  # fmt: skip
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)

@@ -77,12 +77,12 @@ def check_batch(path: Any, program: Program, shape: Sequence[int], dtype: torch.
             shapes = _on_meta(program, (samples, *shape), dtype)
         except Exception as error:  # torch raises whatever it likes where sizes do not fit
             raise InputError(f"{path}: {wrong} ({first_line(error)}); {advice}") from None
-        answer = shapes.get(program.answer, ())
+        answer = shapes.get(program.answer, (samples, *shape) if program.answer == program.source else ())
         if not answer or answer[0] != samples:
             raise InputError(
                 f"{path}: with a batch of {samples} it answers {list(answer)}, not a row for each sample; {advice}"
             )
-        largest = max(shapes.values(), key=math.prod)
+        largest = max(shapes.values(), key=math.prod, default=())
         if math.prod(largest) > LARGEST:
             raise InputError(f"{path}: a value of its graph has sizes {list(largest)}, which no memory holds")
 

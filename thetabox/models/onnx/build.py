@@ -174,6 +174,8 @@ class _Builder:
     def _argument(self, operator: Operator, place: int, name: str) -> Any:
         if not name:
             return None
+        if place in operator.factors and name in self.buffers:
+            return [float(v) for v in self.buffers[name].reshape(-1).tolist()]
         if name not in self.known:
             return Value(name)
         value = self.known[name]

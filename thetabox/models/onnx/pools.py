@@ -89,7 +89,7 @@ def global_max_pool(x: Tensor) -> Tensor:
     return x.amax(list(range(2, x.dim())), True)
 
 
-@onnx_operator("Upsample")
+@onnx_operator("Upsample", factors=(1,))
 def upsample(x: Tensor, factors: Any = None, *, mode: str = "nearest", scales: list[float] | None = None) -> Tensor:
     """Each number repeated."""
     given = _floats(scales if factors is None else factors)
@@ -98,7 +98,7 @@ def upsample(x: Tensor, factors: Any = None, *, mode: str = "nearest", scales: l
     return _nearest(x, given)
 
 
-@onnx_operator("Resize")
+@onnx_operator("Resize", factors=(2,))
 def resize(
     x: Tensor,
     roi: Any = None,
@@ -145,7 +145,7 @@ def _floats(value: Any) -> list[float] | None:
         return value
     if is_known(value):
         return [float(v) for v in whole(value)]
-    return [float(v) for v in value.reshape(-1).tolist()] if isinstance(value, Tensor) else [float(value)]
+    raise InputError("its factors are computed from the network's input, where they must be known")
 
 
 @onnx_operator("DepthToSpace")

@@ -28,6 +28,7 @@ class Operator:
         weights: places of inputs that are weights and biases where they are tensors of the file.
         sized: what it does with a list of sizes, for files that were exported with a batch of one size.
         sizes: place of that list.
+        factors: places of inputs that arrive as lists of numbers, which the file must hold.
         domain: of the operator; ``""`` is ONNX's own.
     """
 
@@ -35,6 +36,7 @@ class Operator:
     weights: tuple[int, ...] = ()
     sized: Sized = ""
     sizes: int = 1
+    factors: tuple[int, ...] = ()
     domain: str = ""
 
     @cached_property
@@ -74,7 +76,12 @@ OPERATORS: dict[tuple[str, str], Operator] = {}
 
 
 def onnx_operator(
-    *names: str, weights: Iterable[int] = (), sized: Sized = "", sizes: int = 1, domain: str = ""
+    *names: str,
+    weights: Iterable[int] = (),
+    sized: Sized = "",
+    sizes: int = 1,
+    factors: Iterable[int] = (),
+    domain: str = "",
 ) -> Callable[[Function], Function]:
     """Register a function as what ONNX operators such as ``"Celu"`` compute.
 
@@ -84,7 +91,7 @@ def onnx_operator(
 
     Args:
         names: of the operators.
-        weights, sized, sizes, domain: see :class:`Operator`.
+        weights, sized, sizes, factors, domain: see :class:`Operator`.
 
     Example:
         >>> import torch
@@ -96,7 +103,7 @@ def onnx_operator(
 
     def register(function: Function) -> Function:
         for name in names:
-            OPERATORS[domain, name] = Operator(function, tuple(weights), sized, sizes, domain)
+            OPERATORS[domain, name] = Operator(function, tuple(weights), sized, sizes, tuple(factors), domain)
         return function
 
     return register
