@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from thetabox.errors import InputError
-from thetabox.models.onnx.numbers import is_known, tensor
+from thetabox.models.onnx.numbers import is_known, whole
 from thetabox.models.onnx.table import onnx_operator
 
 ALONE = {
@@ -117,7 +117,7 @@ def _over(function: Any, x: Tensor, axis: int | None, opset: int) -> Tensor:
 @onnx_operator("Dropout")
 def dropout(x: Tensor, ratio: Any = None, training: Any = None, *, seed: int = 0, outputs: int = 1) -> Any:
     """Switched off."""
-    if training is not None and bool(tensor(training).any()):
+    if training is not None and any(whole(training, "the mode of a dropout")):
         raise InputError("it was exported in training mode; call model.eval() before the export")
     if outputs > 1:
         raise InputError("the mask of a dropout is not read")

@@ -203,11 +203,11 @@ def tile(x: Any, repeats: Any) -> Any:
 def constant_of_shape(shape: Any, *, value: Any = None, device: Any = None) -> Any:
     """One number everywhere."""
     sizes = whole(shape, "the shape of a constant")
-    number = value if value is not None else torch.zeros(1)
-    if not number.is_floating_point():
+    number, dtype = (value.item(), value.dtype) if value is not None else (0.0, torch.float32)
+    if not dtype.is_floating_point:
         check_count(sizes)
-        return np.full([int(s) for s in sizes], number.item())
-    return torch.full(sizes, number.item(), dtype=number.dtype, device=device)
+        return np.full([int(s) for s in sizes], number)
+    return torch.full(sizes, number, dtype=dtype, device=device)
 
 
 @onnx_operator("Shape")
