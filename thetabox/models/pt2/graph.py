@@ -144,7 +144,7 @@ class _Reader:
         if schema is None:
             args, kwargs = tuple(given.values()), dict[str, Any]()
         else:
-            self._check_mode(target, given)
+            self._check_mode(target, given, schema)
             args, kwargs = _by_place(schema, given)
         results = tuple(name for output in node["outputs"] for name in _results(output))
         if not results or self.known.intersection(r for r in results if r is not None):
@@ -153,8 +153,11 @@ class _Reader:
         does, place = sized(target)
         return Step(COMPOSED.get(target, function), args, kwargs, results, where, does, place)
 
-    def _check_mode(self, target: str, given: dict[str, Any]) -> None:
-        training = any(given.get(name) is True for name in ("train", "training"))
+    def _check_mode(self, target: str, given: dict[str, Any], schema: Any) -> None:
+        names = [a.name for a in schema.arguments if a.name in ("train", "training")]
+        # Where nothing is said, a dropout may take it for granted.
+        training = any(given.get(name, True if "dropout" in target else None) not in (False, None) for name in names)
+        training |= "native_dropout" in target and given.get("train") is not False
         if training or (target.startswith("torch.ops.aten.scaled_dot_product") and given.get("dropout_p")):
             raise InputError(
                 f"{self.path}: exported in training mode ({target.removeprefix('torch.ops.')} is in it); {TRAINING}"

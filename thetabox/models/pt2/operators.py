@@ -91,7 +91,7 @@ def _check(path: Any, target: str, name: str, found: Any) -> None:
 
 
 def _train(arguments: Any) -> bool:
-    return any(a.name in ("train", "training", "dropout_p", "p") for a in arguments)
+    return any(a.name in ("train", "training", "dropout_p") for a in arguments)
 
 
 def sized(target: str) -> tuple[Sized, int]:
