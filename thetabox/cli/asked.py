@@ -116,7 +116,7 @@ def _code(certificate: Certificate, path: Path, folder: Path) -> str:
 def _check_box(certificate: Certificate, file: Path, path: Path) -> None:
     """The box that the certificate names is one of the model, and moves as many numbers as it says."""
     try:
-        model = load(file)
+        model = load(file, config=certificate.model_info.get("set"))
     except InputError:  # a checkpoint of an architecture that is not known here
         return
     certificate.box.check(model)

@@ -17,7 +17,7 @@ from thetabox.cli.options import literals
 from thetabox.data import Dataset
 from thetabox.data import load as load_data
 from thetabox.errors import InputError
-from thetabox.models import is_recurrent, logits, sha256
+from thetabox.models import is_graph, is_recurrent, logits, sha256
 from thetabox.models import load as load_model
 from thetabox.models.input_type import input_type
 from thetabox.models.plain import FEW, Plain, plain
@@ -46,7 +46,7 @@ def read_model(path: Path, architecture: str | None, config: Sequence[tuple[str,
     Raises:
         InputError: no such file, not a checkpoint, an unknown architecture, settings that do not fit.
     """
-    if config and architecture is None:
+    if config and architecture is None and not is_graph(path):
         raise InputError("--set describes the network named by --model; name it, for instance --model lsnn")
     return load_model(path, architecture, literals("--set", config))
 
@@ -98,6 +98,8 @@ def read_all(
 
 def _code(architecture: str | None, config: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """What the certificate records of code of the user's own: where it is, its arguments, the file as it was."""
+    if architecture is None and config:  # what was chosen of a graph file
+        return {"set": literals("--set", config)}
     if architecture is None or not is_place(architecture):
         return {}
     file = source_file(architecture)

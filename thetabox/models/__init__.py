@@ -1,6 +1,15 @@
 """The networks, the recurrent protocol, and checkpoints."""
 
-from thetabox.models.checkpoint import ARCHITECTURES, architecture, build, checkpoint_info, load, save, sha256
+from thetabox.models.checkpoint import (
+    ARCHITECTURES,
+    architecture,
+    build,
+    checkpoint_info,
+    is_graph,
+    load,
+    save,
+    sha256,
+)
 from thetabox.models.convnet import ConvNet
 from thetabox.models.leaky import Leaky, LeakyCells
 from thetabox.models.lsnn import LSNN, LSNNState
@@ -22,6 +31,7 @@ __all__ = [
     "architecture",
     "build",
     "checkpoint_info",
+    "is_graph",
     "is_recurrent",
     "load",
     "logits",

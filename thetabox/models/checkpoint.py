@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors with the architecture in the metadata; nothing in a file is ever executed."""
+"""Checkpoints: safetensors with the architecture in the metadata, graph files; nothing in a file is ever executed."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from safetensors.torch import save as to_bytes
 from torch import nn
 
 from thetabox.errors import InputError
+from thetabox.models import pt2
 from thetabox.models.contents import Held, fill, first_line, fits, readings, shown, state_dicts
 from thetabox.models.convnet import ConvNet
 from thetabox.models.lsnn import LSNN
@@ -32,6 +33,8 @@ ARCHITECTURES: dict[str, type[nn.Module]] = {"lsnn": LSNN, "convnet": ConvNet, "
 """Networks that a checkpoint may name; add your own class (with ``config``) to have it saved and loaded."""
 
 METADATA_KEY = "thetabox"
+GRAPHS = (".pt2", ".onnx")
+"""Suffixes of files that hold a network, not only its weights."""
 
 
 def build(name: str, /, **config: Any) -> nn.Module:
@@ -124,17 +127,26 @@ def load(
     (``module.``, ``_orig_mod.``, ``model.``) and around the state_dict (``{"model_state_dict": …, "epoch": 3}``) is
     seen through, which a :class:`~thetabox.errors.Notice` says. Nothing in a file is ever executed.
 
+    A ``.pt2`` file (``torch.export.save``) or ``.onnx`` file holds the whole network, which becomes a
+    :class:`~thetabox.models.program.Program` with its weights under the names that they have there, and a batch of any
+    size. A classifier's softmax and label at the end of an ONNX file are left out, which a notice says.
+
     Args:
-        path: a safetensors file, or a ``.pt`` state_dict (read with ``weights_only=True``).
+        path: a safetensors file, a ``.pt`` state_dict (read with ``weights_only=True``), a ``.pt2`` or ``.onnx`` file.
         model: architecture name, place of the user's own code (``path/to/file.py:Class``, which is run) or a module to
             fill; needed for files that do not name their architecture.
-        config: arguments of the constructor of the network that ``model`` names; read off the file where it can be.
+        config: arguments of the constructor of the network that ``model`` names; read off the file where it can be. Of
+            an ONNX file ``output``, the name of the value that is the logits.
 
     Raises:
         InputError: no such file, not a checkpoint, truncated, holding code, NaN or infinite weights, wrong shapes,
             codes or complex numbers where weights belong, time constants that are not positive.
     """
     path = Path(path)
+    if is_graph(path):
+        if model is not None:
+            raise InputError(f"{path}: the file holds the whole network; leave --model (model= in Python) out")
+        return read_graph(path, config)
     held, meta = _read(path)
     if isinstance(model, nn.Module):
         fill(path, model, held)
@@ -166,12 +178,47 @@ def checkpoint_info(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         InputError: as :func:`load`.
     """
-    return _read(Path(path))[1] or {}
+    path = Path(path)
+    if is_graph(path):
+        return {}
+    return _read(path)[1] or {}
+
+
+def is_graph(path: str | os.PathLike[str]) -> bool:
+    """Whether a file holds a network as a graph: by its suffix, or as an archive of ``torch.export.save``.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    path = Path(path)
+    if path.suffix.lower() in GRAPHS:
+        return True
+    return _bytes(path, 4) == b"PK\x03\x04" and pt2.is_archive(path)
+
+
+def read_graph(path: Path, config: Mapping[str, Any] | None) -> nn.Module:
+    """The network of a graph file.
+
+    Raises:
+        InputError: as :func:`load`.
+    """
+    if path.suffix.lower() == ".onnx":
+        from thetabox.models import onnx  # here, for most commands need none of its table
+
+        return onnx.read(path, config)
+    return pt2.read(path, config)
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of the file's bytes, in hex."""
-    return hashlib.sha256(_bytes(Path(path))).hexdigest()
+    """SHA-256 of the file's bytes, in hex; those of weights beside an ONNX file count too."""
+    path = Path(path)
+    digest = hashlib.sha256(_bytes(path))
+    if path.suffix.lower() == ".onnx":
+        from thetabox.models import onnx
+
+        for file in onnx.data_files(path):
+            digest.update(_bytes(file))
+    return digest.hexdigest()
 
 
 def write_atomically(path: Path, content: bytes) -> None:

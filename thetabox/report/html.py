@@ -202,6 +202,8 @@ def _facts(certificate: Certificate) -> list[tuple[str, str | Markup]]:
         given = ", ".join(f"{name}={value}" for name, value in (model.get("set") or {}).items())
         rows.insert(2, ("class of the model", f"{model['code']}{f' with {given}' if given else ''}"))
         rows.insert(3, ("its file's sha256", _code(model.get("code_sha256"))))
+    if "file" in model:
+        rows.insert(2, ("file of the model", _file(model["file"])))
     if not getattr(certificate, "finished", True):
         rows.append(("finished", "no: the time that was given was over; what is proven stands, more may be"))
     return rows
@@ -219,6 +221,13 @@ def _answer(model: Mapping[str, Any]) -> list[tuple[str, str | Markup]]:
 
 def _source(certificate: Certificate) -> str:
     return str(certificate.model_info.get("source") or "model")
+
+
+def _file(facts: Mapping[str, Any]) -> str:
+    """What is known of a graph file: by what it was written, and whether batch norms stand in it."""
+    said = [f"{facts.get('format')} by {facts.get('producer')}"]
+    words = {"opset": "opset", "batch_norm": "batch norm:", "output": "logits:", "batch": "batch:"}
+    return "; ".join([*said, *(f"{word} {facts[key]}" for key, word in words.items() if key in facts)])
 
 
 def _patterns(box: Mapping[str, Any]) -> str:

@@ -1,0 +1,521 @@
+"""ONNX files of several exporters: as onnxruntime answers, inside the bounds, certified; hostile ones are refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+onnx = pytest.importorskip("onnx", reason="the package onnx is not installed")
+
+from onnx import TensorProto, external_data_helper, helper, numpy_helper  # noqa: E402
+
+import thetabox as tb  # noqa: E402
+from thetabox.errors import InputError, Notice  # noqa: E402
+from thetabox.models import load, sha256  # noqa: E402
+from thetabox.models.onnx import OPERATORS, onnx_operator  # noqa: E402
+from thetabox.models.program import Program  # noqa: E402
+
+FILES = Path(__file__).parent / "onnx_files"
+OF_TORCH = sorted(p.stem for p in FILES.glob("*_*.onnx") if not p.stem.startswith("sk_"))
+OF_SKLEARN = sorted(p.stem for p in FILES.glob("sk_*.onnx"))
+F = np.float32
+
+
+def digits(*, flat: bool = False) -> torch.Tensor:
+    x = torch.from_numpy(load_digits().images[:8].astype(F) / 16)
+    return x.flatten(1) if flat else x[:, None]
+
+
+def quietly(path: Path, **config: Any) -> Program:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Notice)
+        made = load(path, config=config)
+    assert isinstance(made, Program)
+    return made
+
+
+def runtime(path: Path, x: torch.Tensor, *outputs: str) -> list[Any]:
+    """What onnxruntime answers, a sample at a time where the file has a batch of one."""
+    ort = pytest.importorskip("onnxruntime", reason="onnxruntime, the other implementation, is not installed")
+    options = ort.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 4, 1
+    session = ort.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+    (source,) = session.get_inputs()
+    size = 1 if source.shape[0] == 1 else len(x)
+    parts = [session.run(list(outputs) or None, {source.name: rows.numpy()}) for rows in x.split(size)]
+    return [np.concatenate(p) if isinstance(p[0], np.ndarray) else p[0] for p in zip(*parts, strict=True)]
+
+
+def check_inside(network: Program, x: torch.Tensor, logits: torch.Tensor) -> None:
+    bounds = tb.logit_bounds(network, x, 0.0, arithmetic="float32")
+    low, high = (end.reshape(logits.shape) for end in (bounds.lower, bounds.upper))
+    assert bool(((low <= logits) & (logits <= high)).all())
+    assert float((high - low).max()) < 1e-3
+
+
+@pytest.mark.parametrize("name", OF_TORCH)
+def test_files_of_torch(name: str) -> None:
+    network, x = quietly(FILES / f"{name}.onnx"), digits()
+    with torch.no_grad():
+        logits = network(x)
+    (expected,) = runtime(FILES / f"{name}.onnx", x)
+    np.testing.assert_allclose(logits.numpy(), expected, rtol=1e-5, atol=1e-5)
+    check_inside(network, x, logits)
+    certificate = tb.certify(network, x, logits.argmax(1), [0.0, 1e-4], domain="interval")
+    assert bool(certificate.verified[0].all())
+    facts = certificate.model_info["file"]
+    assert facts["format"] == "onnx"
+    assert facts["batch_norm"].startswith("kept" if name.endswith("_kept") else "none in the file")
+    assert ("batch" in facts) == name.endswith("_one")
+
+
+def test_a_box_of_kept_batch_norm_is_another() -> None:
+    kept, folded = (quietly(FILES / f"residual_old_free{end}.onnx") for end in ("_kept", ""))
+    names = dict(kept.named_parameters())
+    assert {"first.1.weight", "first.1.bias"} <= names.keys()
+    assert not {name for name in names if "running" in name}
+    assert sum(t.numel() for t in names.values()) > sum(t.numel() for t in folded.parameters())
+    x = digits()
+    with torch.no_grad():
+        torch.testing.assert_close(kept(x), folded(x), rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match="fold"):
+        tb.certify(kept, x, torch.zeros(8, dtype=torch.long), [0.0], box=tb.Box(fold=True))
+
+
+@pytest.mark.parametrize("name", OF_SKLEARN)
+def test_classifiers_of_scikit_learn(name: str) -> None:
+    path, x = FILES / f"{name}.onnx", digits(flat=True)
+    with pytest.warns(Notice, match="order"):
+        network = load(path)
+    with torch.no_grad():
+        logits = network(x)
+    answers = runtime(path, x)
+    chances = answers[1] if isinstance(answers[1], np.ndarray) else np.array([list(row.values()) for row in answers[1]])
+    link = torch.sigmoid if name.startswith("sk_logistic_binary") else lambda t: t.softmax(1)
+    np.testing.assert_allclose(link(logits).numpy(), chances, atol=1e-5)
+    check_inside(network, x, logits)
+    assert bool(tb.certify(network, x, logits.argmax(1), [0.0]).verified.all())
+    # The last layer is one that a margin takes as one row: the difference of two logits, not of two intervals.
+    if "mlp" in name and "binary" not in name:
+        assert dict(network.named_parameters())["intercepts"].shape == (8,)
+
+
+def test_scaler_before_a_linear_classifier(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Scaler", ["x"], ["s"], domain="ai.onnx.ml", offset=[1.0, 2.0], scale=[0.5, 4.0]),
+        helper.make_node(
+            "LinearClassifier", ["s"], ["label", "chances"], domain="ai.onnx.ml", coefficients=[1.0, 2, 3, 4, 5, 6],
+            intercepts=[0.1, 0.2, 0.3], classlabels_ints=[0, 1, 2], post_transform="SOFTMAX",
+        ),
+    ]  # fmt: skip
+    path = written(nodes, {}, tmp_path, outputs=["label", "chances"], shape=[None, 2])
+    x = torch.tensor([[1.0, 1.5], [2.0, -1.0]])
+    with torch.no_grad():
+        answer = quietly(path)(x)
+    np.testing.assert_allclose(answer.softmax(1).numpy(), runtime(path, x)[1], atol=1e-6)
+    assert [n for n, _ in quietly(path).named_buffers()] == ["Scaler.offset", "Scaler.scale"]
+
+
+def written(
+    nodes: list[Any], tensors: dict[str, np.ndarray], folder: Path, *, outputs: list[str] | None = None,
+    shape: list[int | None] | None = None, opset: int = 20, kind: int = TensorProto.FLOAT, name: str = "m.onnx",
+) -> Path:  # fmt: skip
+    dims = ["batch" if d is None else d for d in (shape or [None, 2])]
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", kind, dims)],
+        [helper.make_empty_tensor_value_info(o) for o in outputs or ["y"]],
+        [numpy_helper.from_array(t, n) for n, t in tensors.items()],
+    )  # fmt: skip
+    ids = [helper.make_opsetid("", opset), helper.make_opsetid("ai.onnx.ml", 3), helper.make_opsetid("mine", 1)]
+    path = folder / name
+    path.write_bytes(helper.make_model(graph, opset_imports=ids, ir_version=9).SerializeToString())
+    return path
+
+
+W, B = np.array([[1, 2], [3, -4]], F), np.array([0.5, -0.5], F)
+GEMM = helper.make_node("Gemm", ["x", "w", "b"], ["y"], name="layer", transB=1)
+
+
+def test_statistics_behind_identity_are_no_weights(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Identity", ["m"], ["mean"]),
+        helper.make_node("Identity", ["scale"], ["same scale"]),
+        helper.make_node("BatchNormalization", ["x", "same scale", "b", "mean", "v"], ["y"]),
+    ]
+    held = {"m": B, "v": np.array([1, 2], F), "scale": B, "b": B}
+    path = written(nodes, held, tmp_path)
+    network, x = quietly(path), torch.rand(3, 2)
+    assert [n for n, _ in network.named_parameters()] == ["scale", "b"]
+    assert [n for n, _ in network.named_buffers()] == ["m", "v"]
+    np.testing.assert_allclose(network(x).detach().numpy(), runtime(path, x)[0], rtol=1e-5)
+
+
+def test_which_tensors_are_weights(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Transpose", ["w"], ["wt"]),
+        helper.make_node("MatMul", ["x", "wt"], ["a"]),
+        helper.make_node("MatMul", ["a", "w"], ["again"]),
+        helper.make_node("Constant", [], ["half"], value=numpy_helper.from_array(np.array(0.5, F))),
+        helper.make_node("Mul", ["again", "half"], ["c"]),
+        helper.make_node("Mul", ["c", "temperature"], ["d"]),
+        helper.make_node("Add", ["d", "val_7"], ["e"]),
+        helper.make_node("Add", ["e", "b"], ["f"]),
+        helper.make_node("Greater", ["f", "limit"], ["g"]),
+        helper.make_node("Where", ["g", "f", "limit"], ["y"]),
+    ]
+    one = np.array(1.5, F)
+    held = {"w": W, "temperature": one, "val_7": one, "b": B, "limit": B - 9, "unread": B}
+    network = quietly(written(nodes, held, tmp_path))
+    # One tensor that two nodes read is one parameter, and moves as one.
+    assert [n for n, _ in network.named_parameters()] == ["w", "temperature", "b"]
+    assert [n for n, _ in network.named_buffers()] == ["limit"]
+    certificate = tb.certify(network, torch.ones(1, 2), torch.tensor([1]), [0.0])
+    assert certificate.model_info["perturbed"] == 7
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_numbers_stay_as_they_are(dtype: Any, tmp_path: Path) -> None:
+    kind = {np.float16: TensorProto.FLOAT16, np.float64: TensorProto.DOUBLE}[dtype]
+    path = written([GEMM], {"w": (W / 3).astype(dtype), "b": B.astype(dtype)}, tmp_path, kind=kind)
+    network = quietly(path)
+    assert np.array_equal(network.get_parameter("w").detach().numpy(), (W / 3).astype(dtype))
+    assert network.get_parameter("w").dtype == torch.from_numpy(np.zeros(1, dtype)).dtype
+
+
+def test_bfloat16_by_its_bits(tmp_path: Path) -> None:
+    bits = torch.tensor([1.5, -2.25, 3e38, 1e-40]).bfloat16()
+    tensor = TensorProto(name="w", dims=[2, 2], data_type=TensorProto.BFLOAT16)
+    tensor.int32_data.extend(int(b) & 0xFFFF for b in bits.view(torch.int16))
+    path = written([helper.make_node("MatMul", ["x", "w"], ["y"])], {}, tmp_path, kind=TensorProto.BFLOAT16)
+    changed(path, lambda m: m.graph.initializer.append(tensor))
+    assert torch.equal(quietly(path).get_parameter("w").detach().reshape(-1), bits)
+
+
+def test_names_that_no_module_can_have(tmp_path: Path) -> None:
+    names = {"forward": W, "a": W, "a.b": W, "..": W, "x y/é:0": W, "training.weight": W}
+    nodes, last = [], "x"
+    for i, name in enumerate(names):
+        nodes.append(helper.make_node("MatMul", [last, name], [f"v{i}"]))
+        last = f"v{i}"
+    path = written(nodes, names, tmp_path, outputs=[last])
+    network, x = quietly(path), torch.rand(3, 2)
+    assert len(list(network.parameters())) == 6
+    np.testing.assert_allclose(network(x).detach().numpy(), runtime(path, x)[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_batch_written_into_the_graph(size: int, tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Reshape", ["x", "flat"], ["f"]),
+        helper.make_node("ConstantOfShape", ["state"], ["h"]),
+        helper.make_node("Expand", ["start", "state"], ["s"]),
+        helper.make_node("Concat", ["f", "h", "s"], ["all"], axis=1),
+        helper.make_node("MatMul", ["all", "w"], ["y"]),
+    ]
+    held = {
+        "flat": np.array([size, 4]), "state": np.array([size, 3]), "start": np.ones((1, 3), F),
+        "w": np.arange(30, dtype=F).reshape(10, 3),
+    }  # fmt: skip
+    path = written(nodes, held, tmp_path, shape=[size, 2, 2])
+    network, x = quietly(path), torch.rand(7, 2, 2)
+    assert network.facts["batch"] == f"exported with {size}, made free"
+    for rows in x.split(size)[:1]:
+        np.testing.assert_allclose(network(rows).detach().numpy(), runtime(path, rows)[0], rtol=1e-5)
+    assert network(x).shape == (7, 3)
+    tb.certify(network, x, torch.zeros(7, dtype=torch.long), [0.0])
+
+
+def test_a_batch_that_cannot_be_told(tmp_path: Path) -> None:
+    held = {"mask": np.ones((4, 2), F)}
+    path = written([helper.make_node("Mul", ["x", "mask"], ["y"])], held, tmp_path, shape=[4, 2])
+    with pytest.raises(InputError, match="batch of 4") as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_own_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written([helper.make_node("Twice", ["x"], ["y"], name="n", domain="mine", factor=3.0)], {}, tmp_path)
+    with pytest.raises(InputError, match=r"mine\.Twice .node 'n'.*onnx_operator\('Twice', domain='mine'\)"):
+        load(path)
+    monkeypatch.setattr("thetabox.models.onnx.table.OPERATORS", OPERATORS)
+    before = dict(OPERATORS)
+    try:
+        onnx_operator("Twice", domain="mine")(lambda x: 2 * x)
+        with pytest.raises(InputError, match="factor"):
+            load(path)
+
+        def twice(x: torch.Tensor, *, factor: float = 2.0) -> torch.Tensor:
+            return factor * x
+
+        onnx_operator("Twice", domain="mine")(twice)
+        assert torch.equal(load(path)(torch.ones(1, 2)), torch.full((1, 2), 3.0))
+    finally:
+        OPERATORS.clear()
+        OPERATORS.update(before)
+
+
+def test_outputs_that_cannot_be_told_apart(tmp_path: Path) -> None:
+    nodes = [GEMM, helper.make_node("Relu", ["y"], ["z"])]
+    path = written(nodes, {"w": W, "b": B}, tmp_path, outputs=["y", "z"])
+    with pytest.raises(InputError, match="several outputs, y, z"):
+        load(path)
+    assert load(path, config={"output": "z"}).facts["output"] == "z"
+    with pytest.raises(InputError, match="has no value 'no'"):
+        load(path, config={"output": "no"})
+    with pytest.raises(InputError, match="output=NAME"):
+        load(path, config={"units": 3})
+    with pytest.raises(InputError, match="whole network"):
+        load(path, "mlp")
+
+
+# Hostile and damaged files.
+
+
+def changed(path: Path, change: Callable[[Any], Any]) -> Path:
+    model = onnx.ModelProto.FromString(path.read_bytes())
+    change(model)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def plain(folder: Path) -> Path:
+    return written([GEMM], {"w": W, "b": B}, folder)
+
+
+def external(path: Path, **entries: str) -> Path:
+    def change(model: Any) -> None:
+        tensor = model.graph.initializer[0]
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in entries.items():
+            tensor.external_data.add(key=key, value=value)
+
+    return changed(path, change)
+
+
+def test_weights_beside_the_file(tmp_path: Path) -> None:
+    path = plain(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "w.bin").write_bytes(b"0000" + W.tobytes())
+    external(path, location="data/w.bin", offset="4", length="16")
+    assert np.array_equal(quietly(path).get_parameter("w").detach().numpy(), W)
+    before = sha256(path)
+    (tmp_path / "data" / "w.bin").write_bytes(b"0000" + (W + 1).tobytes())
+    assert sha256(path) != before
+    model = onnx.load(path)
+    external_data_helper.convert_model_to_external_data(model, location="all.data", size_threshold=0)
+    onnx.save(model, tmp_path / "again.onnx")
+    assert np.array_equal(quietly(tmp_path / "again.onnx").get_parameter("w").detach().numpy(), W + 1)
+
+
+OUTSIDE = {
+    "above": {"location": "../secret"},
+    "inside and above": {"location": "data/../../secret"},
+    "absolute": {"location": "ABSOLUTE"},
+    "link": {"location": "link"},
+    "linked folder": {"location": "up/secret"},
+    "folder": {"location": "data"},
+    "empty": {"location": ""},
+    "backslash": {"location": "..\\secret"},
+}
+WRONG = {
+    "missing": {"location": "nothing.bin"},
+    "long": {"location": "short", "length": "16"},
+    "far": {"location": "short", "offset": "9999999999999"},
+    "negative": {"location": "short", "offset": "-8"},
+    "other length": {"location": "short", "length": "8"},
+    "no number": {"location": "short", "offset": "x"},
+    "null": {"location": "a\0b"},
+    "endless": {"location": "a" * 5000},
+}
+
+
+@pytest.mark.parametrize("name", [*OUTSIDE, *WRONG])
+def test_data_outside_of_the_folder_is_not_read(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    (folder / "data").mkdir(parents=True)
+    (tmp_path / "secret").write_bytes(W.tobytes())
+    (folder / "short").write_bytes(b"12345678")
+    os.symlink("../secret", folder / "link")
+    os.symlink("..", folder / "up")
+    entries = {k: v.replace("ABSOLUTE", str(tmp_path / "secret")) for k, v in (OUTSIDE | WRONG)[name].items()}
+    path = external(plain(folder), **entries)
+    listed = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match="refused" if name in OUTSIDE else "w") as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert sorted(tmp_path.rglob("*")) == listed
+
+
+def dims(values: list[int]) -> Callable[[Any], None]:
+    def change(model: Any) -> None:
+        del model.graph.initializer[0].dims[:]
+        model.graph.initializer[0].dims.extend(values)
+
+    return change
+
+
+def node(*args: Any, **kwargs: Any) -> Callable[[Any], None]:
+    return lambda m: m.graph.node.append(helper.make_node(*args, **kwargs))
+
+
+def circle(model: Any) -> None:
+    model.graph.node[0].input[0] = "z"
+    model.graph.node.append(helper.make_node("Relu", ["y"], ["z"]))
+
+
+def branch(model: Any) -> None:
+    part = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["o"])], "p", [], [helper.make_empty_tensor_value_info("o")]
+    )
+    model.graph.node[0].CopyFrom(helper.make_node("If", ["x"], ["y"], name="n", then_branch=part, else_branch=part))
+
+
+def complex_weights(model: Any) -> None:
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.zeros((2, 2), np.complex64), "w"))
+
+
+def not_a_number(model: Any) -> None:
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.full((2, 2), np.nan, F), "w"))
+
+
+def huge(model: Any) -> None:
+    size = numpy_helper.from_array(np.array([10**6, 10**6, 10**6]), "size")
+    model.graph.initializer.append(size)
+    model.graph.node.insert(0, helper.make_node("ConstantOfShape", ["size"], ["big"]))
+    model.graph.node[1].input[0] = "x"
+    model.graph.node.append(helper.make_node("ReduceSum", ["big"], ["sum"], keepdims=0))
+    model.graph.node.append(helper.make_node("Add", ["y", "sum"], ["z"]))
+    model.graph.output[0].name = "z"
+
+
+def huge_numbers(model: Any) -> None:
+    size = numpy_helper.from_array(np.array([10**6, 10**6]), "size")
+    model.graph.initializer.append(size)
+    value = numpy_helper.from_array(np.array([1]))
+    model.graph.node.insert(0, helper.make_node("ConstantOfShape", ["size"], ["big"], value=value))
+    model.graph.node.append(helper.make_node("Reshape", ["y", "big"], ["z"]))
+    model.graph.output[0].name = "z"
+
+
+def doubled(model: Any) -> None:
+    last = "one"
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1]), "one"))
+    for i in range(60):
+        model.graph.node.append(helper.make_node("Concat", [last, last], [f"d{i}"], axis=0))
+        last = f"d{i}"
+    model.graph.node.append(helper.make_node("Reshape", ["y", last], ["z"]))
+    model.graph.output[0].name = "z"
+
+
+HOSTILE: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "huge sizes": (dims([10**6, 10**6, 10**6]), "not what its 16 bytes"),
+    "negative sizes": (dims([-2, -2]), "sizes"),
+    "one number less": (dims([3]), "not what"),
+    "circle": (circle, "before anything computes it"),
+    "twice": (node("Relu", ["x"], ["y"]), "named 'y'"),
+    "two tensors": (lambda m: m.graph.initializer.append(m.graph.initializer[0]), "named 'w'"),
+    "two inputs": (lambda m: m.graph.input.append(helper.make_tensor_value_info("u", 1, [2])), "2 inputs"),
+    "same inputs": (lambda m: m.graph.input.append(m.graph.input[0]), "one name"),
+    "input size": (lambda m: setattr(m.graph.input[0].type.tensor_type.shape.dim[1], "dim_value", -3), "size of -3"),
+    "nothing": (lambda m: m.graph.ClearField("node"), "nothing computes"),
+    "no output": (lambda m: m.graph.ClearField("output"), "returns nothing"),
+    "old": (lambda m: setattr(m.opset_import[0], "version", 6), "opset 6"),
+    "new": (lambda m: setattr(m.opset_import[0], "version", 999), "opset 999"),
+    "attribute twice": (lambda m: m.graph.node[0].attribute.append(m.graph.node[0].attribute[0]), "twice"),
+    "unknown attribute": (
+        lambda m: m.graph.node[0].attribute.append(helper.make_attribute("shift", 3)), "attribute shift=3",
+    ),
+    "branch": (branch, "branches"),
+    "complex": (complex_weights, "complex64"),
+    "not a number": (not_a_number, "NaN"),
+    "training": (lambda m: m.training_info.add(), "training"),
+    "sparse": (lambda m: m.graph.sparse_initializer.add(), "sparse"),
+    "segment": (lambda m: setattr(m.graph.initializer[0].segment, "begin", 1), "segments"),
+    "function": (lambda m: setattr(m.graph.node[0], "domain", "local"), "local.Gemm"),
+    "huge value": (huge, "no memory holds"),
+    "huge numbers": (huge_numbers, "too many"),
+    "doubled": (doubled, "too many"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_are_one_line(name: str, tmp_path: Path) -> None:
+    change, said = HOSTILE[name]
+    path = changed(plain(tmp_path), change)
+    with pytest.raises(InputError, match=said) as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert os.listdir(tmp_path) == ["m.onnx"]
+
+
+def test_a_file_cut_anywhere_is_one_line_or_another_network(tmp_path: Path) -> None:
+    content = plain(tmp_path).read_bytes()
+    path = tmp_path / "cut.onnx"
+    said = []
+    for end in range(0, len(content), 3):
+        path.write_bytes(content[:end])
+        said.append(refusal(path))
+    assert "\n" not in "".join(said)
+    assert sum(map(bool, said)) > 0.9 * len(said)
+
+
+def refusal(path: Path) -> str:
+    """What is said of a file; nothing of one that can be read."""
+    try:
+        quietly(path)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_changed_byte_is_one_line_or_another_network(seed: int, tmp_path: Path) -> None:
+    content = bytearray((FILES / "views_old_one.onnx").read_bytes())
+    draw = np.random.default_rng(seed)
+    for _ in range(3):
+        content[draw.integers(len(content))] = draw.integers(256)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(content)
+    assert "\n" not in refusal(path)
+
+
+def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    with pytest.raises(InputError, match=r"thetabox\[onnx\]"):
+        load(plain(tmp_path))
+
+
+def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from click.testing import CliRunner
+
+    from thetabox.cli import thetabox
+
+    monkeypatch.chdir(tmp_path)
+    np.savez("flat.npz", x=digits(flat=True).numpy(), y=load_digits().target[:8])
+    options = ["--epsilon", "0,1e-4", "--out", "out"]
+    found = CliRunner().invoke(thetabox, ["certify", str(FILES / "sk_mlp.onnx"), "--data", "flat.npz", *options])
+    assert found.exit_code == 0, found.output
+    assert "scores 'add_result1'" in found.output
+    stored = json.loads((tmp_path / "out" / "certificate.json").read_text())["model"]
+    assert stored["file"]["output"] == "add_result1"
+    assert "folded" in (tmp_path / "out" / "report.html").read_text()
+    chosen = ["--set", "output=next_activations", "--data", "flat.npz", "--epsilon", "0", "--out", "other"]
+    found = CliRunner().invoke(thetabox, ["certify", str(FILES / "sk_mlp.onnx"), *chosen])
+    stored = json.loads((tmp_path / "other" / "certificate.json").read_text())["model"]
+    assert stored["set"] == {"output": "next_activations"}
+    found = CliRunner().invoke(thetabox, ["certify", str(FILES / "sk_mlp.onnx"), "--set", "units=3", *chosen[2:]])
+    assert found.exit_code == 2
+    found = CliRunner().invoke(thetabox, ["gate", "other", "--epsilon", "0", "--min-verified", "0"])
+    assert found.exit_code == 0, found.output

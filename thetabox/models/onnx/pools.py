@@ -1,0 +1,173 @@
+"""Pools, and what makes images larger."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from thetabox.errors import InputError
+from thetabox.models.onnx.numbers import is_known, whole
+from thetabox.models.onnx.padding import apart, padded
+from thetabox.models.onnx.table import onnx_operator
+
+MAX_POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+AVERAGE_POOLS: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+
+@onnx_operator("MaxPool")
+def max_pool(
+    x: Tensor,
+    *,
+    kernel_shape: list[int],
+    auto_pad: str = "NOTSET",
+    ceil_mode: int = 0,
+    dilations: list[int] | None = None,
+    pads: list[int] | None = None,
+    storage_order: int = 0,
+    strides: list[int] | None = None,
+    outputs: int = 1,
+) -> Tensor:
+    """Largest number of each window."""
+    if outputs > 1:
+        raise InputError("the indices of a MaxPool are not read")
+    dims = _dims(kernel_shape, MAX_POOLS)
+    strides, dilations = strides or [1] * dims, dilations or [1] * dims
+    around = apart(x, auto_pad, pads, kernel_shape, strides, dilations)
+    inside = all(a == b and 2 * a <= k for (a, b), k in zip(around, kernel_shape, strict=True))
+    if not inside:
+        x, around = padded(x, around, -math.inf), [(0, 0)] * dims
+    return MAX_POOLS[dims](x, kernel_shape, strides, [a for a, _ in around], dilations, bool(ceil_mode))
+
+
+@onnx_operator("AveragePool")
+def average_pool(
+    x: Tensor,
+    *,
+    kernel_shape: list[int],
+    auto_pad: str = "NOTSET",
+    ceil_mode: int = 0,
+    count_include_pad: int = 0,
+    dilations: list[int] | None = None,
+    pads: list[int] | None = None,
+    strides: list[int] | None = None,
+) -> Tensor:
+    """Mean of each window, in which padding counts or not."""
+    dims = _dims(kernel_shape, AVERAGE_POOLS)
+    if ceil_mode or any(d != 1 for d in dilations or []):
+        raise InputError("an AveragePool whose windows reach over the edge, or are dilated, is not read")
+    strides = strides or [1] * dims
+    around = apart(x, auto_pad, pads, kernel_shape, strides, [1] * dims)
+    nothing = all(pair == (0, 0) for pair in around)
+    if not nothing and count_include_pad:
+        x, around = padded(x, around, 0.0), [(0, 0)] * dims
+    elif any(a != b for a, b in around):
+        raise InputError(f"an AveragePool padded by {around}, of which the mean knows nothing, is not read")
+    before = [a for a, _ in around]
+    return AVERAGE_POOLS[dims](x, kernel_shape, strides, before, False, bool(count_include_pad))
+
+
+def _dims(kernel: list[int], functions: dict[int, Any]) -> int:
+    if len(kernel) not in functions:
+        raise InputError(f"a pool of {len(kernel)} dimensions is not read")
+    return len(kernel)
+
+
+@onnx_operator("GlobalAveragePool")
+def global_average_pool(x: Tensor) -> Tensor:
+    """Mean of each channel."""
+    return x.mean(list(range(2, x.dim())), True)
+
+
+@onnx_operator("GlobalMaxPool")
+def global_max_pool(x: Tensor) -> Tensor:
+    """Largest number of each channel."""
+    return x.amax(list(range(2, x.dim())), True)
+
+
+@onnx_operator("Upsample", factors=(1,))
+def upsample(x: Tensor, factors: Any = None, *, mode: str = "nearest", scales: list[float] | None = None) -> Tensor:
+    """Each number repeated."""
+    given = _floats(scales if factors is None else factors)
+    if mode != "nearest" or given is None:
+        raise InputError(f"Upsample in mode {mode!r} is not read; export with opset 11 or newer, which writes Resize")
+    return _nearest(x, given)
+
+
+@onnx_operator("Resize", factors=(2,))
+def resize(
+    x: Tensor,
+    roi: Any = None,
+    scales: Any = None,
+    sizes: Any = None,
+    *,
+    coordinate_transformation_mode: str = "half_pixel",
+    cubic_coeff_a: float = -0.75,
+    mode: str = "nearest",
+    nearest_mode: str = "round_prefer_floor",
+) -> Tensor:
+    """Images made larger by whole factors: each number repeated, or lines between them."""
+    dims = x.dim() - 2
+    given = _floats(scales)
+    if not given:
+        want = whole(sizes, "the sizes of a Resize") if sizes is not None else []
+        if len(want) != x.dim():
+            raise InputError("it names neither factors nor sizes")
+        given = [1.0, 1.0] + [w / n for w, n in zip(want[2:], x.shape[2:], strict=True)]
+    if mode == "nearest":
+        return _nearest(x, given)
+    aligned = coordinate_transformation_mode == "align_corners"
+    if mode != "linear" or coordinate_transformation_mode not in ("half_pixel", "pytorch_half_pixel", "align_corners"):
+        raise InputError(f"mode {mode!r} with coordinates {coordinate_transformation_mode!r} is not read")
+    out = [math.floor(n * s) for n, s in zip(x.shape[2:], given[2:], strict=True)]
+    if (
+        dims not in LINEAR
+        or given[:2] != [1.0, 1.0]
+        or any(o != n * s for o, n, s in zip(out, x.shape[2:], given[2:], strict=True))
+    ):
+        raise InputError(f"factors {given}, which give no whole sizes, are not read")
+    return F.interpolate(x, out, mode=LINEAR[dims], align_corners=aligned)
+
+
+def _nearest(x: Tensor, factors: list[float]) -> Tensor:
+    """By whole factors, where all ways to round coordinates agree."""
+    if len(factors) != x.dim() or factors[:2] != [1.0, 1.0] or any(f != int(f) or f < 1 for f in factors):
+        raise InputError(f"nearest numbers by factors {factors} are not read, only by whole ones behind the channels")
+    return F.interpolate(x, scale_factor=[float(f) for f in factors[2:]], mode="nearest")
+
+
+def _floats(value: Any) -> list[float] | None:
+    if value is None or (isinstance(value, list) and all(isinstance(v, float) for v in value)):
+        return value
+    if is_known(value):
+        return [float(v) for v in whole(value)]
+    raise InputError("its factors are computed from the network's input, where they must be known")
+
+
+@onnx_operator("DepthToSpace")
+def depth_to_space(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
+    """Channels moved into the image."""
+    if mode == "CRD":
+        return F.pixel_shuffle(x, blocksize)
+    n, c, h, w = x.shape
+    rows = x.reshape(n, blocksize, blocksize, c // blocksize**2, h, w).permute(0, 3, 4, 1, 5, 2)
+    return rows.reshape(n, c // blocksize**2, h * blocksize, w * blocksize)
+
+
+@onnx_operator("SpaceToDepth")
+def space_to_depth(x: Tensor, *, blocksize: int) -> Tensor:
+    """Parts of the image moved into channels."""
+    n, c, h, w = x.shape
+    b = blocksize
+    rows = x.reshape(n, c, h // b, b, w // b, b).permute(0, 3, 5, 1, 2, 4)
+    return rows.reshape(n, c * b * b, h // b, w // b)
+
+
+@onnx_operator("LpNormalization")
+def lp_normalization(x: Tensor, *, axis: int = -1, p: int = 2) -> Tensor:
+    """X divided by its norm along an axis."""
+    return x / torch.linalg.vector_norm(x, p, axis, True)

@@ -1,0 +1,117 @@
+"""Where the scores of a classifier stand: before the softmax, the label and the dictionary behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thetabox.errors import InputError
+from thetabox.models.contents import shown
+from thetabox.models.onnx.file import ML, Model, Node
+
+DECISIONS = {"ArgMax": 0, "TopK": 0, "ArrayFeatureExtractor": 1}
+ML_DECISIONS = {"ZipMap": 0, "Normalizer": 0, "LabelEncoder": 0, "CategoryMapper": 0, "ArrayFeatureExtractor": 1}
+SOFT = ("Softmax", "LogSoftmax")
+MOVES = ("Cast", "Identity", "Reshape", "Squeeze", "Flatten")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Where scores stand.
+
+    Attributes:
+        name: of the value.
+        binary: it is one score, of the second of two classes.
+        dropped: operators behind it.
+    """
+
+    name: str
+    binary: bool
+    dropped: tuple[str, ...]
+
+
+def scores(model: Model, output: str | None) -> Scores:
+    """The value that a network is certified by.
+
+    Args:
+        model: the file.
+        output: name of any value of the graph, by which the user chose it.
+
+    Raises:
+        InputError: no such value; several outputs that cannot be told apart.
+    """
+    made = {name: node for node in model.nodes for name in node.outputs if name}
+    if output is not None:
+        if output not in made:
+            raise InputError(
+                f"{model.path}: has no value {output!r}; its outputs are {', '.join(model.outputs)}, and any value of "
+                "its graph may be named"
+            )
+        return Scores(output, False, ())
+    found = {name: _behind(made, name) for name in model.outputs}
+    places = {(f.name, f.binary) for f in found.values()}
+    if len(places) == 1:
+        (name, binary), dropped = places.pop(), {op for f in found.values() for op in f.dropped}
+        return Scores(name, binary, tuple(sorted(dropped)))
+    raise InputError(
+        f"{model.path}: has several outputs, {shown(model.outputs)}, and which are the scores cannot be told; name it "
+        'with config={"output": NAME} (--set output=NAME)'
+    )
+
+
+def _behind(made: Mapping[str, Node], name: str) -> Scores:
+    """The scores that a value is made of, if only a decision or a softmax lies between."""
+    walked, dropped, decided = name, list[str](), False
+    while walked in made:
+        node = made[walked]
+        if node.domain == ML and node.operator == "LinearClassifier":
+            transform = str(node.attributes.get("post_transform", "NONE")).capitalize()
+            return Scores(node.outputs[-1], False, (*dropped, *[transform] * (transform != "None")))
+        places = ML_DECISIONS if node.domain == ML else DECISIONS if not node.domain else {}
+        if node.operator in places:
+            walked, decided = node.inputs[places[node.operator]], True
+        elif not node.domain and node.operator in SOFT:
+            return Scores(node.inputs[0], False, (*dropped, node.operator))
+        elif not node.domain and node.operator == "Concat" and (score := _of_two(made, node)):
+            return Scores(score, True, (*dropped, "Sigmoid"))
+        elif not node.domain and node.operator in MOVES:
+            walked = node.inputs[0]
+            continue
+        else:
+            break
+        dropped.append(node.operator)
+    return Scores(walked if decided else name, False, tuple(dropped) if decided else ())
+
+
+def _of_two(made: Mapping[str, Node], node: Node) -> str | None:
+    """The score s of [1 − σ(s), σ(s)]."""
+    if len(node.inputs) != 2:
+        return None
+    first, second = (made.get(name) for name in node.inputs)
+    if first is None or second is None or first.operator != "Sub" or second.operator != "Sigmoid":
+        return None
+    return second.inputs[0] if first.inputs[1] == node.inputs[1] else None
+
+
+def linear_classifier(model: Model, node: Node) -> tuple[Tensor, Tensor]:
+    """Coefficients ``[classes, features]`` and intercepts of a linear classifier of ONNX's own.
+
+    Raises:
+        InputError: a kind that is not read, or numbers that are not those of its classes.
+    """
+    given: dict[str, Any] = node.attributes
+    labels = given.get("classlabels_ints") or given.get("classlabels_strings") or []
+    flat, intercepts = given.get("coefficients") or [], given.get("intercepts") or [0.0] * len(labels)
+    if given.get("post_transform", "NONE") not in ("NONE", "SOFTMAX", "LOGISTIC"):
+        raise InputError(f"{model.path}: {node.describe()} transforms by {given['post_transform']}, which is not read")
+    rows = len(intercepts)
+    if not labels or rows != len(labels) or not flat or len(flat) % rows:
+        raise InputError(
+            f"{model.path}: {node.describe()} has {len(flat)} coefficients and {rows} intercepts of {len(labels)} "
+            "classes"
+        )
+    return torch.tensor(flat).reshape(rows, -1), torch.tensor(intercepts)

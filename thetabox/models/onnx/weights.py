@@ -1,0 +1,53 @@
+"""Which tensors of an ONNX file are weights: a file does not say, and a box covers every weight and bias.
+
+A tensor is a weight where an operator takes it in a place in which layers keep theirs: both factors of a product,
+kernels and biases of convolutions and recurrent layers, scale and shift of normalisations, slopes of PRelu, tables of
+an embedding, and whatever is added, subtracted, multiplied or divided by. It may be moved, cut or copied on its way.
+
+1. A number by itself is a literal where it stands in a ``Constant``, or under a name that an exporter made up
+   (``val_3``, ``onnx::Mul_7``); with a name of its own it is a weight.
+2. Statistics of a batch norm are none, nor is anything else: those are buffers.
+3. Where this takes a constant for a weight, the box covers more than the weights, which is sound.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from thetabox.models.onnx.file import Node
+from thetabox.models.onnx.table import OPERATORS
+
+MADE_UP = re.compile(
+    r"(_?val|const(ant)?|onnx::\w+?|_?to_copy|tmp)_?\d+|_\w+_const|.*Constant(_\d+)?(_output_\d+)?|.*_cast"
+)
+MOVES = frozenset({
+    "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Cast", "CastLike", "Expand", "Slice", "Split",
+    "Concat", "Flatten", "Gather", "Tile",
+})  # fmt: skip
+
+
+def weights(nodes: list[Node], tensors: Mapping[str, Tensor], constants: Mapping[str, Tensor]) -> set[str]:
+    """Names of the tensors that are weights.
+
+    Args:
+        nodes: that the answer needs.
+        tensors: initializers.
+        constants: tensors of ``Constant`` nodes.
+    """
+    places: dict[str, bool] = {}
+    for node in reversed(nodes):
+        operator = OPERATORS.get((node.domain, node.operator))
+        taken = operator.weights if operator is not None else ()
+        moves = node.operator in MOVES and not node.domain and any(places.get(name) for name in node.outputs)
+        for place, name in enumerate(node.inputs):
+            places[name] = places.get(name, False) or place in taken or moves
+    found = set()
+    for held, literal in ((tensors, False), (constants, True)):
+        for name, tensor in held.items():
+            number = tensor.dim() == 0 and (literal or MADE_UP.fullmatch(name) is not None)
+            if places.get(name) and tensor.is_floating_point() and not number:
+                found.add(name)
+    return found
