@@ -36,7 +36,7 @@ def addmm(
 
 
 @rule("aten.mm.default", "aten.matmul.default", "aten.bmm.default", "aten.mv.default", "aten.dot.default",
-      parameters=True, slack=True, types="whole")  # a list of operators  # fmt: skip
+      "aten.vdot.default", parameters=True, slack=True, types="whole")  # a list of operators  # fmt: skip
 def matmul(context: Context, x: Operand, weight: Operand) -> Interval:
     """``x W`` with a parameter (``x w`` with a vector), or the product of two values."""
     if isinstance(weight, Parameter) and weight.theta.dim() == 1:

@@ -12,8 +12,13 @@ from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.interpreter.context import Context
+from thetabox.verify.interpreter.rules.elementwise import literal
 from thetabox.verify.interpreter.rules.table import EVERYTHING, rule
 from thetabox.verify.network.graph import BatchSize, Operation, arguments
+from thetabox.verify.network.kinds import is_whole
+
+# Whole numbers up to here are themselves in every floating type of 32 digits and more.
+EXACT_IN_FLOAT32 = 1 << 24
 
 Value = Interval | Parameter
 # Dimensions along which an operator on so many dimensions moves values, by its arguments.
@@ -162,11 +167,22 @@ def _is_whole(operation: Operation) -> bool:
     return (given.get("start") or 0, given.get("step", 0)) == (0, 1) and given.get("end") in (None, (1 << 63) - 1)
 
 
-@rule("aten.copy.default", slack=True, types="moves", honours=("non_blocking",))
+@rule("aten.fill.Scalar", types="moves")
+def filled(context: Context, x: Interval, value: int | float) -> Interval:
+    """One number in the shape of the value."""
+    if context.kind is not None and context.kind.whole:
+        raise InputError(f"{context.where} fills whole numbers, which has no rule; use torch.full")
+    return replace(literal(context, value, x.lower.shape, x.lower.device), batch=None)
+
+
+@rule("aten.copy.default", "aten.fill.Tensor", slack=True, types="moves", honours=("non_blocking",))
 def copied(context: Context, x: Interval, source: Interval) -> Interval:
     """The numbers of the second value in the shape of the first (``x[:, 0] = 1.0`` writes so)."""
-    kind = context.kind
-    if kind is not None and len(set(kind.operands[:2])) > 1:
+    types = [] if context.kind is None else [t for t in context.kind.operands[:2] if t is not None]
+    held = (
+        len(types) == 2 and types[0].is_floating_point and is_whole(types[1]) and source.magnitude <= EXACT_IN_FLOAT32
+    )
+    if len(set(types)) > 1 and not held:
         raise InputError(f"{context.where} turns values into another type, which has no rule here; cast them before")
     lower = source.lower.expand(x.lower.shape)
     upper = lower if source.is_point else source.upper.expand(x.lower.shape)
