@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import runpy
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -242,11 +244,10 @@ def test_a_batch_that_cannot_be_told(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_own_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_operator(tmp_path: Path) -> None:
     path = written([helper.make_node("Twice", ["x"], ["y"], name="n", domain="mine", factor=3.0)], {}, tmp_path)
     with pytest.raises(InputError, match=r"mine\.Twice .node 'n'.*onnx_operator\('Twice', domain='mine'\)"):
         load(path)
-    monkeypatch.setattr("thetabox.models.onnx.table.OPERATORS", OPERATORS)
     before = dict(OPERATORS)
     try:
         onnx_operator("Twice", domain="mine")(lambda x: 2 * x)
@@ -519,3 +520,70 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert found.exit_code == 2
     found = CliRunner().invoke(thetabox, ["gate", "other", "--epsilon", "0", "--min-verified", "0"])
     assert found.exit_code == 0, found.output
+
+
+def test_the_page_is_current() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "checkpoints.md"
+    written = runpy.run_path(str(page.with_suffix(".py")))["page"]()
+    assert page.read_text(encoding="utf-8") == written, "run: python docs/checkpoints.py"
+
+
+def test_the_operator_of_the_page(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "onnx_operator" in block]
+    nodes = [helper.make_node("Snake", ["x", "f"], ["y"], domain="my.domain", sharpness=2.0)]
+    path = written(nodes, {"f": np.array([0.5, -1], F)}, tmp_path)
+    changed(path, lambda m: m.opset_import.add(domain="my.domain", version=1))
+    before = dict(OPERATORS)
+    try:
+        exec(code, {})
+        network = quietly(path)
+        assert torch.equal(network(torch.tensor([[1.0, -2.0]])), torch.tensor([[2.0, 2.0]]))
+        assert [n for n, _ in network.named_parameters()] == ["f"]
+    finally:
+        OPERATORS.clear()
+        OPERATORS.update(before)
+
+
+def softmax_over(axis: int) -> list[Any]:
+    return [GEMM, helper.make_node("Softmax", ["y"], ["z"], axis=axis)]
+
+
+KEPT: dict[str, list[Any]] = {
+    "softmax over the batch": softmax_over(0),
+    "label over the batch": [GEMM, helper.make_node("ArgMax", ["y"], ["z"])],
+    "smallest": [GEMM, helper.make_node("TopK", ["y", "one"], ["z", "place"], largest=0)],
+    "largest may be negative": [GEMM, helper.make_node("Normalizer", ["y"], ["z"], domain="ai.onnx.ml", norm="MAX")],
+    "of two, not from one": [
+        GEMM,
+        helper.make_node("Sigmoid", ["y"], ["p"]),
+        helper.make_node("Sub", ["two", "p"], ["q"]),
+        helper.make_node("Concat", ["q", "p"], ["z"], axis=1),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_changes_the_order_of_scores_is_not_left_out(name: str, tmp_path: Path) -> None:
+    held = {"w": W, "b": B, "one": np.array([1]), "two": np.array([2.0], F)}
+    path = written(KEPT[name], held, tmp_path, outputs=["z"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Notice)
+        try:
+            assert load(path).answer == "z"
+        except InputError as error:  # no function of ours, or no batch
+            assert name.split()[0] in ("label", "smallest", "largest"), error  # noqa: PT017
+
+
+def test_what_keeps_the_order_is_left_out(tmp_path: Path) -> None:
+    path = written(softmax_over(1), {"w": W, "b": B}, tmp_path, outputs=["z"])
+    with pytest.warns(Notice, match="Softmax"):
+        assert load(path).answer == "y"
+
+
+def test_names_of_a_file_move_no_cursor(tmp_path: Path) -> None:
+    path = plain(tmp_path)
+    changed(path, lambda m: setattr(m.graph.node[0], "op_type", "No\nsuch\x1b[2J\u2028one"))
+    with pytest.raises(InputError) as caught:
+        load(path)
+    assert str(caught.value).isprintable()
