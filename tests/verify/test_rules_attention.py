@@ -132,8 +132,6 @@ class TestAttention(RuleContract):
         "attention with a mask of values": Case(
             lambda h, g: F.scaled_dot_product_attention(h, g, h, (g @ g.transpose(1, 2)) * 0.1), SIGNAL
         ),
-        "attention by hand": Case(
-            lambda h, g: (h @ g.transpose(1, 2) / 2).softmax(-1) @ h, SIGNAL
-        ),
+        "attention by hand": Case(lambda h, g: (h @ g.transpose(1, 2) / 2).softmax(-1) @ h, SIGNAL),
         "embedding": Case(Embedded()),
     }

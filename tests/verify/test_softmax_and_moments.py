@@ -146,7 +146,8 @@ def test_norms_hold_every_vertex_exactly(norm: str, size: float, offset: float) 
         low, high = drawn(5, 1, 5, size=size, offset=offset * size, width=width)
         found = bounds(name, low, high, arguments(5, eps))
         tightest = [math.inf, -math.inf]
-        numbers = [sorted({a, b, *([0.0] if a < 0 < b else [])}) for a, b in zip(*(t[0].tolist() for t in (low, high)))]
+        pairs = torch.stack([low[0], high[0]], 1).tolist()
+        numbers = [sorted({a, b, *([0.0] if a < 0 < b else [])}) for a, b in pairs]
         for x in itertools.product(*numbers):
             for i, ball in enumerate(exact_norm(list(x), eps, centred=centred)):
                 assert arb(float(found.lower[0, i])) <= ball
@@ -242,9 +243,7 @@ def test_attention_holds_what_torch_answers(seed: int, causal: bool) -> None:
     parts = [drawn(seed * 10 + k, 2, 2, 70, 4, size=size, width=(0.0, 1e-3, 0.1)[seed]) for k in range(3)]
     for rounding in ROUNDINGS.values():
         others = tuple(Interval(low.to(rounding.dtype), high.to(rounding.dtype), batch=0) for low, high in parts[1:])
-        found = bounds(
-            "scaled_dot_product_attention.default", *parts[0], (None, 0.0, causal), rounding, others=others
-        )
+        found = bounds("scaled_dot_product_attention.default", *parts[0], (None, 0.0, causal), rounding, others=others)
         assert found.lower.isfinite().all()
         dtype = torch.float32 if rounding.network else torch.float64
         for part in (0.0, 0.5, 1.0):

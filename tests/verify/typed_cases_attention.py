@@ -167,8 +167,12 @@ def _attention(operator: str) -> Iterator[Call]:
         x = Operand("input", dtype, (2, 3))
         for network in networks(x):
             yield Call(operator, (x, x, x), {}, network)
-            yield Call(operator, (x, Operand("parameter", dtype, (4, 3)), Operand("constant", dtype, (4, 2))), {}, network)
+            yield Call(
+                operator, (x, Operand("parameter", dtype, (4, 3)), Operand("constant", dtype, (4, 2))), {}, network
+            )
             yield Call(operator, (x, x, x, None, 0.0, True), {"scale": 0.3}, network)
-            yield Call(operator, (x, x, x, Operand("constant", torch.bool, (2, 2), "are [[1, 0], [1, 1]]")), {}, network)
+            yield Call(
+                operator, (x, x, x, Operand("constant", torch.bool, (2, 2), "are [[1, 0], [1, 1]]")), {}, network
+            )
             yield Call(operator, (x, x, x, Operand("constant", dtype, (2, 2))), {}, network)
             yield Call(operator, (x, x, x, Operand("input", dtype, (2, 2))), {}, network)

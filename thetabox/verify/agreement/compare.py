@@ -94,7 +94,7 @@ def checked_problem(
 
 
 def _problem(model: nn.Module, settings: Settings, held: Tensor, x: Any) -> Problem:
-    """The question about inputs as floats, or about whole numbers where the network takes nothing else, as an embedding."""
+    """The question about inputs as floats, or about whole numbers where the network takes nothing else."""
     try:
         return Problem(model, settings, held)
     except InputError as error:

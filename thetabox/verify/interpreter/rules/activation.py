@@ -303,9 +303,7 @@ def gelu(context: Context, a: Interval, *, approximate: str = "none") -> Interva
     """``a Φ(a)`` or its tanh form; least about -0.17 at -0.75 (Hendrycks and Gimpel, arXiv 1606.08415)."""
     place, least = (-0.7524614, -0.1700408) if approximate == "tanh" else (-0.7517916, -0.1699713)
     # 1 + erf cancels in the negative tail, where the result is below 1 in size.
-    return dipped(
-        context, a, lambda t: F.gelu(t, approximate=approximate), place, least - 1e-6, min(a.magnitude, 40.0)
-    )
+    return dipped(context, a, lambda t: F.gelu(t, approximate=approximate), place, least - 1e-6, min(a.magnitude, 40.0))
 
 
 @rule("aten.silu.default", slack=True)

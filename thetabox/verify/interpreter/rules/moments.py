@@ -15,18 +15,18 @@ r"""Layer, group, instance and root-mean-square norm: numbers over the moments o
 
 below because a sum of squares is convex and lies above its tangent, above because the sum of squares around any number
 is at least that around the mean. :math:`|c_j - m_i| \le |c_j - m| + |c_i - m|/(n-1)` makes it one pass. Besides,
-:math:`v` is at least the least of :math:`\sum_j \mathrm{dist}(t, [l_j, u_j])^2 / n` over t, which is exact over a box of
-all operands (a projection onto the constant vectors): the better of both is taken.
+:math:`v` is at least the least of :math:`\sum_j \mathrm{dist}(t, [l_j, u_j])^2 / n` over t, which is exact over a box
+of all operands (a projection onto the constant vectors): the better of both is taken.
 
 For a root mean square, own and other operands are independent, and the range is exact.
 
-**Rounding** of the bounds: everything is first shifted by about the group's mean and scaled by a power of two, so that
-each number errs relative to the group's spread. **Of a float32 network**: kernels of torch take the variance from
+**Rounding** of the bounds: everything is first shifted by about the group's mean and divided by its size, so that each
+number errs relative to the group's spread. **Of a float32 network**: kernels of torch take the variance from
 :math:`E[x^2] - \mu^2`, in two passes, or by Welford's and Chan's updates. All of them err by at most
-:math:`8(n + 8)u\,E[x^2]`: the first by :math:`\gamma_{n+2} E[x^2] + 2|\mu|\gamma_{n+2} E|x|` (Higham, Accuracy and Stability of
-Numerical Algorithms, ch. 3), updates by no more (Chan, Golub and LeVeque, The American Statistician 37, 1983, with
-:math:`\sqrt{v E[x^2]} \le E[x^2]`). The mean errs by :math:`2(n + 8)u E|x|`, and the difference, or the product with
-:math:`1/\sqrt{v + e}` taken apart as :math:`x s - \mu s`, by :math:`8u(|x| + |\mu|)`.
+:math:`8(n + 8)u\,E[x^2]`: the first by :math:`\gamma_{n+2} E[x^2] + 2|\mu|\gamma_{n+2} E|x|` (Higham, Accuracy and
+Stability of Numerical Algorithms, ch. 3), updates by no more (Chan, Golub and LeVeque, The American Statistician 37,
+1983, with :math:`\sqrt{v E[x^2]} \le E[x^2]`). The mean errs by :math:`2(n + 8)u E|x|`, and the difference, or the
+product with :math:`1/\sqrt{v + e}` taken apart as :math:`x s - \mu s`, by :math:`8u(|x| + |\mu|)`.
 """
 
 from __future__ import annotations
@@ -171,9 +171,7 @@ class _Group:
     lost: Tensor
 
 
-def _grouped(
-    context: Context, x: Interval, eps: tuple[float, float], first: int, *, centred: bool = True
-) -> Interval:
+def _grouped(context: Context, x: Interval, eps: tuple[float, float], first: int, *, centred: bool = True) -> Interval:
     """All numbers from dimension ``first`` on as one group; with ``centred`` their mean is subtracted.
 
     ``eps`` is the least and greatest number that is added to the variance.
@@ -239,7 +237,12 @@ def _centred(context: Context, group: _Group) -> tuple[Tensor, Tensor]:
     every, wide = (off * off).mean(-1, keepdim=True), (r * r).mean(-1, keepdim=True)
     size = off.abs() + slip
     moved = 2.0 * (1.0 + error) * (size * r).mean(-1, keepdim=True)
-    lost = (every + wide + moved) * error + 2.0 * slip * size.mean(-1, keepdim=True) + torch.finfo(off.dtype).tiny + group.lost
+    lost = (
+        (every + wide + moved) * error
+        + 2.0 * slip * size.mean(-1, keepdim=True)
+        + torch.finfo(off.dtype).tiny
+        + group.lost
+    )
     alone = every - off * off / (n - 1)
     apart = moved + (2.0 * (1.0 + error) / n) * (size * (r.sum(-1, keepdim=True) - r) / (n - 1) - size * r)
     below = (alone - apart).clamp(min=0.0) - lost + group.eps[0]

@@ -81,14 +81,18 @@ def in_type(context: Context, x: Value, source: torch.dtype | None, target: torc
     constant = not x.factor if isinstance(x, Parameter) else x.batch is None and not x.by_row
     if constant and target is torch.bool:
         return nonzero(context, context.interval(x) if isinstance(x, Parameter) else x)
-    if not constant and isinstance(x, Interval) and x.is_point and x.slack == 0.0 and target is not torch.bool:
-        # Whole numbers that a sample is given as real ones, such as places of an embedding.
-        if torch.equal(x.lower, x.lower.trunc()) and _size(context, x) < min(EXACT, ends_of(target)[1]):
-            return replace(x, owned=False)
+    if not constant and isinstance(x, Interval) and _given_whole(context, x, target):
+        return replace(x, owned=False)
     truncated = _truncated(context, x, target) if constant else None
     if truncated is None:
         raise InputError(f"{context.where} turns real values into {target}, which has no rule")
     return truncated
+
+
+def _given_whole(context: Context, x: Interval, target: torch.dtype) -> bool:
+    """Whether samples are whole numbers given as real ones, such as places of an embedding, that a type holds."""
+    exact = x.is_point and x.slack == 0.0 and target is not torch.bool
+    return exact and torch.equal(x.lower, x.lower.trunc()) and x.magnitude < min(EXACT, ends_of(target)[1])
 
 
 def _size(context: Context, x: Value) -> float:

@@ -45,7 +45,9 @@ def _sloped(context: Context, x: Interval, weight: Interval) -> Interval:
     positive, negative = x.lower >= 0, x.upper <= 0
     low = x.lower.clamp(max=0.0)
     high = low if x.is_point else x.upper.clamp(max=0.0)
-    corners = [w * v for w in ((weight.lower,) if weight.is_point else (weight.lower, weight.upper)) for v in (low, high)]
+    corners = [
+        w * v for w in ((weight.lower,) if weight.is_point else (weight.lower, weight.upper)) for v in (low, high)
+    ]
     least = most = corners[0]
     for corner in corners[1:]:
         least, most = torch.minimum(least, corner), torch.maximum(most, corner)
