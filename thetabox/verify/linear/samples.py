@@ -79,9 +79,12 @@ class Samples:
         value = value.settled(self.rounding.own)
         assert value.batch is not None
         for end in (value.lower,) if value.is_point else (value.lower, value.upper):
-            known = end.isfinite().movedim(value.batch, 0)
+            # Minus infinity at both ends is what a mask filled in.
+            masked = value.upper == -torch.inf
+            known = (end.isfinite() | masked).movedim(value.batch, 0)
             self.finite &= known.reshape(len(self.epsilon), -1).all(1)
-            self.size += end.abs().movedim(value.batch, 0).reshape(len(self.epsilon), -1).sum(1)
+            size = end.abs().masked_fill(masked, 0.0)
+            self.size += size.movedim(value.batch, 0).reshape(len(self.epsilon), -1).sum(1)
         return value
 
     def interval(self, index: int) -> Interval:

@@ -1,5 +1,27 @@
 """Backward rules, one module a family of operators; importing this fills the table."""
 
-from thetabox.verify.linear.rules import activation, affine, arithmetic, convolution, movement, normalise, pooling
+from thetabox.verify.linear.rules import (
+    activation,
+    affine,
+    arithmetic,
+    convolution,
+    curves,
+    groups,
+    masking,
+    movement,
+    normalise,
+    pooling,
+)
 
-__all__ = ["activation", "affine", "arithmetic", "convolution", "movement", "normalise", "pooling"]
+__all__ = [
+    "activation",
+    "affine",
+    "arithmetic",
+    "convolution",
+    "curves",
+    "groups",
+    "masking",
+    "movement",
+    "normalise",
+    "pooling",
+]
