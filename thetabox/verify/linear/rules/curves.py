@@ -1,7 +1,7 @@
 r"""Functions of one value backwards: two parallel lines around the curve.
 
-On :math:`[l, u]` the slope :math:`s` is that of the chord. With :math:`g(x) = f(x) - sx` at points no further apart than
-:math:`h`, kinks among them, and :math:`|f''| \le M` between,
+On :math:`[l, u]` the slope :math:`s` is that of the chord. With :math:`g(x) = f(x) - sx` at points no further apart
+than :math:`h`, kinks among them, and :math:`|f''| \le M` between,
 
 .. math:: sx + \min_k g(x_k) - M h^2 / 8 \;\le\; f(x) \;\le\; sx + \max_k g(x_k) + M h^2 / 8
 
