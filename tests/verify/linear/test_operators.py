@@ -252,6 +252,32 @@ CASES: dict[str, Case] = {
     ),
     "layer_norm without weights": Case(lambda m, h: F.layer_norm(h, [4]), (3, 4)),
     "layer_norm of one": Case(lambda m, h: F.layer_norm(h, [1], None, m.b), (4, 1), {"b": (1,)}),
+    # attention
+    "attention": Case(lambda m, h: F.scaled_dot_product_attention(h, h * 2, h), (3, 4)),
+    "attention of heads": Case(
+        lambda m, h: F.scaled_dot_product_attention(m.q(h), m.k(h), h.view(-1, 2, 3, 2), scale=0.3),
+        (2, 3, 2),
+        {"q": nn.Linear(2, 3), "k": nn.Linear(2, 3)},
+    ),
+    "causal attention": Case(lambda m, h: F.scaled_dot_product_attention(h, h, h, is_causal=True), (3, 2)),
+    "attention with a mask": Case(
+        lambda m, h: F.scaled_dot_product_attention(h, h, h, torch.ones(3, 3).tril().bool() | (m.p > 0)),
+        (3, 2),
+        {"p": Buffer((3, 3))},
+    ),
+    "attention with a mask of numbers": Case(
+        lambda m, h: F.scaled_dot_product_attention(h, h, h, m.p), (3, 2), {"p": Buffer((3, 3))}
+    ),
+    "attention with a parameter": Case(
+        lambda m, h: F.scaled_dot_product_attention(m.q[None], h, h), (3, 2), {"q": (1, 2)}
+    ),
+    "attention of nn": Case(
+        lambda m, h: m.layer(h, h, h, need_weights=False)[0],
+        (3, 4),
+        {"layer": nn.MultiheadAttention(4, 2, batch_first=True)},
+    ),
+    "index": Case(lambda m, h: h[:, [3, 0, 0]]),
+    "index two": Case(lambda m, h: h[:, [0, 1], [2, 3]], IMAGE),
     "embedding": Case(lambda m, h: h + F.embedding(torch.tensor([1, 1, 0, 2]), m.w)[:, 0], held={"w": (3, 1)}),
     "max_pool2d": Case(lambda m, h: F.max_pool2d(h, 2), IMAGE),
     "max_pool2d without channels": Case(lambda m, h: F.max_pool2d(h, 2), (4, 5)),
@@ -466,6 +492,8 @@ OPERATORS = {
     "aten.hardsigmoid.default": "hardsigmoid",
     "aten.hardswish.default": "hardswish",
     "aten.hardtanh.default": "hardtanh",
+    "aten.index.Tensor": "index",
+    "aten.scaled_dot_product_attention.default": "attention",
     "aten.layer_norm.default": "layer_norm",
     "aten.log.default": "log",
     "aten.log1p.default": "log1p",

@@ -28,7 +28,6 @@ from thetabox.verify.linear.region import Region
 from thetabox.verify.linear.samples import Samples
 from thetabox.verify.linear.walk import Stop, Walk, backward, dot
 from thetabox.verify.network.graph import Operation, Ref
-from thetabox.verify.network.kinds import kinds
 
 FEW = 16
 # Parts that an interval is cut into.
@@ -177,14 +176,9 @@ def library_error(samples: Samples, operation: Operation) -> float:
     """What the function itself may be off by, as the interval rule says, in the bounds and in the network."""
 
     def compute() -> float:
-        context = samples.context
-        before = context.operation, context.kind
-        context.operation, context.kind = operation, kinds(samples.graph)[operation.index]
-        try:
-            x = replace(samples.interval(operation.args[0].index), owned=False)
+        x = replace(samples.interval(operation.args[0].index), owned=False)
+        with samples.at(operation) as context:
             out = TABLE[operation.operator](context, (x, *operation.args[1:]), dict(operation.kwargs))
-        finally:
-            context.operation, context.kind = before
         return 2.0 * float(out.slack)
 
     error: float = samples.once(("library", operation.index), compute)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import gamma
 from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.linear.region import Region
@@ -49,6 +50,30 @@ def moved(walk: Walk, operation: Operation, a: Tensor, region: Region | None) ->
             raise Stop
     index, first = transposed(walk, operation, a)
     if "expand" in operation.operator:
+        walk.lose(first, index, None, a[0, 0].numel())
+    walk.give(index, first)
+
+
+@backward("aten.index.Tensor")
+def indexed(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
+    """Entries at constant places; those that are read twice add up."""
+    samples, index = walk.samples, walk.operand(operation, 0)
+    if not walk.frame.whole:
+        raise Stop
+    places = []
+    for place in operation.args[1]:
+        held = samples.values.get(place.index) if isinstance(place, Ref) else place
+        held = held.source if isinstance(held, Parameter) and not held.factor else held
+        if held is not None and not isinstance(held, Tensor):
+            raise Stop
+        places.append(slice(None) if held is None else held)
+    if places[0] != slice(None):
+        raise Stop
+    with torch.enable_grad():
+        x = a.new_zeros(a.shape[0] * a.shape[1], *samples.shape(index)).requires_grad_()
+        (first,) = torch.autograd.grad(x[tuple(places)], x, a.flatten(0, 1))
+    first = first.unflatten(0, a.shape[:2])
+    if samples.interval(operation.index).lower[0].numel() > samples.interval(index).lower[0].numel():
         walk.lose(first, index, None, a[0, 0].numel())
     walk.give(index, first)
 
