@@ -12,9 +12,9 @@ from thetabox.verify.interpreter.rules.table import TABLE
 from thetabox.verify.linear.walk import BACKWARD
 
 INTRODUCTION = (
-    "Written by `docs/operators.py` from the tables of rules. All of these are bounded by intervals. The last two columns",
-    "say which the domain `linear` goes back through, in the forms that its rules take, and which the domain `histories`",
-    "understands in the step of a spiking network that is checked against its description.",
+    "Written by `docs/operators.py` from the tables of rules. All of these are bounded by intervals. The last two",
+    "columns say which the domain `linear` goes back through, in the forms that its rules take, and which the domain",
+    "`histories` understands in the step of a spiking network that is checked against its description.",
 )
 
 

@@ -146,7 +146,8 @@ def test_norms_hold_every_vertex_exactly(norm: str, size: float, offset: float) 
         low, high = drawn(5, 1, 5, size=size, offset=offset * size, width=width)
         found = bounds(name, low, high, arguments(5, eps))
         tightest = [math.inf, -math.inf]
-        numbers = [sorted({a, b, *([0.0] if a < 0 < b else [])}) for a, b in zip(*(t[0].tolist() for t in (low, high)))]
+        pairs = torch.stack([low[0], high[0]], 1).tolist()
+        numbers = [sorted({a, b, *([0.0] if a < 0 < b else [])}) for a, b in pairs]
         for x in itertools.product(*numbers):
             for i, ball in enumerate(exact_norm(list(x), eps, centred=centred)):
                 assert arb(float(found.lower[0, i])) <= ball

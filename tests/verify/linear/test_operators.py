@@ -196,6 +196,89 @@ CASES: dict[str, Case] = {
     "leaky_relu falling": Case(lambda m, h: F.leaky_relu(h, -0.3)),
     "leaky_relu falling steeply": Case(lambda m, h: F.leaky_relu(h, -2.5)),
     "leaky_relu tiny": Case(lambda m, h: F.leaky_relu(h, 1e-42)),
+    **{
+        name: Case(function)
+        for name, function in {
+            "tanh": lambda m, h: torch.tanh(h * 2),
+            "sigmoid": lambda m, h: torch.sigmoid(h * 5),
+            "exp": lambda m, h: torch.exp(h),
+            "silu": lambda m, h: F.silu(h),
+            "gelu": lambda m, h: F.gelu(h * 2),
+            "gelu tanh": lambda m, h: F.gelu(h, approximate="tanh"),
+            "mish": lambda m, h: F.mish(h),
+            "hardswish": lambda m, h: F.hardswish(h * 4),
+            "hardsigmoid": lambda m, h: F.hardsigmoid(h * 4),
+            "erf": lambda m, h: torch.erf(h),
+            "logsigmoid": lambda m, h: F.logsigmoid(h),
+            "sin": lambda m, h: torch.sin(h * 3),
+            "cos": lambda m, h: torch.cos(h * 3),
+            "elu": lambda m, h: F.elu(h, 0.7),
+            "celu": lambda m, h: F.celu(h, 0.7),
+            "selu": lambda m, h: F.selu(h),
+            "softplus": lambda m, h: F.softplus(h),
+            "softplus of its own": lambda m, h: F.softplus(h * 50, 3.0, 25.0),
+            "softplus far": lambda m, h: F.softplus(h, -2.0, 3.0),
+            "relu6": lambda m, h: F.relu6(h * 5),
+            "hardtanh": lambda m, h: F.hardtanh(h),
+            "clamp": lambda m, h: h.clamp(-0.3, 0.4),
+            "clamp below": lambda m, h: h.clamp(min=-0.1),
+            "clamp_min": lambda m, h: torch.clamp_min(h, -0.2),
+            "clamp_max": lambda m, h: torch.clamp_max(h, 0.2),
+            "abs": lambda m, h: h.abs(),
+            "log": lambda m, h: (h.abs() + 0.1).log(),
+            "log1p": lambda m, h: h.relu().log1p(),
+            "sqrt": lambda m, h: (h.relu() + 0.01).sqrt(),
+            "square": lambda m, h: h**2,
+            "cube": lambda m, h: h**3,
+        }.items()
+    },
+    "prelu": Case(lambda m, h: F.prelu(h, m.w), IMAGE, {"w": (2,)}),
+    "prelu of one slope": Case(lambda m, h: F.prelu(h, m.w), held={"w": (1,)}),
+    "masked_fill": Case(lambda m, h: h.masked_fill(m.p > 0, -0.3), held={"p": Buffer((4,))}),
+    "masked_fill of a tensor": Case(lambda m, h: h.masked_fill(m.p > 0, torch.tensor(0.2)), held={"p": Buffer((4,))}),
+    "masked_fill by a value": Case(lambda m, h: h.masked_fill(h > 0.1, -0.3)),
+    # groups
+    "softmax": Case(lambda m, h: (h * 3).softmax(1)),
+    "softmax of rows": Case(lambda m, h: h.softmax(1), (3, 4)),
+    "softmax kernel": Case(lambda m, h: torch.ops.aten._softmax(h, 1, False)),
+    "masked softmax": Case(
+        lambda m, h: h.masked_fill(m.p > 0.3, -torch.inf).softmax(-1), (2, 4), {"p": Buffer((2, 4))}
+    ),
+    "softmax masked by a value": Case(lambda m, h: h.masked_fill(h > 0.5, -torch.inf).softmax(-1)),
+    "layer_norm": Case(lambda m, h: F.layer_norm(h, [4], m.w, m.b), held={"w": (4,), "b": (4,)}),
+    "layer_norm of rows": Case(lambda m, h: F.layer_norm(h, [4], m.w), (3, 4), {"w": (4,)}),
+    "layer_norm of matrices": Case(
+        lambda m, h: F.layer_norm(h, [2, 3], m.w, m.b, 0.01), (2, 2, 3), {"w": (2, 3), "b": (2, 3)}
+    ),
+    "layer_norm without weights": Case(lambda m, h: F.layer_norm(h, [4]), (3, 4)),
+    "layer_norm of one": Case(lambda m, h: F.layer_norm(h, [1], None, m.b), (4, 1), {"b": (1,)}),
+    # attention
+    "attention": Case(lambda m, h: F.scaled_dot_product_attention(h, h * 2, h), (3, 4)),
+    "attention of heads": Case(
+        lambda m, h: F.scaled_dot_product_attention(m.q(h), m.k(h), h.view(-1, 2, 3, 2), scale=0.3),
+        (2, 3, 2),
+        {"q": nn.Linear(2, 3), "k": nn.Linear(2, 3)},
+    ),
+    "causal attention": Case(lambda m, h: F.scaled_dot_product_attention(h, h, h, is_causal=True), (3, 2)),
+    "attention with a mask": Case(
+        lambda m, h: F.scaled_dot_product_attention(h, h, h, torch.ones(3, 3).tril().bool() | (m.p > 0)),
+        (3, 2),
+        {"p": Buffer((3, 3))},
+    ),
+    "attention with a mask of numbers": Case(
+        lambda m, h: F.scaled_dot_product_attention(h, h, h, m.p), (3, 2), {"p": Buffer((3, 3))}
+    ),
+    "attention with a parameter": Case(
+        lambda m, h: F.scaled_dot_product_attention(m.q[None], h, h), (3, 2), {"q": (1, 2)}
+    ),
+    "attention of nn": Case(
+        lambda m, h: m.layer(h, h, h, need_weights=False)[0],
+        (3, 4),
+        {"layer": nn.MultiheadAttention(4, 2, batch_first=True)},
+    ),
+    "index": Case(lambda m, h: h[:, [3, 0, 0]]),
+    "index two": Case(lambda m, h: h[:, [0, 1], [2, 3]], IMAGE),
+    "embedding": Case(lambda m, h: h + F.embedding(torch.tensor([1, 1, 0, 2]), m.w)[:, 0], held={"w": (3, 1)}),
     "max_pool2d": Case(lambda m, h: F.max_pool2d(h, 2), IMAGE),
     "max_pool2d without channels": Case(lambda m, h: F.max_pool2d(h, 2), (4, 5)),
     "max_pool2d without channels overlapping": Case(lambda m, h: F.max_pool2d(h.relu(), (2, 3), 1), (4, 5)),
@@ -396,7 +479,37 @@ def check(module: Probe, x: Tensor, arithmetic: str, box: Box, operator: str = "
 # Every operator of the table, and a case whose trace holds it.
 OPERATORS = {
     "aten._native_batch_norm_legit_no_training.default": "batch_norm and a write",
+    "aten._softmax.default": "softmax kernel",
     "aten._to_copy.default": "copy to another type",
+    "aten.abs.default": "abs",
+    "aten.celu.default": "celu",
+    "aten.clamp.default": "clamp",
+    "aten.cos.default": "cos",
+    "aten.elu.default": "elu",
+    "aten.erf.default": "erf",
+    "aten.exp.default": "exp",
+    "aten.gelu.default": "gelu",
+    "aten.hardsigmoid.default": "hardsigmoid",
+    "aten.hardswish.default": "hardswish",
+    "aten.hardtanh.default": "hardtanh",
+    "aten.index.Tensor": "index",
+    "aten.scaled_dot_product_attention.default": "attention",
+    "aten.layer_norm.default": "layer_norm",
+    "aten.log.default": "log",
+    "aten.log1p.default": "log1p",
+    "aten.log_sigmoid.default": "logsigmoid",
+    "aten.masked_fill.Scalar": "masked_fill",
+    "aten.masked_fill.Tensor": "masked_fill of a tensor",
+    "aten.mish.default": "mish",
+    "aten.pow.Tensor_Scalar": "square",
+    "aten.prelu.default": "prelu",
+    "aten.sigmoid.default": "sigmoid",
+    "aten.silu.default": "silu",
+    "aten.sin.default": "sin",
+    "aten.softmax.int": "softmax",
+    "aten.softplus.default": "softplus",
+    "aten.sqrt.default": "sqrt",
+    "aten.tanh.default": "tanh",
     "aten._unsafe_view.default": "unsafe_view",
     "aten.adaptive_avg_pool1d.default": "adaptive_avg_pool1d",
     "aten.adaptive_avg_pool2d.default": "adaptive_avg_pool2d",
@@ -463,6 +576,8 @@ WRITTEN_OUT: dict[str, tuple[str, str, tuple[Any, ...]]] = {
 }
 # Of the whole batch, which no rule takes apart.
 OF_ALL_SAMPLES = {"aten.mean.default"}
+# Of other inputs than these probes have; tests/verify/test_transformer.py holds an embedding of a sample's words.
+ELSEWHERE = {f"aten.{name}.default" for name in ("embedding", "clamp_min", "clamp_max", "relu6", "selu")}
 ONE_EACH = {*OPERATORS.values(), *(case for case, _, _ in WRITTEN_OUT.values())}
 
 
@@ -507,4 +622,5 @@ def test_operators_that_a_trace_writes_out(operator: str) -> None:
 def test_every_operator_has_a_case() -> None:
     from tests.verify.linear import test_operators_structure as structure  # which reads this file
 
-    assert {*OPERATORS, *WRITTEN_OUT, *OF_ALL_SAMPLES, *structure.OPERATORS, *structure.SAME} >= set(BACKWARD)
+    elsewhere = {*OF_ALL_SAMPLES, *ELSEWHERE, *structure.OPERATORS, *structure.SAME}
+    assert {*OPERATORS, *WRITTEN_OUT, *elsewhere} >= set(BACKWARD)

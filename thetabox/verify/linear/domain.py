@@ -28,6 +28,7 @@ from thetabox.verify.linear.samples import Samples
 from thetabox.verify.linear.tighten import WALK_NUMBERS, Tighten
 from thetabox.verify.linear.walk import Walk
 from thetabox.verify.network import RecurrentNetwork
+from thetabox.verify.network.samples_first import samples_first
 from thetabox.verify.problem import Problem, Which, input_interval
 
 INTERMEDIATE = ("interval", "backward")
@@ -71,7 +72,7 @@ class Linear(Domain):
         if isinstance(problem.network, RecurrentNetwork):
             raise InputError("linear bounds are for networks without time; use 'histories' or 'interval' for this one")
         self.backward = self.options["intermediate"] == "backward"
-        self.graph = problem.network.main
+        self.graph = samples_first(problem.network.main)
         outputs = self.graph.outputs
         layout = self.graph.layouts.get(outputs[0]) if len(outputs) == 1 else None
         if layout is None or len(layout.shape) != 2 or (layout.batch, layout.merged) != (0, 1):

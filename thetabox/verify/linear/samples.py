@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from thetabox.verify.effort import FREE, Meter
 from thetabox.verify.interpreter.context import Context, Sweep
 from thetabox.verify.interpreter.walk import Value, evaluate
 from thetabox.verify.network.graph import Graph, Layout, Operation
+from thetabox.verify.network.kinds import kinds
 
 # Called with each operation after its interval is known; may return tighter ends for it.
 Tighten = Callable[["Samples", Operation], tuple[Tensor, Tensor] | None]
@@ -79,9 +81,12 @@ class Samples:
         value = value.settled(self.rounding.own)
         assert value.batch is not None
         for end in (value.lower,) if value.is_point else (value.lower, value.upper):
-            known = end.isfinite().movedim(value.batch, 0)
+            # Minus infinity at both ends is what a mask filled in.
+            masked = value.upper == -torch.inf
+            known = (end.isfinite() | masked).movedim(value.batch, 0)
             self.finite &= known.reshape(len(self.epsilon), -1).all(1)
-            self.size += end.abs().movedim(value.batch, 0).reshape(len(self.epsilon), -1).sum(1)
+            size = end.abs().masked_fill(masked, 0.0)
+            self.size += size.movedim(value.batch, 0).reshape(len(self.epsilon), -1).sum(1)
         return value
 
     def interval(self, index: int) -> Interval:
@@ -112,6 +117,17 @@ class Samples:
     def shape(self, index: int) -> tuple[int, ...]:
         """Shape of a value, without the samples."""
         return tuple(self.interval(index).shape[1:])
+
+    @contextmanager
+    def at(self, operation: Operation) -> Iterator[Context]:
+        """The context with an operation whose interval rule, or a part of it, is asked again."""
+        context = self.context
+        before = context.operation, context.kind
+        context.operation, context.kind = operation, kinds(self.graph)[operation.index]
+        try:
+            yield context
+        finally:
+            context.operation, context.kind = before
 
     def once(self, key: Any, compute: Callable[[], Any]) -> Any:
         """What ``compute`` returned the first time."""

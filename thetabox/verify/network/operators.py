@@ -48,10 +48,11 @@ RESHAPING = tuple(f"aten.{name}." for name in ("view", "reshape", "flatten", "un
 DIRECT = frozenset(
     f"aten.{name}"
     for name in (
-        "_log_softmax.default", "_softmax.default", "ceil.default", "celu.default", "cos.default", "embedding.default",
-        "erf.default", "floor.default", "hardswish.default", "log.default", "log_sigmoid.default", "log_softmax.int",
-        "logsumexp.default", "masked_fill.Scalar", "masked_fill.Tensor", "mish.default", "prelu.default", "round.default",
-        "scaled_dot_product_attention.default", "sin.default", "softmax.int", "threshold.default", "trunc.default",
+        "_log_softmax.default", "_softmax.default", "ceil.default", "celu.default", "cos.default",
+        "embedding.default", "erf.default", "floor.default", "hardswish.default", "log.default",
+        "log_sigmoid.default", "log_softmax.int", "logsumexp.default", "masked_fill.Scalar", "masked_fill.Tensor",
+        "mish.default", "prelu.default", "round.default", "scaled_dot_product_attention.default", "sin.default",
+        "softmax.int", "threshold.default", "trunc.default",
         "abs.default", "adaptive_avg_pool1d.default", "adaptive_avg_pool2d.default", "add.Tensor", "addmm.default",
         "amax.default", "amin.default", "arange.default", "avg_pool1d.default", "avg_pool2d.default", "cat.default",
         "clamp.default", "clone.default", "conv1d.default", "conv2d.default", "conv2d.padding", "detach.default",

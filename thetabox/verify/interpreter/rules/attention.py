@@ -53,19 +53,32 @@ def attention(
         raise InputError(f"{context.where} drops weights at random; only evaluation mode has a rule")
     if any(v.batch is not None and v.batch >= v.lower.dim() - 2 for v in (query, key, value)):
         raise InputError(f"{context.where} mixes samples")
+    low, high = bounded_scores(context, query, key, attn_mask, is_causal, factor_of(context, query, scale))
+    return _weighted(context, low, high, value)
+
+
+def factor_of(context: Context, query: Interval, scale: float | None) -> float:
+    """What products are multiplied by.
+
+    Raises:
+        InputError: it is no finite number.
+    """
     factor = 1.0 / math.sqrt(query.shape[-1]) if scale is None else float(scale)
     if not math.isfinite(factor):
         raise InputError(f"{context.where} scales by {factor}; give it a finite number")
+    return factor
+
+
+def bounded_scores(
+    context: Context, query: Interval, key: Interval, mask: Interval | None, is_causal: bool, factor: float
+) -> tuple[Tensor, Tensor]:
+    """Ends of ``q kᵀ factor + mask``; minus infinity at both where nothing gets through."""
     transposed = replace(key.moved(lambda t: t.transpose(-1, -2)), owned=False)
     scores = _scores(context, product_of_values(context, query, transposed), factor)
     if is_causal:
         allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.lower.device).tril()
-        low, high = (t.masked_fill(~allowed, -torch.inf) for t in (scores.lower, scores.upper))
-    elif attn_mask is None:
-        low, high = scores.lower, scores.upper
-    else:
-        low, high = _masked(context, scores, attn_mask)
-    return _weighted(context, low, high, value)
+        return scores.lower.masked_fill(~allowed, -torch.inf), scores.upper.masked_fill(~allowed, -torch.inf)
+    return (scores.lower, scores.upper) if mask is None else _masked(context, scores, mask)
 
 
 def _scores(context: Context, product: Interval, factor: float) -> Interval:
@@ -106,7 +119,7 @@ def _weighted(context: Context, low: Tensor, high: Tensor, value: Interval) -> I
     size = torch.maximum(value.lower.abs(), value.upper.abs()) + middle.abs()
     lower = torch.matmul(least, down.clamp(min=0.0)) + torch.matmul(most, down.clamp(max=0.0))
     upper = torch.matmul(most, up.clamp(min=0.0)) + torch.matmul(least, up.clamp(max=0.0))
-    relative = _error(context, low, high) + (rounding.of_dot(keys) + 16.0 * own)
+    relative = weights_error(context, low, high) + (rounding.of_dot(keys) + 16.0 * own)
     reach = torch.matmul(most, size * (1.0 + 4.0 * own)) * relative + (keys + 2) * 4.0 * rounding.flushed * (
         1.0 + size.detach().amax()
     )
@@ -115,7 +128,7 @@ def _weighted(context: Context, low: Tensor, high: Tensor, value: Interval) -> I
     return Interval(lower + middle - reach, upper + middle + reach)
 
 
-def _error(context: Context, low: Tensor, high: Tensor) -> Tensor:
+def weights_error(context: Context, low: Tensor, high: Tensor) -> Tensor:
     """What a network's own weights err by, relatively, ``[..., queries, 1]``."""
     rounding, keys = context.rounding, low.shape[-1]
     least = low.detach().masked_fill(low == -torch.inf, torch.inf).amin(-1, keepdim=True)

@@ -231,6 +231,7 @@ def _largest(a: Tensor, b: Tensor) -> Tensor:
 
 
 def scaled(context: Context, a: Interval, factor: float) -> Interval:
+    """``a`` times a number of the graph."""
     if factor == 1.0:
         return a
     if factor == -1.0:

@@ -90,6 +90,6 @@ def _whole(context: Context, places: Tensor, rows: int) -> Tensor:
     at = places.long()
     if not torch.equal(at.to(places.dtype), places):
         raise InputError(f"{context.where} uses numbers as indices that are not whole")
-    if at.numel() and not (0 <= int(at.min()) and int(at.max()) < rows):
+    if at.numel() and not (int(at.min()) >= 0 and int(at.max()) < rows):
         raise InputError(f"{context.where} reads a row beyond the table of {rows}")
     return at

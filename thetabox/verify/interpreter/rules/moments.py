@@ -15,18 +15,18 @@ r"""Layer, group, instance and root-mean-square norm: numbers over the moments o
 
 below because a sum of squares is convex and lies above its tangent, above because the sum of squares around any number
 is at least that around the mean. :math:`|c_j - m_i| \le |c_j - m| + |c_i - m|/(n-1)` makes it one pass. Besides,
-:math:`v` is at least the least of :math:`\sum_j \mathrm{dist}(t, [l_j, u_j])^2 / n` over t, which is exact over a box of
-all operands (a projection onto the constant vectors): the better of both is taken.
+:math:`v` is at least the least of :math:`\sum_j \mathrm{dist}(t, [l_j, u_j])^2 / n` over t, which is exact over a box
+of all operands (a projection onto the constant vectors): the better of both is taken.
 
 For a root mean square, own and other operands are independent, and the range is exact.
 
-**Rounding** of the bounds: everything is first shifted by about the group's mean and scaled by a power of two, so that
-each number errs relative to the group's spread. **Of a float32 network**: kernels of torch take the variance from
+**Rounding** of the bounds: everything is first shifted by about the group's mean and divided by its size, so that each
+number errs relative to the group's spread. **Of a float32 network**: kernels of torch take the variance from
 :math:`E[x^2] - \mu^2`, in two passes, or by Welford's and Chan's updates. All of them err by at most
-:math:`8(n + 8)u\,E[x^2]`: the first by :math:`\gamma_{n+2} E[x^2] + 2|\mu|\gamma_{n+2} E|x|` (Higham, Accuracy and Stability of
-Numerical Algorithms, ch. 3), updates by no more (Chan, Golub and LeVeque, The American Statistician 37, 1983, with
-:math:`\sqrt{v E[x^2]} \le E[x^2]`). The mean errs by :math:`2(n + 8)u E|x|`, and the difference, or the product with
-:math:`1/\sqrt{v + e}` taken apart as :math:`x s - \mu s`, by :math:`8u(|x| + |\mu|)`.
+:math:`8(n + 8)u\,E[x^2]`: the first by :math:`\gamma_{n+2} E[x^2] + 2|\mu|\gamma_{n+2} E|x|` (Higham, Accuracy and
+Stability of Numerical Algorithms, ch. 3), updates by no more (Chan, Golub and LeVeque, The American Statistician 37,
+1983, with :math:`\sqrt{v E[x^2]} \le E[x^2]`). The mean errs by :math:`2(n + 8)u E|x|`, and the difference, or the
+product with :math:`1/\sqrt{v + e}` taken apart as :math:`x s - \mu s`, by :math:`8u(|x| + |\mu|)`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -162,6 +162,7 @@ class _Group:
         room: what a network's own subtraction of the mean may be off by.
         eps: what is added to the variance, at least and at most.
         lost: what a network's own variance may be off by.
+        scale: what all are divided by.
     """
 
     centre: Tensor
@@ -169,6 +170,7 @@ class _Group:
     room: Tensor
     eps: tuple[Tensor, Tensor]
     lost: Tensor
+    scale: Tensor
 
 
 def _grouped(context: Context, x: Interval, eps: tuple[float, float], first: int, *, centred: bool = True) -> Interval:
@@ -189,6 +191,52 @@ def _grouped(context: Context, x: Interval, eps: tuple[float, float], first: int
     if not centred:
         out.nonnegative = x.nonnegative
     return out
+
+
+class Normalised(NamedTuple):
+    """A norm over the last dimension around the middle of its operands.
+
+    Attributes:
+        least, most: ends of ``(x - mean) / sqrt(variance + eps)``, a network's rounding in them.
+        middle: its value in the middle.
+        steep: ``1 / sqrt(variance + eps)`` there.
+        off: how far that may be from it elsewhere.
+        error: what a network's own value may be off by; infinite where it loses as much as the variance.
+    """
+
+    least: Tensor
+    most: Tensor
+    middle: Tensor
+    steep: Tensor
+    off: Tensor
+    error: Tensor
+
+
+def normalised(context: Context, low: Tensor, high: Tensor, eps: float) -> Normalised:
+    """What tangents of a norm of operands in ``[low, high]`` need; not finite where little is known."""
+    x = _grouped(context, Interval(low, high), (eps, eps), low.dim() - 1)
+    n, own = low.shape[-1], context.rounding.own
+    group = _scaled(context, low, high, (eps, eps), centred=True)
+    scale = group.scale
+    error = 4.0 * (n + 16) * own
+    off, r = group.centre - group.centre.mean(-1, keepdim=True), group.radius
+    slip = group.centre.abs().mean(-1, keepdim=True) * error
+    every, wide = (off * off).mean(-1, keepdim=True), (r * r).mean(-1, keepdim=True)
+    size = off.abs() + slip
+    moved = 2.0 * (1.0 + error) * (size * r).mean(-1, keepdim=True)
+    lost = (every + wide + moved) * error + 2.0 * slip * size.mean(-1, keepdim=True)
+    steep = (every + group.eps[1]).rsqrt()
+    floor = (every - moved - lost).clamp(min=0.0) + group.eps[0]
+    steepest, flattest = floor.rsqrt(), (every + moved + wide + lost + group.eps[1]).rsqrt()
+    apart = torch.maximum(steepest - steep, steep - flattest) * (1.0 + error) + steep * (8.0 * own)
+    few = context.rounding.of_operation(16)
+    largest = torch.maximum(x.lower.abs(), x.upper.abs())
+    network = torch.zeros_like(group.centre)
+    if bool((group.lost > 0).any()):
+        left = floor - group.lost
+        steeper = torch.where(left > 0, left, 0.0).rsqrt()
+        network = (group.room * steeper + largest * (group.lost / left)).where(left > 0, torch.inf) + few * largest
+    return Normalised(x.lower, x.upper, off * steep, steep / scale, apart / scale, network)
 
 
 def _known(context: Context, low: Tensor, high: Tensor) -> Tensor:
@@ -219,7 +267,7 @@ def _scaled(context: Context, low: Tensor, high: Tensor, eps: tuple[float, float
     held = (max(eps[0] - literal_error(context, eps[0]), 0.0), eps[1] + literal_error(context, eps[1]))
     least, greatest = (torch.full_like(scale, e) / scale / scale for e in held)
     ends = (least * (1.0 - 8.0 * unit), greatest * (1.0 + 8.0 * unit) + limits.tiny)
-    return _Group(centre, radius, room, ends, square * (8.0 * (n + 8) * more))
+    return _Group(centre, radius, room, ends, square * (8.0 * (n + 8) * more), scale)
 
 
 def _centred(context: Context, group: _Group) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,185 @@
+r"""Functions of one value backwards: two parallel lines around the curve.
+
+On :math:`[l, u]` the slope :math:`s` is that of the chord. With :math:`g(x) = f(x) - sx` at points no further apart
+than :math:`h`, kinks among them, and :math:`|f''| \le M` between,
+
+.. math:: sx + \min_k g(x_k) - M h^2 / 8 \;\le\; f(x) \;\le\; sx + \max_k g(x_k) + M h^2 / 8
+
+(the error of linear interpolation). For an S-shaped function they are close to the chord and the tangent of DeepPoly
+and CROWN (Singh et al., POPL 2019; Zhang et al., NeurIPS 2018), and as far apart as the square of the interval where it
+is narrow. Where they say less than the interval of the result, or nothing, that stands.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from thetabox.verify.interpreter.rules.table import TABLE
+from thetabox.verify.linear.constant import gamma_sum
+from thetabox.verify.linear.region import Region
+from thetabox.verify.linear.samples import Samples
+from thetabox.verify.linear.walk import Stop, Walk, backward, dot
+from thetabox.verify.network.graph import Operation, Ref
+
+FEW = 16
+# Parts that an interval is cut into.
+PARTS = 16
+# Below this width, relative to the values, the slope is that of a wider chord.
+NARROW = 1e-6
+
+
+class Curve(NamedTuple):
+    """``function`` with its second derivative between the ``kinks``, at most ``bend`` of the ends in size.
+
+    Attributes:
+        function: increasing or not.
+        bend: a number, or a function of both ends.
+        kinks: where the derivative jumps.
+        jump: how far the function itself may jump somewhere.
+    """
+
+    function: Callable[[Tensor], Tensor]
+    bend: float | Callable[[Tensor, Tensor], Tensor]
+    kinks: tuple[float, ...] = ()
+    jump: float = 0.0
+
+
+SIMPLE: dict[str, Curve] = {
+    "aten.tanh.default": Curve(torch.tanh, 0.76981),
+    "aten.sigmoid.default": Curve(torch.sigmoid, 0.096226),
+    "aten.exp.default": Curve(torch.exp, lambda low, high: torch.exp(high)),
+    "aten.silu.default": Curve(F.silu, 0.50001),
+    "aten.mish.default": Curve(F.mish, 0.65),
+    "aten.hardswish.default": Curve(F.hardswish, 0.33334, (-3.0, 3.0)),
+    "aten.erf.default": Curve(torch.erf, 0.96795),
+    "aten.log_sigmoid.default": Curve(F.logsigmoid, 0.25001),
+    "aten.sin.default": Curve(torch.sin, 1.0),
+    "aten.cos.default": Curve(torch.cos, 1.0),
+    "aten.selu.default": Curve(F.selu, 1.75811, (0.0,)),
+    "aten.hardsigmoid.default": Curve(F.hardsigmoid, 0.0, (-3.0, 3.0)),
+    "aten.relu6.default": Curve(lambda t: t.clamp(0.0, 6.0), 0.0, (0.0, 6.0)),
+    "aten.abs.default": Curve(torch.abs, 0.0, (0.0,)),
+    "aten.log1p.default": Curve(torch.log1p, lambda low, high: (1.0 + low.clamp(min=0.0)) ** -2),
+    "aten.log.default": Curve(torch.log, lambda low, high: low**-2),
+    "aten.sqrt.default": Curve(torch.sqrt, lambda low, high: low**-1.5 / 4.0),
+}
+
+
+def curve_of(operation: Operation) -> Curve:
+    """The function of an operation.
+
+    Raises:
+        Stop: of other arguments than there are bounds of the second derivative for.
+    """
+    name, rest, named = operation.operator, operation.args[1:], dict(operation.kwargs)
+    if any(isinstance(v, Ref) for v in (*rest, *named.values())):
+        raise Stop
+    if name in SIMPLE and not rest and not named:
+        return SIMPLE[name]
+    if name == "aten.gelu.default":
+        form = named.get("approximate", "none")
+        return Curve(lambda t: F.gelu(t, approximate=form), 0.82)
+    if name == "aten.softplus.default":
+        beta, threshold = _numbers(rest, 1.0, 20.0)
+        if not (1e-3 <= beta <= 1e3 and 20.0 <= threshold <= 1e4):
+            raise Stop
+        off = math.log1p(math.exp(1.0 - threshold)) / beta
+        return Curve(lambda t: F.softplus(t, beta, threshold), beta * 0.25001, (), off)
+    if name == "aten.elu.default":
+        alpha, scale, inner = _numbers(rest, 1.0, 1.0, 1.0)
+        if not 1e-3 <= inner <= 1e3 or not max(abs(alpha), abs(scale)) <= 1e3:
+            raise Stop
+        function = partial(torch.ops.aten.elu.default, alpha=alpha, scale=scale, input_scale=inner)
+        return Curve(function, abs(alpha * scale) * inner * inner * 1.0001, (0.0,))
+    if name == "aten.celu.default":
+        (alpha,) = _numbers(rest, 1.0)
+        if not 1e-3 <= alpha <= 1e3:
+            raise Stop
+        return Curve(partial(F.celu, alpha=alpha), 1.0001 / alpha, (0.0,))
+    if name in ("aten.hardtanh.default", "aten.clamp.default", "aten.clamp_min.default", "aten.clamp_max.default"):
+        return _clamped(operation, rest, named)
+    if name == "aten.pow.Tensor_Scalar" and rest == (2,):
+        return Curve(torch.square, 2.0)
+    raise Stop
+
+
+def _numbers(given: tuple[Any, ...], *defaults: float) -> list[float]:
+    return [float(v) for v in (*given, *defaults[len(given) :])]
+
+
+def _clamped(operation: Operation, rest: tuple[Any, ...], named: dict[str, Any]) -> Curve:
+    low, high = (*rest, None, None)[:2]
+    low, high = named.pop("min", low), named.pop("max", high)
+    if "hardtanh" in operation.operator:
+        low, high = (-1.0 if low is None else low), (1.0 if high is None else high)
+    if "clamp_max" in operation.operator:
+        low, high = None, low if high is None else high
+    if named or (low is not None and high is not None and low > high):
+        raise Stop
+    kinks = tuple(float(v) for v in (low, high) if v is not None)
+    return Curve(lambda t: t.clamp(low, high), 0.0, kinks)
+
+
+class Parallels(NamedTuple):
+    """``slope x + below <= f(x) <= slope x + above``."""
+
+    slope: Tensor
+    below: Tensor
+    above: Tensor
+
+
+def parallels(curve: Curve, lower: Tensor, upper: Tensor, least: Tensor, most: Tensor) -> Parallels:
+    """Lines around a curve on ``[lower, upper]``, whose values lie in ``[least, most]``; up to rounding."""
+    middle = (lower + upper) / 2
+    half = torch.maximum((upper - lower) / 2, NARROW * (1.0 + middle.abs()))
+    slope = (curve.function(middle + half) - curve.function(middle - half)) / (2.0 * half)
+    step = (upper - lower) / PARTS
+    low = high = curve.function(lower) - slope * lower
+    points = [lower + step * k for k in range(1, PARTS)] + [upper]
+    points += [lower.clamp(min=kink).minimum(upper) for kink in curve.kinks]
+    for point in points:
+        point = torch.minimum(torch.maximum(point, lower), upper)
+        there = curve.function(point) - slope * point
+        low, high = torch.minimum(low, there), torch.maximum(high, there)
+    bend = curve.bend(lower, upper) if callable(curve.bend) else curve.bend
+    room = step * step * (bend * (1.0 + 1e-9) / 8.0) + curve.jump
+    low, high = low - room, high + room
+    known = slope.isfinite() & low.isfinite() & high.isfinite() & (high - low < most - least)
+    return Parallels(*(torch.where(known, t, other) for t, other in ((slope, 0.0), (low, least), (high, most))))
+
+
+@backward(*SIMPLE, "aten.gelu.default", "aten.softplus.default", "aten.elu.default", "aten.celu.default",
+          "aten.hardtanh.default", "aten.clamp.default", "aten.clamp_min.default", "aten.clamp_max.default",
+          "aten.pow.Tensor_Scalar")  # a list of operators  # fmt: skip
+def curved(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
+    """A function of each value by itself."""
+    curve = curve_of(operation)
+    index = walk.operand(operation, 0)
+    lower, upper = walk.ends(index, region)
+    lines = parallels(curve, lower, upper, *walk.ends(operation.index, region))
+    walk.constant.add(dot(a.clamp(min=0.0), lines.below) + dot(a.clamp(max=0.0), lines.above))
+    size = torch.maximum(lines.below.abs(), lines.above.abs())
+    size = size + 2.0 * lines.slope.abs() * torch.maximum(lower.abs(), upper.abs())
+    walk.penalty(a, size, gamma_sum(2 * a[0, 0].numel() + FEW), library_error(walk.samples, operation))
+    walk.give(index, a * lines.slope[:, None], region)
+
+
+def library_error(samples: Samples, operation: Operation) -> float:
+    """What the function itself may be off by, as the interval rule says, in the bounds and in the network."""
+
+    def compute() -> float:
+        x = replace(samples.interval(operation.args[0].index), owned=False)
+        with samples.at(operation) as context:
+            out = TABLE[operation.operator](context, (x, *operation.args[1:]), dict(operation.kwargs))
+        return 2.0 * float(out.slack)
+
+    error: float = samples.once(("library", operation.index), compute)
+    return error
