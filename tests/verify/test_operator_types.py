@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.verify import typed_cases_attention  # noqa: F401  # registers its cases
+from tests.verify import typed_cases_attention, typed_structure  # noqa: F401  # they add their cases
 from tests.verify.typed_cases import CASES, FLOATS, SIZES_ONLY, Batch, Call, Operand, ends, filled, pick
 from thetabox.errors import InputError, OneEpsilonAtATime
 from thetabox.verify.arithmetic.interval import Interval
@@ -292,7 +292,6 @@ REASONS = (
     "log1p has a rule for nonnegative",
     "only powers",
     "drops values at random",
-    "padding has a rule for mode",
     "mixes samples",
     "beta or alpha other than 1",
     "statistics of the batch",

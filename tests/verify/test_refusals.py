@@ -119,7 +119,17 @@ def test_unknown_operator_is_named_with_its_place() -> None:
         lambda h: h.log1p(),
         lambda h: h / 0,
         lambda h: F.avg_pool1d(h[:, None], 2).flatten(1).round(),
-        lambda h: F.pad(h[:, None], (1, 1), mode="reflect").flatten(1),
+        lambda h: F.interpolate(h[:, None, None], scale_factor=2, mode="bicubic").flatten(1),
+        lambda h: h.flip(0),
+        lambda h: h.roll(1),
+        lambda h: h.tril(),
+        lambda h: h.cumsum(0),
+        lambda h: h.sort(0).values,
+        lambda h: torch.topk(h, 2, sorted=False).values,
+        lambda h: torch.channel_shuffle(h.t()[None].expand(2, -1, -1).transpose(1, 2), 3).flatten(1),
+        lambda h: torch.einsum("bc,bd->cd", h, h),
+        lambda h: torch.einsum("bc,bd,be->bcde", h, h, h).flatten(1),
+        lambda h: h.norm(p=3, dim=1, keepdim=True),
     ],
 )
 def test_no_guess(function: Callable[[Tensor], Tensor]) -> None:

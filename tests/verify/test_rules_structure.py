@@ -107,11 +107,13 @@ class TestRearrangement(RuleContract):
             lambda h, g: h.gather(2, torch.tensor([[[1, 0]]]).expand(h.shape[0], 2, 2)), SIGNAL, tight=True),
         "triangles": Case(lambda h, g: torch.stack([h.tril(), h.triu(1)], 1), SIGNAL, tight=True),
         "diagonals": Case(lambda h, g: h.diagonal(0, 1, 2).diag_embed(), SIGNAL, tight=True),
-        "stacked in rows": Case(lambda h, g: torch.cat([torch.hstack([h, g]), torch.dstack([h, g])[..., :5]], 1), SIGNAL),
+        "stacked in rows": Case(
+            lambda h, g: torch.cat([torch.hstack([h, g]), torch.dstack([h, g])[..., :5]], 1), SIGNAL),
         "write a part": Case(lambda h, g: torch.slice_scatter(h, g[:, :, :2], 2, 1, 3), SIGNAL, tight=True),
         "write in place": Case(lambda h, g: overwritten(h, g), SIGNAL, tight=True),
         "sorted": Case(lambda h, g: h.sort(-1).values, SIGNAL, smooth=False),
-        "largest three": Case(lambda h, g: h.topk(3, -1).values + h.median(-1, keepdim=True).values, SIGNAL, smooth=False),
+        "largest three": Case(
+            lambda h, g: h.topk(3, -1).values + h.median(-1, keepdim=True).values, SIGNAL, smooth=False),
         "running maximum": Case(lambda h, g: h.cummax(-1).values - g.cummin(-1).values, SIGNAL, smooth=False),
     }  # one case a line  # fmt: skip
 
@@ -134,7 +136,8 @@ class TestStatistics(RuleContract):
         "normalised": Case(lambda h, g: F.normalize(h + 3, dim=1), SIGNAL, largest=1.0),
         "distance": Case(lambda h, g: F.pairwise_distance(h, g), SIGNAL),
         "product": Case(lambda h, g: h.prod(1) + g.relu().prod(-1, keepdim=True).sum(1), SIGNAL),
-        "variance": Case(lambda h, g: h.var(-1) + g.var((1, 2), unbiased=False, keepdim=True)[..., 0], SIGNAL, largest=1.0),
+        "variance": Case(
+            lambda h, g: h.var(-1) + g.var((1, 2), unbiased=False, keepdim=True)[..., 0], SIGNAL, largest=1.0),
         "deviation": Case(lambda h, g: (h * torch.arange(5) + 3).std(-1), SIGNAL, smooth=False),
         "variance and mean": Case(lambda h, g: torch.var_mean(h, -1)[0] + torch.std_mean(g, -1)[1], SIGNAL),
     }  # one case a line  # fmt: skip

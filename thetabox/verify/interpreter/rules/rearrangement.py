@@ -200,6 +200,7 @@ def ordered(context: Context, x: Interval, *args: Any, **kwargs: Any) -> tuple[I
         raise InputError(f"{context.where} mixes samples")
     if not arguments(operation).get("sorted", True):
         raise InputError(f"{context.where} leaves the order open; use sorted=True")
-    out = moved(x, lambda t: operation.target(t, *args, **kwargs)[0])
+    # Torch's median of an expanded tensor is memory that nothing was written to.
+    out = moved(x, lambda t: operation.target(t.contiguous(), *args, **kwargs)[0])
     assert isinstance(out, Interval)
     return out, None
