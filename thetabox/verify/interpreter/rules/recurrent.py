@@ -184,8 +184,8 @@ def _narrowed(
     backwards: bool,
 ) -> tuple[list[Interval], State]:
     """Outputs and last state within what affine forms say of them as well."""
-    drive, *first = same_rows(context, _at(drive, drive.batch), *first)
-    found = forms.walked(context, step.__name__, drive, tuple(first), weights, backwards=backwards)
+    drive, *initial = same_rows(context, drive, *first)
+    found = forms.walked(context, step.__name__, drive, tuple(initial), weights, backwards=backwards)
     if found is None:
         return boxes
     outputs, state = (

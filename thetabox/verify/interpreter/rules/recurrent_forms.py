@@ -7,8 +7,8 @@ Algorithms 37, 2004; for networks: Singh et al., Fast and Effective Robustness C
 .. math:: s = \hat s + \sum_k g_k \xi_k, \qquad \xi_k \in [-1, 1],
 
 and a step multiplies its generators by the signed weights. What a step adds by itself, the noise of the weights, the
-error of a linear relaxation, second-order terms and every rounding, is a radius of each unit, which becomes generators of
-its own. A weight is still off by another amount in every step.
+error of a linear relaxation, second-order terms and every rounding, is a radius of each unit, which becomes generators
+of its own. A weight is still off by another amount in every step.
 
 A sigmoid or hyperbolic tangent is replaced by the line with the least slope in its interval, which never leaves the
 function's own range, however wide the interval (min-range approximation).
@@ -32,11 +32,31 @@ from thetabox.verify.interpreter.rules.recurrent_steps import Weights
 
 # Numbers in the largest tensor of generators.
 NUMBERS = 1 << 22
+# Layers that have such steps: values of a state, and gates.
+WALKED = {"aten.lstm.input": (2, 4), "aten.gru.input": (1, 3), "aten.rnn_tanh.input": (1, 1)}
+# Operations on each number of a generator's product with the weights, beside that product.
+ELEMENTWISE = 6
+
+
+def most_generators(wanted: int, states: int, units: int) -> int:
+    """How many are kept: enough for those of two steps to stand beside as many older ones."""
+    return max(wanted, 4 * states * units)
+
+
+def work(operator: str, wanted: int, units: int, steps: int) -> int:
+    """Multiply-adds and other operations of one direction of a layer, for a sample."""
+    states, gates = WALKED[operator]
+    most = most_generators(wanted, states, units)
+    kept = sum(min(most, states * units * step) for step in range(1, steps + 1))
+    return kept * gates * units * (units + ELEMENTWISE)
 
 
 @dataclass
 class Form:
-    """``centre + Σ generators ξ ± radius``, the radius of each unit by itself: ``[rows, units]``, ``[rows, K, units]``."""
+    """``centre + Σ generators ξ ± radius``, the radius of each unit by itself.
+
+    Centre and radius are ``[rows, units]``, generators ``[rows, K, units]``.
+    """
 
     centre: Tensor
     generators: Tensor
@@ -92,15 +112,15 @@ class Steps:
         return Form(centre, F.linear(h.generators, weight.theta), radius * self.inflate)
 
     def sum(self, drive: Interval, form: Form) -> Form:
-        """With the input's part, known up to its ends."""
-        centre, radius = _middle(drive)
+        """With the input's part, known up to its ends; how a network rounds this sum, its parts are charged with."""
+        centre, radius = _middle(drive, self.own)
         total = form.centre + centre
         rounded = (form.centre.abs() + centre.abs() + radius + form.radius) * (self.own + self.both)
         return Form(total, form.generators, (form.radius + radius + rounded) * self.inflate)
 
     def line(self, form: Form, function: str) -> Line:
         """The least slope inside the interval, which an end has: both derivatives fall away from 0."""
-        reach = form.reach(self.inflate)
+        reach = form.reach(self.inflate) * (1.0 + self.own) + form.centre.abs() * self.own
         f = torch.sigmoid if function == "sigmoid" else torch.tanh
         low, high = f(form.centre - reach), f(form.centre + reach)
         ends = (low * (1 - low), high * (1 - high)) if function == "sigmoid" else (1 - low * low, 1 - high * high)
@@ -111,7 +131,7 @@ class Steps:
         error = (half - slope * reach).clamp(min=0.0) + rounded
         return Line(middle, slope, error, half + rounded)
 
-    def lstm(self, drive: Interval, h: Form, c: Form) -> tuple[Form, Form]:
+    def lstm(self, drive: Interval, h: Form, c: Form) -> tuple[Form, ...]:
         gates = self.sum(drive, self.recurrent(h))
         i, f, g, o = self._gates(gates, 4)
         li, lf, lg, lo = self.line(i, "sigmoid"), self.line(f, "sigmoid"), self.line(g, "tanh"), self.line(o, "sigmoid")
@@ -156,7 +176,9 @@ class Steps:
         radius = (1 - keep) * _own(ln, n) + apart.abs() * _own(lz, z) + lz.reach * (width + ln.reach)
         radius = self._rounded(radius, h.centre.abs() + width + ln.middle.abs() + ln.reach)
         centre = ln.middle + keep * apart
-        return self._reduced(Form(centre, torch.cat([generators, torch.diag_embed(radius)], 1), radius * 0.0))
+        return self._reduced(
+            Form(centre, torch.cat([generators, torch.diag_embed(radius)], 1), torch.zeros_like(radius))
+        )
 
     def rnn_tanh(self, drive: Interval, h: Form) -> tuple[Form, ...]:
         a = self.sum(drive, self.recurrent(h))
@@ -205,10 +227,10 @@ def walked(
     if any(s.shape[0] != rows for s in state):
         return None
     units = state[0].shape[-1]
-    most = max(context.correlated, 4 * len(state) * units)
+    most = most_generators(context.correlated, len(state), units)
     epsilons = []
     for parameter in (weights.hidden, weights.hidden_bias):
-        factor = 0.0 if parameter is None else parameter.factor  # type: ignore[union-attr]  # checked above
+        factor = 0.0 if parameter is None else parameter.factor
         uniform = context.uniform(factor)
         each = context.epsilon(factor).reshape(-1) if uniform is None else drive.lower.new_full((rows,), uniform)
         epsilons.append(each[:, None] * (1.0 + 8.0 * own))
@@ -218,7 +240,7 @@ def walked(
     pieces = []
     for part in torch.arange(rows, device=drive.lower.device).split(max(1, NUMBERS // widest)):
         steps = Steps(context, weights, (epsilons[0][part], epsilons[1][part]), most)
-        forms = _initial(state, part)
+        forms = _initial(state, part, steps.own)
         step = getattr(steps, kind)
         found: list[tuple[Tensor, Tensor]] = [(drive.lower, drive.upper)] * times
         for time in reversed(range(times)) if backwards else range(times):
@@ -229,24 +251,26 @@ def walked(
     return _together(outputs), _together(last)
 
 
-def _initial(state: tuple[Interval, ...], part: Tensor) -> tuple[Form, ...]:
+def _initial(state: tuple[Interval, ...], part: Tensor, own: float) -> tuple[Form, ...]:
     """Each unit's own radius as a generator."""
-    middles = [_middle(Interval(s.lower[part], s.upper[part])) for s in state]
+    middles = [_middle(Interval(s.lower[part], s.upper[part]), own) for s in state]
     moves = [bool((radius > 0).any()) for _, radius in middles]
     forms = []
     for place, (centre, radius) in enumerate(middles):
         blocks = [
-            torch.diag_embed(radius if place == at else torch.zeros_like(radius)) for at, moved in enumerate(moves) if moved
+            torch.diag_embed(radius if place == at else torch.zeros_like(radius))
+            for at, moved in enumerate(moves)
+            if moved
         ]
         empty = centre.new_zeros(len(centre), 0, centre.shape[1])
         forms.append(Form(centre, torch.cat([empty, *blocks], 1), torch.zeros_like(radius)))
     return tuple(forms)
 
 
-def _middle(x: Interval) -> tuple[Tensor, Tensor]:
+def _middle(x: Interval, own: float) -> tuple[Tensor, Tensor]:
     centre = (x.lower + x.upper) / 2
     # Further from one end than half of the width by rounding.
-    return centre, torch.maximum(x.upper - centre, centre - x.lower) * (1.0 + 2.0**-50)
+    return centre, torch.maximum(x.upper - centre, centre - x.lower) * (1.0 + own)
 
 
 def _ends(form: Form, steps: Steps) -> tuple[Tensor, Tensor]:
