@@ -9,8 +9,8 @@ from __future__ import annotations
 from thetabox.verify.interpreter.rules.recurrent_forms import WALKED, work
 from thetabox.verify.network.graph import Graph, Operation, Ref
 
-# Generators of a state, with intermediate bounds by intervals and by backward rows.
-FEW, MANY = 256, 1024
+# Generators of a state, with intermediate bounds by intervals (as many of these as are cheap) and by backward rows.
+FEW, MANY = (256, 128, 64, 32), 1024
 # Forward passes that the few may take: the cheap stage of ``auto`` does without them where layers are wide.
 CHEAP = 250.0
 
@@ -19,7 +19,7 @@ def generators(graph: Graph, forward: int, *, backward: bool) -> int:
     """How many generators the layers may keep; 0 where there is no such layer, or boxes must do."""
     if not any(_sizes(graph, o) for o in graph.operations):
         return 0
-    return MANY if backward else FEW if passes(graph, FEW, forward) <= CHEAP else 0
+    return MANY if backward else next((n for n in FEW if passes(graph, n, forward) <= CHEAP), 0)
 
 
 def passes(graph: Graph, wanted: int, forward: int) -> float:
