@@ -17,10 +17,13 @@ import thetabox as tb
 from tests.verify.contract import Case, RuleContract, assert_inside, bounds_with_gradient, evaluate, points
 from thetabox.errors import InputError
 from thetabox.verify.effort import forward_pass
-from thetabox.verify.interpreter.context import Memo
-from thetabox.verify.interval.forward import run_problem
+from thetabox.verify.interpreter.context import Context, Memo, Sweep
+from thetabox.verify.interval.domain import PlainIntervals
+from thetabox.verify.interval.forward import run, run_problem
+from thetabox.verify.kernels import sound_kernels
+from thetabox.verify.linear import Linear
 from thetabox.verify.network import network
-from thetabox.verify.problem import Problem
+from thetabox.verify.problem import Problem, input_interval
 
 pytestmark = pytest.mark.usefixtures("traced_once")
 
@@ -285,3 +288,95 @@ def test_certified_from_end_to_end(kind: str) -> None:
         assert (certificate.margin[:-1] >= certificate.margin[1:]).all()
     attacked = tb.attack(module, x, y, epsilon=[1e-3], steps=5, restarts=1)
     assert (attacked.correct[0] | ~certificate.verified[1]).all()
+
+
+def correlated(module: nn.Module, x: Tensor, epsilon: float, generators: int, arithmetic: str = "real") -> tb.Interval:
+    """Bounds of the graph where recurrent layers are affine forms through time."""
+    chosen = tb.verify.arguments.settings("interval", None, arithmetic, "float64", "cpu")
+    problem = Problem(module, chosen, x)
+    sweep = Sweep(torch.full((1, len(x)), epsilon, dtype=torch.float64))
+    context = Context(sweep, chosen.rounding, correlated=generators)
+    with torch.no_grad(), sound_kernels():
+        final = run(problem.network, context, problem.tensors, input_interval(x, chosen))
+        return final.logits().settled(chosen.rounding.own)
+
+
+@settings(deadline=None, max_examples=8)
+@given(
+    st.sampled_from(sorted(KINDS)),
+    st.integers(0, 10_000),
+    st.floats(0.0, 0.5),
+    st.floats(0.3, 6.0),
+    st.sampled_from(["none", "parameters", "sample"]),
+)
+def test_affine_forms_hold_points_of_the_box(kind: str, seed: int, epsilon: float, gain: float, state: str) -> None:
+    """Any weights, any ε, few generators and many; never wider than boxes."""
+    layer_ = made(kind, seed, units=3, bidirectional=seed % 2 == 0, batch_first=True)
+    module = Layer(layer_, "states" if seed % 3 else "outputs", state).double().eval()
+    with torch.no_grad():
+        for p in module.parameters():
+            p.mul_(gain)
+    x = torch.randn(2, 8, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    plain = bounds_of(module, x, epsilon)
+    for generators in (1, 1000):
+        bounds = correlated(module, x, epsilon, generators)
+        for point in points(module, epsilon, 6):
+            assert_inside(bounds, evaluate(module, point, x), 1e-13)
+        assert (bounds.lower >= plain.lower - 1e-12).all()
+        assert (bounds.upper <= plain.upper + 1e-12).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_affine_forms_hold_what_float32_answers(kind: str) -> None:
+    """Over forty steps, at weights of the box: the rounding of every step is in the forms, and little of it."""
+    module = Layer(made(kind, units=8, batch_first=True), "last").eval()
+    torch.manual_seed(9)
+    x = torch.randn(4, 40, 3)
+    for epsilon in (0.0, 1e-4):
+        bounds = correlated(module, x, epsilon, 128, "float32")
+        for point in points(module, epsilon, 6, inside=1 - 1e-3 if epsilon else 0.0):
+            assert_inside(bounds, evaluate(module, {n: p.float() for n, p in point.items()}, x))
+    exact = correlated(module, x, 0.0, 1000)
+    assert (exact.upper - exact.lower).max() < 1e-11
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_affine_forms_are_tight(kind: str) -> None:
+    """Of one step the noise is exact to first order; over twenty, boxes are several times as wide."""
+    module = Layer(made(kind, units=12, batch_first=True), "last").double().eval()
+    torch.manual_seed(10)
+    x = torch.randn(2, 20, 3, dtype=torch.float64)
+    forms, boxes = correlated(module, x, 1e-4, 1000), bounds_of(module, x, 1e-4)
+    width = forms.upper - forms.lower
+    assert ((boxes.upper - boxes.lower) / width).min() > (2 if kind == "rnn" else 4)
+    one, once = correlated(module, x[:, :1], 1e-4, 1000), bounds_of(module, x[:, :1], 1e-4)
+    torch.testing.assert_close(one.upper - one.lower, once.upper - once.lower, rtol=1e-3, atol=0.0)
+
+
+def test_monotone_in_epsilon_and_by_item() -> None:
+    """More ε, wider; items at their own ε answer as alone."""
+    module = nn.Sequential(Layer(made("lstm", units=5, batch_first=True), "last"), nn.Linear(5, 3)).eval()
+    torch.manual_seed(11)
+    x = torch.randn(3, 12, 3)
+    y = torch.tensor([0, 1, 2])
+    problem = Problem(module, tb.verify.arguments.settings("linear", None, "real", "float64", "cpu"), x)
+    domain = Linear(problem)
+    sweep = torch.tensor([[0.0] * 3, [1e-4] * 3, [1e-2] * 3, [1e-4, 1e-2, 0.0]], dtype=torch.float64)
+    margins = domain.margins(slice(None), sweep, y)
+    assert (margins[:2] > margins[1:3]).all()
+    torch.testing.assert_close(margins[3], margins[[1, 2, 0], [0, 1, 2]], rtol=1e-9, atol=1e-12)
+    plain = PlainIntervals(problem).margins(slice(None), sweep, y)
+    assert (margins[1:3] > plain[1:3]).all()
+    assert domain.passes("margin") > 100
+
+
+def test_auto_proves_a_long_sequence() -> None:
+    """Sixty steps: boxes know nothing at 1e-4, forms prove what an attack cannot flip."""
+    torch.manual_seed(0)
+    module = nn.Sequential(Layer(nn.LSTM(4, 16, batch_first=True), "last"), nn.Linear(16, 4)).eval()
+    x = torch.randn(6, 60, 4)
+    y = module(x).argmax(1)
+    interval, auto = (tb.certify(module, x, y, [1e-4, 1e-3], domain=d) for d in ("interval", "auto"))
+    assert auto.verified[0].sum() >= interval.verified[0].sum() + 3
+    attacked = tb.attack(module, x, y, epsilon=[1e-4, 1e-3], steps=5, restarts=1)
+    assert (attacked.correct | ~auto.verified).all()

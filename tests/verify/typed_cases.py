@@ -734,5 +734,20 @@ def _norm(operator: str) -> Iterator[Call]:
         yield Call(operator, (x, *weights, stats, stats, True, 0.1, 1e-5, True), {})
 
 
+@cases("aten.lstm_cell.default", "aten.gru_cell.default", "aten.rnn_tanh_cell.default", "aten.rnn_relu_cell.default")
+def _recurrent_cell(operator: str) -> Iterator[Call]:
+    rows = 3 * {"lstm": 4, "gru": 3}.get(operator.split(".")[1].removesuffix("_cell"), 1)
+    for dtype, role in itertools.product(FLOATS, ROLES[1:]):
+        x, h = Operand("input", dtype, (2,)), Operand("input", dtype, (3,))
+        state: Any = [h, h] if rows == 12 else h
+        weights = layer(dtype, role, (rows, 2)), layer(dtype, "parameter", (rows, 3))
+        for network in networks(x):
+            yield Call(operator, (x, state, *weights), {}, network)
+            biases = layer(dtype, "parameter", (rows,)), layer(dtype, role, (rows,))
+            yield Call(operator, (x, state, *weights, *biases), {}, network)
+
+
+# Layers whose states have the samples second, where these trials have them first: see test_rules_recurrent.
+STATES_SECOND = ("aten.lstm.input", "aten.gru.input", "aten.rnn_tanh.input", "aten.rnn_relu.input")
 # Of sizes, which are no numbers that a network computes with: covered by views, slices and new tensors of the batch.
 SIZES_ONLY = ("getitem", "aten.sym_size.int", "aten.sym_numel.default", "mul", "add", "sub", "floordiv")

@@ -94,6 +94,7 @@ class Context:
         time, part: the time step, and which of an operation's several products: to tell the uses of the memo apart.
         surrogate: of ``a > b``: a step function whose gradient stands for the one that a comparison has not; for values
             against a threshold that is a value or a number other than 0.
+        correlated: how many generators a recurrent layer may keep of how its units depend on each other; 0 for boxes.
         few_layers: the network has so few layers that rounding may be one number for all outputs of each.
     """
 
@@ -106,6 +107,7 @@ class Context:
     part: int = 0
     surrogate: Callable[[Tensor, Tensor], Tensor] | None = None
     few_layers: bool = False
+    correlated: int = 0
     _epsilon: dict[float, Tensor] = field(default_factory=dict)
     _uniform: dict[float, float | None] = field(default_factory=dict)
     _exact: dict[int, tuple[Parameter, Interval]] = field(default_factory=dict)

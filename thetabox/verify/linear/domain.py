@@ -20,9 +20,10 @@ from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import Rounding
 from thetabox.verify.domain import Domain, Profile
 from thetabox.verify.effort import FREE, Meter, forward_pass
+from thetabox.verify.interpreter.context import Context, Sweep
 from thetabox.verify.interpreter.tensors import Tensors
 from thetabox.verify.kernels import sound_kernels
-from thetabox.verify.linear import rules  # noqa: F401  # fills the table
+from thetabox.verify.linear import rules, through_time  # noqa: F401  # the rules fill the table
 from thetabox.verify.linear.region import Frame
 from thetabox.verify.linear.samples import Samples
 from thetabox.verify.linear.tighten import WALK_NUMBERS, Tighten
@@ -82,13 +83,22 @@ class Linear(Domain):
         with torch.no_grad():
             tensors = Tensors(problem.model, problem.settings.box, self.rounding, problem.settings.device)
             self.tensors = tensors.of(self.graph)
-        self.tighten = Tighten(self.graph, ROW / forward_pass(problem.network))
+        forward = forward_pass(problem.network)
+        self.tighten = Tighten(self.graph, ROW / forward)
+        self.generators = {way: through_time.generators(self.graph, forward, backward=way) for way in (False, True)}
+        self.through_time = {way: through_time.passes(self.graph, n, forward) for way, n in self.generators.items()}
+
+    @property
+    def refines(self) -> bool:
+        """Whether backward intermediate bounds are other than intervals."""
+        return bool(self.tighten.targets) or self.generators[True] > 0
 
     def passes(self, criterion: str) -> float:
         """One walk, or two with backward intermediate bounds, which are paid as they are found to be needed."""
         rows = self.classes - 1 if criterion == "margin" else 2 * self.classes
         walks = 2 if self.backward and not (self.follows and criterion == "margin") else 1
-        return walks * (INTERVALS + ROW * rows)
+        through_time = self.through_time[self.backward] + (self.through_time[False] if walks == 2 else 0.0)
+        return walks * (INTERVALS + ROW * rows) + through_time
 
     def margins(
         self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]
@@ -108,9 +118,9 @@ class Linear(Domain):
         else:
             margins = self._bounded(x, flat, everything, answer, self.classes - 1, None)[:, 0]
             asked = everything[:0]
-            if self.backward and self.tighten.targets:
+            if self.backward and self.refines:
                 asked = self._provable(x, labels, (margins <= 0).nonzero().squeeze(1))
-        if len(asked) and self.tighten.targets:
+        if len(asked) and self.refines:
             better = self._bounded(x, flat, asked, answer, self.classes - 1, self.tighten)[:, 0]
             margins[asked] = torch.maximum(margins[asked], better)
         return margins.view(epsilon.shape)
@@ -128,7 +138,7 @@ class Linear(Domain):
         x, flat = self._spread(which, epsilon)
         everything = torch.arange(len(flat))
         ends = self._bounded(x, flat, everything, answer, 2 * self.classes, None)
-        if self.backward and self.tighten.targets:
+        if self.backward and self.refines:
             ends = torch.maximum(ends, self._bounded(x, flat, everything, answer, 2 * self.classes, self.tighten))
         return Interval(ends[:, : self.classes], -ends[:, self.classes :])
 
@@ -244,7 +254,10 @@ class Linear(Domain):
         """Intervals of every value for inputs ``x`` at their ε."""
         settings = replace(self.problem.settings, rounding=self.rounding)
         inputs = input_interval(x, settings)
-        return Samples(self.graph, self.tensors, inputs, epsilon.to(settings.device), self.rounding, tighten, meter)
+        context = Context(
+            Sweep(epsilon.to(settings.device)[None]), self.rounding, correlated=self.generators[tighten is not None]
+        )
+        return Samples(self.graph, self.tensors, inputs, context, tighten, meter)
 
 
 def _middles(samples: Samples) -> dict[int, Tensor]:

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import Parameter
-from thetabox.verify.arithmetic.rounding import Rounding
 from thetabox.verify.effort import FREE, Meter
-from thetabox.verify.interpreter.context import Context, Sweep
+from thetabox.verify.interpreter.context import Context
 from thetabox.verify.interpreter.walk import Value, evaluate
 from thetabox.verify.network.graph import Graph, Layout, Operation
 from thetabox.verify.network.kinds import kinds
@@ -30,8 +29,7 @@ class Samples:
         graph: the traced network.
         tensors: position → parameter.
         x: inputs ``[samples, ...]``.
-        epsilon: ε of each item.
-        rounding: of the bounds (float64) and of the network.
+        context: ε of each item, and rounding: of the bounds (float64) and of the network.
         tighten: asked for tighter ends of each value, before anything that reads it is bounded.
         meter: of the samples, charged by ``tighten``.
 
@@ -44,13 +42,13 @@ class Samples:
         graph: Graph,
         tensors: dict[int, Value],
         x: Interval,
-        epsilon: Float[Tensor, " samples"],
-        rounding: Rounding,
+        context: Context,
         tighten: Tighten | None = None,
         meter: Meter = FREE,
     ) -> None:
-        self.graph, self.epsilon, self.rounding = graph, epsilon, rounding
-        self.context = Context(Sweep(epsilon[None]), rounding)
+        self.graph, self.context, self.rounding = graph, context, context.rounding
+        self.epsilon: Float[Tensor, " samples"] = context.sweep.values[0]
+        epsilon = self.epsilon
         self.values: dict[int, Value] = {**tensors, graph.inputs[0]: x}
         self.makers: dict[int, Operation] = {o.index: o for o in graph.operations}
         self.cache: dict[Any, Any] = {}

@@ -16,6 +16,7 @@ from torch import Tensor
 from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.interpreter.context import Context
+from thetabox.verify.interpreter.rules import recurrent_forms as forms
 from thetabox.verify.interpreter.rules import recurrent_steps as steps
 from thetabox.verify.interpreter.rules.affine import Operand
 from thetabox.verify.interpreter.rules.recurrent_steps import (
@@ -160,11 +161,48 @@ def _walk(
     batch = _before(drive.batch)
     times = range(len(lower))
     outputs: list[Interval] = []
+    first = state
     for time in reversed(times) if backwards else times:
         now = replace(drive, lower=lower[time], upper=upper[time], owned=False, batch=batch)
         state = step(context, now, state, weights)
         outputs.append(state[0])
-    return _stacked(context, outputs[::-1] if backwards else outputs), state
+    if backwards:
+        outputs.reverse()
+    if context.correlated and not torch.is_grad_enabled():
+        outputs, state = _narrowed(context, step, drive, first, weights, (outputs, state), backwards=backwards)
+    return _stacked(context, outputs), state
+
+
+def _narrowed(
+    context: Context,
+    step: Step,
+    drive: Interval,
+    first: State,
+    weights: Weights,
+    boxes: tuple[list[Interval], State],
+    *,
+    backwards: bool,
+) -> tuple[list[Interval], State]:
+    """Outputs and last state within what affine forms say of them as well."""
+    drive, *initial = same_rows(context, drive, *first)
+    found = forms.walked(context, step.__name__, drive, tuple(initial), weights, backwards=backwards)
+    if found is None:
+        return boxes
+    outputs, state = (
+        [_within(context, box, ends) for box, ends in zip(each, narrow, strict=True)]
+        for each, narrow in zip(boxes, found, strict=True)
+    )
+    return outputs, tuple(state)
+
+
+def _within(context: Context, box: Interval, ends: tuple[Tensor, Tensor]) -> Interval:
+    """The intersection; what is no number in one of them is known by the other alone."""
+    box = box.settled(context.rounding.own)
+    if box.shape != ends[0].shape:
+        box = context.expanded(box)
+    lower, upper = torch.fmax(box.lower, ends[0]), torch.fmin(box.upper, ends[1])
+    lower, upper = torch.where(box.lower.isnan(), box.lower, lower), torch.where(box.upper.isnan(), box.upper, upper)
+    return replace(box, lower=lower, upper=upper, owned=False)
 
 
 def _cell(context: Context, step: Step, x: Operand, hx: Sequence[Operand], weights: Weights) -> State:
