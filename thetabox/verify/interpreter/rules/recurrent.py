@@ -67,6 +67,7 @@ def _one_state(step: Step):  # type: ignore[no-untyped-def]  # a rule, whose sig
         return _layers(context, step, x, [hx], params, has_biases, bidirectional, batch_first)
 
     layers.__name__ = step.__name__
+    layers.__doc__ = f"``nn.{_of_torch(step)}``: outputs of every step, the last h of every layer and direction."
     return layers
 
 
@@ -85,7 +86,13 @@ def _one_state_cell(step: Step):  # type: ignore[no-untyped-def]  # a rule, whos
         return _cell(context, step, x, [hx], Weights(w_ih, w_hh, b_ih, b_hh))[0]
 
     cell.__name__ = f"{step.__name__}_cell"
+    cell.__doc__ = f"``nn.{_of_torch(step)}Cell``: the next h."
     return cell
+
+
+def _of_torch(step: Step) -> str:
+    """The name of torch's module."""
+    return step.__name__.split("_")[0].upper()
 
 
 for _name, _step in (("gru", steps.gru), ("rnn_tanh", steps.rnn_tanh), ("rnn_relu", steps.rnn_relu)):
