@@ -29,6 +29,15 @@ class Two(nn.Module):
         return {"logits": self.last(h), "hidden": h}
 
 
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.last = nn.Embedding(9, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.last(self.table(x).mean(1).relu())
+
+
 class One(nn.Module):
     def __init__(self):
         super().__init__()
@@ -72,6 +81,20 @@ def test_several_inputs_of_a_file(files: Path, run: Callable[..., Result]) -> No
         more = {"radius": ("--out", "r"), "attack": ("--epsilon", "0.1")}.get(command, ())
         result = run(command, *network, *more)
         assert result.exit_code == 0, result.output
+
+
+def test_tokens_of_a_file(files: Path, run: Callable[..., Result]) -> None:
+    network = build("nets.py:Tokens")
+    torch.save(network.state_dict(), "tokens.pt")
+    x = torch.randint(0, 9, (12, 5))
+    with torch.no_grad():
+        np.savez("tokens.npz", x=x, y=network(x).argmax(1))
+    given = ("tokens.pt", "--model", "nets.py:Tokens", "--data", "tokens.npz", "--epsilon", "0")
+    result = run("certify", *given, "--out", "out")
+    assert result.exit_code == 0, result.output
+    assert json.loads(Path("out/certificate.json").read_text())["curve"][0]["verified"] == 12
+    assert run("gate", *given, "--min-verified", "1").exit_code == 0
+    assert run("attack", *given).exit_code == 0
 
 
 def test_one_logit_for_two_classes(files: Path, run: Callable[..., Result]) -> None:

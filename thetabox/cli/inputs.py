@@ -151,7 +151,7 @@ def _fitting(model: nn.Module, data: Dataset) -> Plain:
         asked = plain(model, data.x[:FEW])
     except InputError as error:
         raise InputError(f"{data.name} does not fit: {error}") from None
-    classes = logits(asked.model, asked.x.to(input_type(model)[0])).shape[1]
+    classes = logits(asked.model, asked.x.to(input_type(asked.model, asked.x)[0])).shape[1]
     largest = int(data.y.max())
     if largest >= classes:
         raise InputError(f"{data.name} has label {largest}, but the network has classes 0 to {classes - 1}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,8 @@ from thetabox.models.running import running
 from thetabox.models.several import Several, are_several, packed, unpacking
 from thetabox.models.twins import untouched
 
+# Whole numbers below this are what they are in every type of numbers with 64 digits.
+LARGEST = 2**53
 # Samples by which two ways of calling a network are compared.
 FEW = 4
 
@@ -86,13 +88,12 @@ def _read(model: nn.Module, x: Any, keep_indices: bool) -> tuple[Tensor, Answer 
     try:
         return inputs, reading(model, inputs)
     except InputError:
-        whole = inputs if keep_indices else checks.inputs(x, keep_indices=True)
-        if keep_indices or whole.is_floating_point():
+        # An embedding takes whole numbers alone, which a file or a list may hold as real ones.
+        whole = inputs.long() if bool((inputs == inputs.trunc()).all() & (inputs.abs() < LARGEST).all()) else inputs
+        if whole is inputs or not inputs.is_floating_point():
             raise
-        try:
+        with suppress(InputError):
             return whole, reading(model, whole)
-        except InputError:
-            pass
         raise
 
 
