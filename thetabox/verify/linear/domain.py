@@ -23,6 +23,7 @@ from thetabox.verify.effort import FREE, Meter, forward_pass
 from thetabox.verify.interpreter.tensors import Tensors
 from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.linear import rules  # noqa: F401  # fills the table
+from thetabox.verify.linear.norms import ROUNDING_ONLY, Balls, Norms, deep
 from thetabox.verify.linear.region import Frame
 from thetabox.verify.linear.samples import Samples
 from thetabox.verify.linear.tighten import WALK_NUMBERS, Tighten
@@ -81,6 +82,7 @@ class Linear(Domain):
         with torch.no_grad():
             tensors = Tensors(problem.model, problem.settings.box, self.rounding, problem.settings.device)
             self.tensors = tensors.of(self.graph)
+        self.norms = Norms() if deep(self.graph) else None
         self.tighten = Tighten(self.graph, ROW / forward_pass(problem.network))
 
     def passes(self, criterion: str) -> float:
@@ -218,14 +220,21 @@ class Linear(Domain):
         size = self._size(rows)
         with torch.no_grad(), sound_kernels():
             chunks = []
-            for part in places.split(size) if len(places) else ():
+            # Where rounding is all there is, a deep network is walked with more digits: never beside others.
+            alone = epsilon[places] <= (ROUNDING_ONLY if self.norms is not None else -1.0)
+            order = torch.argsort(alone.long(), stable=True)
+            parts = [p for group in (places[~alone], places[alone]) if len(group) for p in group.split(size)]
+            for part in parts:
                 try:
                     chunks.append(self._chunk(x, epsilon, part, answer, tighten))
                 except OneEpsilonAtATime:
                     if len(epsilon[part].unique()) == 1:
                         raise
                     chunks.append(torch.cat([self._chunk(x, epsilon, one, answer, tighten) for one in part.split(1)]))
-        return torch.cat(chunks) if chunks else torch.zeros(0, rows, dtype=torch.float64)
+        if not chunks:
+            return torch.zeros(0, rows, dtype=torch.float64)
+        found = torch.cat(chunks)
+        return torch.empty_like(found).index_copy(0, order, found)
 
     def _size(self, rows: int) -> int:
         """Samples of one walk."""
@@ -243,7 +252,10 @@ class Linear(Domain):
         """Intervals of every value for inputs ``x`` at their ε."""
         settings = replace(self.problem.settings, rounding=self.rounding)
         inputs = input_interval(x, settings)
-        return Samples(self.graph, self.tensors, inputs, epsilon.to(settings.device), self.rounding, tighten, meter)
+        balls = None if self.norms is None else Balls(self.norms)
+        return Samples(
+            self.graph, self.tensors, inputs, epsilon.to(settings.device), self.rounding, tighten, meter, balls
+        )
 
 
 def _middles(samples: Samples) -> dict[int, Tensor]:

@@ -62,7 +62,7 @@ def averaged(walk: Walk, operation: Operation, a: Tensor, region: Region | None)
     lower, upper = walk.ends(index)
     most = torch.maximum(lower.abs(), upper.abs())
     terms = prod(walk.samples.shape(index))
-    mean = operation.target(most, *_plain(operation, len(most)), **_named(operation))
+    mean = operation.target(most, *plain_arguments(operation, len(most)), **_named(operation))
     network = gamma(terms + 8, walk.samples.rounding.network) if walk.samples.rounding.network else 0.0
     walk.penalty(a, mean, gamma_sum(terms + a[0, 0].numel()) + 1.01 * network, walk.samples.rounding.underflow * terms)
     walk.give(index, first)
@@ -81,7 +81,7 @@ def transposed(walk: Walk, operation: Operation, a: Tensor) -> tuple[int, Tensor
     count = a.shape[0] * a.shape[1]
     with torch.enable_grad():
         x = a.new_zeros(count, *walk.samples.shape(index)).requires_grad_()
-        answer = operation.target(x, *_plain(operation, count), **_named(operation))
+        answer = operation.target(x, *plain_arguments(operation, count), **_named(operation))
         (first,) = torch.autograd.grad(answer, x, a.flatten(0, 1))
     return index, first.unflatten(0, a.shape[:2])
 
@@ -91,7 +91,7 @@ def _named(operation: Operation) -> dict[str, Any]:
     return {name: value for name, value in operation.kwargs.items() if name != "dtype"}
 
 
-def _plain(operation: Operation, count: int) -> list[Any]:
+def plain_arguments(operation: Operation, count: int) -> list[Any]:
     """The other arguments, with the number of samples in its place.
 
     Raises:
