@@ -32,7 +32,7 @@ def same(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> 
           "aten.unsqueeze.default")  # a list of operators  # fmt: skip
 def reshape(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
     """A new shape of each sample's values."""
-    if not walk.frame.whole:
+    if region is not None:
         raise Stop
     index = walk.operand(operation, 0)
     walk.give(index, a.reshape(*a.shape[:2], *walk.samples.shape(index)))
@@ -47,7 +47,7 @@ def moved(walk: Walk, operation: Operation, a: Tensor, region: Region | None) ->
         value = operation.args[2] if "constant" in operation.operator and len(operation.args) > 2 else value
         if value or operation.kwargs or mode not in (None, "constant"):
             raise Stop
-    index, first = transposed(walk, operation, a)
+    index, first = transposed(walk, operation, a, region)
     if "expand" in operation.operator:
         walk.lose(first, index, None, a[0, 0].numel())
     walk.give(index, first)
@@ -58,7 +58,7 @@ def moved(walk: Walk, operation: Operation, a: Tensor, region: Region | None) ->
           "aten.mean.default", "aten.sum.dim_IntList")  # a list of operators  # fmt: skip
 def averaged(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
     """Sums and means; with ``m`` the same of ``|x|``, rounding is at most ``γ ⟨|A|, m⟩``."""
-    index, first = transposed(walk, operation, a)
+    index, first = transposed(walk, operation, a, region)
     lower, upper = walk.ends(index)
     most = torch.maximum(lower.abs(), upper.abs())
     terms = prod(walk.samples.shape(index))
@@ -68,14 +68,14 @@ def averaged(walk: Walk, operation: Operation, a: Tensor, region: Region | None)
     walk.give(index, first)
 
 
-def transposed(walk: Walk, operation: Operation, a: Tensor) -> tuple[int, Tensor]:
+def transposed(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> tuple[int, Tensor]:
     """The operand, and the coefficients on it.
 
     Raises:
         Stop: a walk around a position.
     """
     layout = first_layout(operation)
-    if not walk.frame.whole or not isinstance(layout, Layout):
+    if region is not None or not isinstance(layout, Layout):
         raise Stop
     index = walk.operand(operation, 0)
     count = a.shape[0] * a.shape[1]
