@@ -83,7 +83,7 @@ class Linear(Domain):
             tensors = Tensors(problem.model, problem.settings.box, self.rounding, problem.settings.device)
             self.tensors = tensors.of(self.graph)
         self.norms = Norms() if deep(self.graph) else None
-        self.tighten = Tighten(self.graph, ROW / forward_pass(problem.network))
+        self.tighten = Tighten(self.graph, ROW / forward_pass(problem.network), deep=self.norms is not None)
 
     def passes(self, criterion: str) -> float:
         """One walk, or two with backward intermediate bounds, which are paid as they are found to be needed."""

@@ -18,6 +18,8 @@ from thetabox.verify.network.operators import CONVOLUTIONS, DENSE, MAX_POOLS_2D,
 
 # Numbers in the largest coefficient tensor of one walk.
 WALK_NUMBERS = 1 << 21
+# Of this many numbers of a layer one sign is open where many are.
+MANY = 8
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,20 @@ def targets(graph: Graph) -> set[int]:
     return positions
 
 
+def narrows(graph: Graph) -> set[int]:
+    """Values that everything behind them is computed from: no path leads past them."""
+    order = {o.index: place for place, o in enumerate(graph.operations)}
+    farthest, found = -1, set()
+    for place, operation in enumerate(graph.operations):
+        layout = first_layout(operation)
+        if layout is None or layout.batch is None:
+            continue
+        if farthest <= place:
+            found.add(operation.index)
+        farthest = max(farthest, order.get(graph.last_use.get(operation.index, -1), place))
+    return found
+
+
 class Tighten:
     """Tighter ends of the values in front of ReLUs, where the sign is open.
 
@@ -58,10 +74,13 @@ class Tighten:
     Args:
         graph: the traced network.
         passes: forward passes for each multiply-add of a row.
+        deep: bound all numbers, stable ones too, of a value that the rest of the network hangs on, where many signs
+            are open: looseness that is left there grows from layer to layer.
     """
 
-    def __init__(self, graph: Graph, passes: float = 0.0) -> None:
+    def __init__(self, graph: Graph, passes: float = 0.0, *, deep: bool = False) -> None:
         self.targets, self.passes = targets(graph), passes
+        self.narrows = narrows(graph) & self.targets if deep else set()
         self.prices: dict[int, float] = {}
         self.pools = {}
         for operation in graph.operations:
@@ -76,6 +95,9 @@ class Tighten:
             return None
         value = samples.interval(index)
         needed = self._needed(samples, operation)
+        if index in self.narrows:
+            open_ = needed.flatten(1).sum(1) * MANY > needed[0].numel()
+            needed = needed | ((value.upper > 0) & open_.view(-1, *[1] * (needed.dim() - 1)))
         if samples.meter.limited and bool(needed.any()):
             needed = self._paid(samples, operation, needed)
         if not bool(needed.any()):
