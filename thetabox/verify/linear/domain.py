@@ -39,6 +39,8 @@ PROFILED_ROWS = 64
 LEAST_SHARE = 0.005
 # Forward passes that the intervals of all values cost, and a row that is walked back through the whole network.
 INTERVALS, ROW = 4.0, 4.0
+# The same with balls, whose centres take seven products a layer where rounding is all there is.
+INTERVALS_AND_BALLS = 10.0
 
 # Samples → what a walk returns for them.
 Answer = Callable[[Samples, Tensor], Tensor]
@@ -89,7 +91,7 @@ class Linear(Domain):
         """One walk, or two with backward intermediate bounds, which are paid as they are found to be needed."""
         rows = self.classes - 1 if criterion == "margin" else 2 * self.classes
         walks = 2 if self.backward and not (self.follows and criterion == "margin") else 1
-        return walks * (INTERVALS + ROW * rows)
+        return walks * ((INTERVALS if self.norms is None else INTERVALS_AND_BALLS) + ROW * rows)
 
     def margins(
         self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]

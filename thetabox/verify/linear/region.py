@@ -100,7 +100,8 @@ class Frame:
         """Values ``[samples, ..., h, w]`` on each position's region as values of whole images, zeros around."""
         assert self.height is not None
         assert self.width is not None
-        first, pad = [], []
+        first: list[Tensor] = []
+        pad: list[int] = []
         for d, p in enumerate((self.height, self.width)):
             start = -_starts(p, region, d)
             before, after = max(-int(start.min()), 0), max(int(start.max()) + shape[d] - region.size[d], 0)

@@ -80,6 +80,7 @@ class Tighten:
 
     def __init__(self, graph: Graph, passes: float = 0.0, *, deep: bool = False) -> None:
         self.targets, self.passes = targets(graph), passes
+        self.deep = deep
         self.narrows = narrows(graph) & self.targets if deep else set()
         self.prices: dict[int, float] = {}
         self.pools = {}
@@ -95,11 +96,13 @@ class Tighten:
             return None
         value = samples.interval(index)
         needed = self._needed(samples, operation)
+        wider = needed
         if index in self.narrows:
-            open_ = needed.flatten(1).sum(1) * MANY > needed[0].numel()
-            needed = needed | ((value.upper > 0) & open_.view(-1, *[1] * (needed.dim() - 1)))
+            many = needed.flatten(1).sum(1) * MANY > needed[0].numel()
+            wider = needed | ((value.upper > 0) & many.view(-1, *[1] * (needed.dim() - 1)))
         if samples.meter.limited and bool(needed.any()):
-            needed = self._paid(samples, operation, needed)
+            wider = self._paid(samples, operation, wider, needed)
+        needed = wider
         if not bool(needed.any()):
             return None
         lower, upper = value.lower.clone(), value.upper.clone()
@@ -109,14 +112,23 @@ class Tighten:
             _images(samples, operation, needed, lower, upper)
         return lower, upper
 
-    def _paid(self, samples: Samples, operation: Operation, needed: Tensor) -> Tensor:
-        """What is needed of the samples that can pay for it; the others stop here."""
+    def _paid(self, samples: Samples, operation: Operation, wider: Tensor, needed: Tensor) -> Tensor:
+        """What is wanted of the samples that can pay for it, or what is needed of those that can pay for that.
+
+        The others stop here; in a deep network they go on with what they have, for the last layers may cost less.
+        """
         if operation.index not in self.prices:
             self.prices[operation.index] = self.passes * _row(samples, operation, needed)
-        rows = 2.0 * needed.flatten(1).sum(1).double().cpu()
-        rows = torch.where(samples.stopped, 0.0, rows)
-        samples.stopped |= ~samples.meter.pay(rows * self.prices[operation.index])
-        return needed & ~samples.stopped.to(needed.device).view(-1, *[1] * (needed.dim() - 1))
+        shape = (-1, *[1] * (needed.dim() - 1))
+        bought = torch.zeros_like(needed)
+        for wanted in (wider, needed) if self.deep else (needed,):
+            rows = 2.0 * (wanted & ~bought).flatten(1).sum(1).double().cpu()
+            without = ~bought.flatten(1).any(1).cpu() & ~samples.stopped
+            can = samples.meter.pay(torch.where(without, rows * self.prices[operation.index], 0.0))
+            bought |= wanted & (can & without).to(needed.device).view(shape)
+            if not self.deep:
+                samples.stopped |= ~can
+        return bought
 
     def _needed(self, samples: Samples, operation: Operation) -> Tensor:
         """Where the bounds matter: open signs, and places of a pool's window that may be the largest."""
