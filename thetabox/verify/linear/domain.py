@@ -24,6 +24,7 @@ from thetabox.verify.interpreter.context import Context, Sweep
 from thetabox.verify.interpreter.tensors import Tensors
 from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.linear import rules, through_time  # noqa: F401  # the rules fill the table
+from thetabox.verify.linear.norms import ROUNDING_ONLY, Balls, Norms, deep
 from thetabox.verify.linear.region import Frame
 from thetabox.verify.linear.samples import Samples
 from thetabox.verify.linear.tighten import WALK_NUMBERS, Tighten
@@ -40,6 +41,8 @@ PROFILED_ROWS = 64
 LEAST_SHARE = 0.005
 # Forward passes that the intervals of all values cost, and a row that is walked back through the whole network.
 INTERVALS, ROW = 4.0, 4.0
+# The same with balls, whose centres take seven products a layer where rounding is all there is.
+INTERVALS_AND_BALLS = 10.0
 
 # Samples → what a walk returns for them.
 Answer = Callable[[Samples, Tensor], Tensor]
@@ -84,7 +87,8 @@ class Linear(Domain):
             tensors = Tensors(problem.model, problem.settings.box, self.rounding, problem.settings.device)
             self.tensors = tensors.of(self.graph)
         forward = forward_pass(problem.network)
-        self.tighten = Tighten(self.graph, ROW / forward)
+        self.norms = Norms() if deep(self.graph) else None
+        self.tighten = Tighten(self.graph, ROW / forward, deep=self.norms is not None)
         self.generators = {way: through_time.generators(self.graph, forward, backward=way) for way in (False, True)}
         self.through_time = {way: through_time.passes(self.graph, n, forward) for way, n in self.generators.items()}
 
@@ -98,7 +102,7 @@ class Linear(Domain):
         rows = self.classes - 1 if criterion == "margin" else 2 * self.classes
         walks = 2 if self.backward and not (self.follows and criterion == "margin") else 1
         through_time = self.through_time[self.backward] + (self.through_time[False] if walks == 2 else 0.0)
-        return walks * (INTERVALS + ROW * rows) + through_time
+        return walks * ((INTERVALS if self.norms is None else INTERVALS_AND_BALLS) + ROW * rows) + through_time
 
     def margins(
         self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]
@@ -229,14 +233,21 @@ class Linear(Domain):
         size = self._size(rows)
         with torch.no_grad(), sound_kernels():
             chunks = []
-            for part in places.split(size) if len(places) else ():
+            # Where rounding is all there is, a deep network is walked with more digits: never beside others.
+            alone = epsilon[places] <= (ROUNDING_ONLY if self.norms is not None else -1.0)
+            order = torch.argsort(alone.long(), stable=True)
+            parts = [p for group in (places[~alone], places[alone]) if len(group) for p in group.split(size)]
+            for part in parts:
                 try:
                     chunks.append(self._chunk(x, epsilon, part, answer, tighten))
                 except OneEpsilonAtATime:
                     if len(epsilon[part].unique()) == 1:
                         raise
                     chunks.append(torch.cat([self._chunk(x, epsilon, one, answer, tighten) for one in part.split(1)]))
-        return torch.cat(chunks) if chunks else torch.zeros(0, rows, dtype=torch.float64)
+        if not chunks:
+            return torch.zeros(0, rows, dtype=torch.float64)
+        found = torch.cat(chunks)
+        return torch.empty_like(found).index_copy(0, order, found)
 
     def _size(self, rows: int) -> int:
         """Samples of one walk."""
@@ -257,7 +268,8 @@ class Linear(Domain):
         context = Context(
             Sweep(epsilon.to(settings.device)[None]), self.rounding, correlated=self.generators[tighten is not None]
         )
-        return Samples(self.graph, self.tensors, inputs, context, tighten, meter)
+        balls = None if self.norms is None else Balls(self.norms)
+        return Samples(self.graph, self.tensors, inputs, context, tighten, meter, balls)
 
 
 def _middles(samples: Samples) -> dict[int, Tensor]:

@@ -22,6 +22,16 @@ class Region:
     offset: Pair
     size: Pair
 
+    @property
+    def fixed(self) -> bool:
+        """Whether it is the same for all positions, as what is read to fill a whole image."""
+        return self.jump == (0, 0)
+
+    def exceeds(self, shape: Pair) -> bool:
+        """Whether it is larger than an image, and no smaller in any direction."""
+        height, width = self.size
+        return height >= shape[0] and width >= shape[1] and height * width > shape[0] * shape[1]
+
     def before(self, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair = (1, 1)) -> Region:
         """What a sliding kernel reads to fill this region."""
         steps = range(2)
@@ -71,10 +81,9 @@ class Frame:
 
     def cut(self, t: Tensor, region: Region | None) -> Tensor:
         """Samples of ``t [samples, ..., height, width]`` on the region; zeros beyond the image."""
-        if self.height is None or self.width is None:
+        if self.height is None or self.width is None or region is None or region.fixed:
             t = t[self.samples]
             return t if region is None else placed(t, (0, 0), region.offset, region.size)
-        assert region is not None
         first = [_starts(p, region, d) for d, p in enumerate((self.height, self.width))]
         pad = []
         for d in (1, 0):
@@ -86,6 +95,22 @@ class Frame:
             t = F.pad(t, pad)
         windows = t.unfold(-2, region.size[0], 1).unfold(-2, region.size[1], 1).movedim((-4, -3), (1, 2))
         return windows[self.samples, first[0], first[1]]
+
+    def unfolded(self, t: Tensor, region: Region, shape: Pair) -> Tensor:
+        """Values ``[samples, ..., h, w]`` on each position's region as values of whole images, zeros around."""
+        assert self.height is not None
+        assert self.width is not None
+        first: list[Tensor] = []
+        pad: list[int] = []
+        for d, p in enumerate((self.height, self.width)):
+            start = -_starts(p, region, d)
+            before, after = max(-int(start.min()), 0), max(int(start.max()) + shape[d] - region.size[d], 0)
+            first.append(start + before)
+            pad = [before, after, *pad]
+        if any(pad):
+            t = F.pad(t, pad)
+        windows = t.unfold(-2, shape[0], 1).unfold(-2, shape[1], 1).movedim((-4, -3), (1, 2))
+        return windows[torch.arange(len(t), device=t.device), first[0], first[1]]
 
     def inside(self, shape: Pair, region: Region) -> Tensor | None:
         """Which places of the region lie in the image, ``[samples, 1, 1, h, w]``; ``None`` when all do."""

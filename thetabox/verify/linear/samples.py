@@ -32,6 +32,7 @@ class Samples:
         context: ε of each item, and rounding: of the bounds (float64) and of the network.
         tighten: asked for tighter ends of each value, before anything that reads it is bounded.
         meter: of the samples, charged by ``tighten``.
+        norms: asked before that, for what balls around the values know of their ends.
 
     Attributes:
         stopped: samples that could not pay for tighter ends; nothing more is spent on them.
@@ -45,6 +46,7 @@ class Samples:
         context: Context,
         tighten: Tighten | None = None,
         meter: Meter = FREE,
+        norms: Tighten | None = None,
     ) -> None:
         self.graph, self.context, self.rounding = graph, context, context.rounding
         self.epsilon: Float[Tensor, " samples"] = context.sweep.values[0]
@@ -61,12 +63,17 @@ class Samples:
         for operation in graph.operations:
             evaluate(self.context, graph, self.values, [operation], keep=True)
             self.settle(operation.index, self.values[operation.index])
-            better = None if tighten is None else tighten(self, operation)
-            if better is not None:
-                old = self.interval(operation.index)
-                ends = torch.maximum(better[0], old.lower), torch.minimum(better[1], old.upper)
-                nonnegative = old.nonnegative
-                self.values[operation.index] = Interval(*ends, nonnegative=nonnegative, batch=0)
+            for tighter in (norms, tighten):
+                better = None if tighter is None else tighter(self, operation)
+                if better is not None:
+                    self._narrow(operation.index, *better)
+
+    def _narrow(self, index: int, lower: Tensor, upper: Tensor) -> None:
+        """Put tighter ends into a value (the first, where an operator returns several)."""
+        old, value = self.interval(index), self.values[index]
+        ends = torch.maximum(lower, old.lower), torch.minimum(upper, old.upper)
+        narrow = Interval(*ends, nonnegative=old.nonnegative, batch=0)
+        self.values[index] = (narrow, *value[1:]) if isinstance(value, tuple) else narrow
 
     def settle(self, index: int, value: Any) -> None:
         """Put the slack of a value into its ends; note where nothing is known of it."""

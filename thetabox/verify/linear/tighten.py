@@ -18,6 +18,8 @@ from thetabox.verify.network.operators import CONVOLUTIONS, DENSE, MAX_POOLS_2D,
 
 # Numbers in the largest coefficient tensor of one walk.
 WALK_NUMBERS = 1 << 21
+# Of this many numbers of a layer one sign is open where many are.
+MANY = 8
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,20 @@ def targets(graph: Graph) -> set[int]:
     return positions
 
 
+def narrows(graph: Graph) -> set[int]:
+    """Values that everything behind them is computed from: no path leads past them."""
+    order = {o.index: place for place, o in enumerate(graph.operations)}
+    farthest, found = -1, set()
+    for place, operation in enumerate(graph.operations):
+        layout = first_layout(operation)
+        if layout is None or layout.batch is None:
+            continue
+        if farthest <= place:
+            found.add(operation.index)
+        farthest = max(farthest, order.get(graph.last_use.get(operation.index, -1), place))
+    return found
+
+
 class Tighten:
     """Tighter ends of the values in front of ReLUs, where the sign is open.
 
@@ -58,10 +74,14 @@ class Tighten:
     Args:
         graph: the traced network.
         passes: forward passes for each multiply-add of a row.
+        deep: bound all numbers, stable ones too, of a value that the rest of the network hangs on, where many signs
+            are open: looseness that is left there grows from layer to layer.
     """
 
-    def __init__(self, graph: Graph, passes: float = 0.0) -> None:
+    def __init__(self, graph: Graph, passes: float = 0.0, *, deep: bool = False) -> None:
         self.targets, self.passes = targets(graph), passes
+        self.deep = deep
+        self.narrows = narrows(graph) & self.targets if deep else set()
         self.prices: dict[int, float] = {}
         self.pools = {}
         for operation in graph.operations:
@@ -76,8 +96,13 @@ class Tighten:
             return None
         value = samples.interval(index)
         needed = self._needed(samples, operation)
+        wider = needed
+        if index in self.narrows:
+            many = needed.flatten(1).sum(1) * MANY > needed[0].numel()
+            wider = needed | ((value.upper > 0) & many.view(-1, *[1] * (needed.dim() - 1)))
         if samples.meter.limited and bool(needed.any()):
-            needed = self._paid(samples, operation, needed)
+            wider = self._paid(samples, operation, wider, needed)
+        needed = wider
         if not bool(needed.any()):
             return None
         lower, upper = value.lower.clone(), value.upper.clone()
@@ -87,14 +112,23 @@ class Tighten:
             _images(samples, operation, needed, lower, upper)
         return lower, upper
 
-    def _paid(self, samples: Samples, operation: Operation, needed: Tensor) -> Tensor:
-        """What is needed of the samples that can pay for it; the others stop here."""
+    def _paid(self, samples: Samples, operation: Operation, wider: Tensor, needed: Tensor) -> Tensor:
+        """What is wanted of the samples that can pay for it, or what is needed of those that can pay for that.
+
+        The others stop here; in a deep network they go on with what they have, for the last layers may cost less.
+        """
         if operation.index not in self.prices:
             self.prices[operation.index] = self.passes * _row(samples, operation, needed)
-        rows = 2.0 * needed.flatten(1).sum(1).double().cpu()
-        rows = torch.where(samples.stopped, 0.0, rows)
-        samples.stopped |= ~samples.meter.pay(rows * self.prices[operation.index])
-        return needed & ~samples.stopped.to(needed.device).view(-1, *[1] * (needed.dim() - 1))
+        shape = (-1, *[1] * (needed.dim() - 1))
+        bought = torch.zeros_like(needed)
+        for wanted in (wider, needed) if self.deep else (needed,):
+            rows = 2.0 * (wanted & ~bought).flatten(1).sum(1).double().cpu()
+            without = ~bought.flatten(1).any(1).cpu() & ~samples.stopped
+            can = samples.meter.pay(torch.where(without, rows * self.prices[operation.index], 0.0))
+            bought |= wanted & (can & without).to(needed.device).view(shape)
+            if not self.deep:
+                samples.stopped |= ~can
+        return bought
 
     def _needed(self, samples: Samples, operation: Operation) -> Tensor:
         """Where the bounds matter: open signs, and places of a pool's window that may be the largest."""

@@ -139,8 +139,11 @@ class Walk:
         if region is not None:
             shape = self.samples.shape(index)
             height, width = (shape[-2], shape[-1])
-            if self.frame.whole:
+            if self.frame.whole or region.fixed:
                 a, region = placed(a, region.offset, (0, 0), (height, width)), None
+            elif region.exceeds((height, width)):
+                # Far from where it started a window is larger than the image: most of it would be zeros.
+                a, region = self.frame.unfolded(a, region, (height, width)), None
             else:
                 mask = self.frame.inside((height, width), region)
                 a = a if mask is None else a * mask
@@ -148,6 +151,12 @@ class Walk:
             self._given = self._given + dot(a, self.nominal[index])
         if index in self.coefficients:
             other, there = self.coefficients[index]
+            if (region is None) != (there is None):
+                shape = self.samples.shape(index)
+                if region is not None:
+                    a, region = self.frame.unfolded(a, region, (shape[-2], shape[-1])), None
+                elif there is not None:
+                    other, there = self.frame.unfolded(other, there, (shape[-2], shape[-1])), None
             if region is not None and there is not None and region != there:
                 wide = region.joined(there)
                 a, other, region = region.fitted(a, wide), there.fitted(other, wide), wide

@@ -136,7 +136,7 @@ def dense(walk: Walk, operation: Operation, a: Tensor, region: Region | None) ->
     """``x Wᵀ + b``; with several positions a sample, noise is bounded position by position."""
     samples = walk.samples
     index, weight, bias = layer(samples, operation)
-    if not walk.frame.whole:
+    if region is not None:
         raise Stop
     z = walk.cut(reach(samples, operation, index, weight, bias, _product), None)
     outputs, inputs = weight.theta.shape

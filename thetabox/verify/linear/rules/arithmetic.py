@@ -28,7 +28,7 @@ def added(walk: Walk, operation: Operation, a: Tensor, region: Region | None) ->
         raise Stop
     signs = {"sub": (1.0, -1.0), "rsub": (-1.0, 1.0)}.get(operation.operator.split(".")[1], (1.0, 1.0))
     terms = [_term(walk, operation, v) for v in operation.args]
-    if any(isinstance(t, Parameter) for t in terms) and not walk.frame.whole:
+    if any(isinstance(t, Parameter) for t in terms) and region is not None:
         raise Stop
     relative = gamma_sum(a[0, 0].numel()) + walk.samples.rounding.of_operation(3)
     for term, sign in zip(terms, signs, strict=True):
@@ -72,7 +72,7 @@ def scaled(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -
         walk.penalty(a, most * abs(factor), relative, tiny * (1.0 + most) if tiny else 0.0)
         walk.give(index, a * factor, region)
         return
-    if not walk.frame.whole:
+    if region is not None:
         raise Stop
     theta, radius = (t.expand(1, *most.shape[1:]) for t in (factor.theta, factor.unit_radius))
     epsilon = walk.epsilon(samples.factor(factor), most.dim())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
 from typing import Any
 
@@ -33,7 +34,7 @@ def same(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> 
           "aten.unsqueeze.default")  # a list of operators  # fmt: skip
 def reshape(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
     """A new shape of each sample's values."""
-    if not walk.frame.whole:
+    if region is not None:
         raise Stop
     index = walk.operand(operation, 0)
     walk.give(index, a.reshape(*a.shape[:2], *walk.samples.shape(index)))
@@ -43,14 +44,14 @@ def reshape(walk: Walk, operation: Operation, a: Tensor, region: Region | None) 
           "aten.slice.Tensor", *ONCE)  # a list of operators  # fmt: skip
 def moved(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
     """Values rearranged or selected, each at most once."""
-    walk.give(*transposed(walk, operation, a))
+    walk.give(*transposed(walk, operation, a, region))
 
 
 @backward("aten.expand.default", "aten.index_select.default", "aten.index.Tensor", "aten._unsafe_index.Tensor",
           *OFTEN)  # a list of operators  # fmt: skip
 def repeated(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
     """Values that may be read several times: their coefficients are sums."""
-    index, first = transposed(walk, operation, a)
+    index, first = transposed(walk, operation, a, region)
     walk.penalty(a, _of_largest(walk, operation, index), gamma_sum(a[0, 0].numel()))
     walk.give(index, first)
 
@@ -71,7 +72,7 @@ def padded(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -
           "aten.col2im.default")  # a list of operators  # fmt: skip
 def averaged(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
     """Sums and means; with ``m`` the same of ``|x|``, rounding is at most ``γ ⟨|A|, m⟩``."""
-    index, first = transposed(walk, operation, a)
+    index, first = transposed(walk, operation, a, region)
     terms = _terms(operation, walk.samples.shape(index), a[0, 0].numel())
     mean = _of_largest(walk, operation, index)
     network = gamma(terms + 8, walk.samples.rounding.network) if walk.samples.rounding.network else 0.0
@@ -82,7 +83,7 @@ def averaged(walk: Walk, operation: Operation, a: Tensor, region: Region | None)
 @backward(*INTERPOLATIONS)
 def interpolated(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
     """Linear interpolation; what its places may be off by costs so much of the largest value."""
-    index, first = transposed(walk, operation, a)
+    index, first = transposed(walk, operation, a, region)
     lower, upper = walk.ends(index)
     largest = flat(torch.maximum(lower.abs(), upper.abs()), 1).amax(1)
     rounding, rank = walk.samples.rounding, lower.dim() - 2
@@ -116,24 +117,26 @@ def _of_largest(walk: Walk, operation: Operation, index: int) -> Tensor:
     """The operator on the largest absolute values of its operand."""
     lower, upper = walk.ends(index)
     most = torch.maximum(lower.abs(), upper.abs())
-    out: Tensor = operation.target(most, *_plain(walk, operation, len(most)), **_named(operation))
+    out: Tensor = operation.target(
+        most, *plain_arguments(operation, len(most), walk.samples.values), **_named(operation)
+    )
     return out
 
 
-def transposed(walk: Walk, operation: Operation, a: Tensor) -> tuple[int, Tensor]:
+def transposed(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> tuple[int, Tensor]:
     """The operand, and the coefficients on it.
 
     Raises:
         Stop: a walk around a position.
     """
     layout = first_layout(operation)
-    if not walk.frame.whole or not isinstance(layout, Layout):
+    if region is not None or not isinstance(layout, Layout):
         raise Stop
     index = walk.operand(operation, 0)
     count = a.shape[0] * a.shape[1]
     with torch.enable_grad():
         x = a.new_zeros(count, *walk.samples.shape(index)).requires_grad_()
-        answer = operation.target(x, *_plain(walk, operation, count), **_named(operation))
+        answer = operation.target(x, *plain_arguments(operation, count, walk.samples.values), **_named(operation))
         (first,) = torch.autograd.grad(answer, x, a.flatten(0, 1))
     return index, first.unflatten(0, a.shape[:2])
 
@@ -143,7 +146,7 @@ def _named(operation: Operation) -> dict[str, Any]:
     return {name: value for name, value in operation.kwargs.items() if name != "dtype"}
 
 
-def _plain(walk: Walk, operation: Operation, count: int) -> list[Any]:
+def plain_arguments(operation: Operation, count: int, values: Mapping[int, Any]) -> list[Any]:
     """The other arguments, with the number of samples in its place.
 
     Raises:
@@ -154,7 +157,7 @@ def _plain(walk: Walk, operation: Operation, count: int) -> list[Any]:
         return [layout.sizes(count)]
 
     def constant(ref: Ref) -> Tensor:
-        held = walk.samples.values.get(ref.index)
+        held = values.get(ref.index)
         if not isinstance(held, Parameter) or held.source is None:
             raise Stop
         return held.source
