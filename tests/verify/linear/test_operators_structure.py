@@ -275,7 +275,7 @@ def test_volumes_are_passed_like_images(stride: int, padding: int, groups: int) 
 TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     rank=st.integers(1, 3),
     groups=st.integers(1, 2),

@@ -74,14 +74,8 @@ OFTEN: dict[str, Along] = {
     "aten.im2col.default": last(3),
     **{f"aten.{kind}_pad{n}d.default": _padded for kind in ("reflection", "replication") for n in (1, 2, 3)},
     "aten._pad_circular.default": lambda rank, given: range(rank - len(given["pad"]) // 2, rank),
-    **{
-        f"aten.{name}{n}d.{form}": all_but_two
-        for name in ("upsample_nearest", "_upsample_nearest_exact")
-        for n in (1, 2, 3)
-        for form in ("default", "vec")
-    },
 }
-"""Operators that may read a value several times; nearest neighbours are those that torch finds."""
+"""Operators that may read a value several times."""
 
 
 def check_apart(context: Context, x: Value, along: Along) -> None:

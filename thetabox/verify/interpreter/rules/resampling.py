@@ -1,4 +1,6 @@
-r"""Linear, bilinear and trilinear interpolation.
+r"""Nearest neighbours; linear, bilinear and trilinear interpolation.
+
+Which neighbour is the nearest torch finds by a scale in float32, whatever the numbers: these are the neighbours meant.
 
 Where a place of the result lies between values :math:`x_i, x_{i+1}`, at :math:`i + \lambda`, it is :math:`(1 - \lambda)
 x_i + \lambda x_{i+1}`. The place itself is computed, :math:`r(j + 1/2) - 1/2` or :math:`r j` with :math:`r` a quotient
@@ -22,6 +24,12 @@ from thetabox.verify.interpreter.rules.rearrangement import all_but_two, check_a
 from thetabox.verify.interpreter.rules.table import EVERYTHING, rule
 from thetabox.verify.network.graph import Operation, arguments
 
+NEAREST = tuple(
+    f"aten.{name}{n}d.{form}"
+    for name in ("upsample_nearest", "_upsample_nearest_exact")
+    for n in (1, 2, 3)
+    for form in ("default", "vec")
+)
 INTERPOLATIONS = tuple(
     f"aten.upsample_{name}.{form}" for name in ("linear1d", "bilinear2d", "trilinear3d") for form in ("default", "vec")
 )
@@ -31,14 +39,34 @@ ROUNDINGS = 6
 EXACT_PLACES = 1 << 22
 
 
-@rule(*INTERPOLATIONS, slack=True, honours=EVERYTHING)
-def interpolated(context: Context, x: Interval, *args: Any, **kwargs: Any) -> Interval:
-    """A mean of the values around each place."""
-    operation = context.operation
-    assert operation is not None
+@rule(*NEAREST, slack=True, types="moves", honours=EVERYTHING)
+def nearest(context: Context, x: Interval, *args: Any, **kwargs: Any) -> Interval:
+    """The nearest value to each place."""
+    operation = _checked(context, x, args, kwargs)
+    out = replace(x.moved(lambda t: operation.target(t, *args, **kwargs)), batch=None)
+    scales = _scales(operation, x.lower.dim() - 2)
+    for count, size, scale in zip(x.shape[2:], out.shape[2:], scales, strict=True):
+        if scale is not None and Fraction(scale) * count != size and size in (count, 2 * count):
+            raise InputError(
+                f"{context.where}: which values torch repeats for the scale {scale} hangs on how they lie in memory "
+                f"({count} become {size}); give the size instead"
+            )
+    return out
+
+
+def _checked(context: Context, x: Interval, args: Sequence[Any], kwargs: dict[str, Any]) -> Operation:
+    """The operation, whose arguments are numbers and whose samples stay apart."""
+    assert context.operation is not None
     check_apart(context, x, all_but_two)
     if any(not isinstance(v, (int, float)) for a in [*args, *kwargs.values()] if a is not None for v in _each(a)):
         raise InputError(f"{context.where} interpolates by a computed number")
+    return context.operation
+
+
+@rule(*INTERPOLATIONS, slack=True, honours=EVERYTHING)
+def interpolated(context: Context, x: Interval, *args: Any, **kwargs: Any) -> Interval:
+    """A mean of the values around each place."""
+    operation = _checked(context, x, args, kwargs)
     out = replace(x.moved(lambda t: operation.target(t, *args, **kwargs)), batch=None)
     rounding = context.rounding
     terms = 1 << (x.lower.dim() - 2)

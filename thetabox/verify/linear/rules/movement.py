@@ -12,7 +12,7 @@ from torch import Tensor
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import gamma
 from thetabox.verify.interpreter.rules.rearrangement import OFTEN, ONCE
-from thetabox.verify.interpreter.rules.resampling import INTERPOLATIONS, ROUNDINGS, place_error
+from thetabox.verify.interpreter.rules.resampling import INTERPOLATIONS, NEAREST, ROUNDINGS, place_error
 from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.linear.region import Region
 from thetabox.verify.linear.samples import first_layout
@@ -48,7 +48,7 @@ def moved(walk: Walk, operation: Operation, a: Tensor, region: Region | None) ->
 
 
 @backward("aten.expand.default", "aten.index_select.default", "aten.index.Tensor", "aten._unsafe_index.Tensor",
-          *OFTEN)  # a list of operators  # fmt: skip
+          *OFTEN, *NEAREST)  # a list of operators  # fmt: skip
 def repeated(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
     """Values that may be read several times: their coefficients are sums."""
     index, first = transposed(walk, operation, a, region)
