@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tests.verify import test_rules_attention  # noqa: F401  # joins the contract
 from tests.verify.contract import Case, Probe, RuleContract, probe
 from thetabox.verify.interpreter.rules.table import TABLE
 from thetabox.verify.network.trace import trace
