@@ -38,7 +38,25 @@ class Everything(nn.Module):
         z = F.avg_pool1d(F.max_pool1d(self.c1(torch.stack([y, y], 1)), 2, 1), 2, 1)
         u = F.avg_pool2d(F.max_pool2d(self.c3(self.c2(torch.stack([z, z], 2))), 2, 1), 1)
         count = (y.new_zeros(x.shape[0], 4) + self.b.expand(x.shape[0], -1) > 0.5).float().sum(1, keepdim=True)
-        return z.transpose(1, 2).mean(1) + u.sum([2, 3]) + z.select(2, 0) + count + self.constants(y) + self.moves(y)
+        moved = self.moves(y) + self.curves(y)[:, :2] + self.groups(y)[:, :2]
+        return z.transpose(1, 2).mean(1) + u.sum([2, 3]) + z.select(2, 0) + count + self.constants(y) + moved
+
+    def curves(self, y: Tensor) -> Tensor:
+        y = F.mish(F.hardswish(y)).erf() + F.logsigmoid(y) + (y.exp() + 1).log() + F.celu(y) + F.threshold(y, 0.1, -0.3)
+        y = F.prelu(y.sin() + y.cos(), self.b)
+        return y + y.floor() + y.ceil() + y.round() + y.trunc()
+
+    def groups(self, y: Tensor) -> Tensor:
+        kept = self.w[0] > 1.5
+        y = y.masked_fill(kept, 0.3).softmax(1) + y.masked_fill(kept, self.b.sum()).log_softmax(1)
+        y = (
+            torch.ops.aten._softmax(y, 1, False)
+            + torch.ops.aten._log_softmax(y, 1, False)
+            - y.logsumexp(1, keepdim=True)
+        )
+        y = F.rms_norm(F.layer_norm(y, [4], self.b), [4]) + F.embedding(torch.arange(4), self.w).sum(0)
+        y = F.instance_norm(F.group_norm(y.unsqueeze(1).expand(-1, 2, -1), 2))
+        return F.scaled_dot_product_attention(y, y, y).sum(1)
 
     def constants(self, y: Tensor) -> Tensor:
         exact = torch.zeros(2) + torch.ones(2) + torch.full((2,), 0.5) + torch.arange(2)

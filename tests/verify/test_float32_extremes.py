@@ -93,6 +93,16 @@ MAKERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         lambda: Chain(Scaled(lambda h: (h - h.exp() + h.relu().exp()).clamp(0.0, 1.0)), Scaled(torch.relu)),
         (3,),
     ),
+    "softmax": (lambda: Chain(Scaled(lambda h: h.softmax(1)), Scaled(lambda h: h.log_softmax(1))), (3,)),
+    "layer norm": (lambda: Chain(dense(), nn.LayerNorm(3), nn.ReLU(), nn.RMSNorm(3, eps=1e-30)), (3,)),
+    "group norm": (lambda: Chain(nn.Conv1d(1, 2, 2), nn.GroupNorm(1, 2), nn.PReLU(2), size=6), (1, 4)),
+    "hardswish": (lambda: Chain(Scaled(F.hardswish), Scaled(F.mish)), (3,)),
+    "logarithms": (lambda: Chain(Scaled(lambda h: (h.abs() + 1e-38).log()), Scaled(F.logsigmoid)), (3,)),
+    "waves": (lambda: Chain(Scaled(torch.sin), Scaled(torch.erf), Scaled(torch.cos)), (3,)),
+    "attention": (
+        lambda: Chain(Scaled(lambda h: F.scaled_dot_product_attention(*[h.unsqueeze(-1)] * 3).squeeze(-1))),
+        (3,),
+    ),
     "quotients": (lambda: Chain(Scaled(lambda h: 1 / (h.abs() + 1e-38)), Scaled(lambda h: h.sigmoid())), (3,)),
     "means": (
         lambda: Chain(Scaled(lambda h: h.mean(1, keepdim=True) - h / 3), Scaled(lambda h: h.sum(1, True) - h)),

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import tests.verify.test_rules_recurrent  # noqa: F401  # more cases of the contract
+from tests.verify import test_rules_attention, test_rules_recurrent  # noqa: F401  # they join the contract
 from tests.verify.contract import Case, Probe, RuleContract, probe
 from thetabox.verify.interpreter.rules.table import TABLE
 from thetabox.verify.network.trace import trace

@@ -34,6 +34,7 @@ class TestCurves(RuleContract):
         "erf": Case(lambda h, g: torch.erf(h), tight=True),
         "log": Case(lambda h, g: (h.relu() + 0.1).log(), tight=True),
         "logsigmoid": Case(nn.LogSigmoid(), tight=True),
+        "logsigmoid kernel": Case(lambda h, g: torch.ops.aten.log_sigmoid_forward(h)[0], tight=True),
         "celu": Case(nn.CELU(0.7), tight=True),
         "sin": Case(lambda h, g: torch.sin(h)),
         "cos": Case(lambda h, g: torch.cos(h * 3)),
@@ -90,6 +91,9 @@ class TestNorms(RuleContract):
         "group norm": Case(norm(nn.GroupNorm(2, 4)), IMAGE),
         "group norm of features": Case(norm(nn.GroupNorm(2, 4))),
         "group norm without weights": Case(nn.GroupNorm(1, 4, affine=False), IMAGE),
+        "native group norm": Case(
+            lambda h, g: torch.ops.aten.native_group_norm(h, None, None, h.shape[0], 4, 6, 2, 1e-5)[0], IMAGE
+        ),
         "instance norm": Case(norm(nn.InstanceNorm2d(4)), IMAGE),
         "instance norm with weights": Case(norm(nn.InstanceNorm1d(3, affine=True)), SIGNAL),
         "instance norm with statistics": Case(

@@ -48,11 +48,6 @@ RESHAPING = tuple(f"aten.{name}." for name in ("view", "reshape", "flatten", "un
 DIRECT = frozenset(
     f"aten.{name}"
     for name in (
-        "_log_softmax.default", "_softmax.default", "ceil.default", "celu.default", "cos.default",
-        "embedding.default", "erf.default", "floor.default", "hardswish.default", "log.default",
-        "log_sigmoid.default", "log_softmax.int", "logsumexp.default", "masked_fill.Scalar", "masked_fill.Tensor",
-        "mish.default", "prelu.default", "round.default", "scaled_dot_product_attention.default", "sin.default",
-        "softmax.int", "threshold.default", "trunc.default",
         "abs.default", "adaptive_avg_pool1d.default", "adaptive_avg_pool2d.default", "add.Tensor", "addmm.default",
         "amax.default", "amin.default", "arange.default", "avg_pool1d.default", "avg_pool2d.default", "cat.default",
         "clamp.default", "clone.default", "conv1d.default", "conv2d.default", "conv2d.padding", "detach.default",
@@ -66,27 +61,19 @@ DIRECT = frozenset(
         "sqrt.default", "squeeze.dim", "stack.default", "sub.Tensor", "sum.default", "sum.dim_IntList", "sym_size.int",
         "t.default", "tanh.default", "transpose.int", "unsqueeze.default", "view.default", "where.self",
         "zeros.default", "zeros_like.default",
+        "_log_softmax.default", "_softmax.default", "ceil.default", "celu.default", "cos.default",
+        "embedding.default", "erf.default", "floor.default", "group_norm.default", "hardswish.default",
+        "instance_norm.default", "layer_norm.default", "log.default", "log_sigmoid.default", "log_softmax.int",
+        "logsumexp.default", "masked_fill.Scalar", "masked_fill.Tensor", "mish.default", "prelu.default",
+        "rms_norm.default", "round.default", "scaled_dot_product_attention.default", "sin.default", "softmax.int",
+        "threshold.default", "trunc.default",
     )
 )  # words, several to a line  # fmt: skip
 # Operators that a decomposition writes in other words, of which there are rules as well.
-COMPOSITE = frozenset(
-    f"aten.{name}"
-    for name in (
-        "batch_norm.default",
-        "bitwise_not.default",
-        "contiguous.default",
-        "flatten.using_ints",
-        "group_norm.default",
-        "hardshrink.default",
-        "instance_norm.default",
-        "layer_norm.default",
-        "reshape.default",
-        "rms_norm.default",
-        "softshrink.default",
-        "unflatten.int",
-    )
-)
+COMPOSITE = frozenset(f"aten.{name}" for name in ("batch_norm.default", "flatten.using_ints", "reshape.default"))
 COMPOSITE |= RECURRENT.keys()
+# Those of which a decomposition has looser bounds.
+TIGHTER = frozenset({"aten.hardshrink.default", "aten.softshrink.default"})
 # Why some operators have no rule, and what to write instead.
 PLACES = "answers a place, which jumps; a certificate bounds values, so return them instead (amax, logits)"
 ORDERED = "puts values into an order, which jumps; take amax or amin, or a fixed order"

@@ -26,7 +26,7 @@ from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.network.branches import sizes_of_calls, sizes_of_trace
 from thetabox.verify.network.composites import as_layers_call, decompositions
 from thetabox.verify.network.graph import Graph, Layout, Operation, Ref
-from thetabox.verify.network.operators import COMPOSITE, DIRECT, RESHAPING
+from thetabox.verify.network.operators import COMPOSITE, DIRECT, RESHAPING, TIGHTER
 from thetabox.verify.network.origins import Origins
 from thetabox.verify.network.unfold import unfolded
 from thetabox.verify.network.witness import Witness, witness
@@ -145,7 +145,8 @@ def _is_direct(node: Node) -> bool:
     name = str(node.target)
     if name == "aten.batch_norm.default":
         return node.args[5] is False  # in training it writes to its statistics
-    return name in DIRECT or name in COMPOSITE or node.target is operator.getitem or _is_cast(node) or _is_same(node)
+    known = name in DIRECT or name in COMPOSITE or name in TIGHTER
+    return known or node.target is operator.getitem or _is_cast(node) or _is_same(node)
 
 
 def _is_idle(node: Node) -> bool:

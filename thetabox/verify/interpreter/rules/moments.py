@@ -1,4 +1,4 @@
-r"""Layer, group, instance and root-mean-square norm: numbers over the moments of a group of them.
+r"""Numbers over the moments of a group of them, as layer, group, instance and root-mean-square norm take them.
 
 **Real function.** With :math:`\mu, v` the mean and variance of the n numbers of a group, :math:`N_i = x_i - \mu` and
 :math:`v'_i` the variance of the others, :math:`v = N_i^2/(n-1) + \frac{n-1}{n} v'_i`, so
@@ -32,125 +32,21 @@ product with :math:`1/\sqrt{v + e}` taken apart as :math:`x s - \mu s`, by :math
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
-from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.interpreter.context import Context
-from thetabox.verify.interpreter.rules.elementwise import add, literal_error, mul
-from thetabox.verify.interpreter.rules.normalise import batch_norm
-from thetabox.verify.interpreter.rules.table import rule
-from thetabox.verify.network.graph import Layout
+from thetabox.verify.interpreter.rules.elementwise import literal_error
 
-Operand = Interval | Parameter | None
 # Steps of the search for the constant nearest to a box; any number is sound.
 STEPS = 24
-
-
-@rule("aten.layer_norm.default", parameters=True, slack=True, honours=("cudnn_enable",))
-def layer_norm(
-    context: Context,
-    x: Interval | Parameter,
-    shape: Sequence[int],
-    weight: Operand = None,
-    bias: Operand = None,
-    eps: float = 1e-5,
-) -> Interval:
-    """``(x - mean) / sqrt(variance + eps) * weight + bias`` over the last dimensions (Ba et al., arXiv 1607.06450)."""
-    x = _value(context, x)
-    first = x.lower.dim() - len(shape)
-    if x.batch is not None and x.batch >= first:
-        raise InputError(f"{context.where} mixes samples")
-    out = _grouped(context, x, (eps, eps), first)
-    return _affine(context, out, weight, bias, 0)
-
-
-@rule("aten.native_layer_norm.default", parameters=True, slack=True)
-def native_layer_norm(
-    context: Context, x: Interval | Parameter, shape: Sequence[int], weight: Operand, bias: Operand, eps: float
-) -> tuple[Interval, None, None]:
-    """The form of a decomposed export."""
-    return layer_norm(context, x, shape, weight, bias, eps), None, None
-
-
-@rule("aten.group_norm.default", parameters=True, slack=True, honours=("cudnn_enabled",))
-def group_norm(
-    context: Context,
-    x: Interval | Parameter,
-    groups: int,
-    weight: Operand = None,
-    bias: Operand = None,
-    eps: float = 1e-5,
-) -> Interval:
-    """``(x - mean) / sqrt(variance + eps) * weight + bias`` over groups of channels (Wu and He, ECCV 2018)."""
-    x = _samples_first(context, x)
-    shape = x.shape
-    apart = x.moved(lambda t: t.reshape(t.shape[0], groups, -1))
-    out = _grouped(context, apart, (eps, eps), 2)
-    out = replace(out.moved(lambda t: t.reshape(shape)), batch=0, merged=x.merged)
-    return _affine(context, out, weight, bias, len(shape) - 2)
-
-
-@rule("aten.native_group_norm.default", parameters=True, slack=True, honours=("N", "C", "HxW"))
-def native_group_norm(
-    context: Context,
-    x: Interval | Parameter,
-    weight: Operand,
-    bias: Operand,
-    samples: Any,
-    channels: Any,
-    positions: Any,
-    groups: int,
-    eps: float,
-) -> tuple[Interval, None, None]:
-    """The form of a decomposed export."""
-    return group_norm(context, x, groups, weight, bias, eps), None, None
-
-
-@rule("aten.instance_norm.default", parameters=True, slack=True, honours=("momentum", "cudnn_enabled"))
-def instance_norm(
-    context: Context,
-    x: Interval | Parameter,
-    weight: Operand,
-    bias: Operand,
-    mean: Operand,
-    variance: Operand,
-    use_input_stats: bool,
-    momentum: float,
-    eps: float,
-    cudnn_enabled: bool = False,
-) -> Interval:
-    """Each channel of a sample by its own statistics, or by stored ones (Ulyanov et al., arXiv 1607.08022)."""
-    if not use_input_stats:
-        return batch_norm(context, _value(context, x), weight, bias, mean, variance, False, momentum, eps)
-    if mean is not None or variance is not None:
-        raise InputError(f"{context.where} writes to its statistics; only evaluation mode has a rule")
-    x = _samples_first(context, x)
-    return group_norm(context, x, x.shape[1], weight, bias, eps)
-
-
-@rule("aten.rms_norm.default", parameters=True, slack=True)
-def rms_norm(
-    context: Context, x: Interval | Parameter, shape: Sequence[int], weight: Operand = None, eps: float | None = None
-) -> Interval:
-    """``x / sqrt(mean(x ** 2) + eps) * weight`` over the last dimensions (Zhang and Sennrich, NeurIPS 2019)."""
-    x = _value(context, x)
-    first = x.lower.dim() - len(shape)
-    if x.batch is not None and x.batch >= first:
-        raise InputError(f"{context.where} mixes samples")
-    least = greatest = eps
-    if least is None or greatest is None:
-        # The distance of 1 to the next number of the type: whichever the network runs in.
-        kind = None if context.kind is None else context.kind.result
-        least, greatest = torch.finfo(torch.float64).eps, torch.finfo(kind or torch.float32).eps
-    out = _grouped(context, x, (least, greatest), first, centred=False)
-    return _affine(context, out, weight, None, 0)
+# Groups of more numbers are not worth all pairs of them.
+MANY = 256
 
 
 @dataclass(frozen=True)
@@ -173,7 +69,7 @@ class _Group:
     scale: Tensor
 
 
-def _grouped(context: Context, x: Interval, eps: tuple[float, float], first: int, *, centred: bool = True) -> Interval:
+def grouped(context: Context, x: Interval, eps: tuple[float, float], first: int, *, centred: bool = True) -> Interval:
     """All numbers from dimension ``first`` on as one group; with ``centred`` their mean is subtracted.
 
     ``eps`` is the least and greatest number that is added to the variance.
@@ -185,6 +81,8 @@ def _grouped(context: Context, x: Interval, eps: tuple[float, float], first: int
     low, high = (t.reshape(*shape[:first], -1) for t in (x.lower, x.upper))
     group = _scaled(context, low, high, eps, centred)
     lower, upper = _centred(context, group) if centred else _uncentred(context, group)
+    if centred and 1 < low.shape[-1] <= MANY:
+        lower, upper = _by_tangent(context, group, lower, upper)
     lower, upper = lower - context.rounding.flushed, upper + context.rounding.flushed
     lower, upper = (torch.where(_known(context, low, high), t, torch.nan).reshape(shape) for t in (lower, upper))
     out = Interval(lower, upper, batch=x.batch, merged=x.merged)
@@ -214,28 +112,19 @@ class Normalised(NamedTuple):
 
 def normalised(context: Context, low: Tensor, high: Tensor, eps: float) -> Normalised:
     """What tangents of a norm of operands in ``[low, high]`` need; not finite where little is known."""
-    x = _grouped(context, Interval(low, high), (eps, eps), low.dim() - 1)
-    n, own = low.shape[-1], context.rounding.own
+    x = grouped(context, Interval(low, high), (eps, eps), low.dim() - 1)
+    own = context.rounding.own
     group = _scaled(context, low, high, (eps, eps), centred=True)
     scale = group.scale
-    error = 4.0 * (n + 16) * own
-    off, r = group.centre - group.centre.mean(-1, keepdim=True), group.radius
-    slip = group.centre.abs().mean(-1, keepdim=True) * error
-    every, wide = (off * off).mean(-1, keepdim=True), (r * r).mean(-1, keepdim=True)
-    size = off.abs() + slip
-    moved = 2.0 * (1.0 + error) * (size * r).mean(-1, keepdim=True)
-    lost = (every + wide + moved) * error + 2.0 * slip * size.mean(-1, keepdim=True)
+    off, _, every, wide, moved, lost, error = _moments(context, group)
     steep = (every + group.eps[1]).rsqrt()
     floor = (every - moved - lost).clamp(min=0.0) + group.eps[0]
     steepest, flattest = floor.rsqrt(), (every + moved + wide + lost + group.eps[1]).rsqrt()
     apart = torch.maximum(steepest - steep, steep - flattest) * (1.0 + error) + steep * (8.0 * own)
-    few = context.rounding.of_operation(16)
     largest = torch.maximum(x.lower.abs(), x.upper.abs())
     network = torch.zeros_like(group.centre)
     if bool((group.lost > 0).any()):
-        left = floor - group.lost
-        steeper = torch.where(left > 0, left, 0.0).rsqrt()
-        network = (group.room * steeper + largest * (group.lost / left)).where(left > 0, torch.inf) + few * largest
+        network = _network_error(context, group, largest, floor)
     return Normalised(x.lower, x.upper, off * steep, steep / scale, apart / scale, network)
 
 
@@ -270,27 +159,87 @@ def _scaled(context: Context, low: Tensor, high: Tensor, eps: tuple[float, float
     return _Group(centre, radius, room, ends, square * (8.0 * (n + 8) * more), scale)
 
 
+class _Moments(NamedTuple):
+    """Of a group's middle, as sums divided by n.
+
+    Attributes:
+        off: each number less the mean.
+        slip: what the mean may be off by.
+        every: the variance of the middle.
+        wide: mean square of the radii.
+        moved: how much the variance may fall within the radii, or rise by besides ``wide``.
+        lost: what rounding may take of it.
+        error: relative, of a sum.
+    """
+
+    off: Tensor
+    slip: Tensor
+    every: Tensor
+    wide: Tensor
+    moved: Tensor
+    lost: Tensor
+    error: float
+
+
+def _moments(context: Context, group: _Group) -> _Moments:
+    error = 4.0 * (group.centre.shape[-1] + 16) * context.rounding.own
+    off, r = group.centre - group.centre.mean(-1, keepdim=True), group.radius
+    slip = group.centre.abs().mean(-1, keepdim=True) * error
+    every, wide = (off * off).mean(-1, keepdim=True), (r * r).mean(-1, keepdim=True)
+    size = off.abs() + slip
+    moved = 2.0 * (1.0 + error) * (size * r).mean(-1, keepdim=True)
+    lost = (every + wide + moved) * error + 2.0 * slip * size.mean(-1, keepdim=True) + torch.finfo(off.dtype).tiny
+    return _Moments(off, slip, every, wide, moved, lost, error)
+
+
+def _network_error(context: Context, group: _Group, largest: Tensor, floor: Tensor) -> Tensor:
+    """What a network's own quotient may be off by; infinite where it loses as much as the variance."""
+    few = context.rounding.of_operation(16)
+    left = floor - group.lost
+    steeper = torch.where(left > 0, left, 1.0).rsqrt()
+    return (group.room * steeper + largest * (group.lost / left)).where(left > 0, torch.inf) + few * largest
+
+
+def _by_tangent(context: Context, group: _Group, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    r"""The same ends by the mean value theorem, which for narrow intervals counts every operand once.
+
+    .. math:: |y_i(x) - y_i(c)| \le \sum_j r_j \sup |\delta_{ij} - (1 + y_i y_j) / n| / \sqrt{v + e} ,
+
+    with :math:`y_j` in the ends that are known already.
+    """
+    n = group.centre.shape[-1]
+    off, slip, every, _, moved, lost, error = _moments(context, group)
+    r = group.radius
+    floor = (every - moved - lost).clamp(min=0.0) + group.eps[0]
+    flat, steep = (every + lost + group.eps[1]).rsqrt(), ((every - lost).clamp(min=0.0) + group.eps[0]).rsqrt()
+    few = context.rounding.of_operation(16)
+    middle = off * (flat + steep) / 2
+    known = (off.abs() + slip) * (steep - flat) + slip * steep + few * off.abs() * steep
+    apart = torch.maximum(upper - middle, middle - lower).clamp(min=0.0)
+    sums = torch.matmul((middle[..., :, None] * middle[..., None, :] + 1.0).abs(), r[..., None])[..., 0]
+    others = sums * (1.0 + error) - (1.0 + middle * middle) * r * (1.0 - error)
+    size = middle.abs()
+    bent = size * (apart * r).sum(-1, keepdim=True) + apart * ((size + apart) * r).sum(-1, keepdim=True)
+    own = (n - 1.0 - (size - apart).clamp(min=0.0).square()).clamp(min=0.0) * r
+    reach = floor.rsqrt() / n * (others + bent + own) * (1.0 + 2.0 * error + few) + known
+    if context.rounding.of_operation() > 2.0 * context.rounding.own:
+        reach = reach + _network_error(context, group, size + apart, floor)
+    better = reach.isfinite() & middle.isfinite() & lower.isfinite() & upper.isfinite()
+    low, high = torch.maximum(lower, middle - reach), torch.minimum(upper, middle + reach)
+    return torch.where(better, low, lower), torch.where(better, high, upper)
+
+
 def _centred(context: Context, group: _Group) -> tuple[Tensor, Tensor]:
     """Ends of ``(x - mean) / sqrt(variance + eps)``."""
     n = group.centre.shape[-1]
     if n == 1:
         zero = torch.zeros_like(group.centre)
         return zero, zero
-    error = 4.0 * (n + 16) * context.rounding.own
-    off, r = group.centre - group.centre.mean(-1, keepdim=True), group.radius
-    slip = group.centre.abs().mean(-1, keepdim=True) * error  # of the mean
+    off, slip, every, wide, moved, lost, error = _moments(context, group)
+    r, size, lost = group.radius, off.abs() + slip, lost + group.lost
     spread = (1.0 - 1.0 / n) * r + (r.sum(-1, keepdim=True) - r) / n
     spread = spread * (1.0 + error) + off.abs() * error + slip
-    # The variance of all, and what that of the others leaves of it, as sums divided by n.
-    every, wide = (off * off).mean(-1, keepdim=True), (r * r).mean(-1, keepdim=True)
-    size = off.abs() + slip
-    moved = 2.0 * (1.0 + error) * (size * r).mean(-1, keepdim=True)
-    lost = (
-        (every + wide + moved) * error
-        + 2.0 * slip * size.mean(-1, keepdim=True)
-        + torch.finfo(off.dtype).tiny
-        + group.lost
-    )
+    # What the variance of the others leaves of that of all, as sums divided by n.
     alone = every - off * off / (n - 1)
     apart = moved + (2.0 * (1.0 + error) / n) * (size * (r.sum(-1, keepdim=True) - r) / (n - 1) - size * r)
     below = (alone - apart).clamp(min=0.0) - lost + group.eps[0]
@@ -356,40 +305,3 @@ def _uncentred(context: Context, group: _Group) -> tuple[Tensor, Tensor]:
     upper, lower = end(high), -end(-low)
     gone = least * (1.0 - error) + group.eps[0] <= 0.0
     return torch.where(gone, torch.nan, lower), torch.where(gone, torch.nan, upper)
-
-
-def _affine(context: Context, out: Interval, weight: Operand, bias: Operand, after: int) -> Interval:
-    """``out * weight + bias``, parameters with ``after`` dimensions behind the channels."""
-    assert context.operation is not None
-    layout = context.operation.layout
-    layout = layout[0] if isinstance(layout, tuple) else layout
-    assert isinstance(layout, Layout)
-
-    def aligned(v: Interval | Parameter) -> list[Interval]:
-        v = context.interval(v) if isinstance(v, Parameter) else v
-        v = v.moved(lambda t: t.reshape(*t.shape, *[1] * after))
-        return context.aligned([replace(out, batch=layout.batch, merged=layout.merged), v], layout)
-
-    lost = 0.0
-    if weight is not None:
-        left, right = aligned(weight)
-        out = mul(context, left, right)
-        # A network may multiply the mean by the weight before it subtracts it.
-        lost = context.rounding.of_operation(4) * out.magnitude + context.rounding.subnormal
-    if bias is not None:
-        left, right = aligned(bias)
-        lost += context.rounding.of_operation(4) * right.magnitude
-        out = add(context, left, right)
-    out.slack += lost
-    return out
-
-
-def _value(context: Context, x: Interval | Parameter) -> Interval:
-    return context.interval(x) if isinstance(x, Parameter) else x
-
-
-def _samples_first(context: Context, x: Interval | Parameter) -> Interval:
-    x = _value(context, x)
-    if x.batch != 0 or x.by_row:
-        raise InputError(f"{context.where}: the first dimension of its input must be the samples'")
-    return x

@@ -91,7 +91,7 @@ def _constant(walk: Walk, operation: Operation, place: int) -> Tensor:
 
 @backward("aten.embedding.default")
 def embedding(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
-    r"""A table read at known places: :math:`\langle A, \theta \rangle - \varepsilon u |\sum_t A_t|` over equal places t."""
+    r"""A table at known places: :math:`\langle A, \theta \rangle - \varepsilon u |\sum_t A_t|` over equal places t."""
     samples = walk.samples
     table, places = parameter(samples, operation, 0), operation.args[1]
     value = samples.values[places.index] if isinstance(places, Ref) else None
@@ -107,8 +107,7 @@ def embedding(walk: Walk, operation: Operation, a: Tensor, region: Region | None
         first = ~(same & torch.ones_like(same[0]).tril(-1)).any(2)
         together = torch.einsum("stu,sruf->srtf", same.double(), rows)
         together = together * first[:, None, :, None]
-        walk.constant.lose(
-            flat(together.abs() * radius[:, None], 2).sum(2) * walk.epsilon(samples.factor(table), 2), count
-        )
+        spread = flat(together.abs() * radius[:, None], 2).sum(2)
+        walk.constant.lose(spread * walk.epsilon(samples.factor(table), 2), count)
     epsilon = walk.epsilon(samples.factor(table), 3)
     walk.penalty(rows, theta.abs() + radius * epsilon, gamma_sum(2 * count) + 4.0 * table.theta_error)
