@@ -272,6 +272,40 @@ def test_volumes_are_passed_like_images(stride: int, padding: int, groups: int) 
         torch.testing.assert_close(flat.upper, deep.upper, rtol=1e-9, atol=1e-9)
 
 
+class Turned(nn.Module):
+    """A transposed convolution, or the convolution of its input with zeros in between."""
+
+    def __init__(self, turned: bool, stride: int, padding: int) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.front, self.turned, self.stride, self.padding = nn.Linear(3, 2 * 3 * 4), turned, stride, padding
+        self.conv = nn.ConvTranspose2d(2, 3, 3, stride, padding)
+        self.last = nn.Linear(self.conv(torch.zeros(1, 2, 3, 4)).numel(), 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.front(x)).view(-1, 2, 3, 4)
+        if self.turned:
+            return self.last(self.conv(h).flatten(1))
+        more = self.stride - 1
+        for _ in range(2):
+            h = F.pad(h.unsqueeze(-1), (0, more)).flatten(-2)
+            h = h[..., : h.shape[-1] - more].transpose(2, 3)
+        out = F.conv2d(h, self.conv.weight.transpose(0, 1).flip((2, 3)), self.conv.bias, padding=2 - self.padding)
+        return self.last(out.flatten(1))
+
+
+@pytest.mark.parametrize(("stride", "padding"), [(1, 0), (2, 1), (3, 2)])
+def test_transposed_as_tight_as_a_convolution(stride: int, padding: int) -> None:
+    x = torch.randn(2, 3, generator=torch.Generator().manual_seed(1))
+    turned, plain = Turned(True, stride, padding), Turned(False, stride, padding)
+    torch.testing.assert_close(turned(x), plain(x))
+    for epsilon, domain in ((1e-3, "linear"), (0.1, "linear"), (1.5, "linear"), (0.1, "interval")):
+        way = {"options": {"intermediate": "interval"}} if domain == "linear" else {}
+        a, b = (tb.logit_bounds(m, x, epsilon, domain=domain, **way) for m in (turned, plain))
+        torch.testing.assert_close(a.lower, b.lower, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(a.upper, b.upper, rtol=1e-9, atol=1e-9)
+
+
 TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 
