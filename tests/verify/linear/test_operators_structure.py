@@ -204,8 +204,11 @@ def test_contained(name: str) -> None:
 class Around(nn.Module):
     """A layer, a linear map or its matrix, and another layer."""
 
-    def __init__(self, function: Callable[[Tensor], Tensor], shape: tuple[int, ...], dense: bool) -> None:
+    def __init__(
+        self, function: Callable[[Tensor], Tensor], shape: tuple[int, ...], dense: bool, bent: bool = False
+    ) -> None:
         super().__init__()
+        self.bend: Callable[[Tensor], Tensor] = torch.relu if bent else torch.clone
         torch.manual_seed(5)
         count = torch.Size(shape).numel()
         self.front, self.function, self.shape, self.dense = nn.Linear(3, count), function, shape, dense
@@ -216,16 +219,22 @@ class Around(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = torch.relu(self.front(x))
         if self.dense:
-            return self.last(F.linear(h, self.matrix))
-        return self.last(self.function(h.view(-1, *self.shape)).flatten(1))
+            return self.last(self.bend(F.linear(h, self.matrix)))
+        return self.last(self.bend(self.function(h.view(-1, *self.shape))).flatten(1))
 
 
-@pytest.mark.parametrize("name", FIXED)
-def test_as_tight_as_its_matrix(name: str) -> None:
-    """One product with an exact matrix is passed exactly: the operator must be too, in both directions."""
+BENT = ("nearest", "nearest exact", "bilinear", "reflect", "circular", "pixel_shuffle", "channel_shuffle", "cat")
+
+
+@pytest.mark.parametrize(("name", "bent"), [*((n, False) for n in FIXED), *((n, True) for n in BENT)])
+def test_as_tight_as_its_matrix(name: str, bent: bool) -> None:
+    """One product with an exact matrix is passed exactly: the operator must be too, in both directions.
+
+    With a ReLU behind it, its values are bounded from each position of the image, and as tightly as from each number.
+    """
     function, shape = FIXED[name]
     x = torch.randn(2, 3, generator=torch.Generator().manual_seed(1))
-    plain, dense = Around(function, shape, False), Around(function, shape, True)
+    plain, dense = Around(function, shape, False, bent), Around(function, shape, True, bent)
     rounded = (
         dense.matrix.double()
         - function(torch.eye(dense.matrix.shape[1], dtype=torch.float64).view(-1, *shape)).flatten(1).T

@@ -87,6 +87,22 @@ class Frame:
         windows = t.unfold(-2, region.size[0], 1).unfold(-2, region.size[1], 1).movedim((-4, -3), (1, 2))
         return windows[self.samples, first[0], first[1]]
 
+    def spread(self, a: Tensor, region: Region, shape: Pair) -> Tensor:
+        """Windows ``a [items, ..., h, w]`` in the whole image, zeros around; what lies beyond it is dropped."""
+        assert self.height is not None
+        assert self.width is not None
+        first = [_starts(p, region, d) for d, p in enumerate((self.height, self.width))]
+        before = [max(-int(f.min()), 0) for f in first]
+        whole = [max(int(f.max()) + region.size[d], shape[d]) + before[d] for d, f in enumerate(first)]
+        out = a.new_zeros(len(a), *whole, *a.shape[1:-2])
+        rows, columns = (
+            (first[d] + before[d])[:, None] + torch.arange(region.size[d], device=a.device) for d in range(2)
+        )
+        items = torch.arange(len(a), device=a.device)[:, None, None]
+        out[items, rows[:, :, None], columns[:, None, :]] = a.movedim((-2, -1), (1, 2))
+        out = out.movedim((1, 2), (-2, -1))
+        return out[..., before[0] : before[0] + shape[0], before[1] : before[1] + shape[1]].contiguous()
+
     def inside(self, shape: Pair, region: Region) -> Tensor | None:
         """Which places of the region lie in the image, ``[samples, 1, 1, h, w]``; ``None`` when all do."""
         assert self.height is not None
