@@ -87,6 +87,18 @@ def test_interpolation(
         held(rounded, exact(model(x)), 2e-2)
 
 
+@pytest.mark.parametrize("aligned", [True, False])
+def test_far_places_are_rounded_more(aligned: bool) -> None:
+    """Where values alternate, an error of the place counts twice: much more than that of the sum."""
+    x = torch.tensor([10.0, -10.0]).repeat(300)[None, None] * torch.linspace(0.9, 1.0, 600)
+    model = Scaled(lambda h: F.interpolate(h, size=1001, mode="linear", align_corners=aligned), (1, 600))
+    truth = interpolated(exact(x), 1001, None, aligned)[0]
+    held(tb.logit_bounds(model, x, 0.0, domain="interval"), truth, 1e-9)
+    rounded = tb.logit_bounds(model, x, 0.0, domain="interval", arithmetic="float32")
+    held(rounded, exact(model(x)), 0.1)
+    held(rounded, truth, 0.1)
+
+
 @pytest.mark.parametrize("name", ["nearest", "nearest-exact"])
 @pytest.mark.parametrize("scale", [None, (1.3, 2.0), (3.3, 1.05), (2.05, 0.45)])
 def test_nearest_neighbours_are_the_same_however_they_lie(name: str, scale: tuple[float, float] | None) -> None:

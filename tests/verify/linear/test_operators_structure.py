@@ -204,8 +204,11 @@ def test_contained(name: str) -> None:
 class Around(nn.Module):
     """A layer, a linear map or its matrix, and another layer."""
 
-    def __init__(self, function: Callable[[Tensor], Tensor], shape: tuple[int, ...], dense: bool) -> None:
+    def __init__(
+        self, function: Callable[[Tensor], Tensor], shape: tuple[int, ...], dense: bool, bent: bool = False
+    ) -> None:
         super().__init__()
+        self.bend: Callable[[Tensor], Tensor] = torch.relu if bent else torch.clone
         torch.manual_seed(5)
         count = torch.Size(shape).numel()
         self.front, self.function, self.shape, self.dense = nn.Linear(3, count), function, shape, dense
@@ -216,16 +219,22 @@ class Around(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = torch.relu(self.front(x))
         if self.dense:
-            return self.last(F.linear(h, self.matrix))
-        return self.last(self.function(h.view(-1, *self.shape)).flatten(1))
+            return self.last(self.bend(F.linear(h, self.matrix)))
+        return self.last(self.bend(self.function(h.view(-1, *self.shape))).flatten(1))
 
 
-@pytest.mark.parametrize("name", FIXED)
-def test_as_tight_as_its_matrix(name: str) -> None:
-    """One product with an exact matrix is passed exactly: the operator must be too, in both directions."""
+BENT = ("nearest", "nearest exact", "bilinear", "reflect", "circular", "pixel_shuffle", "channel_shuffle", "cat")
+
+
+@pytest.mark.parametrize(("name", "bent"), [*((n, False) for n in FIXED), *((n, True) for n in BENT)])
+def test_as_tight_as_its_matrix(name: str, bent: bool) -> None:
+    """One product with an exact matrix is passed exactly: the operator must be too, in both directions.
+
+    With a ReLU behind it, its values are bounded from each position of the image, and as tightly as from each number.
+    """
     function, shape = FIXED[name]
     x = torch.randn(2, 3, generator=torch.Generator().manual_seed(1))
-    plain, dense = Around(function, shape, False), Around(function, shape, True)
+    plain, dense = Around(function, shape, False, bent), Around(function, shape, True, bent)
     rounded = (
         dense.matrix.double()
         - function(torch.eye(dense.matrix.shape[1], dtype=torch.float64).view(-1, *shape)).flatten(1).T
@@ -270,6 +279,40 @@ def test_volumes_are_passed_like_images(stride: int, padding: int, groups: int) 
         )  # fmt: skip
         torch.testing.assert_close(flat.lower, deep.lower, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(flat.upper, deep.upper, rtol=1e-9, atol=1e-9)
+
+
+class Turned(nn.Module):
+    """A transposed convolution, or the convolution of its input with zeros in between."""
+
+    def __init__(self, turned: bool, stride: int, padding: int) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.front, self.turned, self.stride, self.padding = nn.Linear(3, 2 * 3 * 4), turned, stride, padding
+        self.conv = nn.ConvTranspose2d(2, 3, 3, stride, padding)
+        self.last = nn.Linear(self.conv(torch.zeros(1, 2, 3, 4)).numel(), 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.front(x)).view(-1, 2, 3, 4)
+        if self.turned:
+            return self.last(self.conv(h).flatten(1))
+        more = self.stride - 1
+        for _ in range(2):
+            h = F.pad(h.unsqueeze(-1), (0, more)).flatten(-2)
+            h = h[..., : h.shape[-1] - more].transpose(2, 3)
+        out = F.conv2d(h, self.conv.weight.transpose(0, 1).flip((2, 3)), self.conv.bias, padding=2 - self.padding)
+        return self.last(out.flatten(1))
+
+
+@pytest.mark.parametrize(("stride", "padding"), [(1, 0), (2, 1), (3, 2)])
+def test_transposed_as_tight_as_a_convolution(stride: int, padding: int) -> None:
+    x = torch.randn(2, 3, generator=torch.Generator().manual_seed(1))
+    turned, plain = Turned(True, stride, padding), Turned(False, stride, padding)
+    torch.testing.assert_close(turned(x), plain(x))
+    for epsilon, domain in ((1e-3, "linear"), (0.1, "linear"), (1.5, "linear"), (0.1, "interval")):
+        way = {"options": {"intermediate": "interval"}} if domain == "linear" else {}
+        a, b = (tb.logit_bounds(m, x, epsilon, domain=domain, **way) for m in (turned, plain))
+        torch.testing.assert_close(a.lower, b.lower, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(a.upper, b.upper, rtol=1e-9, atol=1e-9)
 
 
 TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}

@@ -33,7 +33,8 @@ def constants(graph: Graph) -> set[int]:
     known = {i for i in (*graph.tensors, *graph.constants) if is_whole(graph.dtypes.get(i))}
     for operation in graph.operations:
         drawn = torch.Tag.nondeterministic_seeded in getattr(operation.target, "tags", ())
-        function = not (drawn or "empty" in operation.operator or not operation.inputs)
+        counted = operation.operator.startswith(("aten.arange.", "aten.tril_indices.", "aten.triu_indices."))
+        function = not (drawn or "empty" in operation.operator) and bool(operation.inputs or counted)
         if function and types[operation.index].constant and known.issuperset(operation.inputs):
             known.add(operation.index)
     return known

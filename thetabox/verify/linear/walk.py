@@ -11,6 +11,7 @@ for all operands inside their intervals and all parameters in their boxes, round
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -27,6 +28,8 @@ from thetabox.verify.network.kinds import kinds
 
 # Relative errors below this may be taken of the largest number instead of each.
 NEGLIGIBLE = 1e-9
+# Values of more numbers are not looked at whole where a window would do.
+MOST_WIDENED = 1 << 12
 # More than what all products of one layer can lose where they underflow in float64, of factors below 1.
 UNDERFLOW = 2.0**-1034
 
@@ -38,6 +41,10 @@ BACKWARD: dict[str, Backward] = {}
 
 class Stop(Exception):
     """The rule does not apply: the result's interval stands for the operator."""
+
+
+class NeedsImages(Stop):
+    """The rule applies to whole images alone."""
 
 
 def backward(*operators: str) -> Callable[[Backward], Backward]:
@@ -104,11 +111,30 @@ class Walk:
         if rule is not None and self._apart(operation):
             try:
                 rule(self, operation, a, region)
+                return
+            except NeedsImages:
+                if self._few_numbers(operation):
+                    self.coefficients[operation.index] = (a, region)
+                    self._widen()
+                    self._pass(operation, *self.coefficients.pop(operation.index))
+                    return
             except Stop:
                 pass
-            else:
-                return
         self.end(operation.index, a, region)
+
+    def _few_numbers(self, operation: Operation) -> bool:
+        """Whether all values up to an operation are so small that windows of them save little."""
+        shapes = [self.samples.shape(i) for i in (operation.index, *self.coefficients)]
+        return not self.frame.whole and all(math.prod(shape) <= MOST_WIDENED for shape in shapes)
+
+    def _widen(self) -> None:
+        """Go on about whole images, zeros around the windows."""
+        for index, (a, region) in self.coefficients.items():
+            if region is not None:
+                height, width = self.samples.shape(index)[-2:]
+                self.coefficients[index] = (self.frame.unfolded(a, region, (height, width)), None)
+                self.widest = max(self.widest, self.coefficients[index][0][0, 0].numel())
+        self.frame = Frame(self.frame.samples)
 
     def _apart(self, operation: Operation) -> bool:
         """Whether the result is real numbers as the network rounds them, samples first, and so are the operands'."""

@@ -17,7 +17,7 @@ from thetabox.verify.interpreter.rules.einsum import names, read
 from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.linear.region import Region
 from thetabox.verify.linear.rules.affine import less_noise, reach, relative_error
-from thetabox.verify.linear.walk import Stop, Walk, backward
+from thetabox.verify.linear.walk import NeedsImages, Stop, Walk, backward
 from thetabox.verify.network.graph import Operation
 
 ROW = "!"
@@ -28,7 +28,7 @@ def einsum(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -
     """A value times a parameter, or one value rearranged or summed."""
     samples = walk.samples
     if not walk.frame.whole:
-        raise Stop
+        raise NeedsImages
     equation, operands = operation.args[:2]
     held: list[Any] = [samples.values[r.index] for r in operands]
     weights = [place for place, v in enumerate(held) if isinstance(v, Parameter)]

@@ -12,7 +12,7 @@ from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.interpreter.rules.rearrangement import places
 from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.linear.region import Region
-from thetabox.verify.linear.walk import Stop, Walk, backward, dot, flat
+from thetabox.verify.linear.walk import NeedsImages, Stop, Walk, backward, dot, flat
 from thetabox.verify.network.graph import Operation, Ref, arguments
 
 SPLITS = ("aten.split.Tensor", "aten.split_with_sizes.default", "aten.chunk.default", "aten.unbind.int")
@@ -44,7 +44,7 @@ def joined(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -
 def stacked(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
     """The same, in a dimension of its own."""
     if not walk.frame.whole:
-        raise Stop
+        raise NeedsImages
     dim = _along(walk, operation, a.dim() - 1)
     parts = _operands(walk, operation)
     for index, part in zip(parts, a.unbind(dim + 1), strict=True):
@@ -87,7 +87,7 @@ def one_of_several(walk: Walk, operation: Operation, a: Tensor, region: Region |
 def chosen(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
     """By a mask that is the same for all samples and inside the whole box."""
     if not walk.frame.whole:
-        raise Stop
+        raise NeedsImages
     samples, shape = walk.samples, samples_shape(walk, operation)
     condition, *terms = operation.args
     mask = _constant(samples.values[condition.index])
@@ -130,7 +130,7 @@ def _constant(value: object) -> Tensor | None:
 def written(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
     """What is written takes its part of the coefficients, what is written to takes the others."""
     if not walk.frame.whole:
-        raise Stop
+        raise NeedsImages
     samples, count = walk.samples, a.shape[0] * a.shape[1]
     both = [walk.operand(operation, place) for place in (0, 1)]
     with torch.enable_grad():

@@ -16,8 +16,11 @@ from thetabox.verify.interpreter.rules.resampling import INTERPOLATIONS, NEAREST
 from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.linear.region import Region
 from thetabox.verify.linear.samples import first_layout
-from thetabox.verify.linear.walk import Stop, Walk, backward, flat
+from thetabox.verify.linear.walk import NeedsImages, Stop, Walk, backward, flat
 from thetabox.verify.network.graph import BatchSize, Layout, Operation, Ref, arguments, map_arg_refs
+
+# Worth leaving a window for: what upsamples or moves a whole image.
+OF_IMAGES = frozenset((*ONCE, *OFTEN, *NEAREST, *INTERPOLATIONS))
 
 
 @backward("aten.clone.default", "aten.alias.default", "aten.detach.default", "aten.contiguous.default",
@@ -62,7 +65,12 @@ def padded(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -
     given = arguments(operation)
     if given.get("value"):
         raise Stop
-    (moved if given.get("mode", "constant") == "constant" else repeated)(walk, operation, a, region)
+    if given.get("mode", "constant") == "constant":
+        moved(walk, operation, a, region)
+        return
+    if not walk.frame.whole:
+        raise NeedsImages
+    repeated(walk, operation, a, region)
 
 
 @backward("aten.avg_pool1d.default", "aten.avg_pool2d.default", "aten.avg_pool3d.default",
@@ -130,8 +138,10 @@ def transposed(walk: Walk, operation: Operation, a: Tensor, region: Region | Non
         Stop: a walk around a position.
     """
     layout = first_layout(operation)
-    if region is not None or not isinstance(layout, Layout):
+    if not isinstance(layout, Layout):
         raise Stop
+    if region is not None:
+        raise NeedsImages if operation.operator in OF_IMAGES else Stop
     index = walk.operand(operation, 0)
     count = a.shape[0] * a.shape[1]
     with torch.enable_grad():

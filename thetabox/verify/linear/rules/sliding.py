@@ -25,7 +25,7 @@ from thetabox.verify.linear.region import Region
 from thetabox.verify.linear.rules.affine import add_bias, parameter, reach, relative_error
 from thetabox.verify.linear.rules.convolution import BLOCK
 from thetabox.verify.linear.samples import Samples
-from thetabox.verify.linear.walk import Stop, Walk, backward
+from thetabox.verify.linear.walk import NeedsImages, Stop, Walk, backward
 from thetabox.verify.network.graph import Operation, arguments
 
 
@@ -125,7 +125,7 @@ def _each(value: Any, rank: int) -> tuple[int, ...]:
 def sliding(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
     """A convolution in three dimensions, or a transposed one."""
     if not walk.frame.whole:
-        raise Stop
+        raise NeedsImages
     samples = walk.samples
     conv = layer(samples, operation)
     inputs = conv.weight.theta[0].numel()

@@ -15,7 +15,7 @@ from torch import Tensor
 from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.linear.region import Region
 from thetabox.verify.linear.rules.activation import FEW, lines
-from thetabox.verify.linear.walk import Stop, Walk, backward, dot
+from thetabox.verify.linear.walk import NeedsImages, Stop, Walk, backward, dot
 from thetabox.verify.network.graph import Operation, arguments
 
 # Windows of more places are left to their intervals.
@@ -73,7 +73,7 @@ def any_max_pool(walk: Walk, operation: Operation, a: Tensor, region: Region | N
     """Largest of each window."""
     samples = walk.samples
     if not walk.frame.whole:
-        raise Stop
+        raise NeedsImages
     index = walk.operand(operation, 0)
     rank = next(n for n in (1, 2, 3) if f"{n}d" in operation.operator)
     shape = samples.shape(index)
