@@ -16,8 +16,13 @@ from torch.nn.utils.rnn import pack_padded_sequence
 import thetabox as tb
 from tests.verify.contract import Case, RuleContract, assert_inside, bounds_with_gradient, evaluate, points
 from thetabox.errors import InputError
+from thetabox.verify.arithmetic.interval import Interval
+from thetabox.verify.arithmetic.parameter import stored
+from thetabox.verify.arithmetic.rounding import Rounding
 from thetabox.verify.effort import forward_pass
 from thetabox.verify.interpreter.context import Context, Memo, Sweep
+from thetabox.verify.interpreter.rules.recurrent_forms import walked
+from thetabox.verify.interpreter.rules.recurrent_steps import Weights, driven
 from thetabox.verify.interval.domain import PlainIntervals
 from thetabox.verify.interval.forward import run, run_problem
 from thetabox.verify.kernels import sound_kernels
@@ -301,7 +306,7 @@ def correlated(module: nn.Module, x: Tensor, epsilon: float, generators: int, ar
         return final.logits().settled(chosen.rounding.own)
 
 
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=5)
 @given(
     st.sampled_from(sorted(KINDS)),
     st.integers(0, 10_000),
@@ -324,6 +329,46 @@ def test_affine_forms_hold_points_of_the_box(kind: str, seed: int, epsilon: floa
             assert_inside(bounds, evaluate(module, point, x), 1e-13)
         assert (bounds.lower >= plain.lower - 1e-12).all()
         assert (bounds.upper <= plain.upper + 1e-12).all()
+
+
+CELLS: dict[str, Any] = {"lstm": torch.lstm_cell, "gru": torch.gru_cell, "rnn_tanh": torch.rnn_tanh_cell}
+
+
+@pytest.mark.parametrize("spread", [0.02, 0.4, 3.0])
+@pytest.mark.parametrize("most", [1, 1000])
+@pytest.mark.parametrize("kind", CELLS)
+def test_affine_forms_by_themselves(kind: str, most: int, spread: float) -> None:
+    """Without the boxes beside them: states, inputs and weights at corners, where second-order terms count."""
+    generator = torch.Generator().manual_seed(12)
+    units, features, steps, rows, epsilon = 2, 2, 4, 16, spread / 4
+    gates = {"lstm": 4, "gru": 3}.get(kind, 1) * units
+    shapes = ((gates, features), (gates, units), (gates,), (gates,))
+    tensors = [torch.randn(shape, generator=generator, dtype=torch.float64) * 1.5 for shape in shapes]
+    rounding = Rounding(torch.float64)
+    context = Context(Sweep(torch.full((1, rows), epsilon, dtype=torch.float64)), rounding, correlated=most)
+    weights = Weights(*(stored("it", t, rounding, 1.0) for t in tensors))
+    states = [torch.randn(rows, units, generator=generator, dtype=torch.float64) for _ in range(1 + (kind == "lstm"))]
+    x = torch.randn(steps, rows, features, generator=generator, dtype=torch.float64)
+    around = [Interval(t - spread, t + spread, batch=0) for t in states]
+    drive = driven(context, Interval(x - spread, x + spread, batch=1), weights)
+    found = walked(context, kind, drive, tuple(around), weights, backwards=False)
+    assert found is not None
+    outputs, last = found
+
+    def corner(t: Tensor, radius: Any) -> Tensor:
+        return t + radius * torch.randint(-1, 2, t.shape, generator=generator)
+
+    for _ in range(300):
+        point = [corner(t, epsilon * t.abs()) for t in tensors]
+        state = [corner(t, spread) for t in states]
+        for time in range(steps):
+            inputs = corner(x[time], spread)
+            state = (
+                list(CELLS[kind](inputs, state, *point)) if kind == "lstm" else [CELLS[kind](inputs, *state, *point)]
+            )
+            assert_inside(tb.Interval(*outputs[time]), state[0])
+        for ends, value in zip(last, state, strict=True):
+            assert_inside(tb.Interval(*ends), value)
 
 
 @pytest.mark.parametrize("kind", KINDS)
