@@ -235,17 +235,17 @@ def test_the_effort_is_kept_inside_a_stage() -> None:
     x, y = task(model, 3)
     full, walked, best = spent(model, x, y, 3e-5, 1e9)
     assert full > 300
-    assert walked <= 1.2 * full
+    assert 0.8 * full <= walked <= 1.2 * full
     proven = []
-    for share in (0.02, 0.1, 0.4, 0.8, 1.01):
-        charged, walked, margins = spent(model, x, y, 3e-5, share * full)
-        assert charged <= share * full * len(x)
-        assert walked <= 1.2 * share * full * len(x)
+    for share in (0.02, 0.1, 0.2, 1.01):
+        charged, walked, margins = spent(model, x, y, 3e-5, share * full / len(x))
+        assert charged <= share * full
+        assert walked <= 1.2 * share * full
         proven.append(margins)
     # What was bounded before the effort was used up is of use: the margins grow towards the best.
-    torch.testing.assert_close(proven[-1], best)
     assert (proven[0] > -torch.inf).all()
-    assert (proven[2] >= proven[0]).all()
+    assert (proven[0] < proven[2]).all()
+    assert (proven[2] <= best).all()
 
 
 def test_what_is_verified_is_not_flipped_and_depends_on_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

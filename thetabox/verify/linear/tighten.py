@@ -18,6 +18,8 @@ from thetabox.verify.network.operators import CONVOLUTIONS, DENSE, MAX_POOLS_2D,
 
 # Numbers in the largest coefficient tensor of one walk.
 WALK_NUMBERS = 1 << 21
+# Rows of a walk to those that are needed, at most.
+FILLED = 1.1
 # Of this many numbers of a layer one sign is open where many are.
 MANY = 8
 
@@ -216,6 +218,7 @@ def _images(samples: Samples, operation: Operation, needed: Tensor, lower: Tenso
     while start < len(order):
         most = int(amount[order[start]])
         count = 1 if not widest else max(1, WALK_NUMBERS // (2 * most * widest))
+        count = _alike(amount[order[start : start + count]])
         chosen = order[start : start + count]
         start += count
         n, h, w = rows[chosen], heights[chosen], widths[chosen]
@@ -265,11 +268,18 @@ def _before(samples: Samples, operation: Operation) -> list[int]:
     return [i for i in samples.values if i < operation.index and samples.plain(i)]
 
 
+def _alike(counts: Tensor) -> int:
+    """How many of them, most first, may share a walk of the first one's rows: what fills it up is paid by nobody."""
+    filled = counts[0] * torch.arange(1, len(counts) + 1, device=counts.device)
+    return max(1, int((filled <= FILLED * counts.cumsum(0)).sum()))
+
+
 def _groups(counts: Tensor, room: int) -> Iterator[tuple[int, int]]:
     """Runs of samples (most rows first) whose rows fit ``room`` together."""
     start, total = 0, len(counts)
     numbers = counts.tolist()
     while start < total and numbers[start]:
         count = min(max(1, room // numbers[start]), total - start)
+        count = _alike(counts[start : start + count])
         yield start, count
         start += count
