@@ -75,7 +75,8 @@ class Program(nn.Module):
         steps: in an order in which each reads what is known before it.
         answer: value that is returned.
         facts: what is known of the file, for the certificate.
-        names: names in the file, where steps know a tensor by another; several of one tensor share it.
+        names: names in the file, where steps know a tensor by another.
+        also: further names in the file of one tensor, with that which steps know it by.
 
     Example:
         >>> step = Step(torch.relu, (Value("x"),), {}, ("y",), "relu")
@@ -92,6 +93,7 @@ class Program(nn.Module):
         answer: str,
         facts: Mapping[str, Any] | None = None,
         names: Mapping[str, str] | None = None,
+        also: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.source, self.answer, self.facts = source, answer, dict(facts or {})
@@ -100,6 +102,9 @@ class Program(nn.Module):
         names = names or {}
         held = {n: t for n, t in {**parameters, **buffers}.items() if n in kept}
         self._where = self._place({n: names.get(n, n) for n in held}, held, parameters.keys())
+        for name, known in (also or {}).items():
+            if known in self._where:
+                self._keep(name, self._held(known))
         self._done = _last_reads(self.steps, answer)
         self.eval()
 
@@ -124,6 +129,12 @@ class Program(nn.Module):
             owner.register_buffer(last, tensor)
         return ".".join([*groups, last])
 
+    def _held(self, name: str) -> Any:
+        owner: Any = self
+        for part in self._where[name].split("."):
+            owner = getattr(owner, part)
+        return owner
+
     def _group(self, groups: list[str], last: str) -> nn.Module | None:
         """The module that can keep a tensor under this name; ``None`` where something else stands in its way."""
         owner: nn.Module = self
@@ -138,11 +149,8 @@ class Program(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The answer of the file's graph."""
         held: dict[str, Any] = {self.source: x}
-        for name, place in self._where.items():
-            owner: Any = self
-            for part in place.split("."):
-                owner = getattr(owner, part)
-            held[name] = owner
+        for name in self._where:
+            held[name] = self._held(name)
         for step, done in zip(self.steps, self._done, strict=True):
             args, kwargs = _filled(step.args, held, x), _filled(dict(step.kwargs), held, x)
             result = step.function(*args, **kwargs)

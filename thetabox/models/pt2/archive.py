@@ -169,11 +169,12 @@ class Archive:
         """
         config = self.json(f"data/{kind}/model_{kind}_config.json".replace("model_", f"{model}_", 1))
         memory: dict[tuple[str, torch.dtype], Tensor] = {}
+        made: dict[tuple[Any, ...], Tensor] = {}
         tensors: dict[str, Tensor] = {}
         try:
             entries = [(str(name), dict(entry)) for name, entry in config["config"].items()]
             for name, entry in entries:
-                tensors[name] = self._tensor(kind, name, entry, memory)
+                tensors[name] = self._tensor(kind, name, entry, memory, made)
         except InputError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
@@ -181,7 +182,12 @@ class Archive:
         return tensors
 
     def _tensor(
-        self, kind: str, name: str, entry: dict[str, Any], memory: dict[tuple[str, torch.dtype], Tensor]
+        self,
+        kind: str,
+        name: str,
+        entry: dict[str, Any],
+        memory: dict[tuple[str, torch.dtype], Tensor],
+        made: dict[tuple[Any, ...], Tensor],
     ) -> Tensor:
         file, meta = entry["path_name"], entry["tensor_meta"]
         if entry.get("use_pickle") is not False or meta is None or not re.fullmatch(r"(weight|tensor)_\d+", file):
@@ -209,9 +215,11 @@ class Archive:
             raise InputError(
                 f"{self.path}: {name} is said to be {sizes}, which is not what its {len(flat)} numbers are"
             )
-        tensor = torch.as_strided(flat, sizes, strides, offset) if 0 not in sizes else flat.new_empty(sizes)
-        check_finite(self.path, name, tensor)
-        return tensor
+        place = (file, dtype, *sizes, -1, *strides, offset)
+        if place not in made:
+            made[place] = torch.as_strided(flat, sizes, strides, offset) if 0 not in sizes else flat.new_empty(sizes)
+            check_finite(self.path, name, made[place])
+        return made[place]
 
 
 def is_archive(path: Path) -> bool:

@@ -66,6 +66,7 @@ class _Reader:
         parameters: dict[str, Any] = {}
         buffers: dict[str, Any] = {}
         names: dict[str, str] = {}
+        also: dict[str, str] = {}
         inputs: list[str] = []
         for spec in self.signature["input_specs"]:
             ((kind, entry),) = spec.items()
@@ -78,7 +79,10 @@ class _Reader:
                 if wanted not in self.tensors:
                     raise InputError(f"{self.path}: its graph reads {wanted}, which the archive does not hold")
                 (parameters if kind == "parameter" else buffers)[argument] = self.tensors[wanted]
-                names[argument] = wanted
+                # Of several names of one tensor the first, as of a module.
+                same = [n for n, t in self.tensors.items() if t is self.tensors[wanted]]
+                names[argument] = wanted if same[0] in names.values() else same[0]
+                also |= dict.fromkeys(same, argument)
             else:
                 raise InputError(f"{self.path}: refused, its graph reads an object ({kind}), not only tensors")
         if len(inputs) != 1:
@@ -98,7 +102,8 @@ class _Reader:
             "schema": f"{self.content['schema_version']['major']}.{self.content['schema_version']['minor']}",
             "batch_norm": "kept" if kept else "none in the file",
         }
-        program = Program(source, parameters, buffers, steps, answer, facts, names)
+        also = {name: argument for name, argument in also.items() if name not in names.values()}
+        program = Program(source, parameters, buffers, steps, answer, facts, names, also)
         meta = self.graph["tensor_values"][source]
         batch = meta["sizes"][0] if meta["sizes"] else {}
         if "as_int" in batch:
