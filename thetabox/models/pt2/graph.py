@@ -65,8 +65,7 @@ class _Reader:
     def program(self) -> Program:
         parameters: dict[str, Any] = {}
         buffers: dict[str, Any] = {}
-        names: dict[str, str] = {}
-        also: dict[str, str] = {}
+        wanted_by: dict[str, str] = {}
         inputs: list[str] = []
         for spec in self.signature["input_specs"]:
             ((kind, entry),) = spec.items()
@@ -79,10 +78,7 @@ class _Reader:
                 if wanted not in self.tensors:
                     raise InputError(f"{self.path}: its graph reads {wanted}, which the archive does not hold")
                 (parameters if kind == "parameter" else buffers)[argument] = self.tensors[wanted]
-                # Of several names of one tensor the first, as of a module.
-                same = [n for n, t in self.tensors.items() if t is self.tensors[wanted]]
-                names[argument] = wanted if same[0] in names.values() else same[0]
-                also |= dict.fromkeys(same, argument)
+                wanted_by[argument] = wanted
             else:
                 raise InputError(f"{self.path}: refused, its graph reads an object ({kind}), not only tensors")
         if len(inputs) != 1:
@@ -102,7 +98,7 @@ class _Reader:
             "schema": f"{self.content['schema_version']['major']}.{self.content['schema_version']['minor']}",
             "batch_norm": "kept" if kept else "none in the file",
         }
-        also = {name: argument for name, argument in also.items() if name not in names.values()}
+        names, also = self._names(wanted_by, {name for step in steps for name in step.reads})
         program = Program(source, parameters, buffers, steps, answer, facts, names, also)
         meta = self.graph["tensor_values"][source]
         batch = meta["sizes"][0] if meta["sizes"] else {}
@@ -116,6 +112,17 @@ class _Reader:
             shape = [size["as_int"] for size in meta["sizes"][1:]]
             check_batch(self.path, program, shape, DTYPES[meta["dtype"]], "its graph does not run", FREE)
         return program
+
+    def _names(self, wanted: dict[str, str], read: set[str]) -> tuple[dict[str, str], dict[str, str]]:
+        """A name for each tensor that steps read, of several the first, as of a module; and its further names."""
+        names: dict[str, str] = {}
+        also: dict[str, str] = {}
+        for argument, own in wanted.items():
+            if argument in read:
+                same = [n for n, t in self.tensors.items() if t is self.tensors[own]]
+                names[argument] = own if same[0] in names.values() else same[0]
+                also |= dict.fromkeys(same, argument)
+        return names, {name: argument for name, argument in also.items() if name not in names.values()}
 
     def _input(self, argument: Any) -> str:
         if "as_tensor" not in argument:
