@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import runpy
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -242,11 +244,10 @@ def test_a_batch_that_cannot_be_told(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_own_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_operator(tmp_path: Path) -> None:
     path = written([helper.make_node("Twice", ["x"], ["y"], name="n", domain="mine", factor=3.0)], {}, tmp_path)
     with pytest.raises(InputError, match=r"mine\.Twice .node 'n'.*onnx_operator\('Twice', domain='mine'\)"):
         load(path)
-    monkeypatch.setattr("thetabox.models.onnx.table.OPERATORS", OPERATORS)
     before = dict(OPERATORS)
     try:
         onnx_operator("Twice", domain="mine")(lambda x: 2 * x)
@@ -519,3 +520,26 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert found.exit_code == 2
     found = CliRunner().invoke(thetabox, ["gate", "other", "--epsilon", "0", "--min-verified", "0"])
     assert found.exit_code == 0, found.output
+
+
+def test_the_page_is_current() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "checkpoints.md"
+    written = runpy.run_path(str(page.with_suffix(".py")))["page"]()
+    assert page.read_text(encoding="utf-8") == written, "run: python docs/checkpoints.py"
+
+
+def test_the_operator_of_the_page(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "onnx_operator" in block]
+    nodes = [helper.make_node("Snake", ["x", "f"], ["y"], domain="my.domain", sharpness=2.0)]
+    path = written(nodes, {"f": np.array([0.5, -1], F)}, tmp_path)
+    changed(path, lambda m: m.opset_import.add(domain="my.domain", version=1))
+    before = dict(OPERATORS)
+    try:
+        exec(code, {})
+        network = quietly(path)
+        assert torch.equal(network(torch.tensor([[1.0, -2.0]])), torch.tensor([[2.0, 2.0]]))
+        assert [n for n, _ in network.named_parameters()] == ["f"]
+    finally:
+        OPERATORS.clear()
+        OPERATORS.update(before)

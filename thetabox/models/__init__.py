@@ -5,12 +5,12 @@ from thetabox.models.checkpoint import (
     architecture,
     build,
     checkpoint_info,
-    is_graph,
     load,
     save,
     sha256,
 )
 from thetabox.models.convnet import ConvNet
+from thetabox.models.graphs import is_graph
 from thetabox.models.leaky import Leaky, LeakyCells
 from thetabox.models.lsnn import LSNN, LSNNState
 from thetabox.models.mlp import MLP

@@ -20,9 +20,9 @@ from safetensors.torch import save as to_bytes
 from torch import nn
 
 from thetabox.errors import InputError
-from thetabox.models import pt2
 from thetabox.models.contents import Held, fill, first_line, fits, readings, shown, state_dicts
 from thetabox.models.convnet import ConvNet
+from thetabox.models.graphs import data_files, is_graph, read_graph
 from thetabox.models.lsnn import LSNN
 from thetabox.models.mlp import MLP
 from thetabox.models.resnet import ResNet32
@@ -33,8 +33,6 @@ ARCHITECTURES: dict[str, type[nn.Module]] = {"lsnn": LSNN, "convnet": ConvNet, "
 """Networks that a checkpoint may name; add your own class (with ``config``) to have it saved and loaded."""
 
 METADATA_KEY = "thetabox"
-GRAPHS = (".pt2", ".onnx")
-"""Suffixes of files that hold a network, not only its weights."""
 
 
 def build(name: str, /, **config: Any) -> nn.Module:
@@ -184,40 +182,12 @@ def checkpoint_info(path: str | os.PathLike[str]) -> dict[str, Any]:
     return _read(path)[1] or {}
 
 
-def is_graph(path: str | os.PathLike[str]) -> bool:
-    """Whether a file holds a network as a graph: by its suffix, or as an archive of ``torch.export.save``.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    path = Path(path)
-    if path.suffix.lower() in GRAPHS:
-        return True
-    return _bytes(path, 4) == b"PK\x03\x04" and pt2.is_archive(path)
-
-
-def read_graph(path: Path, config: Mapping[str, Any] | None) -> nn.Module:
-    """The network of a graph file.
-
-    Raises:
-        InputError: as :func:`load`.
-    """
-    if path.suffix.lower() == ".onnx":
-        from thetabox.models import onnx  # here, for most commands need none of its table
-
-        return onnx.read(path, config)
-    return pt2.read(path, config)
-
-
 def sha256(path: str | os.PathLike[str]) -> str:
     """SHA-256 of the file's bytes, in hex; those of weights beside an ONNX file count too."""
     path = Path(path)
     digest = hashlib.sha256(_bytes(path))
-    if path.suffix.lower() == ".onnx":
-        from thetabox.models import onnx
-
-        for file in onnx.data_files(path):
-            digest.update(_bytes(file))
+    for file in data_files(path):
+        digest.update(_bytes(file))
     return digest.hexdigest()
 
 
