@@ -543,3 +543,47 @@ def test_the_operator_of_the_page(tmp_path: Path) -> None:
     finally:
         OPERATORS.clear()
         OPERATORS.update(before)
+
+
+def softmax_over(axis: int) -> list[Any]:
+    return [GEMM, helper.make_node("Softmax", ["y"], ["z"], axis=axis)]
+
+
+KEPT: dict[str, list[Any]] = {
+    "softmax over the batch": softmax_over(0),
+    "label over the batch": [GEMM, helper.make_node("ArgMax", ["y"], ["z"])],
+    "smallest": [GEMM, helper.make_node("TopK", ["y", "one"], ["z", "place"], largest=0)],
+    "largest may be negative": [GEMM, helper.make_node("Normalizer", ["y"], ["z"], domain="ai.onnx.ml", norm="MAX")],
+    "of two, not from one": [
+        GEMM,
+        helper.make_node("Sigmoid", ["y"], ["p"]),
+        helper.make_node("Sub", ["two", "p"], ["q"]),
+        helper.make_node("Concat", ["q", "p"], ["z"], axis=1),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_changes_the_order_of_scores_is_not_left_out(name: str, tmp_path: Path) -> None:
+    held = {"w": W, "b": B, "one": np.array([1]), "two": np.array([2.0], F)}
+    path = written(KEPT[name], held, tmp_path, outputs=["z"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Notice)
+        try:
+            assert load(path).answer == "z"
+        except InputError as error:  # no function of ours, or no batch
+            assert name.split()[0] in ("label", "smallest", "largest"), error  # noqa: PT017
+
+
+def test_what_keeps_the_order_is_left_out(tmp_path: Path) -> None:
+    path = written(softmax_over(1), {"w": W, "b": B}, tmp_path, outputs=["z"])
+    with pytest.warns(Notice, match="Softmax"):
+        assert load(path).answer == "y"
+
+
+def test_names_of_a_file_move_no_cursor(tmp_path: Path) -> None:
+    path = plain(tmp_path)
+    changed(path, lambda m: setattr(m.graph.node[0], "op_type", "No\nsuch\x1b[2J\u2028one"))
+    with pytest.raises(InputError) as caught:
+        load(path)
+    assert str(caught.value).isprintable()

@@ -249,6 +249,11 @@ def shown(names: Any) -> str:
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
+def one_line(text: str) -> str:
+    """For messages: text in which names from a file stand, without what moves a terminal's cursor."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
 def first_line(error: BaseException) -> str:
     """For messages: what an error says, cut to a line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

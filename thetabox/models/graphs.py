@@ -9,7 +9,9 @@ from typing import Any
 
 from torch import nn
 
+from thetabox.errors import InputError
 from thetabox.models import pt2
+from thetabox.models.contents import one_line
 
 ONNX = ".onnx"
 GRAPHS = (".pt2", ONNX)
@@ -28,11 +30,14 @@ def read_graph(path: Path, config: Mapping[str, Any] | None) -> nn.Module:
     Raises:
         InputError: as :func:`load`.
     """
-    if path.suffix.lower() == ONNX:
-        from thetabox.models import onnx  # here, for most commands need none of its table
+    try:
+        if path.suffix.lower() == ONNX:
+            from thetabox.models import onnx  # here, for most commands need none of its table
 
-        return onnx.read(path, config)
-    return pt2.read(path, config)
+            return onnx.read(path, config)
+        return pt2.read(path, config)
+    except InputError as error:
+        raise InputError(one_line(str(error))) from error.__cause__
 
 
 def data_files(path: Path) -> list[Path]:

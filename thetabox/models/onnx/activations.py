@@ -76,19 +76,19 @@ def hard_sigmoid(x: Tensor, *, alpha: float = 0.2, beta: float = 0.5) -> Tensor:
 
 @onnx_operator("Softsign")
 def softsign(x: Tensor) -> Tensor:
-    """X / (1 + |x|)."""
+    """Divided by 1 + its size."""
     return x / (1.0 + x.abs())
 
 
 @onnx_operator("Gelu")
 def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
-    """X Φ(x), or its approximation by tanh."""
+    """Times Φ of itself, or of its approximation by tanh."""
     return F.gelu(x, approximate=approximate)
 
 
 @onnx_operator("Clip")
 def clip(x: Any, low: Any = None, high: Any = None, *, min: float | None = None, max: float | None = None) -> Tensor:
-    """X cut at two bounds, which are attributes before opset 11."""
+    """Cut at two bounds, which are attributes before opset 11."""
     low, high = (min if low is None else low), (max if high is None else high)
     if low is None and high is None:
         return x

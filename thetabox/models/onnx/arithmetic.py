@@ -82,7 +82,7 @@ def remainder(a: Any, b: Any, *, fmod: int = 0) -> Any:
 
 @onnx_operator("Pow", weights=(0,))
 def power(x: Any, exponent: Any) -> Any:
-    """X to a power."""
+    """To a power."""
     if is_known(exponent) and isinstance(x, Tensor) and array(exponent).size == 1:
         return x ** one(exponent)
     x, exponent = _both(x, exponent)

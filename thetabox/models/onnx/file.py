@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from thetabox.errors import InputError
-from thetabox.models.contents import first_line, shown
+from thetabox.models.contents import first_line, one_line, shown
 from thetabox.models.onnx.table import OPERATORS
 from thetabox.models.onnx.tensors import DTYPES, EXTERNAL, data_file, dtype_of, tensor_of
 
@@ -107,7 +107,7 @@ def parse(path: Path) -> Model:
     kept = any(node.operator == "BatchNormalization" for node in nodes)
     facts = {
         "format": "onnx",
-        "producer": f"{proto.producer_name} {proto.producer_version}".strip() or "unknown",
+        "producer": one_line(f"{proto.producer_name} {proto.producer_version}")[:80] or "unknown",
         "ir_version": int(proto.ir_version),
         "opset": opset,
         "batch_norm": "kept" if kept else "none in the file (an exporter may have folded it)",
@@ -213,6 +213,8 @@ def _attribute(path: Path, node: Node, proto: Any) -> Any:
     if proto.type == TENSOR:
         if proto.t.data_type == 8:
             return None
+        if proto.t.data_location == EXTERNAL:
+            raise InputError(f"{path}: {node.describe()} has an attribute beside the file, which is not read")
         return tensor_of(path, proto.t, f"{proto.name} of {node.describe()}")
     if proto.type in GRAPHS:
         return NotImplemented  # a part of the file that the node's operator would need
@@ -250,7 +252,7 @@ def unmapped(node: Node) -> str:
     if node.operator in FLOW:
         return f"{what} branches or loops, which is not read; a certificate speaks of one function"
     if any(value is NotImplemented for value in node.attributes.values()):
-        return f"{what} has a graph or sparse tensor among its attributes, which is not read"
+        return f"{what} has a graph, a sparse tensor or a type among its attributes, which is not read"
     domain = f", domain={node.domain!r}" if node.domain else ""
     return (
         f"no function for ONNX operator {what}; add one with "

@@ -169,5 +169,5 @@ def space_to_depth(x: Tensor, *, blocksize: int) -> Tensor:
 
 @onnx_operator("LpNormalization")
 def lp_normalization(x: Tensor, *, axis: int = -1, p: int = 2) -> Tensor:
-    """X divided by its norm along an axis."""
+    """Divided by its norm along an axis."""
     return x / torch.linalg.vector_norm(x, p, axis, True)

@@ -52,7 +52,7 @@ def scores(model: Model, output: str | None) -> Scores:
                 "its graph may be named"
             )
         return Scores(output, False, ())
-    found = {name: _behind(made, name) for name in model.outputs}
+    found = {name: _behind(model, made, name) for name in model.outputs}
     places = {(f.name, f.binary) for f in found.values()}
     if len(places) == 1:
         (name, binary), dropped = places.pop(), {op for f in found.values() for op in f.dropped}
@@ -63,7 +63,7 @@ def scores(model: Model, output: str | None) -> Scores:
     )
 
 
-def _behind(made: Mapping[str, Node], name: str) -> Scores:
+def _behind(model: Model, made: Mapping[str, Node], name: str) -> Scores:
     """The scores that a value is made of, if only a decision or a softmax lies between."""
     walked, dropped, decided = name, list[str](), False
     while walked in made:
@@ -72,11 +72,11 @@ def _behind(made: Mapping[str, Node], name: str) -> Scores:
             transform = str(node.attributes.get("post_transform", "NONE")).capitalize()
             return Scores(node.outputs[-1], False, (*dropped, *[transform] * (transform != "None")))
         places = ML_DECISIONS if node.domain == ML else DECISIONS if not node.domain else {}
-        if node.operator in places:
+        if node.operator in places and _keeps_order(node):
             walked, decided = node.inputs[places[node.operator]], True
-        elif not node.domain and node.operator in SOFT:
+        elif not node.domain and node.operator in SOFT and _keeps_order(node):
             return Scores(node.inputs[0], False, (*dropped, node.operator))
-        elif not node.domain and node.operator == "Concat" and (score := _of_two(made, node)):
+        elif not node.domain and node.operator == "Concat" and (score := _of_two(model, made, node)):
             return Scores(score, True, (*dropped, "Sigmoid"))
         elif not node.domain and node.operator in MOVES:
             walked = node.inputs[0]
@@ -87,14 +87,26 @@ def _behind(made: Mapping[str, Node], name: str) -> Scores:
     return Scores(walked if decided else name, False, tuple(dropped) if decided else ())
 
 
-def _of_two(made: Mapping[str, Node], node: Node) -> str | None:
+def _keeps_order(node: Node) -> bool:
+    """Whether a decision, or what scales scores, goes by the largest score of each sample."""
+    given = node.attributes
+    if node.operator == "Normalizer":
+        return given.get("norm", "MAX") in ("L1", "L2")  # a largest number may be negative
+    # The axis of ArgMax is the batch where none is said, that of the others the last.
+    axis = given.get("axis", 0 if node.operator == "ArgMax" else -1)
+    return axis in (1, -1) and given.get("largest", 1) == 1 and given.get("select_last_index", 0) == 0
+
+
+def _of_two(model: Model, made: Mapping[str, Node], node: Node) -> str | None:
     """The score s of [1 − σ(s), σ(s)]."""
-    if len(node.inputs) != 2:
+    if len(node.inputs) != 2 or node.attributes.get("axis") not in (1, -1):
         return None
     first, second = (made.get(name) for name in node.inputs)
     if first is None or second is None or first.operator != "Sub" or second.operator != "Sigmoid":
         return None
-    return second.inputs[0] if first.inputs[1] == node.inputs[1] else None
+    one = model.tensors.get(first.inputs[0])
+    is_one = one is not None and one.numel() == 1 and one.item() == 1
+    return second.inputs[0] if is_one and first.inputs[1] == node.inputs[1] else None
 
 
 def linear_classifier(model: Model, node: Node) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ import torch
 
 from thetabox.errors import InputError
 from thetabox.models.batch import check_batch, free_batch
-from thetabox.models.contents import first_line, shown
+from thetabox.models.contents import first_line, one_line, shown
 from thetabox.models.program import Device, Program, Step, Value
 from thetabox.models.pt2.archive import DTYPES, SCHEMA, Archive
 from thetabox.models.pt2.merges import unmerged
@@ -94,7 +94,7 @@ class _Reader:
         kept = any("batch_norm" in node["target"] for node in self.graph["nodes"])
         facts = {
             "format": "pt2",
-            "producer": f"torch {self.content.get('torch_version', '')}",
+            "producer": one_line(f"torch {self.content.get('torch_version', '')}")[:80],
             "schema": f"{self.content['schema_version']['major']}.{self.content['schema_version']['minor']}",
             "batch_norm": "kept" if kept else "none in the file",
         }
