@@ -89,8 +89,10 @@ def test_a_box_of_kept_batch_norm_is_another() -> None:
     x = digits()
     with torch.no_grad():
         torch.testing.assert_close(kept(x), folded(x), rtol=1e-4, atol=1e-5)
-    with pytest.raises(InputError, match="fold"):
-        tb.certify(kept, x, torch.zeros(8, dtype=torch.long), [0.0], box=tb.Box(fold=True))
+    y = folded(x).argmax(1)
+    boxes = [tb.certify(m, x, y, [0.0, 1e-4], box=tb.Box(fold=f)) for m, f in ((kept, True), (folded, False))]
+    torch.testing.assert_close(boxes[0].margin, boxes[1].margin, rtol=1e-3, atol=1e-4)
+    assert boxes[0].model_info["perturbed"] == boxes[1].model_info["perturbed"]
 
 
 @pytest.mark.parametrize("name", OF_SKLEARN)

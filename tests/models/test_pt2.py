@@ -135,6 +135,47 @@ def test_a_decomposed_program(tmp_path: Path) -> None:
         torch.testing.assert_close(network(x), model(x), rtol=0, atol=1e-6)
 
 
+class Normed(nn.Module):
+    """Batch norms behind convolutions with a bias and without, learned and not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 3, 3, bias=False), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 3),
+            nn.BatchNorm2d(4, affine=False, eps=1e-2), nn.Flatten(), nn.Linear(64, 3),
+        )  # fmt: skip
+        for norm in (self.layers[1], self.layers[4]):
+            norm.running_mean.normal_()
+            norm.running_var.uniform_(0.5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+@pytest.mark.parametrize("decomposed", [False, True])
+def test_batch_norms_are_folded_as_those_of_the_module(decomposed: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = Normed().eval(), torch.rand(3, 1, 8, 8)
+    program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    if decomposed:
+        table = torch.export.default_decompositions()
+        kept = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
+        program = program.run_decompositions({op: f for op, f in table.items() if op not in kept})
+    torch.export.save(program, tmp_path / "m.pt2")
+    network, box = load(tmp_path / "m.pt2"), tb.Box(fold=True)
+    found, expected = (tb.certify(m, x, model(x).argmax(1), [0.0, 1e-3], box=box) for m in (network, model))
+    torch.testing.assert_close(found.margin, expected.margin, rtol=0, atol=1e-12)
+    assert found.model_info["perturbed"] == expected.model_info["perturbed"]
+    assert "layers.1.weight" in dict(network.named_parameters())
+
+
+def test_a_batch_norm_without_convolution_is_not_folded(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).eval()
+    network = load(export(model, torch.rand(3, 4), tmp_path / "m.pt2"))
+    with pytest.raises(InputError, match="no convolution"):
+        tb.certify(network, torch.rand(3, 4), torch.zeros(3, dtype=torch.long), [0.0], box=tb.Box(fold=True))
+
+
 def test_tied_weights_move_as_one(tmp_path: Path) -> None:
     network = load(export(Layers().eval(), torch.rand(3, 1, 8, 8), tmp_path / "m.pt2"))
     assert network.get_parameter("tied.weight") is network.get_parameter("back.weight")

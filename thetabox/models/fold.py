@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from thetabox.errors import InputError
 from thetabox.models.program import Program
+from thetabox.models.program_fold import folded_program
 
 
 def folded(model: nn.Module) -> nn.Module:
@@ -24,18 +25,16 @@ def folded(model: nn.Module) -> nn.Module:
         InputError: the model cannot be traced by ``torch.fx``, a batch norm follows no convolution, the two or their
             weights are used elsewhere too, or the model has hooks, which folding would drop.
     """
-    if isinstance(model, Program) and model.facts.get("batch_norm") == "kept":
-        raise InputError(
-            "cannot fold the batch norms of a graph file; certify it without fold, or export it with them folded"
-        )
     hooked = next((m for m in model.modules() if m._forward_hooks or m._forward_pre_hooks), None)
     copied = copy.deepcopy(model).eval()
-    if not any(isinstance(m, _BatchNorm) for m in copied.modules()):
+    if not isinstance(copied, Program) and not any(isinstance(m, _BatchNorm) for m in copied.modules()):
         return copied
     if hooked is not None:
         raise InputError(
             f"cannot fold the batch norms of a network with hooks (on {type(hooked).__name__}); remove them"
         )
+    if isinstance(copied, Program):
+        return folded_program(copied)
     logger = logging.getLogger("torch.fx")
     level = logger.level
     logger.setLevel(logging.ERROR)

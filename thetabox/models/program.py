@@ -129,6 +129,14 @@ class Program(nn.Module):
             owner.register_buffer(last, tensor)
         return ".".join([*groups, last])
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers, by the names that steps read them by."""
+        return {name: self._held(name) for name in self._where}
+
+    def names(self) -> dict[str, str]:
+        """Where each of them is kept."""
+        return dict(self._where)
+
     def _held(self, name: str) -> Any:
         owner: Any = self
         for part in self._where[name].split("."):

@@ -50,7 +50,20 @@ class Views(nn.Module):
         return torch.cat([state.reshape(x.size(0), -1) + self.shift, state[:, :2].clamp(-0.5, 0.75)], 1)
 
 
+class Sequence(nn.Module):
+    """Rows of an image, one a time step."""
+
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.cells, self.head = kind(8, 4, batch_first=True), nn.Linear(4, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.cells(x[:, 0])[0][:, -1])
+
+
 NETS = {
+    "lstm": lambda: Sequence(nn.LSTM),
+    "gru": lambda: Sequence(nn.GRU),
     "mlp": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10)),
     "cnn": lambda: nn.Sequential(
         nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 6, 3), nn.ReLU(),
