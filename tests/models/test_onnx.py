@@ -186,6 +186,24 @@ def test_which_tensors_are_weights(tmp_path: Path) -> None:
     assert certificate.model_info["perturbed"] == 7
 
 
+def test_weights_that_are_computed_of_first(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Tanh", ["w"], ["soft"]),
+        helper.make_node("Clip", ["soft", "low", "high"], ["cut"]),
+        helper.make_node("Exp", ["log"], ["scale"]),
+        helper.make_node("MatMul", ["x", "cut"], ["a"]),
+        helper.make_node("Mul", ["a", "scale"], ["b"]),
+        helper.make_node("Greater", ["b", "limit"], ["c"]),
+        helper.make_node("Where", ["c", "b", "mask"], ["y"]),
+    ]
+    held = {"w": W, "log": B, "limit": B, "mask": np.array([-1, -np.inf], F)}
+    held |= {"low": np.array(-1.0, F), "high": np.array(0.9, F)}
+    path, x = written(nodes, held, tmp_path), torch.rand(3, 2)
+    network = quietly(path)
+    assert [n for n, _ in network.named_parameters()] == ["w", "log"]
+    np.testing.assert_allclose(network(x).detach().numpy(), runtime(path, x)[0], rtol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_numbers_stay_as_they_are(dtype: Any, tmp_path: Path) -> None:
     kind = {np.float16: TensorProto.FLOAT16, np.float64: TensorProto.DOUBLE}[dtype]

@@ -135,6 +135,38 @@ def test_a_decomposed_program(tmp_path: Path) -> None:
         torch.testing.assert_close(network(x), model(x), rtol=0, atol=1e-6)
 
 
+class Steps(nn.Module):
+    """Layers that flatten time and samples, and take them apart again, in the same order or not."""
+
+    def __init__(self, end: str) -> None:
+        super().__init__()
+        self.layer, self.end = nn.Linear(4, 6), end
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = x.transpose(0, 1)
+        rows = torch.relu(self.layer(frames.flatten(0, 1)) * 0.5)
+        if self.end == "shuffled":
+            apart = rows.view(5, x.size(0), 6, 2)
+        elif self.end == "read":
+            apart = rows.unflatten(0, (5, x.size(0))) + rows.sum()
+        elif self.end == "samples":
+            apart = rows.view(x.size(0), 5, 2, 6).transpose(0, 1)
+        else:
+            apart = rows.unflatten(0, (5, x.size(0)))
+        return apart[2].flatten(1)
+
+
+@pytest.mark.parametrize("end", ["same", "shuffled", "read", "samples"])
+@pytest.mark.parametrize("kind", ["free", "static"])
+def test_time_and_samples_in_one_dimension(end: str, kind: str, tmp_path: Path) -> None:
+    model, x = Steps(end).eval(), torch.rand(4, 5, 2, 4)
+    network = load(export(model, x, tmp_path / "m.pt2", kind))
+    with torch.no_grad():
+        torch.testing.assert_close(network(x), model(x), rtol=0, atol=1e-6)
+    merges = [step for step in network.steps if "flatten" in step.where or "view" in step.where]
+    assert (len(merges) == 1) == (end == "same")
+
+
 class Normed(nn.Module):
     """Batch norms behind convolutions with a bias and without, learned and not."""
 

@@ -16,6 +16,7 @@ from thetabox.cli.inputs import make_box, read_data, read_model
 from thetabox.errors import InputError
 from thetabox.models import architecture as architecture_of
 from thetabox.models import checkpoint_info
+from thetabox.models.program import Program
 
 
 @click.command("inspect", cls=options.Command)
@@ -41,7 +42,8 @@ def command(
     factors = make_box(**box).factors(network)
     info = checkpoint_info(model)
     show(f"{type(network).__name__} from {model}")
-    for key, value in {**(info.get("config") or {}), **(info.get("info") or {})}.items():
+    facts = network.facts if isinstance(network, Program) else {}
+    for key, value in {**(info.get("config") or {}), **(info.get("info") or {}), **facts}.items():
         show(f"  {key}: {value}")
     table = report.plain_table("parameter", "shape", "numbers", "in the box", text=2)
     tensors = [*network.named_parameters(), *((n, b) for n, b in network.named_buffers() if n in factors)]

@@ -20,7 +20,7 @@ from thetabox.models.onnx.numbers import boxed, checked
 from thetabox.models.onnx.table import OPERATORS, Operator
 from thetabox.models.onnx.tails import Scores, linear_classifier, scores
 from thetabox.models.onnx.weights import weights
-from thetabox.models.program import Device, Program, Step, Value
+from thetabox.models.program import Device, Program, Step, Value, check_finite
 
 # Larger tables of whole numbers are tensors, not sizes.
 SIZES = 4096
@@ -83,6 +83,7 @@ class _Builder:
     def _hold(self, name: str, value: Any) -> None:
         """Keep a constant: sizes and numbers for the arguments of steps, tensors for the module."""
         if isinstance(value, Tensor) and name in self.weights:
+            check_finite(self.model.path, name, value)  # a mask or a bound of a Clip may be infinite
             self.parameters[name] = value
         elif isinstance(value, Tensor) and not value.is_floating_point() and value.numel() <= SIZES:
             self.known[name] = value.numpy()

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from thetabox.errors import InputError
 from thetabox.models.contents import first_line
-from thetabox.models.program import check_finite
 
 # Type in the file → torch's, and where its numbers stand if not as raw bytes.
 DTYPES: dict[int, tuple[torch.dtype, str]] = {
@@ -74,7 +73,7 @@ def _tensor(path: Path, proto: Any, what: str) -> Tensor:
     held = (
         torch.frombuffer(bytearray(content), dtype=dtype).reshape(sizes) if count else torch.empty(sizes, dtype=dtype)
     )
-    return _finite(what, held.reshape(sizes))
+    return _numbers(what, held.reshape(sizes))
 
 
 def _typed(proto: Any, what: str, dtype: torch.dtype, sizes: list[int], count: int) -> Tensor:
@@ -83,13 +82,13 @@ def _typed(proto: Any, what: str, dtype: torch.dtype, sizes: list[int], count: i
         raise InputError(f"{what} is said to be {sizes}, which is not what its {len(numbers)} numbers are")
     if dtype in (torch.float16, torch.bfloat16):  # their bits, in whole numbers
         bits = torch.tensor([n if n < 1 << 15 else n - (1 << 16) for n in numbers], dtype=torch.int16)
-        return _finite(what, bits.view(dtype).reshape(sizes))
-    return _finite(what, torch.tensor(numbers, dtype=dtype).reshape(sizes))
+        return _numbers(what, bits.view(dtype).reshape(sizes))
+    return _numbers(what, torch.tensor(numbers, dtype=dtype).reshape(sizes))
 
 
-def _finite(what: str, tensor: Tensor) -> Tensor:
-    if tensor.numel() > 1:  # a bound of a Clip may be infinite
-        check_finite("", what, tensor)
+def _numbers(what: str, tensor: Tensor) -> Tensor:
+    if tensor.is_floating_point() and bool(tensor.isnan().any()):
+        raise InputError(f"{what} holds NaN")
     return tensor
 
 

@@ -2,7 +2,8 @@
 
 A tensor is a weight where an operator takes it in a place in which layers keep theirs: both factors of a product,
 kernels and biases of convolutions and recurrent layers, scale and shift of normalisations, slopes of PRelu, tables of
-an embedding, and whatever is added, subtracted, multiplied or divided by. It may be moved, cut or copied on its way.
+an embedding, and whatever is added, subtracted, multiplied or divided by. On its way there it may be moved, and
+whatever is computed of it before the input comes in is followed back to it: a weight that a network first clips is one.
 
 1. A number by itself is a literal where it stands in a ``Constant``, or under a name that an exporter made up
    (``val_3``, ``onnx::Mul_7``); with a name of its own it is a weight.
@@ -23,10 +24,7 @@ from thetabox.models.onnx.table import OPERATORS
 MADE_UP = re.compile(
     r"(_?val|const(ant)?|onnx::\w+?|_?to_copy|tmp)_?\d+|_\w+_const|.*Constant(_\d+)?(_output_\d+)?|.*_cast"
 )
-MOVES = frozenset({
-    "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Cast", "CastLike", "Expand", "Slice", "Split",
-    "Concat", "Flatten", "Gather", "Tile",
-})  # fmt: skip
+MOVES = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Cast", "Expand", "Slice", "Concat", "Flatten")
 
 
 def weights(nodes: list[Node], tensors: Mapping[str, Tensor], constants: Mapping[str, Tensor]) -> set[str]:
@@ -38,12 +36,15 @@ def weights(nodes: list[Node], tensors: Mapping[str, Tensor], constants: Mapping
         constants: tensors of ``Constant`` nodes.
     """
     places: dict[str, bool] = {}
+    fixed = _without_input(nodes, {*tensors, *constants})
     for node in reversed(nodes):
         operator = OPERATORS.get((node.domain, node.operator))
         taken = operator.weights if operator is not None else ()
-        moves = node.operator in MOVES and not node.domain and any(places.get(name) for name in node.outputs)
+        follows = (node.operator in MOVES and not node.domain) or fixed.issuperset(node.outputs)
+        moves = follows and any(places.get(name) for name in node.outputs)
         for place, name in enumerate(node.inputs):
-            places[name] = places.get(name, False) or place in taken or moves
+            bound = node.operator == "Clip" and place > 0
+            places[name] = places.get(name, False) or place in taken or (moves and not bound)
     found = set()
     for held, literal in ((tensors, False), (constants, True)):
         for name, tensor in held.items():
@@ -51,3 +52,12 @@ def weights(nodes: list[Node], tensors: Mapping[str, Tensor], constants: Mapping
             if places.get(name) and tensor.is_floating_point() and not number:
                 found.add(name)
     return found
+
+
+def _without_input(nodes: list[Node], held: set[str]) -> set[str]:
+    """Names of values that are the same for every input."""
+    fixed = {*held, ""}
+    for node in nodes:
+        if fixed.issuperset(node.inputs):
+            fixed.update(node.outputs)
+    return fixed

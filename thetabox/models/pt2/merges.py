@@ -15,8 +15,8 @@ import torch
 
 from thetabox.models.program import Step, Value
 
-MERGES = ("aten.view.default", "aten.reshape.default", "aten._unsafe_view.default")
-SPLITS = (*MERGES, "aten.unflatten.int")
+VIEWS = ("aten.view.default", "aten.reshape.default", "aten._unsafe_view.default")
+MERGES, SPLITS = (*VIEWS, "aten.flatten.using_ints"), (*VIEWS, "aten.unflatten.int")
 # What is done to each number by itself, or to each row of the last dimension.
 ALONE = frozenset(f"aten.{name}" for name in (
     "relu.default", "tanh.default", "sigmoid.default", "neg.default", "exp.default", "abs.default", "gelu.default",
@@ -67,7 +67,9 @@ def _undone(
         if not merged.intersection(step.reads):
             continue
         result = list(sizes.get(step.results[0] or "", ()))
-        if operator in SPLITS and len(result) == len(before) and result[:2] == before[:2]:
+        operand_sizes = list(sizes.get(step.args[0].name, ())) if isinstance(step.args[0], Value) else []
+        undone = before[:2] + operand_sizes[1:]
+        if operator in SPLITS and result == undone:
             splits.append(j)
         elif len(result) == len(after) and result[0] == after[0] and _keeps_rows(step, operator, merged, sizes):
             inside.append(j)
