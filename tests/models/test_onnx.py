@@ -27,7 +27,11 @@ from thetabox.models.onnx import OPERATORS, onnx_operator  # noqa: E402
 from thetabox.models.program import Program  # noqa: E402
 
 FILES = Path(__file__).parent / "onnx_files"
-OF_TORCH = sorted(p.stem for p in FILES.glob("*_*.onnx") if not p.stem.startswith("sk_"))
+OF_TORCH = [
+    pytest.param(p.stem, marks=[pytest.mark.slow] * p.stem.startswith(("gru", "lstm_old")))
+    for p in sorted(FILES.glob("*_*.onnx"))
+    if not p.stem.startswith("sk_")
+]
 OF_SKLEARN = sorted(p.stem for p in FILES.glob("sk_*.onnx"))
 F = np.float32
 
