@@ -51,22 +51,14 @@ class Views(nn.Module):
 
 
 class Sequence(nn.Module):
-<<<<<<< HEAD
-    """Rows of an image, one a time step."""
-=======
     """Three rows of an image, one a time step."""
->>>>>>> work-onnx
 
     def __init__(self, kind: type[nn.RNNBase]) -> None:
         super().__init__()
         self.cells, self.head = kind(8, 4, batch_first=True), nn.Linear(4, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-<<<<<<< HEAD
-        return self.head(self.cells(x[:, 0])[0][:, -1])
-=======
         return self.head(self.cells(x[:, 0, ::3])[0][:, -1])
->>>>>>> work-onnx
 
 
 NETS = {
