@@ -88,6 +88,10 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
 }
 
 
+SLOWER = ("encoder, norm first, gelu, two layers", "encoder with a mask", "attention by hand")
+NAMES = [pytest.param(n, marks=pytest.mark.slow) if n in SLOWER else n for n in NETWORKS]
+
+
 def made(name: str) -> tuple[nn.Module, Tensor, Tensor]:
     torch.manual_seed(0)
     maker, draw = NETWORKS[name]
@@ -96,7 +100,7 @@ def made(name: str) -> tuple[nn.Module, Tensor, Tensor]:
         return model, x, model(x).argmax(1)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NAMES)
 def test_certified_and_never_against_a_draw_or_an_attack(name: str) -> None:
     model, x, y = made(name)
     before = copy.deepcopy(model.state_dict())
