@@ -211,7 +211,9 @@ class Around(nn.Module):
         self.bend: Callable[[Tensor], Tensor] = torch.relu if bent else torch.clone
         torch.manual_seed(5)
         count = torch.Size(shape).numel()
-        self.front, self.function, self.shape, self.dense = nn.Linear(3, count), function, shape, dense
+        # Two layers, so that the values that the operator reads share their noise.
+        self.front = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, count)) if bent else nn.Linear(3, count)
+        self.function, self.shape, self.dense = function, shape, dense
         one = function(torch.eye(count, dtype=torch.float64).view(count, *shape)).flatten(1)
         self.last = nn.Linear(one.shape[1], 3)
         self.register_buffer("matrix", one.T.float().contiguous())
