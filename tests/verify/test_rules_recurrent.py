@@ -18,7 +18,7 @@ from tests.verify.contract import Case, RuleContract, assert_inside, bounds_with
 from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import stored
-from thetabox.verify.arithmetic.rounding import Rounding
+from thetabox.verify.arithmetic.rounding import Rounding, gamma
 from thetabox.verify.effort import forward_pass
 from thetabox.verify.interpreter.context import Context, Memo, Sweep
 from thetabox.verify.interpreter.rules.recurrent_forms import walked
@@ -369,6 +369,40 @@ def test_affine_forms_by_themselves(kind: str, most: int, spread: float) -> None
             assert_inside(tb.Interval(*outputs[time]), state[0])
         for ends, value in zip(last, state, strict=True):
             assert_inside(tb.Interval(*ends), value)
+
+
+def one_step(kind: str, tensors: list[Tensor], h: Interval, rounding: Rounding) -> tb.Interval:
+    """The forms' output of one step from ``h`` at exact weights and no input."""
+    context = Context(Sweep(torch.zeros(1, len(h.lower), dtype=torch.float64)), rounding, correlated=100)
+    weights = Weights(*(stored("it", t, rounding) for t in tensors))
+    x = torch.zeros(1, len(h.lower), tensors[0].shape[1], dtype=torch.float64)
+    found = walked(context, kind, driven(context, Interval(x, x, batch=1), weights), (h,), weights, backwards=False)
+    assert found is not None
+    return tb.Interval(*found[0][0])
+
+
+def test_reset_gate_and_what_it_resets_move_together() -> None:
+    """h' = tanh(σ(1.5 h) 1.5 h) with the update gate shut: above its tangent on both sides."""
+    hidden = torch.tensor([[1.5], [0.0], [1.5]], dtype=torch.float64)
+    shut = torch.tensor([0.0, -30.0, 0.0], dtype=torch.float64)
+    tensors = [torch.zeros_like(hidden), hidden, shut, torch.zeros_like(shut)]
+    h = torch.linspace(-0.4, 0.4, 9, dtype=torch.float64)[:, None]
+    x = torch.zeros_like(h)
+    around = Interval(torch.full_like(x[:1], -0.4), torch.full_like(x[:1], 0.4), batch=0)
+    assert_inside(one_step("gru", tensors, around, Rounding(torch.float64)), torch.gru_cell(x, h, *tensors))
+
+
+def test_forms_round_as_far_as_float32_may() -> None:
+    """At exact weights and states: at least Higham's γ of the sum, through the slope of the tangent."""
+    generator = torch.Generator().manual_seed(13)
+    shapes = ((64, 4), (64, 64), (64,), (64,))
+    tensors = [torch.randn(shape, generator=generator, dtype=torch.float64) * 0.1 for shape in shapes]
+    h = torch.rand(3, 64, generator=generator, dtype=torch.float64)
+    ends = one_step("rnn_tanh", tensors, Interval(h, h, batch=0), Rounding(torch.float64, "float32"))
+    answer = torch.rnn_tanh_cell(torch.zeros(3, 4, dtype=torch.float64), h, *tensors)
+    most = gamma(70, 2.0**-24) * (1 - answer**2) * (h @ tensors[1].abs().T + tensors[2].abs() + tensors[3].abs())
+    assert_inside(ends, answer + 0.99 * most)
+    assert_inside(ends, answer - 0.99 * most)
 
 
 @pytest.mark.parametrize("kind", KINDS)
