@@ -208,7 +208,7 @@ class Around(nn.Module):
         self, function: Callable[[Tensor], Tensor], shape: tuple[int, ...], dense: bool, bent: bool = False
     ) -> None:
         super().__init__()
-        self.bend: Callable[[Tensor], Tensor] = torch.relu if bent else torch.clone
+        self.bend: Callable[[Tensor], Tensor] = (lambda h: torch.relu(h - 0.3)) if bent else torch.clone
         torch.manual_seed(5)
         count = torch.Size(shape).numel()
         # Two layers, so that the values that the operator reads share their noise.
