@@ -4,9 +4,9 @@ For a row :math:`h(x) = \langle A, f(x) \rangle` and intervals :math:`c \pm r`, 
 
 .. math:: h(x) \ge h(c) + \langle \nabla h(c), x - c \rangle - \sum_j r_j \sup |\partial_j h - \partial_j h(c)| .
 
-Softmax: :math:`\partial_j h = p_j (A_j - \bar A)`, :math:`\bar A = \langle A, p \rangle`. With :math:`p_j` off by at most
-:math:`\Delta_j`, :math:`\bar A` moves by at most :math:`D = \sum_i |A_i - \bar A(c)| \Delta_i`, for the :math:`p_i` add up
-to 1, and the derivative by :math:`\Delta_j |A_j - \bar A(c)| + p_j^+ D`.
+Softmax: :math:`\partial_j h = p_j (A_j - \bar A)`, :math:`\bar A = \langle A, p \rangle`. With :math:`p_j` off by at
+most :math:`\Delta_j`, :math:`\bar A` moves by at most :math:`D = \sum_i |A_i - \bar A(c)| \Delta_i`, for the
+:math:`p_i` add up to 1, and the derivative by :math:`\Delta_j |A_j - \bar A(c)| + p_j^+ D`.
 
 Norm, :math:`y_i = (x_i - \mu) \kappa`, :math:`\kappa = 1 / \sqrt{v + e}`: :math:`\partial_j h = \kappa (A_j - \bar A -
 y_j \psi)` with :math:`\bar A = \frac1n \sum A_i`, :math:`\psi = \frac1n \sum A_i y_i`. :math:`\psi` moves by at most

@@ -109,7 +109,9 @@ def chosen(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -
         else:
             values = (term * part).expand(len(a), *shape)
             walk.constant.add(dot(a, values))
-            walk.penalty(a, values.abs(), gamma_sum(a[0, 0].numel()) + samples.rounding.of_operation())
+            rounding = samples.rounding
+            # A number of the graph may be below the normal ones of a network.
+            walk.penalty(a, values.abs(), gamma_sum(a[0, 0].numel()) + rounding.of_operation(), rounding.subnormal)
 
 
 def samples_shape(walk: Walk, operation: Operation) -> tuple[int, ...]:

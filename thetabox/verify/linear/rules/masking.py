@@ -91,13 +91,13 @@ def _constant(walk: Walk, operation: Operation, place: int) -> Tensor:
 
 @backward("aten.embedding.default")
 def embedding(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
-    r"""A table read at known places: :math:`\langle A, \theta \rangle - \varepsilon u |\sum_t A_t|` over equal places t."""
+    r"""A table at known places: :math:`\langle A, \theta \rangle - \varepsilon u |\sum_t A_t|` over equal places t."""
     samples = walk.samples
     table, places = parameter(samples, operation, 0), operation.args[1]
     value = samples.values[places.index] if isinstance(places, Ref) else None
     if table is None or not walk.frame.whole or not isinstance(value, Interval) or not value.is_point:
         raise Stop
-    at = walk.cut(value.lower, None).long().flatten(1)
+    at = flat(walk.cut(value.lower, None).long(), 1)
     theta, radius = table.theta[at], table.unit_radius[at]
     rows = a.reshape(*a.shape[:2], at.shape[1], -1)
     count = a[0, 0].numel()
