@@ -7,6 +7,9 @@ import torch
 from torch import Tensor, nn
 
 import thetabox as tb
+from tests.verify.linear.test_operators import problem_of
+from thetabox.box import Box
+from thetabox.verify.linear import Linear
 
 pytestmark = pytest.mark.usefixtures("traced_once")
 
@@ -59,3 +62,30 @@ def test_numbers_below_the_normal_ones(fill: bool) -> None:
         truth = module(x).double()
     assert (bounds.lower <= truth).all()
     assert (bounds.upper >= truth).all()
+
+
+class Masked(nn.Module):
+    """Scores without some of their entries, by either operator."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.way, self.first, self.last = way, nn.Linear(3, 4), nn.Linear(4, 2)
+        self.register_buffer("mask", torch.tensor([True, False, False, True]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        h = h.masked_fill(self.mask, -torch.inf) if self.way == "fill" else torch.where(self.mask, -torch.inf, h)
+        return self.last(h.softmax(1))
+
+
+def test_masks_say_the_same() -> None:
+    x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    found = [
+        Linear(problem_of(Masked(way).eval(), x, Box(), "real")).logits(
+            slice(None), torch.full((1, len(x)), 0.05, dtype=torch.float64)
+        )
+        for way in ("fill", "choose")
+    ]
+    torch.testing.assert_close(found[0].lower, found[1].lower, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found[0].upper, found[1].upper, rtol=1e-12, atol=1e-12)
