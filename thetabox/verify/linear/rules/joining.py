@@ -107,9 +107,13 @@ def chosen(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -
         if isinstance(term, int):
             walk.give(term, a * part)
         else:
-            values = (term * part).expand(len(a), *shape)
-            walk.constant.add(dot(a, values))
-            walk.penalty(a, values.abs(), gamma_sum(a[0, 0].numel()) + samples.rounding.of_operation())
+            # A number may be infinite where no coefficient stands.
+            here = torch.where(part > 0, a, 0.0)
+            values = torch.where((here != 0).any(1), term, 0.0)
+            walk.constant.add(dot(here, values))
+            rounding = samples.rounding
+            # A number of the graph may be below the normal ones of a network.
+            walk.penalty(here, values.abs(), gamma_sum(a[0, 0].numel()) + rounding.of_operation(), rounding.subnormal)
 
 
 def samples_shape(walk: Walk, operation: Operation) -> tuple[int, ...]:

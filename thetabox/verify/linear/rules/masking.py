@@ -97,7 +97,7 @@ def embedding(walk: Walk, operation: Operation, a: Tensor, region: Region | None
     value = samples.values[places.index] if isinstance(places, Ref) else None
     if table is None or not walk.frame.whole or not isinstance(value, Interval) or not value.is_point:
         raise Stop
-    at = walk.cut(value.lower, None).long().flatten(1)
+    at = flat(walk.cut(value.lower, None).long(), 1)
     theta, radius = table.theta[at], table.unit_radius[at]
     rows = a.reshape(*a.shape[:2], at.shape[1], -1)
     count = a[0, 0].numel()
