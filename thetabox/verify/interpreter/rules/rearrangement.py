@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
+from math import prod
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from thetabox.errors import InputError
@@ -75,14 +78,15 @@ OFTEN: dict[str, Along] = {
     "aten.im2col.default": last(3),
     **{f"aten.{kind}_pad{n}d.default": _padded for kind in ("reflection", "replication") for n in (1, 2, 3)},
     "aten._pad_circular.default": lambda rank, given: range(rank - len(given["pad"]) // 2, rank),
-    **{
-        f"aten.{name}{n}d.{form}": all_but_two
-        for name in ("upsample_nearest", "_upsample_nearest_exact")
-        for n in (1, 2, 3)
-        for form in ("default", "vec")
-    },
 }
-"""Operators that may read a value several times; nearest neighbours are those that torch finds."""
+"""Operators that may read a value several times."""
+
+NEAREST = tuple(
+    f"aten.{name}{n}d.{form}"
+    for name in ("upsample_nearest", "_upsample_nearest_exact")
+    for n in (1, 2, 3)
+    for form in ("default", "vec")
+)
 
 
 def check_apart(context: Context, x: Value, along: Along) -> None:
@@ -107,6 +111,34 @@ def rearranged(context: Context, x: Value, *args: Any, **kwargs: Any) -> Value:
     if any(isinstance(v, Interval | Parameter | BatchSize) for v in [*_leaves(args), *kwargs.values()]):
         raise InputError(f"{context.where} moves values by a computed number")
     return moved(x, lambda t: operation.target(t, *args, **kwargs))
+
+
+@rule(*NEAREST, slack=True, types="moves", honours=EVERYTHING)
+def nearest(context: Context, x: Interval, *args: Any, **kwargs: Any) -> Interval:
+    """Nearest neighbours, those that torch finds: in float64, and for a network in float32 those it finds there too.
+
+    A quotient of sizes that is rounded in another type may point to the neighbour of a value (6 to 74 places).
+    """
+    operation = context.operation
+    assert operation is not None
+    check_apart(context, x, all_but_two)
+    if any(not isinstance(v, (int, float)) for v in [*_leaves(args), *_leaves(kwargs.values())] if v is not None):
+        raise InputError(f"{context.where} moves values by a computed number")
+    sizes = x.shape[2:]
+    types = (torch.float64, torch.float32) if context.rounding.network else (torch.float64,)
+    ramp = torch.arange(prod(sizes), device=x.lower.device).view(1, 1, *sizes)
+    found = [operation.target(ramp.to(dtype), *args, **kwargs)[0, 0] for dtype in types]
+    picked = [moved(x, partial(_picked, places=at.long())) for at in found]
+    out = picked[0]
+    assert isinstance(out, Interval)
+    if all(torch.equal(at.double(), found[0]) for at in found[1:]):
+        return out
+    lower = torch.minimum(*(v.lower for v in picked))  # type: ignore[union-attr]  # intervals all
+    return replace(out, lower=lower, upper=torch.maximum(*(v.upper for v in picked)))  # type: ignore[union-attr]
+
+
+def _picked(t: Tensor, places: Tensor) -> Tensor:
+    return t.flatten(2)[..., places.flatten()].unflatten(2, places.shape)
 
 
 def moved(x: Value, function: Callable[[Tensor], Tensor]) -> Value:
