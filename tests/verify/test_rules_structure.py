@@ -168,9 +168,9 @@ class TestOtherProducts(RuleContract):
     cases: ClassVar = {
         "bilinear layer": Case(Held(lambda h, w, b: F.bilinear(h, h.relu(), w, b), (2, 5, 5), (2,)), SIGNAL),
         "stack of products": Case(Held(lambda h, b: torch.baddbmm(b, h, h.transpose(1, 2)), (1, 2, 2)), SIGNAL),
-        "matrix times vector": Case(Held(lambda h, w: torch.mv(h[:, 0], w)[:, None], (5,)), SIGNAL),
+        "matrix times vector": Case(Held(lambda h, w: torch.mv(h[:, 0], w)[:, None] * w[:2], (5,)), SIGNAL),
         "vector plus product": Case(
-            Held(lambda h, b, w: torch.addmv(b.expand(h.shape[0]), h[:, 0], w)[:, None], (1,), (5,)), SIGNAL),
+            Held(lambda h, b, w: torch.addmv(b.expand(h.shape[0]), h[:, 0], w)[:, None] * w[:2], (1,), (5,)), SIGNAL),
         "outer product": Case(Held(lambda h, w: h * torch.outer(w[:2], w), (5,)), SIGNAL),
         "tensordot": Case(Held(lambda h, w: torch.tensordot(h, w, dims=1), (5, 2)), SIGNAL),
     }  # one case a line  # fmt: skip

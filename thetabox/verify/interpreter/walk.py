@@ -181,6 +181,9 @@ def apply(context: Context, operation: Operation, args: tuple[Any, ...], kwargs:
     if by_row and not rule.rows:
         layout = operation.layout
         if isinstance(layout, Layout) and layout.batch is not None:
+            if rule.parameters and rule.types != "moves":
+                # Weights have dimensions of their own, which do not broadcast against the result's.
+                raise OneEpsilonAtATime(f"{context.where} reads weights that depend on ε and on no sample")
             args, kwargs = _align(context, layout, intervals, args, kwargs)
         else:
             result = _row_by_row(context, operation, rule, args, kwargs)

@@ -39,7 +39,8 @@ def addmm(
       "aten.vdot.default", parameters=True, slack=True, types="whole")  # a list of operators  # fmt: skip
 def matmul(context: Context, x: Operand, weight: Operand) -> Interval:
     """``x W`` with a parameter (``x w`` with a vector), or the product of two values."""
-    if isinstance(weight, Parameter) and weight.theta.dim() == 1:
+    of_box = isinstance(weight, Parameter) or (_is_value(x) and not _is_value(weight))
+    if weight is not None and of_box and len(_size(weight)) == 1:
         column = weight.moved(lambda t: t[:, None])
         return matmul(context, x, column).moved(lambda t: t.squeeze(-1))
     if isinstance(x, Interval) and x.batch is not None and not _is_value(weight):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -194,7 +195,18 @@ def ordered(context: Context, x: Interval, *args: Any, **kwargs: Any) -> tuple[I
         raise InputError(f"{context.where} mixes samples")
     if not arguments(operation).get("sorted", True):
         raise InputError(f"{context.where} leaves the order open; use sorted=True")
-    # Torch's median of an expanded tensor is memory that nothing was written to.
-    out = moved(x, lambda t: operation.target(t.contiguous(), *args, **kwargs)[0])
+    dim = arguments(operation)["dim"]
+
+    def in_order(t: Tensor) -> Tensor:
+        # Torch's median of an expanded tensor is memory that nothing was written to.
+        values: Tensor = operation.target(t.contiguous(), *args, **kwargs)[0]
+        # Torch puts what is no number last; it stands for a number that may belong anywhere.
+        unknown = t.isnan()
+        if not bool(unknown.any()):
+            return values
+        unknown = unknown.any(dim, keepdim=values.dim() == t.dim()) if t.dim() else unknown
+        return values.masked_fill(unknown, math.nan)
+
+    out = moved(x, in_order)
     assert isinstance(out, Interval)
     return out, None

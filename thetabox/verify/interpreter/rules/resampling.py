@@ -1,6 +1,6 @@
 r"""Nearest neighbours; linear, bilinear and trilinear interpolation.
 
-Which neighbour is the nearest torch finds by a scale in float32, whatever the numbers: these are the neighbours meant.
+Which neighbour is the nearest torch finds by a scale in the type of the numbers, which may differ in float32 and float64.
 
 Where a place of the result lies between values :math:`x_i, x_{i+1}`, at :math:`i + \lambda`, it is :math:`(1 - \lambda)
 x_i + \lambda x_{i+1}`. The place itself is computed, :math:`r(j + 1/2) - 1/2` or :math:`r j` with :math:`r` a quotient
@@ -14,7 +14,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
+from math import prod
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
@@ -41,17 +46,36 @@ EXACT_PLACES = 1 << 22
 
 @rule(*NEAREST, slack=True, types="moves", honours=EVERYTHING)
 def nearest(context: Context, x: Interval, *args: Any, **kwargs: Any) -> Interval:
-    """The nearest value to each place."""
+    """The nearest value to each place: that of torch in float64, and for a network in float32 that of torch there too."""
     operation = _checked(context, x, args, kwargs)
-    out = replace(x.moved(lambda t: operation.target(t, *args, **kwargs)), batch=None)
-    scales = _scales(operation, x.lower.dim() - 2)
-    for count, size, scale in zip(x.shape[2:], out.shape[2:], scales, strict=True):
+    found = neighbours(operation, x.shape[2:], network=context.rounding.network > 0, device=x.lower.device)
+    for count, size, scale in zip(x.shape[2:], found[0].shape, _scales(operation, x.lower.dim() - 2), strict=True):
         if scale is not None and Fraction(scale) * count != size and size in (count, 2 * count):
             raise InputError(
                 f"{context.where}: which values torch repeats for the scale {scale} hangs on how they lie in memory "
                 f"({count} become {size}); give the size instead"
             )
-    return out
+    picked = [replace(x.moved(partial(_picked, places=at)), batch=None) for at in found]
+    out = picked[0]
+    if len(picked) == 1:
+        return out
+    lower = torch.minimum(*(v.lower for v in picked))
+    return replace(out, lower=lower, upper=torch.maximum(*(v.upper for v in picked)), owned=False)
+
+
+def neighbours(operation: Operation, sizes: Sequence[int], *, network: bool, device: torch.device) -> list[Tensor]:
+    """Which places of a value an upsampling reads: in float64, and in float32 where a network there reads others.
+
+    A quotient of sizes that is rounded in another type may point to the neighbour of a value (6 to 74 places).
+    """
+    ramp = torch.arange(prod(sizes), device=device).view(1, 1, *sizes)
+    types = (torch.float64, torch.float32) if network else (torch.float64,)
+    found = [operation.target(ramp.to(t), *operation.args[1:], **operation.kwargs)[0, 0].long() for t in types]
+    return found[:1] if all(torch.equal(at, found[0]) for at in found[1:]) else found
+
+
+def _picked(t: Tensor, places: Tensor) -> Tensor:
+    return t.flatten(2)[..., places.flatten()].unflatten(2, places.shape)
 
 
 def _checked(context: Context, x: Interval, args: Sequence[Any], kwargs: dict[str, Any]) -> Operation:

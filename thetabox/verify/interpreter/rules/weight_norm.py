@@ -40,10 +40,8 @@ def weight_norm(context: Context, v: Interval, g: Interval, dim: int = 0) -> Int
     ends = products.amin(0), products.amax(0)
     room = torch.maximum(ends[0].abs(), ends[1].abs()) * error + context.rounding.flushed
     known = known & room.isfinite()
-    low_end, high_end = (
-        (ends[0] - room).masked_fill(~known, -torch.inf),
-        (ends[1] + room).masked_fill(~known, torch.inf),
-    )
+    # 0 / 0 is no number, and nothing behind it makes one.
+    low_end, high_end = (end.masked_fill(~known, torch.nan) for end in (ends[0] - room, ends[1] + room))
     return replace(v, lower=low_end, upper=high_end, slack=0.0, bound=None, nonnegative=False, owned=False)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import gamma
 from thetabox.verify.interpreter.rules.rearrangement import OFTEN, ONCE
-from thetabox.verify.interpreter.rules.resampling import INTERPOLATIONS, NEAREST, ROUNDINGS, place_error
+from thetabox.verify.interpreter.rules.resampling import INTERPOLATIONS, NEAREST, ROUNDINGS, neighbours, place_error
 from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.linear.region import Region
 from thetabox.verify.linear.samples import first_layout
@@ -54,6 +54,10 @@ def moved(walk: Walk, operation: Operation, a: Tensor, region: Region | None) ->
           *OFTEN, *NEAREST)  # a list of operators  # fmt: skip
 def repeated(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
     """Values that may be read several times: their coefficients are sums."""
+    if operation.operator in NEAREST and walk.samples.rounding.network:
+        value = walk.samples.interval(walk.operand(operation, 0))
+        if len(neighbours(operation, value.shape[2:], network=True, device=value.lower.device)) > 1:
+            raise Stop
     index, first = transposed(walk, operation, a, region)
     walk.penalty(a, _of_largest(walk, operation, index), gamma_sum(a[0, 0].numel()))
     walk.give(index, first)
