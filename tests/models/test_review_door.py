@@ -119,3 +119,98 @@ def test_a_logit_that_is_cut_stays_in_the_proof() -> None:
     with torch.no_grad():
         network.scale.fill_(1.2)
         assert int(network(x).argmax()) == 1  # what a proof of the logits alone had missed
+
+
+class Doubled(nn.Module):
+    """A probability, of which calling the module makes a logit around its hooks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.last = nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sigmoid(self.last(x))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return 2 * super().__call__(x) - 1
+
+
+def test_a_class_that_calls_itself_around_its_hooks() -> None:
+    for call in (tb.certify, tb.attack):
+        with pytest.raises(tb.InputError, match="Doubled answers otherwise where its answer is read by a hook"):
+            call(Doubled(), X, torch.ones(7).long(), [0.1])
+
+
+class Named(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.left, self.right = nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def of(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.left(x).relu() - self.right(y)
+
+
+class Swapped(Named):
+    def forward(self, y: Tensor, x: Tensor) -> Tensor:
+        return self.of(x, y)
+
+
+class Anything(Named):
+    def forward(self, **given: Tensor) -> Tensor:
+        return self.of(given["x"], given["y"])
+
+
+class Elsewhere(Named):
+    def forward(self, image: Tensor, y: Tensor) -> Tensor:
+        return self.of(image, y)
+
+
+@pytest.mark.parametrize("kind", [Swapped, Anything])
+@pytest.mark.parametrize("order", [("x", "y"), ("y", "x")])
+def test_a_name_is_that_argument_wherever_it_stands(kind: type, order: tuple[str, str]) -> None:
+    network, held = kind(), {"x": X, "y": X.flip(0)}
+    with torch.no_grad():
+        y = network(**held).argmax(1)
+    given = {name: held[name] for name in order}
+    assert tb.certify(network, given, y, 0.0).clean_accuracy == 1.0
+
+
+@pytest.mark.parametrize("order", [("x", "x_y"), ("x_y", "x")])
+def test_arrays_of_a_file_in_any_order(order: tuple[str, str]) -> None:
+    network, held = Elsewhere(), {"x": X, "x_y": X.flip(0)}
+    with torch.no_grad():
+        y = network(X, X.flip(0)).argmax(1)
+    assert tb.certify(network, {name: held[name] for name in order}, y, 0.0).clean_accuracy == 1.0
+
+
+def test_names_are_text() -> None:
+    with pytest.raises(tb.InputError, match="must name its inputs by text, not by 0, 1"):
+        tb.certify(Elsewhere(), {0: X, 1: X}, torch.zeros(7).long(), 0.1)
+
+
+def test_scripted_code_is_refused_in_one_line() -> None:
+    with pytest.raises(tb.InputError, match="scripted modules"):
+        tb.certify(torch.jit.script(Elsewhere().double()), (X, X), torch.zeros(7).long(), 0.1)
+    with pytest.raises(tb.InputError, match="scripted modules"):
+        tb.certify(torch.jit.script(nn.Sequential(nn.Linear(4, 3), nn.Softmax(1))), X, torch.zeros(7).long(), 0.1)
+
+
+class Slotted(nn.Module):
+    __slots__ = ("factor",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.factor, self.last = -2.0, nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.last(x) * self.factor).softmax(1)
+
+
+def test_attributes_in_slots_go_along() -> None:
+    network = Slotted()
+    with torch.no_grad():
+        y = network(X).argmax(1)
+    assert tb.certify(network, X, y, 0.0).clean_accuracy == 1.0

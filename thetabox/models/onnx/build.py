@@ -99,6 +99,9 @@ class _Builder:
         if self.chosen.binary:
             self.steps.append(Step(_two, (Value(answer),), {}, ("",), "the logits of two classes"))
             answer = ""
+        if self.chosen.dropped and not self.chosen.binary:
+            self.steps.append(Step(_rows_of_scores, (Value(answer),), {}, ("",), "the scores"))
+            answer = ""
         if answer in self.known or answer in self.parameters or answer in self.buffers:
             raise InputError(f"its answer {answer!r} does not depend on its input")
         facts = {**model.facts, "output": self.chosen.name}
@@ -242,8 +245,28 @@ def _scaled(x: Tensor, offset: Tensor, scale: Tensor) -> Tensor:
 
 
 def _two(score: Tensor) -> Tensor:
-    """Logits of two classes, of which the second is likelier where its score is above 0."""
+    """Logits of two classes, of which the second is likelier where its score is above 0.
+
+    Raises:
+        InputError: there are several scores.
+    """
+    if score.dim() != 2 or score.shape[1] != 1:
+        raise InputError(f"its sigmoid is of scores of sizes {list(score.shape[1:])}, not of one for two classes")
     return torch.cat([torch.zeros_like(score), score], 1)
+
+
+def _rows_of_scores(score: Tensor) -> Tensor:
+    """Scores as they are.
+
+    Raises:
+        InputError: what stands behind them goes by another dimension than that of the classes.
+    """
+    if score.dim() != 2:
+        raise InputError(
+            f"what decides is of scores of sizes {list(score.shape[1:])}, not [classes]; name the value that is the "
+            'logits with config={"output": NAME} (--set output=NAME)'
+        )
+    return score
 
 
 def _needed(nodes: list[Node], answer: str) -> list[Node]:
