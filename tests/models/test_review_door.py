@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import thetabox as tb
+from thetabox.data.arrays import load_arrays
 from thetabox.errors import Notice
 from thetabox.models.answers import reading
 
@@ -214,3 +217,16 @@ def test_attributes_in_slots_go_along() -> None:
     with torch.no_grad():
         y = network(X).argmax(1)
     assert tb.certify(network, X, y, 0.0).clean_accuracy == 1.0
+
+
+def test_a_file_whose_arrays_have_changed_their_names_is_another(tmp_path: Path) -> None:
+    """Laid side by side, the numbers are the same; to the network they are not."""
+    left, right = X.numpy(), X.flip(0).numpy()
+    hashes = set()
+    for names in (("x_left", "x_right"), ("x_right", "x_left")):
+        np.savez(tmp_path / "data.npz", x=left, y=np.zeros(7, int), **dict(zip(names, (left, right), strict=True)))
+        hashes.add(load_arrays(tmp_path / "data.npz").sha256)
+    # One row of eight numbers is no two of four.
+    np.savez(tmp_path / "data.npz", x=left, y=np.zeros(7, int), x_left=np.concatenate([left, right], 1))
+    hashes.add(load_arrays(tmp_path / "data.npz").sha256)
+    assert len(hashes) == 3

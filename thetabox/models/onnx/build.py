@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +100,8 @@ class _Builder:
         if self.chosen.binary:
             self.steps.append(Step(_two, (Value(answer),), {}, ("",), "the logits of two classes"))
             answer = ""
-        if self.chosen.dropped and not self.chosen.binary:
-            self.steps.append(Step(_rows_of_scores, (Value(answer),), {}, ("",), "the scores"))
-            answer = ""
+        elif self.chosen.dropped:
+            self.steps = [replace(s, function=_Scores(s.function)) if s.results == (answer,) else s for s in self.steps]
         if answer in self.known or answer in self.parameters or answer in self.buffers:
             raise InputError(f"its answer {answer!r} does not depend on its input")
         facts = {**model.facts, "output": self.chosen.name}
@@ -255,18 +255,20 @@ def _two(score: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(score), score], 1)
 
 
-def _rows_of_scores(score: Tensor) -> Tensor:
-    """Scores as they are.
+class _Scores:
+    """A function that makes the scores, which must be ``[samples, classes]``: else a softmax goes by something else."""
 
-    Raises:
-        InputError: what stands behind them goes by another dimension than that of the classes.
-    """
-    if score.dim() != 2:
-        raise InputError(
-            f"what decides is of scores of sizes {list(score.shape[1:])}, not [classes]; name the value that is the "
-            'logits with config={"output": NAME} (--set output=NAME)'
-        )
-    return score
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        score = self.function(*args, **kwargs)
+        if isinstance(score, Tensor) and score.dim() != 2:
+            raise InputError(
+                f"what decides is of scores of sizes {list(score.shape[1:])}, not [classes]; name the value that is "
+                'the logits with config={"output": NAME} (--set output=NAME)'
+            )
+        return score
 
 
 def _needed(nodes: list[Node], answer: str) -> list[Node]:

@@ -73,7 +73,7 @@ def _behind(model: Model, made: Mapping[str, Node], name: str) -> Scores:
             return Scores(node.outputs[-1], False, (*dropped, *[transform] * (transform != "None")))
         places = ML_DECISIONS if node.domain == ML else DECISIONS if not node.domain else {}
         if node.operator in places and _keeps_order(node):
-            walked, decided = node.inputs[places[node.operator]], True
+            walked, decided, whole = node.inputs[places[node.operator]], True, False
         elif not node.domain and node.operator in SOFT and _keeps_order(node) and not whole:
             return Scores(node.inputs[0], False, (*dropped, node.operator))
         elif not node.domain and node.operator == "Concat" and not whole and (score := _of_two(model, made, node)):
