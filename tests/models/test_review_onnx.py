@@ -181,3 +181,35 @@ def test_a_softmax_of_one_number_alone(tmp_path: Path) -> None:
     file = saved(tmp_path, nodes, {"w": weight(4, 3), "last": np.array([2])}, (2, 4), 17)
     with pytest.raises(InputError, match="not \\[classes\\]"):
         load(file)
+
+
+def _functions(model: Any) -> None:
+    own = helper.make_function(
+        "", "Relu", ["a"], ["b"], [helper.make_node("Neg", ["a"], ["b"])], [helper.make_opsetid("", 17)]
+    )
+    model.functions.append(own)
+
+
+def _named_by_bytes(content: bytes) -> bytes:
+    return content.replace(b"result", b"r\xffsult")
+
+
+DAMAGED: dict[str, tuple[Any, Any, str]] = {
+    "a function for a known operator": (_functions, bytes, "a function of its own for operator Relu"),
+    "an overload": (lambda m: setattr(m.graph.node[1], "overload", "other"), bytes, "a function of its own"),
+    "numbers kept twice": (lambda m: m.graph.initializer[0].float_data.extend([1.0] * 12), bytes, "is kept twice"),
+    "a name that is no text": (lambda m: None, _named_by_bytes, "a name in it is no text"),
+}
+
+
+@pytest.mark.parametrize(("change", "written", "message"), DAMAGED.values(), ids=DAMAGED.keys())
+def test_what_is_open_in_a_file_is_refused(tmp_path: Path, change: Any, written: Any, message: str) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["result"]), helper.make_node("Relu", ["result"], ["y"])]
+    file = saved(tmp_path, nodes, {"w": weight(4, 3)}, (2, 4), 17)
+    load(file)
+    model = onnx.load(file)
+    change(model)
+    file.write_bytes(written(model.SerializeToString()))
+    with pytest.raises(InputError, match=message) as caught:
+        load(file)
+    assert "\n" not in str(caught.value)
