@@ -85,6 +85,7 @@ UNKNOWN = {
     "in place": lambda m, z: z.sigmoid_(),
     "copied into": lambda m, z: z.copy_(torch.sigmoid(z)),
     "mean of several": lambda m, z: torch.sigmoid(m.aside(z)) @ torch.full((3, 1), 1 / 3),
+    "rounded to more than 1": lambda m, z: torch.sigmoid(z) * (1 + 1e-6) + 1e-6,
     "mixture": lambda m, z: torch.sigmoid(m.aside(z))[:, None] @ m.aside(z).softmax(1)[:, :, None],
 }
 

@@ -27,6 +27,7 @@ Path = tuple[int | str, ...]
 LOGITS: Literal["logits"] = "logits"
 # How far from 1 the probabilities of all classes of a sample may add up, whatever precision they were rounded to.
 WHOLE = 1e-2
+ROUNDED = 1e-3
 # A probability of one class of two is looked at as far from 0 and 1 as float32 tells it from them.
 NEAR_CERTAIN = 2.0**-22
 # Samples by which an answer is known.
@@ -165,7 +166,8 @@ def _kind(held: Float[Tensor, "samples classes"], maker: str) -> Kind:
     Raises:
         InputError: one number a sample, which may be a logit as well as a probability.
     """
-    between = bool(((held >= 0) & (held <= 1)).all())
+    # Sums of probabilities may be rounded to a little more than 1.
+    between = bool(((held >= -ROUNDED) & (held <= 1 + ROUNDED)).all())
     if held.shape[1] > 1:
         whole = between and bool(((held.sum(1) - 1.0).abs() <= WHOLE).all())
         return "probabilities" if whole else LOGITS

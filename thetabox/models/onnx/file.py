@@ -84,7 +84,6 @@ def parse(path: Path) -> Model:
     """
     proto = _proto(path)
     graph = proto.graph
-    _check_text(path, proto)
     opset = _opset(path, proto)
     _check_functions(path, proto)
     if proto.training_info or graph.sparse_initializer:
@@ -152,6 +151,7 @@ def _proto(path: Path) -> Any:
         raise InputError(f"{path}: not an ONNX file, or truncated ({first_line(error)})") from None
     if read not in (None, len(content)) or not proto.ir_version or not proto.HasField("graph"):
         raise InputError(f"{path}: not an ONNX file, or truncated")
+    _check_text(path, proto)
     return proto
 
 
@@ -173,8 +173,9 @@ def _check_functions(path: Path, proto: Any) -> None:
     """Raise InputError where a file says for itself what an operator is that has a function here."""
     own = {("" if one.domain in OWN else one.domain, one.name) for one in proto.functions}
     for node in proto.graph.node:
-        key = "" if node.domain in OWN else node.domain, node.op_type
-        if key in own or getattr(node, "overload", ""):
+        key = ("" if node.domain in OWN else node.domain, node.op_type)
+        overload: str = getattr(node, "overload", "")
+        if key in own or overload:
             raise InputError(
                 f"{path}: it holds a function of its own for operator {node.op_type} (node {node.name!r}), which is "
                 "not read; inline its functions before (onnx.inliner)"
