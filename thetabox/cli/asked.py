@@ -136,7 +136,7 @@ def _data(certificate: Certificate, path: Path, folder: Path) -> str:
     file = _file(said, folder) or _file(name, folder)
     if file is None:
         return f"{said} is not here, so whether its samples have changed since the proof was not looked at"
-    if certificate.data_info["sha256"] not in _hashes(file, len(certificate.label)):
+    if certificate.data_info["sha256"] not in _hashes(file, certificate):
         raise InputError(
             f"{file} has changed since the certificate at {path} was made (its samples are others); certify anew, "
             "or name its data with --data"
@@ -147,23 +147,28 @@ def _data(certificate: Certificate, path: Path, folder: Path) -> str:
 def _check_data(given: Mapping[str, Any], certificate: Certificate, path: Path) -> None:
     expected, total = certificate.data_info["sha256"], len(certificate.label)
     data = read_data(given["data"], given["split"], given["samples"], given["data_dir"])
-    if expected not in _known_by(data):
+    if expected not in _known_by(data, certificate):
         raise InputError(
             f"--data {given['data']} has other samples than those that the certificate at {path} speaks of "
             f"({total} of {certificate.data_info['name'] or 'unnamed data'})"
         )
 
 
-def _known_by(data: Dataset) -> tuple[str, str]:
-    """Hashes of a data set: its own, and that by which a certificate made in Python knows its arrays."""
-    return data.sha256, tensor_hash([data.x, data.y])
+def _known_by(data: Dataset, certificate: Certificate) -> tuple[str, ...]:
+    """Hashes of a data set: its own, and that by which a certificate made in Python knows its arrays.
+
+    The latter is of several inputs laid side by side, which are these only where they are as many numbers each.
+    """
+    shapes = None if data.parts is None else [list(part.shape) for part in data.parts]
+    same = certificate.model_info.get("inputs") == shapes
+    return (data.sha256, tensor_hash([data.x, data.y])) if same else (data.sha256,)
 
 
-def _hashes(file: Path, samples: int) -> Iterator[str]:
+def _hashes(file: Path, certificate: Certificate) -> Iterator[str]:
     """Of everything in a data file that a certificate of so many samples can have been made of."""
     for split in SPLITS:
         try:
-            yield from _known_by(load_data(str(file), split).subset(samples))
+            yield from _known_by(load_data(str(file), split).subset(len(certificate.label)), certificate)
         except InputError:
             continue
 

@@ -82,8 +82,10 @@ class Dataset:
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 over shape, bytes of ``x`` and bytes of ``y`` (little-endian)."""
+        """SHA-256 over shape, bytes of ``x`` and bytes of ``y`` (little-endian); of several inputs also their kinds."""
         digest = hashlib.sha256(repr(tuple(self.x.shape)).encode())
+        for part in self.parts or ():
+            digest.update(repr((part.name, part.shape, str(part.dtype))).encode())
         kind = "<f8" if self.x.dtype == torch.float64 else "<f4"
         digest.update(np.ascontiguousarray(self.x.numpy(), dtype=kind).data)
         digest.update(np.ascontiguousarray(self.y.numpy(), dtype="<i8").data)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from thetabox.errors import InputError
 from thetabox.models.beside import beside
-from thetabox.models.calls import Call
+from thetabox.models.makers import PRODUCTS, Makers
 from thetabox.models.recurrent import is_recurrent
 from thetabox.models.running import Running, running
 
@@ -27,13 +27,11 @@ Path = tuple[int | str, ...]
 LOGITS: Literal["logits"] = "logits"
 # How far from 1 the probabilities of all classes of a sample may add up, whatever precision they were rounded to.
 WHOLE = 1e-2
+ROUNDED = 1e-3
 # A probability of one class of two is looked at as far from 0 and 1 as float32 tells it from them.
 NEAR_CERTAIN = 2.0**-22
 # Samples by which an answer is known.
 SHOWN = 4
-# Functions that change no number of what they are given.
-MOVES = {"squeeze", "unsqueeze", "view", "reshape", "flatten", "__getitem__", "select", "to", "float", "double"}
-MOVES |= {"clone", "contiguous", "detach", "view_as", "unbind", "ravel", "size", "dim"}
 
 
 @dataclass(frozen=True)
@@ -105,11 +103,12 @@ def reading(model: nn.Module, x: Shaped[Tensor, "samples ..."]) -> Answer | None
         return None  # the protocol says what its readout answers
     with torch.no_grad(), running(model, x, wide=False) as run:
         some = x[:SHOWN]
-        answer = run.raw(run.inputs(some))
-        return _reading(answer, len(some), run)
+        with Makers(model.parameters()) as makers:
+            answer = run.raw(run.inputs(some))
+        return _reading(answer, len(some), run, makers)
 
 
-def _reading(answer: Any, samples: int, run: Running) -> Answer | None:
+def _reading(answer: Any, samples: int, run: Running, makers: Makers) -> Answer | None:
     path, results = _path(answer)
     held = answer
     for step in path:
@@ -123,7 +122,7 @@ def _reading(answer: Any, samples: int, run: Running) -> Answer | None:
             f"the network answers {str(held.dtype).removeprefix('torch.')}, whole numbers or truth values as classes "
             "are; let it answer the logits that it compares"
         )
-    kind = _kind(held.double().reshape(samples, -1), run.calls)
+    kind = _kind(held.double().reshape(samples, -1), makers.maker(held))
     shaped = len(shape) > 2
     if not path and kind == LOGITS and not shaped:
         return None
@@ -161,20 +160,20 @@ def _path(answer: Any) -> tuple[Path, int]:
     )
 
 
-def _kind(held: Float[Tensor, "samples classes"], calls: Sequence[Call]) -> Kind:
-    """What the numbers mean: by the last function that made them, and by what they are.
+def _kind(held: Float[Tensor, "samples classes"], maker: str) -> Kind:
+    """What the numbers mean: by the function that made them, and by what they are.
 
     Raises:
         InputError: one number a sample, which may be a logit as well as a probability.
     """
-    between = bool(((held >= 0) & (held <= 1)).all())
+    # Sums of probabilities may be rounded to a little more than 1.
+    between = bool(((held >= -ROUNDED) & (held <= 1 + ROUNDED)).all())
     if held.shape[1] > 1:
         whole = between and bool(((held.sum(1) - 1.0).abs() <= WHOLE).all())
         return "probabilities" if whole else LOGITS
-    last = next((name for name, _ in reversed(calls) if name not in MOVES and not name.startswith(".")), "")
-    if last == "sigmoid":
+    if maker == "sigmoid":
         return "probability"
-    if between and last not in ("linear", "addmm", "matmul", "__matmul__", "mm"):
+    if between and maker not in PRODUCTS:
         raise InputError(
             "the network answers one number for each sample, between 0 and 1, of which it is open whether it is a "
             "logit or a probability; let it answer a logit, a sigmoid of one, or two logits"

@@ -78,7 +78,9 @@ def plain(model: nn.Module, x: Any, *, keep_indices: bool = False, stacklevel: i
     if answer is not None:
         facts["answer"] = answer.said()
         warnings.warn(f"the network's answer is read as {answer.said()}", Notice, stacklevel=stacklevel)
-        model = read_as(model, answer)
+        other = read_as(model, answer)
+        _check_read(model, other, answer, inputs)
+        model = other
     return Plain(model, inputs, facts)
 
 
@@ -127,6 +129,25 @@ def _check_same(model: nn.Module, beside: nn.Module, x: Several, together: Tenso
         raise InputError(
             "the network answers its inputs otherwise once they have gone through one tensor: its code asks for more "
             "than their numbers, shapes and types"
+        )
+
+
+def _check_read(model: nn.Module, other: nn.Module, answer: Answer, x: Tensor) -> None:
+    """A few answers that are read, and the answers of the network that reads them.
+
+    Raises:
+        InputError: they differ: a class calls itself in a way of its own, around the hooks.
+    """
+    with torch.no_grad():
+        with running(model, x, wide=False) as run:
+            few = run.inputs(x[:FEW])
+            wanted = answer(model, None, run.raw(few))
+        with running(other, x, wide=False) as run:
+            given = run.raw(few)
+    if not _are_same(given, wanted):
+        raise InputError(
+            f"{type(model).__name__} answers otherwise where its answer is read by a hook, as one whose __call__ does "
+            "more than its forward; do it in forward, or let it answer logits"
         )
 
 

@@ -72,6 +72,8 @@ def packed(x: Several, what: str = "x") -> tuple[Float[Tensor, "samples numbers"
         >>> x.shape, [part.shape for part in parts]
         (torch.Size([2, 13]), [(3, 4), ()])
     """
+    if isinstance(x, Mapping) and not all(isinstance(name, str) for name in x):
+        raise InputError(f"{what} must name its inputs by text, not by {', '.join(map(repr, x))[:80]}")
     names: Sequence[str | None] = list(x) if isinstance(x, Mapping) else [None] * len(x)
     given = list(x.values()) if isinstance(x, Mapping) else list(x)
     labels = [f"{what}[{place if name is None else name!r}]" for place, name in enumerate(names)]
@@ -143,14 +145,18 @@ def _called(model: nn.Module, parts: Sequence[Part]) -> tuple[Part, ...]:
         taken = list(signature(model.forward).parameters.values())
     except (TypeError, ValueError):  # compiled code has no signature
         taken = []
+    places = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.VAR_POSITIONAL)
+    has_places = not taken or any(p.kind in places for p in taken)
     any_name = any(p.kind is Parameter.VAR_KEYWORD for p in taken)
     names = {p.name for p in taken if p.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)}
     found = []
-    for place, part in enumerate(parts):
+    asked = {part.name for part in parts}
+    for part in parts:
         name = part.name
         if name is not None:
             known = [n for n in (name, name.removeprefix(PREFIX)) if n in names]
-            first = place == 0 and name == FIRST
+            # A file has a first input of that name, whatever the network calls it.
+            first = name == FIRST and has_places and (FIRST not in names or PREFIX + FIRST in asked)
             if not known and not first and not any_name and names:
                 raise InputError(
                     f"the network's forward takes {', '.join(sorted(names))} and no {name.removeprefix(PREFIX)!r}; "
@@ -160,6 +166,6 @@ def _called(model: nn.Module, parts: Sequence[Part]) -> tuple[Part, ...]:
         found.append(Part(part.shape, part.dtype, name))
     by_place = [p for p in taken if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
     more = any(p.kind is Parameter.VAR_POSITIONAL for p in taken)
-    if taken and not more and len(found) > len(taken):
+    if taken and not more and not any_name and len(found) > len(taken):
         raise InputError(f"x holds {len(found)} inputs, the network's forward takes {len(by_place)}")
     return tuple(found)

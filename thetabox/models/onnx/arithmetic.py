@@ -148,7 +148,8 @@ def _reduction(name: str, function: Callable[[Tensor, list[int], bool], Tensor],
         if is_known(x):
             return _of_numbers(name, array(x), keepdims)
         dims = _dims(x, axes if over is None else over, noop_with_empty_axes)
-        return x if dims is None else function(x, dims, bool(keepdims))
+        # Without axes each number is one by itself: of -2 the L1 norm is 2.
+        return function(x.unsqueeze(-1), [-1], False) if dims is None else function(x, dims, bool(keepdims))
 
     apply.__doc__, apply.__name__ = f"{what}; axes are an attribute or, in newer opsets, an input.", name.lower()
     onnx_operator(name)(apply)

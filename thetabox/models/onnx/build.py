@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,8 @@ class _Builder:
         if self.chosen.binary:
             self.steps.append(Step(_two, (Value(answer),), {}, ("",), "the logits of two classes"))
             answer = ""
+        elif self.chosen.dropped:
+            self.steps = [replace(s, function=_Scores(s.function)) if s.results == (answer,) else s for s in self.steps]
         if answer in self.known or answer in self.parameters or answer in self.buffers:
             raise InputError(f"its answer {answer!r} does not depend on its input")
         facts = {**model.facts, "output": self.chosen.name}
@@ -243,8 +246,30 @@ def _scaled(x: Tensor, offset: Tensor, scale: Tensor) -> Tensor:
 
 
 def _two(score: Tensor) -> Tensor:
-    """Logits of two classes, of which the second is likelier where its score is above 0."""
+    """Logits of two classes, of which the second is likelier where its score is above 0.
+
+    Raises:
+        InputError: there are several scores.
+    """
+    if score.dim() != 2 or score.shape[1] != 1:
+        raise InputError(f"its sigmoid is of scores of sizes {list(score.shape[1:])}, not of one for two classes")
     return torch.cat([torch.zeros_like(score), score], 1)
+
+
+class _Scores:
+    """A function that makes the scores, which must be ``[samples, classes]``: else a softmax goes by something else."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        score = self.function(*args, **kwargs)
+        if isinstance(score, Tensor) and score.dim() != 2:
+            raise InputError(
+                f"what decides is of scores of sizes {list(score.shape[1:])}, not [classes]; name the value that is "
+                'the logits with config={"output": NAME} (--set output=NAME)'
+            )
+        return score
 
 
 def _needed(nodes: list[Node], answer: str) -> list[Node]:

@@ -85,6 +85,7 @@ def parse(path: Path) -> Model:
     proto = _proto(path)
     graph = proto.graph
     opset = _opset(path, proto)
+    _check_functions(path, proto)
     if proto.training_info or graph.sparse_initializer:
         raise InputError(f"{path}: sparse weights and training graphs are not read; export the network for inference")
     tensors: dict[str, Tensor] = {}
@@ -150,7 +151,35 @@ def _proto(path: Path) -> Any:
         raise InputError(f"{path}: not an ONNX file, or truncated ({first_line(error)})") from None
     if read not in (None, len(content)) or not proto.ir_version or not proto.HasField("graph"):
         raise InputError(f"{path}: not an ONNX file, or truncated")
+    _check_text(path, proto)
     return proto
+
+
+def _check_text(path: Path, proto: Any) -> None:
+    """Raise InputError for names that are no text, which protobuf hands over as bytes."""
+    graph = proto.graph
+    names = [one.name for part in (graph.input, graph.output, graph.initializer) for one in part]
+    names += [one.domain for one in proto.opset_import]
+    for node in graph.node:
+        names += [node.op_type, node.domain, node.name, *node.input, *node.output]
+        names += [text for one in node.attribute for text in (one.name, one.ref_attr_name)]
+    for one in graph.initializer:
+        names += [text for entry in one.external_data for text in (entry.key, entry.value)]
+    if not all(isinstance(name, str) for name in [*names, proto.producer_name, proto.producer_version]):
+        raise InputError(f"{path}: damaged, a name in it is no text")
+
+
+def _check_functions(path: Path, proto: Any) -> None:
+    """Raise InputError where a file says for itself what an operator is that has a function here."""
+    own = {("" if one.domain in OWN else one.domain, one.name) for one in proto.functions}
+    for node in proto.graph.node:
+        key = ("" if node.domain in OWN else node.domain, node.op_type)
+        overload: str = getattr(node, "overload", "")
+        if key in own or overload:
+            raise InputError(
+                f"{path}: it holds a function of its own for operator {node.op_type} (node {node.name!r}), which is "
+                "not read; inline its functions before (onnx.inliner)"
+            )
 
 
 def _opset(path: Path, proto: Any) -> int:

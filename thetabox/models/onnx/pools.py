@@ -11,7 +11,7 @@ from torch import Tensor
 
 from thetabox.errors import InputError
 from thetabox.models.onnx.numbers import is_known, whole
-from thetabox.models.onnx.padding import apart, padded
+from thetabox.models.onnx.padding import Around, apart, padded
 from thetabox.models.onnx.table import onnx_operator
 
 MAX_POOLS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
@@ -39,9 +39,39 @@ def max_pool(
     strides, dilations = strides or [1] * dims, dilations or [1] * dims
     around = apart(x, auto_pad, pads, kernel_shape, strides, dilations)
     inside = all(a == b and 2 * a <= k for (a, b), k in zip(around, kernel_shape, strict=True))
+    _check_same(x, auto_pad, kernel_shape, strides, dilations)
     if not inside:
+        if ceil_mode:
+            around = _reached(x, around, kernel_shape, strides, dilations)
+            ceil_mode = 0
         x, around = padded(x, around, -math.inf), [(0, 0)] * dims
     return MAX_POOLS[dims](x, kernel_shape, strides, [a for a, _ in around], dilations, bool(ceil_mode))
+
+
+def _check_same(x: Tensor, auto_pad: str, kernel: list[int], strides: list[int], dilations: list[int]) -> None:
+    """Raise InputError for automatic padding of pools that runtimes count in two ways."""
+    if not auto_pad.startswith("SAME"):
+        return
+    over = any(
+        (-(-size // stride) - 1) * stride + window < size
+        for size, window, stride in zip(x.shape[2:], kernel, strides, strict=True)
+    )
+    if over or any(d != 1 for d in dilations):
+        raise InputError(f"padding {auto_pad!r} of windows that are dilated or leave numbers out is not read")
+
+
+def _reached(x: Tensor, around: Around, kernel: list[int], strides: list[int], dilations: list[int]) -> Around:
+    """Padding up to the end of the last window, which begins before what is padded behind."""
+    more: Around = []
+    for size, (before, behind), window, stride, dilation in zip(
+        x.shape[2:], around, kernel, strides, dilations, strict=True
+    ):
+        reach = (window - 1) * dilation + 1
+        last = -(-(size + before + behind - reach) // stride) * stride
+        if last >= size + before:
+            last -= stride
+        more.append((before, last + reach - size - before))
+    return more
 
 
 @onnx_operator("AveragePool")
@@ -61,6 +91,7 @@ def average_pool(
     if ceil_mode or any(d != 1 for d in dilations or []):
         raise InputError("an AveragePool whose windows reach over the edge, or are dilated, is not read")
     strides = strides or [1] * dims
+    _check_same(x, auto_pad, kernel_shape, strides, [1] * dims)
     around = apart(x, auto_pad, pads, kernel_shape, strides, [1] * dims)
     nothing = all(pair == (0, 0) for pair in around)
     if not nothing and count_include_pad:
@@ -119,6 +150,13 @@ def resize(
             raise InputError("it names neither factors nor sizes")
         given = [1.0, 1.0] + [w / n for w, n in zip(want[2:], x.shape[2:], strict=True)]
     if mode == "nearest":
+        halves = coordinate_transformation_mode in ("half_pixel", "pytorch_half_pixel", "half_pixel_symmetric")
+        repeats = nearest_mode.startswith("round") if halves else nearest_mode == "floor"
+        if any(f != 1 for f in given) and not (repeats and (halves or coordinate_transformation_mode == "asymmetric")):
+            raise InputError(
+                f"nearest numbers by coordinates {coordinate_transformation_mode!r} and {nearest_mode!r}, which repeat "
+                "not each as often, are not read"
+            )
         return _nearest(x, given)
     aligned = coordinate_transformation_mode == "align_corners"
     if mode != "linear" or coordinate_transformation_mode not in ("half_pixel", "pytorch_half_pixel", "align_corners"):
@@ -134,7 +172,7 @@ def resize(
 
 
 def _nearest(x: Tensor, factors: list[float]) -> Tensor:
-    """By whole factors, where all ways to round coordinates agree."""
+    """Each as often as its whole factor says."""
     if len(factors) != x.dim() or factors[:2] != [1.0, 1.0] or any(f != int(f) or f < 1 for f in factors):
         raise InputError(f"nearest numbers by factors {factors} are not read, only by whole ones behind the channels")
     return F.interpolate(x, scale_factor=[float(f) for f in factors[2:]], mode="nearest")

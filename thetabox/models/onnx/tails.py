@@ -65,7 +65,7 @@ def scores(model: Model, output: str | None) -> Scores:
 
 def _behind(model: Model, made: Mapping[str, Node], name: str) -> Scores:
     """The scores that a value is made of, if only a decision or a softmax lies between."""
-    walked, dropped, decided = name, list[str](), False
+    walked, dropped, decided, whole = name, list[str](), False, False
     while walked in made:
         node = made[walked]
         if node.domain == ML and node.operator == "LinearClassifier":
@@ -73,18 +73,29 @@ def _behind(model: Model, made: Mapping[str, Node], name: str) -> Scores:
             return Scores(node.outputs[-1], False, (*dropped, *[transform] * (transform != "None")))
         places = ML_DECISIONS if node.domain == ML else DECISIONS if not node.domain else {}
         if node.operator in places and _keeps_order(node):
-            walked, decided = node.inputs[places[node.operator]], True
-        elif not node.domain and node.operator in SOFT and _keeps_order(node):
+            walked, decided, whole = node.inputs[places[node.operator]], True, False
+        elif not node.domain and node.operator in SOFT and _keeps_order(node) and not whole:
             return Scores(node.inputs[0], False, (*dropped, node.operator))
-        elif not node.domain and node.operator == "Concat" and (score := _of_two(model, made, node)):
+        elif not node.domain and node.operator == "Concat" and not whole and (score := _of_two(model, made, node)):
             return Scores(score, True, (*dropped, "Sigmoid"))
-        elif not node.domain and node.operator in MOVES:
+        elif not node.domain and _moves(node, dropped):
+            whole = whole or not _keeps_numbers(node)
             walked = node.inputs[0]
             continue
         else:
             break
         dropped.append(node.operator)
     return Scores(walked if decided else name, False, tuple(dropped) if decided else ())
+
+
+def _moves(node: Node, dropped: list[str]) -> bool:
+    """Whether a value is another of the same order: in another shape only behind the decision."""
+    return node.operator in MOVES if not dropped else node.operator in ("Cast", "Identity") and _keeps_numbers(node)
+
+
+def _keeps_numbers(node: Node) -> bool:
+    """Whether no two numbers become one, as those that a cast to whole ones cuts off."""
+    return node.operator != "Cast" or node.attributes.get("to") in (torch.float32, torch.float64)
 
 
 def _keeps_order(node: Node) -> bool:

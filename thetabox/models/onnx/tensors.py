@@ -62,6 +62,9 @@ def _tensor(path: Path, proto: Any, what: str) -> Tensor:
     if proto.HasField("segment"):
         raise InputError(f"{what} is kept in segments, which are not read")
     count = math.prod(sizes)
+    elsewhere = proto.data_location == EXTERNAL or proto.HasField("raw_data")
+    if elsewhere and len(getattr(proto, DTYPES[proto.data_type][1])):
+        raise InputError(f"{what} is kept twice, as bytes and as numbers")
     if proto.data_location == EXTERNAL:
         content = _external(path, proto, what, count * dtype.itemsize)
     elif proto.HasField("raw_data"):

@@ -93,7 +93,7 @@ def _ending(graph: Graph, chain: list[Operation]) -> tuple[list[Operation], str]
     if last.operator == "aten.mul.Tensor" and _belongs_to_none(graph, last):
         logit, sigmoid = next(rest, None), next(rest, None)
         if logit is not None and sigmoid is not None and (logit.operator, sigmoid.operator) == (LOGIT, SIGMOID):
-            return [logit, sigmoid], "sigmoid"
+            return ([logit, sigmoid], "sigmoid") if _keeps_sign(logit) else ([], "")
     return [], ""
 
 
@@ -137,6 +137,17 @@ def _is_low(graph: Graph, clamp: Operation) -> bool:
         return False
     classes = max(size or 1 for size in clamp.layout.shape)
     return isinstance(clamp.args[1], float) and clamp.args[1] * classes < 1.0
+
+
+def _keeps_sign(logit: Operation) -> bool:
+    """Whether it is of one number a sample, and cut on both sides of 0.
+
+    Then the order of its multiples is that of its sign; of several numbers, each times a factor of its own, one that is
+    cut would lose to another that is not.
+    """
+    cut = logit.args[1] if len(logit.args) > 1 else None
+    alone = isinstance(logit.layout, Layout) and all(size in (None, 1) for size in logit.layout.shape)
+    return alone and not logit.kwargs and (cut is None or (isinstance(cut, float) and 0.0 <= cut < 0.5))
 
 
 def _belongs_to_none(graph: Graph, product: Operation) -> bool:
