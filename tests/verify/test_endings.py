@@ -134,3 +134,45 @@ def test_attack_and_bounds_speak_of_one_network() -> None:
     proven = tb.certify(model, X, y, [0.05, 0.3])
     assert not (proven.verified & ~found.correct).any()
     assert torch.equal(found.predicted, proven.predicted)
+
+
+def logits_of(rows: list[list[float]], ending: Callable[[Tensor], Tensor]) -> tuple[nn.Module, Tensor]:
+    """A network that answers an ending of given logits."""
+    model = nn.Sequential(nn.Linear(len(rows), len(rows[0]), bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor(rows).T)
+
+    class Behind(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            return ending(self.body(x))
+
+    return Behind(), torch.eye(len(rows))
+
+
+@pytest.mark.parametrize("ending", [lambda z: z.softmax(1), lambda z: z.log_softmax(1), lambda z: z.sigmoid()])
+def test_what_float32_makes_equal_is_not_proven_in_it(ending: Any) -> None:
+    """Logits that real numbers tell apart and float32 probabilities do not."""
+    rows = [[18.0, 20.0, 1.0], [1.0, 1.0 + 2**-23, 0.0], [0.0, 2.0**-30, -1.0], [0.0, 1.0, -1.0], [30.0, 31.0, 32.0]]
+    model, x = logits_of(rows, ending)
+    y = torch.tensor([1, 1, 1, 1, 2])
+    with torch.no_grad():
+        answer = model(x)
+    others = answer.scatter(1, y[:, None], -torch.inf).amax(1)
+    told = answer.gather(1, y[:, None])[:, 0] > others
+    assert not told.all()
+    found = tb.certify(model, x, y, 0.0, arithmetic="float32")
+    assert not (found.verified[0] & ~told).any()
+    assert found.verified[0, 3]
+    assert tb.certify(model, x, y, 0.0).verified.all()
+
+
+def test_one_probability_near_a_half_is_not_proven_in_float32() -> None:
+    model, x = logits_of([[1e-9], [1e-3], [-1e-9], [-1e-3]], lambda z: z.sigmoid()[:, 0])
+    y = torch.tensor([1, 1, 0, 0])
+    assert tb.certify(model, x, y, 0.0).verified.all()
+    found = tb.certify(model, x, y, 0.0, arithmetic="float32")
+    assert found.verified[0].tolist() == [False, True, False, True]

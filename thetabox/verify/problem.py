@@ -23,6 +23,7 @@ from thetabox.verify.arithmetic.rounding import Rounding
 from thetabox.verify.interpreter.tensors import Tensors
 from thetabox.verify.interpreter.walk import check_rules
 from thetabox.verify.network import Network, network
+from thetabox.verify.network.ending import SIGMOIDS
 from thetabox.version import __version__
 
 Progress = Callable[[int, int], None]
@@ -73,6 +74,8 @@ class Problem:
             if self.settings.box.fold:
                 self.model = folded(self.model)
             self.network = network(self.model, self.x) if traced is None else traced
+            if self.settings.rounding.network and self.network.ending == SIGMOIDS:
+                self.network = self.network.answering
             for graph in self.network.answering.graphs.values():
                 check_rules(graph)
             self.tensors = Tensors(self.model, self.settings.box, self.settings.rounding, self.settings.device)

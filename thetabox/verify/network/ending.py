@@ -17,6 +17,8 @@ from thetabox.verify.network.graph import Graph, Layout, Operation, Ref, map_arg
 SOFTMAX = ("aten.softmax.int", "aten._softmax.default")
 LOG_SOFTMAX = ("aten.log_softmax.int", "aten._log_softmax.default")
 SIGMOID, LOGIT, LOG = "aten.sigmoid.default", "aten.logit.default", "aten.log.default"
+# Several of them, of which float32 may round different ones to 1.
+SIGMOIDS = "sigmoids"
 CLAMPS = ("aten.clamp.default", "aten.clamp_min.default")
 # They keep every number.
 MOVES = tuple(
@@ -83,7 +85,7 @@ def _ending(graph: Graph, chain: list[Operation]) -> tuple[list[Operation], str]
     if last.operator in SOFTMAX + LOG_SOFTMAX and _over_classes(graph, last):
         return [last], "softmax" if last.operator in SOFTMAX else "log-softmax"
     if last.operator == SIGMOID:
-        return [last], "sigmoid"
+        return [last], SIGMOIDS
     if last.operator == LOG:
         clamp, softmax = next(rest, None), next(rest, None)
         if clamp is None or softmax is None or softmax.operator not in SOFTMAX or not _over_classes(graph, softmax):

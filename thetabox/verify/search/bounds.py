@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -14,7 +15,11 @@ from thetabox.verify.domain import Domain, known_ends
 from thetabox.verify.effort import FREE, Meter
 from thetabox.verify.interpreter.margin import known
 from thetabox.verify.kernels import sound_kernels
-from thetabox.verify.problem import Which
+from thetabox.verify.network.head import only_output
+from thetabox.verify.problem import Problem, Which
+
+# Units in the last place of what stands behind the logits, with room.
+ROUNDINGS = 128.0
 
 
 def margins(
@@ -41,7 +46,23 @@ def margins(
         return bound(rows, values, y)
 
     with sound_kernels():
-        return known(_rows(domain, margins_of, which, epsilon, meter).double().cpu())
+        found = known(_rows(domain, margins_of, which, epsilon, meter).double().cpu())
+        return behind_logits(domain.problem, found)
+
+
+def behind_logits(problem: Problem, margin: Float[Tensor, "sweeps samples"]) -> Float[Tensor, "sweeps samples"]:
+    r"""Margins above 0 only where what stands behind the logits tells the classes apart, in the network's arithmetic.
+
+    In real numbers a softmax keeps every difference. In float32 the probabilities of two logits are equal where these
+    differ by less than the roundings of an exponential, a quotient and a logarithm:
+    :math:`c\,u\,(1 + \ln K + \text{margin})` is more, with :math:`u = 2^{-24}` and eight units in the last place
+    allowed for each function.
+    """
+    network = problem.network
+    if not (problem.settings.rounding.network and network.ending):
+        return margin
+    classes = network.main.layouts[only_output(network.main)].shape[-1] or 1
+    return margin - (margin.abs() + 1.0 + math.log(classes)) * (ROUNDINGS * 2.0**-24)
 
 
 def logits(

@@ -1,6 +1,6 @@
 r"""Nearest neighbours; linear, bilinear and trilinear interpolation.
 
-Which neighbour is the nearest torch finds by a scale in the type of the numbers, which may differ in float32 and float64.
+Which neighbour is the nearest torch finds by a scale in the type of the numbers; float32 and float64 may find others.
 
 Where a place of the result lies between values :math:`x_i, x_{i+1}`, at :math:`i + \lambda`, it is :math:`(1 - \lambda)
 x_i + \lambda x_{i+1}`. The place itself is computed, :math:`r(j + 1/2) - 1/2` or :math:`r j` with :math:`r` a quotient
@@ -46,7 +46,7 @@ EXACT_PLACES = 1 << 22
 
 @rule(*NEAREST, slack=True, types="moves", honours=EVERYTHING)
 def nearest(context: Context, x: Interval, *args: Any, **kwargs: Any) -> Interval:
-    """The nearest value to each place: that of torch in float64, and for a network in float32 that of torch there too."""
+    """The nearest value to each place, in float64 as torch finds it; for a network in float32, also as there."""
     operation = _checked(context, x, args, kwargs)
     found = neighbours(operation, x.shape[2:], network=context.rounding.network > 0, device=x.lower.device)
     for count, size, scale in zip(x.shape[2:], found[0].shape, _scales(operation, x.lower.dim() - 2), strict=True):
