@@ -115,11 +115,15 @@ def test_together_and_apart() -> None:
 
 
 def test_what_several_inputs_are() -> None:
-    assert are_several((X, IMAGE))
-    assert are_several({"x": X})
-    assert not are_several([X, IMAGE])
-    assert not are_several(((1.0, 2.0), (3.0, 4.0)))
-    assert not are_several(X)
+    assert are_several(NETWORK, (X, IMAGE))
+    assert are_several(NETWORK, {"x": X, "image": IMAGE})
+    assert not are_several(NETWORK, {"x": X})
+    assert not are_several(NETWORK, [X, IMAGE])
+    assert not are_several(NETWORK, ((1.0, 2.0), (3.0, 4.0)))
+    assert not are_several(NETWORK, X)
+    # To a network of one input a tuple of arrays is its samples.
+    assert not are_several(NETWORK.dense, tuple(X))
+    assert not are_several(tb.models.LSNN(4, 3, 2), (X, X))
 
 
 REFUSED = {

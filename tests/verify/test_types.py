@@ -177,7 +177,6 @@ REFUSED: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "dropout in training": lambda m, h: torch.ops.aten.dropout.default(h, 0.5, True),
     "complex": lambda m, h: torch.view_as_real(torch.view_as_complex(h.view(-1, 2, 2))).flatten(1),
     "rounded": lambda m, h: h.floor() + h.round(decimals=1),
-    "reflected": lambda m, h: F.pad(h[:, None], (1, 1), mode="reflect").flatten(1),
     "average of whole numbers": lambda m, h: (
         h + F.avg_pool1d((h > 0).long()[:, None], 2).flatten(1).sum(1, keepdim=True)
     ),

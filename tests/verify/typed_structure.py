@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tests.verify.typed_cases import FLOATS, ROLES, TYPES, Call, Operand, cases, layer, moved, networks
+from tests.verify.typed_cases import FLOATS, ROLES, TYPES, Call, Operand, cases, layer, moved, networks, unary
 
 # Shape of an operand, arguments for inputs, and for parameters and constants.
 Ways = tuple[tuple[int, ...], tuple[tuple[Any, ...], ...], tuple[tuple[Any, ...], ...]]
@@ -83,12 +83,34 @@ def _written(operator: str) -> Iterator[Call]:
             yield Call(operator, (x, x, 0, 0, (1 << 63) - 1), {}, networks(x)[0])
 
 
-@cases("aten.copy.default")
+@cases("aten.copy.default", "aten.fill.Tensor")
 def _copied(operator: str) -> Iterator[Call]:
     for dtype, other in itertools.product(TYPES, TYPES):
         x = Operand("input", dtype, (3,))
-        yield Call(operator, (x, Operand("input", other, (3,))), {}, networks(x)[0])
-        yield Call(operator, (x, Operand("constant", other, (3,))), {}, networks(x)[0])
+        if "fill" not in operator:
+            yield Call(operator, (x, Operand("input", other, (3,))), {}, networks(x)[0])
+        yield Call(operator, (x, Operand("constant", other, () if "fill" in operator else (3,))), {}, networks(x)[0])
+
+
+@cases("aten.fill.Scalar")
+def _filled(operator: str) -> Iterator[Call]:
+    for dtype, value in itertools.product(TYPES, (0, 2, 0.3, -1.5, True)):
+        x = Operand("input", dtype, (3,))
+        yield Call(operator, (x, value), {}, networks(x)[0])
+
+
+@cases("aten.logit.default")
+def _logit(operator: str) -> Iterator[Call]:
+    yield from unary(operator, (), (0.25,))  # others float32 does not hold, which is refused
+
+
+@cases("aten._weight_norm.default", "aten._weight_norm_interface.default")
+def _weight_norm(operator: str) -> Iterator[Call]:
+    for dtype, role in itertools.product(FLOATS, ("parameter", "constant")):
+        for dim, shape in ((0, (2, 1)), (1, (1, 3))):
+            v, g = Operand(role, dtype, (2, 3)), Operand(role, dtype, shape)
+            for network in networks(v):
+                yield Call(operator, (v, g, dim), {}, network)
 
 
 def _floats(operator: str, shape: tuple[int, ...], *ways: tuple[Any, ...], kwargs: Any = ({},)) -> Iterator[Call]:
@@ -214,7 +236,7 @@ def _vector(operator: str) -> Iterator[Call]:
             yield Call(operator, (term, x, weight), {}, network)
 
 
-@cases("aten.mv.default", "aten.dot.default")
+@cases("aten.mv.default", "aten.dot.default", "aten.vdot.default")
 def _inner(operator: str) -> Iterator[Call]:
     for dtype, role in itertools.product(FLOATS, ROLES[1:]):
         weight = layer(dtype, role, (3,))

@@ -155,4 +155,4 @@ def _fitting(model: nn.Module, data: Dataset) -> Plain:
     largest = int(data.y.max())
     if largest >= classes:
         raise InputError(f"{data.name} has label {largest}, but the network has classes 0 to {classes - 1}")
-    return Plain(asked.model, data.x, {**facts, **asked.facts})
+    return Plain(asked.model, data.x, data.x, {**facts, **asked.facts})

@@ -88,12 +88,13 @@ def _taken(answer: Any, step: int | str) -> Any:
     return answer[step] if isinstance(answer, Mapping) else getattr(answer, step)
 
 
-def reading(model: nn.Module, x: Shaped[Tensor, "samples ..."]) -> Answer | None:
+def reading(model: nn.Module, x: Shaped[Tensor, "samples ..."], *, as_classes: bool = True) -> Answer | None:
     """How a network's answers are to be read; ``None`` where they are logits ``[samples, classes]`` as they are.
 
     Args:
         model: called on a few samples, and left as it was.
         x: inputs ``[samples, ...]``.
+        as_classes: the numbers are asked for what they say of classes; else they are taken as they are.
 
     Raises:
         InputError: there are no logits in the answer, or it cannot be told which part of it they are, or what they
@@ -105,10 +106,10 @@ def reading(model: nn.Module, x: Shaped[Tensor, "samples ..."]) -> Answer | None
         some = x[:SHOWN]
         with Makers(model.parameters()) as makers:
             answer = run.raw(run.inputs(some))
-        return _reading(answer, len(some), run, makers)
+        return _reading(answer, len(some), run, makers if as_classes else None)
 
 
-def _reading(answer: Any, samples: int, run: Running, makers: Makers) -> Answer | None:
+def _reading(answer: Any, samples: int, run: Running, makers: Makers | None) -> Answer | None:
     path, results = _path(answer)
     held = answer
     for step in path:
@@ -122,8 +123,8 @@ def _reading(answer: Any, samples: int, run: Running, makers: Makers) -> Answer 
             f"the network answers {str(held.dtype).removeprefix('torch.')}, whole numbers or truth values as classes "
             "are; let it answer the logits that it compares"
         )
-    kind = _kind(held.double().reshape(samples, -1), makers.maker(held))
-    shaped = len(shape) > 2
+    kind = LOGITS if makers is None else _kind(held.double().reshape(samples, -1), makers.maker(held))
+    shaped = len(shape) > 2 or (makers is None and len(shape) < 2)
     if not path and kind == LOGITS and not shaped:
         return None
     least = max(torch.finfo(t.dtype).tiny for t in (held, torch.empty(0, dtype=run.dtype)))

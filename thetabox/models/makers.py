@@ -54,7 +54,7 @@ class Makers(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         operands = _tensors((args, kwargs))
-        versions = [t._version for t in operands]
+        versions = [_version(t) for t in operands]
         result = func(*args, **kwargs)
         self._alive.append((operands, result))
         name = getattr(func, "__name__", "")
@@ -64,13 +64,18 @@ class Makers(TorchFunctionMode):
             name = ""
         elif name in COPIES and operands:
             name = self.maker(operands[0])
-        written = [t for t, version in zip(operands, versions, strict=True) if t._version != version]
+        written = [t for t, version in zip(operands, versions, strict=True) if _version(t) != version]
         new = [t for t in _tensors(result) if _memory(t) not in held]
         for t in (*written, *new):
             self._made[_memory(t)] = name
             if weighs:
                 self._weights.add(_memory(t))
         return result
+
+
+def _version(tensor: Tensor) -> int:
+    """How often it was written to, which a tensor of inference mode does not count."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _tensors(tree: Any) -> list[Tensor]:

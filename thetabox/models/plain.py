@@ -37,15 +37,19 @@ class Plain:
     Attributes:
         model: the network that was given where it is one.
         x: inputs ``[samples, ...]``, finite.
+        given: the same as the user has them, or ``x`` where they are several.
         facts: for the certificate: ``answer``, ``inputs``, where something was read in another way than it stands.
     """
 
     model: nn.Module
     x: Shaped[Tensor, "samples ..."]
+    given: Any = None
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def plain(model: nn.Module, x: Any, *, keep_indices: bool = False, stacklevel: int = 3) -> Plain:
+def plain(
+    model: nn.Module, x: Any, *, keep_indices: bool = False, as_classes: bool = True, stacklevel: int = 3
+) -> Plain:
     """The network as the rest of the library takes it, said in a :class:`~thetabox.errors.Notice` if it is another one.
 
     Args:
@@ -53,6 +57,7 @@ def plain(model: nn.Module, x: Any, *, keep_indices: bool = False, stacklevel: i
         x: inputs ``[samples, ...]``, or several of them in a tuple or by name.
         keep_indices: leave whole numbers as they are, see :func:`thetabox.checks.inputs`; else they become real ones,
             unless the network takes whole ones alone, as an embedding does.
+        as_classes: make logits of probabilities, and two of one number; else the tensor is answered as it is.
         stacklevel: of the warning.
 
     Raises:
@@ -67,35 +72,38 @@ def plain(model: nn.Module, x: Any, *, keep_indices: bool = False, stacklevel: i
     """
     checks.check_weights(model)
     facts: dict[str, Any] = {}
-    if are_several(x):
+    several = are_several(model, x)
+    if several:
         together, parts = packed(x)
         beside = unpacking(model, parts)
         _check_same(model, beside, x, checks.inputs(together))
         model, x = beside, together
         facts["inputs"] = [list(part.shape) for part in parts]
-    with torch.inference_mode(False), same_draws():
-        inputs, answer = _read(model, x, keep_indices)
+    # A network that was made in inference mode is run in it.
+    frozen = any(t.is_inference() for t in [*model.parameters(), *model.buffers()])
+    with torch.inference_mode(frozen), same_draws():
+        inputs, answer = _read(model, x, keep_indices, as_classes)
     if answer is not None:
         facts["answer"] = answer.said()
         warnings.warn(f"the network's answer is read as {answer.said()}", Notice, stacklevel=stacklevel)
         other = read_as(model, answer)
         _check_read(model, other, answer, inputs)
         model = other
-    return Plain(model, inputs, facts)
+    return Plain(model, inputs, inputs if several else x, facts)
 
 
-def _read(model: nn.Module, x: Any, keep_indices: bool) -> tuple[Tensor, Answer | None]:
+def _read(model: nn.Module, x: Any, keep_indices: bool, as_classes: bool) -> tuple[Tensor, Answer | None]:
     """Inputs as the network takes them, and how its answer to them is read."""
     inputs = checks.inputs(x, keep_indices=keep_indices)
     try:
-        return inputs, reading(model, inputs)
+        return inputs, reading(model, inputs, as_classes=as_classes)
     except InputError:
         # An embedding takes whole numbers alone, which a file or a list may hold as real ones.
         whole = inputs.long() if bool((inputs == inputs.trunc()).all() & (inputs.abs() < LARGEST).all()) else inputs
         if whole is inputs or not inputs.is_floating_point():
             raise
         with suppress(InputError):
-            return whole, reading(model, whole)
+            return whole, reading(model, whole, as_classes=as_classes)
         raise
 
 

@@ -49,10 +49,23 @@ class Part:
         return prod(self.shape)
 
 
-def are_several(x: Any) -> bool:
-    """Whether inputs are several: a tuple or a mapping of tensors or arrays, each with a row for every sample."""
+def are_several(model: nn.Module, x: Any) -> bool:
+    """Whether inputs are several: a tuple or a mapping of two or more tensors or arrays, of a network that takes two.
+
+    To a network of one input a tuple of arrays is its samples.
+    """
     held = list(x.values()) if isinstance(x, Mapping) else x if isinstance(x, tuple) else []
-    return bool(held) and all(isinstance(t, Tensor | np.ndarray) and t.ndim >= 1 for t in held)
+    return len(held) > 1 and all(isinstance(t, Tensor | np.ndarray) and t.ndim >= 1 for t in held) and _takes_two(model)
+
+
+def _takes_two(model: nn.Module) -> bool:
+    """Whether ``forward`` has a second argument that may be a tensor."""
+    try:
+        taken = list(signature(model.forward).parameters.values())
+    except (TypeError, ValueError):  # compiled code has no signature
+        return False
+    more = any(p.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD) for p in taken)
+    return more or sum(p.default in (Parameter.empty, None) for p in taken) > 1
 
 
 def packed(x: Several, what: str = "x") -> tuple[Float[Tensor, "samples numbers"], tuple[Part, ...]]:

@@ -16,7 +16,7 @@ from thetabox import checks
 from thetabox.box import Box
 from thetabox.device import choose_device
 from thetabox.errors import InputError
-from thetabox.models.several import Several, are_several
+from thetabox.models.several import Several
 from thetabox.verify import domains
 from thetabox.verify.arithmetic.rounding import ARITHMETICS, PRECISIONS, Rounding
 from thetabox.verify.problem import Settings
@@ -90,11 +90,6 @@ def seconds(timeout: Any) -> float | None:
     """
     endless = isinstance(timeout, float) and timeout == math.inf
     return None if timeout is None or endless else checks.number(timeout, "timeout")
-
-
-def single(x: Inputs, together: Tensor) -> Any:
-    """Inputs as they were given, or as one tensor where they are several."""
-    return together if are_several(x) else x
 
 
 def labels(y: Array, samples: int) -> Tensor:

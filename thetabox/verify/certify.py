@@ -114,7 +114,7 @@ def certify(
     asked = plain(model, x)
     model, inputs = asked.model, asked.x
     labels = arguments.labels(y, len(inputs))
-    problem, agreed = agreement.checked_problem(model, chosen, inputs, eps, arguments.single(x, inputs))
+    problem, agreed = agreement.checked_problem(model, chosen, inputs, eps, asked.given)
     clean = agreed.logits
     arguments.check_labels(labels, clean.shape[1])
     known = model_facts(model, chosen.box)
@@ -198,7 +198,7 @@ def logit_bounds(
     device: str = "auto",
     options: dict[str, Any] | None = None,
 ) -> Interval:
-    """Bounds of every logit over the whole box.
+    """Bounds of every logit over the whole box, or of whatever else the network answers: a softmax too is bounded.
 
     ``auto`` intersects plain intervals with the first stage of the tightest domain that the network allows: the dearer
     stages are for proofs of single samples, and there is no telling when bounds are good enough. An effort of 0 leaves
@@ -227,13 +227,13 @@ def logit_bounds(
     """
     chosen = arguments.settings(domain, box, arithmetic, precision, device, options)
     eps = arguments.epsilons(epsilon)
-    asked = plain(model, x)
+    asked = plain(model, x, as_classes=False)
     model, inputs = asked.model, asked.x
     each = isinstance(epsilon, Tensor) and epsilon.dim() == 1
     if each and len(eps) != len(inputs):
         raise InputError(f"epsilon has {len(eps)} values for {len(inputs)} samples")
     values = eps[None] if each else eps[:, None].expand(-1, len(inputs))
-    problem, _ = agreement.checked_problem(model, chosen, inputs, eps, arguments.single(x, inputs))
+    problem = agreement.checked_problem(model, chosen, inputs, eps, asked.given)[0].answering
     with sound_kernels():
         interval = functools.reduce(bounds.intersected, _ends(problem, values))
     low, high = interval.lower.view(*values.shape, -1), interval.upper.view(*values.shape, -1)

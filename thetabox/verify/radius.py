@@ -109,7 +109,7 @@ def certified_radius(
         chosen,
         inputs,
         torch.tensor([FLOOR, agreement.FAR], dtype=torch.float64),
-        arguments.single(x, inputs),
+        asked.given,
     )
     clean = agreed.logits
     arguments.check_labels(labels, clean.shape[1])

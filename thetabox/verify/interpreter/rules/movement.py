@@ -62,8 +62,8 @@ def in_type(context: Context, x: Value, source: torch.dtype | None, target: torc
     """A value in another type.
 
     Raises:
-        InputError: a real number would become a truth value or a whole one beyond its type, or be rounded to fewer
-            digits than float32 has.
+        InputError: a real number that is not known to be whole would become a whole one, or be rounded to fewer digits
+            than float32 has.
     """
     if target is source:
         return x
@@ -93,17 +93,12 @@ def _size(context: Context, x: Value) -> float:
 
 
 def _whole(context: Context, x: Value, target: torch.dtype) -> Interval | None:
-    """Whole numbers that real ones become, cut off towards 0, which is increasing; ``None`` beyond the type."""
-    x = (context.interval(x) if isinstance(x, Parameter) else x).settled(context.rounding.own)
-    if target is torch.bool or not x.lower.numel():
+    """Whole numbers that a sample is given as real ones, such as places of an embedding; ``None`` for others."""
+    if not isinstance(x, Interval) or not (x.is_point and x.slack == 0.0) or target is torch.bool:
         return None
-    low, high = x.lower.detach().trunc(), x.upper.detach().trunc()
     least, most = ends_of(target)
-    # Ends that are no numbers are not within either.
-    if not (max(least, -EXACT) <= float(low.min()) and float(high.max()) <= min(most, EXACT)):
-        return None
-    same = bool((low == high).all())
-    return replace(x, lower=low, upper=low if same else high, slack=0.0, bound=None, owned=False)
+    inside = x.magnitude < min(EXACT, most) and (least < 0 or bool((x.lower >= 0).all()))
+    return replace(x, owned=False) if inside and torch.equal(x.lower, x.lower.trunc()) else None
 
 
 def _truncated(context: Context, x: Value, target: torch.dtype) -> Parameter | None:
