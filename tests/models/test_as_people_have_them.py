@@ -192,7 +192,7 @@ def test_a_surrogate_in_another_precision(call: Any, place: str, use: Any) -> No
 @pytest.mark.parametrize(
     ("model", "x", "place"),
     [
-        (network(), torch.randn(6, 7), r"shape \[samples, 7\] in layer '0' \(Linear\)"),
+        (network(), torch.randn(6, 7), r"shape \[7\] in layer '0' \(Linear\)"),
         (nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten()), torch.randn(6, 16), r"layer '0' \(Conv2d\)"),
         (nn.Sequential(nn.Flatten(), nn.Linear(9, 3)), torch.randn(6, 1, 4, 4), r"layer '1' \(Linear\)"),
     ],

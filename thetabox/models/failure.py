@@ -31,13 +31,9 @@ def failure(model: nn.Module, shape: Sequence[int], error: Exception) -> InputEr
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     where = _where(model, error)
     return InputError(
-        f"the network does not take inputs of shape {_shown(shape)}{where}: {reason[:LONGEST]}"
+        f"the network does not take inputs of shape {list(shape[1:])}{where}: {reason[:LONGEST]}"
         f"{_mend(str(error), model)}"
     )
-
-
-def _shown(shape: Sequence[int]) -> str:
-    return f"[{', '.join(['samples', *map(str, shape[1:])])}]"
 
 
 def _where(model: nn.Module, error: Exception) -> str:

@@ -10,16 +10,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from thetabox import checks
 from thetabox.box import Box
 from thetabox.device import choose_device
 from thetabox.errors import InputError
+from thetabox.models.plain import Plain, plain
 from thetabox.models.several import Several
 from thetabox.verify import domains
 from thetabox.verify.arithmetic.rounding import ARITHMETICS, PRECISIONS, Rounding
-from thetabox.verify.problem import Settings
+from thetabox.verify.problem import Settings, check_arithmetic
 
 CRITERIA = ("margin", "logits")
 FILE = "file"
@@ -90,6 +91,17 @@ def seconds(timeout: Any) -> float | None:
     """
     endless = isinstance(timeout, float) and timeout == math.inf
     return None if timeout is None or endless else checks.number(timeout, "timeout")
+
+
+def network(model: nn.Module, x: Inputs, chosen: Settings, *, as_classes: bool = True) -> Plain:
+    """The network as one of one tensor and logits, and its inputs; see :func:`thetabox.models.plain.plain`.
+
+    Raises:
+        InputError: it is none, computes in a type that the arithmetic does not cover, or fails on the inputs.
+    """
+    checks.check_weights(model)
+    check_arithmetic(model, chosen.rounding)
+    return plain(model, x, as_classes=as_classes, stacklevel=4)
 
 
 def labels(y: Array, samples: int) -> Tensor:

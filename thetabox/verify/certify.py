@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from thetabox.box import Box
 from thetabox.errors import InputError
-from thetabox.models.plain import plain
 from thetabox.verify import agreement, arguments, domains
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.certificate import Certificate
@@ -111,7 +110,7 @@ def certify(
     if criterion not in arguments.CRITERIA:
         raise InputError(f"unknown criterion {criterion!r}; choose one of {', '.join(arguments.CRITERIA)}")
     eps = arguments.epsilons(epsilon)
-    asked = plain(model, x)
+    asked = arguments.network(model, x, chosen)
     model, inputs = asked.model, asked.x
     labels = arguments.labels(y, len(inputs))
     problem, agreed = agreement.checked_problem(model, chosen, inputs, eps, asked.given)
@@ -227,7 +226,7 @@ def logit_bounds(
     """
     chosen = arguments.settings(domain, box, arithmetic, precision, device, options)
     eps = arguments.epsilons(epsilon)
-    asked = plain(model, x, as_classes=False)
+    asked = arguments.network(model, x, chosen, as_classes=False)
     model, inputs = asked.model, asked.x
     each = isinstance(epsilon, Tensor) and epsilon.dim() == 1
     if each and len(eps) != len(inputs):

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from thetabox import checks
 from thetabox.box import Box
 from thetabox.errors import InputError
-from thetabox.models.plain import plain
 from thetabox.verify import agreement, arguments, domains
 from thetabox.verify.domain import Domain
 from thetabox.verify.effort import DEFAULT, Deadline, Meter
@@ -101,7 +100,7 @@ def certified_radius(
     rtol = checks.number(rtol, "rtol")
     if not 1e-6 <= rtol <= 1.0:
         raise InputError(f"rtol must lie between 1e-6 and 1, not {rtol}")
-    asked = plain(model, x)
+    asked = arguments.network(model, x, chosen)
     model, inputs = asked.model, asked.x
     labels = arguments.labels(y, len(inputs))
     problem, agreed = agreement.checked_problem(
