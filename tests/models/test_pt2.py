@@ -73,7 +73,7 @@ def export(model: nn.Module, x: Tensor, path: Path, kind: str = "free") -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [KINDS[0], *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])])
 @pytest.mark.parametrize("name", NETS)
 def test_round_trip(name: str, kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

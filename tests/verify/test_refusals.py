@@ -93,8 +93,8 @@ def test_answers_of_positions_are_no_logits() -> None:
 
 
 def test_several_answers_are_refused() -> None:
-    with pytest.raises(tb.InputError, match="one tensor"):
-        tb.logit_bounds(Wrapped(lambda h: (h, h)), X, 0.0)
+    with pytest.raises(tb.InputError, match="which of these are the logits is open"):
+        tb.logit_bounds(Wrapped(lambda h: {"one": h, "two": h}), X, 0.0)
 
 
 def test_unknown_operator_is_named_with_its_place() -> None:

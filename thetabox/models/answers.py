@@ -8,18 +8,25 @@ the network in every case: what is done to the answer is strictly increasing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils import _pytree as pytree
 
 from thetabox.errors import InputError
 from thetabox.models.beside import beside
+from thetabox.models.failure import HIDDEN
+from thetabox.models.input_type import input_type
 from thetabox.models.makers import PRODUCTS, Makers
-from thetabox.models.recurrent import is_recurrent
+from thetabox.models.recurrent import called, is_recurrent
 from thetabox.models.running import Running, running
+from thetabox.models.twins import untouched
 
 Kind = Literal["logits", "probabilities", "logit", "probability"]
 Path = tuple[int | str, ...]
@@ -30,6 +37,8 @@ WHOLE = 1e-2
 ROUNDED = 1e-3
 # A probability of one class of two is looked at as far from 0 and 1 as float32 tells it from them.
 NEAR_CERTAIN = 2.0**-22
+# Functions that end in numbers that may be anything.
+ENDS = {"linear", "addmm", "matmul", "__matmul__", "add", "__add__", "mul", "__mul__", "log_softmax", "sub", "__sub__"}
 # Samples by which an answer is known.
 SHOWN = 4
 
@@ -100,13 +109,36 @@ def reading(model: nn.Module, x: Shaped[Tensor, "samples ..."], *, as_classes: b
         InputError: there are no logits in the answer, or it cannot be told which part of it they are, or what they
             mean.
     """
-    if is_recurrent(model) and type(model).forward is nn.Module.forward:
+    if is_recurrent(model):
         return None  # the protocol says what its readout answers
+    if _is_plain(model, x, as_classes):
+        return None
     with torch.no_grad(), running(model, x, wide=False) as run:
         some = x[:SHOWN]
         with Makers(model.parameters()) as makers:
             answer = run.raw(run.inputs(some))
+        if any(isinstance(t, FakeTensor) for t in pytree.tree_leaves(answer)):
+            raise InputError(HIDDEN)
         return _reading(answer, len(some), run, makers if as_classes else None)
+
+
+def _is_plain(model: nn.Module, x: Tensor, as_classes: bool) -> bool:
+    """Whether a run without numbers shows that logits are answered as they are; where it shows nothing, numbers do.
+
+    It is the first run of all: what the code keeps of it in a hidden place is no tensor of numbers, by which that is
+    found, instead of numbers that later runs would take for constants.
+    """
+    dtype, device = input_type(model, x)
+    with suppress(Exception), torch.no_grad(), untouched(model, numbers=True), Makers() as makers:
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        some = mode.from_tensor(torch.zeros((2, *x.shape[1:]), dtype=dtype, device=device))
+        with mode:
+            answer = copy_context().run(called, model, some)
+        logits = isinstance(answer, Tensor) and answer.dim() == 2 and answer.is_floating_point()
+        if logits and len(answer) == 2 and not as_classes:
+            return bool(answer.shape[1])
+        return logits and len(answer) == 2 and answer.shape[1] > 1 and makers.maker(answer) in ENDS
+    return False
 
 
 def _reading(answer: Any, samples: int, run: Running, makers: Makers | None) -> Answer | None:

@@ -18,6 +18,10 @@ OURS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
 # What torch says of operands in two types.
 TYPES = ("same dtype", "scalar type", "expected m1 and m2", "dtype", "should be the same", "must match the type")
 LONGEST = 200
+HIDDEN = (
+    "the network reads what an earlier call of it has kept, in a place where it cannot be found and put back; keep it "
+    "in an attribute of the module, or compute it in every call"
+)
 
 
 def failure(model: nn.Module, shape: Sequence[int], error: Exception) -> InputError:
@@ -28,6 +32,8 @@ def failure(model: nn.Module, shape: Sequence[int], error: Exception) -> InputEr
         shape: of the inputs.
         error: that was raised.
     """
+    if "fake" in str(error).lower():
+        return InputError(HIDDEN)
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     where = _where(model, error)
     return InputError(

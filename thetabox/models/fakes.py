@@ -13,8 +13,8 @@ from typing import Any
 
 from torch._subclasses.fake_tensor import FakeTensor
 
-# Where this package begins its traces.
-TRACES = Path(__file__).parents[1] / "verify" / "network"
+# Where this package begins its traces, and runs without numbers.
+TRACES = (Path(__file__).parents[1] / "verify" / "network", Path(__file__).with_name("answers.py"))
 
 
 def forget_fakes() -> None:
@@ -39,7 +39,7 @@ def forget_fakes() -> None:
 def _is_ours(fake: FakeTensor) -> bool:
     """Whether a mode that was begun below one of our traces made it."""
     frames = getattr(fake.fake_mode, "_stack_trace", ())
-    return any(Path(frame.filename).is_relative_to(TRACES) for frame in frames)
+    return any(Path(frame.filename).is_relative_to(place) for frame in frames for place in TRACES)
 
 
 def _attributes(owner: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
@@ -83,5 +84,5 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 def _memory(tensor: Tensor) -> Any:
-    at = place(tensor)
+    at = None if isinstance(tensor, FakeTensor) else place(tensor)
     return id(tensor) if at is None else at[0]

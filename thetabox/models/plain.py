@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from thetabox import checks
 from thetabox.errors import InputError, Notice
 from thetabox.models.answers import Answer, read_as, reading
 from thetabox.models.failure import failure
+from thetabox.models.fakes import forget_fakes
 from thetabox.models.input_type import input_type
 from thetabox.models.running import running
 from thetabox.models.several import Several, are_several, packed, unpacking
@@ -81,8 +82,12 @@ def plain(
         facts["inputs"] = [list(part.shape) for part in parts]
     # A network that was made in inference mode is run in it.
     frozen = any(t.is_inference() for t in [*model.parameters(), *model.buffers()])
-    with torch.inference_mode(frozen), same_draws():
-        inputs, answer = _read(model, x, keep_indices, as_classes)
+    try:
+        with torch.inference_mode(frozen), same_draws():
+            inputs, answer = _read(model, x, keep_indices, as_classes)
+    except InputError:
+        forget_fakes()  # he would compute with them
+        raise
     if answer is not None:
         facts["answer"] = answer.said()
         warnings.warn(f"the network's answer is read as {answer.said()}", Notice, stacklevel=stacklevel)
@@ -102,8 +107,11 @@ def _read(model: nn.Module, x: Any, keep_indices: bool, as_classes: bool) -> tup
         whole = inputs.long() if bool((inputs == inputs.trunc()).all() & (inputs.abs() < LARGEST).all()) else inputs
         if whole is inputs or not inputs.is_floating_point():
             raise
-        with suppress(InputError):
+        try:
             return whole, reading(model, whole, as_classes=as_classes)
+        except InputError:
+            if not checks.inputs(x, keep_indices=True).is_floating_point():
+                raise  # as they were given
         raise
 
 

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from thetabox.errors import InputError
 from thetabox.models.calls import Call, Calls
-from thetabox.models.failure import failure
+from thetabox.models.failure import HIDDEN, failure
 from thetabox.models.input_type import input_type
 from thetabox.models.memory import copied, named_tensors, place, write
 from thetabox.models.reach import reachable
@@ -151,10 +151,7 @@ def _logits(answer: object, samples: int) -> Tensor:
             "wrap it in a module that does"
         )
     if isinstance(answer, FakeTensor):
-        raise InputError(
-            "the network reads what an earlier call of it has kept, in a place where it cannot be found and put back; "
-            "keep it in an attribute of the module, or compute it in every call"
-        )
+        raise InputError(HIDDEN)
     if answer.dim() != 2 or len(answer) != samples or not answer.shape[1]:
         raise InputError(f"the network must answer logits [samples, classes], not {list(answer.shape)}")
     return answer

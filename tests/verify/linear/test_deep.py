@@ -150,7 +150,7 @@ def shaken(model: nn.Module, epsilon: float, seed: int) -> nn.Module:
 
 
 @pytest.mark.parametrize("arithmetic", ["real", "float32"])
-@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("pool", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_every_value_stays_inside(pool: bool, arithmetic: str) -> None:
     """All values of the network at corners of the box, computed with bounds of their own at ε = 0."""
     model = residual(6, pool=pool)
@@ -248,6 +248,7 @@ def test_the_effort_is_kept_inside_a_stage() -> None:
     assert (proven[2] <= best).all()
 
 
+@pytest.mark.slow
 def test_what_is_verified_is_not_flipped_and_depends_on_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     model = residual(8, pool=True)
     x, y = task(model, 6)
