@@ -73,7 +73,7 @@ def alarms(count: int) -> None:
         net, x = random_network(seed)
         how = arguments.settings("interval", None, "real", "float64", "cpu")
         try:
-            agreement.checked_problem(net, how, x, torch.tensor([0.0, 0.01], dtype=torch.float64))
+            agreement.checked_problem(net, how, x, torch.tensor([0.0, 0.01], dtype=torch.float64), x)
             found["passed"] += 1
         except tb.UnsupportedOperator:
             found["operator without a rule"] += 1

@@ -161,13 +161,6 @@ class _Builder:
         self.steps.append(Step(function, args, kwargs, results, node.describe(), operator.sized, operator.sizes))
         return None
 
-    def _is_same(self, node: Node) -> bool:
-        """Whether a node returns its operand."""
-        if node.domain or len(node.outputs) != 1 or len(node.inputs) != 1:
-            return False
-        to_own = node.attributes.get("to") is self.model.dtype and node.inputs == [self.model.source]
-        return node.operator in ("Identity", "Dropout") or (node.operator == "Cast" and to_own)
-
     def _rename(self, new: str, old: str) -> None:
         old = self.renamed.get(old, old)
         if old in self.known:
