@@ -83,6 +83,24 @@ def test_several_inputs_of_a_file(files: Path, run: Callable[..., Result]) -> No
         assert result.exit_code == 0, result.output
 
 
+def test_what_is_left_out_is_said(files: Path, run: Callable[..., Result]) -> None:
+    Path("soft.py").write_text(
+        "from torch import nn\n\n\nclass Soft(nn.Sequential):\n    def __init__(self):\n"
+        "        super().__init__(nn.Linear(4, 3), nn.Softmax(1))\n"
+    )
+    network = build("soft.py:Soft")
+    torch.save(network.state_dict(), "soft.pt")
+    x = torch.randn(6, 4)
+    with torch.no_grad():
+        np.savez("soft.npz", x=x, y=network(x).argmax(1))
+    given = ("--model", "soft.py:Soft", "--data", "soft.npz", "--epsilon", "0")
+    result = run("certify", "soft.pt", *given, "--out", "out")
+    assert result.exit_code == 0, result.output
+    said = json.loads(Path("out/certificate.json").read_text())["model"]["answer"]
+    assert said.endswith("bounded in front of the softmax, which keeps their order")
+    assert said.split(";")[0] in result.stderr
+
+
 def test_tokens_of_a_file(files: Path, run: Callable[..., Result]) -> None:
     network = build("nets.py:Tokens")
     torch.save(network.state_dict(), "tokens.pt")

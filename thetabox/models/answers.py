@@ -7,8 +7,9 @@ the network in every case: what is done to the answer is strictly increasing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -122,6 +123,14 @@ def reading(model: nn.Module, x: Shaped[Tensor, "samples ..."], *, as_classes: b
         return _reading(answer, len(some), run, makers if as_classes else None)
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What torch warns of tensors without numbers is nothing that anybody could change."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _is_plain(model: nn.Module, x: Tensor, as_classes: bool) -> bool:
     """Whether a run without numbers shows that logits are answered as they are; where it shows nothing, numbers do.
 
@@ -129,7 +138,7 @@ def _is_plain(model: nn.Module, x: Tensor, as_classes: bool) -> bool:
     found, instead of numbers that later runs would take for constants.
     """
     dtype, device = input_type(model, x)
-    with suppress(Exception), torch.no_grad(), untouched(model, numbers=True), Makers() as makers:
+    with suppress(Exception), _quiet(), torch.no_grad(), untouched(model, numbers=True), Makers() as makers:
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         some = mode.from_tensor(torch.zeros((2, *x.shape[1:]), dtype=dtype, device=device))
         with mode:

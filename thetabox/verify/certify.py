@@ -118,7 +118,8 @@ def certify(
     clean = agreed.logits
     arguments.check_labels(labels, clean.shape[1])
     known = model_facts(model, chosen.box)
-    facts = {**known, **asked.facts, **_left_out(problem, asked.facts), **(model_info or {})}
+    facts = {**known, **asked.facts, **(model_info or {})}
+    facts |= _left_out(problem, facts)
     key = [known["sha256"], problem.signature(), tensor_hash([inputs, labels, eps]), repr(chosen), criterion]
     effort = float(chosen.options.get("effort", DEFAULT)) if domain == domains.AUTO else None
     started = time.perf_counter()
