@@ -141,8 +141,11 @@ def _is_plain(model: nn.Module, x: Tensor, as_classes: bool) -> bool:
     with suppress(Exception), _quiet(), torch.no_grad(), untouched(model, numbers=True), Makers() as makers:
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         some = mode.from_tensor(torch.zeros((2, *x.shape[1:]), dtype=dtype, device=device))
-        with mode:
-            answer = copy_context().run(called, model, some)
+        try:
+            with mode:
+                answer = copy_context().run(called, model, some)
+        finally:
+            torch.clear_autocast_cache()  # of weights without numbers
         logits = isinstance(answer, Tensor) and answer.dim() == 2 and answer.is_floating_point()
         if logits and len(answer) == 2 and not as_classes:
             return bool(answer.shape[1])
