@@ -126,7 +126,7 @@ class InOtherWords(nn.Module):
 def test_other_words_for_the_same_bounds(domain: str, arithmetic: str, monkeypatch: pytest.MonkeyPatch) -> None:
     net, x = InOtherWords().eval(), torch.rand(3, 1, 5, 5)
     met = {o.operator for o in network(net, x).main.operations}
-    assert met >= operators.COMPOSITE
+    assert met >= operators.COMPOSITE - operators.RECURRENT.keys()  # which have tests of their own
     assert not met & {"aten.dropout.default", "aten._to_copy.default"}
     bounds = tb.logit_bounds(net, x, [0.0, 0.02], domain=domain, arithmetic=arithmetic)
     monkeypatch.setattr(trace, "_functional", lambda program: False)

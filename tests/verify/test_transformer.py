@@ -165,8 +165,6 @@ def repeated(h: Tensor) -> Tensor:
 
 REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "argmax": (lambda h: h + h.argmax(1, keepdim=True), "aten.argmax.default.*answers a place"),
-    "topk": (lambda h: h.topk(3).values, "aten.topk.default.*order"),
-    "sort": (lambda h: h.sort().values, "aten.sort.default.*order"),
     "place of the maximum": (lambda h: h + h.max(1, keepdim=True).indices, "maximum's place"),
     "grouped queries": (repeated, "enable_gqa"),
     "dropped weights": (

@@ -123,6 +123,11 @@ def reading(model: nn.Module, x: Shaped[Tensor, "samples ..."], *, as_classes: b
         return _reading(answer, len(some), run, makers if as_classes else None)
 
 
+def _own(model: nn.Module) -> list[Tensor]:
+    """Parameters and buffers that can be written to."""
+    return [t for t in [*model.parameters(), *model.buffers()] if not t.is_inference()]
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """What torch warns of tensors without numbers is nothing that anybody could change."""
@@ -141,11 +146,15 @@ def _is_plain(model: nn.Module, x: Tensor, as_classes: bool) -> bool:
     with suppress(Exception), _quiet(), torch.no_grad(), untouched(model, numbers=True), Makers() as makers:
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         some = mode.from_tensor(torch.zeros((2, *x.shape[1:]), dtype=dtype, device=device))
+        held = [(t, t._version, t.detach().clone()) for t in _own(model)]
         try:
             with mode:
                 answer = copy_context().run(called, model, some)
         finally:
             torch.clear_autocast_cache()  # of weights without numbers
+            for tensor, version, numbers in held:
+                if tensor._version != version:
+                    tensor.data.copy_(numbers)
         logits = isinstance(answer, Tensor) and answer.dim() == 2 and answer.is_floating_point()
         if logits and len(answer) == 2 and not as_classes:
             return bool(answer.shape[1])
