@@ -15,8 +15,8 @@ import thetabox as tb
 from tests.verify.contract import Case, RuleContract
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),  # the older weight and spectral norm are meant
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # so is torch.jit
 ]
 
 X = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
@@ -123,8 +123,8 @@ def test_weights_on_a_grid_are_bounded_by_what_they_may_become() -> None:
         noise = torch.rand(original.shape, generator=random) * 2 - 1
         with torch.no_grad():
             weight = torch.round(original * (1 + 0.0499 * noise) * 16) / 16
-            hidden = torch.nn.functional.linear(X, weight, model[0].bias).relu()  # type: ignore[index]
-            answer = model[2](hidden).double()  # type: ignore[index, operator]
+            hidden = torch.nn.functional.linear(X, weight, model[0].bias).relu()  # type: ignore[index]  # a sequence of layers
+            answer = model[2](hidden).double()  # type: ignore[index, operator]  # as above
         assert (answer >= bounds.lower - 1e-6).all()
         assert (answer <= bounds.upper + 1e-6).all()
 

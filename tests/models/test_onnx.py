@@ -18,13 +18,13 @@ from sklearn.datasets import load_digits
 
 onnx = pytest.importorskip("onnx", reason="the package onnx is not installed")
 
-from onnx import TensorProto, external_data_helper, helper, numpy_helper  # noqa: E402
+from onnx import TensorProto, external_data_helper, helper, numpy_helper  # noqa: E402  # after what may skip this file
 
-import thetabox as tb  # noqa: E402
-from thetabox.errors import InputError, Notice  # noqa: E402
-from thetabox.models import load, sha256  # noqa: E402
-from thetabox.models.onnx import OPERATORS, onnx_operator  # noqa: E402
-from thetabox.models.program import Program  # noqa: E402
+import thetabox as tb  # noqa: E402  # after what may skip this file
+from thetabox.errors import InputError, Notice  # noqa: E402  # after what may skip this file
+from thetabox.models import load, sha256  # noqa: E402  # after what may skip this file
+from thetabox.models.onnx import OPERATORS, onnx_operator  # noqa: E402  # after what may skip this file
+from thetabox.models.program import Program  # noqa: E402  # after what may skip this file
 
 FILES = Path(__file__).parent / "onnx_files"
 OF_TORCH = [
@@ -596,7 +596,7 @@ def test_what_changes_the_order_of_scores_is_not_left_out(name: str, tmp_path: P
         try:
             assert load(path).answer == "z"
         except InputError as error:  # no function of ours, or no batch
-            assert name.split()[0] in ("label", "smallest", "largest"), error  # noqa: PT017
+            assert name.split()[0] in ("label", "smallest", "largest"), error  # noqa: PT017  # most changed files are refused, some are read
 
 
 def test_what_keeps_the_order_is_left_out(tmp_path: Path) -> None:

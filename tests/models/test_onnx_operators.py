@@ -13,11 +13,11 @@ import torch
 onnx = pytest.importorskip("onnx", reason="the package onnx is not installed")
 ort = pytest.importorskip("onnxruntime", reason="onnxruntime, the other implementation, is not installed")
 
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402  # after what may skip this file
 
-from thetabox.errors import InputError, Notice  # noqa: E402
-from thetabox.models import load  # noqa: E402
-from thetabox.models.onnx import OPERATORS  # noqa: E402
+from thetabox.errors import InputError, Notice  # noqa: E402  # after what may skip this file
+from thetabox.models import load  # noqa: E402  # after what may skip this file
+from thetabox.models.onnx import OPERATORS  # noqa: E402  # after what may skip this file
 
 IMAGE, ROWS = (2, 3, 6, 6), (2, 6)
 F = np.float32

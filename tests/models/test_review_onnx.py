@@ -13,10 +13,10 @@ import torch
 onnx = pytest.importorskip("onnx", reason="the package onnx is not installed")
 ort = pytest.importorskip("onnxruntime", reason="onnxruntime, the other implementation, is not installed")
 
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402  # after what may skip this file
 
-from thetabox.errors import InputError, Notice  # noqa: E402
-from thetabox.models import load  # noqa: E402
+from thetabox.errors import InputError, Notice  # noqa: E402  # after what may skip this file
+from thetabox.models import load  # noqa: E402  # after what may skip this file
 
 F = np.float32
 generator = np.random.default_rng(3)

@@ -188,6 +188,6 @@ ALONE = {
 def test_weights_computed_from_parameters(case: Case) -> None:
     contract = RuleContract()
     for epsilon in (0.0, 1e-3, 0.1, 1.5):
-        contract.sweep = lambda case, e=epsilon: [e]  # type: ignore[method-assign]
+        contract.sweep = lambda case, e=epsilon: [e]  # type: ignore[method-assign]  # of this case alone
         for arithmetic in ("real", "float32"):
             contract.test_holds_vertices_and_samples(case, arithmetic, "float64")

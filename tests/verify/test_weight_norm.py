@@ -79,12 +79,12 @@ def test_nothing_is_known_of_a_direction_that_may_be_none() -> None:
 
 
 @pytest.mark.parametrize("make", [nn.utils.parametrizations.weight_norm, nn.utils.weight_norm], ids=["new", "old"])
-@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # the older form is meant too
 def test_layers_of_torch(make: object) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 3)).eval()
     for place in (0, 3):
-        make(model[place])  # type: ignore[operator]
+        make(model[place])  # type: ignore[operator]  # one of two functions of torch
     x = torch.rand(5, 1, 4, 4)
     with torch.no_grad():
         y = model(x).argmax(1)

@@ -94,7 +94,7 @@ class Steps:
         self.most = most
         self.relative = rounding.of_dot(weights.terms) + 2.0 * self.weight.theta_error
         self.own, self.both = 64.0 * rounding.own, rounding.of_operation(8)
-        self.library = rounding.of_operation(2 * ULPS) + 2.0 * rounding.flushed
+        self.of_function = rounding.of_operation(2 * ULPS) + 2.0 * rounding.flushed
         self.tiny = 4.0 * rounding.subnormal * weights.terms
         self.inflate = 1.0 + 4.0 * gamma(most + 4 * self.weight.theta.shape[1] + 64, rounding.own)
 
@@ -127,7 +127,7 @@ class Steps:
         slope = (torch.minimum(*ends) - self.own).clamp(min=0.0)
         # f less the line rises, so its ends are the extremes.
         middle, half = (low + high) / 2, (high - low) / 2
-        rounded = self.library + self.own * (1.0 + slope * reach)
+        rounded = self.of_function + self.own * (1.0 + slope * reach)
         error = (half - slope * reach).clamp(min=0.0) + rounded
         return Line(middle, slope, error, half + rounded)
 
