@@ -278,3 +278,20 @@ def test_networks_of_fewer_digits_in_real_arithmetic() -> None:
         torch.full((1, 2), 1e-3, dtype=torch.float64),
     )
     assert found.lower.isfinite().all()
+
+
+def test_an_exponential_of_one_sample_does_not_widen_anothers() -> None:
+    """Errors of a function are of its own number, not of the largest of the batch."""
+
+    class Exponential(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor([1.0, -0.5]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x * self.scale).exp()
+
+    x = torch.tensor([[0.3, 0.1], [90.0, 1.0]])
+    together, alone = (tb.logit_bounds(Exponential(), some, [0.0, 1e-3]) for some in (x, x[:1]))
+    assert (together.lower[:, :1] - alone.lower).abs().max() < 1e-12
+    assert (together.upper[:, :1] - alone.upper).abs().max() < 1e-12

@@ -20,6 +20,7 @@ from safetensors.torch import save as to_bytes
 from torch import nn
 
 from thetabox.errors import InputError
+from thetabox.models.bytes_of import bytes_of
 from thetabox.models.contents import Held, fill, first_line, fits, readings, shown, state_dicts
 from thetabox.models.convnet import ConvNet
 from thetabox.models.graphs import data_files, is_graph, read_graph
@@ -185,9 +186,9 @@ def checkpoint_info(path: str | os.PathLike[str]) -> dict[str, Any]:
 def sha256(path: str | os.PathLike[str]) -> str:
     """SHA-256 of the file's bytes, in hex; those of weights beside an ONNX file count too."""
     path = Path(path)
-    digest = hashlib.sha256(_bytes(path))
+    digest = hashlib.sha256(bytes_of(path))
     for file in data_files(path):
-        digest.update(_bytes(file))
+        digest.update(bytes_of(file))
     return digest.hexdigest()
 
 
@@ -214,7 +215,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _read(path: Path) -> tuple[Held, dict[str, Any] | None]:
-    head = _bytes(path, 16)
+    head = bytes_of(path, 16)
     if not head:
         raise InputError(f"{path}: the file is empty, not a checkpoint")
     # A safetensors file starts with the length of its header (8 bytes, far below 2³²) and the header's brace; its
@@ -246,7 +247,7 @@ def _read_safetensors(path: Path) -> tuple[Held, dict[str, Any] | None]:
 
 
 def _read_torch(path: Path) -> Held:
-    content = _bytes(path)
+    content = bytes_of(path)
     try:
         # From memory: given a path, torch goes by its suffix.
         with warnings.catch_warnings():
@@ -273,16 +274,6 @@ def _calls(content: bytes) -> bool:
     except ValueError:
         return False
     return bool(names & {"GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "REDUCE", "NEWOBJ", "NEWOBJ_EX", "BUILD"})
-
-
-def _bytes(path: Path, count: int = -1) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read(count)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
 
 
 def _build_for(path: Path, name: str, held: Held) -> nn.Module:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from thetabox.errors import InputError
+from thetabox.models.bytes_of import bytes_of
 from thetabox.models.contents import first_line, one_line, shown
 from thetabox.models.onnx.table import OPERATORS
 from thetabox.models.onnx.tensors import DTYPES, EXTERNAL, data_file, dtype_of, tensor_of
@@ -138,12 +139,7 @@ def _proto(path: Path) -> Any:
         import onnx
     except ImportError:
         raise InputError(f"{path}: reading ONNX needs the package onnx; pip install 'thetabox[onnx]'") from None
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+    content = bytes_of(path)
     proto = onnx.ModelProto()
     try:
         read = proto.ParseFromString(content)

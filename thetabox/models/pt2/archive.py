@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from thetabox.errors import InputError
+from thetabox.models.bytes_of import bytes_of
 from thetabox.models.contents import first_line, shown
 from thetabox.models.program import check_finite
 
@@ -53,12 +54,7 @@ class Archive:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file") from None
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror or error}") from None
+        content = bytes_of(path)
         try:
             self._zip = zipfile.ZipFile(io.BytesIO(content))
         except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError, EOFError):

@@ -19,8 +19,8 @@ from thetabox.verify.linear.norms.balls import ROUNDOFF, Ball, Balls, ball_rule,
 from thetabox.verify.linear.norms.spectral import ROUNDED_UP, convolution_norm, frobenius, spectral_norm
 from thetabox.verify.linear.rules import affine, convolution
 from thetabox.verify.linear.rules.activation import slope_below
-from thetabox.verify.linear.rules.affine import parameter
 from thetabox.verify.linear.rules.movement import plain_arguments
+from thetabox.verify.linear.rules.normalise import statistics
 from thetabox.verify.linear.rules.pooling import places
 from thetabox.verify.linear.rules.window import PoolWindow
 from thetabox.verify.linear.samples import Samples
@@ -147,12 +147,7 @@ def _written_out(weight: Tensor, conv: convolution.Convolution) -> Tensor:
 @ball_rule("aten._native_batch_norm_legit_no_training.default", "aten.batch_norm.default")
 def batch_norm(balls: Balls, samples: Samples, operation: Operation) -> Ball:
     """``s (z - m) + b``: behind a convolution the norm of both together, for channels are scaled differently."""
-    weight, bias, mean, variance = (parameter(samples, operation, place) for place in range(1, 5))
-    eps = operation.args[6] if "native" in operation.operator else operation.args[7]
-    if mean is None or variance is None or mean.factor or variance.factor or operation.kwargs:
-        raise Stop
-    if "native" not in operation.operator and operation.args[5]:
-        raise Stop
+    weight, bias, mean, variance, eps = statistics(samples, operation)
     index = _operand(samples, operation, 0)
     maker, product_of = samples.makers.get(index), balls.made.get(index)
     behind = maker is not None and product_of is not None and product_of.source is not None

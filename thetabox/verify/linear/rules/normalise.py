@@ -9,24 +9,38 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.interpreter.rules.normalise import network_error
 from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.linear.region import Region
 from thetabox.verify.linear.rules.affine import add_bias, parameter
+from thetabox.verify.linear.samples import Samples
 from thetabox.verify.linear.walk import Stop, Walk, backward
 from thetabox.verify.network.graph import Operation
+
+
+def statistics(
+    samples: Samples, operation: Operation
+) -> tuple[Parameter | None, Parameter | None, Parameter, Parameter, float]:
+    """Weight, bias, mean, variance and eps of a batch norm.
+
+    Raises:
+        Stop: its statistics are in the box, or are those of the batch.
+    """
+    weight, bias, mean, variance = (parameter(samples, operation, place) for place in range(1, 5))
+    eps: float = operation.args[6] if "native" in operation.operator else operation.args[7]
+    if mean is None or variance is None or mean.factor or variance.factor or operation.kwargs:
+        raise Stop
+    if "native" not in operation.operator and operation.args[5]:
+        raise Stop
+    return weight, bias, mean, variance, eps
 
 
 @backward("aten._native_batch_norm_legit_no_training.default", "aten.batch_norm.default")
 def batch_norm(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
     """``(x - mean) / sqrt(variance + eps) * weight + bias``."""
     samples = walk.samples
-    weight, bias, mean, variance = (parameter(samples, operation, place) for place in range(1, 5))
-    eps = operation.args[6] if "native" in operation.operator else operation.args[7]
-    if mean is None or variance is None or mean.factor or variance.factor or operation.kwargs:
-        raise Stop
-    if "native" not in operation.operator and operation.args[5]:
-        raise Stop
+    weight, bias, mean, variance, eps = statistics(samples, operation)
     index = walk.operand(operation, 0)
     lower, upper = walk.ends(index, region)
     wide = (1, -1, *[1] * (lower.dim() - 2))
