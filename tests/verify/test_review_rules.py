@@ -104,6 +104,27 @@ def test_nearest_neighbours_in_both_arithmetics(size: int, places: int, mode: st
     assert (real.upper - real.lower).max() < 1e-5
 
 
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
+@pytest.mark.parametrize(("size", "places"), [(6, 74), (14, 46), (26, 22), (5, 10)])
+def test_rows_go_back_to_the_neighbours_of_both_arithmetics(size: int, places: int, mode: str) -> None:
+    """The same in ``linear``, where a row could go back to the one neighbour of float64 alone."""
+    torch.manual_seed(0)
+
+    class Resized(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Parameter(torch.randn(2, size))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.interpolate(x * self.a, size=places, mode=mode).flatten(1)
+
+    model, x = Resized(), torch.randn(2, 2, size)
+    now = {n: p.detach() for n, p in model.named_parameters()}
+    for how in ("interval", "backward"):
+        bounds = tb.logit_bounds(model, x, 0.0, domain="linear", arithmetic="float32", options={"intermediate": how})
+        assert_inside(bounds, evaluate(model, now, x))
+
+
 WEIGHTS = {
     "convolution of one output": (lambda h, w: F.conv1d(h, w).sum(1, keepdim=True), [(1, 4, 2)]),
     "convolution's bias": (lambda h, b: F.conv1d(h, torch.ones(2, 4, 2).to(h), b), [(2,)]),

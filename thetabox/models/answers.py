@@ -7,9 +7,8 @@ the network in every case: what is done to the answer is strictly increasing.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,6 +24,7 @@ from thetabox.models.beside import beside
 from thetabox.models.failure import HIDDEN
 from thetabox.models.input_type import input_type
 from thetabox.models.makers import PRODUCTS, Makers
+from thetabox.models.quiet import quiet
 from thetabox.models.recurrent import called, is_recurrent
 from thetabox.models.running import Running, running
 from thetabox.models.twins import untouched
@@ -128,14 +128,6 @@ def _own(model: nn.Module) -> list[Tensor]:
     return [t for t in [*model.parameters(), *model.buffers()] if not t.is_inference()]
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """What torch warns of tensors without numbers is nothing that anybody could change."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def _is_plain(model: nn.Module, x: Tensor, as_classes: bool) -> bool:
     """Whether a run without numbers shows that logits are answered as they are; where it shows nothing, numbers do.
 
@@ -143,8 +135,9 @@ def _is_plain(model: nn.Module, x: Tensor, as_classes: bool) -> bool:
     found, instead of numbers that later runs would take for constants.
     """
     dtype, device = input_type(model, x)
-    with suppress(Exception), _quiet(), torch.no_grad(), untouched(model, numbers=True), Makers() as makers:
+    with suppress(Exception), quiet(), torch.no_grad(), untouched(model, numbers=True), Makers() as makers:
         mode = FakeTensorMode(allow_non_fake_inputs=True)
+        mode.cache_enabled = False  # which would keep a part of the run for ever
         some = mode.from_tensor(torch.zeros((2, *x.shape[1:]), dtype=dtype, device=device))
         held = [(t, t._version, t.detach().clone()) for t in _own(model)]
         try:

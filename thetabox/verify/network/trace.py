@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import operator
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
-from io import StringIO
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,6 +18,7 @@ from torch.export.graph_signature import OutputKind
 from torch.fx.node import Node, map_arg
 
 from thetabox.errors import InputError
+from thetabox.models.quiet import quiet
 from thetabox.models.twins import ModeChangesWeights, untouched
 from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.network.branches import sizes_of_calls, sizes_of_trace
@@ -104,20 +102,11 @@ def _trace(model: nn.Module, module: nn.Module, examples: Sequence[Tensor], inpu
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What torch reports of its internals, by warnings, logs and prints, is not shown; what matters is raised."""
-    logger = logging.getLogger("torch")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        from torch._dynamo import config  # here, for it takes a second that not every command needs
+    """Nothing shown, and nothing kept: torch's cache of operators would hold a part of every trace for ever."""
+    from torch._dynamo import config  # here, for it takes a second that not every command needs
 
-        # Torch's cache of what operators answer would keep a part of every trace for ever.
-        uncached = config.patch(fake_tensor_cache_enabled=False)
-        with warnings.catch_warnings(), redirect_stderr(StringIO()), uncached:
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    with quiet(), config.patch(fake_tensor_cache_enabled=False):
+        yield
 
 
 def _know_again(graph: Graph, model: nn.Module) -> None:
