@@ -51,16 +51,31 @@ def moved(walk: Walk, operation: Operation, a: Tensor, region: Region | None) ->
 
 
 @backward("aten.expand.default", "aten.index_select.default", "aten.index.Tensor", "aten._unsafe_index.Tensor",
-          *OFTEN, *NEAREST)  # a list of operators  # fmt: skip
+          *OFTEN)  # a list of operators  # fmt: skip
 def repeated(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
     """Values that may be read several times: their coefficients are sums."""
-    if operation.operator in NEAREST and walk.samples.rounding.network:
-        value = walk.samples.interval(walk.operand(operation, 0))
-        if len(neighbours(operation, value.shape[2:], network=True, device=value.lower.device)) > 1:
-            raise Stop
     index, first = transposed(walk, operation, a, region)
     walk.penalty(a, _of_largest(walk, operation, index), gamma_sum(a[0, 0].numel()))
     walk.give(index, first)
+
+
+@backward(*NEAREST)
+def nearest(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
+    """Each coefficient goes to the place that the value is read from.
+
+    Not by torch's own derivative, which reads in float64 from the places that it reads from in float32.
+    """
+    if region is not None:
+        raise NeedsImages
+    index = walk.operand(operation, 0)
+    shape = walk.samples.shape(index)
+    found = neighbours(operation, shape[1:], network=walk.samples.rounding.network > 0, device=a.device)
+    if len(found) > 1:
+        raise Stop
+    numbers = a.flatten(3)
+    first = a.new_zeros(*numbers.shape[:3], prod(shape[1:])).index_add_(3, found[0].flatten(), numbers)
+    walk.penalty(a, _of_largest(walk, operation, index), gamma_sum(a[0, 0].numel()))
+    walk.give(index, first.view(*a.shape[:2], *shape))
 
 
 @backward("aten.constant_pad_nd.default", "aten.pad.default")
