@@ -39,7 +39,8 @@ def checked(model: nn.Module, x: Any, y: Any) -> tuple[nn.Module, Tensor, Tensor
         InputError: no network, weights or inputs that are not finite, no samples, a network that fails on them or
             answers no logits, lengths that differ, or labels that are not integers.
     """
-    asked = plain(model, x, keep_indices=True, stacklevel=4)
+    with RUNNING:
+        asked = plain(model, x, keep_indices=True, stacklevel=4)
     return asked.model, asked.x, checks.labels(y, len(asked.x))
 
 

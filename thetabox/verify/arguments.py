@@ -18,6 +18,7 @@ from thetabox.device import choose_device
 from thetabox.errors import InputError
 from thetabox.models.plain import Plain, plain
 from thetabox.models.several import Several
+from thetabox.models.twins import RUNNING
 from thetabox.verify import domains
 from thetabox.verify.arithmetic.rounding import ARITHMETICS, PRECISIONS, Rounding
 from thetabox.verify.problem import Settings, check_arithmetic
@@ -99,9 +100,10 @@ def network(model: nn.Module, x: Inputs, chosen: Settings, *, as_classes: bool =
     Raises:
         InputError: it is none, computes in a type that the arithmetic does not cover, or fails on the inputs.
     """
-    checks.check_weights(model)
-    check_arithmetic(model, chosen.rounding)
-    return plain(model, x, as_classes=as_classes, stacklevel=4)
+    with RUNNING:  # else weights are read while another thread has put others there
+        checks.check_weights(model)
+        check_arithmetic(model, chosen.rounding)
+        return plain(model, x, as_classes=as_classes, stacklevel=4)
 
 
 def labels(y: Array, samples: int) -> Tensor:

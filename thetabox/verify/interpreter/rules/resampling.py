@@ -1,6 +1,7 @@
 r"""Nearest neighbours; linear, bilinear and trilinear interpolation.
 
-Which neighbour is the nearest torch finds by a scale in the type of the numbers; float32 and float64 may find others.
+Which neighbour is the nearest torch finds by a scale in the type of the numbers; float32 and float64 may find others. A
+certificate speaks of the network that runs, and is compared with it in float64: where they differ, both are read.
 
 Where a place of the result lies between values :math:`x_i, x_{i+1}`, at :math:`i + \lambda`, it is :math:`(1 - \lambda)
 x_i + \lambda x_{i+1}`. The place itself is computed, :math:`r(j + 1/2) - 1/2` or :math:`r j` with :math:`r` a quotient
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
-from thetabox.verify.arithmetic.rounding import SAFETY
+from thetabox.verify.arithmetic.rounding import SAFETY, Rounding
 from thetabox.verify.interpreter.context import Context
 from thetabox.verify.interpreter.rules.rearrangement import all_but_two, check_apart
 from thetabox.verify.interpreter.rules.table import EVERYTHING, rule
@@ -46,9 +47,9 @@ EXACT_PLACES = 1 << 22
 
 @rule(*NEAREST, slack=True, types="moves", honours=EVERYTHING)
 def nearest(context: Context, x: Interval, *args: Any, **kwargs: Any) -> Interval:
-    """The nearest value to each place, in float64 as torch finds it; for a network in float32, also as there."""
+    """The nearest value to each place, as torch finds it in float64 and in the network's own type."""
     operation = _checked(context, x, args, kwargs)
-    found = neighbours(operation, x.shape[2:], network=context.rounding.network > 0, device=x.lower.device)
+    found = neighbours(operation, x.shape[2:], context.rounding, x.lower.device)
     for count, size, scale in zip(x.shape[2:], found[0].shape, _scales(operation, x.lower.dim() - 2), strict=True):
         if scale is not None and Fraction(scale) * count != size and size in (count, 2 * count):
             raise InputError(
@@ -63,13 +64,15 @@ def nearest(context: Context, x: Interval, *args: Any, **kwargs: Any) -> Interva
     return replace(out, lower=lower, upper=torch.maximum(*(v.upper for v in picked)), owned=False)
 
 
-def neighbours(operation: Operation, sizes: Sequence[int], *, network: bool, device: torch.device) -> list[Tensor]:
-    """Which places of a value an upsampling reads: in float64, and in float32 where a network there reads others.
+def neighbours(operation: Operation, sizes: Sequence[int], rounding: Rounding, device: torch.device) -> list[Tensor]:
+    """Which places of a value an upsampling reads: in float64, and in the network's type where it reads others there.
 
-    A quotient of sizes that is rounded in another type may point to the neighbour of a value (6 to 74 places).
+    A quotient of sizes that is rounded in another type may point to the neighbour of a value (6 to 74 places). Types
+    of fewer digits than float32 use its quotients.
     """
     ramp = torch.arange(prod(sizes), device=device).view(1, 1, *sizes)
-    types = (torch.float64, torch.float32) if network else (torch.float64,)
+    alone = operation.dtype is torch.float64 and not rounding.network
+    types = (torch.float64,) if alone else (torch.float64, torch.float32)
     found = [operation.target(ramp.to(t), *operation.args[1:], **operation.kwargs)[0, 0].long() for t in types]
     return found[:1] if all(torch.equal(at, found[0]) for at in found[1:]) else found
 

@@ -69,7 +69,7 @@ def nearest(walk: Walk, operation: Operation, a: Tensor, region: Region | None) 
         raise NeedsImages
     index = walk.operand(operation, 0)
     shape = walk.samples.shape(index)
-    found = neighbours(operation, shape[1:], network=walk.samples.rounding.network > 0, device=a.device)
+    found = neighbours(operation, shape[1:], walk.samples.rounding, a.device)
     if len(found) > 1:
         raise Stop
     numbers = a.flatten(3)
