@@ -100,7 +100,7 @@ class Box:
 
         Raises:
             InputError: no tensor is in the box, the box of every one has no extent while that of another would have
-                one, or a pattern matches nothing.
+                one, one holds infinite values, or a pattern matches nothing.
         """
         held = {**dict(model.named_buffers()), **dict(model.named_parameters())}
         factors = self.factors(model)
@@ -108,6 +108,11 @@ class Box:
             raise InputError(
                 f"no parameter is in the box (include {self.include!r}, exclude {self.exclude!r}, scale {self.scale}), "
                 "so there is nothing to be proven or measured"
+            )
+        infinite = [name for name in factors if bool(torch.isinf(held[name].detach()).any())]
+        if infinite:
+            raise InputError(
+                f"{infinite[0]} is in the box and holds infinite values, as a mask does, which are exact; exclude it"
             )
         if any(self._moves(held[name].detach()) for name in factors):
             return

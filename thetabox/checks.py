@@ -147,12 +147,13 @@ def check_weights(model: nn.Module) -> None:
 
     Raises:
         InputError: no module, a tensor without values (lazy, or of the meta device), one that is not plain (sparse,
-            complex, a lazily negated view, a wrapper of others), NaN or infinity.
+            complex, a lazily negated view, a wrapper of others), NaN or infinity, but minus infinity in a buffer.
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, not {_kind(model)}")
     _check_default_device()
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+    parameters = dict(model.named_parameters())
+    for name, tensor in [*parameters.items(), *model.named_buffers()]:
         if is_lazy(tensor):
             raise InputError(f"the model's {name} has no shape yet; call the model once, so that lazy layers are made")
         if is_traceable_wrapper_subclass(tensor):
@@ -170,7 +171,10 @@ def check_weights(model: nn.Module) -> None:
         if tensor.is_floating_point():
             # Detached: no history is to be kept, and a tensor of inference mode cannot have one.
             values = tensor.detach() if tensor.dtype in ORDINARY else tensor.detach().float()
-            if not bool(torch.isfinite(values).all()):
+            # A buffer of minus infinity is a mask that is added in front of a softmax.
+            held = name in parameters or not bool(torch.isneginf(values).any())
+            allowed = torch.isfinite(values) if held else torch.isfinite(values) | torch.isneginf(values)
+            if not bool(allowed.all()):
                 raise InputError(f"the model's {name} has values that are NaN or infinite")
 
 

@@ -232,7 +232,8 @@ def _scalar_sums(operator: str) -> Iterator[Call]:
         yield Call(operator, (operand, 2, 3), {}, networks(operand)[0])
 
 
-@cases("aten.mul.Tensor", "aten.div.Tensor", "aten.gt.Tensor", "aten.ge.Tensor", "aten.lt.Tensor", "aten.le.Tensor")
+@cases("aten.mul.Tensor", "aten.div.Tensor", "aten.gt.Tensor", "aten.ge.Tensor", "aten.lt.Tensor", "aten.le.Tensor",
+       "aten.eq.Tensor", "aten.ne.Tensor")  # a list of operators  # fmt: skip
 def _pairs(operator: str) -> Iterator[Call]:
     yield from binary(operator)
     yield from with_numbers(operator)
@@ -245,7 +246,8 @@ def _logic(operator: str) -> Iterator[Call]:
     yield from binary(operator)
 
 
-@cases("aten.mul.Scalar", "aten.div.Scalar", "aten.gt.Scalar", "aten.ge.Scalar", "aten.lt.Scalar", "aten.le.Scalar")
+@cases("aten.mul.Scalar", "aten.div.Scalar", "aten.gt.Scalar", "aten.ge.Scalar", "aten.lt.Scalar", "aten.le.Scalar",
+       "aten.eq.Scalar", "aten.ne.Scalar")  # a list of operators  # fmt: skip
 def _numbers(operator: str) -> Iterator[Call]:
     yield from with_numbers(operator)
 

@@ -61,6 +61,20 @@ def less_equal(context: Context, a: Operand, b: Operand) -> Interval:
     return _compare(context, b, a, strict=False)
 
 
+@rule("aten.eq.Tensor", "aten.eq.Scalar", elementwise=True, slack=True, types="whole")
+def equal(context: Context, a: Operand, b: Operand) -> Interval:
+    """``a == b``."""
+    above, below = _compared(context, a, b, strict=False), _compared(context, b, a, strict=False)
+    return _truth(torch.minimum(above.lower, below.lower), 1.0 - torch.minimum(above.upper, below.upper))
+
+
+@rule("aten.ne.Tensor", "aten.ne.Scalar", elementwise=True, slack=True, types="whole")
+def unequal(context: Context, a: Operand, b: Operand) -> Interval:
+    """``a != b``."""
+    same = equal(context, a, b)
+    return _truth(1.0 - same.upper, same.lower.clone())
+
+
 def _compare(context: Context, a: Operand, b: Operand, *, strict: bool) -> Interval:
     """``a > b`` (strict) or ``a >= b``."""
     decided = _compared(context, a, b, strict=strict)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.linear.region import Region
@@ -27,7 +28,7 @@ def added(walk: Walk, operation: Operation, a: Tensor, region: Region | None) ->
     if operation.kwargs or len(operation.args) > 2:
         raise Stop
     signs = {"sub": (1.0, -1.0), "rsub": (-1.0, 1.0)}.get(operation.operator.split(".")[1], (1.0, 1.0))
-    terms = [_term(walk, operation, v) for v in operation.args]
+    terms = [_finite(_term(walk, operation, v), a) for v in operation.args]
     if any(isinstance(t, Parameter) for t in terms) and region is not None:
         raise Stop
     relative = gamma_sum(a[0, 0].numel()) + walk.samples.rounding.of_operation(3)
@@ -75,6 +76,8 @@ def scaled(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -
     if region is not None:
         raise Stop
     theta, radius = (t.expand(1, *most.shape[1:]) for t in (factor.theta, factor.unit_radius))
+    if not bool(theta.isfinite().all()):
+        raise Stop
     epsilon = walk.epsilon(samples.factor(factor), most.dim())
     first = a * theta[:, None]
     lower, upper = walk.ends(index)
@@ -97,6 +100,8 @@ def _term(walk: Walk, operation: Operation, value: Any) -> int | float | Paramet
     if not isinstance(value, Ref):
         raise Stop
     held = walk.samples.values[value.index]
+    if isinstance(held, Interval) and held.is_point and held.slack == 0.0 and held.batch is None and not held.by_row:
+        held = Parameter(held.lower)
     if isinstance(held, Parameter):
         beyond = held.theta.dim() - len(walk.samples.shape(operation.index))
         if beyond > 1 or (beyond == 1 and held.theta.shape[0] != 1):
@@ -105,6 +110,20 @@ def _term(walk: Walk, operation: Operation, value: Any) -> int | float | Paramet
     if not walk.samples.plain(value.index) or walk.samples.shape(value.index) != walk.samples.shape(operation.index):
         raise Stop
     return value.index
+
+
+def _finite(term: int | float | Parameter, a: Tensor) -> int | float | Parameter:
+    """A mask without its minus infinities, where no coefficient stands.
+
+    Raises:
+        Stop: one does.
+    """
+    if not isinstance(term, Parameter) or bool(term.theta.isfinite().all()):
+        return term
+    gone = term.theta.isneginf()
+    if gone.dim() > a.dim() - 2 or bool((a * gone != 0).any()):
+        raise Stop
+    return Parameter(term.theta.masked_fill(gone, 0.0), theta_error=term.theta_error)
 
 
 def _most(walk: Walk, index: int, region: Region | None) -> Tensor:
