@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,19 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("thetabox")
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of many tests alike, marked ``thin(n)``, one in n is quick; the others are slow."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        thin = item.get_closest_marker("thin")
+        if thin is not None:
+            name = item.nodeid.partition("[")[0]
+            if seen[name] % thin.args[0]:
+                item.add_marker("slow")
+            seen[name] += 1
 
 
 @pytest.fixture(autouse=True)

@@ -44,6 +44,7 @@ PUBLIC: dict[str, Callable[..., Any]] = {
 }
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", PUBLIC)
 @pytest.mark.parametrize(
     ("patterns", "said"),
@@ -62,6 +63,7 @@ def test_patterns_that_match_nothing(name: str, patterns: dict[str, Any], said: 
     refused(lambda: PUBLIC[name](network(), tb.Box(**patterns)), *said)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("name", PUBLIC)
 @pytest.mark.parametrize(
     "box",

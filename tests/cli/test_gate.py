@@ -324,6 +324,7 @@ def test_a_share_of_ten_samples(share, status):
 # --- who reads the answer
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("away", ["stdout", "stderr", "both", "closed"])
 @pytest.mark.parametrize(("epsilon", "status"), [pytest.param("1e-4", 0, marks=pytest.mark.slow), ("0.9", 1)])
 def test_nobody_needs_to_read_the_answer(folder, away, epsilon, status):
@@ -389,6 +390,7 @@ def test_an_interrupted_gate_leaves_no_answer(run, made, tmp_path, monkeypatch):
     assert ElementTree.parse(file).getroot().attrib["errors"] == "1"
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("box", [("--include", ""), ("--scale", "*=0"), ("--exclude", "*")], ids=str)
 @pytest.mark.parametrize("command", ["certify", "radius", "attack", "mismatch", "gate"])
 def test_a_box_in_which_nothing_moves(run, cnn, tmp_path, box, command):

@@ -60,6 +60,7 @@ def _quiet() -> Any:
         yield
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("answer", THREE.values(), ids=THREE.keys())
 def test_certified_as_the_plain_network_is(answer: Any) -> None:
     network, y = Answering(answer), PLAIN(X).argmax(1)

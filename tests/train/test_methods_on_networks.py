@@ -91,6 +91,7 @@ def one_step(build: object, name: str, **more: object) -> tuple[nn.Module, float
     return model, float(loss), before
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     ("name", "build"),
     [

@@ -69,6 +69,7 @@ def task_of(name: str, samples: int = 12, seed: int = 1) -> Task:
     return model, x, y
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(("name", "domain"), [(n, d) for n, (*_, domains) in MAKERS.items() for d in domains])
 def test_an_epsilon_is_answered_the_same_whatever_stands_beside_it(name: str, domain: str) -> None:
     """To the last bit, in every subset and in any order."""

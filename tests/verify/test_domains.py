@@ -220,6 +220,7 @@ def test_an_interrupted_auto_goes_on(fake: type[Fake], task: Any, tmp_path: Path
 ERRORS = [tb.InputError, AssertionError, IndexError, RuntimeError, TypeError, ZeroDivisionError]
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("error", ERRORS)
 def test_a_domain_that_gives_up_leaves_the_proofs_so_far(fake: type[Fake], task: Any, error: type[Exception]) -> None:
     model, x, y = task
@@ -326,6 +327,7 @@ def test_progress_ends_at_all_rows(fake: type[Fake], task: Any) -> None:
         assert all(0 <= done <= 80 for done, _ in seen)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("domain", ["fake", "auto"])
 @pytest.mark.parametrize("holes", [(), ((2e-3, 8e-3), (0.02, 0.04), (0.12, 0.125))])
 @pytest.mark.parametrize("rtol", [1e-2, 0.3])

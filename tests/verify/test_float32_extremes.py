@@ -139,6 +139,7 @@ def margins(logits: Tensor) -> Tensor:
     return torch.stack([first, -first], 1)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("draws", [12, pytest.param(150, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", MAKERS)
 def test_float32_lies_inside(name: str, draws: int) -> None:

@@ -37,6 +37,7 @@ class Divided(nn.Module):
         return torch.stack([h[:, 0], h[:, 1] + 5.0], 1)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("domain", ["interval", "linear", "auto"])
 @pytest.mark.parametrize("name", BEYOND)
 def test_nothing_is_verified_where_a_divisor_may_be_zero(name: str, domain: str) -> None:
@@ -126,6 +127,7 @@ class Selected(nn.Module):
         return torch.cat([h, torch.full_like(h, -0.5)], 1)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("domain", ["interval", "linear", "auto"])
 @pytest.mark.parametrize("name", PADDING_ALONE)
 def test_a_window_of_padding_alone(name: str, domain: str) -> None:

@@ -136,6 +136,7 @@ READOUTS: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
 }
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", READOUTS)
 @pytest.mark.parametrize("arithmetic", ["real", pytest.param("float32", marks=pytest.mark.slow)])
 def test_readouts(name: str, arithmetic: str) -> None:

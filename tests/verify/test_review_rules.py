@@ -76,6 +76,7 @@ def test_a_direction_of_length_0_stays_unbounded() -> None:
     assert (bounds.upper == torch.inf).all()
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
 @pytest.mark.parametrize(("size", "places"), [(6, 74), (14, 46), (26, 22), (5, 10), (7, 3)])
 @pytest.mark.parametrize("precision", ["float64", "float32"])
@@ -110,6 +111,7 @@ def test_nearest_neighbours_in_both_arithmetics(size: int, places: int, mode: st
     assert (wide.upper - wide.lower).max() < 1e-5
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
 @pytest.mark.parametrize(("size", "places"), [(6, 74), (14, 46), (26, 22), (5, 10)])
 def test_rows_go_back_to_the_neighbours_of_both_arithmetics(size: int, places: int, mode: str) -> None:
@@ -169,6 +171,7 @@ class Computed(nn.Module):
         return self.function(x * self.a, *[getattr(self, f"w{n}").tanh() for n in range(self.count)]).flatten(1)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_computed_weights_with_another_epsilon_for_each_sample(name: str) -> None:
     """Such weights have a row for each sample, which is no dimension of theirs."""

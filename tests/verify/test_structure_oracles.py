@@ -99,6 +99,7 @@ def test_far_places_are_rounded_more(aligned: bool) -> None:
     held(rounded, truth, 0.1)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("name", ["nearest", "nearest-exact"])
 @pytest.mark.parametrize("scale", [None, (1.3, 2.0), (3.3, 1.05), (2.05, 0.45)])
 def test_nearest_neighbours_are_the_same_however_they_lie(name: str, scale: tuple[float, float] | None) -> None:

@@ -186,6 +186,7 @@ class Counts(nn.Module):
         return self.layer(x)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64, torch.bool])
 @pytest.mark.parametrize("always", [True, False])
 def test_tensors_that_it_merely_holds(dtype: torch.dtype, always: bool) -> None:

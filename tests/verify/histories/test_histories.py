@@ -327,6 +327,7 @@ def test_sampled_networks_inside(seed: int, epsilon: float, k: int, splits: int,
         assert (margin <= own[:, 0] - others + 1e-12).all()
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("refractory", [0, 2, 3, 5])
 def test_neurons_of_one_weight(refractory: int) -> None:
     """Counts of single neurons over their whole box, a line of weights, for many inputs and thresholds."""
@@ -501,6 +502,7 @@ STRANGE: dict[str, dict[str, Sequence[float]]] = {
 }
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("options", [{"histories": 1}, {"histories": 3, "splits": 8}])
 @pytest.mark.parametrize("name", list(STRANGE))
 def test_values_of_neurons_that_nobody_would_choose(name: str, options: dict[str, int]) -> None:
