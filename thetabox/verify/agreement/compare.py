@@ -54,7 +54,7 @@ class Agreement:
     """What was compared.
 
     Attributes:
-        logits: of the unperturbed network, float64.
+        logits: of the unperturbed network, float64; where rounding at a jump makes them others, as it computes them.
         record: for the certificate.
         calls: what the code asked of torch for the whole batch.
     """
@@ -127,15 +127,16 @@ def check(problem: Problem, epsilon: Float[Tensor, " sweeps"], x: Any = None) ->
             narrow.forget()
         record = _compared(own, epsilon, unread)
         own.run.forget()
+        answers = own.logits
         if own.run.wide and holds_narrow(problem):
-            calls = compare_precision(problem, narrow, own.logits)
+            calls, answers = compare_precision(problem, narrow, own.logits)
             if not alike(widened(calls), 1, widened(own.calls), 1):  # the code asks for the type
                 _compared(OwnForward(problem, narrow), epsilon, unread)
         if isinstance(x, Tensor | np.ndarray) and (len(problem.x) <= LARGE or not ordinary(problem, x)):
             compare_verbatim(problem, narrow, x, own.logits, own.calls)
     _check_constants(problem, unread)
     constants = sum(t.numel() for graph in problem.network.graphs.values() for t in graph.constants.values())
-    return Agreement(own.logits, {**record, "unread": unread, "constants": constants}, own.calls)
+    return Agreement(answers, {**record, "unread": unread, "constants": constants}, own.calls)
 
 
 def _compared(own: OwnForward, epsilon: Tensor, unread: list[str]) -> dict[str, Any]:

@@ -25,11 +25,12 @@ def holds_narrow(problem: Problem) -> bool:
     return any(dtype in NARROW for graph in problem.network.graphs.values() for dtype in graph.dtypes.values())
 
 
-def compare_precision(problem: Problem, run: Running, wide: Tensor) -> Sequence[Call]:
+def compare_precision(problem: Problem, run: Running, wide: Tensor) -> tuple[Sequence[Call], Tensor]:
     """Every sample in the network's own precision: near the answers in double precision, or within its rounding.
 
     Returns:
-        What the code asked of torch for them.
+        What the code asked of torch for them, and the answers: in double precision, and in the network's own where
+        rounding at a jump made those others.
     """
     run.recording = True
     own = logits(problem, run)
@@ -38,7 +39,7 @@ def compare_precision(problem: Problem, run: Running, wide: Tensor) -> Sequence[
     places = apart(own, wide, NEAR_OWN)
     bounds = around(problem, places, run) if len(places) else None
     if bounds is None:
-        return calls
+        return calls, wide
     # Of what overflowed nothing is known, neither of the number nor of its bounds, which know no half precision.
     exact = torch.finfo(run.dtype).eps < NEAR_OWN**2
     known = bounds.upper.isfinite() & (own[places].isfinite() | exact)
@@ -46,7 +47,9 @@ def compare_precision(problem: Problem, run: Running, wide: Tensor) -> Sequence[
     if len(beyond):
         name = str(run.dtype).removeprefix("torch.")
         refuse(problem, f"its forward of sample {int(places[beyond[0]])} in {name} lies outside the bounds at ε = 0")
-    return calls
+    answers = wide.clone()
+    answers[places] = torch.where(own[places].isfinite().all(1, keepdim=True), own[places], wide[places])
+    return calls, answers
 
 
 def compare_cast(problem: Problem) -> None:
