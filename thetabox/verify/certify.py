@@ -132,7 +132,7 @@ def certify(
     data = {"name": "", "sha256": tensor_hash([inputs, labels]), "samples": len(inputs), **(data_info or {})}
     return Certificate(
         epsilon=eps,
-        margin=_of_right(proof.margin, clean, labels),
+        margin=_of_right(proof.margin, agreed, labels),
         label=labels,
         predicted=clean.argmax(1),
         domain=chosen.domain,
@@ -153,11 +153,12 @@ def certify(
 
 
 def _of_right(
-    margin: Float[Tensor, "sweeps samples"], clean: Float[Tensor, "samples classes"], labels: Tensor
+    margin: Float[Tensor, "sweeps samples"], agreed: agreement.Agreement, labels: Tensor
 ) -> Float[Tensor, "sweeps samples"]:
-    """Nothing is verified that the network itself does not answer right: in its own precision it may take a jump."""
-    known = arguments.margins_of(clean, labels)
-    return torch.where((known <= 0) & (margin > 0), known.to(margin), margin)
+    """Not verified: what the network itself does not answer right, where its own precision takes a jump."""
+    known = arguments.margins_of(agreed.logits, labels)
+    wrong = agreed.jumped & (known <= 0)
+    return torch.where(wrong & (margin > 0), known.to(margin), margin)
 
 
 def _left_out(problem: Problem, facts: dict[str, Any]) -> dict[str, Any]:

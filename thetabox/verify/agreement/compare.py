@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -55,11 +55,13 @@ class Agreement:
 
     Attributes:
         logits: of the unperturbed network, float64; where rounding at a jump makes them others, as it computes them.
+        jumped: samples of which that is so.
         record: for the certificate.
         calls: what the code asked of torch for the whole batch.
     """
 
     logits: Float[Tensor, "samples classes"]
+    jumped: Bool[Tensor, " samples"]
     record: dict[str, Any]
     calls: Sequence[Call]
 
@@ -136,7 +138,8 @@ def check(problem: Problem, epsilon: Float[Tensor, " sweeps"], x: Any = None) ->
             compare_verbatim(problem, narrow, x, own.logits, own.calls)
     _check_constants(problem, unread)
     constants = sum(t.numel() for graph in problem.network.graphs.values() for t in graph.constants.values())
-    return Agreement(answers, {**record, "unread": unread, "constants": constants}, own.calls)
+    jumped = (answers != own.logits).any(1)
+    return Agreement(answers, jumped, {**record, "unread": unread, "constants": constants}, own.calls)
 
 
 def _compared(own: OwnForward, epsilon: Tensor, unread: list[str]) -> dict[str, Any]:

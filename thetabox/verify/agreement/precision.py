@@ -29,7 +29,7 @@ def compare_precision(problem: Problem, run: Running, wide: Tensor) -> tuple[Seq
     """Every sample in the network's own precision: near the answers in double precision, or within its rounding.
 
     Returns:
-        What the code asked of torch for them, and the answers: in double precision, and in the network's own where
+        What the code asked of torch for them, and answers: in double precision, and in the network's own where
         rounding at a jump made those others.
     """
     run.recording = True
