@@ -65,8 +65,8 @@ class Frame:
     """Which samples a walk is about, and around which position of each.
 
     Attributes:
-        samples: samples, one for each item of the walk.
-        height: row of each item's position in the image where the walk starts; ``None`` for whole images.
+        samples: of the walk, by their places.
+        height: row of each sample's position in the image where the walk starts; ``None`` for whole images.
         width: column of it.
     """
 

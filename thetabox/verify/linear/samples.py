@@ -29,7 +29,7 @@ class Samples:
         graph: the traced network.
         tensors: position → parameter.
         x: inputs ``[samples, ...]``.
-        context: ε of each item, and rounding: of the bounds (float64) and of the network.
+        context: ε of each sample, and rounding: of the bounds (float64) and of the network.
         tighten: asked for tighter ends of each value, before anything that reads it is bounded.
         meter: of the samples, charged by ``tighten``.
         norms: asked before that, for what balls around the values know of their ends.
@@ -114,7 +114,7 @@ class Samples:
         return _by_item(value) or (isinstance(value, Interval) and value.by_row)
 
     def factor(self, parameter: Parameter) -> Float[Tensor, " samples"]:
-        """ε of the parameter in every item, rounded up."""
+        """ε of the parameter in every sample, rounded up."""
         if parameter.factor == 0.0:
             return torch.zeros_like(self.epsilon)
         return self.context.epsilon(parameter.factor).reshape(-1)

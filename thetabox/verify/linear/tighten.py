@@ -69,8 +69,8 @@ def narrows(graph: Graph) -> set[int]:
 class Tighten:
     """Tighter ends of the values in front of ReLUs, where the sign is open.
 
-    Two rows for each number that needs them, and no use of those that fill up a batch: what is found of an item does
-    not depend on the others. What a row costs follows from shapes, so that an item that cannot pay for all of a layer's
+    Two rows for each number that needs them, and no use of those that fill up a batch: what is found of a sample does
+    not depend on the others. What a row costs follows from shapes, so that a sample that cannot pay for all of a layer's
     is left out before any is walked.
 
     Args:
@@ -161,8 +161,8 @@ class Tighten:
 
 def _row(samples: Samples, operation: Operation, needed: Tensor) -> int:
     """Multiply-adds of one row from a value back to the input, found by walking one; the same for all rows."""
-    item, place, *position = (int(i) for i in needed.nonzero()[0])
-    one = torch.tensor([item], device=needed.device)
+    sample, place, *position = (int(i) for i in needed.nonzero()[0])
+    one = torch.tensor([sample], device=needed.device)
     places = one.new_tensor([[place]])
     if needed.dim() == 2:
         walk = _dense_walk(samples, operation, one, places)
@@ -238,7 +238,7 @@ def _images(samples: Samples, operation: Operation, needed: Tensor, lower: Tenso
 
 
 def _image_walk(samples: Samples, operation: Operation, frame: Frame, places: Tensor) -> Walk | None:
-    """Ready to walk back from some channels at one position of each item, each and its negative."""
+    """Ready to walk back from some channels at one position of each sample, each and its negative."""
     walk = Walk(samples, frame, 2 * places.shape[1], coarse=True)
     if operation.operator in CONVOLUTIONS:
         try:

@@ -64,7 +64,7 @@ class Walk:
     Args:
         samples: the samples' intervals.
         frame: which of them, whole or around a position.
-        rows: rows of each item.
+        rows: rows of each sample.
         coarse: turn a convolution's noise into a constant, at two products instead of three.
     """
 
@@ -156,7 +156,7 @@ class Walk:
         return lower, lower if value.is_point else self.cut(value.upper, region)
 
     def epsilon(self, values: Float[Tensor, " samples"], dims: int) -> Tensor:
-        """One number an item, shaped for ``[samples, rows, ...]`` of ``dims`` dimensions."""
+        """One number a sample, shaped for ``[samples, rows, ...]`` of ``dims`` dimensions."""
         picked = values[self.frame.samples]
         return picked.view(-1, *[1] * (dims - 1))
 

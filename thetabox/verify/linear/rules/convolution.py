@@ -233,7 +233,7 @@ def _block(
 
 
 def start_convolution(walk: Walk, operation: Operation, places: Tensor) -> None:
-    """Start at the channels ``places [samples, n]`` of each item's position: each, then each with its sign turned."""
+    """Start at the channels ``places [samples, n]`` of each sample's position: each, then each with its sign turned."""
     samples = walk.samples
     conv = layer(samples, operation)
     if conv.flat or conv.groups != 1:
