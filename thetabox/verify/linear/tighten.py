@@ -70,8 +70,8 @@ class Tighten:
     """Tighter ends of the values in front of ReLUs, where the sign is open.
 
     Two rows for each number that needs them, and no use of those that fill up a batch: what is found of a sample does
-    not depend on the others. What a row costs follows from shapes, so that a sample that cannot pay for all of a layer's
-    is left out before any is walked.
+    not depend on the others. What a row costs follows from shapes, so that a sample that cannot pay for all of a
+    layer's is left out before any is walked.
 
     Args:
         graph: the traced network.
