@@ -28,9 +28,10 @@ def added(walk: Walk, operation: Operation, a: Tensor, region: Region | None) ->
     if operation.kwargs or len(operation.args) > 2:
         raise Stop
     signs = {"sub": (1.0, -1.0), "rsub": (-1.0, 1.0)}.get(operation.operator.split(".")[1], (1.0, 1.0))
-    terms = [_finite(_term(walk, operation, v), a) for v in operation.args]
+    terms = [_term(walk, operation, v) for v in operation.args]
     if any(isinstance(t, Parameter) for t in terms) and region is not None:
         raise Stop
+    terms = [_finite(t, a) for t in terms]
     relative = gamma_sum(a[0, 0].numel()) + walk.samples.rounding.of_operation(3)
     for term, sign in zip(terms, signs, strict=True):
         signed = a if sign > 0 else -a
