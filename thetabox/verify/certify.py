@@ -157,7 +157,7 @@ def _of_right(
 ) -> Float[Tensor, "sweeps samples"]:
     """Not verified: what the network itself does not answer right, where its own precision takes a jump."""
     known = arguments.margins_of(agreed.logits, labels)
-    wrong = agreed.jumped & (known <= 0)
+    wrong = agreed.jumped & (known < 0)
     return torch.where(wrong & (margin > 0), known.to(margin), margin)
 
 

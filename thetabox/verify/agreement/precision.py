@@ -13,7 +13,7 @@ from thetabox.models.input_type import input_type
 from thetabox.models.running import Running, running
 from thetabox.models.twins import NARROW
 from thetabox.verify.agreement.given import logits
-from thetabox.verify.agreement.nearness import NEAR_OWN, apart, around, outside
+from thetabox.verify.agreement.nearness import NEAR_OWN, apart, around, has_jumps, outside
 from thetabox.verify.agreement.points import FAR, BoxPoints
 from thetabox.verify.agreement.refusal import refuse
 from thetabox.verify.kernels import sound_kernels
@@ -47,6 +47,8 @@ def compare_precision(problem: Problem, run: Running, wide: Tensor) -> tuple[Seq
     if len(beyond):
         name = str(run.dtype).removeprefix("torch.")
         refuse(problem, f"its forward of sample {int(places[beyond[0]])} in {name} lies outside the bounds at ε = 0")
+    if not has_jumps(problem):
+        return calls, wide
     answers = wide.clone()
     answers[places] = torch.where(own[places].isfinite().all(1, keepdim=True), own[places], wide[places])
     return calls, answers
