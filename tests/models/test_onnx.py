@@ -124,7 +124,7 @@ def test_scaler_before_a_linear_classifier(tmp_path: Path) -> None:
             "LinearClassifier", ["s"], ["label", "chances"], domain="ai.onnx.ml", coefficients=[1.0, 2, 3, 4, 5, 6],
             intercepts=[0.1, 0.2, 0.3], classlabels_ints=[0, 1, 2], post_transform="SOFTMAX",
         ),
-    ]  # fmt: skip
+    ]  # a node, several settings to a line  # fmt: skip
     path = written(nodes, {}, tmp_path, outputs=["label", "chances"], shape=[None, 2])
     x = torch.tensor([[1.0, 1.5], [2.0, -1.0]])
     with torch.no_grad():
@@ -136,13 +136,13 @@ def test_scaler_before_a_linear_classifier(tmp_path: Path) -> None:
 def written(
     nodes: list[Any], tensors: dict[str, np.ndarray], folder: Path, *, outputs: list[str] | None = None,
     shape: list[int | None] | None = None, opset: int = 20, kind: int = TensorProto.FLOAT, name: str = "m.onnx",
-) -> Path:  # fmt: skip
+) -> Path:  # a signature, several arguments to a line  # fmt: skip
     dims = ["batch" if d is None else d for d in (shape or [None, 2])]
     graph = helper.make_graph(
         nodes, "g", [helper.make_tensor_value_info("x", kind, dims)],
         [helper.make_empty_tensor_value_info(o) for o in outputs or ["y"]],
         [numpy_helper.from_array(t, n) for n, t in tensors.items()],
-    )  # fmt: skip
+    )  # a graph, a part a line  # fmt: skip
     ids = [helper.make_opsetid("", opset), helper.make_opsetid("ai.onnx.ml", 3), helper.make_opsetid("mine", 1)]
     path = folder / name
     path.write_bytes(helper.make_model(graph, opset_imports=ids, ir_version=9).SerializeToString())
@@ -250,7 +250,7 @@ def test_a_batch_written_into_the_graph(size: int, tmp_path: Path) -> None:
     held = {
         "flat": np.array([size, 4]), "state": np.array([size, 3]), "start": np.ones((1, 3), F),
         "w": np.arange(30, dtype=F).reshape(10, 3),
-    }  # fmt: skip
+    }  # a table  # fmt: skip
     path = written(nodes, held, tmp_path, shape=[size, 2, 2])
     network, x = quietly(path), torch.rand(7, 2, 2)
     assert network.facts["batch"] == f"exported with {size}, made free"
@@ -471,7 +471,7 @@ HOSTILE: dict[str, tuple[Callable[[Any], Any], str]] = {
     "huge value": (huge, "no memory holds"),
     "huge numbers": (huge_numbers, "too many"),
     "doubled": (doubled, "too many"),
-}  # fmt: skip
+}  # a case a line  # fmt: skip
 
 
 @pytest.mark.parametrize("name", HOSTILE)

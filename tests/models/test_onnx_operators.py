@@ -167,7 +167,7 @@ CASES: dict[str, Case] = {
     "gru before": case("GRU", (4, 2, 3), weight(2, 15, 3), weight(2, 15, 5), weight(2, 30), hidden_size=5,
                        linear_before_reset=1, direction="bidirectional"),
     "rnn": case("RNN", (4, 2, 3), weight(1, 5, 3), weight(1, 5, 5), weight(1, 10), hidden_size=5),
-}  # fmt: skip
+}  # a case a line  # fmt: skip
 POSITIVE = {"log": case("Log"), "sqrt": case("Sqrt")}
 
 
@@ -181,7 +181,7 @@ def model_of(case: Case, outputs: int = 1) -> Any:
     graph = helper.make_graph(
         [node], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [f"d{i}" for i in range(len(shape))])],
         [helper.make_empty_tensor_value_info(name) for name in outs], held,
-    )  # fmt: skip
+    )  # a graph, a part a line  # fmt: skip
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
 
 
@@ -217,7 +217,7 @@ def test_every_operator_is_compared() -> None:
     beside = {
         "Shape", "Size", "Range", "ConstantOfShape", "CastLike", "Where", "Equal", "Greater", "GreaterOrEqual", "Less",
         "LessOrEqual", "And", "Or", "Not",
-    }  # fmt: skip
+    }  # words, several to a line  # fmt: skip
     assert {name for _, name in OPERATORS} - {c[0] for c in (CASES | POSITIVE).values()} == beside
 
 
@@ -245,7 +245,7 @@ def graph_of(nodes: list[Any], shape: tuple[Any, ...], tensors: dict[str, np.nda
     graph = helper.make_graph(
         nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", *shape[1:]])],
         [helper.make_empty_tensor_value_info("y")], [numpy_helper.from_array(t, n) for n, t in tensors.items()],
-    )  # fmt: skip
+    )  # a graph, a part a line  # fmt: skip
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
 
 
@@ -292,7 +292,7 @@ REFUSED = {
     "squeeze": (case("Squeeze", (2, 1, 6)), "without axes"),
     "kernel": (case("Conv", IMAGE, weight(4, 3, 3, 3), kernel_shape=[2, 2]), "kernel_shape"),
     "index from data": (case("Reshape", ROWS, weight(2)), "it"),
-}  # fmt: skip
+}  # a case a line  # fmt: skip
 
 
 @pytest.mark.parametrize("name", REFUSED)

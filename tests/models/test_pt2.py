@@ -175,7 +175,7 @@ class Normed(nn.Module):
         self.layers = nn.Sequential(
             nn.Conv2d(1, 3, 3, bias=False), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 3),
             nn.BatchNorm2d(4, affine=False, eps=1e-2), nn.Flatten(), nn.Linear(64, 3),
-        )  # fmt: skip
+        )  # layers, several to a line  # fmt: skip
         for norm in (self.layers[1], self.layers[4]):
             norm.running_mean.normal_()
             norm.running_var.uniform_(0.5, 2)
@@ -421,7 +421,7 @@ def attacks(trace: str) -> dict[str, tuple[Callable[[Members], Members], str]]:
         "two roots": (lambda m: {**m, "other/x": b""}, "not an archive"),
         "old format": (lambda m: {"version": b"1", "serialized_exported_program.json": b"{}"}, "torch before 2.8"),
         "called": (lambda m: edited(m, GRAPH, expression(call)), ""),
-    }  # fmt: skip
+    }  # a case a line  # fmt: skip
 
 
 @pytest.mark.parametrize("name", attacks(""))

@@ -76,7 +76,7 @@ SINGLE: dict[str, tuple[str, tuple[int, ...], dict[str, Any], int]] = {
     "wide padding over the edge": (
         "MaxPool", (2, 2, 8, 6), {"kernel_shape": [3, 3], "strides": [2, 3], "pads": [2, 2, 2, 1], "ceil_mode": 1}, 12,
     ),
-}  # fmt: skip
+}  # a case a line  # fmt: skip
 
 
 @pytest.mark.parametrize(("operator", "shape", "attributes", "opset"), SINGLE.values(), ids=SINGLE.keys())

@@ -76,6 +76,18 @@ def test_a_direction_of_length_0_stays_unbounded() -> None:
     assert (bounds.upper == torch.inf).all()
 
 
+class Resized(nn.Module):
+    """A product, and the nearest value to each place of another size."""
+
+    def __init__(self, size: int, places: int, mode: str) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.randn(2, size))
+        self.places, self.mode = places, mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.interpolate(x * self.a, size=self.places, mode=self.mode).flatten(1)
+
+
 @pytest.mark.thin(4)
 @pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
 @pytest.mark.parametrize(("size", "places"), [(6, 74), (14, 46), (26, 22), (5, 10), (7, 3)])
@@ -83,16 +95,7 @@ def test_a_direction_of_length_0_stays_unbounded() -> None:
 def test_nearest_neighbours_in_both_arithmetics(size: int, places: int, mode: str, precision: str) -> None:
     """A quotient of sizes rounded in float32 points elsewhere than one rounded in float64."""
     torch.manual_seed(0)
-
-    class Resized(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a = nn.Parameter(torch.randn(2, size))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return F.interpolate(x * self.a, size=places, mode=mode).flatten(1)
-
-    model, x = Resized(), torch.randn(2, 2, size)
+    model, x = Resized(size, places, mode), torch.randn(2, 2, size)
     now = {n: p.detach() for n, p in model.named_parameters()}
     real, rounded = (
         tb.logit_bounds(model, x, 0.0, domain="interval", arithmetic=arithmetic, precision=precision)
@@ -107,7 +110,9 @@ def test_nearest_neighbours_in_both_arithmetics(size: int, places: int, mode: st
     assert_inside(rounded, exact, EVALUATION)
     agree = (exact - runs).abs() < 1e-5
     assert ((real.upper - real.lower)[agree] < 1e-5).all()
-    wide = tb.logit_bounds(Resized().double(), x.double(), 0.0, domain="interval", precision=precision)
+    wide = tb.logit_bounds(
+        Resized(size, places, mode).double(), x.double(), 0.0, domain="interval", precision=precision
+    )
     assert (wide.upper - wide.lower).max() < 1e-5
 
 
@@ -117,19 +122,10 @@ def test_nearest_neighbours_in_both_arithmetics(size: int, places: int, mode: st
 def test_rows_go_back_to_the_neighbours_of_both_arithmetics(size: int, places: int, mode: str) -> None:
     """The same in ``linear``, where a row could go back to the neighbour of one type alone."""
     torch.manual_seed(0)
-
-    class Resized(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a = nn.Parameter(torch.randn(2, size))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return F.interpolate(x * self.a, size=places, mode=mode).flatten(1)
-
-    model, x = Resized(), torch.randn(2, 2, size)
+    model, x = Resized(size, places, mode), torch.randn(2, 2, size)
     now = {n: p.detach() for n, p in model.named_parameters()}
     # Torch's own derivative goes back to the neighbours of float32 in float64 too.
-    for held in (model, Resized().double()):
+    for held in (model, Resized(size, places, mode).double()):
         values = {n: p.detach().double() for n, p in held.named_parameters()}
         exact = evaluate(held, values, x.double())
         assert_inside(tb.logit_bounds(held, x, 0.0, domain="linear"), exact, EVALUATION)

@@ -84,7 +84,7 @@ class Pixels(nn.Module):
 
 
 NETWORKS = {"unet": (UNet, (2, 4, 6)), "densenet": (DenseNet, (2, 4, 4)), "volumes": (Volumes, (1, 4, 4, 6)),
-            "pixels": (Pixels, (2, 3, 4))}  # fmt: skip
+            "pixels": (Pixels, (2, 3, 4))}  # a table  # fmt: skip
 
 
 def network(name: str) -> tuple[nn.Module, Tensor, Tensor]:

@@ -75,7 +75,7 @@ NETS = {
         nn.Conv2d(4, 10, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
     ),
     "views": Views,
-}  # fmt: skip
+}  # a table  # fmt: skip
 
 
 def network(name: str) -> nn.Module:

@@ -280,7 +280,7 @@ def test_volumes_are_passed_like_images(stride: int, padding: int, groups: int) 
             tb.logit_bounds(Lifted(d, stride, padding, groups), x, epsilon, domain="linear",
                             options={"intermediate": "interval"})
             for d in (False, True)
-        )  # fmt: skip
+        )  # a call, its options in a line  # fmt: skip
         torch.testing.assert_close(flat.lower, deep.lower, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(flat.upper, deep.upper, rtol=1e-9, atol=1e-9)
 

@@ -17,7 +17,7 @@ ALONE = {
     "Exp": torch.exp, "Log": torch.log, "Sqrt": torch.sqrt, "Reciprocal": torch.reciprocal, "Sign": torch.sign,
     "Floor": torch.floor, "Ceil": torch.ceil, "Round": torch.round, "HardSwish": F.hardswish, "Mish": F.mish,
     "Sin": torch.sin, "Cos": torch.cos, "Atan": torch.atan,
-}  # fmt: skip
+}  # a table, several to a line  # fmt: skip
 
 
 def _alone(function: Any, name: str) -> Any:

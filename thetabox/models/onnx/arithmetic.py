@@ -160,7 +160,7 @@ def _of_numbers(name: str, x: np.ndarray, keepdims: int) -> np.ndarray:
     functions: dict[str, Callable[[list[Any]], Any]] = {
         "ReduceProd": lambda v: functools.reduce(lambda a, b: a * b, v, 1), "ReduceSum": sum, "ReduceMax": max,
         "ReduceMin": min,
-    }  # fmt: skip
+    }  # a table, several to a line  # fmt: skip
     if name not in functions or x.ndim != 1:
         raise InputError(f"{name} of whole numbers of sizes {list(x.shape)} is not read")
     found = array([functions[name](whole(x))])

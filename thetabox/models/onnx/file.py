@@ -247,7 +247,7 @@ def _attribute(path: Path, node: Node, proto: Any) -> Any:
         1: lambda: float(proto.f), 2: lambda: int(proto.i), 3: lambda: proto.s.decode("utf-8", "replace"),
         6: lambda: [float(v) for v in proto.floats], 7: lambda: [int(v) for v in proto.ints],
         8: lambda: [v.decode("utf-8", "replace") for v in proto.strings], 9: lambda: NotImplemented,
-    }  # fmt: skip
+    }  # a table, several to a line  # fmt: skip
     if proto.type not in values:
         raise InputError(f"{path}: {node.describe()} has an attribute {proto.name!r} of an unknown kind")
     value = values[proto.type]()

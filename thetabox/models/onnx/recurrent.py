@@ -65,7 +65,7 @@ def _walked(x: Tensor, w: Tensor, r: Tensor, b: Tensor | None, starts: list[Any]
 def _run(
     kind: str, cell: Cell, x: Tensor, w: Tensor, r: Tensor, b: Any, lengths: Any, starts: list[Any], activations: Any,
     clip: float, direction: str, hidden_size: int, layout: int, outputs: int,
-) -> Any:  # fmt: skip
+) -> Any:  # a signature, several arguments to a line  # fmt: skip
     if lengths is not None or clip:
         raise InputError(f"an {kind} of sequences of several lengths, or with clipped gates, is not read")
     if activations is not None and list(activations) != USUAL[kind] * (len(activations) // len(USUAL[kind])):
@@ -85,7 +85,7 @@ def lstm(
     x: Tensor, w: Tensor, r: Tensor, b: Any = None, lengths: Any = None, h: Any = None, c: Any = None,
     peepholes: Any = None, *, activations: Any = None, clip: float = 0.0, direction: str = "forward",
     hidden_size: int = 0, input_forget: int = 0, layout: int = 0, outputs: int = 1,
-) -> Any:  # fmt: skip
+) -> Any:  # a signature, several arguments to a line  # fmt: skip
     """Gates i, o, f, c; without peepholes."""
     if peepholes is not None or input_forget:
         raise InputError("an LSTM with peepholes, or whose input gate is its forget gate, is not read")
@@ -97,7 +97,7 @@ def gru(
     x: Tensor, w: Tensor, r: Tensor, b: Any = None, lengths: Any = None, h: Any = None, *, activations: Any = None,
     clip: float = 0.0, direction: str = "forward", hidden_size: int = 0, layout: int = 0, linear_before_reset: int = 0,
     outputs: int = 1,
-) -> Any:  # fmt: skip
+) -> Any:  # a signature, several arguments to a line  # fmt: skip
     """Gates z, r, h."""
     cell = _gru(linear_before_reset)
     return _run("GRU", cell, x, w, r, b, lengths, [h], activations, clip, direction, hidden_size, layout, outputs)
@@ -107,6 +107,6 @@ def gru(
 def rnn(
     x: Tensor, w: Tensor, r: Tensor, b: Any = None, lengths: Any = None, h: Any = None, *, activations: Any = None,
     clip: float = 0.0, direction: str = "forward", hidden_size: int = 0, layout: int = 0, outputs: int = 1,
-) -> Any:  # fmt: skip
+) -> Any:  # a signature, several arguments to a line  # fmt: skip
     """One layer with tanh."""
     return _run("RNN", _rnn, x, w, r, b, lengths, [h], activations, clip, direction, hidden_size, layout, outputs)

@@ -19,7 +19,7 @@ DTYPES: dict[int, tuple[torch.dtype, str]] = {
     5: (torch.int16, "int32_data"), 6: (torch.int32, "int32_data"), 7: (torch.int64, "int64_data"),
     9: (torch.bool, "int32_data"), 10: (torch.float16, "int32_data"), 11: (torch.float64, "double_data"),
     16: (torch.bfloat16, "int32_data"),
-}  # fmt: skip
+}  # a table, several to a line  # fmt: skip
 OTHERS = {4: "uint16", 8: "string", 12: "uint32", 13: "uint64", 14: "complex64", 15: "complex128"}
 EXTERNAL = 1
 

@@ -30,7 +30,7 @@ SCHEMA = 8
 DTYPES = {
     1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64, 6: torch.float16, 7: torch.float32,
     8: torch.float64, 12: torch.bool, 13: torch.bfloat16,
-}  # fmt: skip
+}  # a table, several to a line  # fmt: skip
 # Members that are code, or that torch would make into code.
 CODE = ("data/aotinductor/", "data/executorch/", "data/mtia/", "data/xl_model_weights/")
 # What a pickle of tensors looks up.

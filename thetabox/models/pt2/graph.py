@@ -18,7 +18,7 @@ from thetabox.models.pt2.operators import CHECKS, COMPOSED, operator_of, sized
 
 MEMORY_FORMATS = {
     1: torch.contiguous_format, 2: torch.channels_last, 3: torch.channels_last_3d, 4: torch.preserve_format,
-}  # fmt: skip
+}  # a table, several to a line  # fmt: skip
 FREE = "export it with dynamic_shapes={…: {0: torch.export.Dim.DYNAMIC}}"
 TRAINING = "call model.eval() before torch.export.export"
 

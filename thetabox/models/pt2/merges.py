@@ -23,7 +23,7 @@ ALONE = frozenset(f"aten.{name}" for name in (
     "silu.default", "elu.default", "leaky_relu.default", "hardtanh.default", "clamp.default", "dropout.default",
     "add.Tensor", "sub.Tensor", "mul.Tensor", "div.Tensor", "rsub.Scalar", "softplus.default", "add.Scalar",
     "mul.Scalar",
-))  # fmt: skip
+))  # words, several to a line  # fmt: skip
 ROWS = ("aten.matmul.default", "aten.mm.default", "aten.linear.default")
 
 Sizes = Mapping[str, Sequence[Any]]

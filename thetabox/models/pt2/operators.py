@@ -42,7 +42,7 @@ INNER = frozenset({
     "_unsafe_view", "_softmax", "_log_softmax", "_native_batch_norm_legit_no_training", "_to_copy",
     "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "_scaled_dot_product_attention_math", "_safe_softmax",
     "_weight_norm", "_prelu_kernel", "_reshape_alias", "_native_batch_norm_legit", "_weight_norm_interface",
-})  # fmt: skip
+})  # words, several to a line  # fmt: skip
 # Text that says how, not where.
 TEXT = frozenset({"padding", "approximate", "mode", "reduce", "rounding_mode", "indexing", "equation", "reduction"})
 KINDS = re.compile(

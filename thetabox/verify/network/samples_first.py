@@ -82,7 +82,7 @@ def _changed(operation: Operation, layouts: dict[int, Layout]) -> Operation | No
         return replace(
             operation, operator="aten.index.Tensor", target=target, args=(operation.args[0], index), inputs=(refs[0],),
             layout=after,
-        )  # fmt: skip
+        )  # arguments, several to a line  # fmt: skip
     last = source.batch < len(source.shape) - 1
     by_row = name in BY_ROW and last and all(o.batch is None for o in others)
     together = name in TOGETHER and len(refs) == 2 and others == [source]
