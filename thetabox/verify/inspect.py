@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from thetabox.models.plain import plain
 from thetabox.models.several import Several
+from thetabox.models.twins import RUNNING
 from thetabox.verify.interpreter.rules.table import TABLE
 from thetabox.verify.network import network
 from thetabox.verify.network.graph import Layout
@@ -51,8 +52,8 @@ def inspect(model: nn.Module, x: Float[Tensor, "batch ..."] | Several) -> list[O
         >>> [(operator.operator, operator.rule) for operator in tb.inspect(model, x)]
         [('aten.linear.default', True)]
     """
-    asked = plain(model, x)
-    with torch.no_grad():
+    with torch.no_grad(), RUNNING:
+        asked = plain(model, x)
         graphs = network(asked.model, asked.x).answering.graphs
     return [
         Operator(

@@ -16,6 +16,7 @@ from torch.nn.utils import prune, weight_norm
 
 import thetabox as tb
 from tests.verify.agreement.networks import Plain, samples
+from thetabox.models.twins import RUNNING
 
 
 class Keeps(nn.Module):
@@ -161,6 +162,45 @@ def test_two_threads_certify_at_once() -> None:
         assert isinstance(one, Tensor), one
         assert torch.equal(one, other)
     assert torch.get_default_dtype() is torch.float32
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda net, x, y: tb.certify(net, x, y, [1e-3]),
+        lambda net, x, y: tb.certified_radius(net, x, y),
+        lambda net, x, y: tb.logit_bounds(net, x, 1e-3),
+        lambda net, x, y: tb.inspect(net, x),
+        lambda net, x, y: tb.attack(net, x, y, [1e-3]),
+        lambda net, x, y: tb.random_attack(net, x, y, [1e-3], draws=2),
+        lambda net, x, y: tb.shared_attack(net, x, y, [1e-3]),
+        lambda net, x, y: tb.mismatch(net, x, y, 0.1, samples=2),
+        lambda net, x, y: tb.pcm(net, x, y, samples=1),
+        lambda net, x, y: tb.landscape(net, x, y),
+    ],
+)
+def test_weights_are_read_when_they_are_back(call: Callable[..., object]) -> None:
+    """Another thread traces the network, which has tensors without values for that time: no call reads those."""
+    net, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), samples()
+    y = net(x).argmax(1)
+    call(net, x, y)  # what is imported and compiled at the first call is
+    found: list[object] = []
+
+    def work() -> None:
+        try:
+            found.append(call(net, x, y))
+        except BaseException as error:  # shown by the assertion below
+            found.append(error)
+
+    weight = net[0].weight
+    with RUNNING:
+        net[0].weight = nn.Parameter(weight.to("meta"))
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join(0.3)
+        net[0].weight = weight
+    thread.join()
+    assert not isinstance(found[0], BaseException), found[0]
 
 
 def _one_line_at_most(call: Callable[[], object]) -> None:
