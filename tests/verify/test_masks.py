@@ -73,6 +73,29 @@ def test_corners_are_inside_in_float32(way: str, domain: str) -> None:
             assert_inside(bounds, evaluate(model, values, x))
 
 
+def test_masks_that_hide_different_places() -> None:
+    def masked(m: nn.Module, s: Tensor, x: Tensor) -> Tensor:
+        return s + m.added + torch.where(m.first, -math.inf, 0.0).to(s)
+
+    def filled(m: nn.Module, s: Tensor, x: Tensor) -> Tensor:
+        return s.masked_fill(m.later | m.first, -math.inf)
+
+    x, found = torch.randn(6, TIME, 3), []
+    for way in (masked, filled):
+        torch.manual_seed(0)
+        model = Attending(way).eval()
+        first = torch.zeros(TIME, TIME, dtype=torch.bool)
+        first[1:, 0] = True
+        model.register_buffer("first", first)
+        for domain in ("interval", "linear"):
+            bounds = tb.logit_bounds(model, x, 1e-2, domain=domain)
+            for values in points(model, 1e-2, 4, 1 - 1e-9):
+                assert_inside(bounds, evaluate(model, values, x), 1e-9)
+            found.append(bounds)
+    for one, other in zip(found[:2], found[2:], strict=True):
+        torch.testing.assert_close(one.lower, other.lower, rtol=1e-6, atol=1e-9)
+
+
 def test_infinities_that_are_no_mask_are_refused() -> None:
     model, x = model_of("filled")
     for value in (math.inf, math.nan):

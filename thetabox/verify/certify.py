@@ -155,9 +155,9 @@ def certify(
 def _of_right(
     margin: Float[Tensor, "sweeps samples"], agreed: agreement.Agreement, labels: Tensor
 ) -> Float[Tensor, "sweeps samples"]:
-    """Not verified: what the network itself does not answer right, where its own precision takes a jump."""
+    """Not verified: what the network in its own precision does not answer right, whatever holds in real numbers."""
     known = arguments.margins_of(agreed.logits, labels)
-    wrong = agreed.jumped & (known < 0)
+    wrong = agreed.reclassified & (known < 0)
     return torch.where(wrong & (margin > 0), known.to(margin), margin)
 
 

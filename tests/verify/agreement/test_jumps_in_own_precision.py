@@ -41,6 +41,28 @@ def test_the_network_itself_must_be_right() -> None:
     assert radii.radius[0] == 0
 
 
+class Cancels(nn.Module):
+    """In real numbers the sum is what is left of x; float32 loses it, and adds a little of the other sign."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = nn.Parameter(torch.tensor(1e9))
+        self.head = nn.Linear(1, 2, bias=False)
+        self.head.weight.data = torch.tensor([[1.0], [-1.0]])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((x + self.size) - self.size - 0.25)
+
+
+def test_nor_where_its_own_precision_cancels() -> None:
+    model, x = Cancels(), torch.tensor([[1.0], [100.0]])
+    assert model(x).argmax(1).tolist() == [1, 0]
+    found = tb.certify(model, x, [0, 0], 0.0)
+    assert found.verified[0].tolist() == [False, True]
+    assert found.predicted.tolist() == [1, 0]
+    assert tb.certified_radius(model, x, [0, 0], box=tb.Box(exclude="size"))[0] == 0
+
+
 def test_rounding_that_takes_no_jump_changes_nothing() -> None:
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(20, 4)

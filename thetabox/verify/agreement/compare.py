@@ -54,14 +54,14 @@ class Agreement:
     """What was compared.
 
     Attributes:
-        logits: of the unperturbed network, float64; where rounding at a jump makes them others, as it computes them.
-        jumped: samples of which that is so.
+        logits: of the unperturbed network, float64; as it computes them itself where that gives another class.
+        reclassified: samples of which that is so.
         record: for the certificate.
         calls: what the code asked of torch for the whole batch.
     """
 
     logits: Float[Tensor, "samples classes"]
-    jumped: Bool[Tensor, " samples"]
+    reclassified: Bool[Tensor, " samples"]
     record: dict[str, Any]
     calls: Sequence[Call]
 
@@ -138,8 +138,8 @@ def check(problem: Problem, epsilon: Float[Tensor, " sweeps"], x: Any = None) ->
             compare_verbatim(problem, narrow, x, own.logits, own.calls)
     _check_constants(problem, unread)
     constants = sum(t.numel() for graph in problem.network.graphs.values() for t in graph.constants.values())
-    jumped = (answers != own.logits).any(1)
-    return Agreement(answers, jumped, {**record, "unread": unread, "constants": constants}, own.calls)
+    reclassified = (answers != own.logits).any(1)
+    return Agreement(answers, reclassified, {**record, "unread": unread, "constants": constants}, own.calls)
 
 
 def _compared(own: OwnForward, epsilon: Tensor, unread: list[str]) -> dict[str, Any]:

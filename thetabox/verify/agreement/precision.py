@@ -13,7 +13,7 @@ from thetabox.models.input_type import input_type
 from thetabox.models.running import Running, running
 from thetabox.models.twins import NARROW
 from thetabox.verify.agreement.given import logits
-from thetabox.verify.agreement.nearness import NEAR_OWN, apart, around, has_jumps, outside
+from thetabox.verify.agreement.nearness import NEAR_OWN, apart, around, outside
 from thetabox.verify.agreement.points import FAR, BoxPoints
 from thetabox.verify.agreement.refusal import refuse
 from thetabox.verify.kernels import sound_kernels
@@ -29,8 +29,8 @@ def compare_precision(problem: Problem, run: Running, wide: Tensor) -> tuple[Seq
     """Every sample in the network's own precision: near the answers in double precision, or within its rounding.
 
     Returns:
-        What the code asked of torch for them, and answers: in double precision, and in the network's own where
-        rounding at a jump made those others.
+        What the code asked of torch for them, and answers: in double precision, and in the network's own where that
+        gives another class, beyond what the rounding of a sum does.
     """
     run.recording = True
     own = logits(problem, run)
@@ -47,10 +47,10 @@ def compare_precision(problem: Problem, run: Running, wide: Tensor) -> tuple[Seq
     if len(beyond):
         name = str(run.dtype).removeprefix("torch.")
         refuse(problem, f"its forward of sample {int(places[beyond[0]])} in {name} lies outside the bounds at ε = 0")
-    if not has_jumps(problem):
-        return calls, wide
+    known = own[places].gather(1, wide[places].argmax(1, keepdim=True)).squeeze(1)
+    others = places[own[places].isfinite().all(1) & (known < own[places].amax(1))]
     answers = wide.clone()
-    answers[places] = torch.where(own[places].isfinite().all(1, keepdim=True), own[places], wide[places])
+    answers[others] = own[others]
     return calls, answers
 
 

@@ -178,6 +178,8 @@ def where(context: Context, condition: Interval, a: Operand, b: Operand) -> Inte
     a, b = (_as_interval(context, v, condition).settled(own) for v in (a, b))
     must, never = condition.lower >= 1, condition.upper <= 0
     lower = torch.where(must, a.lower, torch.where(never, b.lower, torch.minimum(a.lower, b.lower)))
+    if a.is_point and b.is_point and bool((must | never).all()):
+        return Interval.point(lower, nonnegative=a.nonnegative and b.nonnegative)
     upper = torch.where(must, a.upper, torch.where(never, b.upper, torch.maximum(a.upper, b.upper)))
     return Interval(lower, upper, nonnegative=a.nonnegative and b.nonnegative)
 
