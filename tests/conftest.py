@@ -34,7 +34,10 @@ torch.set_num_threads(1)
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of many tests alike, marked ``thin(n)``, one in n is quick; the others are slow."""
+    """Of many tests alike, marked ``thin(n)``, one in n is quick; the others are slow.
+
+    For combinations of sizes, types and functions; never where each parameter is a rule or a fault of its own.
+    """
     seen: Counter[str] = Counter()
     for item in items:
         thin = item.get_closest_marker("thin")

@@ -179,6 +179,8 @@ def test_what_float32_makes_equal_is_not_proven_in_it(ending: Any) -> None:
 def test_one_probability_near_a_half_is_not_proven_in_float32() -> None:
     model, x = logits_of([[1e-9], [1e-3], [-1e-9], [-1e-3]], lambda z: z.sigmoid()[:, 0])
     y = torch.tensor([1, 1, 0, 0])
-    assert tb.certify(model, x, y, 0.0).verified.all()
+    found = tb.certify(model, x, y, 0.0)
+    assert found.verified.all()
+    assert torch.equal(found.predicted, y)  # float32's tie is no other class
     found = tb.certify(model, x, y, 0.0, arithmetic="float32")
     assert found.verified[0].tolist() == [False, True, False, True]

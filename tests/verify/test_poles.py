@@ -37,7 +37,6 @@ class Divided(nn.Module):
         return torch.stack([h[:, 0], h[:, 1] + 5.0], 1)
 
 
-@pytest.mark.thin(2)
 @pytest.mark.parametrize("domain", ["interval", "linear", "auto"])
 @pytest.mark.parametrize("name", BEYOND)
 def test_nothing_is_verified_where_a_divisor_may_be_zero(name: str, domain: str) -> None:

@@ -31,7 +31,6 @@ class Wrapped(nn.Module):
 X = torch.linspace(-1, 1, 12).view(3, 4)
 
 
-@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     "function",
     [

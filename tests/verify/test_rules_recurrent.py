@@ -111,7 +111,6 @@ class TestLayers(RuleContract):
     }
 
 
-@pytest.mark.thin(2)
 @pytest.mark.parametrize("state", ["none", "zeros", "parameters", "sample"])
 @pytest.mark.parametrize("options", [{"batch_first": True}, {"num_layers": 2, "bidirectional": True}, {"bias": False}])
 @pytest.mark.parametrize("kind", KINDS)

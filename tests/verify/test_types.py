@@ -185,7 +185,6 @@ REFUSED: dict[str, Callable[[Any, Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.thin(2)
 @pytest.mark.parametrize("name", HELD)
 def test_torch_answers_inside(name: str) -> None:
     model = Typed(HELD[name])

@@ -25,7 +25,6 @@ CALLS: dict[str, Callable[[nn.Module, Tensor], object]] = {
 }
 
 
-@pytest.mark.thin(2)
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 @pytest.mark.parametrize("change", BURNED_IN.values(), ids=BURNED_IN)
 def test_refused(change: networks.Change, call: Callable[[nn.Module, Tensor], object]) -> None:

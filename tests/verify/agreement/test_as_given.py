@@ -48,7 +48,6 @@ CALLS: dict[str, Callable[[nn.Module, object], object]] = {
 }
 
 
-@pytest.mark.thin(2)
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 @pytest.mark.parametrize("name", OTHERWISE)
 def test_refused(name: str, call: Callable[[nn.Module, object], object]) -> None:

@@ -186,7 +186,6 @@ KEEPING = [
 ]
 
 
-@pytest.mark.thin(2)
 @pytest.mark.parametrize("kind", KEEPING)
 def test_what_was_kept_before_is_refused(kind: type[Keeps]) -> None:
     net, x = kind().eval(), samples()

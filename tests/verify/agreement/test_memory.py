@@ -210,7 +210,6 @@ def _by_iterator(layers: Iterator[nn.Module]) -> Callable[[], nn.Module]:
     return lambda: next(layers)
 
 
-@pytest.mark.thin(2)
 @pytest.mark.parametrize("holder", HOLDERS.values(), ids=HOLDERS)
 @pytest.mark.parametrize("trainable", [True, False])
 def test_layers_that_the_module_does_not_know_of(holder: Any, trainable: bool) -> None:

@@ -218,7 +218,6 @@ def test_nothing_is_left_there(net: Kernel) -> None:
     assert torch.equal(net(x), F.linear(x, 2 * net.w, net.b)), "a run of ours filled the cache"
 
 
-@pytest.mark.thin(2)
 @pytest.mark.parametrize("gradients", [True, False])
 def test_what_was_kept_before_is_no_constant(net: Kernel, gradients: bool) -> None:
     x = samples()

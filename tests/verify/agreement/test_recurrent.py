@@ -50,7 +50,6 @@ class Short(LSNN):
         return super().outputs(x[:, :-3])
 
 
-@pytest.mark.thin(2)
 @pytest.mark.parametrize("kind", [Reversed, Turned, Scaled, ScaledOutputs, ScaledAnswer, Short])
 @pytest.mark.parametrize("domain", ["interval", "histories", "auto"])
 def test_other_forwards_are_refused(kind: type[LSNN], domain: str) -> None:

@@ -117,7 +117,6 @@ class InThread(Listed):
 KEPT = [Kept, WithLock, WithClosure, AtTheParameter]
 
 
-@pytest.mark.thin(2)
 @pytest.mark.parametrize("kind", [*KEPT, Listed, ListedByClosure, ListedAsTensor, InThread])
 def test_refused(kind: type[nn.Module]) -> None:
     net, x = kind(), samples()

@@ -631,7 +631,6 @@ NEAR: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@pytest.mark.thin(2)
 @pytest.mark.parametrize("name", list(NEAR))
 def test_nearly_as_described(name: str) -> None:
     """Runs see no difference; the graph shows one, and it is named."""

@@ -610,7 +610,6 @@ def written(problem: Problem, operator: str) -> None:
     problem.network.main = replace(graph, operations=operations, last_use={}, readers=Counter())
 
 
-@pytest.mark.thin(2)
 @pytest.mark.parametrize("name", [n if n in ONE_EACH else pytest.param(n, marks=pytest.mark.slow) for n in CASES])
 @pytest.mark.parametrize("bent", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["bent", "straight"])
 def test_contained_or_left_to_intervals(name: str, bent: bool) -> None:

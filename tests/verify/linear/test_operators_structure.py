@@ -190,7 +190,6 @@ SAME = {
 } | {"aten.native_channel_shuffle.default", "aten._pad_circular.default", "aten._unsafe_index.Tensor"}
 
 
-@pytest.mark.thin(2)
 @pytest.mark.parametrize("name", CASES)
 def test_contained(name: str) -> None:
     case = CASES[name]
@@ -229,7 +228,6 @@ class Around(nn.Module):
 BENT = ("nearest", "nearest exact", "bilinear", "reflect", "circular", "pixel_shuffle", "channel_shuffle", "cat")
 
 
-@pytest.mark.thin(2)
 @pytest.mark.parametrize(("name", "bent"), [*((n, False) for n in FIXED), *((n, True) for n in BENT)])
 def test_as_tight_as_its_matrix(name: str, bent: bool) -> None:
     """One product with an exact matrix is passed exactly: the operator must be too, in both directions.
