@@ -96,26 +96,6 @@ def test_masks_that_hide_different_places() -> None:
         torch.testing.assert_close(one.lower, other.lower, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("function", [lambda h: h.clamp(min=-0.7), torch.sigmoid, torch.tanh, torch.relu])
-def test_rows_stop_at_a_mask_whose_places_count(function: Callable[[Tensor], Tensor]) -> None:
-    class Cut(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.front, self.last = nn.Linear(3, 4), nn.Linear(4, 3)
-            self.register_buffer("mask", torch.tensor([0.1, -math.inf, 0.2, -math.inf]))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.last(function(self.front(x) + self.mask))
-
-    torch.manual_seed(0)
-    model, x = Cut(), torch.randn(5, 3)
-    for eps in (0.0, 1e-3, 0.1):
-        bounds = tb.logit_bounds(model, x, eps, domain="linear")
-        assert bounds.lower.isfinite().all()
-        for values in points(model, eps, 4, 1 - 1e-9):
-            assert_inside(bounds, evaluate(model, values, x), 1e-12)
-
-
 def test_a_choice_that_is_open_is_no_known_number() -> None:
     class Chosen(nn.Module):
         def __init__(self) -> None:

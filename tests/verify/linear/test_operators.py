@@ -590,7 +590,9 @@ WRITTEN_OUT: dict[str, tuple[str, str, tuple[Any, ...]]] = {
 OF_ALL_SAMPLES = {"aten.mean.default"}
 # Of other inputs than these probes have; tests/verify/test_transformer.py holds an embedding of a sample's words.
 ELSEWHERE = {f"aten.{name}.default" for name in ("embedding", "clamp_min", "clamp_max", "relu6", "selu")}
-ONE_EACH = {*OPERATORS.values(), *(case for case, _, _ in WRITTEN_OUT.values())}
+# And where rows meet infinity.
+MASKS = {"mask that is cut off again", "mask in front of a curve", "softmax with a mask added"}
+ONE_EACH = {*OPERATORS.values(), *(case for case, _, _ in WRITTEN_OUT.values()), *MASKS}
 
 
 def problem_of(module: Probe, x: Tensor, box: Box, arithmetic: str) -> Problem:
