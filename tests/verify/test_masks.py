@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 import thetabox as tb
 from tests.verify.contract import assert_inside, evaluate, points
+from thetabox.verify.arithmetic.parameter import Parameter
+from thetabox.verify.linear.rules.arithmetic import _finite
+from thetabox.verify.linear.walk import Stop
 
 TIME, WIDTH = 5, 8
 LATER = torch.ones(TIME, TIME, dtype=torch.bool).triu(1)
@@ -94,6 +97,17 @@ def test_masks_that_hide_different_places() -> None:
             found.append(bounds)
     for one, other in zip(found[:2], found[2:], strict=True):
         torch.testing.assert_close(one.lower, other.lower, rtol=1e-6, atol=1e-9)
+
+
+def test_rows_with_a_coefficient_at_minus_infinity_stop() -> None:
+    """No rule of a curve leaves one there today, so that no network shows it."""
+    mask = Parameter(torch.tensor([0.5, -math.inf], dtype=torch.float64))
+    apart, meeting = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[1.0, 0.1]]])
+    finite = _finite(mask, apart)
+    assert isinstance(finite, Parameter)
+    assert finite.theta.tolist() == [0.5, 0.0]
+    with pytest.raises(Stop):
+        _finite(mask, meeting)
 
 
 def test_a_choice_that_is_open_is_no_known_number() -> None:

@@ -245,16 +245,16 @@ CASES: dict[str, Case] = {
         lambda m, h: h.masked_fill(m.p > 0.3, -torch.inf).softmax(-1), (2, 4), {"p": Buffer((2, 4))}
     ),
     "softmax with a mask added": Case(
-        lambda m, h: (h + torch.where(m.p > 0.3, -torch.inf, 0.1).to(h)).softmax(-1), (2, 4), {"p": Buffer((2, 4))}
+        lambda m, h: (h + torch.where(m.p > 0.3, -torch.inf, 0.125).to(h)).softmax(-1), (2, 4), {"p": Buffer((2, 4))}
     ),
     "softmax with a mask of rows added": Case(
-        lambda m, h: (torch.where(m.p > 0.3, -torch.inf, 0.1).to(h) + h).softmax(-1), (2, 4), {"p": Buffer((4,))}
+        lambda m, h: (torch.where(m.p > 0.3, -torch.inf, 0.125).to(h) + h).softmax(-1), (2, 4), {"p": Buffer((4,))}
     ),
     "mask that is cut off again": Case(
-        lambda m, h: (h + torch.where(m.p > 0.3, -torch.inf, 0.1).to(h)).clamp(min=-0.7), (4,), {"p": Buffer((4,))}
+        lambda m, h: (h + torch.where(m.p > 0.3, -torch.inf, 0.125).to(h)).clamp(min=-0.7), (4,), {"p": Buffer((4,))}
     ),
     "mask in front of a curve": Case(
-        lambda m, h: (h + torch.where(m.p > 0.3, -torch.inf, 0.1).to(h)).sigmoid(), (4,), {"p": Buffer((4,))}
+        lambda m, h: (h + torch.where(m.p > 0.3, -torch.inf, 0.125).to(h)).sigmoid(), (4,), {"p": Buffer((4,))}
     ),
     "softmax masked by a value": Case(lambda m, h: h.masked_fill(h > 0.5, -torch.inf).softmax(-1)),
     "layer_norm": Case(lambda m, h: F.layer_norm(h, [4], m.w, m.b), held={"w": (4,), "b": (4,)}),
