@@ -132,7 +132,7 @@ def certify(
     data = {"name": "", "sha256": tensor_hash([inputs, labels]), "samples": len(inputs), **(data_info or {})}
     return Certificate(
         epsilon=eps,
-        margin=_of_right(proof.margin, agreed, labels),
+        margin=_own_class_decides(proof.margin, agreed, labels),
         label=labels,
         predicted=clean.argmax(1),
         domain=chosen.domain,
@@ -152,7 +152,7 @@ def certify(
     )
 
 
-def _of_right(
+def _own_class_decides(
     margin: Float[Tensor, "sweeps samples"], agreed: agreement.Agreement, labels: Tensor
 ) -> Float[Tensor, "sweeps samples"]:
     """Not verified: what the network in its own precision does not answer right, whatever holds in real numbers."""

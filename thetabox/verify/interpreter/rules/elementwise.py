@@ -20,6 +20,7 @@ from thetabox.verify.arithmetic.overflow import nowhere_infinite
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import SAFETY
 from thetabox.verify.interpreter.context import Context
+from thetabox.verify.interpreter.rules.minus_infinity import filled, gone, hidden, is_mask
 from thetabox.verify.interpreter.rules.table import rule
 
 Number = int | float
@@ -40,39 +41,12 @@ def add(context: Context, a: Operand, b: Operand, alpha: Number = 1) -> Interval
         b = number(context, b)
         return a if b == 0 else _shifted(context, a, b)
     magnitude, slack = _sum_error(context, a, b)
-    if math.isinf(magnitude) and (_is_mask(a) or _is_mask(b)):
-        return _masked(context, *((a, b) if _is_mask(b) else (b, a)))
+    if math.isinf(magnitude) and (is_mask(a) or is_mask(b)):
+        return hidden(add(context, filled(a), filled(b)).settled(context.rounding.own), gone(a) | gone(b))
     low, high = spare(a, b)
     lower = torch.add(a.lower, b.lower, out=low)
     upper = lower if a.is_point and b.is_point else torch.add(a.upper, b.upper, out=high)
     return Interval(lower, upper, slack, magnitude, a.nonnegative and b.nonnegative, owned=True)
-
-
-def _is_mask(a: Interval) -> bool:
-    """Whether a value is known, minus infinity in places and a number in the others."""
-    known = a.is_point and a.slack == 0.0
-    return known and bool((a.lower.isfinite() | a.lower.isneginf()).all()) and not bool(a.lower.isfinite().all())
-
-
-def _masked(context: Context, a: Interval, mask: Interval) -> Interval:
-    """A sum that is minus infinity where a term is, unless nothing is known of the other one."""
-    out = add(context, _filled(a), _filled(mask)).settled(context.rounding.own)
-    gone = _gone(a) | _gone(mask)
-    lower, upper = out.lower.masked_fill(gone, -torch.inf), out.upper.masked_fill(gone, -torch.inf)
-    known = out.lower.isfinite() & out.upper.isfinite()
-    return replace(out, lower=lower, upper=upper.masked_fill(gone & ~known, torch.inf), bound=None, nonnegative=False)
-
-
-def _gone(a: Interval) -> Tensor:
-    return a.lower.isneginf() & a.upper.isneginf()
-
-
-def _filled(a: Interval) -> Interval:
-    """The same with zeros for minus infinity."""
-    gone = _gone(a)
-    lower = a.lower.masked_fill(gone, 0.0)
-    upper = lower if a.is_point else a.upper.masked_fill(gone, 0.0)
-    return replace(a, lower=lower, upper=upper, bound=None, owned=False)
 
 
 def truth(context: Context, v: Operand) -> Interval:
