@@ -19,7 +19,7 @@ def is_mask(a: Interval) -> bool:
     return bool((finite | a.lower.isneginf()).all()) and not bool(finite.all())
 
 
-def gone(a: Interval) -> Bool[Tensor, "..."]:
+def gone(a: Interval) -> Bool[Tensor, " ..."]:
     """Where a value is minus infinity for certain."""
     return a.lower.isneginf() & a.upper.isneginf()
 
@@ -32,7 +32,7 @@ def filled(a: Interval) -> Interval:
     return replace(a, lower=lower, upper=upper, bound=None, owned=False)
 
 
-def hidden(a: Interval, places: Bool[Tensor, "..."]) -> Interval:
+def hidden(a: Interval, places: Bool[Tensor, " ..."]) -> Interval:
     """Minus infinity in some places; nothing is known there where the value may be infinite itself."""
     known = a.lower.isfinite() & a.upper.isfinite()
     lower, upper = a.lower.masked_fill(places, -torch.inf), a.upper.masked_fill(places, -torch.inf)
