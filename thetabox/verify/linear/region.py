@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Pair = tuple[int, int]
+
+
+def pair(value: Any) -> Pair:
+    """Height and width of a setting that may be given as one number for both."""
+    values = tuple(value) if isinstance(value, list | tuple) else (value,)
+    return values * 2 if len(values) == 1 else values
 
 
 @dataclass(frozen=True)

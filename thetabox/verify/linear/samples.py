@@ -62,11 +62,19 @@ class Samples:
         self.settle(graph.inputs[0], x)
         for operation in graph.operations:
             evaluate(self.context, graph, self.values, [operation], keep=True)
+            self.evaluated(operation)
             self.settle(operation.index, self.values[operation.index])
             for tighter in (norms, tighten):
                 better = None if tighter is None else tighter(self, operation)
                 if better is not None:
                     self._narrow(operation.index, *better)
+
+    def evaluated(self, operation: Operation) -> None:
+        """Called after the interval rule of an operation, before anything reads its result."""
+
+    def apart(self, maker: Operation, pool: Any, reference: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Ends of ``z_i - z_j`` for windows of a convolution, where something is known of it by other ways."""
+        return None
 
     def _narrow(self, index: int, lower: Tensor, upper: Tensor) -> None:
         """Put tighter ends into a value (the first, where an operator returns several)."""

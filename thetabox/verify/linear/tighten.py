@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,8 @@ WALK_NUMBERS = 1 << 21
 FILLED = 1.1
 # Of this many numbers of a layer one sign is open where many are.
 MANY = 8
+# The window that is one position.
+POINT = Region((1, 1), (0, 0), (1, 1))
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Tighten:
         self.deep = deep
         self.narrows = narrows(graph) & self.targets if deep else set()
         self.prices: dict[int, float] = {}
-        self.pools = {}
+        self.pools: dict[int, Operation] = {}
         for operation in graph.operations:
             if operation.operator in MAX_POOLS_2D:
                 self.pools[operation.inputs[0]] = operation
@@ -108,11 +110,12 @@ class Tighten:
         if not bool(needed.any()):
             return None
         lower, upper = value.lower.clone(), value.upper.clone()
-        if value.lower.dim() == 2:
-            _dense(samples, operation, needed, lower, upper)
-        elif value.lower.dim() == 4:
-            _images(samples, operation, needed, lower, upper)
+        self._walk_rows(samples, operation, needed, lower, upper)
         return lower, upper
+
+    def _walk_rows(self, samples: Samples, operation: Operation, needed: Tensor, lower: Tensor, upper: Tensor) -> None:
+        """Put the bounds that rows find into ``lower`` and ``upper``."""
+        walk_rows(samples, operation, needed, lower, upper)
 
     def _paid(self, samples: Samples, operation: Operation, wider: Tensor, needed: Tensor) -> Tensor:
         """What is wanted of the samples that can pay for it, or what is needed of those that can pay for that.
@@ -148,15 +151,22 @@ class Tighten:
         least = low.amax(-3, keepdim=True)
         candidates = (high >= least) & (high > 0)
         settled = (least >= 0) & (candidates.sum(-3, keepdim=True) <= 1)
-        wanted = candidates & ~settled
-        needed = torch.zeros_like(lower, dtype=torch.bool)
-        height, width = low.shape[-2:]
-        for place in range(low.shape[-3]):
-            row, column = divmod(place, window.kernel[1])
-            rows = slice(row, row + (height - 1) * window.stride[0] + 1, window.stride[0])
-            columns = slice(column, column + (width - 1) * window.stride[1] + 1, window.stride[1])
-            needed[..., rows, columns] |= wanted[..., place, :, :]
-        return needed
+        return pooling.placed_back(candidates & ~settled, window, lower)
+
+
+def walk_rows(
+    samples: Samples,
+    operation: Operation,
+    needed: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    kind: Callable[..., Walk] = Walk,
+) -> None:
+    """Put into ``lower`` and ``upper`` what walks of a kind find of the numbers that are needed."""
+    if needed.dim() == 2:
+        _dense(samples, operation, needed, lower, upper, kind)
+    elif needed.dim() == 4:
+        _images(samples, operation, needed, lower, upper, kind)
 
 
 def _row(samples: Samples, operation: Operation, needed: Tensor) -> int:
@@ -176,7 +186,9 @@ def _row(samples: Samples, operation: Operation, needed: Tensor) -> int:
     return walk.work + fan(samples.graph, operation)
 
 
-def _dense(samples: Samples, operation: Operation, needed: Tensor, lower: Tensor, upper: Tensor) -> None:
+def _dense(
+    samples: Samples, operation: Operation, needed: Tensor, lower: Tensor, upper: Tensor, kind: Callable[..., Walk]
+) -> None:
     """Outputs of a dense layer: rows of whole images."""
     widest = max((samples.interval(i).lower[0].numel() for i in _before(samples, operation)), default=1)
     order = needed.sum(1).argsort(descending=True)
@@ -187,18 +199,21 @@ def _dense(samples: Samples, operation: Operation, needed: Tensor, lower: Tensor
         step = max(1, WALK_NUMBERS // (2 * widest * count))
         for part in places.split(step, 1):
             samples.meter.check_time()
-            walk = _dense_walk(samples, operation, members, part)
+            walk = _dense_walk(samples, operation, members, part, kind)
             if walk is not None:
                 asked = needed[members].gather(1, part).repeat(1, 2)
                 _keep(walk.run().masked_fill(~asked, -torch.inf), members[:, None], part, lower, upper)
 
 
-def _dense_walk(samples: Samples, operation: Operation, members: Tensor, places: Tensor) -> Walk | None:
+def _dense_walk(
+    samples: Samples, operation: Operation, members: Tensor, places: Tensor, kind: Callable[..., Walk] = Walk
+) -> Walk | None:
     """Ready to walk back from some outputs of some samples, each and its negative."""
-    walk = Walk(samples, Frame(members), 2 * places.shape[1], coarse=True)
+    walk = kind(samples, Frame(members), 2 * places.shape[1], coarse=True)
     if operation.operator in DENSE:
         try:
             affine.start_dense(walk, operation, places)
+            walk.started(operation, places, None)
         except Stop:
             return None
     else:
@@ -206,7 +221,9 @@ def _dense_walk(samples: Samples, operation: Operation, members: Tensor, places:
     return walk
 
 
-def _images(samples: Samples, operation: Operation, needed: Tensor, lower: Tensor, upper: Tensor) -> None:
+def _images(
+    samples: Samples, operation: Operation, needed: Tensor, lower: Tensor, upper: Tensor, kind: Callable[..., Walk]
+) -> None:
     """Channels at each position: rows of one window."""
     counts = needed.sum(1)
     rows, heights, widths = counts.nonzero(as_tuple=True)
@@ -218,14 +235,14 @@ def _images(samples: Samples, operation: Operation, needed: Tensor, lower: Tenso
     while start < len(order):
         most = int(amount[order[start]])
         count = 1 if not widest else max(1, WALK_NUMBERS // (2 * most * widest))
-        count = _alike(amount[order[start : start + count]])
+        count = alike(amount[order[start : start + count]])
         chosen = order[start : start + count]
         start += count
         n, h, w = rows[chosen], heights[chosen], widths[chosen]
         wanted = needed[n, :, h, w]
         places = wanted.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
         samples.meter.check_time()
-        walk = _image_walk(samples, operation, Frame(n, h, w), places)
+        walk = _image_walk(samples, operation, Frame(n, h, w), places, kind)
         if walk is None:
             return
         bounds = walk.run()
@@ -237,17 +254,20 @@ def _images(samples: Samples, operation: Operation, needed: Tensor, lower: Tenso
         upper[n, places, h, w] = torch.minimum(upper[n, places, h, w], high)
 
 
-def _image_walk(samples: Samples, operation: Operation, frame: Frame, places: Tensor) -> Walk | None:
+def _image_walk(
+    samples: Samples, operation: Operation, frame: Frame, places: Tensor, kind: Callable[..., Walk] = Walk
+) -> Walk | None:
     """Ready to walk back from some channels at one position of each sample, each and its negative."""
-    walk = Walk(samples, frame, 2 * places.shape[1], coarse=True)
+    walk = kind(samples, frame, 2 * places.shape[1], coarse=True)
     if operation.operator in CONVOLUTIONS:
         try:
             convolution.start_convolution(walk, operation, places)
+            walk.started(operation, places, POINT)
         except Stop:
             return None
     else:
         one = _one_hot(places, samples.interval(operation.index).shape[1])[..., None, None]
-        walk.give(operation.index, one, Region((1, 1), (0, 0), (1, 1)))
+        walk.give(operation.index, one, POINT)
     return walk
 
 
@@ -268,7 +288,7 @@ def _before(samples: Samples, operation: Operation) -> list[int]:
     return [i for i in samples.values if i < operation.index and samples.plain(i)]
 
 
-def _alike(counts: Tensor) -> int:
+def alike(counts: Tensor) -> int:
     """How many of them, most first, may share a walk of the first one's rows: what fills it up is paid by nobody."""
     filled = counts[0] * torch.arange(1, len(counts) + 1, device=counts.device)
     return max(1, int((filled <= FILLED * counts.cumsum(0)).sum()))
@@ -280,6 +300,6 @@ def _groups(counts: Tensor, room: int) -> Iterator[tuple[int, int]]:
     numbers = counts.tolist()
     while start < total and numbers[start]:
         count = min(max(1, room // numbers[start]), total - start)
-        count = _alike(counts[start : start + count])
+        count = alike(counts[start : start + count])
         yield start, count
         start += count

@@ -91,6 +91,9 @@ class Walk:
             self.end(index, *self.coefficients.pop(index))
         return self.constant.lower()
 
+    def started(self, operation: Operation, places: Tensor, region: Region | None) -> None:
+        """Called where a walk started in front of an operation: at outputs ``places``, then at their negatives."""
+
     def account(self, nominal: dict[int, Tensor]) -> None:
         """Keep account of :attr:`losses` from now on (walks of whole images only)."""
         self.nominal = nominal

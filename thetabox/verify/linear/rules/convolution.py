@@ -128,7 +128,7 @@ def convolution(walk: Walk, operation: Operation, a: Tensor, region: Region | No
         a = a[..., None, :]
     there = region or Region((0, 0), (0, 0), (a.shape[-2], a.shape[-1]))
     window = conv.window(there)
-    lower, upper = _images(walk, conv, window)
+    lower, upper = images(walk, conv, window)
     known = walk.known(conv.x)
     apart = None
     if walk.coarse and not known and conv.weight.factor:
@@ -169,7 +169,7 @@ def _apart(samples: Samples, operation: Operation, conv: Convolution) -> Tensor:
     return radii
 
 
-def _images(walk: Walk, conv: Convolution, window: Region) -> tuple[Tensor, Tensor]:
+def images(walk: Walk, conv: Convolution, window: Region) -> tuple[Tensor, Tensor]:
     """Both ends of the input on a window."""
     if not conv.flat:
         return walk.ends(conv.x, window)

@@ -14,7 +14,7 @@ from thetabox.verify.arithmetic.rounding import gamma
 from thetabox.verify.interpreter.rules.rearrangement import OFTEN, ONCE
 from thetabox.verify.interpreter.rules.resampling import INTERPOLATIONS, NEAREST, ROUNDINGS, neighbours, place_error
 from thetabox.verify.linear.constant import gamma_sum
-from thetabox.verify.linear.region import Region
+from thetabox.verify.linear.region import Pair, Region, pair
 from thetabox.verify.linear.samples import first_layout
 from thetabox.verify.linear.walk import NeedsImages, Stop, Walk, backward, flat
 from thetabox.verify.network.graph import BatchSize, Layout, Operation, Ref, arguments, map_arg_refs
@@ -99,12 +99,58 @@ def padded(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -
           "aten.col2im.default")  # a list of operators  # fmt: skip
 def averaged(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
     """Sums and means; with ``m`` the same of ``|x|``, rounding is at most ``γ ⟨|A|, m⟩``."""
+    if region is not None and not walk.frame.whole and "avg_pool2d" in operation.operator:
+        averaged_around(walk, operation, a, region)
+        return
     index, first = transposed(walk, operation, a, region)
     terms = _terms(operation, walk.samples.shape(index), a[0, 0].numel())
     mean = _of_largest(walk, operation, index)
     network = gamma(terms + 8, walk.samples.rounding.network) if walk.samples.rounding.network else 0.0
     walk.penalty(a, mean, gamma_sum(terms + a[0, 0].numel()) + 1.01 * network, walk.samples.rounding.underflow * terms)
     walk.give(index, first)
+
+
+def averaged_around(walk: Walk, operation: Operation, a: Tensor, region: Region) -> None:
+    """An average pool of images around a position: each place of a window takes its share.
+
+    Raises:
+        NeedsImages: windows of different sizes.
+    """
+    index = walk.operand(operation, 0)
+    kernel, stride, padding = _average(operation, walk.samples.shape(index), walk.samples.shape(operation.index))
+    seen = region.before(kernel, stride, padding)
+    first = a.new_zeros(*a.shape[:-2], *seen.size)
+    share = a / (kernel[0] * kernel[1])
+    for row in range(kernel[0]):
+        for column in range(kernel[1]):
+            rows = slice(row, row + (a.shape[-2] - 1) * stride[0] + 1, stride[0])
+            columns = slice(column, column + (a.shape[-1] - 1) * stride[1] + 1, stride[1])
+            first[..., rows, columns] += share
+    mean = walk.cut(_of_largest_of_all(walk, operation, index), region)
+    terms = kernel[0] * kernel[1]
+    network = gamma(terms + 8, walk.samples.rounding.network) if walk.samples.rounding.network else 0.0
+    walk.penalty(a, mean, gamma_sum(terms + a[0, 0].numel()) + 1.01 * network, walk.samples.rounding.underflow * terms)
+    walk.give(index, first, seen)
+
+
+def _average(operation: Operation, shape: tuple[int, ...], out: tuple[int, ...]) -> tuple[Pair, Pair, Pair]:
+    """Kernel, stride and padding of an average pool whose windows are all of one size.
+
+    Raises:
+        NeedsImages: they are not.
+    """
+    if "adaptive" in operation.operator:
+        if any(size % count for size, count in zip(shape[-2:], out[-2:], strict=True)):
+            raise NeedsImages
+        kernel = (shape[-2] // out[-2], shape[-1] // out[-1])
+        return kernel, kernel, (0, 0)
+    given = arguments(operation)
+    kernel, padding = pair(given["kernel_size"]), pair(given["padding"])
+    stride = pair(given["stride"] or given["kernel_size"])
+    uneven = given["ceil_mode"] or (any(padding) and not given["count_include_pad"])
+    if uneven or given.get("divisor_override") is not None:
+        raise NeedsImages
+    return kernel, stride, padding
 
 
 @backward(*INTERPOLATIONS)
@@ -138,6 +184,20 @@ def _terms(operation: Operation, shape: tuple[int, ...], outputs: int) -> int:
 def _product(sizes: Any, rank: int) -> int:
     sizes = list(sizes) if isinstance(sizes, list | tuple) else [sizes]
     return prod(sizes * rank if len(sizes) == 1 else sizes)
+
+
+def _of_largest_of_all(walk: Walk, operation: Operation, index: int) -> Tensor:
+    """The operator on the largest absolute values of all samples; computed once."""
+
+    def compute() -> Tensor:
+        value = walk.samples.interval(index)
+        most = torch.maximum(value.lower.abs(), value.upper.abs())
+        rest = plain_arguments(operation, len(most), walk.samples.values)
+        out: Tensor = operation.target(most, *rest, **_named(operation))
+        return out
+
+    sizes: Tensor = walk.samples.once(("averages", operation.index), compute)
+    return sizes
 
 
 def _of_largest(walk: Walk, operation: Operation, index: int) -> Tensor:

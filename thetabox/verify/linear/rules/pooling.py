@@ -8,13 +8,13 @@ convolution's differences are bounded by what its patches differ in, so that noi
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from thetabox.verify.linear.constant import gamma_sum
-from thetabox.verify.linear.region import Pair, Region
+from thetabox.verify.linear.region import Region, pair
 from thetabox.verify.linear.rules.activation import FEW, lines, through
 from thetabox.verify.linear.rules.window import PoolWindow, apart
 from thetabox.verify.linear.rules.windows import any_max_pool
@@ -52,14 +52,9 @@ def window(operation: Operation) -> PoolWindow:
     args = [*operation.args[1:], *[None] * 5]
     kernel, stride, padding, dilation, ceil = args[:5]
     settings = operation.kwargs
-    if settings or any(_two(padding or 0)) or _two(dilation or 1) != (1, 1) or ceil:
+    if settings or any(pair(padding or 0)) or pair(dilation or 1) != (1, 1) or ceil:
         raise Stop
-    return PoolWindow(_two(kernel), _two(stride or kernel))
-
-
-def _two(value: Any) -> Pair:
-    values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
-    return values * 2 if len(values) == 1 else values
+    return PoolWindow(pair(kernel), pair(stride or kernel))
 
 
 def source(samples: Samples, operation: Operation) -> tuple[int, bool]:
@@ -77,6 +72,18 @@ def places(t: Tensor, pool: PoolWindow) -> Tensor:
     """Values by window: ``[..., places, h, w]``."""
     patches = t.unfold(-2, pool.kernel[0], pool.stride[0]).unfold(-2, pool.kernel[1], pool.stride[1])
     return patches.flatten(-2).movedim(-1, -3)
+
+
+def placed_back(chosen: Tensor, pool: PoolWindow, like: Tensor) -> Tensor:
+    """Which numbers of an image, of the shape of ``like``, some window chooses; undoes :func:`places`."""
+    found = torch.zeros_like(like, dtype=torch.bool)
+    height, width = chosen.shape[-2:]
+    for place in range(chosen.shape[-3]):
+        row, column = divmod(place, pool.kernel[1])
+        rows = slice(row, row + (height - 1) * pool.stride[0] + 1, pool.stride[0])
+        columns = slice(column, column + (width - 1) * pool.stride[1] + 1, pool.stride[1])
+        found[..., rows, columns] |= chosen[..., place, :, :]
+    return found
 
 
 def relaxed(samples: Samples, operation: Operation) -> PoolRelaxation:

@@ -38,6 +38,9 @@ def apart(samples: Samples, index: int, pool: PoolWindow, reference: Tensor) -> 
         reference: ``j`` of each, ``[..., 1, h, w]``.
     """
     maker = samples.makers.get(index)
+    known = None if maker is None else samples.apart(maker, pool, reference)
+    if known is not None:
+        return known
     count = pool.kernel[0] * pool.kernel[1]
     # A float32 network rounds each place by itself, and the bias of each.
     if maker is None or "conv2d" not in maker.operator or count > FEW_PLACES or samples.rounding.network:
