@@ -1,0 +1,115 @@
+"""The variance that noise adds to a row is that of the exact gradient, or above it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.verify.yields.networks import NETWORKS, network
+from thetabox.box import Box
+from thetabox.noise import Noise
+from thetabox.verify import agreement, arguments
+from thetabox.verify.arithmetic.interval import Interval
+from thetabox.verify.interpreter.context import Context, Sweep
+from thetabox.verify.linear.region import Frame
+from thetabox.verify.linear.tighten import POINT
+from thetabox.verify.network.graph import Operation, Ref, map_arg_refs
+from thetabox.verify.yields.ledger import Ledger
+from thetabox.verify.yields.martingale import Common, Martingale
+from thetabox.verify.yields.rows import NoisySamples, NoisyWalk
+from thetabox.verify.yields.sizes import sizes
+
+
+def proof(model: torch.nn.Module, x: Tensor, noise: Noise | None = None, box: Box | None = None) -> Martingale:
+    chosen = arguments.settings("interval", box, "real", "float64", "cpu", None)
+    given = arguments.network(model, x, chosen)
+    problem, _ = agreement.checked_problem(given.model, chosen, given.x, torch.tensor([1e-3]).double(), given.given)
+    noise = noise or Noise()
+    return Martingale(problem, sizes(problem.model, chosen.box, noise), noise)
+
+
+def bounded(made: Martingale, x: Tensor, sigma: float) -> NoisySamples:
+    """Samples with all their ends."""
+    count = len(x)
+    rows = torch.full((count,), sigma, dtype=torch.float64)
+    ledger = Ledger(torch.full((count,), 0.1, dtype=torch.float64), made.plan.shares(), "gaussian")
+    context = Context(Sweep(torch.ones(1, count, dtype=torch.float64)), made.rounding)
+    point = Interval.point(x)
+    point.batch = 0
+    return NoisySamples(made.graph, made._tensors(Common()), point, context, rows, made.sizes, made.plan, ledger)
+
+
+def exact(samples: NoisySamples, operation: Operation, a: Tensor, at: dict[int, Tensor]) -> Tensor:
+    """``Σ τ² (∂⟨A, z⟩/∂θ)²`` by automatic differentiation, row by row."""
+    held = {
+        i: (at[i] if i in at else samples.values[i].theta.clone().requires_grad_(i in samples.sizes))
+        for i in operation.inputs
+    }
+    args = map_arg_refs(operation.args, lambda ref: held[ref.index])
+    z = operation.target(*args, **operation.kwargs)
+    z = z[0] if isinstance(z, tuple) else z
+    noisy = [i for i in operation.inputs if i in samples.sizes]
+    found = torch.zeros(a.shape[:2], dtype=torch.float64)
+    for n in range(a.shape[0]):
+        for r in range(a.shape[1]):
+            grads = torch.autograd.grad((z[n] * a[n, r]).sum(), [held[i] for i in noisy], retain_graph=True)
+            found[n, r] = sum((samples.sizes[i].square() * g.square()).sum() for i, g in zip(noisy, grads, strict=True))
+    return found
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_variance_of_rows_covers_every_operand_and_is_exact_for_a_known_one(name: str) -> None:
+    model, x = network(name)
+    x = x[:3]
+    samples = bounded(proof(model, x), x, 0.05)
+    stream = torch.Generator().manual_seed(0)
+    for operation in samples.graph.operations:
+        noise = samples.noise.get(operation.index)
+        if noise is None:
+            continue
+        walk = NoisyWalk(samples, Frame(slice(None)), 4)
+        shape = noise.outputs.shape
+        a = torch.randn(shape[0], 4, *shape[1:], generator=stream, dtype=torch.float64)
+        a[:, 3] = 0.0
+        a[:, 3].view(shape[0], -1)[:, 0] = -2.0
+        found = noise.rows(walk, a, None)
+        values = [t.index for t in operation.args if isinstance(t, Ref) and samples.plain(t.index)]
+        known = all(samples.interval(i).is_point for i in values)
+        for _ in range(3):
+            at = {}
+            for i in values:
+                ends = samples.interval(i)
+                at[i] = ends.lower + (ends.upper - ends.lower) * torch.rand(
+                    ends.lower.shape, generator=stream, dtype=torch.float64
+                )
+            truth = exact(samples, operation, a, at)
+            assert bool((found >= truth).all()), operation.describe()
+            if known:
+                torch.testing.assert_close(found, truth, rtol=1e-9, atol=0.0)
+        # One result by itself.
+        torch.testing.assert_close(4.0 * noise.outputs.flatten(1)[:, 0], found[:, 3], rtol=1e-9, atol=0.0)
+
+
+@pytest.mark.parametrize("name", ["convolutions", "batch norm", "groups", "average pools"])
+def test_rows_around_a_position_have_the_variance_of_whole_images(name: str) -> None:
+    model, x = network(name)
+    x = x[:2]
+    samples = bounded(proof(model, x), x, 0.05)
+    for operation in samples.graph.operations:
+        noise = samples.noise.get(operation.index)
+        if noise is None or noise.outputs.dim() != 4:
+            continue
+        channels, height, width = noise.outputs.shape[1:]
+        for h, w in ((0, 0), (height - 1, width // 2)):
+            one = torch.eye(channels, dtype=torch.float64).expand(2, -1, -1)
+            around = Frame(torch.arange(2), torch.tensor([h, h]), torch.tensor([w, w]))
+            walk = NoisyWalk(samples, around, channels)
+            walk.give(operation.index, one[..., None, None], POINT)
+            low = walk.run()
+            whole = NoisyWalk(samples, Frame(slice(None)), channels)
+            image = torch.zeros(2, channels, channels, height, width, dtype=torch.float64)
+            image[..., h, w] = one
+            whole.give(operation.index, image)
+            torch.testing.assert_close(low, whole.run(), rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(walk.deviation(), whole.deviation(), rtol=1e-9, atol=1e-12)

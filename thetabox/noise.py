@@ -1,0 +1,132 @@
+"""Random errors of a chip's parameters: of which kind, how large for each tensor, and what they share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from numbers import Real
+from typing import Any
+
+from thetabox.errors import InputError
+
+KINDS = ("gaussian", "subgaussian")
+SHARED = ("chip", "layer")
+
+
+@dataclass(frozen=True)
+class Noise:
+    r"""The random errors a claim of yield speaks of.
+
+    A parameter :math:`\theta` of unit size :math:`r` (:math:`|\theta|` in a relative :class:`~thetabox.Box`) and factor
+    :math:`f` is stored as
+
+    .. math:: \theta' = \theta (1 + d) + \sigma f r n ,
+
+    with the :math:`n` of all parameters **independent**, mean zero, and
+
+    * ``gaussian``: standard normal;
+    * ``subgaussian``: any distributions, one for each parameter, with variance proxy at most 1, that is
+      :math:`E e^{tn} \le e^{t^2/2}` for every t. Bounded errors of mean zero in [-1, 1] are such (Hoeffding, 1963), and
+      so are symmetric truncations of a standard normal.
+
+    Args:
+        kind: ``gaussian`` or ``subgaussian``.
+        scale: pattern over parameter names → factor on σ; the first pattern that matches counts, 1 where none does. It
+            multiplies the factor of the box.
+        correlated: ``{"chip": a}``: besides, all parameters of a chip share one error,
+            :math:`\theta' = \theta(1 + d) + r f (\sigma n + a\sigma c)` with one standard normal :math:`c` a chip;
+            ``{"layer": a}``: one for each tensor. Both may be given.
+        drift: pattern → known relative shift :math:`d` of all parameters of a tensor (-0.05: they lost 5 %).
+        drift_bound: pattern → largest absolute value of an unknown relative shift, one for each parameter and the same
+            whatever the random errors are.
+
+    Raises:
+        InputError: an unknown kind or key, or a number that is not finite or of the wrong sign.
+
+    Example:
+        >>> import thetabox as tb
+        >>> tb.Noise("gaussian", scale={"*bias": 0.5}).factor("fc.bias")
+        0.5
+    """
+
+    kind: str = "gaussian"
+    scale: Mapping[str, float] = field(default_factory=dict)
+    correlated: Mapping[str, float] = field(default_factory=dict)
+    drift: Mapping[str, float] = field(default_factory=dict)
+    drift_bound: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.kind, str) or self.kind not in KINDS:
+            raise InputError(f"unknown noise {self.kind!r}; choose one of {', '.join(KINDS)}")
+        for name in ("scale", "correlated", "drift", "drift_bound"):
+            object.__setattr__(self, name, _numbers(name, getattr(self, name), signed=name == "drift"))
+        strange = sorted(set(self.correlated) - set(SHARED))
+        if strange:
+            raise InputError(f"unknown key {strange[0]!r} of correlated noise; choose among {', '.join(SHARED)}")
+
+    @property
+    def independent(self) -> bool:
+        """Whether parameters share nothing random."""
+        return not any(self.correlated.values())
+
+    @property
+    def drawable(self) -> bool:
+        """Whether it is one distribution, which can be drawn, and no family of them."""
+        return self.kind == "gaussian" and not any(self.drift_bound.values())
+
+    def factor(self, name: str) -> float:
+        """Factor on σ of a parameter."""
+        return _of(self.scale, name, 1.0)
+
+    def shift(self, name: str) -> float:
+        """Known relative drift of a parameter."""
+        return _of(self.drift, name, 0.0)
+
+    def bound(self, name: str) -> float:
+        """Largest unknown relative drift of a parameter."""
+        return _of(self.drift_bound, name, 0.0)
+
+    def check(self, names: list[str]) -> None:
+        """Refuse patterns that match none of the parameters.
+
+        Raises:
+            InputError: one does.
+        """
+        for what in ("scale", "drift", "drift_bound"):
+            for pattern in getattr(self, what):
+                if not any(fnmatchcase(name, pattern) for name in names):
+                    known = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+                    raise InputError(f"the {what} pattern {pattern!r} of the noise matches none of {known}")
+
+    def describe(self) -> dict[str, Any]:
+        """The ``noise`` entry of ``yield.json``."""
+        return {
+            "kind": self.kind,
+            "scale": dict(self.scale),
+            "correlated": dict(self.correlated),
+            "drift": dict(self.drift),
+            "drift_bound": dict(self.drift_bound),
+        }
+
+
+def _of(factors: Mapping[str, float], name: str, otherwise: float) -> float:
+    return next((number for pattern, number in factors.items() if fnmatchcase(name, pattern)), otherwise)
+
+
+def _numbers(what: str, given: Any, *, signed: bool) -> dict[str, float]:
+    if not isinstance(given, Mapping):
+        raise InputError(f"{what} of the noise must be a dictionary of pattern to number, not {type(given).__name__}")
+    numbers = {}
+    for key, value in given.items():
+        if not isinstance(key, str) or isinstance(value, bool) or not isinstance(value, Real):
+            raise InputError(
+                f"{what} of the noise must be a dictionary of pattern to number, not {{{key!r}: {value!r}}}"
+            )
+        number = float(value)
+        if not math.isfinite(number) or (number < 0 and not signed):
+            kind = "finite number" if signed else "finite number of at least 0"
+            raise InputError(f"{what} of the noise for {key!r} is {number}; it must be a {kind}")
+        numbers[key] = number
+    return numbers

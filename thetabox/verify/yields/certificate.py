@@ -1,0 +1,160 @@
+"""What a proof of yield found, and its form on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from thetabox.box import Box
+from thetabox.noise import Noise
+from thetabox.verify.yields.chips import accuracy_of_chips, mean_accuracy
+from thetabox.version import __version__
+
+if TYPE_CHECKING:
+    from thetabox.measure.sampled_yield import SampledYield
+
+SCHEMA = "thetabox.yield/1"
+COLUMNS = ("sample", "label", "predicted", "sigma", "delta", "proven")
+# Shares of chips for which the file says the accuracy that they reach.
+SHARES = (0.9, 0.99, 0.999)
+
+
+@dataclass
+class YieldCertificate:
+    """How likely chips of random mismatch are to classify each sample right, at least.
+
+    Attributes:
+        sigma: ``[S]``.
+        delta: smallest probability proven that a chip misclassifies a sample, ``[S, N]`` float64; 1 where nothing is.
+        asked: the failure probability that was asked for.
+        label, predicted: ``[N]``.
+        noise, box: of which errors, of which parameters.
+        method: name of the proof that was asked for.
+        proven_by: name of the proof that gave each entry of ``delta``; empty where none did, ``[S][N]``.
+        ledger: for each σ, what the proofs of the proven samples spent: proof → group of events → largest number of
+            events and largest probability that any of them fails.
+        model_info, data_info: what it speaks of.
+        checked: how the module was compared with the graph of the proof (see :mod:`thetabox.verify.agreement`).
+        options: of the search.
+        seconds: time that the proofs took; 0 in a certificate that was loaded.
+        finished: whether every proof that was planned was tried; what a time limit cut leaves what was proven.
+    """
+
+    sigma: Float[Tensor, " sweeps"]
+    delta: Float[Tensor, "sweeps samples"]
+    asked: float
+    label: Int[Tensor, " samples"]
+    predicted: Int[Tensor, " samples"]
+    noise: Noise = field(default_factory=Noise)
+    box: Box = field(default_factory=Box)
+    method: str = "auto"
+    proven_by: list[list[str]] = field(default_factory=list)
+    ledger: Sequence[Mapping[str, Mapping[str, Mapping[str, float]]]] = field(default_factory=list)
+    model_info: dict[str, Any] = field(default_factory=dict)
+    data_info: dict[str, Any] = field(default_factory=dict)
+    checked: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    finished: bool = True
+
+    @property
+    def proven(self) -> Bool[Tensor, "sweeps samples"]:
+        """Samples that a chip classifies right with a probability of at least 1 - ``asked``."""
+        return self.delta <= self.asked
+
+    @property
+    def proven_share(self) -> Float[Tensor, " sweeps"]:
+        """Proven samples divided by samples, ``[S]``."""
+        return self.proven.double().mean(1)
+
+    @property
+    def mean_accuracy(self) -> Float[Tensor, " sweeps"]:
+        """Mean over chips of the accuracy on these samples, at least, ``[S]``."""
+        return mean_accuracy(self.delta)
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Accuracy without errors."""
+        return float((self.predicted == self.label).double().mean())
+
+    def chips(self, share: float = 0.99) -> Float[Tensor, " sweeps"]:
+        r"""Accuracy on these samples that at least ``share`` of all chips reach, ``[S]``.
+
+        By Markov's inequality over every sample's :math:`\delta_n`: more than m of the samples S fail with probability
+        at most :math:`\sum_S \delta_n/(m+1)`, whatever ties them together.
+
+        Raises:
+            InputError: a share that does not lie between 0 and 1.
+        """
+        return accuracy_of_chips(self.delta, share)
+
+    def claim(self, index: int) -> str:
+        """One sentence: what is proven at ``sigma[index]``."""
+        sigma, total = float(self.sigma[index]), self.label.numel()
+        count = int(self.proven[index].sum())
+        return (
+            f"At σ = {sigma:g} at least {1.0 - self.asked:.6g} of all chips classify each of {count} of these {total} "
+            f"samples right, and at least 0.99 of all chips classify {float(self.chips(0.99)[index]):.4f} of them "
+            f"right, for {self.noise.kind} errors of the parameters that are independent of each other"
+            f"{'' if self.noise.independent else ' but for the common ones that the noise names'}."
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of ``yield.json``."""
+        total, proven, mean = self.label.numel(), self.proven, self.mean_accuracy
+        chips = {share: self.chips(share) for share in SHARES}
+        return {
+            "schema": SCHEMA,
+            "tool": {"name": "thetabox", "version": __version__, "torch": str(torch.__version__)},
+            "model": self.model_info,
+            "data": self.data_info,
+            "noise": self.noise.describe(),
+            "box": self.box.describe(),
+            "delta": self.asked,
+            "method": self.method,
+            "options": self.options,
+            "arithmetic": "real",
+            **({} if self.finished else {"finished": False}),
+            "clean_accuracy": self.clean_accuracy,
+            "curve": [
+                {
+                    "sigma": sigma,
+                    "proven": int(proven[s].sum()),
+                    "total": total,
+                    "proven_share": int(proven[s].sum()) / total,
+                    "mean_accuracy": float(mean[s]),
+                    "chips": [{"share": share, "accuracy": float(reached[s])} for share, reached in chips.items()],
+                    "claim": self.claim(s),
+                    "ledger": self.ledger[s] if self.ledger else {},
+                }
+                for s, sigma in enumerate(self.sigma.tolist())
+            ],
+            "checked": self.checked,
+            # Two runs on the same inputs are the same file: the time stands in the report alone.
+            "seconds": None,
+        }
+
+    def rows(self) -> Iterator[tuple[int, int, int, float, float, bool]]:
+        """Rows of ``samples.csv``, in the order of :data:`COLUMNS`."""
+        label, predicted, proven = self.label.tolist(), self.predicted.tolist(), self.proven.tolist()
+        for s, (sigma, failures) in enumerate(zip(self.sigma.tolist(), self.delta.tolist(), strict=True)):
+            for n, failure in enumerate(failures):
+                yield n, label[n], predicted[n], sigma, failure, proven[s][n]
+
+    def save(self, out: str | Path, sampled: SampledYield | None = None) -> None:
+        """Write yield.json, samples.csv, yield.png and report.html into the folder ``out``.
+
+        Args:
+            out: the folder, made when absent.
+            sampled: what :func:`thetabox.sampled_yield` found at the same σ, to stand beside, labelled as statistical.
+        """
+        # Late: a report is made of certificates.
+        from thetabox.report.yields import write_yield
+
+        write_yield(Path(out), self, sampled)

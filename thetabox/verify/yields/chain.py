@@ -1,0 +1,84 @@
+"""A network that is one layer after the other, read from its graph: what the entropic proofs are about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Dense:
+    """``x Wᵀ + b``.
+
+    Attributes:
+        weight, bias: ``[outputs, inputs]`` and ``[outputs]`` (zeros where there is none), float64, as stored.
+        weight_size, bias_size: of their errors at σ = 1 (square root of the variance proxy), same shapes, at least 0.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    weight_size: Tensor
+    bias_size: Tensor
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A 2d convolution of one group, dilation 1; zeros around the image.
+
+    Attributes:
+        weight, bias: ``[channels, inputs, height, width]`` and ``[channels]``, float64.
+        weight_size, bias_size: of their errors at σ = 1.
+        stride: of rows and columns.
+        padding: zeros left, right, above, below (the order of ``torch.nn.functional.pad``).
+    """
+
+    weight: Tensor
+    bias: Tensor
+    weight_size: Tensor
+    bias_size: Tensor
+    stride: Pair
+    padding: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Pool of windows without padding.
+
+    Attributes:
+        largest: whether the largest value is taken (else the average).
+        kernel, stride: of rows and columns.
+    """
+
+    largest: bool
+    kernel: Pair
+    stride: Pair
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A layer, then perhaps an average pool, then perhaps a ReLU with perhaps a max-pool (which commutes with it).
+
+    Attributes:
+        layer: dense or convolution; a dense one behind a convolution reads its output flattened, channels first.
+        average: pool between the layer and its ReLU, if any.
+        relu: whether a ReLU follows (always, but for the last stage).
+        largest: max-pool before or behind the ReLU, if any.
+    """
+
+    layer: Dense | Convolution
+    average: Pool | None = None
+    relu: bool = True
+    largest: Pool | None = None
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The stages in order; the last one answers the logits.
+
+    Every parameter is read once (a reader that finds otherwise answers no chain).
+    """
+
+    stages: tuple[Stage, ...]

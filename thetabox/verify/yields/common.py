@@ -1,0 +1,90 @@
+r"""Errors that parameters share: a factor of the whole chip, or of each tensor.
+
+Given the common factor c of a chip, the other errors are independent, so that
+
+.. math:: P(\text{wrong}) \le P(|c| > k) + \max_{\text{cells } C} \sup_{c \in C} P(\text{wrong} \mid c) ,
+
+over cells that cover [-k, k]: within a cell, c is a known shift with a small unknown rest. Factors of tensors are
+unknown shifts in [-k, k] altogether. Failure probabilities of the cells do not add up: a chip lies in one of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from thetabox.verify.linear.constant import gamma_sum
+from thetabox.verify.yields.martingale import Common, Failure, Martingale
+from thetabox.verify.yields.tails import quantile
+
+# Cells of a chip's common factor.
+CELLS = 12
+# Share of what may be spent on chips whose factors lie beyond.
+BEYOND = 0.1
+
+
+class CommonFactors:
+    """The proof ``martingale`` where parameters share errors.
+
+    Args:
+        inner: the proof of the independent errors.
+    """
+
+    name: ClassVar[str] = Martingale.name
+    dear: ClassVar[bool] = True
+
+    def __init__(self, inner: Martingale) -> None:
+        self.inner = inner
+        self.chip = inner.noise.correlated.get("chip", 0.0)
+        self.layer = inner.noise.correlated.get("layer", 0.0)
+
+    def failure(
+        self,
+        x: Tensor,
+        y: Int[Tensor, " samples"],
+        sigma: Float[Tensor, " samples"],
+        spent: Float[Tensor, " samples"],
+    ) -> Failure:
+        """Upper bounds; see :class:`~thetabox.verify.yields.proofs.Proof`."""
+        probability = torch.ones_like(sigma)
+        events: dict[str, tuple[Tensor, Tensor]] = {}
+        # Samples of one σ and one amount share their cells.
+        keys = torch.stack([sigma, spent], 1)
+        for key in keys.unique(dim=0):
+            members = (keys == key).all(1).nonzero().squeeze(1)
+            found = self._alike(x[members], y[members], sigma[members], spent[members])
+            probability[members] = found.probability
+            for group, (count, share) in found.events.items():
+                whole = events.setdefault(group, (torch.zeros_like(sigma), torch.zeros_like(sigma)))
+                whole[0][members], whole[1][members] = count, share
+        return Failure(probability, events)
+
+    def _alike(self, x: Tensor, y: Tensor, sigma: Tensor, spent: Tensor) -> Failure:
+        beyond = spent[:1] * BEYOND
+        sides = 2.0 * ((1 if self.chip else 0) + (len(self.inner.unit) if self.layer else 0))
+        k = quantile("exact", beyond / sides)
+        reach = float(k * sigma[:1]) * (1.0 + gamma_sum(4))
+        around = self.layer * reach
+        half = self.chip * reach / CELLS
+        cells = [Common((2 * n + 1) * half - CELLS * half, around + half * (1.0 + 1e-9)) for n in range(CELLS)]
+        if not self.chip:
+            cells = [Common(0.0, around)]
+        worst: Failure | None = None
+        for cell in cells:
+            found = self.inner.failure(x, y, sigma, spent - beyond, cell)
+            if worst is None:
+                worst = found
+                continue
+            events = {
+                g: (torch.maximum(worst.events[g][0], count), torch.maximum(worst.events[g][1], share))
+                for g, (count, share) in found.events.items()
+            }
+            worst = Failure(torch.maximum(worst.probability, found.probability), events)
+        assert worst is not None
+        total = (worst.probability + beyond) * (1.0 + gamma_sum(4))
+        common = (torch.full_like(sigma, sides), beyond.expand_as(sigma))
+        return replace(worst, probability=total.clamp(max=1.0), events={**worst.events, "common factors": common})

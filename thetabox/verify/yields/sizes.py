@@ -1,0 +1,94 @@
+"""How large the random error of each parameter is, and that each is read once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from thetabox.box import Box
+from thetabox.errors import InputError
+from thetabox.models.memory import identity, named_tensors, share_memory
+from thetabox.noise import Noise
+from thetabox.verify.network.graph import Graph
+
+
+def sizes(model: nn.Module, box: Box, noise: Noise) -> dict[str, Tensor]:
+    """Square roots of the variance proxies at σ = 1, by name, float64 and rounded up; what is absent is exact.
+
+    Args:
+        model: whose parameters.
+        box: which of them are off, and what their unit is.
+        noise: factors beside those of the box.
+
+    Raises:
+        InputError: nothing is in the box, or a pattern matches nothing.
+    """
+    held = named_tensors(model)
+    factors = box.factors(model)
+    noise.check(list(factors))
+    found = {}
+    for name, factor in factors.items():
+        size = box.unit_radius(held[name].detach().cpu().double()) * (factor * noise.factor(name))
+        # A product of three factors and a difference: two units in the last place each way.
+        found[name] = size * (1.0 + 2.0**-50)
+    if not any(bool((size > 0).any()) for size in found.values()):
+        raise InputError("no parameter has a random error: box and noise leave nothing that is off")
+    return found
+
+
+def read_more_than_once(graph: Graph, model: nn.Module, names: Iterable[str]) -> list[str]:
+    """Those of the parameters that operators read more than once, in whole or in part, under whatever name."""
+    held = named_tensors(model)
+    # Several positions of the graph may hold one tensor, or parts of it, some of its entries at several places.
+    places: dict[int, Tensor] = {i: held[name] for i, name in graph.tensors.items()}
+    places |= {i: held[view.name] for i, view in graph.views.items()}
+    several = []
+    for name in names:
+        own = held[name]
+        mine = [i for i, t in places.items() if identity(t) == identity(own) or share_memory(t, own)]
+        views = [graph.views[i].places for i in mine if i in graph.views]
+        repeated = any(p is not None and p.unique().numel() < p.numel() for p in views)
+        if repeated or _overlaps(own) or sum(graph.readers[i] for i in mine) > 1:
+            several.append(name)
+    return several
+
+
+def _overlaps(t: Tensor) -> bool:
+    """Whether two entries of a tensor are one number in memory."""
+    if t.is_contiguous():
+        return False
+    reach = sum((size - 1) * step for size, step in zip(t.shape, t.stride(), strict=True)) + 1
+    return torch.arange(reach).as_strided(t.shape, t.stride()).unique().numel() < t.numel()
+
+
+def at_places(graph: Graph, model: nn.Module, sizes: Mapping[str, Tensor]) -> dict[int, Tensor]:
+    """Sizes by the positions at which a graph reads their parameters, in whole or in part."""
+    held = named_tensors(model)
+    by_tensor = {identity(held[name]): size for name, size in sizes.items()}
+    found = {}
+    for index, name in graph.tensors.items():
+        size = by_tensor.get(identity(held[name]))
+        if size is not None:
+            found[index] = size
+    for index, view in graph.views.items():
+        size = by_tensor.get(identity(held[view.name]))
+        if size is not None:
+            found[index] = view.of(size)
+    return {index: size for index, size in found.items() if bool((size > 0).any())}
+
+
+def check_place(graph: Graph, places: Iterable[int], known: Iterable[str]) -> None:
+    """Refuse operators that read a noisy parameter in another way than the proof knows.
+
+    Raises:
+        InputError: one does.
+    """
+    noisy, known = set(places), set(known)
+    for operation in graph.operations:
+        if noisy & set(operation.inputs) and operation.operator not in known:
+            raise InputError(
+                f"proven yield does not know how the noise of parameters goes through {operation.describe()}; "
+                "use sampled_yield, or leave those parameters out of the box"
+            )
