@@ -36,8 +36,9 @@ class Noise:
         scale: pattern over parameter names → factor on σ; the first pattern that matches counts, 1 where none does. It
             multiplies the factor of the box.
         correlated: ``{"chip": a}``: besides, all parameters of a chip share one error,
-            :math:`\theta' = \theta(1 + d) + r f (\sigma n + a\sigma c)` with one standard normal :math:`c` a chip;
-            ``{"layer": a}``: one for each tensor. Both may be given.
+            :math:`\theta' = \theta(1 + d) + \sigma f (r n + a c\,g)` with one standard normal :math:`c` a chip and
+            :math:`g = \theta` in a relative box (a gain that is off by the same factor everywhere), :math:`g = r` in
+            others (an offset). ``{"layer": a}``: one c for each tensor. Both may be given.
         drift: pattern → known relative shift :math:`d` of all parameters of a tensor (-0.05: they lost 5 %).
         drift_bound: pattern → largest absolute value of an unknown relative shift, one for each parameter and the same
             whatever the random errors are.

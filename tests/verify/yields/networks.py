@@ -60,6 +60,48 @@ class Steps(nn.Module):
         return self.head(h.mean(1))
 
 
+class Moved(nn.Module):
+    """Weights that are turned, cut and put into another shape before they are used, each part once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turned, self.both = nn.Parameter(torch.randn(6, 5)), nn.Parameter(torch.randn(7, 5))
+        self.flat = nn.Parameter(torch.randn(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = (x @ self.turned).relu()
+        one, two = self.both.split([4, 3])
+        return nn.functional.linear(nn.functional.linear(h, one).tanh()[:, :2], self.flat.view(3, 2)) + two_of(h, two)
+
+
+def two_of(h: Tensor, weight: Tensor) -> Tensor:
+    return h @ weight.t()
+
+
+class Einsum(nn.Module):
+    """A product that is written out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Parameter(torch.randn(3, 2, 4)), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.einsum("npi,pio->no", x.view(-1, 3, 2), self.table).relu())
+
+
+class Attention(nn.Module):
+    """Tokens that look at each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lift = nn.Linear(2, 4)
+        self.layer = nn.TransformerEncoderLayer(4, 2, 6, dropout=0.0, batch_first=True, norm_first=True)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(self.lift(x.view(-1, 3, 2))).mean(1))
+
+
 def dense(*sizes: int, between: Callable[[], nn.Module] = nn.ReLU) -> nn.Module:
     layers: list[nn.Module] = []
     for before, after in pairwise(sizes):
@@ -125,6 +167,24 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         ),
         (2, 6),
     ),
+    "volumes": (lambda: nn.Sequential(nn.Conv3d(1, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)), (1, 3, 3, 3)),
+    "transposed convolution": (
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 2, 2), nn.ReLU(), nn.ConvTranspose2d(2, 2, 2, stride=2), nn.ReLU(), nn.Flatten(),
+            nn.Linear(32, 3),
+        ),
+        (1, 3, 3),
+    ),
+    "norms of a sample": (
+        lambda: nn.Sequential(
+            nn.Linear(6, 6), nn.LayerNorm(6), nn.ReLU(), nn.Linear(6, 6), nn.GroupNorm(2, 6), nn.Linear(6, 3)
+        ),
+        (6,),
+    ),
+    "slopes": (lambda: nn.Sequential(nn.Linear(6, 6), nn.PReLU(6), nn.Linear(6, 6), nn.PReLU(), nn.Linear(6, 3)), (6,)),
+    "moved": (Moved, (6,)),
+    "einsum": (Einsum, (6,)),
+    "attention": (Attention, (6,)),
     "residual": (Residual, (1, 5, 5)),
     "branches": (Branches, (6,)),
     "scaled": (Scaled, (6,)),
@@ -141,7 +201,7 @@ def network(name: str, seed: int = 0) -> tuple[nn.Module, Tensor]:
         for _ in range(3):
             model(torch.randn(64, *shape, dtype=torch.float64))
         for module in model.modules():
-            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm | nn.GroupNorm):
                 module.weight.uniform_(0.5, 1.5)
                 module.bias.normal_(0.0, 0.3)
     return model.eval(), x

@@ -107,7 +107,7 @@ def test_common_factors_cost_and_are_not_contradicted(correlated: dict[str, floa
     layers = torch.randn(draws, 1, 2, generator=stream, dtype=torch.float64) * correlated.get("layer", 0.0)
     layers = torch.cat([layers[..., :1].expand(-1, 1, 5), layers[..., 1:]], 2)
     theta = torch.cat([model.weight, model.bias[:, None]], 1).detach()
-    drawn = theta + sigma * theta.abs() * (own + chip + layers)
+    drawn = theta + sigma * (theta.abs() * own + theta * (chip + layers))
     logits = torch.einsum("dki,ni->dnk", drawn, torch.cat([x, torch.ones(len(x), 1).double()], 1))
     wrong = (logits.argmax(2) != y).double().mean(0)
     assert bool((wrong <= found + 5.0 * (found * (1 - found) / draws).sqrt() + 1e-3).all())
@@ -164,11 +164,13 @@ def test_a_time_limit_keeps_what_was_proven() -> None:
 def test_the_ledger_spends_no_more_than_the_claim() -> None:
     model, x = network("four layers")
     found = certify_yield(model, x, model(x).argmax(1), [0.02, 0.05])
-    for ledger in found.ledger:
-        for groups in ledger.values():
-            assert all(entry["events"] > 0 for entry in groups.values())
-            intermediate = sum(e["probability"] for name, e in groups.items() if name != "margins")
-            assert intermediate <= 0.01
+    for proven, failure, ledger in zip(found.proven, found.delta, found.ledger, strict=True):
+        ((name, groups),) = ledger.items()
+        assert name == "martingale"
+        assert all(entry["events"] > 0 for entry in groups.values())
+        total = sum(entry["probability"] for entry in groups.values())
+        assert total <= 0.01
+        assert total == pytest.approx(float(failure[proven].max()), rel=1e-6)
 
 
 def test_progress_ends_at_all_samples() -> None:

@@ -28,7 +28,7 @@ def check(model: nn.Module, x: Tensor, y: Tensor, sigmas: tuple[float, ...], lea
     claims = 0
     for sigma in sigmas:
         wrong = networks.failures(model, x, y, sigma, DRAWS)
-        for delta in (0.5, 0.3, 0.1, 0.01):
+        for delta in (0.5, 0.1, 0.01):
             proven = certify_yield(model, x, y, sigma, delta).delta[0]
             assert not bool(contradicted(wrong, proven).any()), (sigma, delta, wrong / DRAWS, proven)
             claims += int((proven < 1.0).sum())
@@ -38,7 +38,7 @@ def check(model: nn.Module, x: Tensor, y: Tensor, sigmas: tuple[float, ...], lea
 @pytest.mark.parametrize("name", networks.NETWORKS)
 def test_draws_do_not_contradict_a_proof(name: str) -> None:
     model, x = networks.network(name, seed=1)
-    check(model, x, model(x).argmax(1), (0.03, 0.1), 20)
+    check(model, x, model(x).argmax(1), (0.01, 0.1), 20)
 
 
 @pytest.mark.parametrize("kind", ["dense", "convolution"])

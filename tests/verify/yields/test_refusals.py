@@ -80,6 +80,29 @@ class Twice(nn.Module):
         return self.head(x) + self.extra + self.extra
 
 
+class TurnedTwice(nn.Module):
+    """Reads a parameter once, and what was made of it twice."""
+
+    def __init__(self, part: bool) -> None:
+        super().__init__()
+        self.weight, self.head, self.part = nn.Parameter(torch.randn(4, 4)), nn.Linear(4, 2), part
+
+    def forward(self, x: Tensor) -> Tensor:
+        turned = self.weight.split([4, 0])[0] if self.part else self.weight.t()
+        return self.head(((x @ turned).relu() @ turned).relu())
+
+
+class TwoFactors(nn.Module):
+    """Noise that multiplies noise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Parameter(torch.randn(4, 3)), nn.Parameter(torch.randn(3, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ (self.one @ self.two)
+
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "a layer called twice": (Tied, "read more than once"),
     "two names of one memory": (TiedByMemory, "read more than once"),
@@ -87,6 +110,9 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "entries that are one number": (Expanded, "read more than once"),
     "computed weights": (Squared, "does not know how the noise"),
     "a bias added twice": (Twice, "read more than once"),
+    "a weight turned once and read twice": (lambda: TurnedTwice(False), "does not know how the noise"),
+    "a part of a weight read twice": (lambda: TurnedTwice(True), "does not know how the noise"),
+    "noise that multiplies noise": (TwoFactors, "does not know how the noise"),
     "an LSTM": (lambda: _Last(nn.LSTM(4, 3, batch_first=True), 3), "does not know how the noise"),
     "a spiking network": (lambda: tb.models.LSNN(4, 5, 2), "sampled_yield"),
 }

@@ -14,7 +14,7 @@ from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.interpreter.context import Context, Sweep
 from thetabox.verify.linear.region import Frame
 from thetabox.verify.linear.tighten import POINT
-from thetabox.verify.network.graph import Operation, Ref, map_arg_refs
+from thetabox.verify.network.graph import Operation, map_arg_refs
 from thetabox.verify.yields.ledger import Ledger
 from thetabox.verify.yields.martingale import Common, Martingale
 from thetabox.verify.yields.rows import NoisySamples, NoisyWalk
@@ -37,7 +37,9 @@ def bounded(made: Martingale, x: Tensor, sigma: float) -> NoisySamples:
     context = Context(Sweep(torch.ones(1, count, dtype=torch.float64)), made.rounding)
     point = Interval.point(x)
     point.batch = 0
-    return NoisySamples(made.graph, made._tensors(Common()), point, context, rows, made.sizes, made.plan, ledger)
+    return NoisySamples(
+        made.graph, made._tensors(Common()), point, context, rows, made.sizes, made.shared, made.plan, ledger
+    )
 
 
 def exact(samples: NoisySamples, operation: Operation, a: Tensor, at: dict[int, Tensor]) -> Tensor:
@@ -54,15 +56,21 @@ def exact(samples: NoisySamples, operation: Operation, a: Tensor, at: dict[int, 
     for n in range(a.shape[0]):
         for r in range(a.shape[1]):
             grads = torch.autograd.grad((z[n] * a[n, r]).sum(), [held[i] for i in noisy], retain_graph=True)
-            found[n, r] = sum((samples.sizes[i].square() * g.square()).sum() for i, g in zip(noisy, grads, strict=True))
+            for i, g in zip(noisy, grads, strict=True):
+                found[n, r] += (samples.sizes[i].square() * g.square()).sum()
+                if i in samples.gains:
+                    found[n, r] += (samples.gains[i] * g).sum().square()
     return found
 
 
+@pytest.mark.parametrize("correlated", [{}, {"layer": 0.7}], ids=["independent", "with a factor of each tensor"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_variance_of_rows_covers_every_operand_and_is_exact_for_a_known_one(name: str) -> None:
+def test_variance_of_rows_covers_every_operand_and_is_exact_for_a_known_one(
+    name: str, correlated: dict[str, float]
+) -> None:
     model, x = network(name)
     x = x[:3]
-    samples = bounded(proof(model, x), x, 0.05)
+    samples = bounded(proof(model, x, Noise(correlated=correlated)), x, 0.05)
     stream = torch.Generator().manual_seed(0)
     for operation in samples.graph.operations:
         noise = samples.noise.get(operation.index)
@@ -74,7 +82,7 @@ def test_variance_of_rows_covers_every_operand_and_is_exact_for_a_known_one(name
         a[:, 3] = 0.0
         a[:, 3].view(shape[0], -1)[:, 0] = -2.0
         found = noise.rows(walk, a, None)
-        values = [t.index for t in operation.args if isinstance(t, Ref) and samples.plain(t.index)]
+        values = [i for i in operation.inputs if samples.plain(i)]
         known = all(samples.interval(i).is_point for i in values)
         for _ in range(3):
             at = {}
@@ -88,7 +96,7 @@ def test_variance_of_rows_covers_every_operand_and_is_exact_for_a_known_one(name
             if known:
                 torch.testing.assert_close(found, truth, rtol=1e-9, atol=0.0)
         # One result by itself.
-        torch.testing.assert_close(4.0 * noise.outputs.flatten(1)[:, 0], found[:, 3], rtol=1e-9, atol=0.0)
+        torch.testing.assert_close(4.0 * noise.outputs.flatten(1)[:, 0], found[:, 3], rtol=1e-9, atol=1e-200)
 
 
 @pytest.mark.parametrize("name", ["convolutions", "batch norm", "groups", "average pools"])

@@ -37,8 +37,8 @@ class YieldCertificate:
         noise, box: of which errors, of which parameters.
         method: name of the proof that was asked for.
         proven_by: name of the proof that gave each entry of ``delta``; empty where none did, ``[S][N]``.
-        ledger: for each σ, what the proofs of the proven samples spent: proof → group of events → largest number of
-            events and largest probability that any of them fails.
+        ledger: for each σ, what the proof of the proven sample with the largest ``delta`` spent: proof → group of
+            events → number of events, and probability that any of them fails; these add up to that ``delta``.
         model_info, data_info: what it speaks of.
         checked: how the module was compared with the graph of the proof (see :mod:`thetabox.verify.agreement`).
         options: of the search.

@@ -19,7 +19,7 @@ from thetabox.verify import agreement, arguments
 from thetabox.verify.effort import Deadline
 from thetabox.verify.problem import Problem, Progress, model_facts, tensor_hash
 from thetabox.verify.yields.certificate import YieldCertificate
-from thetabox.verify.yields.martingale import Failure
+from thetabox.verify.yields.martingale import Groups
 from thetabox.verify.yields.proofs import AUTO, Proof, proofs
 from thetabox.verify.yields.sizes import sizes
 
@@ -208,7 +208,7 @@ class Search:
         self.deadline, self.progress = deadline, progress
         self.delta: list[Tensor] = []
         self.proven_by: list[list[str]] = []
-        self.ledger: list[dict[str, dict[str, dict[str, float]]]] = []
+        self.ledger: list[dict[str, Groups]] = []
         self.finished = True
 
     def at(self, sweep: int, sigma: float) -> None:
@@ -216,7 +216,7 @@ class Search:
         question = self.question
         samples = len(question.y)
         best, by = torch.ones(samples, dtype=torch.float64), [""] * samples
-        spent: dict[str, dict[str, dict[str, float]]] = {}
+        spent: dict[int, Groups] = {}
         members = question.right.nonzero().squeeze(1)
         self._tell(sweep, samples - len(members))
         for place, proof in enumerate(question.proofs):
@@ -229,7 +229,9 @@ class Search:
                     self._tell(sweep, samples - len(members) + int((members <= part[-1]).sum()))
         self.delta.append(best)
         self.proven_by.append(by)
-        self.ledger.append(spent)
+        hardest = int(torch.where(best <= self.asked, best, -1.0).argmax())
+        known = bool(best[hardest] <= self.asked)
+        self.ledger.append({by[hardest]: spent[hardest]} if known else {})
 
     def _smallest(
         self,
@@ -238,7 +240,7 @@ class Search:
         members: Int[Tensor, " part"],
         best: Float[Tensor, " samples"],
         by: list[str],
-        ledger: dict[str, dict[str, dict[str, float]]],
+        ledger: dict[int, Groups],
     ) -> None:
         """Lower ``best`` of the members to what a proof gives, spending less or more while that helps."""
         question = self.question
@@ -253,24 +255,15 @@ class Search:
             own[open_] = torch.minimum(own[open_], found.probability)
             improved = (found.probability < best[which]) & (found.probability < 1.0)
             best[which] = torch.minimum(best[which], found.probability)
-            for n in which[improved].tolist():
-                by[n] = proof.name
-            self._note(ledger.setdefault(proof.name, {}), found, found.probability <= self.asked)
+            for row in improved.nonzero().squeeze(1).tolist():
+                n = int(which[row])
+                by[n], ledger[n] = proof.name, found.groups(row)
             nothing = own[open_] >= 1.0
             again = torch.where(nothing, spent * MORE, own[open_] * LESS)
             useful = (nothing & (again <= MOST)) | (~nothing & better & gained & (own[open_] > LEAST))
             open_, spent = open_[useful], again[useful]
             if not len(open_) or sigma == 0.0 or self.deadline.passed:
                 break
-
-    @staticmethod
-    def _note(groups: dict[str, dict[str, float]], found: Failure, counts: Tensor) -> None:
-        """Keep the largest numbers of a ledger over the samples that count."""
-        for group, (events, probability) in found.events.items():
-            if bool(counts.any()):
-                old = groups.setdefault(group, {"events": 0.0, "probability": 0.0})
-                old["events"] = max(old["events"], float(events[counts].max()))
-                old["probability"] = max(old["probability"], float(probability[counts].max()))
 
     def _tell(self, sweep: int, done: int) -> None:
         if self.progress is not None:

@@ -1,11 +1,11 @@
-r"""Errors that parameters share: a factor of the whole chip, or of each tensor.
+r"""An error that all parameters of a chip share.
 
 Given the common factor c of a chip, the other errors are independent, so that
 
 .. math:: P(\text{wrong}) \le P(|c| > k) + \max_{\text{cells } C} \sup_{c \in C} P(\text{wrong} \mid c) ,
 
-over cells that cover [-k, k]: within a cell, c is a known shift with a small unknown rest. Factors of tensors are
-unknown shifts in [-k, k] altogether. Failure probabilities of the cells do not add up: a chip lies in one of them.
+over cells that cover [-k, k]: within a cell, c is a known shift with a small unknown rest. Failure probabilities of the
+cells do not add up: a chip lies in one of them.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ CELLS = 12
 BEYOND = 0.1
 
 
-class CommonFactors:
-    """The proof ``martingale`` where parameters share errors.
+class CommonFactor:
+    """The proof ``martingale`` where all parameters share an error.
 
     Args:
         inner: the proof of the independent errors.
@@ -39,8 +39,7 @@ class CommonFactors:
 
     def __init__(self, inner: Martingale) -> None:
         self.inner = inner
-        self.chip = inner.noise.correlated.get("chip", 0.0)
-        self.layer = inner.noise.correlated.get("layer", 0.0)
+        self.chip = inner.noise.correlated["chip"]
 
     def failure(
         self,
@@ -65,14 +64,10 @@ class CommonFactors:
 
     def _alike(self, x: Tensor, y: Tensor, sigma: Tensor, spent: Tensor) -> Failure:
         beyond = spent[:1] * BEYOND
-        sides = 2.0 * ((1 if self.chip else 0) + (len(self.inner.unit) if self.layer else 0))
-        k = quantile("exact", beyond / sides)
+        k = quantile("exact", beyond / 2.0)
         reach = float(k * sigma[:1]) * (1.0 + gamma_sum(4))
-        around = self.layer * reach
         half = self.chip * reach / CELLS
-        cells = [Common((2 * n + 1) * half - CELLS * half, around + half * (1.0 + 1e-9)) for n in range(CELLS)]
-        if not self.chip:
-            cells = [Common(0.0, around)]
+        cells = [Common((2 * n + 1) * half - CELLS * half, half * (1.0 + 1e-9)) for n in range(CELLS)]
         worst: Failure | None = None
         for cell in cells:
             found = self.inner.failure(x, y, sigma, spent - beyond, cell)
@@ -86,5 +81,5 @@ class CommonFactors:
             worst = Failure(torch.maximum(worst.probability, found.probability), events)
         assert worst is not None
         total = (worst.probability + beyond) * (1.0 + gamma_sum(4))
-        common = (torch.full_like(sigma, sides), beyond.expand_as(sigma))
-        return replace(worst, probability=total.clamp(max=1.0), events={**worst.events, "common factors": common})
+        common = (torch.full_like(sigma, 2.0), beyond.expand_as(sigma))
+        return replace(worst, probability=total.clamp(max=1.0), events={**worst.events, "common factor": common})

@@ -26,17 +26,20 @@ from thetabox.verify.network import RecurrentNetwork
 from thetabox.verify.network.samples_first import samples_first
 from thetabox.verify.problem import Problem, input_interval
 from thetabox.verify.yields.ledger import Ledger
+from thetabox.verify.yields.operators import followed, reads
 from thetabox.verify.yields.plan import plan
 from thetabox.verify.yields.rows import NoisySamples, NoisyWalk
-from thetabox.verify.yields.sizes import at_places, check_place, read_more_than_once
+from thetabox.verify.yields.sizes import at_places, gains, read_more_than_once
 from thetabox.verify.yields.tails import tail
-from thetabox.verify.yields.variance import KNOWN
 
 # Numbers of the largest temporary tensors of one batch of samples.
 NUMBERS = 1 << 22
 MOST_SAMPLES = 64
 # Of a product and a sum that shift a parameter.
 SHIFT_ERROR = 2.0**-47
+
+
+Groups = dict[str, dict[str, float]]
 
 
 class Common(NamedTuple):
@@ -57,6 +60,14 @@ class Failure:
 
     probability: Float[Tensor, " samples"]
     events: Mapping[str, tuple[Tensor, Tensor]]
+
+    def groups(self, sample: int) -> Groups:
+        """Of one sample: group → number of events, and the probability that any of them fails."""
+        return {
+            group: {"events": float(count[sample]), "probability": float(probability[sample])}
+            for group, (count, probability) in self.events.items()
+            if count[sample] > 0
+        }
 
 
 class Martingale:
@@ -95,9 +106,12 @@ class Martingale:
         self.problem, self.noise = problem, noise
         self.unit = dict(sizes)
         self.rounding = Rounding(torch.float64)
-        self.sizes = at_places(self.graph, problem.model, sizes)
-        check_place(self.graph, self.sizes, KNOWN)
-        noisy = {o.index for o in self.graph.operations if set(o.inputs) & set(self.sizes)}
+        self.sizes = followed(self.graph, at_places(self.graph, problem.model, sizes))
+        self.gains = gains(problem.model, problem.settings.box, sizes)
+        layer = noise.correlated.get("layer", 0.0)
+        shared = {name: gain * (layer * (1.0 + SHIFT_ERROR)) for name, gain in self.gains.items()} if layer else {}
+        self.shared = followed(self.graph, at_places(self.graph, problem.model, shared))
+        noisy = {o.index for o in self.graph.operations if reads(o, self.sizes)}
         self.plan = plan(self.graph, noisy)
         self.largest = problem.network.largest()
 
@@ -138,7 +152,7 @@ class Martingale:
         inputs = input_interval(x, settings)
         context = Context(Sweep(torch.ones(1, len(x), dtype=torch.float64)), self.rounding)
         ledger = Ledger(spent, self.plan.shares(), self.noise.kind)
-        samples = NoisySamples(self.graph, tensors, inputs, context, sigma, self.sizes, self.plan, ledger)
+        samples = NoisySamples(self.graph, tensors, inputs, context, sigma, self.sizes, self.shared, self.plan, ledger)
         walk = NoisyWalk(samples, Frame(slice(None)), self.classes - 1)
         walk.give(self.output, margin_rows(y, self.classes))
         constant, deviation = walk.run(), walk.deviation()
@@ -160,12 +174,12 @@ class Martingale:
             own = by_tensor.get(identity(tensor))
             if own is None:
                 continue
-            theta, unit = tensor.detach().double(), self.unit[own]
+            theta, gain = tensor.detach().double(), self.gains[own]
             shift, bound = self.noise.shift(own), self.noise.bound(own)
             if shift or common.middle:
-                instead[name] = theta * (1.0 + shift) + unit * common.middle
-            reach = theta.abs() * bound + unit * common.around
-            error = SHIFT_ERROR * (theta.abs() * (1.0 + abs(shift)) + unit * abs(common.middle))
+                instead[name] = theta * (1.0 + shift) + gain * common.middle
+            reach = theta.abs() * bound + gain.abs() * common.around
+            error = SHIFT_ERROR * (theta.abs() * (1.0 + abs(shift)) + gain.abs() * abs(common.middle))
             around[name] = reach * (1.0 + SHIFT_ERROR) + (error if name in instead else 0.0)
         with torch.no_grad():
             tensors = Tensors(model, self.problem.settings.box, self.rounding, self.problem.settings.device, instead)

@@ -11,7 +11,7 @@ from torch import Tensor
 from thetabox.errors import InputError
 from thetabox.noise import Noise
 from thetabox.verify.problem import Problem
-from thetabox.verify.yields.common import CommonFactors
+from thetabox.verify.yields.common import CommonFactor
 from thetabox.verify.yields.martingale import Failure, Martingale
 
 AUTO = "auto"
@@ -49,5 +49,5 @@ def proofs(problem: Problem, sizes: Mapping[str, Tensor], noise: Noise, method: 
     if method not in (AUTO, *METHODS):
         raise InputError(f"unknown method {method!r}; choose one of {', '.join((AUTO, *METHODS))}")
     martingale = Martingale(problem, sizes, noise)
-    found: list[Proof] = [martingale if noise.independent else CommonFactors(martingale)]
+    found: list[Proof] = [CommonFactor(martingale) if noise.correlated.get("chip") else martingale]
     return found

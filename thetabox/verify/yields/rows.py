@@ -28,9 +28,11 @@ from thetabox.verify.linear.tighten import WALK_NUMBERS, Tighten, alike, walk_ro
 from thetabox.verify.linear.walk import Stop, Walk
 from thetabox.verify.network.graph import Graph, Operation
 from thetabox.verify.network.operators import TWO_SLOPES
+from thetabox.verify.yields.gains import with_gains
 from thetabox.verify.yields.ledger import Ledger
+from thetabox.verify.yields.operators import variance
 from thetabox.verify.yields.plan import COARSE, Plan
-from thetabox.verify.yields.variance import Variance, variance
+from thetabox.verify.yields.variance import Variance
 
 # Standard deviations below this, relative to all sizes of a network, are lost where their squares underflow.
 FLOOR = 1e-140
@@ -101,6 +103,7 @@ class NoisySamples(Samples):
         graph, tensors, x, context: as for :class:`Samples`; the parameters' noise is none of the box of the context.
         sigma: of each sample.
         sizes: position → square roots of the variance proxies of a parameter's entries at σ = 1.
+        gains: position → what all entries of a parameter share an error of, at σ = 1.
         plan: which values are bounded how.
         ledger: what the bounds may fail with.
     """
@@ -113,11 +116,14 @@ class NoisySamples(Samples):
         context: Context,
         sigma: Float[Tensor, " samples"],
         sizes: dict[int, Tensor],
+        gains: dict[int, Tensor],
         plan: Plan,
         ledger: Ledger,
     ) -> None:
-        self.sigma, self.sizes, self.plan, self.ledger = sigma, sizes, plan, ledger
-        self.largest = max((float(size.max()) for size in sizes.values() if size.numel()), default=0.0)
+        self.sigma, self.sizes, self.gains, self.plan, self.ledger = sigma, sizes, gains, plan, ledger
+        self.largest = max(
+            (float(size.abs().max()) for size in [*sizes.values(), *gains.values()] if size.numel()), default=0.0
+        )
         self.noise: dict[int, Variance] = {}
         coarse = torch.full_like(sigma, float(plan.coarse_events))
         self.coarse = ledger.deviations(COARSE, coarse, exact=True) if plan.coarse_events else torch.zeros_like(sigma)
@@ -127,7 +133,8 @@ class NoisySamples(Samples):
         """Widen a result by the noise of the operation's own parameters."""
         if operation.index not in self.plan.noisy:
             return
-        noise = self.noise[operation.index] = variance(self, operation, self.sizes)
+        own = variance(self, operation, self.sizes)
+        noise = self.noise[operation.index] = with_gains(own, self, operation, self.gains)
         result: Any = self.values[operation.index]
         first = (result[0] if isinstance(result, tuple) else result).settled(self.rounding.own)
         z = self.coarse

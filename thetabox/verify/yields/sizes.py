@@ -38,6 +38,14 @@ def sizes(model: nn.Module, box: Box, noise: Noise) -> dict[str, Tensor]:
     return found
 
 
+def gains(model: nn.Module, box: Box, sizes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a shared error changes each parameter by, at σ = 1: their sizes, with their signs in a relative box."""
+    if box.kind != "relative":
+        return dict(sizes)
+    held = named_tensors(model)
+    return {name: size * held[name].detach().cpu().double().sign() for name, size in sizes.items()}
+
+
 def read_more_than_once(graph: Graph, model: nn.Module, names: Iterable[str]) -> list[str]:
     """Those of the parameters that operators read more than once, in whole or in part, under whatever name."""
     held = named_tensors(model)
@@ -64,7 +72,7 @@ def _overlaps(t: Tensor) -> bool:
 
 
 def at_places(graph: Graph, model: nn.Module, sizes: Mapping[str, Tensor]) -> dict[int, Tensor]:
-    """Sizes by the positions at which a graph reads their parameters, in whole or in part."""
+    """Sizes (or gains) by the positions at which a graph reads their parameters, in whole or in part."""
     held = named_tensors(model)
     by_tensor = {identity(held[name]): size for name, size in sizes.items()}
     found = {}
@@ -76,19 +84,4 @@ def at_places(graph: Graph, model: nn.Module, sizes: Mapping[str, Tensor]) -> di
         size = by_tensor.get(identity(held[view.name]))
         if size is not None:
             found[index] = view.of(size)
-    return {index: size for index, size in found.items() if bool((size > 0).any())}
-
-
-def check_place(graph: Graph, places: Iterable[int], known: Iterable[str]) -> None:
-    """Refuse operators that read a noisy parameter in another way than the proof knows.
-
-    Raises:
-        InputError: one does.
-    """
-    noisy, known = set(places), set(known)
-    for operation in graph.operations:
-        if noisy & set(operation.inputs) and operation.operator not in known:
-            raise InputError(
-                f"proven yield does not know how the noise of parameters goes through {operation.describe()}; "
-                "use sampled_yield, or leave those parameters out of the box"
-            )
+    return {index: size for index, size in found.items() if bool((size != 0).any())}
