@@ -102,6 +102,48 @@ class Attention(nn.Module):
         return self.head(self.layer(self.lift(x.view(-1, 3, 2))).mean(1))
 
 
+class Tied(nn.Module):
+    """A layer that is called twice, and a bias that is added twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.layer, self.head = nn.Linear(6, 5), nn.Linear(5, 5), nn.Linear(5, 3, bias=False)
+        self.extra = nn.Parameter(torch.randn(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.layer(self.layer(self.first(x).relu()).relu()).relu()
+        return self.head(h) + self.extra + self.extra
+
+
+class TiedImages(nn.Module):
+    """A convolution and a batch norm that are called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv, self.norm = nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2)
+        self.head = nn.Linear(32, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x).relu()
+        for _ in range(2):
+            h = (h + self.norm(self.conv(h))).relu()
+        return self.head(h.flatten(1))
+
+
+class Unrolled(nn.Module):
+    """A recurrent cell written as a loop, which is a network without time to a trace."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.around, self.head = nn.Linear(2, 4), nn.Linear(4, 4, bias=False), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.inside(x[:, :2]).tanh()
+        for n in (2, 4):
+            h = (self.inside(x[:, n : n + 2]) + self.around(h)).tanh()
+        return self.head(h)
+
+
 def dense(*sizes: int, between: Callable[[], nn.Module] = nn.ReLU) -> nn.Module:
     layers: list[nn.Module] = []
     for before, after in pairwise(sizes):
@@ -185,6 +227,9 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "moved": (Moved, (6,)),
     "einsum": (Einsum, (6,)),
     "attention": (Attention, (6,)),
+    "tied": (Tied, (6,)),
+    "tied images": (TiedImages, (1, 6, 6)),
+    "unrolled": (Unrolled, (6,)),
     "residual": (Residual, (1, 5, 5)),
     "branches": (Branches, (6,)),
     "scaled": (Scaled, (6,)),

@@ -91,12 +91,14 @@ def test_all_ends_hold_together_as_often_as_the_ledger_says(name: str) -> None:
     pools = {o.index: (o, pooling.window(o)) for o in samples.graph.operations if o.operator in MAX_POOLS_2D}
     relaxed = {index: pooling.relaxed(samples, operation) for index, (operation, _) in pools.items()}
     wrong = torch.zeros(len(x))
-    parameters = {i: p for i, p in samples.values.items() if i in samples.graph.tensors}
+    names = samples.graph.tensors
+    parameters = {name: i for i, name in names.items()}
     for _ in range(count):
-        held = {
-            i: p.theta + sigma * samples.sizes.get(i, torch.zeros_like(p.theta)) * gaussian(p.theta.shape, stream)
-            for i, p in parameters.items()
-        }
+        drawn = {}
+        for name, i in parameters.items():
+            theta = samples.values[i].theta
+            drawn[name] = theta + sigma * samples.sizes.get(i, torch.zeros_like(theta)) * gaussian(theta.shape, stream)
+        held = {i: drawn[name] for i, name in names.items()}
         values = _run(samples, held, x)
         outside = torch.zeros(len(x), dtype=torch.bool)
         for index, value in ends.items():

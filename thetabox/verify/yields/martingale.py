@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from thetabox.errors import InputError
 from thetabox.models.memory import identity, named_tensors
@@ -23,6 +23,7 @@ from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.linear.domain import margin_rows
 from thetabox.verify.linear.region import Frame
 from thetabox.verify.network import RecurrentNetwork
+from thetabox.verify.network.graph import Graph
 from thetabox.verify.network.samples_first import samples_first
 from thetabox.verify.problem import Problem, input_interval
 from thetabox.verify.yields.ledger import Ledger
@@ -92,10 +93,12 @@ class Martingale:
             )
         main = problem.network.main
         several = read_more_than_once(main, problem.model, sizes)
-        if several:
+        parts = [name for name, whole in several.items() if not whole]
+        if parts or (several and (noise.kind != "gaussian" or noise.correlated.get("layer"))):
             raise InputError(
-                f"{several[0]} is read more than once, so its errors are not independent of what they meet; proven "
-                "yield does not cover that: use sampled_yield, or leave it out of the box"
+                f"{(parts or list(several))[0]} is read more than once, so its errors are not independent of what they "
+                "meet; proven yield covers that for whole tensors, Gaussian noise and no factor of each tensor: use "
+                "sampled_yield, or leave it out of the box"
             )
         self.graph = samples_first(main)
         outputs = self.graph.outputs
@@ -107,6 +110,7 @@ class Martingale:
         self.unit = dict(sizes)
         self.rounding = Rounding(torch.float64)
         self.sizes = followed(self.graph, at_places(self.graph, problem.model, sizes))
+        self.tied = {i: name for i in self.sizes if (name := _owner(self.graph, problem.model, several, i))}
         self.gains = gains(problem.model, problem.settings.box, sizes)
         layer = noise.correlated.get("layer", 0.0)
         shared = {name: gain * (layer * (1.0 + SHIFT_ERROR)) for name, gain in self.gains.items()} if layer else {}
@@ -152,7 +156,9 @@ class Martingale:
         inputs = input_interval(x, settings)
         context = Context(Sweep(torch.ones(1, len(x), dtype=torch.float64)), self.rounding)
         ledger = Ledger(spent, self.plan.shares(), self.noise.kind)
-        samples = NoisySamples(self.graph, tensors, inputs, context, sigma, self.sizes, self.shared, self.plan, ledger)
+        samples = NoisySamples(
+            self.graph, tensors, inputs, context, sigma, self.sizes, self.shared, self.tied, self.plan, ledger
+        )
         walk = NoisyWalk(samples, Frame(slice(None)), self.classes - 1)
         walk.give(self.output, margin_rows(y, self.classes))
         constant, deviation = walk.run(), walk.deviation()
@@ -192,3 +198,10 @@ class Martingale:
             if view.name in around and bool((around[view.name] > 0).any()):
                 found[index] = replace(found[index], factor=1.0, absolute=view.of(around[view.name]))
         return dict(found)
+
+
+def _owner(graph: Graph, model: nn.Module, names: Iterable[str], index: int) -> str | None:
+    """Which of the parameters stands at a position."""
+    held = named_tensors(model)
+    name = graph.tensors.get(index) or (graph.views[index].name if index in graph.views else None)
+    return next((n for n in names if name is not None and identity(held[n]) == identity(held[name])), None)

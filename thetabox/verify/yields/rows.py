@@ -32,6 +32,7 @@ from thetabox.verify.yields.gains import with_gains
 from thetabox.verify.yields.ledger import Ledger
 from thetabox.verify.yields.operators import variance
 from thetabox.verify.yields.plan import COARSE, Plan
+from thetabox.verify.yields.tied import Derivative, derivative, mean_of_ends, readers
 from thetabox.verify.yields.variance import Variance
 
 # Standard deviations below this, relative to all sizes of a network, are lost where their squares underflow.
@@ -60,11 +61,15 @@ class NoisyWalk(Walk):
         super().__init__(samples, frame, rows, coarse=coarse)
         self.variance = torch.zeros_like(self.constant.value)
         self.layers, self.z = 0, z
+        self.tied: dict[str, Derivative] = {}
 
     def step(self, operation: Operation, a: Tensor, region: Region | None) -> None:
         noise = self.samples.noise.get(operation.index)
         if noise is not None:
             self._add(noise.rows(self, a, region))
+        for index in self.samples.reads_tied.get(operation.index, ()):
+            name, found = self.samples.tied[index], derivative(self, operation, index, a, region)
+            self.tied[name] = self.tied[name] + found if name in self.tied else found
         super().step(operation, a, region)
 
     def started(self, operation: Operation, places: Tensor, region: Region | None) -> None:
@@ -74,14 +79,22 @@ class NoisyWalk(Walk):
             self._add(torch.cat([own, own], 1))
 
     def run(self) -> Float[Tensor, "samples rows"]:
-        """Lower bounds of the constants, or ``z`` standard deviations below them where that is given."""
-        constant = super().run()
+        """Lower bounds of the rows' means, or ``z`` standard deviations below them where that is given."""
+        constant = super().run() - self._mean_lost()
         if self.z is None:
             return constant
         deviation = self.deviation()
         lost = torch.where(deviation > 0, deviation * self.z[self.frame.samples][:, None], 0.0)
         bound = constant - lost - gamma_sum(4) * (constant.abs() + lost)
         return torch.where(bound.isfinite(), bound, -torch.inf)
+
+    def _mean_lost(self) -> Tensor:
+        """What noise that meets itself takes off the mean."""
+        lost = torch.zeros_like(self.variance)
+        sigma = self.samples.sigma[self.frame.samples][:, None]
+        for name, found in self.tied.items():
+            lost = lost + found.mean_lost(self.samples.size_of[name]) * sigma
+        return lost * (1.0 + gamma_sum(len(self.tied) + 4)) + gamma_sum(4) * self.constant.size if self.tied else lost
 
     def _add(self, variance: Tensor) -> None:
         self.variance = self.variance + variance
@@ -90,7 +103,10 @@ class NoisyWalk(Walk):
     def deviation(self) -> Float[Tensor, "samples rows"]:
         """Standard deviation of the rows, rounded up; infinite where it is no number."""
         samples, sigma = self.samples, self.samples.sigma[self.frame.samples][:, None]
-        root = self.variance.sqrt() * (1.0 + gamma_sum(self.layers + 8))
+        total = self.variance
+        for name, found in self.tied.items():
+            total = total + found.variance(samples.size_of[name])
+        root = total.sqrt() * (1.0 + gamma_sum(self.layers + len(self.tied) + 8))
         floor = FLOOR * (1.0 + samples.size[self.frame.samples]) * (1.0 + samples.largest)
         root = root + torch.where(sigma > 0, floor[:, None], 0.0)
         return torch.where(root.isfinite(), root * sigma * (1.0 + gamma_sum(4)), torch.inf)
@@ -104,6 +120,7 @@ class NoisySamples(Samples):
         sigma: of each sample.
         sizes: position → square roots of the variance proxies of a parameter's entries at σ = 1.
         gains: position → what all entries of a parameter share an error of, at σ = 1.
+        tied: position → name of a parameter that is read more than once.
         plan: which values are bounded how.
         ledger: what the bounds may fail with.
     """
@@ -117,24 +134,33 @@ class NoisySamples(Samples):
         sigma: Float[Tensor, " samples"],
         sizes: dict[int, Tensor],
         gains: dict[int, Tensor],
+        tied: dict[int, str],
         plan: Plan,
         ledger: Ledger,
     ) -> None:
         self.sigma, self.sizes, self.gains, self.plan, self.ledger = sigma, sizes, gains, plan, ledger
+        self.tied, self.reads_tied = tied, readers(graph, tied)
+        self.size_of = {name: sizes[i] for i, name in tied.items()}
         self.largest = max(
             (float(size.abs().max()) for size in [*sizes.values(), *gains.values()] if size.numel()), default=0.0
         )
         self.noise: dict[int, Variance] = {}
         coarse = torch.full_like(sigma, float(plan.coarse_events))
-        self.coarse = ledger.deviations(COARSE, coarse, exact=True) if plan.coarse_events else torch.zeros_like(sigma)
+        self.coarse = (
+            ledger.deviations(COARSE, coarse, exact=not tied) if plan.coarse_events else torch.zeros_like(sigma)
+        )
         super().__init__(graph, tensors, x, context, RowBounds(graph, plan))
 
     def evaluated(self, operation: Operation) -> None:
         """Widen a result by the noise of the operation's own parameters."""
         if operation.index not in self.plan.noisy:
             return
-        own = variance(self, operation, self.sizes)
-        noise = self.noise[operation.index] = with_gains(own, self, operation, self.gains)
+        noise = with_gains(variance(self, operation, self.sizes), self, operation, self.gains)
+        once = {i: size for i, size in self.sizes.items() if i not in self.tied}
+        if operation.index not in self.reads_tied:
+            self.noise[operation.index] = noise
+        elif set(once) & set(operation.inputs):
+            self.noise[operation.index] = variance(self, operation, once)
         result: Any = self.values[operation.index]
         first = (result[0] if isinstance(result, tuple) else result).settled(self.rounding.own)
         z = self.coarse
@@ -144,6 +170,9 @@ class NoisySamples(Samples):
             count = torch.full_like(self.sigma, 2.0 * noise.outputs[0].numel())
             z = self.ledger.deviations(self.plan.group(operation), count, exact=True)
         wide = self._reach(noise.outputs.sqrt(), z.view(-1, *[1] * (noise.outputs.dim() - 1)))
+        if operation.index in self.reads_tied and operation.index not in self.plan.first:
+            lost = mean_of_ends(self, operation, {i: self.sizes[i] for i in self.tied})
+            wide = wide + lost * self.sigma.view(-1, *[1] * (lost.dim() - 1)) * (1.0 + gamma_sum(4))
         error = gamma_sum(4) * (first.lower.abs() + first.upper.abs() + wide)
         wide = wide + torch.where(error.isfinite(), error, torch.inf)
         ends = Interval(first.lower - wide, first.upper + wide, batch=0)
@@ -210,7 +239,7 @@ class RowBounds(Tighten):
         count = 2.0 * needed.flatten(1).sum(1).double()
         z = samples.ledger.deviations(self.plan.group(operation), count, exact=operation.index in self.plan.single)
         kind = partial(NoisyWalk, z=z)
-        if needed.dim() in (2, 4):
+        if needed.dim() in (2, 4) and operation.index not in samples.reads_tied:
             walk_rows(samples, operation, needed, lower, upper, kind)
         else:
             _whole(samples, operation, lower, upper, kind)

@@ -46,20 +46,21 @@ def gains(model: nn.Module, box: Box, sizes: Mapping[str, Tensor]) -> dict[str, 
     return {name: size * held[name].detach().cpu().double().sign() for name, size in sizes.items()}
 
 
-def read_more_than_once(graph: Graph, model: nn.Module, names: Iterable[str]) -> list[str]:
-    """Those of the parameters that operators read more than once, in whole or in part, under whatever name."""
+def read_more_than_once(graph: Graph, model: nn.Module, names: Iterable[str]) -> dict[str, bool]:
+    """Those of the parameters that operators read more than once, under whatever name; whether always as a whole."""
     held = named_tensors(model)
     # Several positions of the graph may hold one tensor, or parts of it, some of its entries at several places.
     places: dict[int, Tensor] = {i: held[name] for i, name in graph.tensors.items()}
     places |= {i: held[view.name] for i, view in graph.views.items()}
-    several = []
+    several = {}
     for name in names:
         own = held[name]
         mine = [i for i, t in places.items() if identity(t) == identity(own) or share_memory(t, own)]
         views = [graph.views[i].places for i in mine if i in graph.views]
-        repeated = any(p is not None and p.unique().numel() < p.numel() for p in views)
-        if repeated or _overlaps(own) or sum(graph.readers[i] for i in mine) > 1:
-            several.append(name)
+        repeated = any(p is not None and p.unique().numel() < p.numel() for p in views) or _overlaps(own)
+        if repeated or sum(graph.readers[i] for i in mine) > 1:
+            alike = all(identity(places[i]) == identity(own) for i in mine)
+            several[name] = alike and not repeated and all(p is None for p in views)
     return several
 
 

@@ -94,7 +94,7 @@ def bilinear(samples: Samples, sized: Samples, operation: Operation) -> Variance
         places = a[0, 0].numel()
         middle, around = centre[walk.frame.samples], radius[walk.frame.samples]
         around = rounded_up(around + gamma_sum(places) * (middle.abs() + around), 4)
-        gradient = _gradients(call, held)
+        gradient = gradients(call, held)
         total = a.new_zeros(a.shape[:2])
         # What is added to the results, and no product with the operand, has no radius: it cancels here.
         parts = (gradient(h, t) for h, t in ((middle, a), (around, a.abs()), (torch.zeros_like(around), a.abs())))
@@ -108,7 +108,7 @@ def bilinear(samples: Samples, sized: Samples, operation: Operation) -> Variance
     return Variance(outputs, rows)
 
 
-def _gradients(
+def gradients(
     call: Callable[[Tensor, list[Tensor]], Tensor], held: list[Tensor]
 ) -> Callable[[Tensor, Tensor], list[Tensor]]:
     """Operand and rows → gradients by each parameter, ``[samples, rows, *parameter]``."""
