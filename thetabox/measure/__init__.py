@@ -9,6 +9,7 @@ from thetabox.measure.mismatch import PAPER_LEVELS, MismatchResult, mismatch
 from thetabox.measure.pcm import PCMResult, pcm
 from thetabox.measure.quantise import QuantisationResult, quantisation, quantised
 from thetabox.measure.random_attack import RandomAttackResult, random_attack
+from thetabox.measure.sampled_yield import SampledYield, sampled_yield
 from thetabox.measure.shared_attack import SharedAttackResult, shared_attack
 from thetabox.measure.significance import mann_whitney
 
@@ -23,6 +24,7 @@ __all__ = [
     "PCMResult",
     "QuantisationResult",
     "RandomAttackResult",
+    "SampledYield",
     "SharedAttackResult",
     "attack",
     "attacked_during",
@@ -36,5 +38,6 @@ __all__ = [
     "quantisation",
     "quantised",
     "random_attack",
+    "sampled_yield",
     "shared_attack",
 ]
