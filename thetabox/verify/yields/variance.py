@@ -178,13 +178,15 @@ def _block(
     """``Σ_q τ_q² (|G_q| + R_q)²`` of some samples."""
     rows = a.shape[1]
     outputs = conv.weight.theta.shape[0] // conv.groups
-    grouped = a.flatten(3).unflatten(2, (conv.groups, outputs)).transpose(1, 2).flatten(2, 3)
+    grouped = a.flatten(3).unflatten(2, (conv.groups, outputs)).transpose(1, 2).flatten(2, 3).clone()
     inner = (grouped @ conv.columns(centre)).abs_()
     if radius is not None:
-        inner += rounded_up(grouped.abs() @ conv.columns(radius), positions)
+        inner += grouped.abs_() @ conv.columns(radius)
     else:
         # A known input: G alone, and what its own sum may have lost.
         most = centre.abs().flatten(1).amax(1).view(-1, 1, 1, 1)
-        inner += rounded_up(grouped.abs().sum(3, keepdim=True) * most * sums, positions + 4)
-    tau = conv.weight.theta.reshape(conv.groups, 1, outputs, -1).square()
-    return (inner.unflatten(2, (rows, outputs)).square() * tau).sum((1, 3, 4))
+        inner += grouped.abs_().sum(3, keepdim=True) * (most * sums)
+    tau = conv.weight.theta.reshape(conv.groups, outputs * conv.inputs, 1).square()
+    squares = inner.square_().unflatten(2, (rows, outputs)).flatten(3) @ tau
+    # R is a sum of positions, and so is what G may have lost; both stand in a square.
+    return squares.sum((1, 3)) * (1.0 + 4.0 * gamma_sum(positions))
