@@ -122,6 +122,8 @@ def test_a_spiking_network_is_measured_and_stays_as_it_was() -> None:
         ({"noise": 3}, "must be a thetabox.Noise"),
         ({"box": tb.Box(exclude="*")}, "no parameter"),
         ({"chunk": 0}, "chunk"),
+        ({"box": 3}, "must be a thetabox.Box"),
+        ({"seed": "a"}, "whole number"),
     ],
 )
 def test_bad_input_is_one_clear_line(arguments: dict[str, object], words: str) -> None:
@@ -129,3 +131,28 @@ def test_bad_input_is_one_clear_line(arguments: dict[str, object], words: str) -
     with pytest.raises(tb.InputError, match=words) as error:
         tb.sampled_yield(model, x, y, **({"sigma": 0.1} | arguments))  # type: ignore[arg-type]  # on purpose
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("confidence", [1.0 - 1e-10, 1.0 - 1e-13])
+def test_a_confidence_next_to_one_only_needs_more_draws(confidence: float) -> None:
+    needed = draws_needed(0.99, confidence)
+    assert 0.99**needed <= 1.0 - confidence < 0.99 ** (needed - 2)
+    model, x, y = two_classes()
+    with pytest.raises(tb.InputError, match=f"{needed} can"):
+        tb.sampled_yield(model, x, y, 0.1, confidence=confidence)
+
+
+def test_a_chip_that_answers_nan_is_wrong() -> None:
+    class Dead(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.where(self.weight == 1.0, 3.0 * x, torch.nan * x)
+
+    x, y = torch.tensor([[2.0, -1.0], [-1.0, 2.0]]), torch.tensor([0, 1])
+    found = tb.sampled_yield(Dead(), x, y, 0.1)
+    assert found.clean_accuracy == 1.0
+    assert int(found.correct.sum()) == 0
+    assert float(found.probability.max()) == 0.0

@@ -28,11 +28,11 @@ def worst_that_counts(draws: int, share: float, confidence: float) -> int:
     fewer than r draws lay below that (Wilks, Annals of Mathematical Statistics 1941, for r = 1: 459 draws for 0.99 and
     0.99).
     """
-    from scipy.special import bdtrc  # late: takes long to import
+    from scipy.special import bdtr  # late: takes long to import
 
     ranks = np.arange(1, draws + 1)
-    certain = bdtrc(ranks - 1, draws, 1.0 - share) * (1.0 - SLACK) >= confidence
-    return int(certain.sum())
+    wrong = bdtr(ranks - 1, draws, 1.0 - share) * (1.0 + SLACK)
+    return int((wrong <= 1.0 - confidence).sum())
 
 
 def draws_needed(share: float, confidence: float) -> int:

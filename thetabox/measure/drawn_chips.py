@@ -38,6 +38,8 @@ class DrawnChips:
             )
         if not noise.drawable:
             raise InputError("an unknown drift has no distribution to draw from; give a known drift, or none")
+        if not isinstance(seed, int) or isinstance(seed, bool):
+            raise InputError(f"seed is {seed!r}; it must be a whole number")
         self.noise, self.seed = noise, seed
         self.parts: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         held = boxed(model, box)

@@ -157,6 +157,8 @@ def sampled_yield(
         )
     if noise is not None and not isinstance(noise, Noise):
         raise InputError(f"noise must be a thetabox.Noise, not {type(noise).__name__}")
+    if box is not None and not isinstance(box, Box):
+        raise InputError(f"box must be a thetabox.Box, not {type(box).__name__}")
     model, inputs, labels = checked(model, x, y)
     where, chosen, errors = choose_device(device), box or Box(), noise or Noise()
     model = folded(model) if chosen.fold else model
@@ -174,7 +176,7 @@ def sampled_yield(
 
     def see(part: slice, logits: list[Tensor]) -> None:
         hits = torch.cat(
-            [(one.argmax(-1) == y.to(one.device)).cpu() for one, (_, y) in zip(logits, many.parts, strict=True)], -1
+            [_right(one, y.to(one.device)).cpu() for one, (_, y) in zip(logits, many.parts, strict=True)], -1
         )
         hits = hits.reshape(part.stop - part.start, -1)
         for index, row in zip(range(part.start, part.stop), hits, strict=True):
@@ -201,6 +203,11 @@ def sampled_yield(
         box=chosen,
         seconds=time.perf_counter() - started,
     )
+
+
+def _right(logits: Tensor, y: Tensor) -> Tensor:
+    """Weights far off may overflow to NaN, which ``argmax`` would take for the largest: such an answer is wrong."""
+    return (logits.argmax(-1) == y) & ~logits.isnan().any(-1)
 
 
 def _between(value: Any, what: str) -> float:
