@@ -10,12 +10,16 @@ import thetabox as tb
 
 SHOWN = {
     "Box": tb.Box,
+    "Noise": tb.Noise,
     "attack": tb.attack,
     "certified_radius": tb.certified_radius,
     "certify": tb.certify,
     "inspect": tb.inspect,
     "logit_bounds": tb.logit_bounds,
+    "certify_yield": tb.certify_yield,
     "mismatch": tb.mismatch,
+    "proven_sigma": tb.proven_sigma,
+    "sampled_yield": tb.sampled_yield,
 }
 
 

@@ -101,7 +101,6 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "a part of a weight read twice": (lambda: TurnedTwice(True), "does not know how the noise"),
     "noise that multiplies noise": (TwoFactors, "does not know how the noise"),
     "an LSTM": (lambda: _Last(nn.LSTM(4, 3, batch_first=True), 3), "does not know how the noise"),
-    "a spiking network": (lambda: tb.models.LSNN(4, 5, 2), "sampled_yield"),
 }
 
 
@@ -119,7 +118,7 @@ def test_a_network_whose_noise_is_not_covered_is_refused(name: str) -> None:
     make, words = REFUSED[name]
     torch.manual_seed(0)
     model = make().eval()
-    x = torch.rand(2, 3, 4) if name in ("an LSTM", "a spiking network") else torch.rand(2, 4)
+    x = torch.rand(2, 3, 4) if name == "an LSTM" else torch.rand(2, 4)
     with pytest.raises(tb.InputError, match=words):
         certify_yield(model, x, torch.tensor([0, 1]), 0.05)
 

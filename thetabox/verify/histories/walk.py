@@ -108,7 +108,7 @@ def walk(
     device = sample.device
     if since is None or start is None:
         since, start = torch.zeros(rows, dtype=torch.long, device=device), Exact.silence(rows, cells)
-    state = _Walk(cells, histories, start, rows)
+    state = Walk(cells, histories, start, rows)
     fork = Fork.none(rows, cells.units, steps, device) if prune is not None else None
     shares = cells.alpha.new_zeros(rows, steps)
     for time in range(int(since.min()), steps):
@@ -126,7 +126,7 @@ def walk(
     return Walked(least, most, fork, shares, state.given_up)
 
 
-class _Walk:
+class Walk:
     """Exact records of all neurons, and slots of the active pairs."""
 
     def __init__(self, cells: Cells, histories: int, start: Exact, rows: int) -> None:
@@ -175,7 +175,7 @@ class _Walk:
         exact, (level_low, level_high) = self._exact_before_spikes(running)
         if len(self.row):
             self.slots.before_spikes(self.cells, self.row, self.unit)
-        low, high = self._potential(drive, time, sample, exact)
+        low, high = self.potential(drive, time, sample, exact)
         low, high = low - errors.potential, high + errors.potential
         reset_low, reset_high = exact.reset
         free = exact.silent == 0
@@ -247,7 +247,7 @@ class _Walk:
         b, levels, reset = ends
         return Exact(h, reset, b, z, old.silent, old.count), levels
 
-    def _potential(self, drive: Drive, time: int, sample: Tensor, exact: Exact) -> tuple[Tensor, Tensor]:
+    def potential(self, drive: Drive, time: int, sample: Tensor, exact: Exact) -> tuple[Tensor, Tensor]:
         """Bounds of W_in g + W_rec h for every neuron."""
         cells, context = self.cells, self.cells.context
         running = len(sample)

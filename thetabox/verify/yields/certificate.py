@@ -12,15 +12,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from thetabox.box import Box
+from thetabox.errors import InputError
 from thetabox.noise import Noise
+from thetabox.verify.yields import stored
 from thetabox.verify.yields.chips import accuracy_of_chips, mean_accuracy
+from thetabox.verify.yields.stored import SCHEMA
 from thetabox.version import __version__
 
 if TYPE_CHECKING:
     from thetabox.measure.sampled_yield import SampledYield
 
-SCHEMA = "thetabox.yield/1"
-COLUMNS = ("sample", "label", "predicted", "sigma", "delta", "proven")
 # Shares of chips for which the file says the accuracy that they reach.
 SHARES = (0.9, 0.99, 0.999)
 
@@ -97,11 +98,11 @@ class YieldCertificate:
     def claim(self, index: int) -> str:
         """One sentence: what is proven at ``sigma[index]``."""
         sigma, total = float(self.sigma[index]), self.label.numel()
-        count = int(self.proven[index].sum())
+        count, reached = int(self.proven[index].sum()), round(float(self.chips(0.99)[index]) * total)
         return (
-            f"At σ = {sigma:g} at least {1.0 - self.asked:.6g} of all chips classify each of {count} of these {total} "
-            f"samples right, and at least 0.99 of all chips classify {float(self.chips(0.99)[index]):.4f} of them "
-            f"right, for {self.noise.kind} errors of the parameters that are independent of each other"
+            f"At σ = {sigma!r}, for each of {count} of these {total} samples, all but a share of {self.asked!r} of all "
+            f"chips classify it right; and at least 0.99 of all chips classify at least {reached} of the {total} "
+            f"right: for {self.noise.kind} errors of the parameters that are independent of each other"
             f"{'' if self.noise.independent else ' but for the common ones that the noise names'}."
         )
 
@@ -141,7 +142,7 @@ class YieldCertificate:
         }
 
     def rows(self) -> Iterator[tuple[int, int, int, float, float, bool]]:
-        """Rows of ``samples.csv``, in the order of :data:`COLUMNS`."""
+        """Rows of ``samples.csv``, in the order of :data:`thetabox.verify.yields.stored.COLUMNS`."""
         label, predicted, proven = self.label.tolist(), self.predicted.tolist(), self.proven.tolist()
         for s, (sigma, failures) in enumerate(zip(self.sigma.tolist(), self.delta.tolist(), strict=True)):
             for n, failure in enumerate(failures):
@@ -158,3 +159,38 @@ class YieldCertificate:
         from thetabox.report.yields import write_yield
 
         write_yield(Path(out), self, sampled)
+
+    @classmethod
+    def load(cls, path: str | Path) -> YieldCertificate:
+        """Read a stored proven yield: its folder, or the ``yield.json`` in it (``samples.csv`` stands beside).
+
+        Which proof gave which entry (``proven_by``) is not stored.
+
+        Raises:
+            InputError: no such file, no proven yield, or one that is not as it was written.
+        """
+        path = Path(path)
+        path = path / "yield.json" if path.is_dir() else path
+        if not path.is_file():
+            raise InputError(f"no proven yield at {path}")
+        facts = stored.facts(path)
+        delta, label, predicted = stored.samples(path.with_name("samples.csv"), facts)
+        stored.check_ledger(path, facts, delta)
+        found = cls(
+            sigma=torch.tensor([point["sigma"] for point in facts["curve"]], dtype=torch.float64),
+            delta=delta,
+            asked=facts["delta"],
+            label=label,
+            predicted=predicted,
+            noise=Noise(**facts["noise"]),
+            box=Box(**facts["box"]),
+            method=facts["method"],
+            ledger=[point["ledger"] for point in facts["curve"]],
+            model_info=facts["model"],
+            data_info=facts["data"],
+            checked=facts["checked"],
+            options=facts["options"],
+            finished=facts.get("finished", True),
+        )
+        stored.compare(path, facts, found.to_json())
+        return found

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar, Protocol
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Protocol
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from thetabox.errors import InputError
 from thetabox.noise import Noise
+from thetabox.verify.network import RecurrentNetwork
 from thetabox.verify.problem import Problem
+from thetabox.verify.yields.chained import chained
 from thetabox.verify.yields.common import CommonFactor
 from thetabox.verify.yields.martingale import Failure, Martingale
+from thetabox.verify.yields.spikes import Spikes
+from thetabox.verify.yields.spikes_histories import SpikeHistories
 
 AUTO = "auto"
-METHODS = ("martingale",)
 
 
 class Proof(Protocol):
@@ -26,8 +30,11 @@ class Proof(Protocol):
         dear: whether a run takes much longer than one of the cheap proofs.
     """
 
-    name: ClassVar[str]
-    dear: ClassVar[bool]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dear(self) -> bool: ...
 
     def failure(
         self,
@@ -40,14 +47,41 @@ class Proof(Protocol):
         ...
 
 
+def _martingale(problem: Problem, sizes: Mapping[str, Tensor], noise: Noise) -> Proof:
+    proof = Martingale(problem, sizes, noise)
+    return CommonFactor(proof) if noise.correlated.get("chip") else proof
+
+
+Make = Callable[[Problem, Mapping[str, Tensor], Noise], Proof]
+MAKERS: dict[str, Make] = {
+    "martingale": _martingale,
+    "entropic": partial(chained, name="entropic"),
+    "log-sobolev": partial(chained, name="log-sobolev"),
+    "spikes": Spikes,
+    "histories": SpikeHistories,
+}
+METHODS = tuple(MAKERS)
+# Networks in time have proofs of their own.
+IN_TIME = ("spikes", "histories")
+
+
 def proofs(problem: Problem, sizes: Mapping[str, Tensor], noise: Noise, method: str = AUTO) -> list[Proof]:
-    """The proofs that a method names, the cheap ones first.
+    """The proofs that a method names, the cheap ones first: of ``auto``, all that fit.
 
     Raises:
         InputError: an unknown method, or one that does not fit.
     """
     if method not in (AUTO, *METHODS):
         raise InputError(f"unknown method {method!r}; choose one of {', '.join((AUTO, *METHODS))}")
-    martingale = Martingale(problem, sizes, noise)
-    found: list[Proof] = [CommonFactor(martingale) if noise.correlated.get("chip") else martingale]
+    if method != AUTO:
+        return [MAKERS[method](problem, sizes, noise)]
+    in_time = isinstance(problem.network, RecurrentNetwork)
+    names = [name for name in METHODS if (name in IN_TIME) == in_time]
+    # What refuses a network that every proof of its kind must know says why.
+    found = [MAKERS[names[0]](problem, sizes, noise)]
+    for name in names[1:]:
+        try:
+            found.append(MAKERS[name](problem, sizes, noise))
+        except InputError:
+            continue
     return found

@@ -1,0 +1,116 @@
+"""The proofs that are about one layer after the other: for dense layers, and for convolutions in front of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from thetabox.errors import InputError
+from thetabox.noise import Noise
+from thetabox.verify.problem import Problem
+from thetabox.verify.yields import entropic, sobolev
+from thetabox.verify.yields.chain import Chain, Convolution, Dense
+from thetabox.verify.yields.martingale import Failure
+from thetabox.verify.yields.read_chain import read
+
+Proved = Callable[[Chain, Tensor, Tensor, float, float], Tensor]
+
+
+class Chained:
+    """A proof about a chain of layers, under Gaussian noise whose errors share nothing.
+
+    Args:
+        name: of the proof.
+        chain: the layers.
+        prove: chain, samples, labels, σ and what may be spent → failure probabilities.
+        events: group → number of its events, and its share of what is spent.
+        rank: of the samples as the proof takes them: 2 for numbers in a row, 4 for images, for which such numbers are
+            as many channels of one place.
+        dear: whether a run takes long.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        chain: Chain,
+        prove: Proved,
+        events: Callable[[Tensor], Mapping[str, tuple[int, float]]],
+        *,
+        rank: int,
+        dear: bool,
+    ) -> None:
+        self.name, self.chain, self.prove, self.events = name, chain, prove, events
+        self.rank, self.dear = rank, dear
+
+    def failure(
+        self,
+        x: Tensor,
+        y: Int[Tensor, " samples"],
+        sigma: Float[Tensor, " samples"],
+        spent: Float[Tensor, " samples"],
+    ) -> Failure:
+        """Upper bounds; see :class:`~thetabox.verify.yields.proofs.Proof`."""
+        x = x.double()
+        x = x if x.dim() == self.rank else x.flatten(1).reshape(len(x), -1, *[1] * (self.rank - 2))
+        probability = torch.ones_like(sigma)
+        keys = torch.stack([sigma, spent], 1)
+        for key in keys.unique(dim=0):
+            members = (keys == key).all(1).nonzero().squeeze(1)
+            probability[members] = self.prove(self.chain, x[members], y[members], float(key[0]), float(key[1]))
+        groups = {
+            name: (torch.full_like(sigma, float(count)), spent * share)
+            for name, (count, share) in self.events(x).items()
+        }
+        left = (probability - sum(share for _, share in groups.values())).clamp(min=0.0)
+        return Failure(probability, {**groups, "margins": (torch.full_like(sigma, len(self.rows()) - 1.0), left)})
+
+    def rows(self) -> Any:
+        """Biases of the last layer, one for each class."""
+        return self.chain.stages[-1].layer.bias
+
+
+def chained(problem: Problem, sizes: Mapping[str, Tensor], noise: Noise, name: str) -> Chained:
+    """The proof of a name.
+
+    Raises:
+        InputError: the network, or its noise, is not what that proof is about.
+    """
+    if noise.kind != "gaussian" or noise.correlated or noise.drift or noise.drift_bound:
+        raise InputError(f"{name} is about Gaussian noise without drift or common errors; use martingale")
+    chain = read(problem, sizes)
+    if chain is None:
+        raise InputError(
+            f"{name} is for dense layers, or convolutions and pools in front of them, with ReLU between, one after the "
+            "other, each parameter read once; use martingale"
+        )
+    if name == "entropic":
+        if not entropic.fits(chain):
+            raise InputError("entropic is for dense layers with ReLU between them; use martingale")
+        return Chained(name, chain, entropic.failure, lambda x: entropic.events(chain), rank=2, dear=False)
+    images = isinstance(chain.stages[0].layer, Convolution)
+    seen = chain if images else _as_images(chain)
+    if not sobolev.fits(seen):
+        raise InputError("log-sobolev is for convolutions and pools in front of dense layers; use martingale")
+    return Chained(
+        name,
+        seen,
+        sobolev.failure,
+        lambda x: sobolev.events(seen, (x.shape[1], x.shape[2], x.shape[3])),
+        rank=4,
+        dear=True,
+    )
+
+
+def _as_images(chain: Chain) -> Chain:
+    """The same with its first layer, a dense one, as a convolution of images of one place."""
+    first = chain.stages[0]
+    dense = first.layer
+    assert isinstance(dense, Dense)
+    kernel, size = (t[..., None, None] for t in (dense.weight, dense.weight_size))
+    layer = Convolution(kernel, dense.bias, size, dense.bias_size, (1, 1), (0, 0, 0, 0))
+    return Chain((replace(first, layer=layer), *chain.stages[1:]))

@@ -1,0 +1,122 @@
+"""The proof ``log-sobolev``: convolutions and pools in front of dense layers, ReLU between them, Gaussian noise."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from thetabox.verify.kernels import sound_kernels
+from thetabox.verify.yields.chain import Chain, Convolution, Dense
+from thetabox.verify.yields.ledger import ROUNDED_DOWN
+from thetabox.verify.yields.sobolev.convolved import Convolved, Read
+from thetabox.verify.yields.sobolev.ends import count as count_of
+from thetabox.verify.yields.sobolev.ends import known
+from thetabox.verify.yields.sobolev.ends_walked import walked
+from thetabox.verify.yields.sobolev.expectations import lower, upper
+from thetabox.verify.yields.sobolev.head import Head
+from thetabox.verify.yields.sobolev.patterns import Pattern, of_all
+from thetabox.verify.yields.sobolev.tilted import Tilted
+from thetabox.verify.yields.sobolev.walk import Passed
+from thetabox.verify.yields.sobolev.windows import Windows
+
+# How what is spent is shared among groups of events, before it is shared out among those that there are.
+SHARES = {"first places": 0.16, "later places": 0.4, "dense means": 0.4, "dense values": 0.04}
+
+
+def fits(chain: Chain) -> bool:
+    """Convolution stages with ReLU, at least one, then dense ones with ReLU, the last one without."""
+    kinds = [isinstance(s.layer, Convolution) for s in chain.stages]
+    first = sum(kinds)
+    if not 0 < first < len(kinds) or not all(kinds[:first]):
+        return False
+    if not all(s.relu for s in chain.stages[:-1]) or chain.stages[-1].relu:
+        return False
+    return all(s.average is None and s.largest is None for s in chain.stages[first:])
+
+
+def events(chain: Chain, inputs: tuple[int, int, int]) -> dict[str, tuple[int, float]]:
+    """Group → its events, and its share of what is spent; shares add up to at most 1.
+
+    Args:
+        chain: that :func:`fits`.
+        inputs: channels, rows and columns of a sample.
+    """
+    counts = dict.fromkeys(SHARES, 0)
+    for n, stage in enumerate(chain.stages[:-1]):
+        layer = stage.layer
+        if isinstance(layer, Convolution):
+            windows = Windows.of(stage, inputs)
+            places = len(layer.bias) * windows.count
+            group = "later places" if n else "first places"
+            counts[group] += places * count_of(windows.candidates, first=not n)
+            inputs = (len(layer.bias), *windows.places)
+        else:
+            counts["dense means"] += 2 * len(layer.bias)
+            counts["dense values"] += 2 * len(layer.bias)
+    whole = sum(SHARES[group] for group, count in counts.items() if count)
+    return {group: (count, SHARES[group] / whole) for group, count in counts.items() if count}
+
+
+def failure(
+    chain: Chain,
+    x: Float[Tensor, "samples channels height width"],
+    y: Int[Tensor, " samples"],
+    sigma: float,
+    spent: float,
+) -> Float[Tensor, " samples"]:
+    """Upper bounds of the probability that a chip misclassifies each sample, a tie counted as wrong; at most 1.
+
+    Args:
+        chain: that :func:`fits`.
+        x: samples, float64, exact.
+        y: labels.
+        sigma: of the noise.
+        spent: what all intermediate events may fail with together; the rows of the margins come on top.
+    """
+    if not (sigma > 0.0 and 0.0 < spent < 1.0):
+        return torch.ones(len(x), dtype=torch.float64)
+    inputs = (x.shape[1], x.shape[2], x.shape[3])
+    each = {
+        group: spent * share * ROUNDED_DOWN / count for group, (count, share) in events(chain, inputs).items()
+    }
+    stages = []
+    for stage in chain.stages:
+        if isinstance(stage.layer, Convolution):
+            stages.append(Convolved.of(stage, inputs, sigma))
+            inputs = stages[-1].outputs
+    dense = [s.layer for s in chain.stages if isinstance(s.layer, Dense)]
+    with torch.no_grad(), sound_kernels():
+        rows = [_one(stages, dense, sample, int(label), sigma, each, spent) for sample, label in zip(x, y, strict=True)]
+    return torch.stack(rows) if rows else torch.ones(0, dtype=torch.float64)
+
+
+def _one(
+    stages: list[Convolved],
+    dense: list[Dense],
+    x: Float[Tensor, "channels height width"],
+    label: int,
+    sigma: float,
+    each: dict[str, float],
+    spent: float,
+) -> Float[Tensor, ""]:
+    passed: list[Passed] = []
+    least = most = centre = x
+    for stage in stages:
+        read = Read.of(stage, least, most, centre)
+        if passed:
+            ends = walked(read, passed, each["later places"])
+        else:
+            ends = known(read, each["first places"])
+        pattern = Pattern.of(read, ends)
+        above, below = upper(read, ends, pattern), lower(read, ends, pattern)
+        tilted = None if passed else Tilted(read, ends, pattern)
+        passed.append(Passed(read, above, of_all(read, pattern), below, tilted))
+        shape = stage.outputs
+        centre = ((above.at(read) + below[0].form.at(read)) / 2.0).clamp(min=0.0).view(shape)
+        least, most = pattern.least.view(shape), pattern.most.view(shape)
+    # The share that no event asks for, in networks without hidden dense layers.
+    means, values = each.get("dense means", 0.5), each.get("dense values", 0.5)
+    head = Head(dense, passed, (least.flatten(), most.flatten()), centre.flatten(), sigma, means, values)
+    total = (spent + head.failures(label, spent).sum()) * (1.0 + 1e-9)
+    return torch.where(total.isfinite(), total, 1.0).clamp(max=1.0)

@@ -1,0 +1,185 @@
+r"""Dense stages behind convolutions: neurons by their exact moments, rows through the convolutions by :mod:`.walk`.
+
+See :mod:`thetabox.verify.yields.neuron` for the lines of neurons. A row on a hidden layer's means gives one end of a
+mean; a row on the logits gives an entropic value.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from thetabox.verify.linear.constant import gamma_sum
+from thetabox.verify.yields.chain import Dense
+from thetabox.verify.yields.neuron import Neurons, relax
+from thetabox.verify.yields.sobolev.convolved import FEW, TINY
+from thetabox.verify.yields.sobolev.rules import Quantile, Rate, Rule
+from thetabox.verify.yields.sobolev.walk import Passed, lower_bounds
+from thetabox.verify.yields.sobolev.windows import Rows
+from thetabox.verify.yields.tails import quantile
+
+# λ of entropic bounds, in units of the one that suits a guessed variance.
+STEPS = (0.15, 0.3, 0.6, 0.8, 1.0, 1.25)
+LITTLE = 1e-2
+
+
+class Hidden(NamedTuple):
+    """A hidden dense layer: its neurons ``[1, units]``, and about where their means are."""
+
+    neurons: Neurons
+    centre: Tensor
+
+
+class Head:
+    """The dense layers behind convolutions whose events are known.
+
+    Args:
+        layers: all of them, the logits last.
+        passed: the convolution stages.
+        least, most: ends of their output, flat.
+        centre: about where it is.
+        sigma: σ.
+        means, values: probability that the end of a mean, and of a value given its mean, may fail with.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Dense],
+        passed: Sequence[Passed],
+        ends: tuple[Tensor, Tensor],
+        centre: Tensor,
+        sigma: float,
+        means: float,
+        values: float,
+    ) -> None:
+        self.layers, self.passed, self.sigma = layers, passed, sigma
+        self.centre, self.most = centre, ends[1]
+        self.means = means
+        self.z = float(quantile("exact", torch.tensor(values, dtype=torch.float64)))
+        self.hidden: list[Hidden] = []
+        least, most = ends
+        for layer in layers[:-1]:
+            least, most = self._add(layer, least, most)
+
+    def _add(self, layer: Dense, least: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
+        """Ends of the next hidden layer, and of its output."""
+        both = torch.cat([torch.eye(len(layer.bias)), -torch.eye(len(layer.bias))]).to(layer.bias.dtype)
+        if self.hidden:
+            low = self._best(both, len(self.hidden), -math.log(self.means) * (1.0 + FEW) + FEW)
+        else:
+            rows = torch.cat([layer.weight, -layer.weight])
+            low = self._through(rows, torch.zeros_like(rows[:, 0]), Quantile(self.means))
+            low = low + both @ layer.bias - FEW * (low.abs() + (both @ layer.bias).abs()) - TINY
+        lower, minus = low.split(len(layer.bias))
+        upper = -minus
+        before = self.hidden[-1].centre.clamp(min=0.0) if self.hidden else self.centre
+        centre = torch.minimum(torch.maximum(layer.weight @ before + layer.bias, lower), upper)
+        spread = [self._spread(layer, h) for h in (least, most)]
+        least_spread, most_spread = spread[0] * (1.0 - 1e-9), spread[1] * (1.0 + 1e-9) + TINY
+        far = self.z * most_spread * (1.0 + FEW)
+        room = FEW * (torch.maximum(lower.abs(), upper.abs()) + far) + TINY
+        highest, lowest = upper + far + room, lower - far - room
+        self.hidden.append(Hidden(Neurons(lower, upper, least_spread, most_spread, highest), centre))
+        return lowest.clamp(min=0.0), highest.clamp(min=0.0)
+
+    def _spread(self, layer: Dense, h: Tensor) -> Tensor:
+        return ((self.sigma * layer.weight_size).square() @ h.square() + (self.sigma * layer.bias_size).square()).sqrt()
+
+    def failures(self, label: int, probability: float) -> Float[Tensor, " others"]:
+        """Upper bounds of the probability that all events hold and another class has at least the label's logit.
+
+        Args:
+            label: the right class.
+            probability: about what will be small enough: λ is chosen for it.
+        """
+        classes = len(self.layers[-1].bias)
+        rows = torch.eye(classes, dtype=torch.float64)
+        rows = rows[label] - rows[torch.arange(classes) != label]
+        rates, values = self._values(rows, len(self.layers) - 1, -math.log(probability), own=True)
+        # Markov: a margin of at most 0 is no rarer than exp(-λ value).
+        exponent = (rates * values * (1.0 - FEW)).nan_to_num(0.0, posinf=0.0, neginf=0.0).clamp(min=0.0)
+        return ((-exponent).exp() * (1.0 + 1e-9)).amin(0)
+
+    def _best(self, rows: Tensor, k: int, q: float) -> Tensor:
+        """Lower ends of rows on the means of a layer, each of which fails with at most ``exp(-q)``."""
+        rates, values = self._values(rows, k, q, own=False)
+        lost = q / rates
+        return (values - lost - FEW * (values.abs() + lost)).nan_to_num(-torch.inf).amax(0)
+
+    def _values(self, rows: Tensor, k: int, q: float, *, own: bool) -> tuple[Tensor, Tensor]:
+        """λ and entropic values, at least, of rows on a layer's values (``own``) or means, ``[steps, rows]``."""
+        variance = self._guess(rows, k, own) + TINY
+        spread = variance.sqrt()
+        spread = torch.maximum(spread, 0.3 * spread.mean())
+        rates = (torch.tensor(STEPS, dtype=rows.dtype)[:, None] * math.sqrt(2.0 * q) / spread).flatten()
+        values = self._walk(rows.repeat(len(STEPS), 1), k, rates, own)
+        return rates.view(len(STEPS), -1), values.view(len(STEPS), -1)
+
+    def _walk(self, rows: Tensor, k: int, rates: Tensor, own: bool) -> Tensor:
+        """Lower bounds of entropic values, ``[rows]``."""
+        layer, variance = self.layers[k], None
+        total, size = torch.zeros_like(rates), torch.zeros_like(rates)
+        if own:
+            lost = 0.5 * rates * (rows.square() @ (self.sigma * layer.bias_size).square())
+            total, size = total - lost, size + lost
+            variance = rows.square() @ (self.sigma * layer.weight_size).square()
+            variance = variance * (1.0 + gamma_sum(len(layer.bias))) + TINY
+        a, slack = rows, 0.0
+        for j in range(k - 1, -1, -1):
+            a, constant, room = _back(a, self.layers[j + 1])
+            neurons, centre = self.hidden[j]
+            lines = relax(
+                a[None],
+                None if variance is None else variance[None],
+                rates[None, :, None],
+                centre[None, None],
+                Neurons(*(None if t is None else t[None] for t in neurons)),
+            )
+            variance = None
+            a = lines.slope[0]
+            offset = lines.constant[0]
+            total, size = total + constant + offset.sum(1), size + room + offset.abs().sum(1)
+            slack += gamma_sum(len(layer.bias) + offset.shape[1])
+        a, constant, room = _back(a, self.layers[0])
+        total, size = total + constant, size + room
+        # Without a hidden layer, the noise of the logits' weights meets the convolutions' output.
+        extra = torch.zeros_like(rates) if variance is None else variance @ self.most.square() * (1.0 + 1e-9)
+        total = total + self._through(a, extra, Rate(rates[None]))
+        return total - (slack + gamma_sum(64)) * size
+
+    def _through(self, rows: Tensor, own: Tensor, rule: Rule) -> Tensor:
+        """Lower bounds of rows on the convolutions' output, ``[rows]``."""
+        channels, height, width = self.passed[-1].outputs
+        forms = rows.view(len(rows), channels, -1).transpose(0, 1)[None]
+        part = Rows(forms, torch.zeros(1, 2, dtype=torch.int64), (height, width))
+        return lower_bounds(self.passed, part, own[None, None], rule)[0, 0]
+
+    def _guess(self, rows: Tensor, k: int, own: bool) -> Tensor:
+        """About the variance of rows."""
+        variance, a = torch.zeros_like(rows[:, 0]), rows
+        for j in range(k, -1, -1):
+            layer = self.layers[j]
+            h = self.hidden[j - 1].centre.clamp(min=0.0) if j else self.centre
+            # Something of a mean's own noise too, lest neurons that are off leave nothing.
+            part = 1.0 if j < k or own else LITTLE
+            variance = variance + part * (a.square() @ self._spread(layer, h).square())
+            a = a @ layer.weight
+            if j:
+                a = a * (self.hidden[j - 1].centre > 0)
+        channels, height, width = self.passed[-1].outputs
+        forms = a.view(len(a), channels, -1).transpose(0, 1)[None]
+        part = Rows(forms, torch.zeros(1, 2, dtype=torch.int64), (height, width))
+        return variance + self.passed[-1].guess(self.passed[:-1], part)[0]
+
+
+def _back(a: Tensor, layer: Dense) -> tuple[Tensor, Tensor, Tensor]:
+    """Row on what a layer reads (at least 0, so rounded down), its constant, and the constant's size."""
+    error = gamma_sum(len(layer.bias))
+    slopes = a @ layer.weight
+    slopes = slopes - (a.abs() @ layer.weight.abs()) * error - TINY
+    return slopes, a @ layer.bias, a.abs() @ layer.bias.abs()

@@ -1,0 +1,73 @@
+"""Which candidates of a place may be its largest, whether its ReLU is on, and the inputs that its gradient can be."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from thetabox.verify.yields.sobolev.convolved import Read
+from thetabox.verify.yields.sobolev.ends import Ends
+
+
+class Range(NamedTuple):
+    """Ends of the derivatives of places by the noise of their taps, ``[channels, places, taps]``."""
+
+    low: Tensor
+    high: Tensor
+
+    def where(self, condition: Bool[Tensor, "channels places"], other: Range) -> Range:
+        """This one there, the other elsewhere."""
+        inside = condition[..., None]
+        return Range(torch.where(inside, self.low, other.low), torch.where(inside, self.high, other.high))
+
+    def times(self, gate: Tensor) -> Range:
+        """Zero where the gate ``[channels, places]`` is."""
+        return Range(self.low * gate[..., None], self.high * gate[..., None])
+
+    def with_zero(self) -> Range:
+        """And zero in between."""
+        return Range(self.low.clamp(max=0.0), self.high.clamp(min=0.0))
+
+
+class Pattern(NamedTuple):
+    """What the events of a stage leave open of its places.
+
+    Attributes:
+        on: the reference is at least 0, ``[channels, places]``.
+        off: all values are at most 0.
+        open: candidates that may be the largest; the reference always, ``[channels, places, candidates]``.
+        least, most: ends of the output.
+    """
+
+    on: Tensor
+    off: Tensor
+    open: Tensor
+    least: Tensor
+    most: Tensor
+
+    @classmethod
+    def of(cls, read: Read, ends: Ends) -> Pattern:
+        """By the ends of values."""
+        on = ends.least >= 0.0
+        open_ = ((ends.beyond > 0.0) & (ends.most > 0.0)) | (read.reference > 0)
+        most = torch.where(open_, ends.most, -torch.inf).amax(-1)
+        # A candidate that is not open is at most the reference, or at most 0.
+        off = (most <= 0.0) & ~on
+        return cls(on, off, open_, ends.least.clamp(min=0.0), most.clamp(min=0.0))
+
+
+def of_reference(read: Read) -> Range:
+    """If the reference is the output."""
+    return Range(read.taps_of_reference(read.low), read.taps_of_reference(read.high))
+
+
+def of_all(read: Read, pattern: Pattern) -> Range:
+    """Of the largest of the open candidates and, where the ReLU may be off, 0; 0 where it is off."""
+    low, high = read.low[None], read.high[None]
+    inside = pattern.open[..., None]
+    whole = Range(torch.where(inside, low, torch.inf).amin(2), torch.where(inside, high, -torch.inf).amax(2))
+    whole = whole.where(pattern.on, whole.with_zero())
+    return whole.times((~pattern.off).to(low.dtype))
