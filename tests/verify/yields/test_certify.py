@@ -201,3 +201,15 @@ def test_accuracy_of_most_chips_by_hand(failure: list[float], share: float, accu
 def test_a_share_of_chips_lies_between_none_and_all(share: object) -> None:
     with pytest.raises(tb.InputError, match="share"):
         accuracy_of_chips(torch.zeros(1, 3, dtype=torch.float64), share)  # type: ignore[arg-type]  # on purpose
+
+
+def test_images_that_a_network_flattens_are_numbers_to_every_proof() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 3)).double().eval()
+    x = torch.randn(4, 2, 2, 3, dtype=torch.float64)
+    y = model(x).argmax(1)
+    flat = model[1:]
+    for method in ("martingale", "entropic", "log-sobolev"):
+        found = certify_yield(model, x, y, 0.05, method=method).delta
+        assert bool((found < 1.0).any())
+        assert torch.equal(found, certify_yield(flat, x.flatten(1), y, 0.05, method=method).delta)

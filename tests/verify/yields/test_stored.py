@@ -251,6 +251,20 @@ def test_samples_edited_by_hand(folder: Path, name: str) -> None:
     refused(folder)
 
 
+def test_what_is_proven_is_predicted(folder: Path, certificate: tb.YieldCertificate) -> None:
+    """Another prediction, and the accuracy that goes with it."""
+    rows = list(csv.reader(io.StringIO((folder / "samples.csv").read_text())))
+    chosen = str(int(certificate.proven[1].nonzero()[0]))
+    for row in rows[1:]:
+        if row[0] == chosen:
+            row[2] = str((int(row[1]) + 1) % 3)
+    (folder / "samples.csv").write_text("\n".join(",".join(row) for row in rows) + "\n")
+    content = json.loads((folder / "yield.json").read_text())
+    content["clean_accuracy"] = 0.8
+    (folder / "yield.json").write_text(json.dumps(content))
+    refused(folder, "not predicted")
+
+
 def test_files_that_are_missing_or_damaged(folder: Path) -> None:
     refused(folder / "nowhere", "no proven yield")
     (folder / "samples.csv").write_bytes(b"\xff\xfe\x00")

@@ -29,8 +29,8 @@ class Chained:
         chain: the layers.
         prove: chain, samples, labels, σ and what may be spent → failure probabilities.
         events: group → number of its events, and its share of what is spent.
-        rank: of the samples as the proof takes them: 2 for numbers in a row, 4 for images, for which such numbers are
-            as many channels of one place.
+        rank: of the samples as the proof takes them: 2 for numbers in a row, 4 for images.
+        images: whether the network takes samples as images; other numbers are as many channels of one place.
         dear: whether a run takes long.
     """
 
@@ -42,10 +42,11 @@ class Chained:
         events: Callable[[Tensor], Mapping[str, tuple[int, float]]],
         *,
         rank: int,
+        images: bool,
         dear: bool,
     ) -> None:
         self.name, self.chain, self.prove, self.events = name, chain, prove, events
-        self.rank, self.dear = rank, dear
+        self.rank, self.images, self.dear = rank, images, dear
 
     def failure(
         self,
@@ -56,7 +57,7 @@ class Chained:
     ) -> Failure:
         """Upper bounds; see :class:`~thetabox.verify.yields.proofs.Proof`."""
         x = x.double()
-        x = x if x.dim() == self.rank else x.flatten(1).reshape(len(x), -1, *[1] * (self.rank - 2))
+        x = x if self.images else x.flatten(1).reshape(len(x), -1, *[1] * (self.rank - 2))
         probability = torch.ones_like(sigma)
         keys = torch.stack([sigma, spent], 1)
         for key in keys.unique(dim=0):
@@ -91,7 +92,9 @@ def chained(problem: Problem, sizes: Mapping[str, Tensor], noise: Noise, name: s
     if name == "entropic":
         if not entropic.fits(chain):
             raise InputError("entropic is for dense layers with ReLU between them; use martingale")
-        return Chained(name, chain, entropic.failure, lambda x: entropic.events(chain), rank=2, dear=False)
+        return Chained(
+            name, chain, entropic.failure, lambda x: entropic.events(chain), rank=2, images=False, dear=False
+        )
     images = isinstance(chain.stages[0].layer, Convolution)
     seen = chain if images else _as_images(chain)
     if not sobolev.fits(seen):
@@ -102,6 +105,7 @@ def chained(problem: Problem, sizes: Mapping[str, Tensor], noise: Noise, name: s
         sobolev.failure,
         lambda x: sobolev.events(seen, (x.shape[1], x.shape[2], x.shape[3])),
         rank=4,
+        images=images,
         dear=True,
     )
 

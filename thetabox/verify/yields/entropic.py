@@ -81,7 +81,7 @@ def fits(chain: Chain) -> bool:
 
 
 def events(chain: Chain) -> dict[str, tuple[int, float]]:
-    """Group → number of its events, and its share of what all intermediate events may fail with: 0 where it has none."""
+    """Group → number of its events, and its share of what all of them may fail with: 0 where it has none."""
     widths = [len(s.layer.bias) for s in chain.stages]
     later = sum(widths[1:-1])
     counts = {"means": 2 * later, "spreads": 2 * later, "margin spreads": widths[-1] - 1 if len(widths) > 1 else 0}

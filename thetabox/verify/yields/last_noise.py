@@ -4,7 +4,9 @@ Where X given the rest is Gaussian, of mean m and spread s, :math:`P(X \le 0 \mi
 :math:`\lambda > 0`
 
 .. math:: \Phi(-m/s) \le e^{-\lambda m} \sup_t \Phi(-t) e^{\lambda s t}
-          = e^{-\lambda m + \lambda^2 s^2/2 - r(\lambda s)}, \qquad r(\theta) = \tfrac12\theta^2 - \sup_t\,(\ln\Phi(-t) + \theta t) .
+          = e^{-\lambda m + \lambda^2 s^2/2 - r(\lambda s)} ,
+
+.. math:: r(\theta) = \tfrac12\theta^2 - \sup_t\,(\ln\Phi(-t) + \theta t) .
 
 The first two terms are Chernoff's bound; r is what it gives away. The supremum lies where the hazard
 :math:`\varphi(t)/\Phi(-t) = \theta`; a hazard is above its t, so :math:`r' = \theta - t > 0`: r rises from 0, and a

@@ -137,7 +137,7 @@ class _Box(NamedTuple):
             return t.unsqueeze(1).expand(shape)
 
         rate = torch.where((rate > 1.0 / HUGE) & (rate < HUGE), rate, torch.nan).expand(shape)
-        most = torch.where(neurons.most < HUGE, neurons.most, torch.nan)
+        most = torch.where((neurons.most >= 0) & (neurons.most < HUGE), neurons.most, torch.nan)
         reach = None if neurons.reach is None else rows(neurons.reach)
         ends = rows(neurons.lower), rows(neurons.upper), rows(neurons.least), rows(most)
         return cls(*ends, rate, centre.expand(shape), reach)

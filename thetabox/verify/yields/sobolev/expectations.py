@@ -12,7 +12,8 @@ at the largest spread.
 :math:`\max(z_r, z_k) \ge z_r + 1_e (z_k - z_r)`. With :math:`e = \{⟨n, g⟩ > -t |g|_\tau\}, g_q = h^0_q`, a normal
 number,
 
-.. math:: E[1_e z_r] = \Phi(t) \mu_r + \varphi(t) \sum_q \tau_q^2 h^0_q h_q / s_0, \quad s_0^2 = \sum \tau_q^2 (h^0_q)^2 ,
+.. math:: E[1_e z_r] = \Phi(t) \mu_r + \varphi(t) \sum_q \tau_q^2 h^0_q h_q / s_0, \quad
+    s_0^2 = \sum_q \tau_q^2 (h^0_q)^2 ,
 
 which is linear in h, and holds for **every** h and every t; :math:`t = \mu^0_r / s_0` is the tangent at
 :math:`h = h^0`.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -77,14 +79,8 @@ def failure(
     if not (sigma > 0.0 and 0.0 < spent < 1.0):
         return torch.ones(len(x), dtype=torch.float64)
     inputs = (x.shape[1], x.shape[2], x.shape[3])
-    each = {
-        group: spent * share * ROUNDED_DOWN / count for group, (count, share) in events(chain, inputs).items()
-    }
-    stages = []
-    for stage in chain.stages:
-        if isinstance(stage.layer, Convolution):
-            stages.append(Convolved.of(stage, inputs, sigma))
-            inputs = stages[-1].outputs
+    each = {group: spent * share * ROUNDED_DOWN / count for group, (count, share) in events(chain, inputs).items()}
+    stages = _convolved(chain, inputs, sigma)
     dense = [s.layer for s in chain.stages if isinstance(s.layer, Dense)]
     with torch.no_grad(), sound_kernels():
         rows = [_one(stages, dense, sample, int(label), sigma, each, spent) for sample, label in zip(x, y, strict=True)]
@@ -100,14 +96,31 @@ def _one(
     each: dict[str, float],
     spent: float,
 ) -> Float[Tensor, ""]:
+    passed, output = _passed(stages, x, (each["first places"], each.get("later places", 0.5)))
+    # Of groups without events, in networks without hidden dense layers.
+    means, values = each.get("dense means", 0.5), each.get("dense values", 0.5)
+    head = Head(dense, passed, (output.least, output.most), output.centre, sigma, means, values)
+    total = (spent + head.failures(label, spent).sum()) * (1.0 + 1e-9)
+    return torch.where(total.isfinite(), total, 1.0).clamp(max=1.0)
+
+
+class Output(NamedTuple):
+    """Ends of a stage's output, and about where its mean is; flat."""
+
+    least: Tensor
+    most: Tensor
+    centre: Tensor
+
+
+def _passed(
+    stages: list[Convolved], x: Float[Tensor, "channels height width"], each: tuple[float, float]
+) -> tuple[list[Passed], Output]:
+    """The convolution stages of one sample, whose events fail with at most these probabilities (first, later)."""
     passed: list[Passed] = []
     least = most = centre = x
     for stage in stages:
         read = Read.of(stage, least, most, centre)
-        if passed:
-            ends = walked(read, passed, each["later places"])
-        else:
-            ends = known(read, each["first places"])
+        ends = walked(read, passed, each[1]) if passed else known(read, each[0])
         pattern = Pattern.of(read, ends)
         above, below = upper(read, ends, pattern), lower(read, ends, pattern)
         tilted = None if passed else Tilted(read, ends, pattern)
@@ -115,8 +128,20 @@ def _one(
         shape = stage.outputs
         centre = ((above.at(read) + below[0].form.at(read)) / 2.0).clamp(min=0.0).view(shape)
         least, most = pattern.least.view(shape), pattern.most.view(shape)
-    # The share that no event asks for, in networks without hidden dense layers.
-    means, values = each.get("dense means", 0.5), each.get("dense values", 0.5)
-    head = Head(dense, passed, (least.flatten(), most.flatten()), centre.flatten(), sigma, means, values)
-    total = (spent + head.failures(label, spent).sum()) * (1.0 + 1e-9)
-    return torch.where(total.isfinite(), total, 1.0).clamp(max=1.0)
+    return passed, Output(least.flatten(), most.flatten(), centre.flatten())
+
+
+def passed_stages(
+    chain: Chain, x: Float[Tensor, "channels height width"], sigma: float, each: tuple[float, float]
+) -> tuple[list[Passed], Output]:
+    """The convolution stages of a chain for one sample; see :func:`_passed`."""
+    return _passed(_convolved(chain, (x.shape[0], x.shape[1], x.shape[2]), sigma), x, each)
+
+
+def _convolved(chain: Chain, inputs: tuple[int, int, int], sigma: float) -> list[Convolved]:
+    stages = []
+    for stage in chain.stages:
+        if isinstance(stage.layer, Convolution):
+            stages.append(Convolved.of(stage, inputs, sigma))
+            inputs = stages[-1].outputs
+    return stages

@@ -29,7 +29,7 @@ LITTLE = 1e-2
 
 
 class Hidden(NamedTuple):
-    """A hidden dense layer: its neurons ``[1, units]``, and about where their means are."""
+    """A hidden dense layer: its neurons ``[1, units]``, and about where their means are, ``[units]``."""
 
     neurons: Neurons
     centre: Tensor
@@ -84,7 +84,8 @@ class Head:
         far = self.z * most_spread * (1.0 + FEW)
         room = FEW * (torch.maximum(lower.abs(), upper.abs()) + far) + TINY
         highest, lowest = upper + far + room, lower - far - room
-        self.hidden.append(Hidden(Neurons(lower, upper, least_spread, most_spread, highest), centre))
+        neurons = Neurons(lower[None], upper[None], least_spread[None], most_spread[None], highest[None])
+        self.hidden.append(Hidden(neurons, centre))
         return lowest.clamp(min=0.0), highest.clamp(min=0.0)
 
     def _spread(self, layer: Dense, h: Tensor) -> Tensor:
@@ -138,7 +139,7 @@ class Head:
                 None if variance is None else variance[None],
                 rates[None, :, None],
                 centre[None, None],
-                Neurons(*(None if t is None else t[None] for t in neurons)),
+                neurons,
             )
             variance = None
             a = lines.slope[0]
@@ -154,10 +155,12 @@ class Head:
 
     def _through(self, rows: Tensor, own: Tensor, rule: Rule) -> Tensor:
         """Lower bounds of rows on the convolutions' output, ``[rows]``."""
+        return lower_bounds(self.passed, self._on_output(rows), own[None, None], rule)[0, 0]
+
+    def _on_output(self, rows: Tensor) -> Rows:
         channels, height, width = self.passed[-1].outputs
         forms = rows.view(len(rows), channels, -1).transpose(0, 1)[None]
-        part = Rows(forms, torch.zeros(1, 2, dtype=torch.int64), (height, width))
-        return lower_bounds(self.passed, part, own[None, None], rule)[0, 0]
+        return Rows(forms, torch.zeros(1, 2, dtype=torch.int64), (height, width))
 
     def _guess(self, rows: Tensor, k: int, own: bool) -> Tensor:
         """About the variance of rows."""
@@ -171,10 +174,7 @@ class Head:
             a = a @ layer.weight
             if j:
                 a = a * (self.hidden[j - 1].centre > 0)
-        channels, height, width = self.passed[-1].outputs
-        forms = a.view(len(a), channels, -1).transpose(0, 1)[None]
-        part = Rows(forms, torch.zeros(1, 2, dtype=torch.int64), (height, width))
-        return variance + self.passed[-1].guess(self.passed[:-1], part)[0]
+        return variance + self.passed[-1].guess(self.passed[:-1], self._on_output(a))[0]
 
 
 def _back(a: Tensor, layer: Dense) -> tuple[Tensor, Tensor, Tensor]:

@@ -68,7 +68,7 @@ class Quantile:
 
 
 class Rate:
-    r"""Entropic values :math:`C - \tfrac\lambda2 V \le -\ln E e^{-\lambda X} / \lambda` for given λ, ``[groups, rows]``."""
+    r"""Entropic values :math:`C - \tfrac\lambda2 V \le -\ln E e^{-\lambda X} / \lambda`, λ of ``[groups, rows]``."""
 
     def __init__(self, rate: Float[Tensor, "groups rows"]) -> None:
         self.rate = rate

@@ -2,7 +2,7 @@ r"""Variances under the tilted measure: a gradient is the nominal one but where 
 
 Herbst's argument keeps the measure: with :math:`P_s \propto e^{-sf} dP`,
 
-.. math:: -\tfrac1\lambda \ln E e^{-\lambda f} \ge E f - \tfrac\lambda2 \operatorname*{mean}_{0 \le s \le \lambda} E_s|\nabla f|^2 .
+.. math:: -\tfrac1\lambda \ln E e^{-\lambda f} \ge E f - \tfrac12 \int_0^\lambda E_s |\nabla f|^2\, ds .
 
 f has Lipschitz constant L, so a standard normal coordinate u of n has, under :math:`P_s`, a density whose ratio to that
 of :math:`N(sL, 1)` falls: :math:`P_s(u \ge r) \le \Phi(sL - r)`, in the mean over s at most

@@ -186,7 +186,8 @@ class _Walk:
 
     def forms(self, side: Side) -> Rows:
         """Rows on what the stage reads."""
-        assert self.above is not None and side.slopes is not None
+        assert self.above is not None
+        assert side.slopes is not None
         whole = self.above + _forms(self.rising, side.slopes.at(self.index))
         return self.stage.windows.fold(whole, self.rows)
 

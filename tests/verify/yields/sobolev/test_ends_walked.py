@@ -1,0 +1,47 @@
+"""Ends of later stages against draws: each fails no more often than it may."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.verify.yields.sobolev import chains
+from thetabox.verify.yields.chain import Chain
+from thetabox.verify.yields.sobolev.convolved import Convolved, Read
+from thetabox.verify.yields.sobolev.ends_walked import walked
+from thetabox.verify.yields.sobolev.failure import passed_stages
+
+COUNT = 3000
+
+
+@pytest.mark.parametrize(("name", "which"), [("two", 1), ("strides", 1), ("average", 1), ("three", 2)])
+def test_each_end_fails_no_more_often_than_it_may(name: str, which: int) -> None:
+    sigma, probability = 0.03, 0.2
+    chain, x, _ = chains.samples(name, 1, seed=9)
+    passed, output = passed_stages(Chain(chain.stages[:which]), x[0], sigma, (1e-7, 1e-7))
+    g = torch.Generator().manual_seed(3)
+    before = chains.draws(Chain(chain.stages[:which]), x, sigma, COUNT, g)[-1][:, 0]
+    shape = (before.shape[1], before.shape[2], before.shape[3])
+    stage = Convolved.of(chain.stages[which], shape, sigma)
+    read = Read.of(stage, *(t.view(shape) for t in output))
+    ends = walked(read, passed, probability)
+    windows = stage.windows
+    patches = torch.stack([windows.patches(h) for h in before])
+    taps = torch.stack([windows.taps(p) for p in patches])
+    mean = torch.einsum("ckq,noq->ncok", stage.kernels, patches.flatten(2)) + stage.bias[:, None, None]
+    noise = torch.randn(COUNT, *stage.variance.shape, generator=g, dtype=torch.float64) * stage.variance.sqrt()
+    value = mean + torch.einsum("nct,nokt->ncok", noise, taps)
+    apart, distance = ((t - (t * read.reference).sum(-1)[..., None]) for t in (mean, value))
+    failures = [
+        mean < ends.mean[0],
+        mean > ends.mean[1],
+        (apart < ends.distance[0] - 1e-9),
+        (apart > ends.distance[1] + 1e-9),
+        ((value * read.reference).sum(-1) < ends.least)[..., None],
+        value > ends.most,
+        distance > ends.beyond + 1e-9,
+    ]
+    for failed in failures:
+        assert float(failed.double().mean(0).max()) <= probability + 6.0 * (probability / COUNT) ** 0.5
+    # Values are bounded with their own noise: those of means alone would fail far more often.
+    assert float((value > ends.mean[1]).double().mean()) > 0.02

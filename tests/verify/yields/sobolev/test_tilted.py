@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.verify.yields.sobolev import chains
+from thetabox.verify.yields.chain import Chain
+from thetabox.verify.yields.neuron import mean_relu
+from thetabox.verify.yields.sobolev.failure import passed_stages
+from thetabox.verify.yields.sobolev.tilted import GRID, SLACK, _chance
+
+
+@pytest.mark.parametrize("reach", GRID)
+def test_a_chance_is_the_mean_of_phi_over_the_tilts(reach: float) -> None:
+    far = torch.linspace(-6.0, 9.0, 61, dtype=torch.float64)
+    steps = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000 * reach
+    exact = torch.special.ndtr(steps[:, None] - far).mean(0)
+    found = _chance(far, reach)
+    assert bool((found >= exact - 1e-7 * exact).all())
+    torch.testing.assert_close(found, exact, rtol=1e-6, atol=2 * SLACK + 1e-9)
+
+
+def test_chances_of_numbers_that_are_none_are_one() -> None:
+    far = torch.tensor([-torch.inf, torch.nan, torch.inf], dtype=torch.float64)
+    assert _chance(far, 1.0).tolist()[:2] == pytest.approx([1.0, 1.0], abs=1e-9)
+    assert float(_chance(far, 1.0)[2]) <= 2 * SLACK
+
+
+def test_a_coordinate_under_the_tilt_is_no_further_than_the_bound_says() -> None:
+    # f(u) = -L relu(u) is as steep as f may be, and the tilt pushes u up.
+    u = torch.linspace(-12.0, 14.0, 200001, dtype=torch.float64)
+    for reach in (0.5, 1.0, 2.0):
+        density = torch.exp(-0.5 * u * u + reach * u.clamp(min=0.0))
+        for far in (-1.0, 0.0, 1.0, 3.0):
+            under = float(density[u >= far].sum() / density.sum())
+            assert under <= float(torch.special.ndtr(torch.tensor(reach - far, dtype=torch.float64))) + 1e-4
+    assert float(mean_relu(torch.zeros(1).double(), torch.ones(1).double())[1]) == pytest.approx(0.3989422804)
+
+
+class _Asked:
+    """A rule that looks at one λ and takes off the variance itself."""
+
+    def __init__(self, rate: Tensor) -> None:
+        self.rate = rate
+
+    def rates(self, variance: Tensor) -> list[Tensor]:
+        return [self.rate.expand_as(variance)]
+
+    def at(self, variance: Tensor, rate: Tensor) -> Tensor:
+        return variance
+
+
+@pytest.mark.parametrize("reach", [0.3, 0.9, 1.9])
+@pytest.mark.parametrize("name", ["plain", "two", "strides"])
+def test_gradients_under_the_tilt_are_no_larger_than_the_variance_says(name: str, reach: float) -> None:
+    sigma, count = 0.25, 20_000
+    chain, x, _ = chains.samples(name, 1, seed=8)
+    passed, _ = passed_stages(Chain(chain.stages[:1]), x[0], sigma, (1e-7, 1e-7))
+    stage, layer = passed[0], chain.stages[0].layer
+    assert stage.tilted is not None
+    g = torch.Generator().manual_seed(4)
+    # One channel, whose places all pull down: the tilt switches them on.
+    a = torch.zeros(1, len(layer.bias), 1, stage.windows.count, dtype=torch.float64)
+    a[0, 1, 0] = -torch.rand(stage.windows.count, generator=g, dtype=torch.float64)
+    index = torch.arange(stage.windows.count)[None]
+    sup = torch.full((1, len(layer.bias), 1, stage.variance.shape[1]), 1e9, dtype=torch.float64)
+    taps = stage.windows.taps(stage.windows.patches(x[0]))
+    noise = torch.randn(count, stage.variance.shape[1], generator=g, dtype=torch.float64)
+    noise = torch.cat([noise, -noise])
+    weights = torch.cat([layer.weight[1].flatten(), layer.bias[1:2]])
+    z = torch.einsum("okt,nt->nok", taps, weights + noise * stage.variance[1].sqrt())
+    value, gradient = z.amax(-1).clamp(min=0.0), taps[torch.arange(len(taps)), z.argmax(-1)]
+    gradient = torch.einsum("o,not->nt", a[0, 1, 0], gradient * (z.amax(-1) > 0)[..., None])
+    f, square = value @ a[0, 1, 0], gradient.square() @ stage.variance[1]
+    lipschitz = square.max()
+    parts = torch.zeros(1, len(layer.bias), 1, dtype=torch.float64)
+    parts[0, 1] = lipschitz
+    rate = reach / lipschitz.sqrt()
+    rule = _Asked(rate.view(1, 1))
+    own = torch.zeros(1, 1, 1, dtype=torch.float64)
+    zero = torch.zeros_like(a)
+    found = -stage.tilted.values(zero, a, index, (sup, parts), own, rule)
+    tilts = [torch.softmax(-s * rate * f, 0) @ square for s in (torch.arange(40, dtype=torch.float64) + 0.5) / 40]
+    true = torch.stack(tilts).mean()
+    assert float(found) >= float(true) * (1 - 1e-2)
+    # And it says something: less than the largest gradient, but for the largest tilts.
+    assert float(found) <= float(lipschitz) * (1 + 1e-9)
