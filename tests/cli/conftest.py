@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from thetabox.cli import thetabox
 from thetabox.data import load
-from thetabox.models import LSNN, ConvNet, save
+from thetabox.models import LSNN, MLP, ConvNet, save
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,6 +61,27 @@ def cnn(tmp_path_factory) -> Path:
         for rows in torch.arange(len(train)).split(100):
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(model(train.x[rows]), train.y[rows]).backward()
+            optimizer.step()
+    save(model, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def mlp(tmp_path_factory) -> Path:
+    """A small dense network, trained with errors of its weights."""
+    path = tmp_path_factory.mktemp("models") / "mlp.safetensors"
+    torch.manual_seed(0)
+    model = MLP([64, 32, 10])
+    train = load("digits", "train")
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(12):
+        for rows in torch.randperm(len(train)).split(100):
+            drawn = {name: p * (1.0 + 0.2 * torch.randn_like(p)) for name, p in model.named_parameters()}
+            loss = torch.nn.functional.cross_entropy(
+                torch.func.functional_call(model, drawn, (train.x[rows],)), train.y[rows]
+            )
+            optimizer.zero_grad()
+            loss.backward()
             optimizer.step()
     save(model, path)
     return path

@@ -81,6 +81,15 @@ OTHER = {
     "--split": "train",
     "--samples": 9,
     "--data-dir": ".",
+    "--sigma": 0.1,
+    "--min-yield": 0.9,
+    "--min-accuracy": 0.9,
+    "--noise": "gaussian",
+    "--noise-scale": "*=1",
+    "--correlated": "chip=0.5",
+    "--drift": "*=0",
+    "--drift-bound": "*=0",
+    "--method": "auto",
 }
 FREE = {"--epsilon", "--min-verified", "--junit", "--device", "--threads", "--seed", "--timeout", "--help"}
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,28 +26,32 @@ FLAGS = (
 )
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="no chromium on PATH")
-def test_report_in_a_browser(tmp_path, make_certificate, attack):
-    entries = [("CNN", make_certificate(), attack), ("LSNN", make_certificate(data_info={"name": "vowels"}), None)]
-    page = write_comparison(tmp_path / "out", entries, title="Two networks")
+def screenshot(page: Path, folder: Path) -> tuple[str, Any]:
+    """The page's elements and its picture, ``[height, width, 3]``; a browser that complains of anything fails."""
 
     def run(*extra: str) -> subprocess.CompletedProcess[str]:
-        profile = f"--user-data-dir={tmp_path / 'profile'}"
+        profile = f"--user-data-dir={folder / 'profile'}"
         # A resolver that knows no host: whatever the page fetched would show as an error.
         command = [BROWSER, *FLAGS, profile, "--host-resolver-rules=MAP * ~NOTFOUND", *extra, page.as_uri()]
         return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
     dumped = run("--dump-dom")
     assert dumped.returncode == 0, dumped.stderr[-2000:]
-    assert dumped.stdout.count("<svg") == 1 + 3 * 2
-    assert "Two networks" in dumped.stdout
     assert not re.findall(r"CONSOLE.*|ERR_NAME_NOT_RESOLVED", dumped.stderr)
-    picture = tmp_path / "page.png"
+    picture = folder / "page.png"
     assert run("--window-size=1000,2400", f"--screenshot={picture}").returncode == 0
     from matplotlib.image import imread
 
-    pixels = imread(picture)[..., :3]
+    return dumped.stdout, imread(picture)[..., :3]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no chromium on PATH")
+def test_report_in_a_browser(tmp_path, make_certificate, attack):
+    entries = [("CNN", make_certificate(), attack), ("LSNN", make_certificate(data_info={"name": "vowels"}), None)]
+    dom, pixels = screenshot(write_comparison(tmp_path / "out", entries, title="Two networks"), tmp_path)
+    assert dom.count("<svg") == 1 + 3 * 2
+    assert "Two networks" in dom
     assert pixels[:400].std() > 0.05, "the top of the page is blank"
     blue = (abs(pixels - [0.0, 0x72 / 255, 0xB2 / 255]).max(-1) < 0.02).sum()
     assert blue > 2000, "the verified curve and the bars are not drawn"

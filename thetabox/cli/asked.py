@@ -18,18 +18,27 @@ from thetabox.data.dataset import SPLITS, Dataset
 from thetabox.errors import InputError
 from thetabox.models import load, sha256
 from thetabox.user_code import source_file
-from thetabox.verify import Certificate, arguments, domains
+from thetabox.verify import Certificate, YieldCertificate, arguments, domains
 from thetabox.verify.problem import model_facts, tensor_hash
 
-NOT_OF_THE_PROOF = frozenset({"model", "epsilon", "min_verified", "junit", "seed", "threads", "device", "timeout"})
+NOT_OF_THE_PROOF = frozenset(
+    {"model", "epsilon", "min_verified", "sigma", "min_yield", "min_accuracy"}
+    | {"junit", "seed", "threads", "device", "timeout"}
+)
 """Options that ask nothing of the certificate: what is required of it, where the answer goes, how one is computed."""
 NOT_GIVEN = (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
 
+Stored = Certificate | YieldCertificate
 # (what the certificate holds, what is asked for), in a form in which they are equal or not.
-Compared = Callable[[Certificate, Any], tuple[Any, Any]]
+Compared = Callable[[Any, Any], tuple[Any, Any]]
 
 
-def check(context: click.Context, certificate: Certificate, path: Path) -> None:
+def given(context: click.Context, name: str) -> bool:
+    """Whether an option stands on the command line (or in the environment)."""
+    return context.get_parameter_source(name) not in NOT_GIVEN
+
+
+def check(context: click.Context, certificate: Stored, path: Path) -> None:
     """Refuse whatever was given on the command line and is not so in the certificate.
 
     Every option of the command is looked at: one of which nobody has said how it compares is refused.
@@ -37,33 +46,33 @@ def check(context: click.Context, certificate: Certificate, path: Path) -> None:
     Raises:
         InputError: an option asks for another certificate, or for something that a certificate does not hold.
     """
+    compared = COMPARED if isinstance(certificate, Certificate) else COMPARED_OF_A_YIELD
+    what = _called(certificate, path)
     for parameter in context.command.params:
         name = parameter.name or ""
-        if name in NOT_OF_THE_PROOF or context.get_parameter_source(name) in NOT_GIVEN:
+        if name in NOT_OF_THE_PROOF or not given(context, name):
             continue
         value, option = context.params[name], parameter.opts[0]
         if name in DATA:
             if context.params["data"] is None:
                 _check_samples(certificate, option, value)
             continue
-        if name not in COMPARED:
-            raise InputError(
-                f"{option} asks for what the certificate at {path} does not hold; leave it out, or gate the model"
-            )
+        if name not in compared:
+            raise InputError(f"{option} asks for what {what} does not hold; leave it out, or gate the model")
         try:
-            held, asked = COMPARED[name](certificate, value)
+            held, asked = compared[name](certificate, value)
         except InputError as error:
-            raise InputError(f"{option} does not fit the certificate at {path}: {error}") from error
+            raise InputError(f"{option} does not fit {what}: {error}") from error
         if held != asked:
             raise InputError(
-                f"{option} {_shown(asked)} asks for another certificate than that at {path}, which holds "
-                f"{_shown(held)}; leave it out, or gate the model"
+                f"{option} {_shown(asked)} asks for another than {what}, which holds {_shown(held)}; leave it out, or "
+                "gate the model"
             )
     if context.params["data"] is not None:
         _check_data(context.params, certificate, path)
 
 
-def changed(certificate: Certificate, path: Path, *, data: bool) -> list[str]:
+def changed(certificate: Stored, path: Path, *, data: bool) -> list[str]:
     """A word on each file that is not here to be compared; those that are must be as when the proof was made.
 
     A file counts where it was named; else where it stands beside the certificate or above it.
@@ -81,7 +90,7 @@ def changed(certificate: Certificate, path: Path, *, data: bool) -> list[str]:
     return [note for note in notes if note]
 
 
-def _model(certificate: Certificate, path: Path, folder: Path) -> str:
+def _model(certificate: Stored, path: Path, folder: Path) -> str:
     source = str(certificate.model_info["source"])
     # A network in memory goes by the name of its class.
     if certificate.model_info.get("kind") != arguments.FILE and (not Path(source).suffix and source.isidentifier()):
@@ -91,7 +100,7 @@ def _model(certificate: Certificate, path: Path, folder: Path) -> str:
         return f"{source} is not here, so whether it has changed since the proof was not looked at"
     if sha256(file) != certificate.model_info["sha256"]:
         raise InputError(
-            f"{file} has changed since the certificate at {path} was made (its SHA-256 is another); certify it anew"
+            f"{file} has changed since {_called(certificate, path)} was made (its SHA-256 is another); certify it anew"
         )
     if "code" in certificate.model_info:
         return _code(certificate, path, folder)
@@ -99,7 +108,7 @@ def _model(certificate: Certificate, path: Path, folder: Path) -> str:
     return ""
 
 
-def _code(certificate: Certificate, path: Path, folder: Path) -> str:
+def _code(certificate: Stored, path: Path, folder: Path) -> str:
     """A word on code that is not here to be compared; what is compared is the file that was named, no other."""
     place = str(certificate.model_info["code"])
     source = source_file(place)
@@ -108,12 +117,12 @@ def _code(certificate: Certificate, path: Path, folder: Path) -> str:
         return f"whether the code of {place} has changed since the proof was not looked at"
     if sha256(file) != certificate.model_info.get("code_sha256"):
         raise InputError(
-            f"{file} has changed since the certificate at {path} was made (its SHA-256 is another); certify anew"
+            f"{file} has changed since {_called(certificate, path)} was made (its SHA-256 is another); certify anew"
         )
     return ""
 
 
-def _check_box(certificate: Certificate, file: Path, path: Path) -> None:
+def _check_box(certificate: Stored, file: Path, path: Path) -> None:
     """The box that the certificate names is one of the model, and moves as many numbers as it says."""
     try:
         model = load(file, config=certificate.model_info.get("set"))
@@ -123,12 +132,12 @@ def _check_box(certificate: Certificate, file: Path, path: Path) -> None:
     held = model_facts(model, certificate.box)["perturbed"]
     if held != certificate.model_info["perturbed"]:
         raise InputError(
-            f"the certificate at {path} is not as it was written: it speaks of {certificate.model_info['perturbed']} "
-            f"numbers in its box, which are {held} of {file}"
+            f"{_called(certificate, path)} is not as it was written: it speaks of "
+            f"{certificate.model_info['perturbed']} numbers in its box, which are {held} of {file}"
         )
 
 
-def _data(certificate: Certificate, path: Path, folder: Path) -> str:
+def _data(certificate: Stored, path: Path, folder: Path) -> str:
     name = str(certificate.data_info["name"])
     said = str(certificate.data_info.get("path", name))
     if "path" not in certificate.data_info and not name.endswith(".npz"):  # a task, or in memory
@@ -138,23 +147,23 @@ def _data(certificate: Certificate, path: Path, folder: Path) -> str:
         return f"{said} is not here, so whether its samples have changed since the proof was not looked at"
     if certificate.data_info["sha256"] not in _hashes(file, certificate):
         raise InputError(
-            f"{file} has changed since the certificate at {path} was made (its samples are others); certify anew, "
+            f"{file} has changed since {_called(certificate, path)} was made (its samples are others); certify anew, "
             "or name its data with --data"
         )
     return ""
 
 
-def _check_data(given: Mapping[str, Any], certificate: Certificate, path: Path) -> None:
+def _check_data(given: Mapping[str, Any], certificate: Stored, path: Path) -> None:
     expected, total = certificate.data_info["sha256"], len(certificate.label)
     data = read_data(given["data"], given["split"], given["samples"], given["data_dir"])
     if expected not in _known_by(data, certificate):
         raise InputError(
-            f"--data {given['data']} has other samples than those that the certificate at {path} speaks of "
+            f"--data {given['data']} has other samples than those that {_called(certificate, path)} speaks of "
             f"({total} of {certificate.data_info['name'] or 'unnamed data'})"
         )
 
 
-def _known_by(data: Dataset, certificate: Certificate) -> tuple[str, ...]:
+def _known_by(data: Dataset, certificate: Stored) -> tuple[str, ...]:
     """Hashes of a data set: its own, and that by which a certificate made in Python knows its arrays.
 
     The latter is of several inputs laid side by side, which are these only where they are as many numbers each.
@@ -164,7 +173,7 @@ def _known_by(data: Dataset, certificate: Certificate) -> tuple[str, ...]:
     return (data.sha256, tensor_hash([data.x, data.y])) if same else (data.sha256,)
 
 
-def _hashes(file: Path, certificate: Certificate) -> Iterator[str]:
+def _hashes(file: Path, certificate: Stored) -> Iterator[str]:
     """Of everything in a data file that a certificate of so many samples can have been made of."""
     for split in SPLITS:
         try:
@@ -173,7 +182,7 @@ def _hashes(file: Path, certificate: Certificate) -> Iterator[str]:
             continue
 
 
-def _check_samples(certificate: Certificate, option: str, value: Any) -> None:
+def _check_samples(certificate: Stored, option: str, value: Any) -> None:
     held = len(certificate.label)
     if option == "--samples" and value == held:
         return
@@ -210,19 +219,40 @@ def _setting(option: str) -> Compared:
     return compare
 
 
-COMPARED: dict[str, Compared] = {
+def _numbers(field: str) -> Compared:
+    """Patterns of the noise with their numbers; which pattern comes first counts."""
+    return lambda c, value: (list(getattr(c.noise, field).items()), list(value))
+
+
+OF_THE_BOX: dict[str, Compared] = {
     "box_kind": lambda c, value: (c.box.kind, value),
     "include": lambda c, value: (_patterns(c.box.include), _patterns(value)),
     "exclude": lambda c, value: (_patterns(c.box.exclude), _patterns(value)),
     "scale": lambda c, value: (list(c.box.scale.items()), list(value)),
     "fold": lambda c, value: (c.box.fold, value),
+}
+COMPARED: dict[str, Compared] = {
+    **OF_THE_BOX,
     "domain": lambda c, value: (c.domain, value),
     "criterion": lambda c, value: (c.criterion, value),
     "arithmetic": lambda c, value: (c.arithmetic, value),
     "precision": lambda c, value: (c.precision, value),
     **{option: _setting(option) for option in ("option", "effort", "budget")},
 }
+COMPARED_OF_A_YIELD: dict[str, Compared] = {
+    **OF_THE_BOX,
+    "noise": lambda c, value: (c.noise.kind, value),
+    "noise_scale": _numbers("scale"),
+    "correlated": lambda c, value: (sorted(c.noise.correlated.items()), sorted(value)),
+    "drift": _numbers("drift"),
+    "drift_bound": _numbers("drift_bound"),
+    "method": lambda c, value: (c.method, value),
+}
 DATA = ("data", "split", "samples", "data_dir")
+
+
+def _called(certificate: Stored, path: Path) -> str:
+    return f"the {'certificate' if isinstance(certificate, Certificate) else 'proven yield'} at {path}"
 
 
 def _shown(value: Any) -> str:

@@ -12,7 +12,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
 import click
@@ -27,16 +27,19 @@ COMMANDS = {
     "train": "Train a network on a task or on data of your own.",
     "certify": "Prove which predictions survive every weight error up to ε, and write a report.",
     "radius": "Find every sample's certified radius: the largest ε at which it was proven.",
+    "yield": "Prove what share of all chips of random mismatch classifies each sample right, and write a report.",
     "attack": "Search the box for weights that change a prediction, each sample by itself.",
     "mismatch": "Draw the weights at random and measure accuracy.",
     "compare": "Train by several methods, measure and certify every network, write one report.",
     "landscape": "Follow the loss along random directions of weight error.",
     "pcm": "Store the weights on phase-change memory and measure accuracy as it ages.",
-    "gate": "Pass or fail: is enough verified at ε? For CI.",
+    "gate": "Pass or fail: is enough verified at ε, or the yield proven at σ? For CI.",
     "inspect": "List parameters, operators and whether each has a rule.",
     "tasks": "List the data sets.",
     "methods": "List the training methods and their settings.",
 }
+# Commands whose name is no name of a module.
+MODULES = {"yield": "yield_"}
 BAD_INPUT, UNEXPECTED, INTERRUPTED = 2, 70, 130
 
 
@@ -49,7 +52,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"thetabox.cli.commands.{cmd_name}").command
+        command: click.Command = _module(cmd_name).command
         if command.short_help is None:
             command.short_help = COMMANDS[cmd_name]
             command.help = f"{command.short_help}\n\n{inspect.cleandoc(command.help or '')}"
@@ -156,6 +159,10 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def thetabox(debug: bool) -> None:
     """Prove how much every weight of a trained network may be off before a prediction can change."""
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"thetabox.cli.commands.{MODULES.get(name, name)}")
 
 
 def _one_line(text: str) -> str:

@@ -8,13 +8,14 @@ import re
 from collections.abc import Callable, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import click
 
 from thetabox.errors import InputError
 
 Function = Callable[..., Any]
+Value = TypeVar("Value")
 
 
 class Command(click.Command):
@@ -128,8 +129,8 @@ class Share(click.ParamType):
         return share
 
 
-def once(option: str, pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """The texts of a repeatable ``name=value`` by their names.
+def once(option: str, pairs: Sequence[tuple[str, Value]]) -> dict[str, Value]:
+    """The values of a repeatable ``name=value`` by their names.
 
     Raises:
         InputError: a name has two values.
@@ -277,10 +278,11 @@ def proof_options(function: Function) -> Function:
     )
 
 
-def epsilon_option(default: str | None = None) -> Callable[[Function], Function]:
+def epsilon_option(default: str | None = None, *, required: bool = True) -> Callable[[Function], Function]:
     """One ε or several."""
+    needed = required and default is None
     return click.option(
-        "--epsilon", type=Numbers(), required=default is None, default=default, metavar="E[,E…]", show_default=True
+        "--epsilon", type=Numbers(), required=needed, default=default, metavar="E[,E…]", show_default=True
     )
 
 

@@ -5,10 +5,20 @@ from thetabox.report.folder import output_folder, write_file, write_files
 from thetabox.report.junit import Case, write_junit
 from thetabox.report.tables import comparison_tables, curve_table, plain_table
 from thetabox.report.write import csv_text, json_text, write, write_comparison, write_proof
+from thetabox.report.yields import (
+    check_folder,
+    sampled_note,
+    sampled_table,
+    sampled_text,
+    write_yield,
+    write_yield_proof,
+    yield_table,
+)
 
 __all__ = [
     "Case",
     "ageing_figure",
+    "check_folder",
     "comparison_tables",
     "csv_text",
     "curve_table",
@@ -16,6 +26,9 @@ __all__ = [
     "landscape_figure",
     "output_folder",
     "plain_table",
+    "sampled_note",
+    "sampled_table",
+    "sampled_text",
     "to_png",
     "write",
     "write_comparison",
@@ -23,4 +36,7 @@ __all__ = [
     "write_files",
     "write_junit",
     "write_proof",
+    "write_yield",
+    "write_yield_proof",
+    "yield_table",
 ]

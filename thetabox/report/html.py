@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import platform
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from markupsafe import Markup
 
+from thetabox.report.facts import answer, count_text, origin, patterns, source
 from thetabox.report.figures import accuracy_figure, comparison_figure, failure_figure, radius_figure, to_svg
 from thetabox.report.results import (
     FLOAT32_WARNING,
@@ -36,8 +36,8 @@ Entry = tuple[str, "Certificate", Any]
 
 def single_page(certificate: Certificate, attack: Any = None, title: str | None = None) -> str:
     """Report of one certificate."""
-    data = certificate.data_info.get("name") or f"{_count(certificate.label.shape[0])} samples"
-    name = title or f"{_source(certificate)} on {data}"
+    data = certificate.data_info.get("name") or f"{count_text(certificate.label.shape[0])} samples"
+    name = title or f"{source(certificate)} on {data}"
     return render("report.html.j2", title=name, summary=None, entries=[_section(name, certificate, attack, 0)])
 
 
@@ -179,64 +179,22 @@ def _radius_caption(radii: RadiusSummary) -> str:
 
 
 def _facts(certificate: Certificate) -> list[tuple[str, str | Markup]]:
-    model, data, box = certificate.model_info, certificate.data_info, certificate.box.describe()
     boxes = {"relative": "θ ± ε|θ|", "absolute": "θ ± ε", "range": "θ ± ε(max θ − min θ)"}
-    parameters = model.get("parameters")
-    perturbed = model.get("perturbed")
+    box = certificate.box.describe()
     rows: list[tuple[str, str | Markup]] = [
-        ("model", _source(certificate)),
-        ("model sha256", _code(model.get("sha256"))),
-        ("parameters", f"{_count(parameters)}, of which {_count(perturbed)} in the box"),
-        ("data", f"{data.get('name') or 'arrays in memory'}, {_count(certificate.label.shape[0])} samples"),
-        ("data sha256", _code(data.get("sha256"))),
-        ("box", f"{box['kind']}: {boxes.get(box['kind'], '')}; {_patterns(box)}"),
+        *origin(certificate),
+        ("box", f"{box['kind']}: {boxes.get(box['kind'], '')}; {patterns(box)}"),
         ("domain", certificate.domain + _options(certificate.options)),
-        *_answer(model),
+        *answer(certificate.model_info),
         ("criterion", _criterion(certificate.criterion)),
         ("sound", "yes, rounding outward throughout" if certificate.sound else "no: a second opinion, not a proof"),
         ("arithmetic covered", _arithmetic(certificate.arithmetic)),
         ("precision of the bounds", certificate.precision),
         ("time", f"{certificate.seconds:.1f} s"),
     ]
-    if "code" in model:
-        given = ", ".join(f"{name}={value}" for name, value in (model.get("set") or {}).items())
-        rows.insert(2, ("class of the model", f"{model['code']}{f' with {given}' if given else ''}"))
-        rows.insert(3, ("its file's sha256", _code(model.get("code_sha256"))))
-    if "file" in model:
-        rows.insert(2, ("file of the model", _file(model["file"])))
     if not getattr(certificate, "finished", True):
         rows.append(("finished", "no: the time that was given was over; what is proven stands, more may be"))
     return rows
-
-
-def _answer(model: Mapping[str, Any]) -> list[tuple[str, str | Markup]]:
-    """How inputs and answers of the network are read, where they are not one tensor of each."""
-    rows: list[tuple[str, str | Markup]] = []
-    if "inputs" in model:
-        rows.append(("inputs", ", ".join(str(shape) for shape in model["inputs"])))
-    if "answer" in model:
-        rows.append(("answer read as", str(model["answer"])))
-    return rows
-
-
-def _source(certificate: Certificate) -> str:
-    return str(certificate.model_info.get("source") or "model")
-
-
-def _file(facts: Mapping[str, Any]) -> str:
-    """What is known of a graph file: by what it was written, and whether batch norms stand in it."""
-    said = [f"{facts.get('format')} by {facts.get('producer')}"]
-    words = {"opset": "opset", "batch_norm": "batch norm:", "output": "logits:", "batch": "batch:"}
-    return "; ".join([*said, *(f"{word} {facts[key]}" for key, word in words.items() if key in facts)])
-
-
-def _patterns(box: Mapping[str, Any]) -> str:
-    text = "every weight and bias" if box["include"] == "*" else f"parameters {box['include']}"
-    if box["exclude"]:
-        text += f" but {box['exclude']}"
-    if box["scale"]:
-        text += "; ε times " + ", ".join(f"{number(f)} for {p}" for p, f in box["scale"].items())
-    return text + ("; batch norm folded" if box["fold"] else "")
 
 
 def _options(options: Mapping[str, Any]) -> str:
@@ -260,12 +218,3 @@ def _arithmetic(name: str) -> str:
         "float32": "every binary32 evaluation by ordinary dot products",
     }
     return f"{name}: {words[name]}" if name in words else name
-
-
-def _count(value: Any) -> str:
-    return f"{value:,}".replace(",", "\u202f") if isinstance(value, int) else str(value if value is not None else "–")
-
-
-def _code(value: Any) -> str | Markup:
-    text = str(value or "–")
-    return Markup("<code>{}</code>").format(text) if re.fullmatch(r"[0-9a-f]{16,}", text) else text

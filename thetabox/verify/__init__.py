@@ -7,15 +7,19 @@ from thetabox.verify.domain import Profile
 from thetabox.verify.inspect import inspect
 from thetabox.verify.interpreter.rules.table import rule
 from thetabox.verify.radius import Radii, certified_radius
+from thetabox.verify.yields import YieldCertificate, certify_yield, proven_sigma
 
 __all__ = [
     "Certificate",
     "Interval",
     "Profile",
     "Radii",
+    "YieldCertificate",
     "certified_radius",
     "certify",
+    "certify_yield",
     "inspect",
     "logit_bounds",
+    "proven_sigma",
     "rule",
 ]

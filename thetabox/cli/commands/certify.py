@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,9 @@ from thetabox import report
 from thetabox.cli import options
 from thetabox.cli.console import Steps, progress_bar, show
 from thetabox.cli.inputs import Given, proof_settings, read_all
+from thetabox.cli.kept import PARTIAL, nothing_kept, part_kept
 from thetabox.verify import Radii
 from thetabox.verify.effort import Deadline
-
-PARTIAL = "partial"
 
 
 @click.command("certify", cls=options.Command)
@@ -49,7 +46,7 @@ def command(
     part; the same command goes on from there. So does one that --timeout has cut, given more time.
     """
     how = proof_settings(source, timeout)
-    with _nothing_kept("the proof had not begun"):
+    with nothing_kept("the proof had not begun"):
         given = read_all(**source)
     deadline = Deadline(how["timeout"])
     how |= {"box": given.box, "device": device}
@@ -102,8 +99,8 @@ def _cut(certificate: tb.Certificate, timeout: float | None, radius: bool, attac
 
 def _certify(given: Given, epsilon: list[float], how: dict[str, Any], folder: Path, progress: Steps) -> tb.Certificate:
     partial = folder / PARTIAL
-    try:
-        certificate = tb.certify(
+    with part_kept(partial, "no part of the proof was finished yet"):
+        return tb.certify(
             given.model,
             given.data.x,
             given.data.y,
@@ -116,32 +113,3 @@ def _certify(given: Given, epsilon: list[float], how: dict[str, Any], folder: Pa
             data_info=given.data_info,
             **how,
         )
-    except BaseException as error:
-        kept = _kept(partial)
-        if isinstance(error, KeyboardInterrupt) and kept:
-            raise KeyboardInterrupt(
-                f"interrupted; the finished part is kept in {partial}, and the same command goes on from there"
-            ) from None
-        with _nothing_kept("no part of the proof was finished yet"):
-            raise
-    _kept(partial)
-    return certificate
-
-
-@contextmanager
-def _nothing_kept(why: str) -> Iterator[None]:
-    """Say of an interrupt inside that it leaves nothing, and why."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"interrupted; nothing was kept, for {why}") from None
-
-
-def _kept(partial: Path) -> bool:
-    """Whether finished chunks lie in the folder; empty folders are removed."""
-    for path in sorted(partial.glob("*"), reverse=True):
-        with suppress(OSError):
-            path.rmdir()
-    with suppress(OSError):
-        partial.rmdir()
-    return partial.exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,9 +14,12 @@ import click
 import thetabox as tb
 from thetabox import report
 from thetabox.cli import asked, options
+from thetabox.cli.commands import gate_yield
 from thetabox.cli.console import Steps, progress_bar, show, tell
+from thetabox.cli.counts import enough, written
 from thetabox.cli.group import explained
 from thetabox.cli.inputs import proof_settings, read_all
+from thetabox.cli.noise_options import noise_options
 from thetabox.errors import InputError
 from thetabox.report.results import number
 from thetabox.verify import domains
@@ -66,36 +69,31 @@ class Gate(options.Command):
 @click.command("gate", cls=Gate)
 @options.model_options
 @options.data_options(required=False)
-@options.epsilon_option()
-@click.option(
-    "--min-verified",
-    type=options.Share(),
-    required=True,
-    metavar="SHARE",
-    help="Least verified accuracy.",
-)
+@options.epsilon_option(required=False)
+@click.option("--min-verified", type=options.Share(), metavar="SHARE", help="With --epsilon: least verified accuracy.")
+@gate_yield.claim_options
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write the outcome as JUnit XML.")
 @options.proof_options
+@noise_options
 @options.box_options
 @options.machine_options
 @click.pass_context
-def command(
-    context: click.Context, model: Path, epsilon: list[float], min_verified: Decimal, junit: Path | None, **source: Any
-) -> None:
-    """Exit 0 when MODEL (a checkpoint, or the folder of a stored certificate) verifies enough at ε, else 1.
+def command(context: click.Context, model: Path, junit: Path | None, **source: Any) -> None:
+    """Exit 0 when MODEL (a checkpoint, or the folder of what was stored) is proven to be good enough, else 1.
 
-    A stored certificate counts for every ε up to one that it holds: the smaller box lies inside the larger one. It
-    answers its own question alone: an option that asks for another box, proof, model or other samples is refused. A
-    certificate that is not finished does not pass. Bad input is exit status 2.
+    Two claims, never mixed: verified accuracy at ε (--epsilon, --min-verified), or, at σ, the accuracy that a share of
+    all chips reaches (--sigma, --min-yield, --min-accuracy).
+
+    A stored certificate counts for every ε up to one that it holds: the smaller box lies inside the larger one. A
+    stored yield counts for its own σ. Each answers its own question alone: an option that asks for another box, noise,
+    proof, model or other samples is refused. What is not finished does not pass. Bad input is exit status 2.
     """
     with _ended(junit):
-        if model.is_dir() or model.suffix == ".json":
-            certificate = _stored(context, model)
+        certificate: tb.Certificate | tb.YieldCertificate
+        if gate_yield.asked_for(context):
+            certificate, cases = gate_yield.answer(context, model, source)
         else:
-            certificate = _computed(model, epsilon, source)
-        if not certificate.sound:
-            _refuse(certificate.domain)
-        cases = [_case(certificate, e, min_verified) for e in epsilon]
+            certificate, cases = _answer(context, model, source)
         if junit is not None:
             report.write_junit(junit, SUITE, cases, certificate.seconds)
         for case in cases:
@@ -103,7 +101,19 @@ def command(
     sys.exit(0 if all(case.failure is None for case in cases) else 1)
 
 
+def _answer(context: click.Context, model: Path, source: dict[str, Any]) -> tuple[tb.Certificate, list[report.Case]]:
+    epsilon, least = context.params["epsilon"], context.params["min_verified"]
+    if model.is_dir() or model.suffix == ".json":
+        certificate = _stored(context, model)
+    else:
+        certificate = _computed(model, epsilon, dict(source))
+    if not certificate.sound:
+        _refuse(certificate.domain)
+    return certificate, [_case(certificate, e, least) for e in epsilon]
+
+
 def _stored(context: click.Context, path: Path) -> tb.Certificate:
+    gate_yield.refuse_a_yield(path)
     certificate = tb.Certificate.load(path)
     if certificate.domain not in domains.names():
         raise InputError(f"the certificate at {path} was made with {certificate.domain!r}, a domain unknown here")
@@ -124,7 +134,8 @@ def _computed(model: Path, epsilon: list[float], source: dict[str, Any]) -> tb.C
     if not domains.is_sound(how["domain"]):
         _refuse(how["domain"])
     how["device"] = source.pop("device")
-    source.pop("seed")
+    for name in (*gate_yield.BOX, *gate_yield.YIELD, *gate_yield.PROOF_OF_A_YIELD, "seed"):
+        source.pop(name)
     given = read_all(model=model, **source)
     with progress_bar() as bar:
         return tb.certify(
@@ -151,17 +162,15 @@ def _case(certificate: tb.Certificate, epsilon: float, least: Decimal) -> report
         raise InputError(f"the certificate goes up to ε = {largest}, so it says nothing of ε = {number(epsilon)}")
     at, index = min(covering)
     count, total = int(certificate.verified[index].sum()), int(certificate.label.shape[0])
-    required = f"{least:f}" if least.adjusted() >= -6 else f"{least:e}"
+    required = written(least)
     text = f"verified accuracy at ε = {number(epsilon)}: {count}/{total} = {count / total:.4f}, required {required}"
     if at != epsilon:
         text += f" (proven at ε = {number(at)})"
     name = f"verified accuracy at epsilon {number(epsilon)} is at least {required}"
     if not certificate.finished:
         return report.Case(name, f"not finished: {text}", f"{text}; the proof was cut, more may be proven")
-    # Counts are compared, and exactly: 0.9 of 10 samples is 9.
-    exact = Context(prec=len(least.as_tuple().digits) + len(str(total)), Emin=MIN_EMIN, Emax=MAX_EMAX)
-    return report.Case(name, None if count >= exact.multiply(least, Decimal(total)) else text, text)
+    return report.Case(name, None if enough(count, total, least) else text, text)
 
 
-def _verdict(case: report.Case, certificate: tb.Certificate) -> str:
+def _verdict(case: report.Case, certificate: tb.Certificate | tb.YieldCertificate) -> str:
     return "pass" if case.failure is None else "FAIL" if certificate.finished else "not finished"

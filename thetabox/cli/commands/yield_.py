@@ -1,0 +1,143 @@
+"""``thetabox yield``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+import thetabox as tb
+from thetabox import report
+from thetabox.cli import options
+from thetabox.cli.console import Steps, progress_bar, show, tell
+from thetabox.cli.inputs import Given, read_all
+from thetabox.cli.kept import nothing_kept
+from thetabox.cli.noise_options import make_noise, noise_options, sigma_option
+from thetabox.cli.yield_parts import Parts
+from thetabox.errors import InputError
+from thetabox.measure.binomial import draws_needed, worst_that_counts
+from thetabox.verify import arguments
+from thetabox.verify.effort import Deadline
+
+# Of the chips that a sampled accuracy is about.
+SHARE = 0.99
+BETWEEN = options.Range(0.0, 1.0, min_open=True, max_open=True)
+
+
+@click.command("yield", cls=options.Command)
+@options.model_options
+@options.data_options()
+@sigma_option("0.02,0.05,0.1")
+@click.option(
+    "--delta",
+    type=BETWEEN,
+    default=0.01,
+    show_default=True,
+    metavar="D",
+    help="A sample is proven where at least 1 - D of all chips classify it right.",
+)
+@noise_options
+@click.option(
+    "--timeout",
+    type=options.Range(),
+    metavar="SECONDS",
+    help="Stop then; what was proven stands, and the file says that it is not finished.",
+)
+@click.option(
+    "--draws",
+    type=click.IntRange(min=0),
+    default=459,
+    show_default=True,
+    help="Chips drawn at random for each σ, the report's upper line (statistical, no proof); 0 for none.",
+)
+@click.option(
+    "--confidence",
+    type=BETWEEN,
+    default=0.99,
+    show_default=True,
+    help="Of what the draws say of all chips.",
+)
+@click.option("--sampled-only", is_flag=True, help="Prove nothing, draw alone; for networks that the proof refuses.")
+@options.box_options
+@options.machine_options
+@options.out_option()
+def command(
+    sigma: list[float],
+    delta: float,
+    method: str,
+    timeout: float | None,
+    draws: int,
+    confidence: float,
+    sampled_only: bool,
+    device: str,
+    seed: int,
+    out: Path,
+    **source: Any,
+) -> None:
+    """At least 1 - δ of all chips, whose parameters are off by random errors of size σ, classify each proven sample
+    right: proven, without drawing any. Random draws stand beside, labelled as statistical. The folder gets yield.json,
+    samples.csv, yield.png, report.html and sampled.json. Ctrl-C keeps every σ that is finished; the same command goes
+    on from there. So does one that --timeout has cut, given more time.
+    """
+    noise = make_noise(source)
+    limit = arguments.seconds(timeout)
+    if draws:
+        _check_draws(draws, confidence)
+    elif sampled_only:
+        raise InputError("--sampled-only needs --draws above 0")
+    with nothing_kept("the proof had not begun" if not sampled_only else "no chip was drawn yet"):
+        given = read_all(**source)
+    deadline = Deadline(limit)
+    sampling = {"draws": draws, "confidence": confidence, "share": SHARE, "noise": noise, "seed": seed}
+    sampling |= {"box": given.box, "device": device}
+    if sampled_only:
+        _draw_alone(given, sigma, sampling, out)
+        return
+    with report.output_folder(out) as folder, progress_bar() as bar:
+        report.check_folder(folder)
+        parts = Parts(folder, given, {"delta": delta, "noise": noise, "method": method})
+        certificate = parts.certify(sigma, device, deadline, Steps(bar, "yield"))
+        sampled = None
+        wanted = draws > 0 and noise.drawable
+        if wanted:
+            report.write_yield_proof(folder, certificate)
+        try:
+            if wanted and not deadline.passed:
+                sampled = _draw(given, sigma, sampling, Steps(bar, "draws"))
+        except KeyboardInterrupt:
+            report.write_yield(folder, certificate)
+            raise KeyboardInterrupt(f"interrupted; {folder}/report.html holds the proof, less the rest") from None
+        page = report.write_yield(folder, certificate, sampled)
+        if certificate.finished:
+            parts.remove()
+    if draws and not wanted:
+        tell("thetabox: no chips were drawn, for these errors are a family of distributions and not one of them")
+    notes = [] if sampled is None else [report.sampled_note(sampled)]
+    notes += [certificate.claim(place) for place in range(len(sigma))]
+    if not certificate.finished or (wanted and sampled is None):
+        left = ["all of the proof (what is proven stands; the same command with more time goes on)"]
+        left = left[: not certificate.finished] + ["the draws"] * (wanted and sampled is None)
+        notes.append(f"not finished: {timeout:g} s were over before {', '.join(left)}")
+    show(report.yield_table(certificate, sampled), *notes, f"report: {page}")
+
+
+def _check_draws(draws: int, confidence: float) -> None:
+    """Refuse too few draws before the proof and not after it."""
+    if worst_that_counts(draws, SHARE, confidence) < 1:
+        raise InputError(
+            f"--draws {draws} cannot say with confidence {confidence:g} what a share {SHARE:g} of all chips reaches; "
+            f"{draws_needed(SHARE, confidence)} can, and 0 draws none"
+        )
+
+
+def _draw(given: Given, sigma: list[float], sampling: dict[str, Any], progress: Steps) -> tb.SampledYield:
+    return tb.sampled_yield(given.model, given.data.x, given.data.y, sigma, progress=progress, **sampling)
+
+
+def _draw_alone(given: Given, sigma: list[float], sampling: dict[str, Any], out: Path) -> None:
+    with report.output_folder(out) as folder:
+        with nothing_kept("not all chips were drawn yet"), progress_bar() as bar:
+            sampled = _draw(given, sigma, sampling, Steps(bar, "draws"))
+        report.write_files(folder, {"sampled.json": report.sampled_text(sampled, given.model_info, given.data_info)})
+    show(report.sampled_table(sampled), report.sampled_note(sampled), f"written: {folder / 'sampled.json'}")

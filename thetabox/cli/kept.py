@@ -1,0 +1,44 @@
+"""What an interrupted run leaves behind, and what is said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+PARTIAL = "partial"
+
+
+@contextmanager
+def nothing_kept(why: str) -> Iterator[None]:
+    """Say of an interrupt inside that it leaves nothing, and why."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted; nothing was kept, for {why}") from None
+
+
+@contextmanager
+def part_kept(partial: Path, why_not: str) -> Iterator[None]:
+    """Say of an interrupt inside that the finished part is kept in a folder, or that none was finished."""
+    try:
+        yield
+    except BaseException as error:
+        kept = tidied(partial)
+        if isinstance(error, KeyboardInterrupt) and kept:
+            raise KeyboardInterrupt(
+                f"interrupted; the finished part is kept in {partial}, and the same command goes on from there"
+            ) from None
+        with nothing_kept(why_not):
+            raise
+    tidied(partial)
+
+
+def tidied(partial: Path) -> bool:
+    """Whether finished parts lie in the folder; empty folders are removed."""
+    for path in sorted(partial.rglob("*"), reverse=True):
+        with suppress(OSError):
+            path.rmdir()
+    with suppress(OSError):
+        partial.rmdir()
+    return partial.exists()
