@@ -15,7 +15,7 @@ from thetabox.errors import InputError
 from thetabox.models import LSNN, MLP, ConvNet, ResNet32
 from thetabox.models.lsnn import Spike
 from thetabox.train import METHODS, Epoch, TrainResult, evaluate, fit, loop, method
-from thetabox.train.methods import Step, ibp, run_step
+from thetabox.train.methods import Step, ibp, run_step, yield_loss
 from thetabox.train.methods.abcd import Abcd
 from thetabox.train.methods.awp import Awp
 from thetabox.train.methods.disturbed import BATCH_NORM, disturbed
@@ -24,6 +24,7 @@ from thetabox.train.methods.forward_noise import ForwardNoise
 from thetabox.train.methods.method import Method
 from thetabox.train.methods.quantised import Quantised
 from thetabox.train.methods.weight_attack import WeightAttack
+from thetabox.train.yield_bounds import yield_margins as yield_loss_margins
 from thetabox.verify.worst_case import worst_margins
 
 NEURONS = ("threshold", "tau", "tau_adapt", "beta")
@@ -41,6 +42,8 @@ COMBINED = (
     "quantised+ibp",
     "l1+ibp",
     "l1+counts",
+    "forward-noise+yield",
+    "weight-attack+yield",
 )
 DENSE = [name for name in METHODS if name != "counts"]
 """Those that take networks without spikes."""
@@ -51,6 +54,8 @@ def settings(name: str) -> dict:
     """Short attacks; AWP with its attack on the inputs."""
     if "ibp" in name:
         return {"warmup": 0.0}
+    if "yield" in name:
+        return {"yield.warmup": 0.0, "yield.sigma": 0.01, **(FEW if "attack" in name else {})}
     few = FEW if any(part in name for part in ("weight-attack", "awp", "entropy-sgd")) else {}
     return {**few, **({"eps_pga": 0.05} if "awp" in name else {})}
 
@@ -95,10 +100,10 @@ def one_step(build: object, name: str, **more: object) -> tuple[nn.Module, float
 @pytest.mark.parametrize(
     ("name", "build"),
     [
-        pytest.param(n, b, marks=pytest.mark.slow) if b is resnet and "ibp" in n else (n, b)
+        pytest.param(n, b, marks=pytest.mark.slow) if b is resnet and ("ibp" in n or "yield" in n) else (n, b)
         for n in (*METHODS, *COMBINED)
         for b in (convnet, lsnn, resnet)
-        if b is lsnn or "counts" not in n
+        if (b is lsnn or "counts" not in n) and not (b is lsnn and "yield" in n)
     ],
 )
 def test_one_step(build: object, name: str) -> None:
@@ -119,7 +124,11 @@ def test_one_step(build: object, name: str) -> None:
 
 
 def test_methods_differ() -> None:
-    first = {name: torch.cat([p.flatten() for p in one_step(lsnn, name)[0].parameters()]) for name in METHODS}
+    first = {
+        name: torch.cat([p.flatten() for p in one_step(lsnn, name)[0].parameters()])
+        for name in METHODS
+        if name != "yield"  # for networks that read each parameter once
+    }
     names = list(first)
     for i, name in enumerate(names):
         assert all(not torch.equal(first[name], first[other]) for other in names[:i]), name
@@ -141,7 +150,13 @@ def test_cost_is_the_number_of_passes(name: str, monkeypatch: pytest.MonkeyPatch
         return worst_margins(*args, **kwargs)
 
     monkeypatch.setattr(Step, "_run", counting)
+    def keeping(*args: object, **kwargs: object) -> Tensor:
+        nonlocal passes
+        passes += yield_loss.PASSES["auto"]
+        return yield_loss_margins(*args, **kwargs)
+
     monkeypatch.setattr(ibp, "worst_margins", bounding)
+    monkeypatch.setattr(yield_loss, "yield_margins", keeping)
     one_step(lsnn if "counts" in name else convnet, name)
     assert method(name, settings(name)).gradients_per_step == passes
 
@@ -158,6 +173,7 @@ def test_cost_of_the_defaults() -> None:
         "l1": 1,
         "counts": 2,
         "ibp": pytest.approx(2.8),
+        "yield": pytest.approx(15.4),
     }
     assert method("weight-attack", {"warmup": 0.5, "steps": 1}).gradients_per_step == 2
     loops = {name: method(name).inner_loops for name in METHODS if method(name).inner_loops > 1}

@@ -21,6 +21,7 @@ from thetabox.train.methods.quantised import Quantised
 from thetabox.train.methods.sharpness import Asam, Sam, Samson
 from thetabox.train.methods.standard import Standard
 from thetabox.train.methods.weight_attack import WeightAttack
+from thetabox.train.methods.yield_loss import Yield
 
 METHODS: dict[str, type[Method]] = {
     kind.name: kind
@@ -38,6 +39,7 @@ METHODS: dict[str, type[Method]] = {
         Samson,
         Quantised,
         Ibp,
+        Yield,
         Counts,
         L1,
     )
