@@ -67,7 +67,7 @@ def trained(name: str, make: Make, method: str, models: Path | None) -> nn.Modul
         model.load_state_dict(torch.load(path, weights_only=True))
         return model.eval()
     train, held = tb.data.load("digits", "train"), tb.data.load("digits", "validation")
-    level = {"forward-noise.level": 0.3} if method == "forward-noise" else {}
+    level = {"forward-noise.noise": 0.3} if method == "forward-noise" else {}
     fit(model, train, held, method, epochs=40, lr=2e-3, weight_decay=1e-4, set=level, threads=1, progress=False)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
