@@ -150,6 +150,7 @@ def test_cost_is_the_number_of_passes(name: str, monkeypatch: pytest.MonkeyPatch
         return worst_margins(*args, **kwargs)
 
     monkeypatch.setattr(Step, "_run", counting)
+
     def keeping(*args: object, **kwargs: object) -> Tensor:
         nonlocal passes
         passes += yield_loss.PASSES["auto"]

@@ -81,6 +81,19 @@ class TurnedTwice(nn.Module):
         return self.head(((x @ turned).relu() @ turned).relu())
 
 
+class WholeAndPart(nn.Module):
+    """Reads a weight as a whole, and again a part of it, turned or not."""
+
+    def __init__(self, turned: bool) -> None:
+        super().__init__()
+        self.one, self.head, self.turned = nn.Linear(4, 4), nn.Linear(4, 2), turned
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, weight = self.one(x).relu(), self.one.weight
+        again = h @ weight.t() if self.turned else h[:, :3] @ weight[:, :3].t()
+        return self.head(again.relu())
+
+
 class TwoFactors(nn.Module):
     """Noise that multiplies noise."""
 
@@ -99,6 +112,8 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "computed weights": (Squared, "does not know how the noise"),
     "a weight turned once and read twice": (lambda: TurnedTwice(False), "does not know how the noise"),
     "a part of a weight read twice": (lambda: TurnedTwice(True), "does not know how the noise"),
+    "a weight read whole and turned": (lambda: WholeAndPart(True), "does not know how the noise"),
+    "a weight read whole and in part": (lambda: WholeAndPart(False), "does not know how the noise"),
     "noise that multiplies noise": (TwoFactors, "does not know how the noise"),
     "an LSTM": (lambda: _Last(nn.LSTM(4, 3, batch_first=True), 3), "does not know how the noise"),
 }

@@ -27,7 +27,7 @@ from thetabox.verify.network.graph import Graph
 from thetabox.verify.network.samples_first import samples_first
 from thetabox.verify.problem import Problem, input_interval
 from thetabox.verify.yields.ledger import Ledger
-from thetabox.verify.yields.operators import followed, reads
+from thetabox.verify.yields.operators import followed, reads, refusal
 from thetabox.verify.yields.plan import plan
 from thetabox.verify.yields.rows import NoisySamples, NoisyWalk
 from thetabox.verify.yields.sizes import at_places, gains, read_more_than_once
@@ -111,6 +111,10 @@ class Martingale:
         self.rounding = Rounding(torch.float64)
         self.sizes = followed(self.graph, at_places(self.graph, problem.model, sizes))
         self.tied = {i: name for i in self.sizes if (name := _owner(self.graph, problem.model, several, i))}
+        for operation in self.graph.operations:
+            # What is moved stands elsewhere under no name: its noise would be taken as independent.
+            if set(operation.inputs) & set(self.tied) and not reads(operation, self.sizes):
+                raise refusal(operation)
         self.gains = gains(problem.model, problem.settings.box, sizes)
         layer = noise.correlated.get("layer", 0.0)
         shared = {name: gain * (layer * (1.0 + SHIFT_ERROR)) for name, gain in self.gains.items()} if layer else {}
