@@ -8,8 +8,9 @@ import torch
 from tests.verify.yields.sobolev import chains
 from thetabox.verify.yields.chain import Chain
 from thetabox.verify.yields.sobolev.convolved import Convolved, Read
+from thetabox.verify.yields.sobolev.ends import known
 from thetabox.verify.yields.sobolev.ends_walked import walked
-from thetabox.verify.yields.sobolev.failure import passed_stages
+from thetabox.verify.yields.sobolev.proof import passed_stages
 
 COUNT = 3000
 
@@ -45,3 +46,21 @@ def test_each_end_fails_no_more_often_than_it_may(name: str, which: int) -> None
         assert float(failed.double().mean(0).max()) <= probability + 6.0 * (probability / COUNT) ** 0.5
     # Values are bounded with their own noise: those of means alone would fail far more often.
     assert float((value > ends.mean[1]).double().mean()) > 0.02
+
+
+def test_ends_of_the_first_stage_fail_as_often_as_they_may() -> None:
+    sigma, probability = 0.2, 0.1
+    chain, x, _ = chains.samples("plain", 1, seed=9)
+    stage = Convolved.of(chain.stages[0], (1, 6, 6), sigma)
+    read = Read.of(stage, x[0], x[0], x[0])
+    ends = known(read, probability)
+    taps = stage.windows.taps(stage.windows.patches(x[0]))
+    g = torch.Generator().manual_seed(0)
+    noise = torch.randn(COUNT, *stage.variance.shape, generator=g, dtype=torch.float64) * stage.variance.sqrt()
+    value = read.means + torch.einsum("nct,okt->ncok", noise, taps)
+    reference = (value * read.reference).sum(-1)
+    failures = [reference < ends.least, value > ends.most, value - reference[..., None] > ends.beyond + 1e-9]
+    for failed in failures:
+        share = failed.double().mean(0)
+        assert float(share.max()) <= probability + 6.0 * (probability / COUNT) ** 0.5
+        assert float(share.max()) >= probability - 6.0 * (probability / COUNT) ** 0.5

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.verify.yields.sobolev import chains
 from thetabox.verify.yields.chain import Chain, Convolution
-from thetabox.verify.yields.sobolev.failure import passed_stages
+from thetabox.verify.yields.sobolev.proof import passed_stages
 from thetabox.verify.yields.sobolev.rules import Quantile, Rate
 from thetabox.verify.yields.sobolev.walk import lower_bounds
 from thetabox.verify.yields.sobolev.windows import Rows

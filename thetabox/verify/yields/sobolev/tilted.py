@@ -29,7 +29,7 @@ from thetabox.verify.yields.sobolev.rules import UP, Rule
 from thetabox.verify.yields.sobolev.table import Table
 
 # λL for which chances are tabulated; they grow with it.
-GRID = (0.2, 0.4, 0.7, 1.0, 1.4, 2.0)
+GRID = tuple(0.1 * 1.25**n for n in range(16))
 # Absolute error of a chance.
 SLACK = 1e-12
 
