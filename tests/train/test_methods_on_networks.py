@@ -24,7 +24,7 @@ from thetabox.train.methods.forward_noise import ForwardNoise
 from thetabox.train.methods.method import Method
 from thetabox.train.methods.quantised import Quantised
 from thetabox.train.methods.weight_attack import WeightAttack
-from thetabox.train.yield_bounds import yield_margins as yield_loss_margins
+from thetabox.train.yields import yield_margins as yield_loss_margins
 from thetabox.verify.worst_case import worst_margins
 
 NEURONS = ("threshold", "tau", "tau_adapt", "beta")

@@ -21,8 +21,8 @@ from thetabox.models import LSNN, MLP, ConvNet, ResNet32
 from thetabox.train import fit, method
 from thetabox.train.methods import Step, run_step
 from thetabox.train.methods.yield_loss import Yield
-from thetabox.train.yield_bounds import BOUNDS, yield_margins
-from thetabox.train.yield_neuron import Neurons, lines, log_ndtr, mean_relu
+from thetabox.train.yields import BOUNDS, yield_margins
+from thetabox.train.yields.neuron import Neurons, lines, log_ndtr, mean_relu
 
 CHAINS = ("l2", "means", "rows", "entropic")
 CONVOLUTIONS = ("l2", "means", "rows")

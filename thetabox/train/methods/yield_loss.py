@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from thetabox.box import Box
 from thetabox.errors import InputError
 from thetabox.train.methods.method import Method, Step, check_range
-from thetabox.train.yield_bounds import BOUNDS, yield_margins
+from thetabox.train.yields import BOUNDS, yield_margins
 
 LAST = 0.25
 """Share of the training behind the ramp in which the best weights are looked for."""
@@ -30,7 +30,7 @@ class Yield(Method):
 
     σ_t rises in a straight line from 0 to ``sigma`` between ``warmup`` and ``warmup + ramp`` of the training, and κ
     beside it to ``kappa``; best weights are looked for in the last quarter behind it. The bounds
-    (:mod:`thetabox.train.yield_bounds`):
+    (:mod:`thetabox.train.yields`):
 
     * ``l2``: intervals, each layer's own noise in L2;
     * ``means``: means of the activations as intervals, their noise in L2;

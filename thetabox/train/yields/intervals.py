@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from thetabox.train.yield_graph import AFFINE, Layer, Traced, before_layer, layer, rising
-from thetabox.train.yield_tails import Spent
+from thetabox.train.yields.graph import AFFINE, Layer, Traced, before_layer, layer, rising
+from thetabox.train.yields.tails import Spent
 
 SMALL = 1e-12
 """Variance that every result has at least, so that its root has a gradient."""

@@ -1,7 +1,7 @@
 r"""Margins that a chip keeps with probability 1 - δ, for dense layers and ReLU: the entropic bound, made fast.
 
 Boxes of every layer's μ (its pre-activations given the layers before) run forwards: means of the activations as an
-interval, their own noise in L2. The margin row alone goes backwards, by :mod:`thetabox.train.yield_neuron`:
+interval, their own noise in L2. The margin row alone goes backwards, by :mod:`thetabox.train.yields.neuron`:
 
 .. math:: m \ge \max_\lambda\; \rho_\lambda - \tfrac{q}{\lambda}, \qquad q = \ln\frac{\text{rows}}{\delta'}
 
@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from thetabox.train.yield_neuron import Neurons, lines, mean_relu
+from thetabox.train.yields.neuron import Neurons, lines, mean_relu
 
 Layers = Sequence[tuple[Tensor, Tensor, Tensor, Tensor]]
 """Weight, bias, and the sizes of their errors at σ = 1, of each dense layer."""

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from thetabox.train.yield_graph import (
+from thetabox.train.yields.graph import (
     AFFINE,
     RELU,
     Layer,
@@ -27,9 +27,9 @@ from thetabox.train.yield_graph import (
     layer,
     rising,
 )
-from thetabox.train.yield_intervals import SMALL, Ends, margins
-from thetabox.train.yield_neuron import mean_relu
-from thetabox.train.yield_tails import Spent
+from thetabox.train.yields.intervals import SMALL, Ends, margins
+from thetabox.train.yields.neuron import mean_relu
+from thetabox.train.yields.tails import Spent
 from thetabox.verify.network.graph import Operation
 from thetabox.verify.network.operators import CONVOLUTIONS
 

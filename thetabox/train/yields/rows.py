@@ -1,6 +1,6 @@
 r"""Margins that a chip keeps with probability 1 - δ: the margin's rows backwards through lines, all noise in L2.
 
-Where values are comes from :mod:`thetabox.train.yield_moments`. A row A of the margin goes back through every layer. A
+Where values are comes from :mod:`thetabox.train.yields.moments`. A row A of the margin goes back through every layer. A
 ReLU is smoothed by its own layer's noise: with :math:`g(\mu) = E\,\mathrm{relu}(\mu + s n)` it has a line above (the
 chord of g, for negative coefficients) and one below (a tangent of g). The layer's noise passes with slopes in
 :math:`[\Phi(\mu_l/s - c), \Phi(\mu_u/s + c)]`, and all noise adds in L2, a kernel's with all its positions in one sum:
@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from thetabox.train.yield_graph import (
+from thetabox.train.yields.graph import (
     ADD,
     AFFINE,
     BATCH_NORM,
@@ -30,10 +30,10 @@ from thetabox.train.yield_graph import (
     patches,
     rising,
 )
-from thetabox.train.yield_intervals import SMALL, Ends
-from thetabox.train.yield_moments import Region, regions
-from thetabox.train.yield_neuron import mean_relu
-from thetabox.train.yield_tails import Spent
+from thetabox.train.yields.intervals import SMALL, Ends
+from thetabox.train.yields.moments import Region, regions
+from thetabox.train.yields.neuron import mean_relu
+from thetabox.train.yields.tails import Spent
 from thetabox.verify.network.graph import Operation
 from thetabox.verify.network.operators import MAX_POOLS, RELU
 

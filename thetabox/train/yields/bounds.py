@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from thetabox.box import Box
 from thetabox.errors import InputError
-from thetabox.train.yield_entropic import entropic_margins
-from thetabox.train.yield_graph import Layer, Traced, dense_chain, traced
-from thetabox.train.yield_intervals import interval_margins
-from thetabox.train.yield_means import mean_margins
-from thetabox.train.yield_rows import row_margins
-from thetabox.train.yield_tails import spent
+from thetabox.train.yields.entropic import entropic_margins
+from thetabox.train.yields.graph import Layer, Traced, dense_chain, traced
+from thetabox.train.yields.intervals import interval_margins
+from thetabox.train.yields.means import mean_margins
+from thetabox.train.yields.rows import row_margins
+from thetabox.train.yields.tails import spent
 
 BOUNDS = ("auto", "l2", "means", "rows", "entropic")
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thetabox.train.yield_graph import AFFINE, AVERAGES, BATCH_NORM, Traced, before_layer, layer, rising
-from thetabox.train.yield_intervals import SMALL, Ends
-from thetabox.train.yield_neuron import mean_relu
+from thetabox.train.yields.graph import AFFINE, AVERAGES, BATCH_NORM, Traced, before_layer, layer, rising
+from thetabox.train.yields.intervals import SMALL, Ends
+from thetabox.train.yields.neuron import mean_relu
 from thetabox.verify.network.graph import Operation
 from thetabox.verify.network.operators import MAX_POOLS, RELU
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from thetabox.train.yield_graph import AFFINE, Traced
+from thetabox.train.yields.graph import AFFINE, Traced
 
 MARGINS = 0.5
 """Share of δ that the margins may spend; the layers' ends have the rest."""
