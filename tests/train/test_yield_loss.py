@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pytest
@@ -385,6 +387,63 @@ def test_training_raises_the_margins_that_chips_keep(name: str) -> None:
     before = kept(standard)
     after = kept(trained(standard, name, {"sigma": 0.3, "kappa": 0.8, "warmup": 0.0, "ramp": 0.3} | few))
     assert after > before + 0.1
+
+
+JOINED = "weight-attack+forward-noise+yield"
+
+
+def joined(**settings: Any) -> Any:
+    given = {"sigma": 0.2, "kappa": 0.6, "bound": "l2", "warmup": 0.2, "ramp": 0.4} | settings
+    return method(JOINED, {"steps": 2, "noise": 0.2} | {f"yield.{name}": value for name, value in given.items()})
+
+
+@pytest.mark.parametrize(("progress", "like"), [(0.1, "weight-attack+forward-noise"), (0.2, "yield"), (0.9, "yield")])
+def test_after_other_methods_it_trains_alone(progress: float, like: str) -> None:
+    """The others until its ramp begins, to the last bit, and then none of them."""
+    model, x, y = problem("dense")
+    parts = {part.name: part for part in joined(after=True).parts}
+    alone = parts["yield"] if like == "yield" else method(like, {"steps": 2, "noise": 0.2})
+    losses, gradients = [], []
+    for chosen in (joined(after=True), alone, joined()):
+        model.zero_grad()
+        losses.append(run_step(chosen, step(model, x, y, progress)))
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    assert torch.equal(losses[0], losses[1])
+    assert all(torch.equal(one, other) for one, other in zip(gradients[0], gradients[1], strict=True))
+    assert torch.equal(losses[0], losses[2]) == (progress < 0.2)
+
+
+def test_cost_of_what_trains_one_after_the_other() -> None:
+    first, second = method("weight-attack+forward-noise", {"steps": 2}), joined().parts[2]
+    expected = 0.2 * (first.gradients_per_step - 1) + second.gradients_per_step
+    assert joined(after=True).gradients_per_step == pytest.approx(expected)
+    assert joined(after=True).gradients_per_step < joined().gradients_per_step
+    assert joined(after=True).settled_at == second.settled_at
+    assert method("yield", {"after": "yes"}).gradients_per_step == method("yield").gradients_per_step
+    rounded = method("quantised+yield", {"yield.after": True, "yield.warmup": 0.0})
+    model, x, y = problem("dense")
+    plain = run_step(method("yield", {"warmup": 0.0}), step(model, x, y, 0.5))
+    assert run_step(rounded, step(model, x, y, 0.5)) != plain  # how weights are stored stays
+
+
+def test_training_after_other_methods_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
+    chosen = {"epochs": 4, "batch_size": 30, "seed": 3, "progress": False}
+    chosen["set"] = {"steps": 2, "yield.warmup": 0.5, "yield.ramp": 0.2, "yield.after": True}
+
+    def trained(**more: Any) -> nn.Module:
+        torch.manual_seed(0)
+        return fit(MLP((3, 4, 3)), blobs(30, 0), blobs(30, 1), JOINED, **chosen, **more).model
+
+    def interrupt(record: Any) -> None:
+        if record.epoch == 2:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "model.safetensors"
+    whole = trained()
+    trained(out=out, on_epoch=interrupt)
+    parts = trained(out=out, resume=True)
+    for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_best_weights_are_those_behind_the_ramp() -> None:

@@ -138,6 +138,15 @@ class Method:
         """Share of the training after which the best weights are looked for: where a ramp has reached its end."""
         return 0.0
 
+    @property
+    def alone_from(self) -> float:
+        """Share of the training after which the methods that it is joined with rest (their ``stored`` aside)."""
+        return 1.0
+
+    def at(self, progress: float) -> Method:
+        """What trains there: the method itself, or one of several that are joined."""
+        return self
+
     def stored(self, weights: Weights) -> Weights:
         """Weights as a device would hold them (quantised, …), a differentiable function of the parameters."""
         return weights
@@ -159,12 +168,19 @@ class Method:
 
 @dataclass(frozen=True)
 class Combined(Method):
-    """Several methods at once: weight changes in turn, extra terms summed, at most one with a backward of its own."""
+    """Several methods at once: weight changes in turn, extra terms summed, at most one with a backward of its own.
+
+    Behind ``alone_from`` of one of them, that one trains alone.
+    """
 
     parts: tuple[Method, ...] = ()
 
     @property
     def gradients_per_step(self) -> float:
+        last = self._last()
+        if last is not None:
+            before = Combined(tuple(part for part in self.parts if part is not last)).gradients_per_step
+            return last.alone_from * (before - 1) + last.gradients_per_step
         own = self._own()
         passes = 1 + sum(part.gradients_per_step - 1 for part in self.parts if part is not own)
         if self._overridden("extra") and self._overridden("weights"):
@@ -178,6 +194,10 @@ class Combined(Method):
     @property
     def settled_at(self) -> float:
         return max(part.settled_at for part in self.parts)
+
+    def at(self, progress: float) -> Method:
+        last = self._last()
+        return self if last is None or progress < last.alone_from else last
 
     def stored(self, weights: Weights) -> Weights:
         for part in self.parts:
@@ -197,6 +217,9 @@ class Combined(Method):
         own = self._own()
         return super().backward(step, objective) if own is None else own.backward(step, objective)
 
+    def _last(self) -> Method | None:
+        return next((part for part in self.parts if part.alone_from < 1), None)
+
     def _own(self) -> Method | None:
         return next((part for part in self.parts if type(part).backward is not Method.backward), None)
 
@@ -206,16 +229,17 @@ class Combined(Method):
 
 def run_step(method: Method, step: Step) -> Tensor:
     """Gradient of one step by a method; returns the loss."""
+    now = method.at(step.progress)
 
     def objective(theta: Weights | None = None) -> Tensor:
         here = replace(step, theta=method.stored(step.theta if theta is None else theta))
-        weights = method.weights(here, here.theta)
+        weights = now.weights(here, here.theta)
         loss, logits = here.task(weights)
         step.statistics = here.statistics
-        extra = method.extra(here, logits if weights is here.theta else None)
+        extra = now.extra(here, logits if weights is here.theta else None)
         return loss if extra is None else loss + extra
 
-    return method.backward(step, objective)
+    return now.backward(step, objective)
 
 
 def gradient_at(objective: Objective, weights: Weights) -> tuple[Tensor, Weights]:
