@@ -23,22 +23,22 @@ PASSES = {"l2": 3, "means": 6, "rows": 16, "entropic": 26, "auto": 16}
 class Yield(Method):
     r"""Adds the cross entropy of the margins that a chip keeps with probability 1 - δ, as a proof of yield finds them.
 
-        .. math::
-            L = (1 - \kappa)\,\mathrm{CE}(f_\theta(x), y) + \kappa\,\mathrm{CE}(-\underline m(x, \sigma_t), y), \qquad
-            P\bigl(f_{\theta(1 + \sigma_t n)}(x)_y - f_{\theta(1 + \sigma_t n)}(x)_k \ge \underline m_k \;\forall k\bigr)
-                \ge 1 - \delta
+    .. math::
+        L = (1 - \kappa)\,\mathrm{CE}(f_\theta(x), y) + \kappa\,\mathrm{CE}(-\underline m(x, \sigma_t), y), \qquad
+        P\bigl(f_{\theta(1 + \sigma_t n)}(x)_y - f_{\theta(1 + \sigma_t n)}(x)_k \ge \underline m_k \;\forall k\bigr)
+            \ge 1 - \delta
 
-        σ_t rises in a straight line from 0 to ``sigma`` between ``warmup`` and ``warmup + ramp`` of the training, and κ
-        beside it to ``kappa``; best weights are looked for in the last quarter behind it. With ``after``, methods that it
+    σ_t rises in a straight line from 0 to ``sigma`` between ``warmup`` and ``warmup + ramp`` of the training, and κ
+    beside it to ``kappa``; best weights are looked for in the last quarter behind it. With ``after``, methods that it
     is joined with train until ``warmup``, and it alone from there on: ``weight-attack+forward-noise+yield`` is yield
     after weight attack with forward noise then, and else all three at once. The bounds
     (:mod:`thetabox.train.yields`):
 
-        * ``l2``: intervals, each layer's own noise in L2;
-        * ``means``: means of the activations as intervals, their noise in L2;
-        * ``rows``: the margin's rows backwards through smoothed ReLUs, between ends by forward moments;
-        * ``entropic``: dense layers with ReLU: boxes as those of ``means``, the margin's row backwards;
-        * ``auto``: entropic where it can be had, else rows (l2 where there is more than plain layers, ReLU, pools).
+    * ``l2``: intervals, each layer's own noise in L2;
+    * ``means``: means of the activations as intervals, their noise in L2;
+    * ``rows``: the margin's rows backwards through smoothed ReLUs, between ends by forward moments;
+    * ``entropic``: dense layers with ReLU: boxes as those of ``means``, the margin's row backwards;
+    * ``auto``: entropic where it can be had, else rows (l2 where there is more than plain layers, ReLU, pools).
     """
 
     name: ClassVar[str] = "yield"
