@@ -437,6 +437,8 @@ def test_compare_refuses_what_does_not_fit(run, tmp_path):
     refused(compare("--task", "digits", "--sweep", "magic=1,2"), "magic")
     refused(compare("--task", "digits", "--config", tmp_path / "none.toml"), "cannot read")
     refused(compare("--task", "digits", "--seeds", 0), "--seeds")
+    (tmp_path / "yield.toml").write_text("yield_delta = 0")
+    refused(compare("--task", "digits", "--config", tmp_path / "yield.toml"), "yield_delta is 0")
     (tmp_path / "out").write_text("mine")
     refused(compare("--task", "digits"), "is a file")
     assert (tmp_path / "out").read_text() == "mine"

@@ -59,6 +59,10 @@ def test_file_and_back(tmp_path: Path) -> None:
         sweep={"beta_rob": (0.1, 0.2)},
         level=(0.0, 0.3),
         directions=0,
+        yield_sigma=(0.0, 0.1),
+        yield_delta=0.05,
+        model="mlp",
+        model_set={"sizes": [4, 8, 3]},
     )
     (tmp_path / "config.toml").write_text(config.to_toml(), encoding="utf-8")
     assert read_config(tmp_path / "config.toml") == config
@@ -88,6 +92,16 @@ def test_arguments_stand_over_the_file(tmp_path: Path) -> None:
         ('task = "digits"\npcm_draws = true', "pcm_draws is True"),
         ('task = "digits"\npcm_times = [-1.0]', "pcm_times must be"),
         ('task = "digits"\nshared_steps = 0', "shared_steps is 0"),
+        ('task = "digits"\nyield_sigma = [-0.1]', "yield_sigma must be a list of finite numbers"),
+        ('task = "digits"\nyield_sigma = ["0.1"]', "yield_sigma must be a list of finite numbers"),
+        ('task = "digits"\nyield_sigma = 0.1', "yield_sigma must be a list"),
+        ('task = "digits"\nyield_delta = 1', "yield_delta is 1"),
+        ('task = "digits"\nyield_delta = nan', "yield_delta is nan"),
+        ('task = "digits"\nyield_delta = "few"', "yield_delta is 'few'"),
+        ('task = "digits"\nmodel = "magic"', "model is 'magic'; choose one of"),
+        ('task = "digits"\nmodel = 3', "model is 3"),
+        ('task = "digits"\nmodel_set = 3', "model_set must be a table"),
+        ('task = "digits"\nmethods = ["yield"]\n[set]\n"yield.bound" = "magic"', "bound='magic' is unknown"),
         ('task = "digits"\n[fit]\nmagic = 1', "fit has no argument 'magic'"),
         ('task = "digits"\nmethods = ["weight-attack"]\n[only.weight-attack]\nmagic = 1', "hyper-parameter 'magic'"),
         ('task = "digits"\nmethods = ["weight-attack"]\n[set]\nsteps = -1', "steps=-1"),
@@ -100,6 +114,17 @@ def test_refused_in_one_line(tmp_path: Path, text: str, complaint: str) -> None:
     with pytest.raises(InputError, match=complaint) as caught:
         read_config(tmp_path / "c.toml")
     assert "\n" not in str(caught.value)
+
+
+def test_yield_alone_and_after_other_methods() -> None:
+    """Every method takes its own of what is set, one part of a joined one too."""
+    after = "weight-attack+forward-noise+yield"
+    own = {"yield.sigma": 0.2, "yield.after": True}
+    config = Config(
+        "digits", methods=("forward-noise", "yield", after), set={**own, "noise": 0.1}, only={after: {"epochs": 3}}
+    )
+    assert [dict(row.set) for row in config.variants()] == [{"noise": 0.1}, own, {**own, "noise": 0.1}]
+    assert config.variants()[2].folder == after
 
 
 def test_no_such_file(tmp_path: Path) -> None:

@@ -21,9 +21,11 @@ import pytest
 import thetabox
 from thetabox import data
 from thetabox.compare import Comparison, Config, Variant, cells, compare, read_config
-from thetabox.compare.cells import run_cell
 from thetabox.compare.run import Row
-from thetabox.compare.summary import draws, mismatch_table, p_table, pcm_table, write_report
+from thetabox.compare.stages import run_cell
+from thetabox.compare.summary import write_report
+from thetabox.compare.tables import draws, mismatch_table, p_table, pcm_table, yield_table
+from thetabox.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +176,58 @@ def test_both_norms_of_samson_are_rows(config: Config, tmp_path: Path) -> None:
     assert read_config(tmp_path / "config.toml") == config
     stored = json.loads((tmp_path / "results.json").read_text())
     assert [row["label"] for row in stored["rows"]] == ["samson p=2", "samson p=inf"]
+
+
+def test_proven_yield_of_every_method(config: Config, tmp_path: Path) -> None:
+    """Yield alone and after other methods, each proven as ``certify_yield`` does, and nothing done twice."""
+    after = "weight-attack+forward-noise+yield"
+    plain = replace(
+        config,
+        methods=("standard", "yield", after),
+        set={"steps": 2, "yield.sigma": 0.2, "yield.warmup": 0.5, "yield.ramp": 0.1, "yield.after": True},
+        seeds=1,
+        directions=0,
+        shared_runs=0,
+        pcm_draws=0,
+        model="mlp",
+        model_set={"sizes": [4, 6, 3]},
+    )
+    run(plain, tmp_path)
+    asked = replace(plain, yield_sigma=(0.05, 0.2), yield_delta=0.05)
+    assert [cell.missing() for cell in cells(asked, tmp_path)] == [["yield"]] * 3
+    before = times(tmp_path)
+    found = run(asked, tmp_path)
+    assert {Path(name).name for name, stamp in times(tmp_path).items() if before.get(name) != stamp} == {"yield.json"}
+    test = data.load(config.task, "test").subset(10)
+    for row in found.rows:
+        (result,) = row.found["yield"]
+        model = thetabox.load(tmp_path / "cells" / f"{row.variant.folder}-seed0" / "model.safetensors")
+        assert model.config == {"sizes": [4, 6, 3]}
+        proof = thetabox.certify_yield(model, test.x, test.y, [0.05, 0.2], 0.05, device="cpu")
+        assert result["proven_share"] == proof.proven_share.tolist()
+        assert result["mean_accuracy"] == proof.mean_accuracy.tolist()
+        assert result["proven"] == ["".join("1" if v else "0" for v in proven) for proven in proof.proven.tolist()]
+    assert len({str(row.found["train"][0]["history"]) for row in found.rows}) == 3
+    table = yield_table(found.rows)
+    assert table.columns == ["method", "clean", "σ = 0.05", "σ = 0.2"]
+    assert [row[0] for row in table.rows] == ["standard", "yield", after]
+    assert float(table.rows[0][2]) == pytest.approx(100 * found.rows[0].found["yield"][0]["proven_share"][0], abs=0.05)
+    page = write_report(tmp_path, found).read_text()
+    assert "Proven yield" in page
+    assert "at least 0.95 of all chips" in page
+    assert "## Proven yield" in (tmp_path / "tables.md").read_text()
+    assert "yield" in json.loads((tmp_path / "results.json").read_text())["rows"][0]
+    assert read_config(tmp_path / "config.toml") == asked
+    # Another δ is another proof, another network another training.
+    assert cells(replace(asked, yield_delta=0.01), tmp_path)[0].missing() == ["yield"]
+    assert "train" in cells(replace(asked, model_set={"sizes": [4, 7, 3]}), tmp_path)[0].missing()
+
+
+def test_a_network_that_does_not_exist_is_refused_before_anything_is_written(config: Config, tmp_path: Path) -> None:
+    for model_set in ({"sizes": [4]}, {"magic": 1}):
+        with pytest.raises(InputError):
+            compare(replace(config, model="mlp", model_set=model_set), tmp_path / "out")
+    assert not list(tmp_path.rglob("*.toml"))
 
 
 def command(config: Config, out: Path) -> list[str]:

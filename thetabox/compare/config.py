@@ -14,6 +14,7 @@ from typing import Any
 
 from thetabox.errors import InputError
 from thetabox.measure.pcm import TIMES
+from thetabox.models import ARCHITECTURES
 from thetabox.train.methods import hyper_parameters, kind_of, method
 from thetabox.train.settings import TrainingSettings
 from thetabox.verify import domains
@@ -69,6 +70,9 @@ class Config:
         landscape, directions: size ζ and number of directions of the loss landscape; 0 directions for none.
         landscape_train_samples: training samples of a second landscape, in the same directions; 0 for none.
         domain, options: of the certificates.
+        yield_sigma, yield_delta: σ of proven yield, none for none, and the share of chips that may fail on a sample;
+            on the samples that are certified, with independent Gaussian errors of every parameter.
+        model, model_set: another network than the recipe's own, and constructor arguments that change.
     """
 
     task: str
@@ -96,17 +100,24 @@ class Config:
     landscape_train_samples: int = 0
     domain: str = "auto"
     options: Mapping[str, Any] = field(default_factory=dict)
+    yield_sigma: tuple[float, ...] = ()
+    yield_delta: float = 0.01
+    model: str = ""
+    model_set: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, least in COUNTS.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise InputError(f"{name} is {value!r}; it must be a whole number of at least {least}")
-        for name in ("level", "epsilon", "attack", "pcm_times"):
+        for name in ("level", "epsilon", "attack", "pcm_times", "yield_sigma"):
             values = getattr(self, name)
-            plain = all(isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v < math.inf for v in values)
-            if not values or not plain:
+            if not (values or name == "yield_sigma") or not all(_plain(v) and 0 <= v < math.inf for v in values):
                 raise InputError(f"{name} must be a list of finite numbers of at least 0, not {values!r}")
+        if not (_plain(self.yield_delta) and 0 < self.yield_delta < 1):
+            raise InputError(f"yield_delta is {self.yield_delta!r}; it must be a number above 0 and below 1")
+        if not isinstance(self.model, str) or (self.model and self.model not in ARCHITECTURES):
+            raise InputError(f"model is {self.model!r}; choose one of {', '.join(ARCHITECTURES)}")
         if not self.methods:
             raise InputError("no training method is named")
         # As they are read: seconds of a budget, which go, become an effort once and for all.
@@ -211,6 +222,10 @@ def _mapping(key: str, value: Any) -> dict[str, Any]:
     if key == "only":
         return {name: _mapping(f"only.{name}", settings) for name, settings in inner.items()}
     return inner
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _parts(name: str) -> list[str]:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from thetabox import data
-from thetabox.compare.cells import Cell, recipe_of, run_cell
+from thetabox.compare.cells import Cell, recipe_of
 from thetabox.compare.config import Config, Variant
+from thetabox.compare.stages import run_cell
 from thetabox.errors import InputError
 from thetabox.processes import run_all
 from thetabox.report.folder import output_folder, write_file

@@ -1,10 +1,9 @@
-"""Tables and figures of a finished comparison."""
+"""The report of a finished comparison."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +11,24 @@ import numpy as np
 from markupsafe import Markup
 
 from thetabox.compare.run import Comparison, Row
-from thetabox.measure import mann_whitney
+from thetabox.compare.tables import (
+    Table,
+    cost_table,
+    curve_table,
+    draws,
+    flatness,
+    mismatch_table,
+    p_table,
+    pcm_table,
+    yield_table,
+)
 from thetabox.report.figures import to_png, to_svg
 from thetabox.report.folder import write_files
 from thetabox.report.html import render
 from thetabox.report.methods_figures import landscapes_figure, lines_figure, violin_figure
-from thetabox.report.results import duration, number, percent
+from thetabox.report.results import percent
 from thetabox.report.write import json_text
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells as text; the first column names the row."""
-
-    title: str
-    columns: list[str]
-    rows: list[list[str]]
-
-    def markdown(self) -> str:
-        """For a page of the documentation."""
-        lines = [self.columns, ["---"] * len(self.columns), *self.rows]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+from thetabox.report.yield_curve import complement
 
 
 def write_report(out: Path, comparison: Comparison) -> Path:
@@ -62,6 +58,8 @@ def write_report(out: Path, comparison: Comparison) -> Path:
         figure, table = lines_figure(_lines(rows, "shared")), curve_table(rows, "shared")
         parts.append(_part("One worst case for all samples", shared_note(comparison), figure, [table]))
     parts.append(_part("Proven", PROOF_NOTE, lines_figure(_lines(rows, "certify")), [curve_table(rows, "certify")]))
+    if config.yield_sigma:
+        parts.append(_part("Proven yield", yield_note(comparison), None, [yield_table(rows)]))
     landscapes = {"landscape": "Loss landscape", "landscape_train": "Loss landscape on the training set"}
     for stage, title in landscapes.items():
         if rows[0].found.get(stage):
@@ -127,6 +125,16 @@ def shared_note(comparison: Comparison) -> str:
     )
 
 
+def yield_note(comparison: Comparison) -> str:
+    """What the table of proven yield says."""
+    config, result = comparison.config, comparison.rows[0].found["yield"][0]
+    return (
+        f"Percent of {result['samples']} test samples that at least {complement(config.yield_delta)} of all chips "
+        "classify right, each sample for itself: proven, with outward rounding, and no chip was drawn. A chip's "
+        "parameters have independent errors σ |θ| n, n ~ N(0, 1). Mean over the seeds."
+    )
+
+
 def pcm_note(comparison: Comparison) -> str:
     """What the table of phase-change memory counts."""
     config, result = comparison.config, comparison.rows[0].found["pcm"][0]
@@ -154,86 +162,9 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in settings.items()}
 
 
-def draws(row: Row, stage: str = "mismatch") -> np.ndarray:
-    """Accuracy of every draw of every seed, [levels or times, seeds · draws]."""
-    return np.concatenate([np.asarray(result["accuracy"]) for result in row.found[stage]], axis=1)
-
-
 def mismatch_figure(rows: Sequence[Row], level: Sequence[float]) -> Any:
     """A violin a method, a panel a level."""
     return violin_figure({row.variant.label: draws(row) for row in rows}, level)
-
-
-def mismatch_table(rows: Sequence[Row], level: Sequence[float]) -> Table:
-    """As Table 1 of the paper: mean ± std (min) in percent."""
-    lines = [
-        [row.variant.label, *_spread([f["clean_accuracy"] for f in row.found["mismatch"]]), *_drawn(draws(row))]
-        for row in rows
-    ]
-    return Table("", ["method", "clean", *(f"mismatch {number(v)}" for v in level)], lines)
-
-
-def pcm_table(rows: Sequence[Row], times: Sequence[float]) -> Table:
-    """Accuracy over the age of the chips."""
-    lines = [[row.variant.label, *_drawn(draws(row, "pcm"))] for row in rows]
-    return Table("", ["method", *(f"after {duration(t)}" for t in times)], lines)
-
-
-def p_table(rows: Sequence[Row], level: Sequence[float]) -> Table:
-    """Two-sided Mann-Whitney U test of each method's draws against the best method's: p."""
-    every = [draws(row) for row in rows]
-    best = [int(np.argmax([accuracy[i].mean() for accuracy in every])) for i in range(len(level))]
-    lines = []
-    for place, row in enumerate(rows):
-        cells = [row.variant.label]
-        for i in range(len(level)):
-            if level[i] == 0:  # nothing is random
-                cells.append("–")
-            elif place == best[i]:
-                cells.append("best")
-            else:
-                cells.append(f"{mann_whitney(every[place][i], every[best[i]][i]):.2g}")
-        lines.append(cells)
-    columns = ["method", *(f"mismatch {number(v)}" for v in level)]
-    return Table("p of a Mann-Whitney U test against the best method", columns, lines)
-
-
-def curve_table(rows: Sequence[Row], stage: str) -> Table:
-    """Accuracy over ε, mean over seeds, in percent."""
-    epsilon = rows[0].found[stage][0]["epsilon"]
-    lines = [
-        [row.variant.label, *(f"{100 * v:.1f}" for v in np.mean([f["accuracy"] for f in row.found[stage]], 0))]
-        for row in rows
-    ]
-    return Table("", ["method", *(f"ε = {number(e)}" for e in epsilon)], lines)
-
-
-def flatness(rows: Sequence[Row], stage: str) -> Table:
-    """The flatness figure of each method's landscape."""
-    lines = [[row.variant.label, *_spread([f["flatness"] for f in row.found[stage]], 1.0)] for row in rows]
-    return Table("", ["method", "flatness"], lines)
-
-
-def cost_table(comparison: Comparison) -> Table:
-    """Epochs, gradient steps and seconds of one training."""
-    lines = []
-    for row in comparison.rows:
-        trained = row.found["train"]
-        seconds = row.seconds["train"]
-        steps = np.mean(
-            [training["batches"] * training["epochs"] * training["gradients_per_step"] for training in trained]
-        )
-        best = ", ".join(str(training["best_epoch"]) for training in trained)
-        lines.append(
-            [
-                row.variant.label,
-                str(trained[0]["epochs"]),
-                best,
-                f"{steps:,.0f}".replace(",", " "),
-                f"{np.mean(seconds):.0f}",
-            ]
-        )
-    return Table("", ["method", "epochs", "best epoch of each seed", "gradient steps", "seconds"], lines)
 
 
 def _cards(rows: Sequence[Row]) -> list[dict[str, str]]:
@@ -280,17 +211,3 @@ def _landscapes(rows: Sequence[Row], stage: str) -> dict[str, tuple[np.ndarray, 
         )
         for row in rows
     }
-
-
-def _drawn(accuracy: np.ndarray) -> list[str]:
-    """Mean ± std (min) in percent, for each row of draws."""
-    deviation = accuracy.std(1, ddof=1 if accuracy.shape[1] > 1 else 0)
-    return [
-        f"{100 * own.mean():.2f} ± {100 * std:.2f} ({100 * own.min():.2f})"
-        for own, std in zip(accuracy, deviation, strict=True)
-    ]
-
-
-def _spread(values: Sequence[float], scale: float = 100.0) -> list[str]:
-    mean, std = scale * float(np.mean(values)), scale * float(np.std(values, ddof=1 if len(values) > 1 else 0))
-    return [f"{mean:.2f} ± {std:.2f}" if len(values) > 1 else f"{mean:.2f}"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -41,6 +41,25 @@ class Recipe:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return build(self.architecture, **self.config)
+
+    def with_network(self, architecture: str | None, config: Mapping[str, Any]) -> Recipe:
+        """The recipe for another network, or for its own with other constructor arguments.
+
+        Args:
+            architecture: as in :data:`thetabox.models.ARCHITECTURES`; ``None`` or its own name for the recipe's own.
+            config: constructor arguments: all of another network's, those that change of its own.
+
+        Raises:
+            InputError: no such network, or arguments that it does not take.
+        """
+        if architecture is None and not config:
+            return self
+        if architecture is None or architecture == self.architecture:
+            changed = replace(self, config={**self.config, **config})
+        else:
+            changed = replace(self, architecture=architecture, config=dict(config))
+        changed.model()
+        return changed
 
     def options(self, method: str = "standard", set: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Keyword arguments of ``fit`` for a method; ``set`` overrides the method's hyper-parameters."""
@@ -169,4 +188,4 @@ def _sized(known: Recipe, shape: Sequence[int] | None, classes: int | None) -> R
             config["input"] = [int(n) for n in shape]
     if classes is not None:
         config["classes"] = classes
-    return Recipe(**{**known.__dict__, "config": config})
+    return replace(known, config=config)

@@ -11,7 +11,8 @@ from thetabox.cli import options
 from thetabox.cli.console import show
 from thetabox.cli.jobs_bar import jobs_bar
 from thetabox.compare import cells, compare, read_config
-from thetabox.compare.summary import curve_table, mismatch_table, write_report
+from thetabox.compare.summary import write_report
+from thetabox.compare.tables import curve_table, mismatch_table, yield_table
 from thetabox.report import plain_table
 
 
@@ -55,6 +56,8 @@ def command(
         ("mismatch", mismatch_table(comparison.rows, chosen.level)),
         ("verified", curve_table(comparison.rows, "certify")),
     ]
+    if chosen.yield_sigma:
+        tables.append(("proven yield", yield_table(comparison.rows)))
     for title, table in tables:
         shown = plain_table(title, *table.columns[1:], text=1)
         for row in table.rows:
