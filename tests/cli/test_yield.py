@@ -13,12 +13,15 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import thetabox as tb
 from tests.cli.test_bad_input import refused
 from tests.cli.test_commands import names, ok
-from thetabox.cli import yield_parts
 from thetabox.cli.commands import yield_
+from thetabox.verify.yields import search
+from thetabox.verify.yields.martingale import Martingale
+from thetabox.verify.yields.search import FIRST
 
 DIGITS = ("--data", "digits", "--samples", 10)
 # The quickest proof.
@@ -211,68 +214,87 @@ def test_interrupted_before_anything_is_read(run, mlp, tmp_path, monkeypatch, in
 
 
 @POSIX
-def test_interrupted_before_the_first_sigma_is_done(run, mlp, tmp_path, monkeypatch, interrupted):
-    monkeypatch.setattr(tb, "certify_yield", interrupted)
-    line = said(run("yield", mlp, *SMALL, "--out", tmp_path / "out"))
+def test_interrupted_before_the_first_part_is_done(run, mlp, tmp_path, monkeypatch, interrupted):
+    monkeypatch.setattr(Martingale, "failure", interrupted)
+    line = said(run("yield", mlp, *QUICK, "--out", tmp_path / "out"))
     assert "nothing was kept" in line
-    assert "no σ was finished" in line
+    assert "no part of the proof" in line
     assert not (tmp_path / "out").exists()
 
 
 def after(count: int, instead: Any) -> Any:
-    """``certify_yield`` that does something else after so many calls, and a list of the σ that it was asked for."""
-    real, asked = tb.certify_yield, []
+    """A proof that does something else after so many first runs of a part, and a list of their σ and sizes."""
+    real, asked = Martingale.failure, []
 
-    def call(model: Any, x: Any, y: Any, sigma: list[float], **more: Any) -> Any:
-        if len(asked) == count:
-            instead()
-        asked.extend(sigma)
-        return real(model, x, y, sigma, **more)
+    def call(self: Any, x: Any, y: Any, sigma: Any, spent: Any) -> Any:
+        if float(spent[0]) == FIRST * 0.01:
+            if len(asked) == count:
+                instead()
+            asked.append((float(sigma[0]), len(y)))
+        return real(self, x, y, sigma, spent)
 
     return call, asked
 
 
 @POSIX
-def test_finished_sigmas_are_kept_and_not_proven_again(run, mlp, tmp_path, monkeypatch, interrupted):
-    given = ("yield", mlp, *QUICK, "--sigma", "0.01,0.02,0.05", "--out")
-    ok(run(*given, tmp_path / "whole"))
+def test_finished_parts_are_kept_and_not_proven_again(run, mlp, tmp_path, monkeypatch, interrupted):
+    monkeypatch.setattr(search, "PART", 4)
+    given = ("yield", mlp, *QUICK, "--sigma", "0.01,0.02", "--out")
     with monkeypatch.context() as patched:
-        call, asked = after(2, interrupted)
-        patched.setattr(tb, "certify_yield", call)
+        call, all_ = after(99, interrupted)
+        patched.setattr(Martingale, "failure", call)
+        ok(run(*given, tmp_path / "whole"))
+    assert {sigma for sigma, _ in all_} == {0.01, 0.02}
+    assert all(size <= 4 for _, size in all_)
+    with monkeypatch.context() as patched:
+        call, asked = after(len(all_) // 2 + 1, interrupted)
+        patched.setattr(Martingale, "failure", call)
         line = said(run(*given, tmp_path / "out"))
-    assert asked == [0.01, 0.02]
+    assert asked == all_[: len(asked)]
     assert "the finished part is kept" in line
     assert names(tmp_path / "out") == ["partial"]
     # Another question does not take what is not its own.
-    other = tmp_path / "other"
-    shutil.copytree(tmp_path / "out", other)
-    call, asked = after(9, interrupted)
-    monkeypatch.setattr(tb, "certify_yield", call)
-    ok(run(*given, other, "--delta", 0.02))
-    assert asked == [0.01, 0.02, 0.05]
+    for change in (("--noise-scale", "*=1.5"), ("--exclude", "dense1.bias"), ("--noise", "subgaussian")):
+        other = tmp_path / "-".join(change).replace("*", "")
+        shutil.copytree(tmp_path / "out", other)
+        with monkeypatch.context() as patched:
+            call, anew = after(99, interrupted)
+            patched.setattr(Martingale, "failure", call)
+            ok(run(*given, other, *change))
+        assert len(anew) == len(all_)
     # The same one goes on, and ends in the same files.
-    asked.clear()
+    call, rest = after(99, interrupted)
+    monkeypatch.setattr(Martingale, "failure", call)
     ok(run(*given, tmp_path / "out"))
-    assert asked == [0.05]
+    assert asked + rest == all_
     assert names(tmp_path / "out") == FILES
     for name in ("yield.json", "samples.csv", "yield.png"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_a_damaged_part_is_proven_anew(run, mlp, tmp_path, monkeypatch):
+@pytest.mark.parametrize("damage", ["cut", "of other samples", "a claim that is none"])
+def test_a_damaged_part_is_proven_anew(run, mlp, tmp_path, monkeypatch, damage):
     def stop() -> None:
         raise KeyboardInterrupt
 
     given = ("yield", mlp, *QUICK, "--sigma", "0.01,0.02", "--out", tmp_path)
     with monkeypatch.context() as patched:
-        patched.setattr(tb, "certify_yield", after(1, stop)[0])
+        patched.setattr(Martingale, "failure", after(1, stop)[0])
         said(run(*given))
-    (kept,) = tmp_path.glob("partial/*/0.01/samples.csv")
-    kept.write_text(kept.read_text().replace("true", "false", 1))
+    (kept,) = tmp_path.glob("partial/*/0.01-0.safetensors")
+    if damage == "cut":
+        kept.write_bytes(kept.read_bytes()[:-3])
+    else:
+        held = load_file(kept)
+        if damage == "of other samples":
+            held = {**held, "delta": held["delta"][:-1], "by": held["by"][:-1]}
+        else:
+            held["delta"][0] = -1.0
+        save_file(held, kept)
     call, asked = after(9, stop)
-    monkeypatch.setattr(tb, "certify_yield", call)
+    monkeypatch.setattr(Martingale, "failure", call)
     ok(run(*given))
-    assert asked == [0.01, 0.02]
+    assert [sigma for sigma, _ in asked] == [0.01, 0.02]
 
 
 @POSIX
@@ -296,13 +318,3 @@ def test_what_time_cuts_is_said_and_goes_on(run, mlp, tmp_path):
     result = ok(run(*given, "--timeout", 1000))
     assert "not finished" not in result.output
     assert tb.YieldCertificate.load(tmp_path).finished
-
-
-def test_parts_that_are_joined_are_the_whole(mlp):
-    test, model = tb.data.load("digits").subset(6), tb.load(mlp)
-    whole = tb.certify_yield(model, test.x, test.y, [0.02, 0.01], method="martingale")
-    parts = [tb.certify_yield(model, test.x, test.y, sigma, method="martingale") for sigma in (0.02, 0.01)]
-    found = yield_parts.joined(parts)
-    assert found.to_json() == whole.to_json()
-    assert found.proven_by == whole.proven_by
-    assert found.seconds == sum(part.seconds for part in parts)

@@ -12,10 +12,9 @@ from thetabox import report
 from thetabox.cli import options
 from thetabox.cli.console import Steps, progress_bar, show, tell
 from thetabox.cli.inputs import Given, read_all
-from thetabox.cli.kept import nothing_kept
+from thetabox.cli.kept import PARTIAL, nothing_kept, part_kept
 from thetabox.cli.noise_options import make_noise, noise_options, sigma_option
-from thetabox.cli.yield_parts import Parts
-from thetabox.errors import InputError
+from thetabox.errors import InputError, UnsupportedOperator
 from thetabox.measure.binomial import draws_needed, worst_that_counts
 from thetabox.verify import arguments
 from thetabox.verify.effort import Deadline
@@ -77,7 +76,7 @@ def command(
 ) -> None:
     """At least 1 - δ of all chips, whose parameters are off by random errors of size σ, classify each proven sample
     right: proven, without drawing any. Random draws stand beside, labelled as statistical. The folder gets yield.json,
-    samples.csv, yield.png, report.html and sampled.json. Ctrl-C keeps every σ that is finished; the same command goes
+    samples.csv, yield.png, report.html and sampled.json. Ctrl-C keeps the finished part; the same command goes
     on from there. So does one that --timeout has cut, given more time.
     """
     noise = make_noise(source)
@@ -96,8 +95,8 @@ def command(
         return
     with report.output_folder(out) as folder, progress_bar() as bar:
         report.check_folder(folder)
-        parts = Parts(folder, given, {"delta": delta, "noise": noise, "method": method})
-        certificate = parts.certify(sigma, device, deadline, Steps(bar, "yield"))
+        how = {"delta": delta, "noise": noise, "method": method, "device": device, "timeout": deadline.left}
+        certificate = _certify(given, sigma, how, folder, Steps(bar, "yield"))
         sampled = None
         wanted = draws > 0 and noise.drawable
         if wanted:
@@ -109,8 +108,6 @@ def command(
             report.write_yield(folder, certificate)
             raise KeyboardInterrupt(f"interrupted; {folder}/report.html holds the proof, less the rest") from None
         page = report.write_yield(folder, certificate, sampled)
-        if certificate.finished:
-            parts.remove()
     if draws and not wanted:
         tell("thetabox: no chips were drawn, for these errors are a family of distributions and not one of them")
     notes = [] if sampled is None else [report.sampled_note(sampled)]
@@ -120,6 +117,30 @@ def command(
         left = left[: not certificate.finished] + ["the draws"] * (wanted and sampled is None)
         notes.append(f"not finished: {timeout:g} s were over before {', '.join(left)}")
     show(report.yield_table(certificate, sampled), *notes, f"report: {page}")
+
+
+def _certify(
+    given: Given, sigma: list[float], how: dict[str, Any], folder: Path, progress: Steps
+) -> tb.YieldCertificate:
+    partial = folder / PARTIAL
+    try:
+        with part_kept(partial, "no part of the proof was finished yet"):
+            return tb.certify_yield(
+                given.model,
+                given.data.x,
+                given.data.y,
+                sigma,
+                box=given.box,
+                progress=progress,
+                resume=partial,
+                model_info=given.model_info,
+                data_info=given.data_info,
+                **how,
+            )
+    except InputError as error:
+        if isinstance(error, UnsupportedOperator) or "sampled_yield" in str(error):
+            raise InputError(f"{error} (thetabox yield --sampled-only draws chips alone)") from error
+        raise
 
 
 def _check_draws(draws: int, confidence: float) -> None:

@@ -14,8 +14,9 @@ from thetabox.verify import arguments
 from thetabox.verify.effort import Deadline
 from thetabox.verify.problem import Progress
 from thetabox.verify.search.largest_proven import FLOOR, largest_proven
-from thetabox.verify.yields.certify import FIRST, PART, Question, failure_probability
 from thetabox.verify.yields.proofs import AUTO
+from thetabox.verify.yields.question import Question, failure_probability
+from thetabox.verify.yields.search import FIRST, PART
 
 # Where the search starts, as a share of the largest σ.
 START = 0.05

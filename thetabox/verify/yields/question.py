@@ -1,0 +1,87 @@
+"""What is asked of a proof of yield: a network, its samples and its noise, looked at before any proof."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from thetabox import checks
+from thetabox.box import Box
+from thetabox.errors import InputError
+from thetabox.noise import Noise
+from thetabox.verify import agreement, arguments
+from thetabox.verify.problem import Problem
+from thetabox.verify.yields.proofs import Proof, proofs
+from thetabox.verify.yields.sizes import sizes
+
+
+def failure_probability(delta: Any) -> float:
+    """A failure probability that is asked for.
+
+    Raises:
+        InputError: it is no number between 0 and 1.
+    """
+    value = checks.number(delta, "delta")
+    if not 0.0 < value < 1.0:
+        raise InputError(f"delta is {value:g}; it must lie above 0 and below 1")
+    return value
+
+
+@dataclass(frozen=True)
+class Question:
+    """A network, its samples and its noise, looked at before any proof.
+
+    Attributes:
+        problem: the traced network.
+        proofs: that fit it.
+        x, y: samples.
+        logits: without errors.
+        right: samples that the network classifies right, in real arithmetic and in its own precision.
+        noise, box: as asked for.
+        facts, checked: for the certificate.
+    """
+
+    problem: Problem
+    proofs: list[Proof]
+    x: Tensor
+    y: Int[Tensor, " samples"]
+    logits: Float[Tensor, "samples classes"]
+    right: Tensor
+    noise: Noise
+    box: Box
+    facts: dict[str, Any]
+    checked: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        x: arguments.Inputs,
+        y: arguments.Array,
+        sigmas: Float[Tensor, " sweeps"],
+        noise: Noise | None,
+        box: Box | None,
+        method: str,
+        device: str,
+    ) -> Question:
+        """Checked and traced.
+
+        Raises:
+            InputError: anything wrong.
+        """
+        if noise is not None and not isinstance(noise, Noise):
+            raise InputError(f"noise must be a thetabox.Noise, not {type(noise).__name__}")
+        noise = noise or Noise()
+        chosen = arguments.settings("interval", box, "real", "float64", device, None)
+        given = arguments.network(model, x, chosen)
+        labels = arguments.labels(y, len(given.x))
+        problem, agreed = agreement.checked_problem(given.model, chosen, given.x, sigmas, given.given)
+        arguments.check_labels(labels, agreed.logits.shape[1])
+        found = proofs(problem, sizes(problem.model, chosen.box, noise), noise, method)
+        margins = arguments.margins_of(agreed.logits, labels)
+        return cls(
+            problem, found, given.x, labels, agreed.logits, margins > 0, noise, chosen.box, given.facts, agreed.record
+        )
