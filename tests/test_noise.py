@@ -9,12 +9,16 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from thetabox.errors import InputError
 from thetabox.noise import KINDS, Noise
 
+READ = {"scale": "factor", "drift": "shift", "drift_bound": "bound"}
+READ_OTHERWISE = {"scale": 1.0, "drift": 0.0, "drift_bound": 0.0}
+DENSE = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
 NAMES = ["0.weight", "0.bias", "2.weight", "2.bias"]
 PATTERNED = ("scale", "drift", "drift_bound")
 
@@ -114,18 +118,51 @@ def test_a_factor_is_that_of_the_first_match_or_one(scale: dict[str, float]) -> 
 def test_a_pattern_that_matches_nothing_is_refused(what: str) -> None:
     noise = Noise(**{what: {"*bias": 0.1, "fc.*": 0.2}})  # type: ignore[arg-type]  # on purpose
     with pytest.raises(InputError, match=rf"^the {what} pattern 'fc\.\*' of the noise matches none of") as error:
-        noise.check(NAMES)
+        noise.on(DENSE, NAMES)
     # Some names that there are, not all of a large network.
     assert str(error.value).endswith("0.weight, 0.bias, 2.weight, …")
-    with pytest.raises(InputError, match=r"none of fc$"):
-        noise.check(["fc"])
-    noise.check([*NAMES, "fc.weight"])
+    # Those that are not in the box are none.
+    with pytest.raises(InputError, match=r"none of 0\.bias$"):
+        Noise(**{what: {"*weight": 0.1}}).on(DENSE, ["0.bias"])  # type: ignore[arg-type]  # on purpose
+    with pytest.raises(InputError, match=r"none of no parameters$"):
+        noise.on(DENSE, [])
 
 
 def test_a_pattern_behind_one_that_takes_all_still_matches() -> None:
-    Noise(scale={"*": 1.0, "0.bias": 2.0}).check(NAMES)
-    Noise(correlated={"chip": 0.1}).check(NAMES)
-    Noise().check([])
+    noise = Noise(scale={"*": 1.0, "0.bias": 2.0}).on(DENSE, NAMES)
+    assert [noise.factor(name) for name in NAMES] == [1.0] * 4
+    assert Noise(correlated={"chip": 0.1}).on(DENSE, NAMES) == Noise(correlated={"chip": 0.1})
+    assert Noise().on(DENSE, []) == Noise()
+
+
+class _Shared(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = torch.nn.Linear(2, 2, bias=False)
+        self.two = torch.nn.Linear(2, 2)
+        self.two.weight = self.one.weight
+
+
+@pytest.mark.parametrize("what", PATTERNED)
+def test_every_name_of_a_tensor_counts(what: str) -> None:
+    wrapped, shared = torch.nn.DataParallel(DENSE), _Shared()
+    names = [f"module.{name}" for name in NAMES]
+    for pattern in ("0.weight", "module.0.weight", "0.w*"):
+        noise = Noise(**{what: {pattern: 0.5}}).on(wrapped, names)  # type: ignore[arg-type]  # one of three
+        asked = getattr(noise, READ[what])
+        assert [asked(name) for name in names] == [0.5] + [READ_OTHERWISE[what]] * 3
+    noise = Noise(**{what: {"two.weight": 0.5}}).on(shared, ["one.weight", "two.bias"])  # type: ignore[arg-type]
+    asked = getattr(noise, READ[what])
+    assert [asked("one.weight"), asked("two.bias")] == [0.5, READ_OTHERWISE[what]]
+
+
+def test_names_are_no_patterns() -> None:
+    model = torch.nn.Module()
+    model.add_module("a[0]", torch.nn.Linear(2, 2))
+    model.add_module("a0", torch.nn.Linear(2, 2))
+    names = [name for name, _ in model.named_parameters()]
+    noise = Noise(scale={"a0.*": 0.5, "a[[]*": 3.0}).on(model, names)
+    assert [noise.factor(name) for name in names] == [3.0, 3.0, 0.5, 0.5]
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
-from fnmatch import fnmatchcase
 from numbers import Real
 from typing import Any
 
@@ -14,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from thetabox.errors import InputError
-from thetabox.models.memory import identity
+from thetabox.models.names import Name, by_tensor, nearest, seen_through, some, wrapped
 
 KINDS = ("relative", "absolute", "range")
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -122,7 +120,7 @@ class Box:
         ]
         if any(self._moves(held[name].detach()) for name in others):
             raise InputError(
-                f"nothing moves in the box: the {self.kind} error of every tensor in it ({_some(factors)}) is 0; "
+                f"nothing moves in the box: the {self.kind} error of every tensor in it ({some(factors)}) is 0; "
                 "include others, or choose another kind"
             )
 
@@ -148,19 +146,19 @@ class Box:
             pattern = include[met.index(False)]
             raise InputError(
                 f"{'' if any(met) else 'no parameter is in the box: '}the include pattern {pattern!r} matches no "
-                f"weight matrix, bias or buffer; {_nearest(pattern, names)}"
+                f"weight matrix, bias or buffer; {nearest(pattern, names)}"
             )
         # What is left out may be anything that the model holds: whole numbers are never in the box.
         tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-        known = _seen_through(model, [name for name, _ in tensors])
+        known = seen_through(model, [name for name, _ in tensors])
         for what, patterns, among in (("exclude", _patterns(self.exclude), known), ("scale", list(self.scale), names)):
             for pattern in patterns:
                 if not (pattern in may_miss or any(n.matches(pattern) for n in among)):
                     raise InputError(
-                        f"the {what} pattern {pattern!r} of the box matches nothing; {_nearest(pattern, among)}"
+                        f"the {what} pattern {pattern!r} of the box matches nothing; {nearest(pattern, among)}"
                     )
 
-    def _factor(self, name: _Name) -> float:
+    def _factor(self, name: Name) -> float:
         return next((factor for pattern, factor in self.scale.items() if name.matches(pattern)), 1.0)
 
     def unit_radius(self, theta: Tensor) -> Tensor:
@@ -183,43 +181,11 @@ class Box:
 
 
 @dataclass(frozen=True)
-class _Name:
-    """A tensor's name, and the same without the names of wrappers in it."""
-
-    full: str
-    short: str
-
-    def matches(self, pattern: str) -> bool:
-        return fnmatchcase(self.full, pattern) or fnmatchcase(self.short, pattern)
-
-
-@dataclass(frozen=True)
 class _Candidate:
     """A tensor that a box may hold: all its names, and whether only a pattern that names it chooses it."""
 
-    names: list[_Name]
+    names: list[Name]
     explicit_only: bool
-
-
-WRAPPED = ("module", "_orig_mod")
-"""What wrappers of torch call the network inside of them (``DataParallel``, ``AveragedModel``; ``torch.compile``)."""
-
-
-def wrapped(module: nn.Module) -> str | None:
-    """The name under which a wrapper holds its network: all that it holds; ``None`` where ``module`` is no wrapper."""
-    children = [name for name, _ in module.named_children()]
-    only = len(children) == 1 and not any(True for _ in module.parameters(recurse=False))
-    return children[0] if only and children[0] in WRAPPED else None
-
-
-def wrappers(model: nn.Module) -> list[str]:
-    """Dotted prefixes of ``model``'s names that end in the name of a wrapper, the longest first."""
-    prefixes = []
-    for name, module in model.named_modules(remove_duplicate=False):
-        child = wrapped(module)
-        if child is not None:
-            prefixes.append(f"{name}.{child}." if name else f"{child}.")
-    return sorted(prefixes, key=len, reverse=True)
 
 
 def _factors(scale: Any) -> dict[str, float]:
@@ -250,7 +216,7 @@ def _any_name(pattern: str) -> bool:
     return not pattern.strip("*?")
 
 
-def _matches(name: _Name, patterns: list[str]) -> bool:
+def _matches(name: Name, patterns: list[str]) -> bool:
     return any(name.matches(p) for p in patterns)
 
 
@@ -259,44 +225,9 @@ def _candidates(model: nn.Module) -> list[_Candidate]:
     while (child := wrapped(inner)) is not None:
         inner = getattr(inner, child)
     spiking = hasattr(inner, "initial_state") and hasattr(inner, "step")
-    parameters = _by_tensor(model, model.named_parameters(remove_duplicate=False))
+    parameters = by_tensor(model, model.named_parameters(remove_duplicate=False))
     candidates = [
         _Candidate(n, spiking and any(name.full.rsplit(".", 1)[-1] in NEURON_PARAMETERS for name in n))
         for n in parameters
     ]
-    return candidates + [_Candidate(n, True) for n in _by_tensor(model, model.named_buffers(remove_duplicate=False))]
-
-
-def _by_tensor(model: nn.Module, named: Iterable[tuple[str, Tensor]]) -> list[list[_Name]]:
-    """All names of each floating-point tensor, in order; tensors of one memory are one."""
-    names: dict[Hashable, list[str]] = {}
-    for name, tensor in named:
-        if tensor.is_floating_point():
-            names.setdefault(identity(tensor), []).append(name)
-    return [_seen_through(model, several) for several in names.values()]
-
-
-def _seen_through(model: nn.Module, names: Iterable[str]) -> list[_Name]:
-    prefixes, shortened = wrappers(model), []
-    for name in names:
-        short = name
-        for prefix in prefixes:  # the longest first, so that what stands before it is still as the model has it
-            if name.startswith(prefix):
-                before = prefix[:-1].rpartition(".")[0]
-                short = (f"{before}." if before else "") + short[len(prefix) :]
-        shortened.append(_Name(name, short))
-    return shortened
-
-
-def _nearest(pattern: str, names: list[_Name]) -> str:
-    """For messages: the names that are most like a pattern."""
-    known = list(dict.fromkeys(name.short for name in names))
-    near = get_close_matches(pattern, known, n=3, cutoff=0.5)
-    if near:
-        return f"nearest: {', '.join(near)}"
-    return f"there are {_some(known)}" if known else "the model has no tensors"
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    return candidates + [_Candidate(n, True) for n in by_tensor(model, model.named_buffers(remove_duplicate=False))]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from glob import escape
 from numbers import Real
 from typing import Any
 
+from torch import nn
+
 from thetabox.errors import InputError
+from thetabox.models.names import some, tensor_names
 
 KINDS = ("gaussian", "subgaussian")
 SHARED = ("chip", "layer")
@@ -89,17 +93,36 @@ class Noise:
         """Largest unknown relative drift of a parameter."""
         return _of(self.drift_bound, name, 0.0)
 
-    def check(self, names: list[str]) -> None:
-        """Refuse patterns that match none of the parameters.
+    def on(self, model: nn.Module, names: Iterable[str]) -> Noise:
+        """The same noise of a model's parameters, each by its own name instead of the patterns that match it.
+
+        A pattern matches a tensor by any of its names: with and without the names of wrappers (``DataParallel``,
+        ``torch.compile``), and by every name of a tensor that is shared.
+
+        Args:
+            model: whose parameters.
+            names: of those that are in the box, as :meth:`thetabox.Box.factors` gives them.
 
         Raises:
-            InputError: one does.
+            InputError: a pattern matches none of them.
         """
-        for what in ("scale", "drift", "drift_bound"):
-            for pattern in getattr(self, what):
-                if not any(fnmatchcase(name, pattern) for name in names):
-                    known = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-                    raise InputError(f"the {what} pattern {pattern!r} of the noise matches none of {known}")
+        known = tensor_names(model)
+        tensors = {name: known[name] for name in names}
+
+        def own(what: str) -> dict[str, float]:
+            given: Mapping[str, float] = getattr(self, what)
+            for pattern in given:
+                if not any(name.matches(pattern) for several in tensors.values() for name in several):
+                    others = some(tensors) or "no parameters"
+                    raise InputError(f"the {what} pattern {pattern!r} of the noise matches none of {others}")
+            found = {}
+            for name, several in tensors.items():
+                matching = [number for pattern, number in given.items() if any(n.matches(pattern) for n in several)]
+                if matching:
+                    found[escape(name)] = matching[0]
+            return found
+
+        return replace(self, scale=own("scale"), drift=own("drift"), drift_bound=own("drift_bound"))
 
     def describe(self) -> dict[str, Any]:
         """The ``noise`` entry of ``yield.json``."""

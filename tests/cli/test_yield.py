@@ -187,6 +187,14 @@ def test_a_folder_of_a_box_is_left_alone(run, mlp, tmp_path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_a_folder_of_a_yield_is_left_alone_before_any_proof(run, mlp, tmp_path, monkeypatch):
+    ok(run("yield", mlp, *QUICK, "--sigma", 0.01, "--out", tmp_path))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(tb, "certify", None)
+    refused(run("certify", mlp, *DIGITS, "--epsilon", "1e-4", "--out", tmp_path), "another claim")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 # --- interrupts and time
 
 WAYS = {"Ctrl-C": signal.SIGINT, "SIGTERM": signal.SIGTERM}

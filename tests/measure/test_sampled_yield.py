@@ -156,3 +156,12 @@ def test_a_chip_that_answers_nan_is_wrong() -> None:
     assert found.clean_accuracy == 1.0
     assert int(found.correct.sum()) == 0
     assert float(found.probability.max()) == 0.0
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers() -> None:
+    model, x = torch.nn.Linear(2, 2), torch.eye(2)
+    given = {"draws": np.int64(459), "seed": np.int32(3), "chunk": np.uint8(2), "batch": np.int64(1)}
+    found = tb.sampled_yield(model, x, [0, 1], 0.1, **given)  # type: ignore[arg-type]  # of another kind
+    plain = tb.sampled_yield(model, x, [0, 1], 0.1, draws=459, seed=3)
+    assert torch.equal(found.accuracies, plain.accuracies)
+    assert (found.draws, type(found.draws), type(found.seed)) == (459, int, int)

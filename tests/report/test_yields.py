@@ -17,6 +17,7 @@ import torch
 import thetabox as tb
 from tests.report.test_browser import BROWSER, screenshot
 from tests.report.test_write import names, read_page
+from thetabox import report
 from thetabox.errors import InputError
 from thetabox.report import sampled_note, sampled_table, to_png, write_yield, write_yield_proof, yield_table
 from thetabox.report.yield_curve import STATISTICAL, at_least, complement, share_of, yield_curve
@@ -248,6 +249,21 @@ def test_a_folder_of_the_other_claim_is_left_alone(tmp_path: Path) -> None:
     for write in (write_yield, write_yield_proof):
         with pytest.raises(InputError, match="another claim"):
             write(tmp_path, certificate())
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_proven_yield_is_not_written_over_by_a_box(tmp_path: Path) -> None:
+    model, x = torch.nn.Linear(4, 3), torch.randn(5, 4)
+    write_yield(tmp_path, certificate())
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    box = tb.certify(model, x, [0] * 5, 0.0)
+    for write in (
+        lambda: box.save(tmp_path),
+        lambda: report.write_proof(tmp_path, box),
+        lambda: report.write_comparison(tmp_path, [("a", box, None)], title="t"),
+    ):
+        with pytest.raises(InputError, match="another claim"):
+            write()
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 

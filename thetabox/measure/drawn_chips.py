@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -38,12 +39,12 @@ class DrawnChips:
             )
         if not noise.drawable:
             raise InputError("an unknown drift has no distribution to draw from; give a known drift, or none")
-        if not isinstance(seed, int) or isinstance(seed, bool):
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
             raise InputError(f"seed is {seed!r}; it must be a whole number")
-        self.noise, self.seed = noise, seed
         self.parts: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         held = boxed(model, box)
-        noise.check(list(held))
+        noise = noise.on(model, held)
+        self.noise, self.seed = noise, int(seed)
         for name, (theta, radius) in held.items():
             size = radius * noise.factor(name)
             gain = size * theta.sign() if box.kind == "relative" else size

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,9 @@ from thetabox.box import Box
 from thetabox.device import choose_device
 from thetabox.errors import InputError
 from thetabox.measure.batched_draws import ManyWeights, correct_count
+from thetabox.measure.drawn_chips import DrawnChips
 from thetabox.measure.inputs import (
     Levels,
-    boxed,
     checked,
     class_count,
     levels,
@@ -27,6 +26,7 @@ from thetabox.measure.inputs import (
     working_copy,
 )
 from thetabox.models.fold import folded
+from thetabox.noise import Noise
 
 PAPER_LEVELS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7)
 """Mismatch levels of the paper's Table 1."""
@@ -162,18 +162,12 @@ def mismatch(
     precise = working_copy(model, where, torch.float64)
     class_count(precise, numbers_for(inputs[:1], where, torch.float64), labels)
     many = ManyWeights(model, inputs, labels, where, chunk, batch)
-    ends = boxed(model, chosen)
+    chips = DrawnChips(model, chosen, Noise(), seed)
     total = samples * len(sigmas)
-
-    @lru_cache(maxsize=1)
-    def noise(draw: int) -> dict[str, Tensor]:
-        stream = torch.Generator().manual_seed(seed * 1_000_003 + draw)
-        return {name: torch.randn(theta.shape, generator=stream) for name, (theta, _) in ends.items()}
 
     def weights(index: int) -> dict[str, Tensor]:
         draw, row = divmod(index, len(sigmas))
-        drawn = noise(draw)
-        return {name: theta + sigmas[row] * radius * drawn[name] for name, (theta, radius) in ends.items()}
+        return chips.weights(draw, sigmas[row])
 
     right = many.scores(weights, total, correct_count, None if progress is None else lambda done: progress(done, total))
     return MismatchResult(

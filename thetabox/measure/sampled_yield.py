@@ -146,8 +146,9 @@ def sampled_yield(
     started = time.perf_counter()
     sigmas = levels(sigma, "sigma")
     for name, value in (("draws", draws), ("chunk", chunk), ("batch", batch)):
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        if value is not None and (not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1):
             raise InputError(f"{name} is {value!r}; it must be a whole number of at least 1")
+    draws, chunk, batch = int(draws), int(chunk), None if batch is None else int(batch)
     sure, most = _between(confidence, "confidence"), _between(share, "share")
     rank = worst_that_counts(draws, most, sure)
     if rank < 1:
@@ -198,7 +199,7 @@ def sampled_yield(
         confidence=sure,
         share=most,
         rank=rank,
-        seed=seed,
+        seed=chips.seed,
         noise=errors,
         box=chosen,
         seconds=time.perf_counter() - started,

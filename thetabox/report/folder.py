@@ -10,6 +10,9 @@ from pathlib import Path
 
 from thetabox.errors import InputError
 
+# Files of which a folder holds one, for samples and report beside them have the same names.
+CLAIMS = {"certificate.json": "the certificate of a box", "yield.json": "a proven yield"}
+
 
 @contextmanager
 def output_folder(out: str | os.PathLike[str]) -> Iterator[Path]:
@@ -34,6 +37,17 @@ def output_folder(out: str | os.PathLike[str]) -> Iterator[Path]:
             with suppress(OSError):  # not empty: something of value was kept
                 path.rmdir()
         raise
+
+
+def check_claim(folder: Path, own: str) -> None:
+    """Refuse a folder that holds another kind of claim than the file of this name: nothing of that is written over.
+
+    Raises:
+        InputError: it does.
+    """
+    for name, claim in CLAIMS.items():
+        if name != own and (folder / name).exists():
+            raise InputError(f"{folder} holds {claim}, which is another claim; name another folder")
 
 
 def write_files(folder: Path, files: Mapping[str, bytes | str]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thetabox.report.figures import accuracy_figure, comparison_figure, to_png
-from thetabox.report.folder import output_folder, write_files
+from thetabox.report.folder import check_claim, output_folder, write_files
 from thetabox.report.html import Entry, comparison_page, grouped, single_page
 from thetabox.report.results import curve_of
 from thetabox.verify.stored import COLUMNS
@@ -35,14 +35,15 @@ def write(
         Path of report.html.
 
     Raises:
-        InputError: the folder is a file or cannot be written, the disk is full (nothing is left then), or the attack
-            was run at other ε.
+        InputError: the folder is a file, holds a proven yield or cannot be written, the disk is full (nothing is left
+            then), or the attack was run at other ε.
     """
     files = _certificate_files(certificate) | {
         "verified_accuracy.png": to_png(accuracy_figure(curve_of(certificate, attack))),
         "report.html": single_page(certificate, attack, title),
     }
     with output_folder(out) as folder:
+        check_claim(folder, "certificate.json")
         write_files(folder, files)
     return folder / "report.html"
 
@@ -53,6 +54,7 @@ def write_proof(folder: Path, certificate: Certificate) -> None:
     Raises:
         InputError: as :func:`write`.
     """
+    check_claim(folder, "certificate.json")
     write_files(folder, _certificate_files(certificate))
 
 
@@ -73,6 +75,7 @@ def write_comparison(out: str | os.PathLike[str], entries: Sequence[Entry], *, t
     page = comparison_page(entries, title)
     picture = to_png(comparison_figure(grouped(entries)))
     with output_folder(out) as folder:
+        check_claim(folder, "")
         for name, certificate, _ in entries:
             with output_folder(folder / _slug(name)) as own:
                 write_files(own, _certificate_files(certificate))

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from thetabox.errors import InputError
 from thetabox.report.figures import to_png
-from thetabox.report.folder import output_folder, write_files
+from thetabox.report.folder import check_claim, output_folder, write_files
 from thetabox.report.results import number, percent
 from thetabox.report.tables import plain_table
 from thetabox.report.write import csv_text, json_text
@@ -56,7 +55,7 @@ def write_yield(
     if sampled is not None:
         files["sampled.json"] = sampled_text(sampled, certificate.model_info, certificate.data_info)
     with output_folder(out) as folder:
-        check_folder(folder)
+        check_claim(folder, "yield.json")
         write_files(folder, files)
     return folder / "report.html"
 
@@ -68,18 +67,8 @@ def write_yield_proof(out: str | os.PathLike[str], certificate: YieldCertificate
         InputError: as :func:`write_yield`.
     """
     with output_folder(out) as folder:
-        check_folder(folder)
+        check_claim(folder, "yield.json")
         write_files(folder, _proof_files(certificate))
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that holds the certificate of a box, whose samples and report have the same names.
-
-    Raises:
-        InputError: it does.
-    """
-    if (folder / "certificate.json").exists():
-        raise InputError(f"{folder} holds the certificate of a box, which is another claim; name another folder")
 
 
 def sampled_text(sampled: SampledYield, model: Mapping[str, Any], data: Mapping[str, Any]) -> str:

@@ -51,6 +51,7 @@ def command(
     deadline = Deadline(how["timeout"])
     how |= {"box": given.box, "device": device}
     with report.output_folder(out) as folder, progress_bar() as bar:
+        report.check_claim(folder, "certificate.json")
         certificate = _certify(given, epsilon, how, folder, Steps(bar, "certify"))
         attacked = None
         if radius or attack:

@@ -94,7 +94,7 @@ def command(
         _draw_alone(given, sigma, sampling, out)
         return
     with report.output_folder(out) as folder, progress_bar() as bar:
-        report.check_folder(folder)
+        report.check_claim(folder, "yield.json")
         how = {"delta": delta, "noise": noise, "method": method, "device": device, "timeout": deadline.left}
         certificate = _certify(given, sigma, how, folder, Steps(bar, "yield"))
         sampled = None

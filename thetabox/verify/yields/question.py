@@ -80,7 +80,8 @@ class Question:
         labels = arguments.labels(y, len(given.x))
         problem, agreed = agreement.checked_problem(given.model, chosen, given.x, sigmas, given.given)
         arguments.check_labels(labels, agreed.logits.shape[1])
-        found = proofs(problem, sizes(problem.model, chosen.box, noise), noise, method)
+        errors = noise.on(problem.model, chosen.box.factors(problem.model))
+        found = proofs(problem, sizes(problem.model, chosen.box, errors), errors, method)
         margins = arguments.margins_of(agreed.logits, labels)
         return cls(
             problem, found, given.x, labels, agreed.logits, margins > 0, noise, chosen.box, given.facts, agreed.record
