@@ -1,0 +1,162 @@
+"""Training for proven yield on digits: networks by ``thetabox train``, and what is proven of them on all test images.
+
+    python benchmarks/train_for_yield.py warp digits-warped.npz [--copies 7]
+    python benchmarks/train_for_yield.py table --out results/ [--rows NAMES] [--models FOLDER]
+
+``warp`` writes the images of digits' training and validation splits, each of them ``--copies`` times more under a small
+random warp; ``groups`` is the image that one comes from, so that no warp of a validation image is trained on. The 360
+test images are not in it. ``table`` trains each row by the command that it prints (or takes the checkpoint that stands
+in ``--models``) and proves, on all test images and with outward rounding. One thread; seconds are processor time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample
+
+import thetabox as tb
+
+DELTA = 0.01
+DEGREES, SHIFT, SCALE, SHEAR = 12.0, 0.6, 0.1, 0.1
+SHALLOW, DEEP = "64,256,10", "64,128,64,32,10"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A row of the table: how a network is trained, and at which σ it is proven."""
+
+    sizes: str
+    copies: int
+    options: str
+    sigma: tuple[float, ...]
+
+    def command(self, data: str, out: str) -> str:
+        """What trains it."""
+        return (
+            f"thetabox train --data {data} --model mlp --model-set sizes=[{self.sizes}] {self.options} "
+            f"--threads 1 --out {out}"
+        )
+
+
+def options(sigma: float, kappa: float, warmup: float, rest: str) -> str:
+    """The method's settings, and what else the command says."""
+    settings = {"sigma": sigma, "kappa": kappa, "warmup": warmup, "ramp": 0.1}
+    return " ".join(["--method yield", *(f"--set {name}={value}" for name, value in settings.items()), rest])
+
+
+# Without warps an epoch is short: more of them.
+RUNS = {
+    "shallow": Run(SHALLOW, 0, options(0.25, 0.8, 0.5, "--epochs 120 --lr 3e-3"), (0.1, 0.2, 0.3)),
+    "shallow-warped": Run(SHALLOW, 7, options(0.25, 0.8, 0.5, "--epochs 30 --lr 3e-3"), (0.1, 0.2, 0.3)),
+    "deep": Run(DEEP, 0, options(0.13, 0.5, 0.4, "--epochs 120 --batch-size 128 --lr 4e-3"), (0.1, 0.2)),
+    "deep-warped": Run(DEEP, 15, options(0.13, 0.5, 0.4, "--epochs 40 --batch-size 128 --lr 4e-3"), (0.1, 0.2)),
+}
+
+
+def warped(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Images ``[N, 1, height, width]``, each under a random affine map of its own."""
+
+    def uniform(size: float) -> Tensor:
+        return size * (2 * torch.rand(len(x), generator=generator) - 1)
+
+    pixel = 2 / x.shape[-1]  # of coordinates from -1 to 1
+    turn = uniform(DEGREES) * math.pi / 180
+    wide, high, shear = 1 + uniform(SCALE), 1 + uniform(SCALE), uniform(SHEAR)
+    rows = [
+        torch.stack([wide * turn.cos(), shear - wide * turn.sin(), uniform(SHIFT) * pixel], 1),
+        torch.stack([high * turn.sin(), high * turn.cos(), uniform(SHIFT) * pixel], 1),
+    ]
+    grid = affine_grid(torch.stack(rows, 1), list(x.shape), align_corners=False)
+    return grid_sample(x, grid, align_corners=False)
+
+
+def write_warped(path: Path, copies: int) -> None:
+    """The data file of digits' training and validation images and their warps."""
+    parts = [tb.data.load("digits", split) for split in ("train", "validation")]
+    x, y = torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts])
+    generator = torch.Generator().manual_seed(0)
+    images = torch.cat([x, *(warped(x, generator) for _ in range(copies))])
+    groups = np.tile([f"{image:04d}" for image in range(len(x))], copies + 1)
+    np.savez_compressed(path, x=images.numpy(), y=y.repeat(copies + 1).numpy(), groups=groups)
+
+
+def trained(name: str, run: Run, folder: Path) -> Path:
+    """Checkpoint of a row, trained now unless it is there."""
+    model = folder / f"{name}.safetensors"
+    if not model.is_file():
+        data = "digits"
+        if run.copies:
+            data = str(folder / f"digits-warped-{run.copies}.npz")
+            write_warped(Path(data), run.copies)
+        command = shlex.split(run.command(data, str(model)))
+        subprocess.run([sys.executable, "-m", *command], check=True)
+    return model
+
+
+def proven(name: str, run: Run, folder: Path) -> dict[str, object]:
+    """What is proven of a row."""
+    print(run.command(f"digits-warped-{run.copies}.npz" if run.copies else "digits", f"{name}.safetensors"), flush=True)
+    model, test = tb.load(trained(name, run, folder)), tb.data.load("digits", "test")
+    started = time.process_time()
+    proof = tb.certify_yield(model, test.x, test.y, list(run.sigma), DELTA, device="cpu")
+    row: dict[str, object] = {
+        "network": name,
+        "sizes": run.sizes,
+        "clean": proof.clean_accuracy,
+        "sigma": list(run.sigma),
+        "proven_share": proof.proven_share.tolist(),
+        "mean_accuracy": proof.mean_accuracy.tolist(),
+        "chips_99": proof.chips(0.99).tolist(),
+        "seconds_a_sample": (time.process_time() - started) / (len(test.y) * len(run.sigma)),
+    }
+    print(json.dumps(row), flush=True)
+    return row
+
+
+def table(out: Path, names: list[str], models: Path | None) -> None:
+    """All rows, and the file that holds them."""
+    folder = out if models is None else models
+    for place in (out, folder):
+        place.mkdir(parents=True, exist_ok=True)
+    rows = [proven(name, RUNS[name], folder) for name in names]
+    facts = {"machine": platform.platform(), "torch": torch.__version__, "delta": DELTA, "samples": 360, "rows": rows}
+    (out / "train-for-yield.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="what", required=True)
+    warp = commands.add_parser("warp")
+    warp.add_argument("file", type=Path)
+    warp.add_argument("--copies", type=int, default=7)
+    rows = commands.add_parser("table")
+    rows.add_argument("--out", type=Path, required=True)
+    rows.add_argument("--rows", default=",".join(RUNS))
+    rows.add_argument("--models", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.what == "warp":
+        write_warped(args.file, args.copies)
+    else:
+        names = args.rows.split(",")
+        if strange := [name for name in names if name not in RUNS]:
+            parser.error(f"no row {strange[0]!r}; there are {', '.join(RUNS)}")
+        table(args.out, names, args.models)
+
+
+if __name__ == "__main__":
+    main()
