@@ -2,7 +2,7 @@
 
     python benchmarks/proven_yield.py digits --out results/ [--samples N] [--networks NAMES] [--models FOLDER]
     python benchmarks/proven_yield.py fashion --data-dir DATA --out results/ [--samples 200] [--minutes M]
-    python benchmarks/proven_yield.py spiking --out results/
+    python benchmarks/proven_yield.py spiking --models FOLDER --data-dir DATA --out results/ [--proofs 32]
     python benchmarks/proven_yield.py cost
 
 ``digits`` trains its networks (a minute or so each) or reads them from ``--models``; ``fashion`` is the paper's CNN.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import time
 from collections.abc import Callable
@@ -21,9 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from scipy.stats import norm
 from torch import Tensor, nn
 
 import thetabox as tb
+from thetabox.measure.mismatch import PAPER_LEVELS
 from thetabox.train import fit
 
 DELTA = 0.01
@@ -147,17 +150,35 @@ def fashion(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def spiking(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Networks with spikes: sampled yield at the paper's levels, and the largest σ without a fork beside a box's."""
+    """Networks with spikes, files ``TASK-METHOD.safetensors`` of ``--models``: sampled yield at the paper's levels, and
+    medians of the largest σ proven, without and with a box that holds all of the weights' errors with 1 - δ.
+    """
     rows: list[dict[str, Any]] = []
     for path in sorted(args.models.glob("*.safetensors")):
-        task = path.stem.split("-")[0]
-        test = tb.data.load(task, "test", data_dir=args.data_dir).subset(args.samples)
+        if args.networks is not None and path.stem not in args.networks.split(","):
+            continue
+        task, _, method = path.stem.partition("-")
+        test = tb.data.load(task, "test", data_dir=args.data_dir)
+        many, few = test.subset(args.samples or 200), test.subset(args.proofs)
         model = tb.load(path)
-        drawn = tb.sampled_yield(model, test.x, test.y, [0.1, 0.2, 0.3, 0.5, 0.7])
-        for s, sigma in enumerate(drawn.sigma.tolist()):
-            rows.append({"network": path.stem, "sigma": sigma, "chips_99": float(drawn.accuracy[s])})
-            print(rows[-1], flush=True)
+        drawn = tb.sampled_yield(model, many.x, many.y, PAPER_LEVELS[1:])
+        row: dict[str, Any] = {"task": task, "method": method, "clean": drawn.clean_accuracy, "samples": len(many.y)}
+        row |= {"mean": drawn.mean.tolist(), "chips_99": drawn.accuracy.tolist(), "proofs": len(few.y)}
+        if len(few.y):
+            row["sigma"] = float(tb.proven_sigma(model, few.x, few.y, DELTA).median())
+            row["box"] = float(tb.certified_radius(model, few.x, few.y).median()) / widest(model)
+        rows.append(row)
+        cells = [f"{mean:.3f} / {least:.3f}" for mean, least in zip(row["mean"], row["chips_99"], strict=True)]
+        cells += [f"{row[key]:.1e}" if key in row else "–" for key in ("sigma", "box")]
+        print(f"| {task} | {method} | {row['clean']:.3f} | {' | '.join(cells)} |", flush=True)
     return rows
+
+
+def widest(model: nn.Module) -> float:
+    """Deviations k within which all n weights' errors lie with probability 1 - δ: (2Φ(k) - 1)^n."""
+    held = dict(model.named_parameters()) | dict(model.named_buffers())
+    count = sum(held[name].numel() for name in tb.Box().factors(model))
+    return float(norm.isf(-math.expm1(math.log1p(-DELTA) / count) / 2.0))
 
 
 def cost(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -194,6 +215,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path)
     parser.add_argument("--data-dir")
     parser.add_argument("--minutes", type=float)
+    parser.add_argument("--proofs", type=int, default=0, help="samples of spiking networks whose largest σ is searched")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.what in ("digits", "fashion"):
