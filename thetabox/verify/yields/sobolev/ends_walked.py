@@ -1,8 +1,16 @@
-"""Ends of a later convolution stage, by rows through the stages before."""
+r"""Ends of a later convolution stage, by rows through the stages before.
+
+A first look, by one function below the outputs of each stage before, bounds all values from above; most places are off
+then, and most candidates closed. The others' ends are found by all that a row can try. Ends that no longer matter are
+those that always hold: :math:`|\mu_k|` is at most its reach.
+"""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
+from torch import Tensor
 
 from thetabox.verify.yields.sobolev.convolved import FEW, TINY, Read
 from thetabox.verify.yields.sobolev.ends import Ends
@@ -12,38 +20,86 @@ from thetabox.verify.yields.sobolev.windows import Rows
 
 
 def walked(read: Read, before: list[Passed], probability: float) -> Ends:
-    """Of a later stage, by rows through the stages before; each fails with at most ``probability``."""
-    channels, places, candidates = read.means.shape
-    kernels, reference = read.stage.kernels, read.reference
-    others = (reference.argmax(-1, keepdim=True) + torch.arange(1, candidates)) % candidates
-    origin, extent = read.stage.windows.of_places()
+    """Of a later stage; each fails with at most ``probability``."""
+    whole = torch.where(read.reference > 0, 0.0, read.reach + read.of_reference(read.reach)[..., None])
+    whole = whole * (1.0 + FEW)
+    mean, distance = (-read.reach, read.reach.clone()), (-whole, whole.clone())
+    most, beyond = torch.full_like(whole, torch.inf), torch.where(read.reference > 0, 0.0, torch.inf)
+    least = torch.full_like(most[..., 0], -torch.inf)
     rule = Quantile(probability)
-    own, between = (s.square() * (1.0 + FEW) for s in read.spreads)
-    # Kernels that are averages, and differences of kernels, are rounded.
-    lost = read.reach * (2.0 * FEW)
-    lost_between = lost + read.of_reference(lost)[..., None]
-    mean, distance = read.means.new_empty(2, 2, *read.means.shape), read.means.new_zeros(2, 2, *read.means.shape)
-    for n in range(places):
-        rest = others[:, n]
-        chosen = kernels[torch.arange(channels), reference[:, n].argmax(-1)]
-        apart = kernels.gather(1, rest[..., None].expand(-1, -1, kernels.shape[2])) - chosen[:, None]
-        forms = torch.cat([kernels.flatten(0, 1), apart.flatten(0, 1)])
-        variance = torch.cat([own[:, n].flatten(), between[:, n].gather(1, rest).flatten()])
-        both = torch.cat([forms, -forms]).unflatten(-1, (read.stage.windows.inputs[0], -1)).permute(1, 0, 2)[None]
-        twice = torch.stack([torch.zeros_like(variance), variance]).repeat(1, 2)[:, None]
-        value = lower_bounds(before, Rows(both, origin[n : n + 1], extent), twice, rule)[:, 0]
-        # [mean or value, lower or minus upper, rows]
-        ends = value.unflatten(-1, (2, -1))
-        alone = ends[..., : channels * candidates].unflatten(-1, (channels, candidates)) - lost[:, n]
-        mean[..., n, :] = alone
-        if candidates > 1:
-            far = ends[..., channels * candidates :].unflatten(-1, (channels, -1))
-            far = far - lost_between[:, n].gather(1, rest)
-            distance[..., n, :].scatter_(-1, rest.expand(2, 2, -1, -1), far)
-    bias = read.stage.bias[:, None, None]
-    lower, upper = mean[:, 0] + bias, -mean[:, 1] + bias
-    slack = FEW * (mean.abs().amax(1) + bias.abs()) + TINY
-    lower, upper = lower - slack, upper + slack
-    return Ends(
-        (lower[0], upper[0]), (distance[0, 0], -distance[0, 1]), read.of_reference(lower[1]), upper[1], -distance[1, 1]
-    )
+    for n in range(read.means.shape[1]):
+        place = _Place(read, before, n, rule)
+        reference = read.reference[:, n] > 0
+        none = torch.zeros_like(reference)
+        high = -place.ends(~none, none, (-1.0,), first_look=True)[0][0, 1]
+        live = (high > 0).any(-1)
+        far = -place.ends(none, live[:, None] & (high > 0) & ~reference, (-1.0,), first_look=True)[1][0, 1]
+        open_ = live[:, None] & (high > 0) & (far > 0) & ~reference
+        wanted = open_ | (live[:, None] & reference)
+        (low, minus), (near, minus_far) = place.ends(wanted, open_, (1.0, -1.0))
+        mean[0][:, n] = torch.where(wanted, low[0], mean[0][:, n])
+        mean[1][:, n] = torch.where(wanted, -minus[0], mean[1][:, n])
+        most[:, n] = torch.where(wanted, -minus[1], high)
+        least[:, n] = torch.where(wanted & reference, low[1], -torch.inf).amax(-1)
+        distance[0][:, n] = torch.where(open_, near[0], distance[0][:, n])
+        distance[1][:, n] = torch.where(open_, -minus_far[0], distance[1][:, n])
+        beyond[:, n] = torch.where(open_, -minus_far[1], torch.where(reference, 0.0, far))
+    return Ends(mean, distance, least, most, beyond)
+
+
+class _Place(NamedTuple):
+    """One place of all channels."""
+
+    read: Read
+    before: list[Passed]
+    n: int
+    rule: Quantile
+
+    def ends(
+        self, values: Tensor, distances: Tensor, signs: tuple[float, ...], *, first_look: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Lower ends of candidates' values, and of their distances to the reference, each times all signs.
+
+        Args:
+            values: which ones, ``[channels, candidates]``.
+            distances: of which ones.
+            signs: by which they are multiplied.
+            first_look: whether to look at few functions.
+
+        Returns:
+            Each ``[signs, mean or value, channels, candidates]``; minus infinity of what was not asked for.
+        """
+        read, n = self.read, self.n
+        kernels, reference, reach = read.stage.kernels, read.reference[:, n], read.reach[:, n]
+        chosen = kernels[torch.arange(len(kernels)), reference.argmax(-1)]
+        forms = torch.cat([kernels[values], (kernels - chosen[:, None])[distances]])
+        spreads = torch.cat([read.spreads[0][:, n][values], read.spreads[1][:, n][distances]])
+        # Kernels that are averages, and differences of kernels, are rounded.
+        between = reach + (reach * reference).sum(-1, keepdim=True)
+        lost = torch.cat([reach[values], between[distances]]) * (2.0 * FEW)
+        bias = torch.cat([read.stage.bias[:, None].expand_as(values)[values], torch.zeros_like(reach[distances])])
+        sign = torch.tensor(signs, dtype=bias.dtype)[:, None]
+        found = self._bounds((sign[..., None] * forms).flatten(0, 1), spreads.repeat(len(signs)), first_look=first_look)
+        found = found.unflatten(-1, (len(signs), -1)).transpose(0, 1) - lost
+        found = found + (sign * bias)[:, None]
+        found = found - (FEW * (found.abs() + 2.0 * bias.abs()) + TINY)
+        count = int(values.sum())
+        return _spread_out(found[..., :count], values), _spread_out(found[..., count:], distances)
+
+    def _bounds(self, forms: Tensor, spread: Tensor, *, first_look: bool) -> Tensor:
+        """Lower ends of forms over the patch, and of those with their own noise, ``[2, rows]``."""
+        if not len(forms):
+            return forms.new_zeros(2, 0)
+        windows = self.read.stage.windows
+        origin, extent = windows.of_places()
+        a = forms.unflatten(-1, (windows.inputs[0], -1)).transpose(0, 1)[None]
+        variance = spread.square() * (1.0 + FEW)
+        own = torch.stack([torch.zeros_like(variance), variance])[:, None]
+        rows = Rows(a, origin[self.n : self.n + 1], extent)
+        return lower_bounds(self.before, rows, own, self.rule, quick=first_look)[:, 0]
+
+
+def _spread_out(found: Tensor, wanted: Tensor) -> Tensor:
+    whole = torch.full((*found.shape[:-1], *wanted.shape), -torch.inf, dtype=found.dtype)
+    whole[..., wanted] = found
+    return whole

@@ -38,6 +38,8 @@ SLACK = 1e-12
 VANISHING = 1e-60
 # Chords between ends that are closer, in spreads, are flat.
 NARROW = 1e-9
+# Of the functions below the outputs, the one whose gradient is fixed at every place (but for what it reads).
+FIXED = 1
 
 
 class Form(NamedTuple):

@@ -24,7 +24,9 @@ from thetabox.verify.yields.sobolev.windows import Rows
 from thetabox.verify.yields.tails import quantile
 
 # λ of entropic bounds, in units of the one that suits a guessed variance.
-STEPS = (0.15, 0.3, 0.6, 0.8, 1.0, 1.25)
+MEANS, MARGINS = (0.6, 0.85), (0.3, 0.6, 1.0, 1.5)
+# How far below the first and above the last of these another λ is looked for; where nothing is known, below.
+BELOW, ABOVE = 0.25, 1.5
 LITTLE = 1e-2
 
 
@@ -101,25 +103,41 @@ class Head:
         classes = len(self.layers[-1].bias)
         rows = torch.eye(classes, dtype=torch.float64)
         rows = rows[label] - rows[torch.arange(classes) != label]
-        rates, values = self._values(rows, len(self.layers) - 1, -math.log(probability), own=True)
+        k, q = len(self.layers) - 1, -math.log(probability)
+        rates = self._rates(rows, k, q, MARGINS, own=True)
+        tried = self._tried(rows, k, rates, own=True)
+        # λ C - λ² V / 2 is largest at C / V; V by the best of the λ so far and 0.
+        exponents = (rates * tried).nan_to_num(-torch.inf, neginf=-torch.inf)
+        best = exponents.argmax(0, keepdim=True).clamp(min=1)
+        pair = [t.gather(0, n) for t in (rates, tried) for n in (best - 1, best)]
+        variance = 2.0 * (pair[2] - pair[3]) / (pair[1] - pair[0])
+        vertex = (pair[2] + 0.5 * variance * pair[0]) / variance
+        more = _within(vertex, rates)
+        rates, tried = torch.cat([rates, more]), torch.cat([tried, self._tried(rows, k, more, own=True)])
         # Markov: a margin of at most 0 is no rarer than exp(-λ value).
-        exponent = (rates * values * (1.0 - FEW)).nan_to_num(0.0, posinf=0.0, neginf=0.0).clamp(min=0.0)
+        exponent = (rates * tried * (1.0 - FEW)).nan_to_num(0.0, posinf=0.0, neginf=0.0).clamp(min=0.0)
         return ((-exponent).exp() * (1.0 + 1e-9)).amin(0)
 
     def _best(self, rows: Tensor, k: int, q: float) -> Tensor:
         """Lower ends of rows on the means of a layer, each of which fails with at most ``exp(-q)``."""
-        rates, values = self._values(rows, k, q, own=False)
+        rates = self._rates(rows, k, q, MEANS, own=False)
+        tried = self._tried(rows, k, rates, own=False)
+        # C - λ V / 2 - q / λ is largest at √(2q / V).
+        variance = 2.0 * (tried[:1] - tried[1:]) / (rates[1:] - rates[:1])
+        more = _within((2.0 * q / variance).sqrt(), rates)
+        rates, values = torch.cat([rates, more]), torch.cat([tried, self._tried(rows, k, more, own=False)])
         lost = q / rates
         return (values - lost - FEW * (values.abs() + lost)).nan_to_num(-torch.inf).amax(0)
 
-    def _values(self, rows: Tensor, k: int, q: float, *, own: bool) -> tuple[Tensor, Tensor]:
-        """λ and entropic values, at least, of rows on a layer's values (``own``) or means, ``[steps, rows]``."""
-        variance = self._guess(rows, k, own) + TINY
-        spread = variance.sqrt()
+    def _rates(self, rows: Tensor, k: int, q: float, steps: tuple[float, ...], *, own: bool) -> Tensor:
+        """λ to begin with, ``[steps, rows]``."""
+        spread = (self._guess(rows, k, own) + TINY).sqrt()
         spread = torch.maximum(spread, 0.3 * spread.mean())
-        rates = (torch.tensor(STEPS, dtype=rows.dtype)[:, None] * math.sqrt(2.0 * q) / spread).flatten()
-        values = self._walk(rows.repeat(len(STEPS), 1), k, rates, own)
-        return rates.view(len(STEPS), -1), values.view(len(STEPS), -1)
+        return torch.tensor(steps, dtype=rows.dtype)[:, None] * math.sqrt(2.0 * q) / spread
+
+    def _tried(self, rows: Tensor, k: int, rates: Float[Tensor, "steps rows"], *, own: bool) -> Tensor:
+        """Entropic values, at least, of rows on a layer's values (``own``) or means, ``[steps, rows]``."""
+        return self._walk(rows.repeat(len(rates), 1), k, rates.flatten(), own).view_as(rates)
 
     def _walk(self, rows: Tensor, k: int, rates: Tensor, own: bool) -> Tensor:
         """Lower bounds of entropic values, ``[rows]``."""
@@ -175,6 +193,12 @@ class Head:
             if j:
                 a = a * (self.hidden[j - 1].centre > 0)
         return variance + self.passed[-1].guess(self.passed[:-1], self._on_output(a))[0]
+
+
+def _within(rate: Tensor, tried: Float[Tensor, "steps rows"]) -> Float[Tensor, "one rows"]:
+    """A λ not far from those that were tried."""
+    least, most = BELOW * tried[:1], ABOVE * tried[-1:]
+    return torch.minimum(torch.maximum(torch.where(rate.isfinite(), rate, least), least), most)
 
 
 def _back(a: Tensor, layer: Dense) -> tuple[Tensor, Tensor, Tensor]:

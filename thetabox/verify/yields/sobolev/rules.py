@@ -40,6 +40,10 @@ class Rule(Protocol):
         """For some of the rows."""
         ...
 
+    def repeat(self, times: int) -> Rule:
+        """For the rows so many times, one after the other."""
+        ...
+
 
 class Quantile:
     r"""Bounds that fail with at most a given probability p.
@@ -66,6 +70,9 @@ class Quantile:
     def part(self, groups: slice, rows: slice) -> Quantile:
         return self
 
+    def repeat(self, times: int) -> Quantile:
+        return self
+
 
 class Rate:
     r"""Entropic values :math:`C - \tfrac\lambda2 V \le -\ln E e^{-\lambda X} / \lambda`, λ of ``[groups, rows]``."""
@@ -84,3 +91,6 @@ class Rate:
 
     def part(self, groups: slice, rows: slice) -> Rate:
         return Rate(self.rate[groups, rows])
+
+    def repeat(self, times: int) -> Rate:
+        return Rate(self.rate.repeat(1, times))

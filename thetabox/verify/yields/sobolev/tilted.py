@@ -17,16 +17,19 @@ Channels are independent under :math:`P_s` too, so all of this is done for each 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.yields.neuron import mean_relu
 from thetabox.verify.yields.sobolev.convolved import FEW, Read
 from thetabox.verify.yields.sobolev.ends import Ends
+from thetabox.verify.yields.sobolev.moments import Parts
 from thetabox.verify.yields.sobolev.patterns import Pattern
 from thetabox.verify.yields.sobolev.rules import UP, Rule
-from thetabox.verify.yields.sobolev.table import Table
 
 # λL for which chances are tabulated; they grow with it.
 GRID = tuple(0.1 * 1.25**n for n in range(16))
@@ -35,18 +38,13 @@ SLACK = 1e-12
 
 
 class Tilted:
-    """Nominal gradients of the first stage, and how they may change.
+    """Nominal gradients of the first stage, and how they may change: of the function below whose gradient is fixed.
 
     Args:
         read: what it reads: the sample itself.
         ends: of its values.
         pattern: what they leave open.
-
-    Attributes:
-        which: of the functions below the outputs this belongs to: the one whose gradient is fixed everywhere.
     """
-
-    which = 1
 
     def __init__(self, read: Read, ends: Ends, pattern: Pattern) -> None:
         self.variance = read.stage.variance
@@ -54,7 +52,9 @@ class Tilted:
         on = (read.of_reference(read.means) > 0) & ~pattern.off
         live, gate = ~pattern.off, on.to(mean.dtype)
         taps = read.taps_of_reference(read.nominal)
-        self.nominal = Table(taps * gate[..., None])
+        # In units of the noise, as the squares that they are compared to.
+        scale = self.variance.sqrt()[:, None]
+        nominal = taps * gate[..., None] * scale
         # To another candidate: it must exceed the reference, or 0 where the ReLU is off.
         others = pattern.open & (read.reference == 0)
         candidates = torch.where(on[..., None], others, pattern.open & live[..., None]).to(mean.dtype)
@@ -65,50 +65,66 @@ class Tilted:
         # To 0: the reference must fall below it.
         to_zero = taps.abs() * (on & ~pattern.on).to(mean.dtype)[..., None]
         far_zero = mean / own
-        self.most = Table(torch.maximum(size.amax(2), to_zero) * (1.0 + FEW))
-        self.chances = []
+        most = torch.maximum(size.amax(2), to_zero) * (1.0 + FEW)
+        chances = []
         for reach in GRID:
             change = torch.einsum("cok,cokt->cot", _chance(far, reach), size)
             change = change + _chance(far_zero, reach)[..., None] * to_zero
-            self.chances.append(Table(torch.minimum(change * (1.0 + gamma_sum(8)), self.most.values[:, :-1])))
-        self.most_tap = torch.maximum(read.low.abs(), read.high.abs()).flatten(0, 1).amax(0)
+            chances.append(torch.minimum(change * (1.0 + gamma_sum(8)), most) * -scale)
+        # [channels, places, taps]; nominal ones, largest changes, and chances of the grid one after the other.
+        self.table = torch.cat([nominal, -(most * scale), *chances], -1)
+        most_tap = torch.maximum(read.low.abs(), read.high.abs()).flatten(0, 1).amax(0)
+        self.most_tap = most_tap * scale[:, 0] * (1.0 + FEW)
 
-    def values(
-        self, rising: Tensor, falling: Tensor, index: Tensor, sup: tuple[Tensor, Tensor], own: Tensor, rule: Rule
-    ) -> Tensor:
+    def values(self, rows: Sequence[Parts], sup: tuple[Tensor, Tensor], own: Tensor, rule: Rule) -> Tensor:
         """Minus what variances take off of rows' constants, ``[owns, groups, rows]``, the best of several λ.
 
         Args:
-            rising, falling: positive and negative coefficients, ``[groups, channels, rows, positions]``.
-            index: places.
-            sup: squares of derivatives over all patterns, ``[groups, channels, rows, taps]``, and their sums.
+            rows: coefficients; one group.
+            sup: squares of derivatives over all patterns times the taps' variances, ``[channels, rows, taps]``, and
+                their sums.
             own: variances that come on top.
             rule: of λ.
         """
         squares, parts = sup
-        a = rising + falling
-        error = 2.0 * gamma_sum(a.shape[3]) * a.abs().sum(-1)[..., None] * self.most_tap
-        nominal = (a @ self.nominal.at(index)).abs() + error
-        # Only outputs of negative coefficients keep their patterns open.
-        most = -falling @ self.most.at(index) + error
-        variances = [parts]
-        for chances in self.chances:
-            change = -falling @ chances.at(index) + error
-            mean = torch.minimum(squares, nominal.square() + (2.0 * nominal + most) * change)
-            part = (mean @ self.variance[None, :, :, None])[..., 0] * (1.0 + gamma_sum(mean.shape[-1]))
-            variances.append(torch.minimum(part, parts))
-        # [grid, groups, channels, rows]; the last where λL is beyond the grid.
-        table = torch.stack([*variances[1:], parts])
         lipschitz = parts.sqrt() * UP
-        total = own + parts.sum(1) * UP
+        total = own + parts.sum(0) * UP
         grid = torch.tensor(GRID, dtype=parts.dtype)
+        rates = rule.rates(total)
+        # [channels, rates * owns, rows]; the last where λL is beyond the grid.
+        places = torch.bucketize(torch.stack(rates) * lipschitz * UP, grid).flatten(0, 1).transpose(0, 1).contiguous()
+        chosen = torch.zeros(places.shape, dtype=parts.dtype)
+        first, last = places.amin((1, 2)).tolist(), places.amax((1, 2)).tolist()
+        for c, part in enumerate(rows):
+            low, high = first[c], min(last[c] + 1, len(GRID))
+            some = self._variances(part, c, low, max(high, low), squares[c])
+            table = torch.cat([torch.minimum(some, parts[c]), parts[c, None]])
+            torch.gather(table, 0, places[c] - low, out=chosen[c])
         best = torch.full_like(total, -torch.inf)
-        for rate in rule.rates(total):
-            place = torch.bucketize(rate[:, :, None] * lipschitz * UP, grid)
-            chosen = table.expand(len(rate), *table.shape).gather(1, place[:, None])[:, 0]
-            variance = own + chosen.sum(2) * (1.0 + gamma_sum(chosen.shape[2]))
-            best = torch.maximum(best, -rule.at(variance, rate))
+        whole = chosen.sum(0).view(len(rates), *total.shape) * (1.0 + gamma_sum(len(rows)))
+        for rate, variances in zip(rates, whole, strict=True):
+            best = torch.maximum(best, -rule.at(own + variances, rate))
         return best
+
+    def _variances(
+        self, part: Parts, channel: int, first: int, end: int, squares: Float[Tensor, "rows taps"]
+    ) -> Float[Tensor, "grid rows"]:
+        """Of one channel, for a part of the grid."""
+        count, taps = squares.shape
+        if first == end or not len(part.at):
+            return squares.new_zeros(end - first, count)
+        table = self.table[channel].index_select(0, part.places)
+        # Only outputs of negative coefficients keep their patterns open.
+        sums = part.falling @ table[:, : 2 * taps]
+        change = (part.falling @ table[:, (2 + first) * taps : (2 + end) * taps]).view(count, -1, taps)
+        size = part.rising.sum(1) - part.falling.sum(1)
+        error = torch.outer(2.0 * gamma_sum(len(part.at) + 16) * size, self.most_tap[channel])
+        nominal = torch.addmm(sums[:, :taps], part.rising, table[:, :taps]).abs_() + error
+        further = sums[:, taps:] + error + 2.0 * nominal
+        change += error[:, None]
+        mean = change.mul_(further[:, None]).add_(nominal.square_()[:, None])
+        torch.minimum(mean, squares[:, None], out=mean)
+        return mean.sum(-1).T * (1.0 + gamma_sum(taps + 16))
 
 
 def _chance(far: Tensor, reach: float) -> Tensor:

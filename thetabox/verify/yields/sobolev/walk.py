@@ -14,7 +14,6 @@ stage before. See :mod:`.rules` for what becomes of constants and variances.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -22,27 +21,18 @@ from torch import Tensor
 
 from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.yields.sobolev.convolved import TINY, Read
-from thetabox.verify.yields.sobolev.expectations import Below, Form
+from thetabox.verify.yields.sobolev.expectations import FIXED, Below, Form
+from thetabox.verify.yields.sobolev.forms import TERMS, Forms
+from thetabox.verify.yields.sobolev.moments import Moments, parts_of
 from thetabox.verify.yields.sobolev.patterns import Range
 from thetabox.verify.yields.sobolev.rules import Rule
-from thetabox.verify.yields.sobolev.table import Table
 from thetabox.verify.yields.sobolev.tilted import Tilted
 from thetabox.verify.yields.sobolev.windows import Rows
 
-# Numbers of the largest temporary tensors.
-NUMBERS = 1 << 22
-# Of the functions below the outputs, the one that is looked at first.
-QUICK = 1
-
-
-@dataclass
-class Side:
-    """Bounds of outputs for coefficients of one sign, ready to be looked up."""
-
-    slopes: Table | None
-    constant: Table
-    low: Table
-    high: Table
+# Numbers of the largest temporary tensors, and of those that are gone through again and again.
+NUMBERS, CACHED = 1 << 21, 1 << 17
+# Functions below the outputs, so that each differs little from the one before; the first is looked at first.
+ORDER = (FIXED, 2, 3, 0)
 
 
 class Passed:
@@ -60,16 +50,27 @@ class Passed:
         self, read: Read, above: Form, pattern: Range, below: Sequence[Below], tilted: Tilted | None = None
     ) -> None:
         self.windows = read.stage.windows
-        self.variance = read.stage.variance
+        below = [below[n] for n in ORDER]
         self.tilted = tilted
         self.outputs = read.stage.outputs
         first = tilted is not None
         # The first stage's input is known: its forms are numbers.
-        self.above = _side(read, Below(above, pattern), -1.0 if first else None)
-        self.below = [_side(read, b, 1.0 if first else None) for b in below]
+        constants = [_constant(read, f, sign if first else 0.0) for f, sign in _signed(above, below)]
         sizes = torch.stack([above.size, *(b.form.size for b in below)]).amax(0)
-        self.size = Table(sizes * (1.0 + 1e-9) + TINY)
-        self.most_tap = torch.maximum(read.low.abs(), read.high.abs()).flatten(0, 1).amax(0)
+        self.moments = Moments(
+            read.stage.variance,
+            torch.maximum(read.low.abs(), read.high.abs()).flatten(0, 1).amax(0),
+            sizes * (1.0 + 1e-9) + TINY,
+            (constants[0], pattern),
+            [(constant, b.range) for constant, b in zip(constants[1:], below, strict=True)],
+            1 if first else TERMS,
+        )
+        slopes = [] if first else [above.slopes, *(b.form.slopes for b in below)]
+        self.forms = None if first else Forms(self.windows, slopes[0], slopes[1:])
+        ends = [t for b in (pattern, *(b.range for b in below)) for t in b]
+        alive = torch.stack([(t != 0).any(-1) for t in (*ends, *slopes)] + [t != 0 for t in constants]).any(0)
+        # And none beyond the edge.
+        self.alive = torch.cat([alive, torch.zeros_like(alive[:, :1])], 1)
 
     def values(
         self, before: Sequence[Passed], rows: Rows, own: Tensor, rule: Rule, *, quick: bool = False
@@ -78,138 +79,98 @@ class Passed:
 
         Args:
             before: the stages in front of this one.
-            rows: on this stage's outputs.
+            rows: on this stage's outputs; one group.
             own: variances that come on top, ``[owns, groups, rows]``.
             rule: what constants and variances become.
             quick: whether to look at one function below the outputs alone.
         """
-        walk = _Walk(self, rows)
-        sides = self.below[QUICK : QUICK + 1] if quick else self.below
-        if self.tilted is None:
-            return self._through(before, walk, sides, own, rule, quick)
-        best = torch.full_like(own, -torch.inf)
-        for side in sides:
-            squares, parts = walk.gradient(side)
-            total = walk.constant(side)
-            best = torch.maximum(best, total - rule.fixed(_added(own, parts)))
-            if not quick and side is self.below[self.tilted.which]:
-                found = self.tilted.values(walk.rising, walk.falling, walk.index, (squares, parts), own, rule)
-                best = torch.maximum(best, total + found)
+        index = self.windows.index(rows)[0]
+        parts = parts_of(rows.coefficients[0], index, self.alive)
+        sides = 1 if quick else len(ORDER)
+        tilted = None if quick else self.tilted
+        sums = self.moments.of(parts, sides, squares=tilted is not None)
+        variances = torch.stack([_added(own, part) for part in sums.variances])
+        if self.forms is not None:
+            forms = self.forms.of(rows.coefficients[0], rows, index, self.alive, sides)
+            return _through(before, list(zip(sums.constants, variances, forms, strict=True)), rule, quick=quick)
+        best = (sums.constants[:, None, None] - rule.fixed(variances.flatten(0, 1)).view_as(variances)).amax(0)
+        if tilted is not None:
+            found = tilted.values(parts, (sums.squares, sums.variances[0]), own, rule)
+            best = torch.maximum(best, sums.constants[0] + found)
         return best
-
-    def _through(
-        self, before: Sequence[Passed], walk: _Walk, sides: Sequence[Side], own: Tensor, rule: Rule, quick: bool
-    ) -> Tensor:
-        """Each row by the function below the outputs that looks best."""
-        best: Tensor | None = None
-        for side in sides:
-            total, variance, forms = walk.constant(side), _added(own, walk.gradient(side)[1]), walk.forms(side)
-            if len(sides) > 1 or quick:
-                value = total + before[-1].values(before[:-1], forms, variance, rule, quick=True)
-                looks = value.sum(0)
-            else:
-                looks = total
-            if best is None:
-                best, chosen = looks, (total, variance, forms)
-                continue
-            better = looks > best
-            best = torch.where(better, looks, best)
-            coefficients = torch.where(better[:, None, :, None], forms.coefficients, chosen[2].coefficients)
-            chosen = (
-                torch.where(better, total, chosen[0]),
-                torch.where(better, variance, chosen[1]),
-                forms._replace(coefficients=coefficients),
-            )
-        if quick:
-            return value
-        total, variance, forms = chosen
-        return total + before[-1].values(before[:-1], forms, variance, rule)
 
     def guess(self, before: Sequence[Passed], rows: Rows) -> Tensor:
         """About the variance of rows, ``[groups, rows]``; no bound."""
-        index, a = self.windows.index(rows), rows.coefficients
-        side = self.below[min(1, len(self.below) - 1)]
-        gradient = a @ (side.high.at(index) + side.low.at(index)) / 2.0
-        variance = (gradient.square() @ self.variance[None, :, :, None])[..., 0].sum(1)
-        if side.slopes is None:
+        index = self.windows.index(rows)[0]
+        variance = self.moments.guess(parts_of(rows.coefficients[0], index, self.alive))[None]
+        if self.forms is None:
             return variance
-        return variance + before[-1].guess(before[:-1], self.windows.fold(_forms(a, side.slopes.at(index)), rows))
+        forms = self.forms.of(rows.coefficients[0], rows, index, self.alive, 1)
+        return variance + before[-1].guess(before[:-1], forms[0])
 
 
 def lower_bounds(
-    passed: Sequence[Passed], rows: Rows, own: Float[Tensor, "owns groups rows"], rule: Rule
+    passed: Sequence[Passed],
+    rows: Rows,
+    own: Float[Tensor, "owns groups rows"],
+    rule: Rule,
+    *,
+    quick: bool = False,
 ) -> Float[Tensor, "owns groups rows"]:
-    """Lower bounds of rows on the last of several stages, a part of the rows at a time."""
+    """Lower bounds of rows on the last of several stages, a part of the rows at a time; lower ones if ``quick``."""
     stage = passed[-1]
-    groups, channels, count, positions = rows.coefficients.shape
-    each = channels * max(stage.variance.shape[1], positions)
-    if stage.above.slopes is not None:
-        each = max(each, positions * stage.above.slopes.values.shape[-1])
-    some = max(1, NUMBERS // each)
-    whole = slice(0, groups)
+    _, channels, count, positions = rows.coefficients.shape
+    each = channels * positions
+    if stage.forms is not None:
+        _, (height, width) = stage.windows.region(rows)
+        each = max(each, stage.windows.inputs[0] * height * width)
+    some = max(1, min(NUMBERS // each, CACHED // stage.moments.scale.shape[1]))
     found = []
     for start in range(0, count, some):
         part = slice(start, start + some)
         chosen = Rows(rows.coefficients[:, :, part], rows.origin, rows.extent)
-        found.append(stage.values(passed[:-1], chosen, own[:, :, part], rule.part(whole, part)))
+        found.append(stage.values(passed[:-1], chosen, own[:, :, part], rule.part(slice(0, 1), part), quick=quick))
     return torch.cat(found, -1)
 
 
-class _Walk:
-    """Rows on their way through a stage."""
-
-    def __init__(self, stage: Passed, rows: Rows) -> None:
-        self.stage, self.rows = stage, rows
-        self.index = stage.windows.index(rows)
-        a = rows.coefficients
-        self.rising, self.falling = a.clamp(min=0.0), a.clamp(max=0.0)
-        above = stage.above
-        self.high = self.falling @ above.low.at(self.index)
-        self.low = self.falling @ above.high.at(self.index)
-        # What rounding loses in a gradient, and in a constant with the forms that go with it.
-        self.error = a.abs().sum(-1)[..., None] * stage.most_tap * gamma_sum(a.shape[3])
-        lost = _constant(a.abs(), stage.size.at(self.index)) * gamma_sum(a.shape[1] * a.shape[3] + 64)
-        self.start = _constant(self.falling, above.constant.at(self.index)) - lost
-        self.above = None if above.slopes is None else _forms(self.falling, above.slopes.at(self.index))
-
-    def gradient(self, side: Side) -> tuple[Tensor, Tensor]:
-        """Upper bounds of squared derivatives, ``[groups, channels, rows, taps]``, and of their sums by variance."""
-        high = self.high + self.rising @ side.high.at(self.index)
-        low = self.low + self.rising @ side.low.at(self.index)
-        squares = (torch.maximum(high.abs_(), low.abs_()) + self.error).square_()
-        parts = (squares @ self.stage.variance[None, :, :, None])[..., 0]
-        return squares, parts * (1.0 + gamma_sum(squares.shape[-1]))
-
-    def constant(self, side: Side) -> Float[Tensor, "groups rows"]:
-        """Lower bounds of the mean of the rows, but for the forms."""
-        return self.start + _constant(self.rising, side.constant.at(self.index))
-
-    def forms(self, side: Side) -> Rows:
-        """Rows on what the stage reads."""
-        assert self.above is not None
-        assert side.slopes is not None
-        whole = self.above + _forms(self.rising, side.slopes.at(self.index))
-        return self.stage.windows.fold(whole, self.rows)
+def _through(
+    before: Sequence[Passed], sides: Sequence[tuple[Tensor, Tensor, Rows]], rule: Rule, *, quick: bool
+) -> Tensor:
+    """Each row by the function below the outputs that looks best: constants, variances and forms of each are given."""
+    stage, rest = before[-1], before[:-1]
+    forms = [side[2] for side in sides]
+    count = len(sides)
+    # All at once, as more rows.
+    totals = torch.stack([side[0] for side in sides])
+    variances = torch.stack([side[1] for side in sides])
+    whole = forms[0]._replace(coefficients=torch.cat([f.coefficients for f in forms], 2))
+    own = variances.permute(1, 2, 0, 3).flatten(2)
+    found = stage.values(rest, whole, own, rule.repeat(count), quick=True)
+    value = totals[:, None, None] + found.unflatten(-1, (count, -1)).permute(2, 0, 1, 3)
+    if quick:
+        return value[0]
+    best = value.sum((1, 2)).argmax(0)
+    each = torch.arange(len(best))
+    total, variance = totals[best, each], variances[best, :, :, each].permute(1, 2, 0)
+    coefficients = forms[0].coefficients.clone()
+    for n in range(1, count):
+        members = (best == n).nonzero()[:, 0]
+        coefficients[:, :, members] = forms[n].coefficients[:, :, members]
+    return total + stage.values(rest, forms[0]._replace(coefficients=coefficients), variance, rule)
 
 
-def _added(own: Tensor, parts: Tensor) -> Float[Tensor, "owns groups rows"]:
+def _added(own: Tensor, parts: Float[Tensor, "channels rows"]) -> Float[Tensor, "owns groups rows"]:
     """Variances with those of all channels."""
-    return own + parts.sum(1) * (1.0 + gamma_sum(parts.shape[1]))
+    return own + parts.sum(0) * (1.0 + gamma_sum(len(parts)))
 
 
-def _side(read: Read, bound: Below, known: float | None) -> Side:
-    form = bound.form
-    if known is None:
-        return Side(Table(form.slopes), Table(form.constant), Table(bound.range.low), Table(bound.range.high))
-    lost = form.size * gamma_sum(form.slopes.shape[-1]) + TINY
-    return Side(None, Table(form.at(read) - known * lost), Table(bound.range.low), Table(bound.range.high))
+def _signed(above: Form, below: Sequence[Below]) -> list[tuple[Form, float]]:
+    """Forms, and the sign of the coefficients' that they serve."""
+    return [(above, -1.0), *((b.form, 1.0) for b in below)]
 
 
-def _constant(a: Tensor, values: Tensor) -> Float[Tensor, "groups rows"]:
-    """``Σ a values`` over channels and positions."""
-    return (a @ values[..., None])[..., 0].sum(1)
-
-
-def _forms(a: Tensor, slopes: Tensor) -> Float[Tensor, "groups positions rows patch"]:
-    """``Σ a slopes`` over channels, for each position's patch."""
-    return a.permute(0, 3, 2, 1) @ slopes.transpose(1, 2)
+def _constant(read: Read, form: Form, sign: float) -> Float[Tensor, "channels places"]:
+    """Of the form, or of its value where the input is known (``sign`` is not 0), rounded down for that sign."""
+    if sign == 0.0:
+        return form.constant
+    return form.at(read) - sign * (form.size * gamma_sum(form.slopes.shape[-1]) + TINY)
