@@ -48,10 +48,11 @@ def test_weights_of_taps_become_forms_over_patches(name: str) -> None:
     for convolved, h, weight, out in maps(name):
         windows = convolved.windows
         patches = windows.patches(h)
-        weights = torch.randn(len(weight), windows.count, windows.candidates, weight[0].numel(), dtype=torch.float64)
-        forms = windows.gather_taps(weights)
+        force = torch.randn(len(weight), windows.count, weight[0].numel(), dtype=torch.float64)
+        weights = torch.randn(len(weight), windows.count, windows.candidates, dtype=torch.float64)
+        forms = windows.gather_taps(force, weights)
         found = torch.einsum("coq,oq->co", forms, patches.flatten(1))
-        expected = torch.einsum("cokt,okt->co", weights, windows.taps(patches)[..., :-1])
+        expected = torch.einsum("cok,cot,okt->co", weights, force, windows.taps(patches)[..., :-1])
         torch.testing.assert_close(found, expected, **NEARLY)
         assert out.shape[0] == len(forms)
 

@@ -160,11 +160,11 @@ def _with_noise(read: Read, form: Form, density: Tensor, taps: Tensor, weights: 
         weights: of candidates, ``[channels, places, candidates]``.
     """
     force = density[..., None] * read.stage.variance[:, None] * taps
-    scattered = read.stage.windows.gather_taps(weights[..., None] * force[:, :, None, :-1])
+    scattered = read.stage.windows.gather_taps(force[..., :-1], weights)
     # The bias' input is 1 for every candidate.
     constant = force[..., -1] * weights.sum(-1)
     most = torch.maximum(read.low.abs(), read.high.abs())
-    size = torch.einsum("cok,cot,okt->co", weights.abs(), force.abs(), most)
+    size = (weights.abs() * torch.einsum("cot,okt->cok", force.abs(), most)).sum(-1)
     size = form.size + size * (1.0 + SLACK)
     return Form(form.slopes + scattered, form.constant + constant - SLACK * size - VANISHING, size)
 
@@ -179,8 +179,9 @@ def _rectified(read: Read, own: Tensor) -> Form:
 def _two(read: Read, pattern: Pattern) -> Form:
     """Below ``E max(z_r, z_k)`` for the other open candidate k with which that is largest; minus infinity if none."""
     others = pattern.open & (read.reference == 0)
-    apart = read.nominal[None] - read.taps_of_reference(read.nominal)[:, :, None]
-    spread = torch.einsum("ct,cokt->cok", read.stage.variance, apart.square()).sqrt() + TINY
+    pairs = (read.nominal[:, :, None] - read.nominal[:, None]).square()
+    pairs = torch.einsum("ct,okjt->cokj", read.stage.variance, pairs)
+    spread = (pairs * read.reference[:, :, None]).sum(-1).sqrt() + TINY
     distance = read.means - read.of_reference(read.means)[..., None]
     gain = torch.where(others, mean_relu(distance, spread)[0], -1.0)
     chosen = torch.zeros_like(gain).scatter_(-1, gain.argmax(-1, keepdim=True), 1.0)
@@ -190,7 +191,7 @@ def _two(read: Read, pattern: Pattern) -> Form:
     ones = torch.ones_like(share)
     sizes = read.reference + share[..., None] * (chosen + read.reference)
     form = _combined(read, read.reference + share[..., None] * change, torch.zeros_like(share), ones, sizes)
-    taps = torch.einsum("cok,cokt->cot", chosen, apart)
+    taps = torch.einsum("cok,okt->cot", chosen, read.nominal) - read.taps_of_reference(read.nominal)
     form = _with_noise(read, form, density / between, taps, change)
     return form._replace(constant=torch.where(others.any(-1), form.constant, -torch.inf))
 

@@ -66,8 +66,12 @@ def of_reference(read: Read) -> Range:
 
 def of_all(read: Read, pattern: Pattern) -> Range:
     """Of the largest of the open candidates and, where the ReLU may be off, 0; 0 where it is off."""
-    low, high = read.low[None], read.high[None]
-    inside = pattern.open[..., None]
-    whole = Range(torch.where(inside, low, torch.inf).amin(2), torch.where(inside, high, -torch.inf).amax(2))
+    shape = (*pattern.on.shape, read.low.shape[-1])
+    low, high = read.low.new_full(shape, torch.inf), read.low.new_full(shape, -torch.inf)
+    for k in range(read.low.shape[1]):
+        inside = pattern.open[..., k, None]
+        low = torch.minimum(low, torch.where(inside, read.low[:, k], torch.inf))
+        high = torch.maximum(high, torch.where(inside, read.high[:, k], -torch.inf))
+    whole = Range(low, high)
     whole = whole.where(pattern.on, whole.with_zero())
     return whole.times((~pattern.off).to(low.dtype))

@@ -66,13 +66,11 @@ class Tilted:
         to_zero = taps.abs() * (on & ~pattern.on).to(mean.dtype)[..., None]
         far_zero = mean / own
         most = torch.maximum(size.amax(2), to_zero) * (1.0 + FEW)
-        chances = []
-        for reach in GRID:
-            change = torch.einsum("cok,cokt->cot", _chance(far, reach), size)
-            change = change + _chance(far_zero, reach)[..., None] * to_zero
-            chances.append(torch.minimum(change * (1.0 + gamma_sum(8)), most) * -scale)
+        # [channels, places, grid, taps]
+        chances = _chances(far).transpose(2, 3) @ size + _chances(far_zero)[..., None] * to_zero[:, :, None]
+        chances = torch.minimum(chances * (1.0 + gamma_sum(8)), most[:, :, None]) * -scale[:, None]
         # [channels, places, taps]; nominal ones, largest changes, and chances of the grid one after the other.
-        self.table = torch.cat([nominal, -(most * scale), *chances], -1)
+        self.table = torch.cat([nominal, -(most * scale), chances.flatten(2)], -1)
         most_tap = torch.maximum(read.low.abs(), read.high.abs()).flatten(0, 1).amax(0)
         self.most_tap = most_tap * scale[:, 0] * (1.0 + FEW)
 
@@ -127,9 +125,11 @@ class Tilted:
         return mean.sum(-1).T * (1.0 + gamma_sum(taps + 16))
 
 
-def _chance(far: Tensor, reach: float) -> Tensor:
-    """Upper bounds of the mean chance, over tilts up to ``reach``, that a coordinate exceeds ``far``."""
-    far = far.nan_to_num(-40.0).clamp(-40.0, 1e3)
-    one = torch.ones_like(far)
-    rise = mean_relu(reach - far, one)[1] - mean_relu(-far, one)[0]
+def _chances(far: Float[Tensor, "*places"]) -> Float[Tensor, "*places grid"]:
+    """Upper bounds of the mean chance, over tilts up to each reach of the grid, that a coordinate exceeds ``far``."""
+    far = far.nan_to_num(-40.0).clamp(-40.0, 1e3)[..., None]
+    reach = torch.tensor(GRID, dtype=far.dtype)
+    least = mean_relu(-far, torch.ones_like(far))[0]
+    further = reach - far
+    rise = mean_relu(further, torch.ones_like(further))[1] - least
     return (rise / reach + SLACK).clamp(max=1.0)

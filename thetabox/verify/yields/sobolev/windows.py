@@ -102,12 +102,14 @@ class Windows:
         return torch.einsum("dct,ktp->dkcp", weight.flatten(2), self.select).flatten(2)
 
     def gather_taps(
-        self, weights: Float[Tensor, "channels places candidates taps"]
+        self, force: Float[Tensor, "channels places taps"], weights: Float[Tensor, "channels places candidates"]
     ) -> Float[Tensor, "channels places patch"]:
-        """The forms over patches ``Σ weights · taps``; weights without that of the bias."""
-        inputs, taps = self.inputs[0], self.select.shape[1]
-        split = weights.unflatten(-1, (inputs, taps)).transpose(2, 3).flatten(3)
-        return (split @ self.select.flatten(0, 1)).flatten(2)
+        """The forms over patches ``Σ_k weights_k ⟨force, taps of candidate k⟩``; a force without that of the bias."""
+        by_input = force.unflatten(-1, (self.inputs[0], -1))
+        found = torch.zeros(*force.shape[:2], self.inputs[0], self.select.shape[2], dtype=force.dtype)
+        for k, select in enumerate(self.select):
+            found += (by_input * weights[..., k, None, None]) @ select
+        return found.flatten(2)
 
     def region(self, rows: Rows) -> tuple[Tensor, Pair]:
         """Origin and extent of the part of the input that the places of a part of the output read."""
