@@ -7,9 +7,12 @@ import torch
 
 from tests.verify.yields.sobolev import chains
 from thetabox.verify.yields.chain import Chain
+from thetabox.verify.yields.sobolev import ends_walked
 from thetabox.verify.yields.sobolev.convolved import Convolved, Read
 from thetabox.verify.yields.sobolev.ends import known
 from thetabox.verify.yields.sobolev.ends_walked import walked
+from thetabox.verify.yields.sobolev.expectations import upper
+from thetabox.verify.yields.sobolev.patterns import Pattern
 from thetabox.verify.yields.sobolev.proof import passed_stages
 
 COUNT = 3000
@@ -64,3 +67,36 @@ def test_ends_of_the_first_stage_fail_as_often_as_they_may() -> None:
         share = failed.double().mean(0)
         assert float(share.max()) <= probability + 6.0 * (probability / COUNT) ** 0.5
         assert float(share.max()) >= probability - 6.0 * (probability / COUNT) ** 0.5
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.05, 0.2])
+@pytest.mark.parametrize(("name", "which"), [("two", 1), ("strides", 1), ("average", 1), ("three", 2)])
+def test_a_first_look_changes_nothing_that_matters(
+    name: str, which: int, sigma: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain, x, _ = chains.samples(name, 1, seed=4)
+    passed, output = passed_stages(Chain(chain.stages[:which]), x[0], sigma, (1e-4, 1e-4))
+    before = chains.forward(chain, x)[which - 1]
+    shape = (before.shape[1], before.shape[2], before.shape[3])
+    read = Read.of(Convolved.of(chain.stages[which], shape, sigma), *(t.view(shape) for t in output))
+    found = []
+    for blind in (False, True):
+        if blind:
+            looked = ends_walked._Place.ends
+
+            def nothing(self, *args, first_look: bool = False, looked=looked):
+                answer = looked(self, *args)
+                return tuple(torch.full_like(t, -torch.inf) for t in answer) if first_look else answer
+
+            monkeypatch.setattr(ends_walked._Place, "ends", nothing)
+        ends = walked(read, passed, 1e-4)
+        pattern = Pattern.of(read, ends)
+        found.append((*pattern, *upper(read, ends, pattern)))
+        # Ends that were not looked for hold always.
+        assert bool((ends.mean[0] <= read.means + 1e-9).all())
+        assert bool((ends.mean[1] >= read.means - 1e-9).all())
+    for one, other in zip(*found, strict=True):
+        live = ~found[0][1]
+        torch.testing.assert_close(one[live], other[live], rtol=1e-9, atol=1e-12)
+    assert torch.equal(found[0][1], found[1][1])
+    assert bool((found[0][4][found[0][1]] == 0.0).all())

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from tests.verify.yields.sobolev import chains
 from thetabox.verify.yields.chain import Convolution
 from thetabox.verify.yields.sobolev.convolved import Convolved
-from thetabox.verify.yields.sobolev.windows import Rows, Windows
+from thetabox.verify.yields.sobolev.windows import Windows
 
 NEARLY = {"rtol": 1e-12, "atol": 1e-12}
 
@@ -55,26 +55,6 @@ def test_weights_of_taps_become_forms_over_patches(name: str) -> None:
         expected = torch.einsum("cok,cot,okt->co", weights, force, windows.taps(patches)[..., :-1])
         torch.testing.assert_close(found, expected, **NEARLY)
         assert out.shape[0] == len(forms)
-
-
-@pytest.mark.parametrize("name", chains.NAMES)
-def test_rows_on_a_part_of_the_output_become_rows_on_a_part_of_the_input(name: str) -> None:
-    for convolved, h, _, _ in maps(name):
-        windows = convolved.windows
-        origin, extent = torch.tensor([[0, 0], [-1, 1]]), (2, 3)
-        kernel = convolved.kernels[:, -1]
-        values = torch.einsum("cq,oq->co", kernel, windows.patches(h).flatten(1))
-        rows = Rows(torch.randn(2, len(kernel), 4, 6, dtype=torch.float64), origin, extent)
-        index = windows.index(rows)
-        padded = torch.cat([values, torch.zeros_like(values[:, :1])], 1)
-        expected = torch.einsum("gcrl,cgl->gr", rows.coefficients, padded[:, index])
-        inside = torch.where(index[:, None, None] < windows.count, rows.coefficients, 0.0)
-        forms = torch.einsum("gcrl,cq->glrq", inside, kernel)
-        below = windows.fold(forms, rows)
-        grid = h.flatten(1)
-        place = Windows(windows.inputs, windows.padding, (1, 1), (1, 1), (h.shape[1], h.shape[2]), windows.select)
-        read = torch.cat([grid, torch.zeros_like(grid[:, :1])], 1)[:, place.index(below)]
-        torch.testing.assert_close(torch.einsum("gcrl,cgl->gr", below.coefficients, read), expected, **NEARLY)
 
 
 def test_a_stage_in_literals() -> None:

@@ -128,14 +128,6 @@ class Windows:
         inside = (vertical >= 0) & (horizontal >= 0)
         return torch.where(inside, vertical * self.places[1] + horizontal, self.count).flatten(1)
 
-    def fold(self, forms: Float[Tensor, "groups places rows patch"], rows: Rows) -> Rows:
-        """Forms over the patches of a part's places, added up as forms over what they read together."""
-        groups, places, count, _ = forms.shape
-        origin, extent = self.region(rows)
-        columns = forms.permute(0, 2, 3, 1).reshape(groups * count, -1, places)
-        whole = F.fold(columns, extent, self.patch, stride=self.stride)
-        return Rows(whole.view(groups, count, self.inputs[0], -1).transpose(1, 2), origin, extent)
-
     def of_places(self) -> tuple[Tensor, Pair]:
         """Origin (``[places, 2]``) and extent of the part that each place reads, its patch."""
         grid = torch.cartesian_prod(torch.arange(self.places[0]), torch.arange(self.places[1]))
