@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from scipy.stats import binom
+from torch import Tensor
 
 from tests.verify.yields.sobolev import chains
 from thetabox.verify.yields import sobolev
 from thetabox.verify.yields.chain import Chain, Convolution, Dense, Pool, Stage
+from thetabox.verify.yields.sobolev import proof
 
 DRAWS = 10_000
 CHANCE = 1e-9
@@ -43,6 +46,23 @@ def test_less_noise_and_a_larger_margin_fail_less_often() -> None:
 def test_a_wrong_label_is_never_proven() -> None:
     chain, x, y = chains.samples("plain", 6)
     assert sobolev.failure(chain, x, (y + 1) % 3, 0.02, 0.01).tolist() == [1.0] * 6
+
+
+def test_samples_that_are_wrong_without_noise_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in chains.NAMES:
+        chain, x, y = chains.samples(name, 4)
+        logits = chains.forward(chain, x)[-1]
+        torch.testing.assert_close(proof._without_noise(chain, x), logits, rtol=1e-12, atol=1e-12)
+        looked: list[int] = []
+
+        def one(*args: Any, looked: list[int] = looked) -> Tensor:
+            looked.append(args[3])
+            return torch.tensor(0.5, dtype=torch.float64)
+
+        monkeypatch.setattr(proof, "_one", one)
+        labels = torch.where(torch.tensor([True, False, True, False]), y, (y + 1) % 3)
+        assert sobolev.failure(chain, x, labels, 0.1, 0.01).tolist() == [0.5, 1.0, 0.5, 1.0]
+        assert looked == labels[::2].tolist()
 
 
 def test_nothing_is_proven_where_nothing_is_spent() -> None:
