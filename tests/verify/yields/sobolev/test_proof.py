@@ -139,5 +139,5 @@ def test_the_last_layer_alone_is_gaussian(name: str) -> None:
         exact = torch.special.ndtr(-margin / spread)
         bound = float(sobolev.failure(chain, x[n : n + 1], y[n : n + 1], sigma, spent))
         assert bound >= float(exact.max())
-        # Markov at the best of six λ; these are spaced for tails of some 1e-9.
+        # Markov at λ that are spaced for tails of some 1e-9.
         assert bound <= 3.0 * float((-0.25 * (margin / spread).square()).exp().sum()) + 1e-8

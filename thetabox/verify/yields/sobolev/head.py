@@ -106,7 +106,7 @@ class Head:
         k, q = len(self.layers) - 1, -math.log(probability)
         rates = self._rates(rows, k, q, MARGINS, own=True)
         tried = self._tried(rows, k, rates, own=True)
-        # λ C - λ² V / 2 is largest at C / V; V by the best of the λ so far and 0.
+        # λ C - λ² V / 2 is largest at C / V; both from the best λ so far and the one before it.
         exponents = (rates * tried).nan_to_num(-torch.inf, neginf=-torch.inf)
         best = exponents.argmax(0, keepdim=True).clamp(min=1)
         pair = [t.gather(0, n) for t in (rates, tried) for n in (best - 1, best)]
