@@ -61,7 +61,7 @@ def options(sigma: float, kappa: float, warmup: float, rest: str) -> str:
 RUNS = {
     "shallow": Run(SHALLOW, 0, options(0.25, 0.8, 0.5, "--epochs 120 --lr 3e-3"), (0.1, 0.2, 0.3)),
     "shallow-warped": Run(SHALLOW, 7, options(0.25, 0.8, 0.5, "--epochs 30 --lr 3e-3"), (0.1, 0.2, 0.3)),
-    "deep": Run(DEEP, 0, options(0.13, 0.5, 0.4, "--epochs 120 --batch-size 128 --lr 4e-3"), (0.1, 0.2)),
+    "deep": Run(DEEP, 0, options(0.13, 0.5, 0.4, "--epochs 120 --batch-size 128 --lr 4e-3"), (0.1,)),
     "deep-warped": Run(DEEP, 15, options(0.13, 0.5, 0.4, "--epochs 40 --batch-size 128 --lr 4e-3"), (0.1, 0.2)),
 }
 
