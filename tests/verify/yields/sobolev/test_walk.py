@@ -12,7 +12,7 @@ from tests.verify.yields.sobolev import chains
 from thetabox.verify.yields.chain import Chain, Convolution
 from thetabox.verify.yields.sobolev.proof import passed_stages
 from thetabox.verify.yields.sobolev.rules import Quantile, Rate
-from thetabox.verify.yields.sobolev.walk import lower_bounds
+from thetabox.verify.yields.sobolev.walk import _through, lower_bounds
 from thetabox.verify.yields.sobolev.windows import Rows
 
 # Events that no draw will miss.
@@ -122,3 +122,28 @@ def test_the_rule_of_a_probability_in_literals() -> None:
     one = torch.ones(1, dtype=torch.float64)
     assert float(rule.fixed(4.0 * one)) == pytest.approx(2 * 2.5758293, abs=1e-5)
     assert float(rule.at(one, 2.0 * one)) == pytest.approx(1.0 - math.log(0.01) / 2.0, rel=1e-6)
+
+
+class _Linear:
+    """A stage in front that answers the sum of a row's coefficients, less its variance."""
+
+    def values(self, before: object, rows: Rows, own: Tensor, rule: object, *, quick: bool = False) -> Tensor:
+        return rows.coefficients.sum((1, 3)) - own
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_each_row_takes_constant_variance_and_form_of_one_function(quick: bool) -> None:
+    g = torch.Generator().manual_seed(0)
+    count, owns = 40, 2
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+    origin = torch.zeros(1, 2, dtype=torch.int64)
+    sides = [
+        (random(count), random(owns, 1, count).abs(), Rows(random(1, 3, count, 4), origin, (2, 2))) for _ in range(4)
+    ]
+    found = _through([_Linear()], sides, Rate(torch.ones(1, count, dtype=torch.float64)), quick=quick)
+    each = torch.stack([total + form.coefficients.sum((1, 3)) - own for total, own, form in sides])
+    best = torch.zeros(count, dtype=torch.int64) if quick else each.sum((1, 2)).argmax(0)
+    torch.testing.assert_close(found, each[best, :, :, torch.arange(count)].permute(1, 2, 0), rtol=1e-12, atol=1e-12)
