@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -84,7 +86,7 @@ def test_a_first_look_changes_nothing_that_matters(
         if blind:
             looked = ends_walked._Place.ends
 
-            def nothing(self, *args, first_look: bool = False, looked=looked):
+            def nothing(self: Any, *args: Any, first_look: bool = False, looked: Any = looked) -> Any:
                 answer = looked(self, *args)
                 return tuple(torch.full_like(t, -torch.inf) for t in answer) if first_look else answer
 
