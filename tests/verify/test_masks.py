@@ -65,6 +65,7 @@ def test_every_way_proves_the_same(way: str) -> None:
         torch.testing.assert_close(found.margin, wanted.margin, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("domain", ["interval", "linear"])
 def test_corners_are_inside_in_float32(way: str, domain: str) -> None:

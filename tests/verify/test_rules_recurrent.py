@@ -111,6 +111,7 @@ class TestLayers(RuleContract):
     }
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("state", ["none", "zeros", "parameters", "sample"])
 @pytest.mark.parametrize("options", [{"batch_first": True}, {"num_layers": 2, "bidirectional": True}, {"bias": False}])
 @pytest.mark.parametrize("kind", KINDS)

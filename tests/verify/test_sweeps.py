@@ -29,6 +29,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("arithmetic", ["real", "float32"])
 @pytest.mark.parametrize("together", [1, 2, len(SWEEP)])
 @pytest.mark.parametrize("name", NETWORKS)
@@ -144,6 +145,7 @@ PRODUCTS: dict[str, tuple[tuple[int, ...], tuple[int, ...], Callable[..., Tensor
 }
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("front", "kind"),
     [("none", "relative"), ("relu", "relative"), ("spikes", "relative"), ("none", "absolute"), ("relu", "range")],

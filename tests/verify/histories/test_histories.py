@@ -98,6 +98,7 @@ def check(
     assert exact(margin[0, 0]) <= truth.margin
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("options", [{"histories": 1}, {"histories": 2}, {"histories": 4, "splits": 16}])
 @pytest.mark.parametrize("epsilon", SWEEP)
 @pytest.mark.parametrize("seed", [0, 1])
@@ -106,6 +107,7 @@ def test_vertices_inside(seed: int, epsilon: float, options: dict[str, int]) -> 
     check(model, values, seed, epsilon, precision="float64" if seed else "float32", **options)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("options", [{"histories": 1}, {"histories": 3, "splits": 8}])
 @pytest.mark.parametrize(
     "more",

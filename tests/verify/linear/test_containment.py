@@ -68,6 +68,7 @@ def test_random_points(name: str, points: int) -> None:
     check(name, Box(), lambda value: noise)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("box", BOXES.values(), ids=BOXES.keys())
 @pytest.mark.parametrize("name", MAKERS)
 def test_points_found_by_descent(name: str, box: Box) -> None:
