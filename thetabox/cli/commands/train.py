@@ -11,8 +11,8 @@ from thetabox.cli import options
 from thetabox.cli.console import show
 from thetabox.data import load
 from thetabox.errors import InputError
-from thetabox.models import build, sha256
 from thetabox.models import load as load_model
+from thetabox.models import sha256
 from thetabox.report import output_folder
 from thetabox.report.results import percent
 from thetabox.train import fit
@@ -70,12 +70,8 @@ def command(
     for name, value in {"epochs": epochs, "batch_size": batch_size, "lr": lr}.items():
         if value is not None:
             arguments[name] = value
-    changed = options.literals("--model-set", model_set)
-    if architecture is None or architecture == recipe.architecture:
-        recipe = type(recipe)(**{**recipe.__dict__, "config": {**recipe.config, **changed}})
-    else:
-        recipe = type(recipe)(**{**recipe.__dict__, "architecture": architecture, "config": changed})
-        build(architecture, **changed)  # refuses what does not fit before anything is written
+    if start is None:  # what does not fit is refused before anything is written
+        recipe = recipe.with_network(architecture, options.literals("--model-set", model_set))
     with output_folder(out.parent):
         result = fit(
             recipe.model(seed) if model is None else model,
