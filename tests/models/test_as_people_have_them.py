@@ -189,6 +189,7 @@ def test_a_surrogate_in_another_precision(call: Any, place: str, use: Any) -> No
     assert caught.value.__cause__ is None
 
 
+@pytest.mark.thin(5)
 @pytest.mark.parametrize(
     ("model", "x", "place"),
     [
