@@ -16,16 +16,15 @@ from thetabox.verify.yields.martingale import Groups
 from thetabox.verify.yields.proofs import METHODS, Proof
 from thetabox.verify.yields.question import Question
 
-# Share of the failure probability asked for that goes to intermediate bounds first.
-FIRST = 0.5
-# What is spent next by what: less while that proves more, or more where nothing is proven.
-LESS, MORE = 0.1, 8.0
-# Failures below this are all the same to a user; and no more may be spent than that.
-LEAST, MOST = 1e-12, 0.5
-# A smaller failure is worth a further run where it is below the last by this factor.
-GAIN = 0.7
-# Below this share of what was asked for, a proof whose runs are long is not worth its time.
-ENOUGH = 1e-3
+# Share of the failure probability asked for that goes to intermediate bounds first, and what more by where that proves
+# nothing; no more than MOST.
+FIRST, MORE, MOST = 0.5, 8.0, 0.5
+# The rest of a failure probability hardly falls as more is spent: the sum is least where about this share of it is spent.
+AIM = 0.05
+# Another amount is tried where it differs by this factor, and the last one lowered the bound to this share of it.
+CLOSE, GAIN = 1.5, 0.95
+# Failures below this share of what was asked for are all the same to a user.
+ENOUGH = 1e-4
 # Runs of a proof, of one whose runs are long; samples of one run, and of one with long runs.
 TRIES, TRIES_OF_DEAR = 8, 3
 PART, PART_OF_DEAR = 64, 8
@@ -145,6 +144,7 @@ class Search:
         open_ = torch.arange(len(members))
         if proof.dear:
             open_ = open_[part.delta > ENOUGH * self.asked]
+        least = FIRST * ENOUGH * self.asked
         own = torch.ones(len(members), dtype=torch.float64)
         spent = torch.full((len(open_),), FIRST * self.asked if sigma > 0 else 0.0, dtype=torch.float64)
         for _ in range(TRIES_OF_DEAR if proof.dear else TRIES):
@@ -152,17 +152,17 @@ class Search:
                 break
             which = members[open_]
             found = proof.failure(question.x[which], question.y[which], torch.full_like(spent, sigma), spent)
-            better = found.probability < own[open_]
-            gained = found.probability < GAIN * own[open_]
+            gained = (found.probability >= 1.0) | (found.probability < GAIN * own[open_])
             own[open_] = torch.minimum(own[open_], found.probability)
             improved = (found.probability < part.delta[open_]) & (found.probability < 1.0)
             part.delta[open_] = torch.minimum(part.delta[open_], found.probability)
             for row in improved.nonzero().squeeze(1).tolist():
                 n = int(open_[row])
                 part.by[n], ledger[n] = kind, found.groups(row)
-            nothing = own[open_] >= 1.0
-            again = torch.where(nothing, spent * MORE, own[open_] * LESS)
-            useful = (nothing & (again <= MOST)) | (~nothing & better & gained & (own[open_] > LEAST))
+            rest = (found.probability - spent).clamp(min=least)
+            again = torch.where(found.probability < 1.0, (spent * AIM * rest).sqrt(), spent * MORE).clamp(min=least)
+            apart = torch.maximum(again / spent, spent / again) >= CLOSE
+            useful = gained & apart & (again <= MOST) & (own[open_] > ENOUGH * self.asked)
             open_, spent = open_[useful], again[useful]
             if sigma == 0.0 or self.deadline.passed:
                 break
