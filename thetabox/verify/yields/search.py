@@ -19,7 +19,7 @@ from thetabox.verify.yields.question import Question
 # Share of the failure probability asked for that goes to intermediate bounds first, and what more by where that proves
 # nothing; no more than MOST.
 FIRST, MORE, MOST = 0.5, 8.0, 0.5
-# The rest of a failure probability hardly falls as more is spent: the sum is least where about this share of it is spent.
+# The rest of a failure probability hardly falls as more is spent: least is about where this share of it is spent.
 AIM = 0.05
 # Another amount is tried where it differs by this factor, and the last one lowered the bound to this share of it.
 CLOSE, GAIN = 1.5, 0.95
