@@ -159,12 +159,13 @@ def spiking(args: argparse.Namespace) -> list[dict[str, Any]]:
             continue
         task, _, method = path.stem.partition("-")
         test = tb.data.load(task, "test", data_dir=args.data_dir)
-        many, few = test.subset(args.samples or 200), test.subset(args.proofs)
+        many = test.subset(args.samples or 200)
         model = tb.load(path)
         drawn = tb.sampled_yield(model, many.x, many.y, PAPER_LEVELS[1:])
         row: dict[str, Any] = {"task": task, "method": method, "clean": drawn.clean_accuracy, "samples": len(many.y)}
-        row |= {"mean": drawn.mean.tolist(), "chips_99": drawn.accuracy.tolist(), "proofs": len(few.y)}
-        if len(few.y):
+        row |= {"mean": drawn.mean.tolist(), "chips_99": drawn.accuracy.tolist(), "proofs": args.proofs}
+        if args.proofs:
+            few = test.subset(args.proofs)
             row["sigma"] = float(tb.proven_sigma(model, few.x, few.y, DELTA).median())
             row["box"] = float(tb.certified_radius(model, few.x, few.y).median()) / widest(model)
         rows.append(row)

@@ -35,12 +35,14 @@ class Part:
     """Samples that are searched together at one σ.
 
     Attributes:
+        members: which they are.
         delta: smallest failure probability proven of each; 1 where nothing is.
         by: which proof gave it, by its place among :data:`~thetabox.verify.yields.proofs.METHODS`; -1 where none did.
         ledger: what the proof of the hardest sample with a ``delta`` of at most ``asked`` spent.
         asked: failure probability that counts as proven.
     """
 
+    members: Int[Tensor, " part"]
     delta: Float[Tensor, " part"]
     by: Int[Tensor, " part"]
     ledger: Groups
@@ -55,17 +57,19 @@ class Part:
     def tensors(self) -> dict[str, Tensor]:
         """For the store."""
         ledger = torch.tensor(list(json.dumps(self.ledger).encode()), dtype=torch.uint8)
-        return {"delta": self.delta, "by": self.by, "ledger": ledger}
+        return {"members": self.members, "delta": self.delta, "by": self.by, "ledger": ledger}
 
     @classmethod
-    def of(cls, held: dict[str, Tensor], count: int, asked: float) -> Part | None:
-        """What the store holds, if it is of so many samples and bounds of probabilities."""
+    def of(cls, held: dict[str, Tensor], members: Int[Tensor, " part"], asked: float) -> Part | None:
+        """What the store holds, if it is of these samples and bounds of probabilities."""
         delta, by = held["delta"], held["by"]
-        if delta.shape != (count,) or by.shape != (count,) or delta.dtype != torch.float64:
+        if not torch.equal(held["members"], members) or delta.shape != by.shape or delta.shape != members.shape:
+            return None
+        if delta.dtype != torch.float64:
             return None
         if not bool(((delta >= 0.0) & (delta <= 1.0)).all()) or not bool(((by >= 0) == (delta < 1.0)).all()):
             return None
-        return cls(delta, by, json.loads(bytes(held["ledger"].tolist())), asked)
+        return cls(members, delta, by, json.loads(bytes(held["ledger"].tolist())), asked)
 
 
 class Search:
@@ -116,12 +120,12 @@ class Search:
 
     def _part(self, name: str, sigma: float, members: Int[Tensor, " part"]) -> Part:
         """From the store, or searched now and kept there if no time was lacking."""
-        held = self.store.read_part(name, ("delta", "by", "ledger"))
-        known = None if held is None else Part.of(held, len(members), self.asked)
+        held = self.store.read_part(name, ("members", "delta", "by", "ledger"))
+        known = None if held is None else Part.of(held, members, self.asked)
         if known is not None:
             return known
         blank = torch.full((len(members),), -1)
-        part = Part(torch.ones(len(members), dtype=torch.float64), blank, {}, self.asked)
+        part = Part(members, torch.ones(len(members), dtype=torch.float64), blank, {}, self.asked)
         spent: dict[int, Groups] = {}
         for proof in self.question.proofs:
             if self.deadline.passed:

@@ -13,9 +13,9 @@ from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.yields.chain import Convolution, Stage
 from thetabox.verify.yields.sobolev.windows import Windows
 
-# Of a few operations, and what may be lost to underflow.
+# Of a few operations, and of deviations whose squares underflow: proofs are for numbers up to ``LARGEST`` alone.
 FEW = 1e-14
-TINY = 1e-200
+TINY = 1e-100
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,15 @@ class Convolved:
     Attributes:
         windows: geometry.
         kernels: ``[channels, candidates, inputs * patch]``; bias ``[channels]``.
+        magnitude: the same of absolute weights: what may have cancelled where kernels are averages.
+        blur: relative error of a kernel, of its magnitude.
         variance: of the taps of each channel, bias last, ``[channels, taps]``, rounded up.
     """
 
     windows: Windows
     kernels: Tensor
+    magnitude: Tensor
+    blur: float
     bias: Tensor
     variance: Tensor
 
@@ -40,8 +44,10 @@ class Convolved:
         assert isinstance(layer, Convolution)
         windows = Windows.of(stage, inputs)
         sizes = torch.cat([layer.weight_size.flatten(1), layer.bias_size[:, None]], 1)
-        variance = torch.where(sizes > 0, (sigma * sizes).square() * (1.0 + FEW) + TINY, 0.0)
-        return cls(windows, windows.kernels(layer.weight), layer.bias, variance)
+        variance = (sigma * sizes).square() * (1.0 + FEW)
+        kernels, magnitude = (windows.kernels(t) for t in (layer.weight, layer.weight.abs()))
+        blur = 0.0 if windows.exact else gamma_sum(windows.select.shape[1] + 2)
+        return cls(windows, kernels, magnitude, blur, layer.bias, variance)
 
     @property
     def outputs(self) -> tuple[int, int, int]:
@@ -58,8 +64,8 @@ class Read:
         low, high: ends of every tap, ``[places, candidates, taps]``, rounded outward; 1 for the bias.
         nominal: some value of every tap, same shape.
         patches: nominal values of the patches, ``[places, inputs * patch]``.
-        reach: upper bounds of ``⟨|kernel|, |h|⟩``, ``[channels, places, candidates]``.
         sizes: upper bounds of |h|, ``[places, inputs * patch]``.
+        most: of what was added up for a tap, ``[places, candidates, taps]``.
     """
 
     stage: Convolved
@@ -68,6 +74,7 @@ class Read:
     nominal: Tensor
     patches: Tensor
     sizes: Tensor
+    most: Tensor
 
     @classmethod
     def of(cls, stage: Convolved, low: Tensor, high: Tensor, nominal: Tensor) -> Read:
@@ -75,21 +82,21 @@ class Read:
         windows = stage.windows
         lows, highs, middle = (windows.patches(h) for h in (low, high, nominal))
         taps_low, taps_high = windows.taps(lows), windows.taps(highs)
-        # Averages are rounded; a tap that reads one position is exact.
-        if bool(((windows.select != 0) & (windows.select != 1)).any()):
-            most = windows.taps(torch.maximum(lows.abs(), highs.abs()))
+        largest = torch.maximum(lows.abs(), highs.abs())
+        most = windows.taps(largest)
+        if not windows.exact:
+            # Averages are rounded; a tap that reads one position is exact.
             lost = most * gamma_sum(windows.select.shape[2])
-            taps_low, taps_high = taps_low - lost, taps_high + lost
-            taps_low[..., -1], taps_high[..., -1] = 1.0, 1.0
-        sizes = torch.maximum(lows.abs(), highs.abs()).flatten(1)
-        return cls(stage, taps_low, taps_high, windows.taps(middle), middle.flatten(1), sizes)
+            taps_low, taps_high, most = taps_low - lost, taps_high + lost, most + lost
+            taps_low[..., -1], taps_high[..., -1], most[..., -1] = 1.0, 1.0, 1.0
+        return cls(stage, taps_low, taps_high, windows.taps(middle), middle.flatten(1), largest.flatten(1), most)
 
     @cached_property
     def reach(self) -> Float[Tensor, "channels places candidates"]:
-        """Upper bounds of ``⟨|kernel|, |h|⟩ + |bias|``."""
+        """Upper bounds of ``⟨magnitude of kernel, |h|⟩ + |bias|``."""
         stage = self.stage
-        whole = torch.einsum("ckq,oq->cok", stage.kernels.abs(), self.sizes) + stage.bias.abs()[:, None, None]
-        return whole * (1.0 + gamma_sum(self.sizes.shape[1])) + TINY
+        whole = torch.einsum("ckq,oq->cok", stage.magnitude, self.sizes) + stage.bias.abs()[:, None, None]
+        return whole * (1.0 + gamma_sum(self.sizes.shape[1]) + 2.0 * stage.blur) + TINY
 
     @cached_property
     def means(self) -> Float[Tensor, "channels places candidates"]:

@@ -76,13 +76,14 @@ class _Place(NamedTuple):
         spreads = torch.cat([read.spreads[0][:, n][values], read.spreads[1][:, n][distances]])
         # Kernels that are averages, and differences of kernels, are rounded.
         between = reach + (reach * reference).sum(-1, keepdim=True)
-        lost = torch.cat([reach[values], between[distances]]) * (2.0 * FEW)
+        lost = torch.cat([reach[values], between[distances]]) * (2.0 * FEW + 2.0 * read.stage.blur)
         bias = torch.cat([read.stage.bias[:, None].expand_as(values)[values], torch.zeros_like(reach[distances])])
         sign = torch.tensor(signs, dtype=bias.dtype)[:, None]
         found = self._bounds((sign[..., None] * forms).flatten(0, 1), spreads.repeat(len(signs)), first_look=first_look)
         found = found.unflatten(-1, (len(signs), -1)).transpose(0, 1) - lost
         found = found + (sign * bias)[:, None]
-        found = found - (FEW * (found.abs() + 2.0 * bias.abs()) + TINY)
+        # What is no number is no bound.
+        found = (found - (FEW * (found.abs() + 2.0 * bias.abs()) + TINY)).nan_to_num(-torch.inf, torch.inf, -torch.inf)
         count = int(values.sum())
         return _spread_out(found[..., :count], values), _spread_out(found[..., count:], distances)
 

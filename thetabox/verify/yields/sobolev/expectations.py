@@ -36,6 +36,8 @@ from thetabox.verify.yields.sobolev.patterns import Pattern, Range, of_all, of_r
 SLACK = 1e-12
 # Of variances that are too small to be squared.
 VANISHING = 1e-60
+# Spreads below this have lost digits where their squares underflow; φ(FAR) times any spread is nothing.
+LOST, FAR = 1e-90, 35.0
 # Chords between ends that are closer, in spreads, are flat.
 NARROW = 1e-9
 # Of the functions below the outputs, the one whose gradient is fixed at every place (but for what it reads).
@@ -142,7 +144,7 @@ def _chord(low: Tensor, high: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
 
 def _nominal_spread(read: Read, taps: Tensor) -> Tensor:
     """Own standard deviation at the nominal input, ``[channels, places]``; about."""
-    return torch.einsum("ct,cot->co", read.stage.variance, taps.square()).sqrt() + TINY
+    return torch.einsum("ct,cot->co", read.stage.variance, taps.square()).sqrt()
 
 
 def _plain(read: Read, gate: Tensor) -> Form:
@@ -163,17 +165,16 @@ def _with_noise(read: Read, form: Form, density: Tensor, taps: Tensor, weights: 
     scattered = read.stage.windows.gather_taps(force[..., :-1], weights)
     # The bias' input is 1 for every candidate.
     constant = force[..., -1] * weights.sum(-1)
-    most = torch.maximum(read.low.abs(), read.high.abs())
-    size = (weights.abs() * torch.einsum("cot,okt->cok", force.abs(), most)).sum(-1)
+    size = (weights.abs() * torch.einsum("cot,okt->cok", force.abs(), read.most)).sum(-1)
     size = form.size + size * (1.0 + SLACK)
     return Form(form.slopes + scattered, form.constant + constant - SLACK * size - VANISHING, size)
 
 
 def _rectified(read: Read, own: Tensor) -> Form:
     """Below ``E max(z_r, 0)``."""
-    share, density = _share_and_density(read.of_reference(read.means) / own)
+    share, density = _share_and_density(read.of_reference(read.means), own)
     form = _combined(read, read.reference * share[..., None], torch.zeros_like(own), torch.ones_like(own))
-    return _with_noise(read, form, density / own, read.taps_of_reference(read.nominal), read.reference)
+    return _with_noise(read, form, density, read.taps_of_reference(read.nominal), read.reference)
 
 
 def _two(read: Read, pattern: Pattern) -> Form:
@@ -181,22 +182,24 @@ def _two(read: Read, pattern: Pattern) -> Form:
     others = pattern.open & (read.reference == 0)
     pairs = (read.nominal[:, :, None] - read.nominal[:, None]).square()
     pairs = torch.einsum("ct,okjt->cokj", read.stage.variance, pairs)
-    spread = (pairs * read.reference[:, :, None]).sum(-1).sqrt() + TINY
+    spread = (pairs * read.reference[:, :, None]).sum(-1).sqrt()
     distance = read.means - read.of_reference(read.means)[..., None]
     gain = torch.where(others, mean_relu(distance, spread)[0], -1.0)
     chosen = torch.zeros_like(gain).scatter_(-1, gain.argmax(-1, keepdim=True), 1.0)
     between = (spread * chosen).sum(-1)
-    share, density = _share_and_density((distance * chosen).sum(-1) / between)
+    share, density = _share_and_density((distance * chosen).sum(-1), between)
     change = chosen - read.reference
     ones = torch.ones_like(share)
     sizes = read.reference + share[..., None] * (chosen + read.reference)
     form = _combined(read, read.reference + share[..., None] * change, torch.zeros_like(share), ones, sizes)
     taps = torch.einsum("cok,okt->cot", chosen, read.nominal) - read.taps_of_reference(read.nominal)
-    form = _with_noise(read, form, density / between, taps, change)
+    form = _with_noise(read, form, density, taps, change)
     return form._replace(constant=torch.where(others.any(-1), form.constant, -torch.inf))
 
 
-def _share_and_density(t: Tensor) -> tuple[Tensor, Tensor]:
-    """Φ(t) and φ(t)."""
-    t = t.clamp(-35.0, 35.0)
-    return torch.special.log_ndtr(t).exp(), torch.exp(-0.5 * t * t) * (1.0 / math.sqrt(2.0 * math.pi))
+def _share_and_density(mean: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
+    """Φ(t) and φ(t) / spread, t = mean / spread: any t will do, one far out where the spread has lost its digits."""
+    known = spread > LOST
+    t = torch.where(known, mean / spread.clamp(min=LOST), mean.sign() * FAR).clamp(-FAR, FAR)
+    density = torch.exp(-0.5 * t * t) * (1.0 / math.sqrt(2.0 * math.pi))
+    return torch.special.log_ndtr(t).exp(), torch.where(known, density / spread.clamp(min=LOST), 0.0)

@@ -14,6 +14,8 @@ from thetabox.verify.yields.sobolev.patterns import Range
 
 # Taps of a small table.
 SMALL = 64
+# More than what squares of small derivatives lose.
+UNDERFLOW = 1e-200
 
 
 class Parts(NamedTuple):
@@ -130,7 +132,7 @@ class Moments:
                     kept[c] = largest[:, 0]
         # What rounding loses in constants, and in the forms that go with them.
         lost = sizes * (self.terms * gamma_sum(8 * channels * positions + 64))
-        variances = variances.permute(2, 0, 1) * (1.0 + gamma_sum(taps + 16))
+        variances = variances.permute(2, 0, 1) * (1.0 + gamma_sum(taps + 16)) + UNDERFLOW
         return Sums((constants - lost).T, variances, kept)
 
     def guess(self, rows: Sequence[Parts]) -> Float[Tensor, " rows"]:

@@ -52,7 +52,7 @@ class Pattern(NamedTuple):
     def of(cls, read: Read, ends: Ends) -> Pattern:
         """By the ends of values."""
         on = ends.least >= 0.0
-        open_ = ((ends.beyond > 0.0) & (ends.most > 0.0)) | (read.reference > 0)
+        open_ = ~((ends.beyond <= 0.0) | (ends.most <= 0.0)) | (read.reference > 0)
         most = torch.where(open_, ends.most, -torch.inf).amax(-1)
         # A candidate that is not open is at most the reference, or at most 0.
         off = (most <= 0.0) & ~on

@@ -71,7 +71,7 @@ class Tilted:
         chances = torch.minimum(chances * (1.0 + gamma_sum(8)), most[:, :, None]) * -scale[:, None]
         # [channels, places, taps]; nominal ones, largest changes, and chances of the grid one after the other.
         self.table = torch.cat([nominal, -(most * scale), chances.flatten(2)], -1)
-        most_tap = torch.maximum(read.low.abs(), read.high.abs()).flatten(0, 1).amax(0)
+        most_tap = read.most.flatten(0, 1).amax(0)
         self.most_tap = most_tap * scale[:, 0] * (1.0 + FEW)
 
     def values(self, rows: Sequence[Parts], sup: tuple[Tensor, Tensor], own: Tensor, rule: Rule) -> Tensor:

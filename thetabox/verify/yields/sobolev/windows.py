@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import NamedTuple
 
@@ -96,6 +97,11 @@ class Windows:
         """Input of every weight of a kernel, and 1 for the bias, last."""
         read = torch.einsum("ktp,ocp->okct", self.select, patches).flatten(2)
         return torch.cat([read, torch.ones_like(read[..., :1])], -1)
+
+    @cached_property
+    def exact(self) -> bool:
+        """Whether a tap reads one position, and no average of several."""
+        return bool(((self.select == 0) | (self.select == 1)).all())
 
     def kernels(self, weight: Float[Tensor, "channels inputs kh kw"]) -> Float[Tensor, "channels candidates patch"]:
         """Each candidate's mean as a form over a patch (input channels first), without the bias."""
