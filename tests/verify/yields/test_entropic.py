@@ -10,6 +10,7 @@ import torch
 from scipy.stats import binom, norm
 from torch import Tensor
 
+import thetabox as tb
 from tests.verify.yields.networks import dense
 from thetabox.verify.yields import entropic
 from thetabox.verify.yields.chain import Chain, Convolution, Dense, Pool, Stage
@@ -289,3 +290,20 @@ def test_it_fits_dense_layers_with_relu_between() -> None:
 def test_no_samples_are_no_probabilities() -> None:
     chain, x, y = random_chain(6, 8, 8, 3)
     assert failure(chain, x[:0], y[:0], 0.1, 0.01).shape == (0,)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e20, 1e150])
+def test_errors_whose_squares_underflow_are_not_lost(size: float) -> None:
+    first, last = torch.nn.Linear(1, 1), torch.nn.Linear(1, 2)
+    model = torch.nn.Sequential(first, torch.nn.ReLU(), last).double()
+    with torch.no_grad():
+        first.weight.fill_(1.0 / size)
+        first.bias.fill_(-0.99)
+        last.weight.copy_(torch.tensor([[0.0], [100.0]], dtype=torch.float64))
+        last.bias.copy_(torch.tensor([2.0, 0.0], dtype=torch.float64))
+    # h = .01 ± .1: every second chip answers the other class.
+    box = tb.Box(include="0.weight")
+    x = torch.tensor([[size]], dtype=torch.float64)
+    for method in ("entropic", "martingale"):
+        found = tb.certify_yield(model, x, [0], 0.1, 0.1, method=method, box=box)
+        assert float(found.delta) > 0.4

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 Pair = tuple[int, int]
+# Up to here squares of a proof's numbers do not overflow, and those that underflow are made up for.
+LARGEST = 1e40
+# Of an error, in deviations, with some room.
+FAR = 50.0
 
 
 @dataclass(frozen=True)
@@ -82,3 +88,11 @@ class Chain:
     """
 
     stages: tuple[Stage, ...]
+
+    def largest(self, x: Float[Tensor, "samples ..."], sigma: float) -> Float[Tensor, " samples"]:
+        """About the largest number that a proof may meet: by absolute sums of weights and their errors; at least 1."""
+        total = x.flatten(1).abs().amax(1).clamp(min=1.0)
+        for layer in (stage.layer for stage in self.stages):
+            sums = (layer.weight.abs() + FAR * sigma * layer.weight_size).flatten(1).sum(1)
+            total = total * (sums + layer.bias.abs() + FAR * sigma * layer.bias_size).amax().clamp(min=1.0)
+        return total.nan_to_num(torch.inf)

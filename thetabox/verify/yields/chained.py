@@ -14,7 +14,7 @@ from thetabox.errors import InputError
 from thetabox.noise import Noise
 from thetabox.verify.problem import Problem
 from thetabox.verify.yields import entropic, sobolev
-from thetabox.verify.yields.chain import Chain, Convolution, Dense
+from thetabox.verify.yields.chain import LARGEST, Chain, Convolution, Dense
 from thetabox.verify.yields.martingale import Failure
 from thetabox.verify.yields.read_chain import read
 
@@ -62,6 +62,7 @@ class Chained:
         keys = torch.stack([sigma, spent], 1)
         for key in keys.unique(dim=0):
             members = (keys == key).all(1).nonzero().squeeze(1)
+            members = members[self.chain.largest(x[members], float(key[0])) <= LARGEST]
             probability[members] = self.prove(self.chain, x[members], y[members], float(key[0]), float(key[1]))
         groups = {
             name: (torch.full_like(sigma, float(count)), spent * share)

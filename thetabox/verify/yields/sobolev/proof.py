@@ -23,8 +23,6 @@ from thetabox.verify.yields.sobolev.tilted import Tilted
 from thetabox.verify.yields.sobolev.walk import Passed
 from thetabox.verify.yields.sobolev.windows import Windows
 
-# Up to here squares of a proof's numbers do not overflow, and those that underflow are made up for (``TINY``).
-LARGEST, FAR = 1e40, 50.0
 # How what is spent is shared among groups of events, before it is shared out among those that there are.
 SHARES = {"first places": 0.16, "later places": 0.4, "dense means": 0.4, "dense values": 0.04}
 
@@ -72,11 +70,12 @@ def failure(
 ) -> Float[Tensor, " samples"]:
     """Upper bounds of the probability that a chip misclassifies each sample, a tie counted as wrong; at most 1.
 
-    That is 1, without any work, of a sample that is wrong without noise, and where numbers may exceed ``LARGEST``.
+    That is 1, without any work, of a sample that is wrong without noise.
 
     Args:
         chain: that :func:`fits`.
-        x: samples, float64, exact.
+        x: samples, float64, exact; :meth:`~thetabox.verify.yields.chain.Chain.largest` of them is not above
+            :data:`~thetabox.verify.yields.chain.LARGEST`.
         y: labels.
         sigma: of the noise.
         spent: what all intermediate events may fail with together; the rows of the margins come on top.
@@ -91,21 +90,9 @@ def failure(
         logits = _without_noise(chain, x)
         margins = logits.gather(1, y.long()[:, None]) - logits.scatter(1, y.long()[:, None], -torch.inf)
         found = torch.ones(len(x), dtype=torch.float64)
-        tried = (margins.amin(1) > 0.0) & (_largest(chain, x, sigma) <= LARGEST)
-        for n in tried.nonzero()[:, 0].tolist():
+        for n in (margins.amin(1) > 0.0).nonzero()[:, 0].tolist():
             found[n] = _one(stages, dense, x[n], int(y[n]), sigma, each, spent)
     return found
-
-
-def _largest(
-    chain: Chain, x: Float[Tensor, "samples channels height width"], sigma: float
-) -> Float[Tensor, " samples"]:
-    """About the largest number that a sample's proof may meet: by absolute sums of all weights and their errors."""
-    total = x.flatten(1).abs().amax(1).clamp(min=1.0)
-    for layer in (stage.layer for stage in chain.stages):
-        weight = (layer.weight.abs() + FAR * sigma * layer.weight_size).flatten(1).sum(1)
-        total = total * (weight + layer.bias.abs() + FAR * sigma * layer.bias_size).amax().clamp(min=1.0)
-    return total.nan_to_num(torch.inf)
 
 
 def _without_noise(chain: Chain, x: Float[Tensor, "samples channels height width"]) -> Float[Tensor, "samples classes"]:
