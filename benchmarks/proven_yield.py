@@ -58,7 +58,9 @@ DIGITS: dict[str, tuple[Make, str, tuple[float, ...]]] = {
     "deep-noise": (lambda: mlp(64, 128, 64, 32, 10), "forward-noise", (0.05, 0.1, 0.15, 0.2)),
     "cnn-standard": (cnn, "standard", (0.02, 0.05, 0.1)),
     "cnn-noise": (cnn, "forward-noise", (0.02, 0.05, 0.1, 0.15)),
+    "cnn-noise-100": (cnn, "forward-noise", (0.05, 0.1)),
 }
+EPOCHS = {"cnn-noise-100": 100}
 
 
 def trained(name: str, make: Make, method: str, models: Path | None) -> nn.Module:
@@ -71,7 +73,18 @@ def trained(name: str, make: Make, method: str, models: Path | None) -> nn.Modul
         return model.eval()
     train, held = tb.data.load("digits", "train"), tb.data.load("digits", "validation")
     level = {"forward-noise.noise": 0.3} if method == "forward-noise" else {}
-    fit(model, train, held, method, epochs=40, lr=2e-3, weight_decay=1e-4, set=level, threads=1, progress=False)
+    fit(
+        model,
+        train,
+        held,
+        method,
+        epochs=EPOCHS.get(name, 40),
+        lr=2e-3,
+        weight_decay=1e-4,
+        set=level,
+        threads=1,
+        progress=False,
+    )
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(model.state_dict(), path)
