@@ -151,7 +151,8 @@ def test_every_name_of_a_tensor_counts(what: str) -> None:
         noise = Noise(**{what: {pattern: 0.5}}).on(wrapped, names)  # type: ignore[arg-type]  # one of three
         asked = getattr(noise, READ[what])
         assert [asked(name) for name in names] == [0.5] + [READ_OTHERWISE[what]] * 3
-    noise = Noise(**{what: {"two.weight": 0.5}}).on(shared, ["one.weight", "two.bias"])  # type: ignore[arg-type]
+    given = {what: {"two.weight": 0.5}}
+    noise = Noise(**given).on(shared, ["one.weight", "two.bias"])  # type: ignore[arg-type]  # one of three
     asked = getattr(noise, READ[what])
     assert [asked("one.weight"), asked("two.bias")] == [0.5, READ_OTHERWISE[what]]
 

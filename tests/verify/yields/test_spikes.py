@@ -95,7 +95,7 @@ def test_errors_hold_the_exact_potentials(recurrent: bool) -> None:
         samples=2, steps=20, recurrent=recurrent, tau=[5.0, 20.0, 5.0, 7.0, 20.0], tau_adapt=[9.0, 98, 98, 3, 40]
     )
     x = (x * 100.0).round() / 7.0
-    network = proof("spikes", model, x).network  # type: ignore[union-attr]
+    network = proof("spikes", model, x).network  # type: ignore[union-attr]  # of spikes, which have one
     run = history(network.cells, network.potentials, x)
     values = oracle.parameters(model)
     for n in range(len(x)):
