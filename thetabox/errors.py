@@ -18,6 +18,10 @@ class UnsupportedOperator(InputError):
     """The network holds an operator that no rule covers; the message names it and where it stands."""
 
 
+class NoProof(InputError):
+    """No proof of yield is about such a network, box or noise; chips of it can be drawn all the same."""
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM, treated as Ctrl-C; unlike it, it reaches one process alone, not those that it started."""
 

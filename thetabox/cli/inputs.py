@@ -39,6 +39,18 @@ class Given:
     def data_info(self) -> dict[str, Any]:
         return self.data.info
 
+    @property
+    def claim(self) -> dict[str, Any]:
+        """What a certificate is about, as keywords of ``tb.certify`` and ``tb.certify_yield``."""
+        return {
+            "model": self.model,
+            "x": self.data.x,
+            "y": self.data.y,
+            "box": self.box,
+            "model_info": self.model_info,
+            "data_info": self.data_info,
+        }
+
 
 def read_model(path: Path, architecture: str | None, config: Sequence[tuple[str, str]]) -> nn.Module:
     """The network of a checkpoint.

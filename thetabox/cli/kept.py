@@ -34,6 +34,19 @@ def part_kept(partial: Path, why_not: str) -> Iterator[None]:
     tidied(partial)
 
 
+def cut(timeout: float | None, proof: bool, **others: bool) -> list[str]:
+    """A line on what the time did not suffice for, if anything.
+
+    Args:
+        timeout: seconds.
+        proof: whether part of the proof was left out.
+        others: what else may have been, as ``the_draws``.
+    """
+    parts = {"all of the proof (what is proven stands; the same command with more time goes on)": proof, **others}
+    left = [name.replace("_", " ") for name, missing in parts.items() if missing]
+    return [f"not finished: {timeout:g} s were over before {', '.join(left)}"] if left else []
+
+
 def tidied(partial: Path) -> bool:
     """Whether finished parts lie in the folder; empty folders are removed."""
     for path in sorted(partial.rglob("*"), reverse=True):

@@ -13,7 +13,7 @@ from thetabox import report
 from thetabox.cli import options
 from thetabox.cli.console import Steps, progress_bar, show
 from thetabox.cli.inputs import Given, proof_settings, read_all
-from thetabox.cli.kept import PARTIAL, nothing_kept, part_kept
+from thetabox.cli.kept import PARTIAL, cut, nothing_kept, part_kept
 from thetabox.verify import Radii
 from thetabox.verify.effort import Deadline
 
@@ -49,7 +49,7 @@ def command(
     with nothing_kept("the proof had not begun"):
         given = read_all(**source)
     deadline = Deadline(how["timeout"])
-    how |= {"box": given.box, "device": device}
+    how["device"] = device
     with report.output_folder(out) as folder, progress_bar() as bar:
         report.check_claim(folder, "certificate.json")
         certificate = _certify(given, epsilon, how, folder, Steps(bar, "certify"))
@@ -60,7 +60,13 @@ def command(
             if radius and not deadline.passed:
                 how["timeout"] = deadline.left
                 radii = tb.certified_radius(
-                    given.model, given.data.x, given.data.y, details=True, progress=Steps(bar, "radius"), **how
+                    given.model,
+                    given.data.x,
+                    given.data.y,
+                    box=given.box,
+                    details=True,
+                    progress=Steps(bar, "radius"),
+                    **how,
                 )
                 assert isinstance(radii, Radii)
                 # Radii that a search was cut at say less than they seem to.
@@ -83,34 +89,18 @@ def command(
             raise KeyboardInterrupt(f"interrupted; {folder}/report.html holds the proof, less the rest") from None
         page = report.write(folder, certificate, attacked)
     why = [f"{name} gave up: {reason}" for name, reason in certificate.options.get("left_out", {}).items()]
-    why += _cut(certificate, timeout, radius and certificate.radius is None, attack and attacked is None)
+    why += cut(
+        timeout,
+        not certificate.finished,
+        the_radii=radius and certificate.radius is None,
+        the_attack=attack and attacked is None,
+    )
     show(report.curve_table(certificate, attacked), *why, f"report: {page}")
-
-
-def _cut(certificate: tb.Certificate, timeout: float | None, radius: bool, attack: bool) -> list[str]:
-    """What the time did not suffice for, in a line."""
-    parts = {
-        "all of the proof (what is proven stands; the same command with more time goes on)": not certificate.finished,
-        "the radii": radius,
-        "the attack": attack,
-    }
-    left = [name for name, missing in parts.items() if missing]
-    return [f"not finished: {timeout:g} s were over before {', '.join(left)}"] if left else []
 
 
 def _certify(given: Given, epsilon: list[float], how: dict[str, Any], folder: Path, progress: Steps) -> tb.Certificate:
     partial = folder / PARTIAL
     with part_kept(partial, "no part of the proof was finished yet"):
         return tb.certify(
-            given.model,
-            given.data.x,
-            given.data.y,
-            epsilon,
-            baseline=True,
-            profile=True,
-            progress=progress,
-            resume=partial,
-            model_info=given.model_info,
-            data_info=given.data_info,
-            **how,
+            **given.claim, epsilon=epsilon, baseline=True, profile=True, progress=progress, resume=partial, **how
         )

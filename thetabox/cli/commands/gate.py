@@ -138,17 +138,7 @@ def _computed(model: Path, epsilon: list[float], source: dict[str, Any]) -> tb.C
         source.pop(name)
     given = read_all(model=model, **source)
     with progress_bar() as bar:
-        return tb.certify(
-            given.model,
-            given.data.x,
-            given.data.y,
-            epsilon,
-            box=given.box,
-            progress=Steps(bar, "certify"),
-            model_info=given.model_info,
-            data_info=given.data_info,
-            **how,
-        )
+        return tb.certify(**given.claim, epsilon=epsilon, progress=Steps(bar, "certify"), **how)
 
 
 def _refuse(domain: str) -> NoReturn:

@@ -116,17 +116,7 @@ def _computed(model: Path, sigma: list[float], source: dict[str, Any]) -> tb.Yie
     }
     given = read_all(model=model, **source)
     with progress_bar() as bar:
-        return tb.certify_yield(
-            given.model,
-            given.data.x,
-            given.data.y,
-            sigma,
-            box=given.box,
-            progress=Steps(bar, "yield"),
-            model_info=given.model_info,
-            data_info=given.data_info,
-            **how,
-        )
+        return tb.certify_yield(**given.claim, sigma=sigma, progress=Steps(bar, "yield"), **how)
 
 
 def _share(least: Decimal) -> float:

@@ -12,9 +12,9 @@ from thetabox import report
 from thetabox.cli import options
 from thetabox.cli.console import Steps, progress_bar, show, tell
 from thetabox.cli.inputs import Given, read_all
-from thetabox.cli.kept import PARTIAL, nothing_kept, part_kept
+from thetabox.cli.kept import PARTIAL, cut, nothing_kept, part_kept
 from thetabox.cli.noise_options import make_noise, noise_options, sigma_option
-from thetabox.errors import InputError, UnsupportedOperator
+from thetabox.errors import InputError, NoProof, UnsupportedOperator
 from thetabox.measure.binomial import draws_needed, worst_that_counts
 from thetabox.verify import arguments
 from thetabox.verify.effort import Deadline
@@ -112,10 +112,7 @@ def command(
         tell("thetabox: no chips were drawn, for these errors are a family of distributions and not one of them")
     notes = [] if sampled is None else [report.sampled_note(sampled)]
     notes += [certificate.claim(place) for place in range(len(sigma))]
-    if not certificate.finished or (wanted and sampled is None):
-        left = ["all of the proof (what is proven stands; the same command with more time goes on)"]
-        left = left[: not certificate.finished] + ["the draws"] * (wanted and sampled is None)
-        notes.append(f"not finished: {timeout:g} s were over before {', '.join(left)}")
+    notes += cut(timeout, not certificate.finished, the_draws=wanted and sampled is None)
     show(report.yield_table(certificate, sampled), *notes, f"report: {page}")
 
 
@@ -125,22 +122,9 @@ def _certify(
     partial = folder / PARTIAL
     try:
         with part_kept(partial, "no part of the proof was finished yet"):
-            return tb.certify_yield(
-                given.model,
-                given.data.x,
-                given.data.y,
-                sigma,
-                box=given.box,
-                progress=progress,
-                resume=partial,
-                model_info=given.model_info,
-                data_info=given.data_info,
-                **how,
-            )
-    except InputError as error:
-        if isinstance(error, UnsupportedOperator) or "sampled_yield" in str(error):
-            raise InputError(f"{error} (thetabox yield --sampled-only draws chips alone)") from error
-        raise
+            return tb.certify_yield(**given.claim, sigma=sigma, progress=progress, resume=partial, **how)
+    except (NoProof, UnsupportedOperator) as error:
+        raise InputError(f"{error} (thetabox yield --sampled-only draws chips alone)") from error
 
 
 def _check_draws(draws: int, confidence: float) -> None:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from thetabox.errors import InputError
+from thetabox.errors import InputError, NoProof
 from thetabox.models.memory import identity, named_tensors
 from thetabox.noise import Noise
 from thetabox.verify.arithmetic.parameter import Parameter
@@ -88,14 +88,14 @@ class Martingale:
 
     def __init__(self, problem: Problem, sizes: Mapping[str, Tensor], noise: Noise) -> None:
         if isinstance(problem.network, RecurrentNetwork):
-            raise InputError(
+            raise NoProof(
                 "proven yield is for networks without time, which read each parameter once; use sampled_yield"
             )
         main = problem.network.main
         several = read_more_than_once(main, problem.model, sizes)
         parts = [name for name, whole in several.items() if not whole]
         if parts or (several and (noise.kind != "gaussian" or noise.correlated.get("layer"))):
-            raise InputError(
+            raise NoProof(
                 f"{(parts or list(several))[0]} is read more than once, so its errors are not independent of what they "
                 "meet; proven yield covers that for whole tensors, Gaussian noise and no factor of each tensor: use "
                 "sampled_yield, or leave it out of the box"

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from thetabox.errors import InputError
+from thetabox.errors import NoProof
 from thetabox.verify.linear.samples import Samples
 from thetabox.verify.linear.walk import Stop
 from thetabox.verify.network.graph import Graph, Operation, Ref
@@ -78,9 +78,9 @@ def _known(place: int, known: Any, name: str) -> bool:
     return name == "aten.einsum.default" or place in known
 
 
-def refusal(operation: Operation) -> InputError:
+def refusal(operation: Operation) -> NoProof:
     """What is said of an operation that is not known."""
-    return InputError(
+    return NoProof(
         f"proven yield does not know how the noise of parameters goes through {operation.describe()}; "
         "use sampled_yield, or leave those parameters out of the box"
     )

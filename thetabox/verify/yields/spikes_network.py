@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from thetabox.errors import InputError
+from thetabox.errors import InputError, NoProof
 from thetabox.models.leaky import Leaky, LeakyCells
 from thetabox.models.memory import identity, named_tensors
 from thetabox.noise import Noise
@@ -125,7 +125,7 @@ def _described(problem: Problem, sizes: Mapping[str, Tensor]) -> tuple[LeakyCell
     """
     network, model = problem.network, problem.model
     if not isinstance(network, RecurrentNetwork) or not isinstance(model, Leaky):
-        raise InputError(
+        raise NoProof(
             f"proven yield of networks in time is for spiking networks of leaky cells, which {type(model).__name__} "
             f"does not say it is (a method leaky_cells); {OTHERWISE}"
         )
@@ -140,19 +140,19 @@ def _described(problem: Problem, sizes: Mapping[str, Tensor]) -> tuple[LeakyCell
     neuron = {identity(held[name]) for says in described for role in NEURON if (name := getattr(says, role))}
     exact = next((name for name in sizes if identity(held[name]) in neuron), None)
     if exact is not None:
-        raise InputError(
+        raise NoProof(
             f"{exact} is in the box, and proven yield of spiking networks is for errors of weights alone; exclude it, "
             f"or {OTHERWISE}"
         )
     several = [name for graph in (network.step, network.main) for name in read_more_than_once(graph, model, sizes)]
     if several:
-        raise InputError(
+        raise NoProof(
             f"{several[0]} is read more than once a step; proven yield of spiking networks does not cover that: "
             f"exclude it from the box, or {OTHERWISE}"
         )
     return described
 
 
-def _instead(error: InputError) -> InputError:
+def _instead(error: InputError) -> NoProof:
     """What the domain 'histories' says of a network, with what helps here."""
-    return InputError(str(error).replace(INSTEAD, OTHERWISE))
+    return NoProof(str(error).replace(INSTEAD, OTHERWISE))
