@@ -87,34 +87,22 @@ def _mismatch(cell: Cell, progress: Callable[[int, int], None]) -> dict[str, Any
 
 def _attack(cell: Cell, progress: Callable[[int, int], None]) -> dict[str, Any]:
     c, test = cell.config, _test(cell, cell.config.proof_samples)
-    result = attack(
-        _network(cell),
-        test.x,
-        test.y,
-        cell.curve,
-        steps=c.attack_steps,
-        restarts=c.attack_restarts,
-        seed=cell.seed,
-        device=cell.device,
-        progress=progress,
-    )
+    result = _attacked(attack, cell, test, progress, steps=c.attack_steps, restarts=c.attack_restarts)
     return {"epsilon": cell.curve, "accuracy": result.accuracy.tolist(), "correct": _rows(result.correct)}
 
 
 def _shared(cell: Cell, progress: Callable[[int, int], None]) -> dict[str, Any]:
     c, test = cell.config, _test(cell, cell.config.samples)
-    result = shared_attack(
-        _network(cell),
-        test.x,
-        test.y,
-        cell.curve,
-        steps=c.shared_steps,
-        restarts=c.shared_runs,
-        seed=cell.seed,
-        device=cell.device,
-        progress=progress,
-    )
+    result = _attacked(shared_attack, cell, test, progress, steps=c.shared_steps, restarts=c.shared_runs)
     return {"epsilon": cell.curve, "accuracy": result.accuracy.tolist(), "samples": len(test)}
+
+
+def _attacked(
+    search: Callable[..., Any], cell: Cell, test: data.Dataset, progress: Callable[[int, int], None], **effort: int
+) -> Any:
+    """What one of the two attacks finds."""
+    where = {"seed": cell.seed, "device": cell.device, "progress": progress}
+    return search(_network(cell), test.x, test.y, cell.curve, **effort, **where)
 
 
 def _pcm(cell: Cell, progress: Callable[[int, int], None]) -> dict[str, Any]:
