@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from scipy.stats import norm
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 import thetabox as tb
 from tests.verify.yields.networks import network
 from thetabox.noise import Noise
+from thetabox.verify.effort import Deadline
 from thetabox.verify.yields.certify import certify_yield
 from thetabox.verify.yields.chips import accuracy_of_chips
 from thetabox.verify.yields.largest import proven_sigma
@@ -213,3 +216,21 @@ def test_images_that_a_network_flattens_are_numbers_to_every_proof() -> None:
         found = certify_yield(model, x, y, 0.05, method=method).delta
         assert bool((found < 1.0).any())
         assert torch.equal(found, certify_yield(flat, x.flatten(1), y, 0.05, method=method).delta)
+
+
+def test_a_part_whose_search_was_cut_is_searched_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)), torch.randn(5, 4)
+    y = model(x).argmax(1)
+    whole = certify_yield(model, x, y, [0.02, 0.05])
+    with monkeypatch.context() as patched:
+        asked = iter(range(1000))
+        # It passes between two runs of the first proof.
+        patched.setattr(Deadline, "passed", property(lambda self: next(asked) >= 1))
+        cut = certify_yield(model, x, y, [0.02, 0.05], timeout=1000.0, resume=tmp_path / "kept")
+    assert not cut.finished
+    assert bool((cut.delta[0] < 1.0).any())
+    assert bool((cut.delta >= whole.delta).all())
+    again = certify_yield(model, x, y, [0.02, 0.05], resume=tmp_path / "kept")
+    assert again.to_json() == whole.to_json()
+    assert not (tmp_path / "kept").exists()
