@@ -1,0 +1,1 @@
+"""Parts of :mod:`thetabox.verify.network.rolled`."""

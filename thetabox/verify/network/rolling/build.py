@@ -1,0 +1,116 @@
+"""A graph made of some values of another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from thetabox.verify.network.graph import Graph, Layout, Operation, Ref
+from thetabox.verify.network.rolling.trees import operands, with_operands
+from thetabox.verify.network.rolling.values import SIZE, NotRolled, Values
+
+
+class Builder:
+    """Copies values into a new graph, whose positions count from 0.
+
+    Args:
+        values: where they come from.
+        inputs: what enters the new graph, in order: positions of values whose shape and type each has. ``known`` says
+            where in the new graph a value of the old one stands; a value that several inputs are like is the first.
+    """
+
+    def __init__(self, values: Values, inputs: Sequence[int]) -> None:
+        self.values = values
+        self.layouts: dict[int, Layout] = {}
+        self.dtypes: dict[int, torch.dtype] = {}
+        self.tensors: dict[int, str] = {}
+        self.constants: dict[int, torch.Tensor] = {}
+        self.views: dict[int, Any] = {}
+        self.operations: list[Operation] = []
+        self.count = 0
+        self.inputs = [self._place(index) for index in inputs]
+        self.known: dict[int, int] = {}
+        for index, place in zip(inputs, self.inputs, strict=True):
+            self.known.setdefault(index, place)
+
+    def _place(self, like: int) -> int:
+        """A new position for a value."""
+        place, graph = self.count, self.values.graph
+        self.count += 1
+        if like in graph.layouts:
+            self.layouts[place] = graph.layouts[like]
+        if like in graph.dtypes:
+            self.dtypes[place] = graph.dtypes[like]
+        return place
+
+    def copy(self, wanted: Iterable[int]) -> None:
+        """Make values known, by all operations that they need."""
+        needed = {i for i in wanted if i not in self.known}
+        for operation in reversed(self.values.operations):
+            if operation.index in needed and operation.operator != SIZE:
+                needed.update(i for i in operation.inputs if i not in self.known)
+        for operation in self.values.operations:
+            if operation.index in needed:
+                self.known[operation.index] = self.operation(operation, operands(operation))
+        for index in needed - self.known.keys():
+            self._leaf(index)
+
+    def operation(self, operation: Operation, reads: Sequence[int]) -> int:
+        """Copy one operation that reads values that are known or leaves; its new position."""
+        if operation.operator == SIZE and reads[0] not in self.known:
+            return self._size(operation)
+        return self.placed(operation, [self._leaf(i) for i in reads])
+
+    def placed(self, operation: Operation, places: Sequence[int]) -> int:
+        """Copy one operation, with its operands at places of the new graph; its new position."""
+        place = self._place(operation.index)
+        self.operations.append(with_operands(operation, places, place))
+        return place
+
+    def _leaf(self, index: int) -> int:
+        if index not in self.known:
+            graph = self.values.graph
+            place = self.known[index] = self._place(index)
+            if index in graph.tensors:
+                self.tensors[place] = graph.tensors[index]
+                if index in graph.views:
+                    self.views[place] = graph.views[index]
+            elif index in graph.constants:
+                self.constants[place] = graph.constants[index]
+            else:
+                raise NotRolled("a step reads the network's whole input")
+        return self.known[index]
+
+    def _size(self, operation: Operation) -> int:
+        """The number of samples, asked of an input of this graph."""
+        for place in self.inputs:
+            layout = self.layouts.get(place)
+            if layout is not None and layout.batch is not None and layout.merged == 1:
+                size = with_operands(operation, [place], self._place(operation.index))
+                self.operations.append(replace(size, args=(size.args[0], layout.batch)))
+                return size.index
+        raise NotRolled("nothing that enters a step says how many samples there are")
+
+    def graph(self, output: Sequence[int]) -> Graph:
+        """The new graph, with a list of results at positions of its own."""
+        return Graph(
+            inputs=self.inputs,
+            tensors=self.tensors,
+            constants=self.constants,
+            operations=self.operations,
+            output=[Ref(place) for place in output],
+            layouts=self.layouts,
+            dtypes=self.dtypes,
+            views=self.views,
+            batch_sizes=list(self.values.graph.batch_sizes),
+        )
+
+
+def part(values: Values, inputs: Sequence[int], results: Sequence[int]) -> Graph:
+    """The graph from some values to others."""
+    builder = Builder(values, inputs)
+    builder.copy(results)
+    return builder.graph([builder.known[i] for i in results])
