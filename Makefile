@@ -41,7 +41,7 @@ $(BIN)/python:
 # auto_LiRPA 0.3 asks for torch < 1.13 in its metadata though it runs with newer ones, so it goes in by itself.
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing thetabox and what it needs into $(VENV) (once, a few minutes)"
-	@$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[audio,ecg,check,onnx,test]"
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[audio,ecg,check,nir,onnx,test]"
 	@$(BIN)/python -m pip install --quiet -c constraints.txt appdirs tqdm packaging ninja pyyaml
 	@$(BIN)/python -m pip install --quiet --no-deps auto_LiRPA==0.3
 	@touch $@

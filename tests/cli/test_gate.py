@@ -77,6 +77,7 @@ OTHER = {
     "--precision": "float32",
     "--model": "convnet",
     "--set": "classes=10",
+    "--dynamics": "norse",
     "--data": "vowels",
     "--split": "train",
     "--samples": 9,

@@ -179,6 +179,7 @@ OTHER = {
     "--min-verified": 0.5,
     "--model": "mlp",
     "--set": "sizes=[64,10]",
+    "--dynamics": "norse",
     "--data": "vowels",
     "--split": "train",
     "--samples": 9,

@@ -125,7 +125,7 @@ def _code(certificate: Stored, path: Path, folder: Path) -> str:
 def _check_box(certificate: Stored, file: Path, path: Path) -> None:
     """The box that the certificate names is one of the model, and moves as many numbers as it says."""
     try:
-        model = load(file, config=certificate.model_info.get("set"))
+        model = load(file, config=certificate.model_info.get("set"), dynamics=certificate.model_info.get("dynamics"))
     except InputError:  # a checkpoint of an architecture that is not known here
         return
     certificate.box.check(model)
@@ -224,6 +224,7 @@ def _numbers(field: str) -> Compared:
     return lambda c, value: (list(getattr(c.noise, field).items()), list(value))
 
 
+OF_THE_MODEL: dict[str, Compared] = {"dynamics": lambda c, value: (c.model_info.get("dynamics", "none"), value)}
 OF_THE_BOX: dict[str, Compared] = {
     "box_kind": lambda c, value: (c.box.kind, value),
     "include": lambda c, value: (_patterns(c.box.include), _patterns(value)),
@@ -232,6 +233,7 @@ OF_THE_BOX: dict[str, Compared] = {
     "fold": lambda c, value: (c.box.fold, value),
 }
 COMPARED: dict[str, Compared] = {
+    **OF_THE_MODEL,
     **OF_THE_BOX,
     "domain": lambda c, value: (c.domain, value),
     "criterion": lambda c, value: (c.criterion, value),
@@ -240,6 +242,7 @@ COMPARED: dict[str, Compared] = {
     **{option: _setting(option) for option in ("option", "effort", "budget")},
 }
 COMPARED_OF_A_YIELD: dict[str, Compared] = {
+    **OF_THE_MODEL,
     **OF_THE_BOX,
     "noise": lambda c, value: (c.noise.kind, value),
     "noise_scale": _numbers("scale"),

@@ -52,7 +52,9 @@ class Given:
         }
 
 
-def read_model(path: Path, architecture: str | None, config: Sequence[tuple[str, str]]) -> nn.Module:
+def read_model(
+    path: Path, architecture: str | None, config: Sequence[tuple[str, str]], dynamics: str | None = None
+) -> nn.Module:
     """The network of a checkpoint.
 
     Raises:
@@ -60,7 +62,7 @@ def read_model(path: Path, architecture: str | None, config: Sequence[tuple[str,
     """
     if config and architecture is None and not is_graph(path):
         raise InputError("--set describes the network named by --model; name it, for instance --model lsnn")
-    return load_model(path, architecture, literals("--set", config))
+    return load_model(path, architecture, literals("--set", config), dynamics)
 
 
 def read_data(data: str, split: str, samples: int | None, data_dir: Path | None) -> Dataset:
@@ -86,6 +88,7 @@ def read_all(
     model: Path,
     architecture: str | None,
     config: Sequence[tuple[str, str]],
+    dynamics: str | None,
     data: str,
     split: str,
     samples: int | None,
@@ -99,13 +102,14 @@ def read_all(
 ) -> Given:
     """Everything that a command needs, read and checked before anything is computed or written."""
     box = make_box(box_kind, include, exclude, scale, fold)
-    network = read_model(model, architecture, config)
+    network = read_model(model, architecture, config, dynamics)
     dataset = read_data(data, split, None, data_dir)
     set_threads(threads, network)
     asked = _fitting(network, dataset)
     dataset = dataset if samples is None else dataset.subset(samples)
     info = {"source": str(model), "kind": arguments.FILE, "sha256": sha256(model)}
-    return Given(asked.model, dataset, box, {**info, **_code(architecture, config), **asked.facts})
+    chosen = {} if dynamics is None else {"dynamics": dynamics}
+    return Given(asked.model, dataset, box, {**info, **chosen, **_code(architecture, config), **asked.facts})
 
 
 def _code(architecture: str | None, config: Sequence[tuple[str, str]]) -> dict[str, Any]:

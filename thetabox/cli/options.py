@@ -178,6 +178,12 @@ def model_options(function: Function) -> Function:
             multiple=True,
             help="Constructor argument of it, e.g. units=128; repeatable.",
         ),
+        click.option(
+            "--dynamics",
+            metavar="NAME",
+            help="Of a .nir file, how its neurons are updated: snntorch, norse, spikingjelly, sinabs, …; an unknown "
+            "name lists them all.",
+        ),
     )
 
 

@@ -23,7 +23,7 @@ from thetabox.errors import InputError
 from thetabox.models.bytes_of import bytes_of
 from thetabox.models.contents import Held, fill, first_line, fits, readings, shown, state_dicts
 from thetabox.models.convnet import ConvNet
-from thetabox.models.graphs import data_files, is_graph, read_graph
+from thetabox.models.graphs import check_dynamics, data_files, is_graph, read_graph
 from thetabox.models.lsnn import LSNN
 from thetabox.models.mlp import MLP
 from thetabox.models.resnet import ResNet32
@@ -117,7 +117,10 @@ def save(model: nn.Module, path: str | os.PathLike[str], info: dict[str, Any] | 
 
 
 def load(
-    path: str | os.PathLike[str], model: str | nn.Module | None = None, config: Mapping[str, Any] | None = None
+    path: str | os.PathLike[str],
+    model: str | nn.Module | None = None,
+    config: Mapping[str, Any] | None = None,
+    dynamics: str | None = None,
 ) -> nn.Module:
     """Network of a checkpoint, in evaluation mode, on the CPU (a module given keeps its device).
 
@@ -128,14 +131,18 @@ def load(
 
     A ``.pt2`` file (``torch.export.save``) or ``.onnx`` file holds the whole network, which becomes a
     :class:`~thetabox.models.program.Program` with its weights under the names that they have there, and a batch of any
-    size. A classifier's softmax and label at the end of an ONNX file are left out, which a notice says.
+    size. A classifier's softmax and label at the end of an ONNX file are left out, which a notice says. A ``.nir`` file
+    holds a spiking network but not how its neurons are updated, which ``dynamics`` says.
 
     Args:
-        path: a safetensors file, a ``.pt`` state_dict (read with ``weights_only=True``), a ``.pt2`` or ``.onnx`` file.
+        path: a safetensors file, a ``.pt`` state_dict (read with ``weights_only=True``), a ``.pt2``, ``.onnx`` or
+            ``.nir`` file.
         model: architecture name, place of the user's own code (``path/to/file.py:Class``, which is run) or a module to
             fill; needed for files that do not name their architecture.
         config: arguments of the constructor of the network that ``model`` names; read off the file where it can be. Of
             an ONNX file ``output``, the name of the value that is the logits.
+        dynamics: of a NIR file, the framework by whose rules its neurons are updated (``snntorch``, ``norse``, …; all
+            of them in :data:`thetabox.models.nir.PRESETS`).
 
     Raises:
         InputError: no such file, not a checkpoint, truncated, holding code, NaN or infinite weights, wrong shapes,
@@ -145,7 +152,8 @@ def load(
     if is_graph(path):
         if model is not None:
             raise InputError(f"{path}: the file holds the whole network; leave --model (model= in Python) out")
-        return read_graph(path, config)
+        return read_graph(path, config, dynamics)
+    check_dynamics(path, dynamics)
     held, meta = _read(path)
     if isinstance(model, nn.Module):
         fill(path, model, held)

@@ -13,8 +13,8 @@ from thetabox.errors import InputError
 from thetabox.models import pt2
 from thetabox.models.contents import one_line
 
-ONNX = ".onnx"
-GRAPHS = (".pt2", ONNX)
+ONNX, NIR = ".onnx", ".nir"
+GRAPHS = (".pt2", ONNX, NIR)
 """Suffixes of files that hold a network, not only its weights."""
 
 
@@ -24,13 +24,20 @@ def is_graph(path: str | os.PathLike[str]) -> bool:
     return path.suffix.lower() in GRAPHS or pt2.is_archive(path)
 
 
-def read_graph(path: Path, config: Mapping[str, Any] | None) -> nn.Module:
+def read_graph(path: Path, config: Mapping[str, Any] | None, dynamics: str | None = None) -> nn.Module:
     """The network of a graph file.
 
     Raises:
         InputError: as :func:`load`.
     """
     try:
+        if path.suffix.lower() == NIR:
+            from thetabox.models import nir  # here, as below
+
+            if config:
+                raise InputError(f"{path}: of a NIR file its dynamics are chosen (--dynamics), nothing else")
+            return nir.read(path, dynamics)
+        check_dynamics(path, dynamics)
         if path.suffix.lower() == ONNX:
             from thetabox.models import onnx  # here, for most commands need none of its table
 
@@ -38,6 +45,12 @@ def read_graph(path: Path, config: Mapping[str, Any] | None) -> nn.Module:
         return pt2.read(path, config)
     except InputError as error:
         raise InputError(one_line(str(error))) from error.__cause__
+
+
+def check_dynamics(path: Path, dynamics: str | None) -> None:
+    """Raise InputError where dynamics are chosen of a file that says itself what is computed."""
+    if dynamics is not None:
+        raise InputError(f"{path}: dynamics are chosen of a NIR file; leave --dynamics (dynamics= in Python) out")
 
 
 def data_files(path: Path) -> list[Path]:

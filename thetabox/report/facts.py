@@ -70,7 +70,15 @@ def count_text(value: Any) -> str:
 def _file(facts: Mapping[str, Any]) -> str:
     """What is known of a graph file: by what it was written, and whether batch norms stand in it."""
     said = [f"{facts.get('format')} by {facts.get('producer')}"]
-    words = {"opset": "opset", "batch_norm": "batch norm:", "output": "logits:", "batch": "batch:"}
+    words = {
+        "opset": "opset",
+        "batch_norm": "batch norm:",
+        "output": "logits:",
+        "batch": "batch:",
+        "dynamics": "dynamics",
+        "framework": "as in",
+        "update": "that is",
+    }
     return "; ".join([*said, *(f"{word} {facts[key]}" for key, word in words.items() if key in facts)])
 
 

@@ -16,6 +16,7 @@ from thetabox.box import Box
 from thetabox.checks import check_weights
 from thetabox.errors import InputError
 from thetabox.models.fold import folded
+from thetabox.models.nir import NirNetwork
 from thetabox.models.program import Program
 from thetabox.models.twins import RUNNING
 from thetabox.verify.arithmetic.interval import Interval
@@ -160,7 +161,7 @@ def _facts(model: nn.Module, box: Box) -> dict[str, Any]:
         "sha256": tensor_hash([t for _, t in sorted([*tensors.items(), *model.named_buffers()])]),
         "parameters": sum(t.numel() for t in tensors.values()),
         "perturbed": perturbed,
-        **({"file": model.facts} if isinstance(model, Program) else {}),
+        **({"file": model.facts} if isinstance(model, Program | NirNetwork) else {}),
     }
 
 

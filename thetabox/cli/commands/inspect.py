@@ -16,6 +16,7 @@ from thetabox.cli.inputs import make_box, read_data, read_model
 from thetabox.errors import InputError
 from thetabox.models import architecture as architecture_of
 from thetabox.models import checkpoint_info
+from thetabox.models.nir import NirNetwork
 from thetabox.models.program import Program
 
 
@@ -28,6 +29,7 @@ def command(
     model: Path,
     architecture: str | None,
     config: tuple[tuple[str, str], ...],
+    dynamics: str | None,
     data: str | None,
     split: str,
     samples: int | None,
@@ -38,11 +40,11 @@ def command(
     """A parameter stands with whether it is in the box."""
     from thetabox.verify.inspect import inspect
 
-    network = read_model(model, architecture, config)
+    network = read_model(model, architecture, config, dynamics)
     factors = make_box(**box).factors(network)
     info = checkpoint_info(model)
     show(f"{type(network).__name__} from {model}")
-    facts = network.facts if isinstance(network, Program) else {}
+    facts = network.facts if isinstance(network, Program | NirNetwork) else {}
     for key, value in {**(info.get("config") or {}), **(info.get("info") or {}), **facts}.items():
         show(f"  {key}: {value}")
     table = report.plain_table("parameter", "shape", "numbers", "in the box", text=2)
@@ -80,6 +82,8 @@ def _example(network: nn.Module, shape: str | None) -> Tensor:
         return torch.zeros(1, *config["input"])
     if known == "lsnn":
         return torch.zeros(1, 2, config["inputs"])
+    if isinstance(network, NirNetwork):
+        return torch.zeros(1, 2, network.inputs)
     if known == "mlp":
         return torch.zeros(1, config["sizes"][0])
     if known == "resnet32":
