@@ -83,7 +83,8 @@ class Dot:
 
 Node = Block | Exp | Sign | Function | Dot
 
-VALUES: Mapping[str, Callable[..., Number]] = {"maximum": max, "minimum": min}
+FLOOR = "floor"
+VALUES: Mapping[str, Callable[..., Number]] = {"maximum": max, "minimum": min, FLOOR: math.floor}
 # A whole number of some type, between the settings; it has no value where it would wrap, or be cut off.
 WHOLE = "whole"
 ZERO, ONE = 0, 1
@@ -294,11 +295,12 @@ class Algebra:
         if number is not None:
             return ONE if number > 0 else ZERO
         terms = self.terms(p)
-        if len(terms) == 1 and isinstance(self._nodes[next(iter(terms))[0][0]], Sign):
-            # A truth value itself, where it stands alone.
-            ((monomial, coefficient),) = terms.items()
-            if len(monomial) == 1:
-                return self.number({monomial: 1}) if coefficient > 0 else ZERO
+        atoms = {a for m in terms for a, _ in m}
+        if len(atoms) == 1 and isinstance(self._nodes[(atom := next(iter(atoms)))], Sign):
+            # Two numbers that a truth value chooses from: again a truth value, its opposite, or neither.
+            without = terms.get((), 0)
+            quiet, holds = int(without > 0), int(without + terms[((atom, 1),)] > 0)
+            return self.add(self.literal(quiet), self.scale(-1 - atom, holds - quiet))
         lead = terms[min(terms)]
         whole = self.scale(p, lead if lead in (1, -1) else Fraction(1) / lead)
         return self._atom(Sign(whole, 1 if lead > 0 else -1))
@@ -337,7 +339,7 @@ class Algebra:
     # Looking inside
 
     def support(self, p: int) -> frozenset[int]:
-        """Entries and comparisons that it depends on, inside functions too; not what weights are multiplied by."""
+        """Entries, comparisons and functions that it depends on, in functions too; not what weights multiply."""
         support = self._support.get(p)
         if support is None:
             own = (m for m in self.terms(p) if not self._weighted(m))
@@ -361,7 +363,7 @@ class Algebra:
                 case Sign(of, _):
                     support = self.support(of) | {atom}
                 case Function(_, arguments, _):
-                    support = frozenset().union(*(self.support(a) for a in arguments))
+                    support = frozenset((atom,)).union(*(self.support(a) for a in arguments))
                 case _:
                     support = frozenset()
             self._support[-1 - atom] = support

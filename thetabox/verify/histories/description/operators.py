@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thetabox.verify.histories.description.algebra import ONE, ZERO
+from thetabox.verify.histories.description.algebra import FLOOR, ONE, ZERO
+from thetabox.verify.histories.description.spatial import SPATIAL
 from thetabox.verify.histories.description.symbolic import Rows, Symbolic, Unknown
 from thetabox.verify.network.graph import Operation, Ref
 from thetabox.verify.network.kinds import kinds
@@ -265,6 +266,12 @@ def unary(s: Symbolic, o: Operation, a: Tensor, *settings: Any, **named: Any) ->
     return s.each(lambda p: s.algebra.function(o.operator, (p,), key), a)
 
 
+def floor(s: Symbolic, o: Operation, a: Tensor) -> Tensor:
+    """The largest whole number that is not above."""
+    _real(o)
+    return s.each(lambda p: s.algebra.function(FLOOR, (p,)), a)
+
+
 def total(s: Symbolic, o: Operation, a: Tensor, dims: Any = None, keepdim: bool = False, dtype: Any = None) -> Tensor:
     """Sums; of real numbers that are first made whole ones, nothing is known."""
     _known_operands(s, o)
@@ -469,6 +476,7 @@ _COMPUTING: dict[str, Callable[..., Any]] = {
     "relu": relu,
     "relu_": relu,
     "abs": absolute,
+    "floor": floor,
     "sum": total,
     "mean": mean,
     "matmul": matmul,
@@ -485,6 +493,7 @@ _COMPUTING: dict[str, Callable[..., Any]] = {
         ("sigmoid", "tanh", "softplus", "elu", "selu", "gelu", "silu", "hardsigmoid", "leaky_relu", "relu6"),
         unary,
     ),
+    **SPATIAL,
 }  # a table, several to a line  # fmt: skip
 
 RULES: dict[str, Callable[..., Any]] = {

@@ -1,0 +1,85 @@
+"""A spiking network run forward at the middle of its boxes, by its equations alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from thetabox.verify.histories.neurons import Neurons, Spiking
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a run answered.
+
+    Attributes:
+        logits: of every sample.
+        counts: spikes of every cell, one tensor a layer.
+        nearest: how near any potential of a sample came to where its spikes change, relative to the size of what is
+            summed up there.
+    """
+
+    logits: Float[Tensor, "samples classes"]
+    counts: list[Float[Tensor, "samples units"]]
+    nearest: Float[Tensor, " samples"]
+
+
+def run(net: Spiking, x: Float[Tensor, "samples time inputs"]) -> Ran:
+    """All steps of a network in double precision."""
+    layers = [_Layer(says, x) for says in net.layers]
+    for x_t in x.double().unbind(1):
+        before = [layer.z for layer in layers]
+        for layer in layers:
+            layer.step(x_t, [other.z for other in layers], before)
+    read = layers[net.readout.layer]
+    value = read.sum if net.readout.over == "sum" else read.p
+    logits = value @ net.readout.weights.centre + net.readout.bias.centre
+    return Ran(logits, [layer.count for layer in layers], torch.stack([layer.nearest for layer in layers]).amin(0))
+
+
+class _Layer:
+    """One layer through time."""
+
+    def __init__(self, says: Neurons, x: Tensor) -> None:
+        self.says, samples = says, len(x)
+        self.j = says.current.value.expand(samples, -1)
+        self.decayed = says.decay.value * says.start.value.expand(samples, -1)
+        self.z = x.new_zeros(samples, says.units, dtype=torch.float64)
+        self.p, self.sum, self.count, self.size = self.z, self.z, self.z, self.z
+        self.nearest = torch.full((samples,), torch.inf, dtype=torch.float64, device=x.device)
+
+    def step(self, x_t: Tensor, now: list[Tensor], before: list[Tensor]) -> None:
+        """One step, of inputs, spikes of this step and of the step before."""
+        says = self.says
+        u, size = says.bias.centre.expand_as(self.z), says.bias.centre.abs().expand_as(self.z)
+        sources = [] if says.inputs is None else [(x_t, says.inputs)]
+        sources += [(now[layer], weights) for layer, weights in says.below.items()]
+        sources += [(before[layer], weights) for layer, weights in says.before.items()]
+        for source, weights in sources:
+            u, size = u + source @ weights.centre, size + source.abs() @ weights.centre.abs()
+        self.j = u if says.synapse is None else says.synapse.value * self.j + u
+        self.p = self.decayed + self.j + says.leak.centre
+        self.size = torch.maximum(self.size, size + self.j.abs() + self.decayed.abs() + says.leak.centre.abs())
+        self._spike()
+        self.decayed = says.decay.value * self.p
+        if says.next_drop is not None:
+            self.decayed = self.decayed - self.z * says.next_drop.centre
+        elif says.reset is not None:
+            self.decayed = says.decay.value * torch.where(self.z > 0, says.reset.centre, self.p)
+        self.sum, self.count = self.sum + (self.z if says.most else self.p), self.count + self.z
+
+    def _spike(self) -> None:
+        says, level = self.says, self.says.threshold.centre
+        if says.most == 0:
+            return
+        if says.most == 1:
+            self.z = (self.p > level).double()
+            gap = self.p - level
+        else:
+            self.z = torch.floor(self.p / level).clamp(0, says.most)
+            # The nearest whole number of thresholds at which their count changes.
+            gap = self.p - level * (self.p / level).round().clamp(1, says.most)
+        self.nearest = torch.minimum(self.nearest, (gap.abs() / (self.size + level.abs()).clamp(min=1e-300)).amin(1))

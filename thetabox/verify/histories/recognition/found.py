@@ -1,0 +1,111 @@
+"""The leaky cells of a network: found once, looked at again in a run, kept for as long as its values are held."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from thetabox.errors import InputError
+from thetabox.models.precision import default_dtype
+from thetabox.models.recurrent import called
+from thetabox.models.twins import RUNNING
+from thetabox.verify.histories.forward import run
+from thetabox.verify.histories.neurons import Spiking
+from thetabox.verify.histories.recognition.equations import Equations
+from thetabox.verify.histories.recognition.failure import NotRecognised
+from thetabox.verify.histories.recognition.loop import of_loop
+from thetabox.verify.histories.recognition.network import spiking
+from thetabox.verify.histories.recognition.protocol import of_protocol
+from thetabox.verify.interpreter.tensors import Tensors
+from thetabox.verify.network import RecurrentNetwork
+from thetabox.verify.problem import Problem
+
+# Operators that compare numbers, as spikes do.
+COMPARISONS = ("gt", "ge", "lt", "le", "sign", "heaviside", "floor")
+# Samples that are run beside the network, how near to a threshold two sums may disagree, and how far answers may.
+SAMPLES, TIE, CLOSE = 64, 1e-9, 1e-7
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """A network of leaky cells.
+
+    Attributes:
+        net: its layers.
+        columns: which entry of a sample every input of a step is.
+    """
+
+    net: Spiking
+    columns: Int[Tensor, "time inputs"]
+
+    def inputs(self, x: Float[Tensor, "samples ..."]) -> Float[Tensor, "samples time inputs"]:
+        """What enters at every step."""
+        return x.flatten(1)[:, self.columns.to(x.device)]
+
+
+_known: WeakKeyDictionary[Tensors, Recognised | str] = WeakKeyDictionary()
+
+
+def recognised(problem: Problem) -> Recognised:
+    """The cells of a network.
+
+    Raises:
+        NotRecognised: it is not made of leaky cells, or cannot be seen to be.
+    """
+    found = _known.get(problem.tensors)
+    if found is None:
+        try:
+            with torch.no_grad():
+                found = _recognised(problem)
+        except NotRecognised as error:
+            found = str(error)
+        _known[problem.tensors] = found
+    if isinstance(found, str):
+        raise NotRecognised(found)
+    return found
+
+
+def looks_spiking(problem: Problem) -> bool:
+    """Whether anything of the network compares numbers."""
+    graphs = problem.network.graphs.values()
+    return any(o.operator.split(".")[1:2] in [[c] for c in COMPARISONS] for g in graphs for o in g.operations)
+
+
+def _recognised(problem: Problem) -> Recognised:
+    if not looks_spiking(problem):
+        raise NotRecognised("nothing in it compares a potential with a threshold")
+    equations = _equations(problem)
+    found = Recognised(spiking(equations), equations.columns)
+    if _differs(problem, found):
+        raise NotRecognised("what was read of its cells does not run as the network does")
+    return found
+
+
+def _equations(problem: Problem) -> Equations:
+    network = problem.network
+    return of_protocol(problem, network) if isinstance(network, RecurrentNetwork) else of_loop(problem, network)
+
+
+def _differs(problem: Problem, found: Recognised) -> bool:
+    """A second look: whether float64 runs of some samples part, but for those that come near to a threshold."""
+    x = problem.x[:SAMPLES].double().to(problem.settings.device)
+    ran = run(found.net, found.inputs(x))
+    with RUNNING:
+        model = copy.deepcopy(problem.model).double().to(x.device).eval()
+    try:
+        with default_dtype(torch.float64):
+            answer = called(model, x)
+    except (RuntimeError, TypeError, ValueError, InputError):
+        return False  # it does not run in double precision; its graphs have decided
+    if problem.network.ending or not isinstance(answer, Tensor) or answer.shape != ran.logits.shape:
+        return False
+    size = ran.logits.abs().amax(1) + 1.0
+    return bool((((answer - ran.logits).abs().amax(1) > CLOSE * size) & (ran.nearest > TIE)).any())
+
+
+__all__ = ["Recognised", "looks_spiking", "recognised"]

@@ -1,0 +1,195 @@
+r"""The comparisons of one step: which are spikes of this step, and what stands for those of the step before.
+
+A spike of the step before is kept in the state, or found anew: a comparison of states alone, which is a spike of the
+step before if it becomes a spike of this step once every state in it is replaced by what it becomes. Of a cell that may
+spike several times a step the whole number :math:`\min(\max(\lfloor q \rfloor, 0), n)` takes the comparison's place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from thetabox.verify.histories.description.algebra import FLOOR, ONE, ZERO, Algebra, Block, Dot, Exp, Function, Sign
+from thetabox.verify.histories.recognition.equations import Equations
+from thetabox.verify.histories.recognition.failure import NotRecognised
+
+
+@dataclass(frozen=True)
+class Count:
+    """A whole number of spikes: what is rounded down, and the most that it may be (``None`` without end)."""
+
+    of: int
+    most: int | None
+
+
+def count_of(algebra: Algebra, atom: int) -> Count | None:
+    """An atom as a number of spikes, none below 0."""
+    node = algebra.node(atom)
+    if isinstance(node, Function) and node.name == "minimum":
+        most, inner = _number_and_atom(algebra, node)
+        count = None if inner is None else count_of(algebra, inner)
+        return None if count is None or most is None or most < 1 or count.most is not None else Count(count.of, most)
+    if isinstance(node, Function) and node.name == "maximum":
+        least, inner = _number_and_atom(algebra, node)
+        rounded = None if inner is None else algebra.node(inner)
+        if least == 0 and isinstance(rounded, Function) and rounded.name == FLOOR:
+            return Count(rounded.arguments[0], None)
+        if least == 0 and isinstance(rounded, Function) and rounded.name == "minimum" and inner is not None:
+            most, inside = _number_and_atom(algebra, rounded)
+            floor = None if inside is None else algebra.node(inside)
+            if isinstance(floor, Function) and floor.name == FLOOR and most is not None and most >= 1:
+                return Count(floor.arguments[0], most)
+    return None
+
+
+def _number_and_atom(algebra: Algebra, node: Function) -> tuple[int | None, int | None]:
+    """The whole number and the atom that are the two arguments of a function."""
+    number = atom = None
+    for p in node.arguments:
+        value = algebra.value(p)
+        if value is not None and value == int(value):
+            number = int(value)
+        elif p < 0:
+            atom = -1 - p
+    return number, atom
+
+
+class Spikes:
+    """Comparisons of this step, and of the step before.
+
+    Attributes:
+        now: atoms of comparisons that hang on what enters in this step, in the order in which they are found; of whole
+            numbers of spikes too.
+        old: of each of them → the atom that stands for its value in the step before.
+        first: what that is in front of the first step, 0 or 1, where anything hangs on it.
+        largest: ε up to which ``first`` is so.
+        instead: atoms of the equations → what they are by these: states that keep old comparisons, and comparisons of
+            states alone; comparisons of this step as they are.
+    """
+
+    def __init__(self, equations: Equations) -> None:
+        self.equations, self.algebra = equations, equations.algebra
+        self._moves: dict[int, bool] = {}
+        compared = list(self._comparisons([*equations.next.values(), *equations.outputs]))
+        self.now = [a for a in compared if self._enters(-1 - a)]
+        self.old = {a: -1 - self._fresh(n, a) for n, a in enumerate(self.now)}
+        self.first: dict[int, int] = {}
+        self.largest = math.inf
+        self.instead: dict[int, int] = {a: -1 - a for a in self.now}
+        for atom in compared:
+            if atom not in self.old:
+                self._found_anew(atom)
+        for state in equations.next:
+            self._kept(state)
+
+    def rewritten(self, p: int) -> int:
+        """A polynomial by old comparisons instead of what stands for them."""
+        return self.algebra.substitute(p, self.instead)
+
+    def count(self, atom: int) -> Count | None:
+        """What is rounded down to a number of spikes, and the most; ``None`` for a comparison."""
+        count = count_of(self.algebra, atom)
+        return None if count is None else Count(self.rewritten(count.of), count.most)
+
+    def gap(self, atom: int) -> int:
+        """The polynomial that is above 0 where a comparison holds."""
+        node = self.algebra.node(atom)
+        assert isinstance(node, Sign)
+        return self.algebra.scale(self.rewritten(node.of), node.side)
+
+    def _fresh(self, number: int, atom: int) -> int:
+        entry = -1 - self.algebra.block(f"spike {number} of the step before", (), "input").first
+        return self.algebra.positive(entry) if isinstance(self.algebra.node(atom), Sign) else entry
+
+    def _comparisons(self, polynomials: Iterable[int]) -> Iterator[int]:
+        """Every comparison and number of spikes in them, in their sums of products too, each once."""
+        todo, seen = list(polynomials)[::-1], set()
+        while todo:
+            p = todo.pop()
+            for monomial in self.algebra.terms(p):
+                for atom, _ in monomial:
+                    if atom in seen:
+                        continue
+                    seen.add(atom)
+                    count = count_of(self.algebra, atom)
+                    if count is not None or isinstance(self.algebra.node(atom), Sign):
+                        yield atom
+                    todo.extend(self._inside(atom) if count is None else [count.of])
+
+    def _inside(self, atom: int) -> list[int]:
+        match self.algebra.node(atom):
+            case Sign(of, _) | Exp(of):
+                return [of]
+            case Function(_, arguments, _):
+                return list(arguments)
+            case Dot() as dot:
+                return sorted({*dot.factors()[0].tolist()})
+        return []
+
+    def _enters(self, p: int) -> bool:
+        """Whether a polynomial holds what enters in this step: inputs, or sums of products with weights."""
+        found = self._moves.get(p)
+        if found is None:
+            atoms = {a for m in self.algebra.terms(p) for a, _ in m}
+            found = self._moves[p] = any(self._atom_enters(a) for a in atoms)
+        return found
+
+    def _atom_enters(self, atom: int) -> bool:
+        match self.algebra.node(atom):
+            case Block(_, _, _, kind):
+                return kind in ("input", "undefined")
+            case Dot():
+                return True
+        return any(self._enters(p) for p in self._inside(atom))
+
+    def _found_anew(self, atom: int) -> None:
+        node = self.algebra.node(atom)
+        if not isinstance(node, Sign):
+            raise NotRecognised(f"{self.algebra.show(-1 - atom)} is no spike of the step before")
+        after = self.algebra.substitute(node.of, self.equations.next)
+        shifted = self.algebra.positive(self.algebra.scale(after, node.side))
+        held = -1 - shifted if shifted < 0 else None
+        if held not in self.old:
+            raise NotRecognised(f"{self.algebra.show(-1 - atom)} is no spike of the step before")
+        start = self.algebra.scale(self.algebra.substitute(node.of, self.equations.start), node.side)
+        self.instead[atom] = -1 - self.old[held]
+        self._begins(held, self._holds(start, atom))
+
+    def _holds(self, gap: int, atom: int) -> int:
+        """Whether a comparison in front of the first step holds; where the box moves it, up to which ε that is so."""
+        value = self.algebra.value(self.algebra.positive(gap))
+        if value is not None:
+            return int(value)
+        found = self.equations.constants.boxed(gap)
+        room = abs(found.centre) - found.error
+        if room <= 0:
+            raise NotRecognised(f"whether {self.algebra.show(-1 - atom)} in front of the first step is not known")
+        if found.spread:
+            self.largest = min(self.largest, math.nextafter(math.nextafter(room, 0.0) / found.spread, 0.0))
+        return int(found.centre > 0)
+
+    def _kept(self, state: int) -> None:
+        """A state that becomes a number and another one by a comparison."""
+        p = self.equations.next[state]
+        held = {a for m in self.algebra.terms(p) for a, _ in m if a in self.old}
+        if len(held) != 1:
+            return
+        (atom,) = held
+        without, with_it = (self.algebra.substitute(p, {atom: bit}) for bit in (ZERO, ONE))
+        constants = self.equations.constants
+        if not (constants.is_constant(without) and constants.is_constant(with_it)):
+            return
+        start = self.equations.start[state]
+        if start not in (without, with_it):
+            raise NotRecognised("a state that keeps a spike begins with something else")
+        self._begins(atom, int(start == with_it))
+        step = self.algebra.subtract(with_it, without)
+        if p != self.algebra.add(without, self.algebra.multiply(step, -1 - atom)):
+            return
+        self.instead[state] = self.algebra.add(without, self.algebra.multiply(step, -1 - self.old[atom]))
+
+    def _begins(self, atom: int, value: int) -> None:
+        if self.first.setdefault(atom, value) != value:
+            raise NotRecognised("its state in front of the first step says that a cell spiked, and that it did not")
