@@ -24,7 +24,7 @@ FLOORS = (
     ("verify.problem", "verify.inspect"),
     ("verify.domain",),
     ("verify.interval", "verify.linear", "verify.histories", "verify.lirpa", "verify.domains"),
-    ("verify.search", "verify.arguments"),
+    ("verify.search", "verify.arguments", "verify.cells"),
     ("verify.agreement", "verify.stored"),
     ("verify.certificate",),
     ("verify.certify", "verify.radius", "verify.worst_case", "verify.yields"),

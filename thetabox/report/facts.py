@@ -29,6 +29,11 @@ def origin(certificate: Certificate | YieldCertificate) -> Rows:
         given = ", ".join(f"{name}={value}" for name, value in (model.get("set") or {}).items())
         rows.append(("class of the model", f"{model['code']}{f' with {given}' if given else ''}"))
         rows.append(("its file's sha256", _hash(model.get("code_sha256"))))
+    if "cells" in model:
+        rows.append(("spiking cells", str(model["cells"])))
+    if "branching_ratio" in model:
+        ratio = f"{number(model['branching_ratio'])}: so many other cells change their spikes with a marginal one"
+        rows.append(("branching ratio", f"{ratio}; proofs go far where it is 1 or less"))
     return [
         *rows,
         ("parameters", f"{parameters}, of which {perturbed} in the box"),

@@ -129,6 +129,7 @@ def certify(
     seconds = time.perf_counter() - started
     base = _baseline(task) if baseline else None
     whole = profile and not deadline.passed
+    facts |= proof.domain.facts(whole=whole)
     data = {"name": "", "sha256": tensor_hash([inputs, labels]), "samples": len(inputs), **(data_info or {})}
     return Certificate(
         epsilon=eps,

@@ -76,6 +76,14 @@ class Domain(ABC):
         self.meter: Meter = FREE
         self.follows = False
 
+    @classmethod
+    def is_meant_for(cls, problem: Problem) -> bool:
+        """Whether the network is of the kind that the domain exists for: ``auto`` then tries it before other dear ones.
+
+        Why such a network does not fit after all stands in the certificate, also where another domain takes it.
+        """
+        return False
+
     @abstractmethod
     def margins(
         self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]
@@ -114,6 +122,10 @@ class Domain(ABC):
     def samples_at_once(self, sweeps: int) -> int:
         """How many samples, each with ``sweeps`` ε, fit memory together."""
         return self.problem.chunk_size(sweeps)
+
+    def facts(self, *, whole: bool) -> dict[str, Any]:
+        """What the domain found out about the network, for the certificate; with ``whole`` also what takes a second."""
+        return {}
 
     def profile(self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]) -> Profile | None:
         """Where the proof of these samples loses its certainty, by layer or time step, where the domain can tell."""

@@ -22,7 +22,7 @@ from thetabox.models import LSNN, LeakyCells
 from thetabox.verify import arguments
 from thetabox.verify.arithmetic.rounding import Rounding
 from thetabox.verify.histories import Histories
-from thetabox.verify.histories.cells import decay
+from thetabox.verify.histories.leaky import decay
 from thetabox.verify.histories.walk import Walked
 from thetabox.verify.problem import Problem
 
@@ -50,8 +50,8 @@ def sweep_of(epsilon: Sequence[float], samples: int) -> Tensor:
 
 def walked_at(domain: Histories, epsilon: float, samples: int) -> Walked:
     """Where the first samples end at one ε."""
-    (rows,) = domain._unlabelled(slice(0, samples), sweep_of([epsilon], samples))
-    return domain._run(domain._cells(rows.values), rows)
+    (rows,) = domain.engine.unlabelled(slice(0, samples), sweep_of([epsilon], samples))
+    return domain.engine.run(domain.engine.circuit(rows.values), rows)
 
 
 def tiny(seed: int, **more: Any) -> tuple[LSNN, dict[str, Any]]:

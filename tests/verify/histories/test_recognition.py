@@ -204,7 +204,7 @@ class _Odd(RecurrentModule):
 ODD = (
     "squares its potential", "decays by a weight in the box", "multiplies its current by a spike",
     "halves its potential", "late by two", "uses its current a step late",
-    "compares something else", "drops at once and later", "adapts", "has a nonlinear current",
+    "compares something else", "adapts", "has a nonlinear current",
     "answers potentials of cells that spike", "begins with a spike", "begins at the input", "reads half the time",
     "reads the last spike", "reads a maximum",
 )  # one to a branch of the step  # fmt: skip
@@ -212,6 +212,14 @@ ODD = (
 
 def test_the_odd_cell_is_a_leaky_one_without_its_oddity() -> None:
     assert len(read(_Odd("not at all"), torch.rand(2, 6, 5)).layers) == 1
+
+
+def test_a_spike_that_acts_at_once_and_in_the_next_step_is_a_weight_of_the_cell_to_itself() -> None:
+    torch.manual_seed(4)
+    model, x = _Odd("drops at once and later").double(), 2.0 * torch.randn(20, 9, 5, dtype=torch.float64)
+    net = read(model, x)
+    assert torch.equal(net.layers[0].before[0].centre, -0.5 * torch.eye(4, dtype=torch.float64))
+    assert torch.allclose(run(net, x).logits, tb.models.logits(model, x), atol=1e-9)
 
 
 @pytest.mark.parametrize(("kind", "largest"), [("relative", 1.0), ("absolute", 0.5)])

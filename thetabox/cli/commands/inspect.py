@@ -38,6 +38,7 @@ def command(
     **box: Any,
 ) -> None:
     """A parameter stands with whether it is in the box."""
+    from thetabox.verify.cells import SAMPLES, cells
     from thetabox.verify.inspect import inspect
 
     network = read_model(model, architecture, config, dynamics)
@@ -53,10 +54,8 @@ def command(
         inside = "no" if name not in factors else "yes" if factors[name] == 1 else f"ε × {factors[name]:g}"
         table.add_row(name, str(list(tensor.shape)), str(tensor.numel()), inside)
     show("", table, "")
-    if data is not None:
-        example = read_data(data, split, 1, data_dir).inputs
-    else:
-        example = _example(network, shape)
+    given = None if data is None else read_data(data, split, samples or SAMPLES, data_dir).inputs
+    example = _example(network, shape) if given is None else _first(given)
     operators = inspect(network, example)
     table = report.plain_table("operator", "where", "shape", "rule", text=3)
     for operator in operators:
@@ -65,6 +64,14 @@ def command(
         )
     missing = sorted({operator.operator for operator in operators if not operator.rule})
     show(table, "", f"no rule for {', '.join(missing)}" if missing else "every operator has a rule")
+    found = cells(network, example if given is None else given, make_box(**box), spread=given is not None)
+    if found:
+        show("", *found)
+
+
+def _first(given: Tensor | dict[str, Tensor]) -> Tensor | dict[str, Tensor]:
+    """One sample."""
+    return given[:1] if isinstance(given, Tensor) else {name: part[:1] for name, part in given.items()}
 
 
 def _example(network: nn.Module, shape: str | None) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -11,62 +12,26 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from thetabox.errors import InputError
+from thetabox.models.leaky import Leaky
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.domain import Domain, Profile
-from thetabox.verify.effort import Meter
-from thetabox.verify.histories.cells import INSTEAD, Cells, description, errors
-from thetabox.verify.histories.description.check import check_description
-from thetabox.verify.histories.records import Exact
-from thetabox.verify.histories.splits import Tree, grow, split
-from thetabox.verify.histories.walk import Drive, PruneRule, Walked, walk
-from thetabox.verify.interpreter.context import Context, Sweep
-from thetabox.verify.interpreter.margin import known, row_margins
-from thetabox.verify.interpreter.rules.dense import linear
+from thetabox.verify.histories.branching import branching
+from thetabox.verify.histories.circuit import Plan
+from thetabox.verify.histories.description.check import INSTEAD, check_description
+from thetabox.verify.histories.engine import Engine, step_passes
+from thetabox.verify.histories.leaky import LeakyPlan, description
+from thetabox.verify.histories.recognition import NotRecognised, looks_spiking, recognised
+from thetabox.verify.histories.recognition.describe import summary
+from thetabox.verify.histories.spiking import SpikingPlan
 from thetabox.verify.kernels import sound_kernels
-from thetabox.verify.problem import input_interval
 
 if TYPE_CHECKING:
     from thetabox.verify.problem import Problem, Which
 
+# Samples whose spikes are flipped for the certificate.
+FLIPPED = 100
 # Bytes of the active neurons' slots that are walked together, if all neurons were active.
 SLOT_BYTES = {"cpu": 48 << 20, "cuda": 2 << 30}
-
-# A row of a proof that is split is given up once it has lost so many times its margin (by half widths, a guess).
-MAY_LOSE = 1.0
-
-# First step of each row, the state in front of it, and its spikes that are given there.
-Since = tuple[Tensor, Exact, Tensor]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Walks through time: of a sample at an ε, or of a part of what that may be.
-
-    Attributes:
-        drive: of the samples.
-        largest: input.
-        sample: of each row.
-        values: ε of each row.
-        labels: of each row.
-        prune: when rows are given up, ``None`` where they are not split.
-    """
-
-    drive: Drive
-    largest: float
-    sample: Int[Tensor, " rows"]
-    values: Float[Tensor, " rows"]
-    labels: Int[Tensor, " rows"]
-    prune: PruneRule | None = None
-
-    def take(self, rows: Int[Tensor, " taken"]) -> Rows:
-        """Some of the rows."""
-        prune = None if self.prune is None else PruneRule(self.prune.weight[rows], self.prune.margin[rows])
-        return Rows(self.drive, self.largest, self.sample[rows], self.values[rows], self.labels[rows], prune)
-
-
-def step_passes(histories: int) -> float:
-    """Steps of a forward pass that one step of a row counts as: the bounds of the potential, and K slots a neuron."""
-    return 4.0 + 4.0 * histories
 
 
 class Histories(Domain):
@@ -92,72 +57,57 @@ class Histories(Domain):
                     f"the option {name!r} of the domain 'histories' must be a whole number of at least {least}, "
                     f"not {value!r}"
                 )
-        rounding = problem.settings.rounding
-        if rounding.network:
+        if problem.settings.rounding.network:
             raise InputError(
                 f"the domain 'histories' sums in another order than the network and speaks of real numbers alone; for "
                 f"arithmetic 'float32' {INSTEAD}"
             )
-        if problem.x.dim() != 3:
-            description(problem.model)
-            raise InputError(
-                f"a recurrent network takes x of shape [samples, time, inputs], not {list(problem.x.shape)}"
-            )
-        check_description(problem, description(problem.model))
         with torch.no_grad():
-            # It also says what of the network the domain does not do.
-            self._units = self._cells(torch.zeros(1, dtype=torch.float64)).units
+            self._plan, self._x, self._largest = _plan(problem)
+
+    @classmethod
+    def is_meant_for(cls, problem: Problem) -> bool:
+        return isinstance(problem.model, Leaky) or looks_spiking(problem)
 
     def passes(self, criterion: str) -> float:
         """All steps of the first row, and those without any box where it is split; further rows are paid as they go."""
         splits = self.options["splits"] and criterion == "margin"
         return step_passes(self.options["histories"]) + (step_passes(1) if splits else 0.0)
 
+    @cached_property
+    def engine(self) -> Engine:
+        """What walks through time."""
+        return Engine(
+            self._plan,
+            self._x,
+            self.problem.settings,
+            self.options["histories"],
+            self.options["splits"],
+            self._rows_at_once,
+            lambda: self.meter.check_time(),
+        )
+
     def margins(
         self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]
     ) -> Float[Tensor, "sweeps samples"]:
         with torch.no_grad(), sound_kernels():
-            return self._margins(which, epsilon, y)
-
-    def _margins(self, which: Which, epsilon: Tensor, y: Tensor) -> Tensor:
-        places = torch.arange(len(self.problem.x))[which]
-        drive, largest = self._drive(which)
-        sample = torch.arange(len(places)).repeat(len(epsilon))
-        rows = Rows(drive, largest, sample, epsilon.reshape(-1).double(), y[places].repeat(len(epsilon)))
-        margins = torch.full((len(sample),), -torch.inf, dtype=torch.float64)
-        for part in torch.arange(len(sample)).split(self._rows_at_once()):
-            margins[part] = self._of_part(rows.take(part), self.meter.part(part))
-        return known(margins).view(epsilon.shape)
-
-    def _of_part(self, rows: Rows, meter: Meter) -> Tensor:
-        """Margins of rows that are walked together; where it is asked for, each split until it is proven."""
-        splits, steps = self.options["splits"], rows.drive.centre.shape[1]
-        if not splits:
-            return self._walk(rows)[1]
-        rows = replace(rows, prune=self._prune_rule(rows))
-        walked, margins = self._walk(rows)
-        trees = [Tree([]) for _ in margins]
-        for row, margin in enumerate(margins.tolist()):
-            grow(trees[row], walked, row, margin, 0, splits)
-
-        def run(some: Tensor, since: Tensor, start: Exact, forced: Tensor) -> tuple[Walked, Tensor]:
-            return self._walk(rows.take(some), (since, start, forced))
-
-        split(trees, splits, run, meter, step_passes(self.options["histories"]) / steps, steps)
-        return torch.tensor([tree.bound() for tree in trees], dtype=torch.float64)
+            margins = self.engine.margins(which, epsilon, y[which], self.meter)
+        return torch.where(epsilon > self._largest, -torch.inf, margins)
 
     def logits(self, which: Which, epsilon: Float[Tensor, "sweeps samples"]) -> Interval:
         with torch.no_grad(), sound_kernels():
-            lower, upper = [], []
-            for rows in self._unlabelled(which, epsilon):
-                cells = self._cells(rows.values)
-                walked = self._run(cells, rows)
-                hidden = self._hidden(cells, walked)
-                ends = linear(cells.context, hidden, cells.weight_out, cells.bias_out)
-                ends = ends.settled(cells.rounding.own)
-                lower.append(ends.lower.double().cpu())
-                upper.append(ends.upper.double().cpu())
-        return Interval(torch.cat(lower), torch.cat(upper))
+            ends = self.engine.logits(which, epsilon)
+        beyond = epsilon.reshape(-1, 1) > self._largest
+        return Interval(torch.where(beyond, -torch.inf, ends.lower), torch.where(beyond, torch.inf, ends.upper))
+
+    def facts(self, *, whole: bool) -> dict[str, Any]:
+        found: dict[str, Any] = {"cells": "as the network describes itself (leaky_cells)"}
+        if not isinstance(self.problem.model, Leaky):
+            found["cells"] = f"recognised: {summary(recognised(self.problem).net)}"
+        if whole:
+            with sound_kernels():
+                found["branching_ratio"] = round(branching(self.engine, FLIPPED).ratio, 2)
+        return found
 
     def profile(self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]) -> Profile | None:
         share = self.uncertain(which, epsilon)
@@ -167,96 +117,38 @@ class Histories(Domain):
     def uncertain(self, which: Which, epsilon: Float[Tensor, "sweeps samples"]) -> Float[Tensor, "sweeps time"]:
         """Share of neurons with more than one history at each time step, over the samples."""
         with torch.no_grad(), sound_kernels():
-            shares = [self._run(self._cells(rows.values), rows).open_share for rows in self._unlabelled(which, epsilon)]
-        # The first steps of a deep network are not the last layer's yet.
-        return torch.cat(shares).double().cpu()[:, -self.problem.x.shape[1] :].view(*epsilon.shape, -1).mean(1)
-
-    def _unlabelled(self, which: Which, epsilon: Tensor) -> Iterator[Rows]:
-        """Rows of every sample and ε without a label, as many as are walked together."""
-        drive, largest = self._drive(which)
-        sample = torch.arange(len(drive.centre)).repeat(len(epsilon))
-        rows = Rows(drive, largest, sample, epsilon.reshape(-1).double(), torch.zeros_like(sample))
-        for part in torch.arange(len(sample)).split(self._rows_at_once()):
-            yield rows.take(part)
-
-    def _walk(self, rows: Rows, since: Since | None = None) -> tuple[Walked, Tensor]:
-        """Where rows end, and their margins; where they may be given up also their first forks."""
-        cells = self._cells(rows.values)
-        walked = self._run(cells, rows, since)
-        hidden = self._hidden(cells, walked)
-        labels = rows.labels.to(hidden.lower.device)
-        margin = row_margins(cells.context, hidden, cells.weight_out, cells.bias_out, labels)
-        return walked, torch.where(walked.given_up, -torch.inf, margin[0].double()).cpu()
-
-    def _prune_rule(self, rows: Rows) -> PruneRule:
-        """What each row may lose against each class: as much as its margin without any box, on all T steps."""
-        steps, labels = self.problem.x.shape[1], rows.labels
-        nothing = self._cells(torch.zeros(len(labels), dtype=torch.float64))
-        counts = self._run(nothing, rows).least
-        theta = nothing.weight_out.theta
-        difference = theta[labels][:, None] - theta
-        margin = torch.einsum("ru,rku->rk", counts, difference)
-        if nothing.bias_out is not None:
-            bias = nothing.bias_out.theta
-            margin = margin + steps * (bias[labels][:, None] - bias)
-        own = torch.nn.functional.one_hot(labels.to(theta.device), len(theta)).bool()
-        return PruneRule(difference.abs().transpose(1, 2), MAY_LOSE * margin.clamp(min=0.0).masked_fill(own, torch.inf))
-
-    def _run(self, cells: Cells, rows: Rows, since: Since | None = None) -> Walked:
-        first, start, forced = (None, None, None) if since is None else since
-        return walk(
-            cells,
-            rows.drive,
-            errors(cells, rows.largest, rows.drive.centre.shape[1]),
-            rows.sample,
-            histories=self.options["histories"],
-            since=first,
-            start=start,
-            forced=forced,
-            prune=rows.prune,
-            before_step=self.meter.check_time,
-        )
-
-    def _cells(self, values: Tensor) -> Cells:
-        device = self.problem.settings.device
-        return Cells(self.problem, Context(Sweep(values[None].to(device)), self.problem.settings.rounding))
-
-    def _hidden(self, cells: Cells, walked: Walked) -> Interval:
-        """Mean spikes a step: whole numbers divided by one."""
-        steps = self.problem.x.shape[1]
-        lower, upper = walked.least / steps, walked.most / steps
-        hidden = Interval(lower, upper, slack=4.0 * cells.rounding.own, nonnegative=True)
-        hidden.batch = 0
-        return hidden
-
-    def _drive(self, which: Which) -> tuple[Drive, float]:
-        """W_in g for all time steps of some samples, the upper layers' last ones too, and the largest input."""
-        rounding, device = self.problem.settings.rounding, self.problem.settings.device
-        x = input_interval(self.problem.x[which], self.problem.settings)
-        value, largest = x.lower, x.magnitude * (1.0 + 8.0 * rounding.own)
-        if not x.is_point:
-            value = (x.lower + x.upper) * 0.5
-        cells = self._cells(torch.zeros(1, dtype=torch.float64, device=device))
-        weight = cells.weight_in
-        relative = rounding.of_dot(len(weight.theta) + 8) + 4.0 * weight.theta_error
-        shape = (len(value), value.shape[1] + cells.extra_steps, cells.units)
-        centre, spread, size = (value.new_empty(shape) for _ in range(3))
-        for decay in cells.decays:
-            trace, traces = torch.zeros_like(value[:, 0]), []
-            for x_t in [*value.unbind(1), *[torch.zeros_like(value[:, 0])] * cells.extra_steps]:
-                trace = decay.value * trace + (1.0 - decay.value) * x_t
-                traces.append(trace)
-            g = torch.stack(traces, 1)
-            columns = slice(None) if len(cells.decays) == 1 else decay.units
-            centre[..., columns] = g @ weight.theta[:, columns]
-            spread[..., columns] = (g.abs() @ weight.unit_radius[:, columns]) * (1.0 + 4.0 * relative)
-            size[..., columns] = (g.abs() @ weight.magnitude[:, columns]) * (relative * (1.0 + 4.0 * relative))
-        return Drive(centre, spread, size), largest
+            return self.engine.uncertain(which, epsilon)
 
     def _rows_at_once(self) -> int:
         device = self.problem.settings.device.type
-        each = self._units * self.options["histories"] * 16 * 8
+        each = self._plan.units * self.options["histories"] * 16 * 8
         return max(1, SLOT_BYTES[device] // each)
 
     def samples_at_once(self, sweeps: int) -> int:
         return max(1, self._rows_at_once() // max(sweeps, 1))
+
+
+def _plan(problem: Problem) -> tuple[Plan, Tensor, float]:
+    """The network as it is walked through time, its inputs ``[samples, time, inputs]``, and the largest ε of that.
+
+    Raises:
+        InputError: the domain does not fit it.
+    """
+    if isinstance(problem.model, Leaky):
+        described = description(problem.model)
+        if problem.x.dim() != 3:
+            raise InputError(
+                f"a recurrent network takes x of shape [samples, time, inputs], not {list(problem.x.shape)}"
+            )
+        check_description(problem, described)
+        return LeakyPlan(problem, problem.x.shape[1]), problem.x, math.inf
+    try:
+        found = recognised(problem)
+    except NotRecognised as error:
+        raise InputError(
+            f"the domain 'histories' is for networks of leaky cells, which {type(problem.model).__name__} does not say "
+            f"it is (a method leaky_cells) and is not seen to be: {error} (docs/spiking-networks.md); {INSTEAD}, or "
+            "'linear' for a network without time"
+        ) from None
+    settings, x = problem.settings, found.inputs(problem.x)
+    return SpikingPlan(found.net, x.shape[1], settings.rounding, settings.device), x, found.net.largest

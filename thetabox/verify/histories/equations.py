@@ -5,15 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+Pair = tuple[Tensor, Tensor]
+"""Lower and upper ends."""
+
 
 def silent_left(spikes: Tensor, left: Tensor, silent_steps: Tensor) -> Tensor:
     """Steps that stay silent after this one: one less than before, and ``silent_steps`` at least after a spike."""
     return torch.maximum(left - 1.0, spikes * silent_steps)
 
 
-def adapted(
-    b: tuple[Tensor, Tensor], z: tuple[Tensor, Tensor], rho_low: Tensor, rho_high: Tensor
-) -> tuple[Tensor, Tensor]:
+def adapted(b: Pair, z: Pair, rho_low: Tensor, rho_high: Tensor) -> Pair:
     """ρ b + (1 − ρ) z over all of them in their ends, b and z in [0, 1]: linear in each."""
     if rho_low is rho_high:
         return rho_low * b[0] + (1.0 - rho_low) * z[0], rho_low * b[1] + (1.0 - rho_low) * z[1]
@@ -22,17 +23,50 @@ def adapted(
     return torch.minimum(*lows), torch.maximum(*highs)
 
 
-def adapted_threshold(
-    beta: tuple[Tensor, Tensor], threshold: tuple[Tensor, Tensor], b_low: Tensor, b_high: Tensor
-) -> tuple[Tensor, Tensor]:
+def adapted_threshold(beta: Pair, threshold: Pair, b_low: Tensor, b_high: Tensor) -> Pair:
     """A = thr + β b, b ≥ 0."""
     low = torch.minimum(beta[0] * b_low, beta[0] * b_high)
     high = torch.maximum(beta[1] * b_low, beta[1] * b_high)
     return threshold[0] + low, threshold[1] + high
 
 
-def product(z: tuple[Tensor, Tensor], level: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def product(z: Pair, level: Pair) -> Pair:
     """The product z A for z ≥ 0 and A of any sign."""
     low = torch.minimum(z[0] * level[0], z[1] * level[0])
     high = torch.maximum(z[0] * level[1], z[1] * level[1])
     return low, high
+
+
+def several_spikes(low: Tensor, high: Tensor, level: Pair, most: int, own: float) -> Pair:
+    r"""Fewest and most spikes of :math:`z = \min(\max(\lfloor p / A \rfloor, 0), n)`, p within its ends.
+
+    At p = k A both k and k − 1 are left open, so :math:`z \ge k` may be where :math:`\overline p \ge k \underline A`,
+    and must where :math:`\underline p > k \overline A`. Where A may be 0 or less, or an end is no number, nothing is
+    known.
+
+    Args:
+        low, high: p.
+        level: A.
+        most: n.
+        own: unit roundoff, of the quotients.
+    """
+    # A quotient is off by a roundoff of itself; tiny ones by the smallest number, which no whole number is near.
+    least, largest = low / level[1], high / level[0]
+    least = torch.ceil(least - 4.0 * own * least.abs()) - 1.0
+    largest = torch.floor(largest + 4.0 * own * largest.abs())
+    known = (level[0] > 0) & ~least.isnan() & ~largest.isnan()
+    least = torch.where(known, least, 0.0).clamp(0.0, most)
+    largest = torch.where(known, largest, float(most)).clamp(0.0, most)
+    return least, torch.maximum(least, largest)
+
+
+def few_spikes(fewest: Tensor, most: Tensor, *, single: bool) -> list[Pair]:
+    """Numbers of spikes as alternatives: the fewest, the most, and all between as one; empty ones are 1 to 0."""
+    if single:
+        return [(torch.zeros_like(fewest), torch.zeros_like(fewest)), (torch.ones_like(most), torch.ones_like(most))]
+    more = most > fewest
+    nothing = torch.ones_like(most), torch.zeros_like(most)
+    last = torch.where(more, most, nothing[0]), torch.where(more, most, nothing[1])
+    some = most > fewest + 1
+    between = torch.where(some, fewest + 1, nothing[0]), torch.where(some, most - 1, nothing[1])
+    return [(fewest, fewest), last, between]

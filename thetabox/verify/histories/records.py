@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from thetabox.verify.histories.cells import Cells
+from thetabox.verify.histories.equations import Pair
 
 
 @dataclass
 class Exact:
-    """Records of neurons whose spikes were certain so far, ``[rows, units]`` each; R and b have two ends if A has."""
+    """Records of neurons whose spikes were certain so far, ``[rows, units]`` each, of one layer.
+
+    Attributes:
+        h: traces of the train up to the step before.
+        reset: R, two ends if A or what a spike takes has.
+        b: adaptation.
+        v: potential behind the step, of cells that spikes set to a value; else nothing is known here.
+        z: spikes of the step.
+        silent: silent steps left.
+        count: spikes so far.
+    """
 
     h: list[Tensor]
-    reset: tuple[Tensor, Tensor]
-    b: tuple[Tensor, Tensor]
+    reset: Pair
+    b: Pair
+    v: Pair
     z: Tensor
     silent: Tensor
     count: Tensor
@@ -25,32 +39,89 @@ class Exact:
     def silence(cls, rows: int, cells: Cells) -> Exact:
         """The state before the first step."""
         zero = cells.alpha.new_zeros(rows, cells.units)
-        silent = cells.delay.expand(rows, -1)
-        return cls([zero] * len(cells.decays), (zero, zero), (zero, zero), zero, silent, zero)
+        silent = zero if cells.delay is None else cells.delay.expand(rows, -1)
+        low, high = (t.expand(rows, -1) for t in cells.start)
+        return cls([zero] * len(cells.traces), (zero, zero), (zero, zero), (low, high), zero, silent, zero)
 
     def take(self, rows: Tensor) -> Exact:
         """Some rows."""
 
-        def pair(ends: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        def pair(ends: Pair) -> Pair:
             lower = ends[0][rows]
             return lower, lower if ends[0] is ends[1] else ends[1][rows]
 
-        return Exact(
-            [t[rows] for t in self.h], pair(self.reset), pair(self.b), self.z[rows], self.silent[rows], self.count[rows]
-        )
+        ends = (pair(self.reset), pair(self.b), pair(self.v))
+        return Exact([t[rows] for t in self.h], *ends, self.z[rows], self.silent[rows], self.count[rows])
 
     @classmethod
-    def joined(cls, parts: list[Exact]) -> Exact:
+    def joined(cls, parts: Sequence[Exact]) -> Exact:
         """Rows of several."""
 
-        def pair(name: str) -> tuple[Tensor, Tensor]:
+        def pair(name: str) -> Pair:
             lower = torch.cat([getattr(p, name)[0] for p in parts])
             same = all(getattr(p, name)[0] is getattr(p, name)[1] for p in parts)
             return lower, lower if same else torch.cat([getattr(p, name)[1] for p in parts])
 
         h = [torch.cat(columns) for columns in zip(*(p.h for p in parts), strict=True)]
-        plain = (torch.cat([getattr(p, name) for p in parts]) for name in ("z", "silent", "count"))
-        return cls(h, pair("reset"), pair("b"), *plain)
+        plain = (torch.cat([getattr(p, f.name) for p in parts]) for f in fields(cls)[-3:])
+        return cls(h, pair("reset"), pair("b"), pair("v"), *plain)
+
+
+State = list[Exact]
+"""Of every layer of a network."""
+
+
+def taken(state: State, rows: Tensor) -> State:
+    """Some rows of a state."""
+    return [layer.take(rows) for layer in state]
+
+
+def all_joined(states: Sequence[State]) -> State:
+    """Rows of several states."""
+    return [Exact.joined(parts) for parts in zip(*states, strict=True)]
+
+
+@dataclass(frozen=True)
+class Given:
+    """Spikes of one step that are given: at least and at most so many, ``[rows, units]`` of all layers."""
+
+    least: Int[Tensor, "rows units"]
+    most: Int[Tensor, "rows units"]
+
+    @classmethod
+    def free(cls, rows: int, units: int, device: torch.device) -> Given:
+        """Nothing is."""
+        zero = torch.zeros(rows, units, dtype=torch.long, device=device)
+        return cls(zero, torch.full_like(zero, torch.iinfo(zero.dtype).max))
+
+    def take(self, rows: Tensor | slice) -> Given:
+        """Some rows."""
+        return Given(self.least[rows], self.most[rows])
+
+    def units(self, units: slice) -> Given:
+        """Of some units."""
+        return Given(self.least[:, units], self.most[:, units])
+
+    def where(self, rows: Tensor) -> Given:
+        """Of some rows, by a mask; free in the others."""
+        count, units = self.least.shape
+        free = Given.free(count, units, self.least.device)
+        mask = rows[:, None]
+        return Given(torch.where(mask, self.least, free.least), torch.where(mask, self.most, free.most))
+
+    def with_row(self, row: int, unit: int, cut: int, *, above: bool) -> Given:
+        """One row of them, in which a unit has at most ``cut`` spikes, or more."""
+        least, most = self.least[row].clone(), self.most[row].clone()
+        if above:
+            least[unit] = cut + 1
+        else:
+            most[unit] = cut
+        return Given(least, most)
+
+    @classmethod
+    def stacked(cls, rows: Sequence[Given]) -> Given:
+        """Single rows as several."""
+        return cls(torch.stack([g.least for g in rows]), torch.stack([g.most for g in rows]))
 
 
 @dataclass
@@ -59,21 +130,20 @@ class Fork:
 
     Attributes:
         time: its step, T where there is none.
-        unit: of the units that fork then, the one whose spikes reach the others most.
+        unit: of the units of the first layer that forks then, the one whose spikes reach the others most.
+        cut: the fewest spikes that it may have there.
+        given: spikes of that step that were given already.
         before: row → the state in front of that step, and the row's place in it.
-        forced: spikes of that step that were forced already, ``[rows, units]``: 0, 1, or -1 for free ones.
     """
 
     time: Tensor
     unit: Tensor
-    forced: Tensor
-    before: dict[int, tuple[Exact, int]] = field(default_factory=dict)
+    cut: Tensor
+    given: Given
+    before: dict[int, tuple[State, int]] = field(default_factory=dict)
 
     @classmethod
     def none(cls, rows: int, units: int, steps: int, device: torch.device) -> Fork:
         """No row has one yet."""
-        return cls(
-            torch.full((rows,), steps, device=device),
-            torch.zeros(rows, dtype=torch.long, device=device),
-            torch.full((rows, units), -1, device=device),
-        )
+        zero = torch.zeros(rows, dtype=torch.long, device=device)
+        return cls(torch.full_like(zero, steps), zero.clone(), zero.clone(), Given.free(rows, units, device))

@@ -10,16 +10,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thetabox.verify.histories.cells import Cells
-from thetabox.verify.histories.equations import adapted, adapted_threshold, product, silent_left
+from thetabox.verify.histories.equations import (
+    Pair,
+    adapted,
+    adapted_threshold,
+    few_spikes,
+    product,
+    several_spikes,
+    silent_left,
+)
 from thetabox.verify.histories.merge import merged
-from thetabox.verify.histories.records import Exact
+from thetabox.verify.histories.places import Places
+from thetabox.verify.histories.potential import Bounds
+from thetabox.verify.histories.records import Given
 
 # Between histories of different last spikes the key leaves this much room: they are merged last.
 FAR = 1e6
-# Quantities of a history beside its output traces.
-OTHERS = 5
-
-Pair = tuple[Tensor, Tensor]
+# Of what potentials are measured by.
+SMALLEST = 1e-30
 
 
 @dataclass
@@ -31,17 +39,17 @@ class Slots:
 
     Attributes:
         values: lower ends of all quantities, then the negated upper ones.
-        traces: output traces h of a neuron.
+        places: of the quantities.
     """
 
     values: Float[Tensor, "ends neurons histories"]
-    traces: int
+    places: Places
 
     @classmethod
     def none(cls, cells: Cells, histories: int) -> Slots:
         """Of no neuron."""
-        traces = len(cells.decays)
-        return cls(cells.alpha.new_zeros(2 * (traces + OTHERS), 0, histories), traces)
+        places = Places.of(cells)
+        return cls(cells.alpha.new_zeros(2 * places.count, 0, histories), places)
 
     def __len__(self) -> int:
         return self.values.shape[1]
@@ -52,135 +60,221 @@ class Slots:
         return self.values.shape[2]
 
     def trace(self, place: int) -> Pair:
-        """Output trace h of one decay."""
-        return self._quantity(place)
+        """One of the output traces."""
+        return self.values[place], self.values[self.places.count + place]
 
-    def _quantity(self, place: int) -> Pair:
-        return self.values[place], self.values[len(self.values) // 2 + place]
+    def quantity(self, name: str) -> Pair:
+        """Reset sum R, adaptation b, last spike z, silent steps left, spikes so far, or the potential.
 
-    @property
-    def reset(self) -> Pair:
-        """Reset sum R."""
-        return self._quantity(self.traces)
-
-    @property
-    def adaptation(self) -> Pair:
-        """Adaptation b."""
-        return self._quantity(self.traces + 1)
-
-    @property
-    def spike(self) -> Pair:
-        """Last spike z."""
-        return self._quantity(self.traces + 2)
-
-    @property
-    def level(self) -> Pair:
-        """A of this step, from :meth:`before_spikes` to :meth:`after_spikes`; it takes the place of the last spike."""
-        return self.spike
-
-    @property
-    def silent(self) -> Pair:
-        """Silent steps left."""
-        return self._quantity(self.traces + 3)
-
-    @property
-    def count(self) -> Pair:
-        """Spikes so far."""
-        return self._quantity(self.traces + 4)
+        A of this step takes the place of the last spike from :meth:`before_spikes` to :meth:`after_spikes`.
+        """
+        return self.trace(self.places.place[name])
 
     def take(self, neurons: Tensor) -> Slots:
         """Some neurons, by a mask."""
-        return Slots(self.values[:, neurons], self.traces)
+        return Slots(self.values[:, neurons], self.places)
 
     def joined(self, other: Slots) -> Slots:
         """These neurons and those of another."""
-        return Slots(torch.cat([self.values, other.values], 1), self.traces) if len(other) else self
+        return Slots(torch.cat([self.values, other.values], 1), self.places) if len(other) else self
 
-    def forked(self, exact: Exact, rows: Tensor, units: Tensor, silent_steps: Tensor) -> Slots:
-        """Neurons that fork now: one history without and one with a spike."""
-        if not len(rows):
-            return Slots(self.values[:, :0], self.traces)
-        low = [*(t[rows, units] for t in exact.h), exact.reset[0][rows, units], exact.b[0][rows, units]]
-        high = [*(t[rows, units] for t in exact.h), exact.reset[1][rows, units], exact.b[1][rows, units]]
-        count = exact.count[rows, units]
-        children = []
-        for spike in (0.0, 1.0):
-            z = torch.full_like(count, spike)
-            tail = [z, z * silent_steps[units], count + spike]
-            children.append(torch.stack([*low, *tail, *(-t for t in (*high, *tail))]))
-        out = self.values.new_full((len(self.values), len(rows), self.histories), math.inf)
-        if self.histories == 1:
-            out[:, :, 0] = torch.minimum(*children)
+    def before_spikes(self, cells: Cells, row: Tensor, unit: Tensor, traces: Tensor | None) -> None:
+        """Traces, adaptation and reset sum up to this step's spikes, and A, written over.
+
+        Args:
+            cells: constants.
+            row, unit: of each neuron.
+            traces: what :meth:`traces_ahead` answered of these neurons, if it was asked.
+        """
+        spike = self.quantity("spike")
+        if traces is None:
+            self._advance_traces(cells, self.values)
         else:
-            out[:, :, 0], out[:, :, 1] = children
-        return Slots(out, self.traces)
+            count, half = self.places.traces, self.places.count
+            self.values[:count], self.values[half : half + count] = traces[:count], traces[count:]
+        threshold = cells.threshold.at(row, unit)
+        levels, z = threshold, _ends(spike)
+        if cells.adaptation is not None:
+            place = self.quantity("adaptation")
+            b_low, b_high = adapted(_ends(place), z, *cells.adaptation.rho.at(row, unit))
+            levels = adapted_threshold(cells.adaptation.beta.at(row, unit), threshold, b_low, b_high)
+            _write(place, b_low, b_high)
+        if cells.resets:
+            reset, alpha = self.quantity("reset"), cells.alpha[0, unit][:, None]
+            for end in reset:
+                _decay(end, alpha, cells.instant)
+            if cells.value is None:
+                drop_low, drop_high = product(z, levels if cells.drop is None else cells.drop.at(row, unit))
+                scale = cells.dt if cells.drop is None else 1.0
+                reset[0].add_(drop_low, alpha=scale)
+                reset[1].sub_(drop_high, alpha=scale)
+        _write(spike, *(t.expand_as(spike[0]) for t in levels))
 
-    def before_spikes(self, cells: Cells, row: Tensor, unit: Tensor) -> None:
-        """Traces, adaptation and reset sum up to this step's spikes, and A, written over."""
-        z_low, z_high = self.spike[0], -self.spike[1]
-        for place, d in enumerate(cells.decays):
-            low, high = self.trace(place)
-            low.mul_(d.value).add_(z_low, alpha=1.0 - d.value)
-            high.mul_(d.value).add_(z_high, alpha=d.value - 1.0)
-        b_low, b_high = adapted(_ends(self.adaptation), (z_low, z_high), *cells.rho.at(row, unit))
-        levels = adapted_threshold(cells.beta.at(row, unit), cells.threshold.at(row, unit), b_low, b_high)
-        drop_low, drop_high = product((z_low, z_high), levels)
-        alpha = cells.alpha[0, unit][:, None]
-        self.reset[0].mul_(alpha).add_(drop_low, alpha=cells.dt)
-        self.reset[1].mul_(alpha).sub_(drop_high, alpha=cells.dt)
-        _write(self.adaptation, b_low, b_high)
-        _write(self.level, *levels)
+    def _advance_traces(self, cells: Cells, values: Tensor) -> None:
+        """Every trace of ``values`` a step further, written over."""
+        half = len(values) // 2
+        spike = self.quantity("spike")
+        for place, trace in enumerate(cells.traces):
+            for end in (0, 1):
+                parent = spike[end] if trace.parent is None else values[end * half + trace.parent]
+                own = values[end * half + place]
+                if trace.value == 0.0:  # which would make no number of what is not there
+                    own.copy_(torch.where(own == math.inf, math.inf, parent * trace.gain))
+                else:
+                    own.mul_(trace.value).add_(parent, alpha=trace.gain)
 
-    def after_spikes(self, cells: Cells, unit: Tensor, low: Tensor, high: Tensor, given: Tensor | None) -> None:
+    def traces_ahead(self, cells: Cells) -> Tensor:
+        """Traces up to this step's spikes: lower ends, then the negated upper ones."""
+        count, half = self.places.traces, self.places.count
+        out = torch.cat([self.values[:count], self.values[half : half + count]])
+        self._advance_traces(cells, out)
+        return out
+
+    def after_spikes(self, cells: Cells, unit: Tensor, bounds: Bounds, value: Pair | None, given: Given | None) -> None:
         """Children of every history, at most K of them, written over.
 
         Args:
             cells: constants.
             unit: of each neuron.
-            low, high: its potential q.
-            given: its spike, if that is forced: 0, 1, or -1 for a free one.
+            bounds: of its potential; ``current`` and ``restart`` with all their errors.
+            value: what spikes set it to, as columns.
+            given: its spikes, if those are given.
         """
-        silent, (reset, reset_above), (level, level_above) = self.silent, self.reset, self.level
-        there = torch.isfinite(silent[0])
-        can = there & (silent[0] == 0) & ~(high[:, None] <= reset + level)
-        # Upper ends stand negated: q above R + A.
-        must = there & (silent[1] == 0) & (low[:, None] + (reset_above + level_above) > 0)
-        if given is not None:
-            chosen = given[:, None]
-            can, must = can & (chosen != 0), must | (can & (chosen == 1))
-        stays = there & ~must
-        branching = (can & stays).any(1).nonzero().squeeze(1)
+        there = torch.isfinite(self.quantity("count")[0])
+        level, level_above = self.quantity("spike")
+        if value is None:
+            reset, reset_above = self.quantity("reset") if cells.resets else (0.0, 0.0)
+            low, high = bounds.low[:, None], bounds.high[:, None]
+            # Upper ends stand negated: q above R + A.
+            can, must = ~(high <= reset + level), low + (reset_above + level_above) > 0
+            if cells.most > 1:
+                potential = low + reset_above, high - reset
+        else:
+            self._follow(cells, unit, bounds, there)
+            v_low, v_above = self.quantity("potential")
+            can, must = ~(-v_above <= level), v_low + level_above > 0
+            potential = v_low, -v_above
+        numbers: list[Pair] | None
+        if cells.most > 1:
+            spikes = several_spikes(*potential, (level, -level_above), cells.most, cells.rounding.own)
+            if given is not None:
+                least = torch.minimum(given.least[:, None].to(spikes[1].dtype), spikes[1])
+                most = given.most[:, None].to(spikes[1].dtype).maximum(spikes[0])
+                spikes = spikes[0].maximum(least), spikes[1].minimum(most)
+            numbers = few_spikes(*spikes, single=False)
+            children = [there & (low <= high) for low, high in numbers]
+        else:
+            can, must = can & there, must & there
+            if not cells.never_silent:
+                silent = self.quantity("silent")
+                can, must = can & (silent[0] == 0), must & (silent[1] == 0)
+            if given is not None:
+                can = can & (given.most[:, None] > 0)
+                must = must | (can & (given.least[:, None] > 0))
+            one = can.to(level.dtype)
+            spikes, numbers, children = (one, one), None, [there & ~must, can]
+        # What lies between the fewest and the most is there only where both are.
+        branching = (children[0] & children[1]).any(1).nonzero().squeeze(1)
         # The others have one child a history: nothing to choose.
-        few = self._branched(cells, unit, branching, can, stays) if len(branching) else None
-        self._spike(cells, unit, can.to(self.values.dtype))
+        few = self._branched(cells, unit, branching, children, numbers, bounds, value) if len(branching) else None
+        self._spike(cells, unit, spikes, bounds.restart, value)
         if few is not None:
             self.values.index_copy_(1, branching, few)
 
-    def _branched(self, cells: Cells, unit: Tensor, branching: Tensor, can: Tensor, stays: Tensor) -> Tensor:
-        """At most K histories of neurons of which one has two children."""
-        can, stays = can[branching], stays[branching]
-        children = Slots(torch.cat([self.values.index_select(1, branching)] * 2, 2), self.traces)
-        spikes = torch.zeros_like(children.values[0])
-        spikes[:, self.histories :] = 1.0
-        children._spike(cells, unit[branching], spikes)
-        trace = _twice_middle(children.trace(0)) / (1.0 - cells.decays[0].value)
-        reset = _twice_middle(children.reset) / cells.hardest_reset
-        last = children.spike[0] + children.silent[0]
-        key = FAR * last + trace + reset
-        return merged(children.values, torch.cat([stays, can], 1), key, self.histories)
+    def _follow(self, cells: Cells, unit: Tensor, bounds: Bounds, there: Tensor) -> None:
+        """The potential in front of the threshold: what follows from the last step's, and q − R, whichever is less."""
+        v_low, v_above = self.quantity("potential")
+        reset_low, reset_above = self.quantity("reset")
+        current, alpha = bounds.current, cells.alpha[0, unit][:, None]
+        assert current is not None
+        for end in (v_low, v_above):
+            _decay(end, alpha, cells.instant)
+        torch.maximum(v_low.add_(current[0][:, None]), bounds.low[:, None] + reset_above, out=v_low)
+        torch.maximum(v_above.sub_(current[1][:, None]), reset_low - bounds.high[:, None], out=v_above)
+        missing = ~there
+        v_low.masked_fill_(missing, math.inf)
+        v_above.masked_fill_(missing, math.inf)
 
-    def _spike(self, cells: Cells, unit: Tensor, spikes: Tensor) -> None:
-        """What this step's spikes change, written over."""
-        _write(self.spike, spikes, spikes)
+    def _branched(
+        self,
+        cells: Cells,
+        unit: Tensor,
+        branching: Tensor,
+        children: list[Tensor],
+        numbers: list[Pair] | None,
+        bounds: Bounds,
+        value: Pair | None,
+    ) -> Tensor:
+        """At most K histories of neurons of which one has several children: which there are, and their spikes.
+
+        ``numbers`` is ``None`` for none and one.
+        """
+        values = self.values.index_select(1, branching)
+        whole = Slots(torch.cat([values] * len(children), 2), self.places)
+        there = torch.cat([child[branching] for child in children], 1)
+        if numbers is None:
+            low = high = torch.zeros_like(whole.values[0])
+            high[:, self.histories :] = 1.0
+        else:
+            low, high = (torch.cat([pair[end][branching] for pair in numbers], 1) for end in (0, 1))
+        restart = None if bounds.restart is None else _some(bounds.restart, branching)
+        whole._spike(cells, unit[branching], (low, high), restart, None if value is None else _some(value, branching))
+        return merged(whole.values, there, whole.key(cells), self.histories)
+
+    def key(self, cells: Cells) -> Tensor:
+        """Where each history lies on a line: by its last spike before all else, then by what it leaves behind."""
+        key = self.quantity("spike")[0]
         if not cells.never_silent:
-            silent_steps, (low, high) = cells.silent_steps[unit][:, None], _ends(self.silent)
-            _write(self.silent, silent_left(spikes, low, silent_steps), silent_left(spikes, high, silent_steps))
-        self.count[0].add_(spikes)
-        self.count[1].sub_(spikes)
+            key = key + self.quantity("silent")[0]
+        key = FAR * key
+        if cells.value is not None:
+            # What came before a spike is forgotten: the potential alone tells what is to come.
+            return key + _twice_middle(self.quantity("potential")) / max(cells.threshold.size(), SMALLEST)
+        if cells.key is not None:
+            key = key + _twice_middle(self.trace(cells.key)) / cells.traces[cells.key].gain
+        if cells.resets:
+            key = key + _twice_middle(self.quantity("reset")) / cells.hardest_reset
+        return key
+
+    def _spike(self, cells: Cells, unit: Tensor, spikes: Pair, restart: Pair | None, value: Pair | None) -> None:
+        """What this step's spikes change, written over; cells without reset sums ignore what is for those."""
+        low, high = spikes
+        if value is not None and restart is not None:
+            self._set(low > 0, restart, value)
+        _write(self.quantity("spike"), low, high)
+        if cells.silent_steps is not None:
+            steps, silent = cells.silent_steps[unit][:, None], self.quantity("silent")
+            left = _ends(silent)
+            _write(silent, silent_left(low, left[0], steps), silent_left(high, left[1], steps))
+        count = self.quantity("count")
+        count[0].add_(low)
+        count[1].sub_(high)
+
+    def _set(self, spiked: Tensor, restart: Pair, value: Pair) -> None:
+        """R and v behind spikes that set the potential to a value; a potential that is below A where there was none."""
+        reset, v, level_above = self.quantity("reset"), self.quantity("potential"), self.quantity("spike")[1]
+        begins = restart[0][:, None] - value[1], -(restart[1][:, None] - value[0])
+        sides = (value[0], v[0]), (-value[1], torch.maximum(v[1], level_above))
+        for end in (0, 1):
+            reset[end].copy_(torch.where(spiked, begins[end], reset[end]))
+            v[end].copy_(torch.where(spiked, *sides[end]))
 
 
 def _ends(pair: Pair) -> Pair:
     return pair[0], -pair[1]
+
+
+def _some(pair: Pair, neurons: Tensor) -> Pair:
+    return pair[0][neurons], pair[1][neurons]
+
+
+def _decay(t: Tensor, alpha: Tensor, instant: bool) -> None:
+    """A step's decay, written over; what is not there stays infinite."""
+    if instant:
+        missing = t == math.inf
+        t.mul_(alpha).masked_fill_(missing, math.inf)
+    else:
+        t.mul_(alpha)
 
 
 def _twice_middle(pair: Pair) -> Tensor:

@@ -1,8 +1,9 @@
 """Branch and bound over spikes: a proof that fails is split in two where its first neuron forks.
 
 Up to its first fork everything in a row is exact. Its two children go on from there, one without that spike and one
-with it, and hold both or neither is a proof; each child in turn is exact up to its own first fork. Rows that are proven
-need no more. (Bunel et al. 2018, A unified view of piecewise linear neural network verification, for ReLUs.)
+with it (of cells of several spikes a step: with as few as may be, and with more), and hold both or neither is a proof;
+each child in turn is exact up to its own first fork. Rows that are proven need no more. (Bunel et al. 2018, A unified
+view of piecewise linear neural network verification, for ReLUs.)
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from thetabox.verify.effort import Meter
-from thetabox.verify.histories.records import Exact
+from thetabox.verify.histories.records import Given, State, all_joined, taken
 from thetabox.verify.histories.walk import Walked
 
 # Rows that are walked through time together, and those among them of one tree: fixed, so that a tree grows in the same
@@ -26,11 +27,11 @@ TRIAL, OUTGROWN = 48, 16.0
 
 @dataclass
 class Leaf:
-    """A part of a row that is still open: spikes up to ``time`` and ``forced`` ones in that step."""
+    """A part of a row that is still open: spikes up to ``time`` and ``given`` ones in that step."""
 
     time: int
-    state: tuple[Exact, int]
-    forced: Tensor
+    state: tuple[State, int]
+    given: Given
     depth: int
     margin: float
 
@@ -61,8 +62,8 @@ class Tree:
         return min([self.margin, *(leaf.margin for leaf in self.open)])
 
 
-# (places of the (sample, ε) pairs, first step, state in front of it, forced spikes) → where that ends, and margins.
-Run = Callable[[Tensor, Tensor, Exact, Tensor], tuple[Walked, Tensor]]
+# (places of the (sample, ε) pairs, first step, state in front of it, given spikes) → where that ends, and margins.
+Run = Callable[[Tensor, Tensor, State, Given], tuple[Walked, Tensor]]
 
 
 def split(trees: list[Tree], most: int, run: Run, meter: Meter, passes: float, steps: int) -> None:
@@ -83,9 +84,8 @@ def split(trees: list[Tree], most: int, run: Run, meter: Meter, passes: float, s
         chosen.sort(key=lambda pair: pair[1].time)
         places = torch.tensor([place for place, _ in chosen])
         since = torch.tensor([leaf.time for _, leaf in chosen])
-        start = Exact.joined([leaf.state[0].take(torch.tensor([leaf.state[1]])) for _, leaf in chosen])
-        forced = torch.stack([leaf.forced for _, leaf in chosen])
-        walked, margins = run(places, since, start, forced)
+        start = all_joined([taken(leaf.state[0], torch.tensor([leaf.state[1]])) for _, leaf in chosen])
+        walked, margins = run(places, since, start, Given.stacked([leaf.given for _, leaf in chosen]))
         for row, ((place, leaf), margin) in enumerate(zip(chosen, margins.tolist(), strict=True)):
             grow(trees[place], walked, row, margin, leaf.depth, most)
 
@@ -102,10 +102,10 @@ def grow(tree: Tree, walked: Walked, row: int, margin: float, depth: int, most: 
         # Not one uncertain spike: nothing is left to split.
         tree.margin, tree.hopeless = min(tree.margin, margin), True
         return
-    for spike in (0, 1):
-        forced = walked.fork.forced[row].clone()
-        forced[walked.fork.unit[row]] = spike
-        tree.open.append(Leaf(int(walked.fork.time[row]), walked.fork.before[row], forced, depth + 1, margin))
+    fork = walked.fork
+    for above in (False, True):
+        given = fork.given.with_row(row, int(fork.unit[row]), int(fork.cut[row]), above=above)
+        tree.open.append(Leaf(int(fork.time[row]), fork.before[row], given, depth + 1, margin))
     if tree.walked >= TRIAL and tree.walked > tree.closed * OUTGROWN * most:
         tree.hopeless = True
 

@@ -1,58 +1,50 @@
 r"""Through time with at most K histories a neuron.
 
-While a neuron's spikes are certain it is one exact record. From its first fork (a step at which it may and need not
-spike) it is one of the active (row, unit) pairs, each with K slots of alternatives: intervals of output trace h, reset
-sum R, adaptation b, last spike z, silent steps left w and spike count c. Neurons are independent: what others see of a
-neuron is the hull of its h.
+While a neuron's spikes are certain it is one exact record. From its first fork (a step at which the number of its
+spikes is not certain) it is one of the active (row, unit) pairs, each with K slots of alternatives: intervals of output
+traces h, reset sum R, adaptation b, last spike z, silent steps left w, spike count c, and of cells that spikes set to a
+value the potential v. Neurons are independent: what others see of a neuron is the hull of its traces.
 
 A history can spike unless it is certainly silent or :math:`\overline q \le \underline R + \underline A`; it must if it
-is certainly free and :math:`\underline q > \overline R + \overline A`, where q bounds :math:`g W_{in} + h W_{rec}`.
+is certainly free and :math:`\underline q > \overline R + \overline A`, where q bounds the potential without resets.
+
+Layers come one after the other: of layers before it in the step a layer reads this step's spikes, if it reads those.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from thetabox.verify.histories.cells import Cells, Errors
-from thetabox.verify.histories.equations import adapted, adapted_threshold, product, silent_left
-from thetabox.verify.histories.records import Exact, Fork
-from thetabox.verify.histories.slots import Slots
-
-
-@dataclass
-class Drive:
-    """What inputs do to potentials, the same for every ε and every row of a sample: ``[samples, T, units]`` each.
-
-    Attributes:
-        centre: W_in g.
-        spread: its radius at ε = 1.
-        size: its radius for rounding alone.
-    """
-
-    centre: Tensor
-    spread: Tensor
-    size: Tensor
+from thetabox.verify.histories.circuit import Circuit, Drive, Loss, Read
+from thetabox.verify.histories.errors import Errors
+from thetabox.verify.histories.potential import potential
+from thetabox.verify.histories.records import Exact, Fork, Given, State, taken
+from thetabox.verify.histories.state import LayerState
 
 
 @dataclass(frozen=True)
 class PruneRule:
     """When a row is given up: a saving, its answer is then that nothing is known.
 
-    Half the width of the counts so far, weighed by the readout, stands for what the margin against a class has lost
+    Half the width of what the readout reads so far, weighed by it, stands for what the margin against a class has lost
     (counts rarely come together again); a row that lost more than its margin has no proof to expect.
 
     Attributes:
-        weight: |W_y − W_k| a spike, ``[rows, units, classes]`` by row.
+        losses: what margins lose by each quantity, by row.
         margin: what may be lost, ``[rows, classes]``.
     """
 
-    weight: Tensor
+    losses: list[Loss]
     margin: Tensor
+
+    def take(self, rows: Tensor) -> PruneRule:
+        """Of some rows."""
+        return PruneRule([loss.take(rows) for loss in self.losses], self.margin[rows])
 
 
 # Steps between two looks at whether a row is worth going on with.
@@ -64,7 +56,8 @@ class Walked:
     """Where a walk ended.
 
     Attributes:
-        least, most: spike count of every neuron, ``[rows, units]``.
+        least, most: spike count of every neuron of all layers, ``[rows, units]``.
+        read: both ends of what the readout reads, one quantity behind the other.
         fork: the first of each row, if it was asked for.
         open_share: neurons with more than one history at each step, share of all, ``[rows, T]``.
         given_up: rows whose counts say nothing.
@@ -72,222 +65,149 @@ class Walked:
 
     least: Float[Tensor, "rows units"]
     most: Float[Tensor, "rows units"]
+    read: tuple[Float[Tensor, "rows features"], Float[Tensor, "rows features"]]
     fork: Fork | None
     open_share: Float[Tensor, "rows time"]
     given_up: Bool[Tensor, " rows"]
 
 
 def walk(
-    cells: Cells,
-    drive: Drive,
-    errors: list[Errors],
+    circuit: Circuit,
+    drives: Sequence[Drive],
+    errors: Sequence[Sequence[Errors]],
     sample: Int[Tensor, " rows"],
     *,
     histories: int,
+    reads: Sequence[Read] = (),
     since: Int[Tensor, " rows"] | None = None,
-    start: Exact | None = None,
-    forced: Int[Tensor, "rows units"] | None = None,
+    start: State | None = None,
+    given: Given | None = None,
     prune: PruneRule | None = None,
     before_step: Callable[[], None] | None = None,
 ) -> Walked:
     """All time steps of some rows.
 
     Args:
-        cells: constants, with ε of these rows in its context.
-        drive: of the samples.
-        errors: of every step.
+        circuit: the network, with ε of these rows in its context.
+        drives: of the samples, layer by layer.
+        errors: of every step and layer.
         sample: which sample each row is of.
         histories: K, most alternatives a neuron.
+        reads: what is read at the end.
         since: first step of each row, ascending; 0 by default.
         start: state in front of that step.
-        forced: spikes of the first step of each row that are given: 0, 1, or -1 for those that are not.
+        given: spikes of the first step of each row that are given.
         prune: when rows are given up; the first fork of each is then remembered, to split it there.
         before_step: called before every step; may raise.
     """
-    rows, steps = len(sample), drive.centre.shape[1]
+    rows, steps = len(sample), len(errors)
     device = sample.device
+    since = None if since is None else since.to(device)
     if since is None or start is None:
-        since, start = torch.zeros(rows, dtype=torch.long, device=device), Exact.silence(rows, cells)
-    state = Walk(cells, histories, start, rows)
-    fork = Fork.none(rows, cells.units, steps, device) if prune is not None else None
-    shares = cells.alpha.new_zeros(rows, steps)
+        since = torch.zeros(rows, dtype=torch.long, device=device)
+        start = [Exact.silence(rows, layer.cells) for layer in circuit.layers]
+    moving = Walk(circuit, histories, start, rows)
+    fork = Fork.none(rows, circuit.count, steps, device) if prune is not None else None
+    shares = sample.new_zeros(rows, steps, dtype=circuit.rounding.dtype)
     for time in range(int(since.min()), steps):
         if before_step is not None:
             before_step()
         running = int((since <= time).sum())
-        given = None
-        if forced is not None:
-            given = torch.where((since[:running] == time)[:, None], forced[:running], -1)
-        state.step(drive, time, sample[:running], errors[time], given, fork)
-        shares[:, time] = state.open_share()
+        now = None
+        if given is not None and bool((begins := since[:running] == time).any()):
+            now = given.take(slice(0, running)).where(begins)
+        moving.step(drives, time, sample[:running], errors[time], now, fork)
+        shares[:, time] = moving.open_share()
         if prune is not None and time % PRUNE_EVERY == PRUNE_EVERY - 1:
-            state.give_up(prune)
-    least, most = state.counts()
-    return Walked(least, most, fork, shares, state.given_up)
+            moving.give_up(prune)
+    counts = [layer.counts() for layer in moving.layers]
+    least, most = (torch.cat([pair[end] for pair in counts], 1) for end in (0, 1))
+    return Walked(least, most, moving.read(reads), fork, shares, moving.given_up)
 
 
 class Walk:
-    """Exact records of all neurons, and slots of the active pairs."""
+    """All layers of some rows."""
 
-    def __init__(self, cells: Cells, histories: int, start: Exact, rows: int) -> None:
-        self.cells, self.exact, self.rows = cells, start, rows
-        device, dtype = cells.alpha.device, cells.alpha.dtype
-        self.row = torch.zeros(0, dtype=torch.long, device=device)
-        self.unit = torch.zeros(0, dtype=torch.long, device=device)
-        self.slots = Slots.none(cells, histories)
-        self.active = torch.zeros(rows, cells.units, dtype=torch.bool, device=device)
-        self.given_up = torch.zeros(rows, dtype=torch.bool, device=device)
-        self.influence = (
-            torch.zeros(cells.units, dtype=dtype, device=device)
-            if cells.weight_rec is None
-            else cells.weight_rec.magnitude.sum(1)
-        )
+    def __init__(self, circuit: Circuit, histories: int, start: State, rows: int) -> None:
+        self.circuit, self.rows = circuit, rows
+        self.layers = [
+            LayerState(layer.cells, histories, exact, rows) for layer, exact in zip(circuit.layers, start, strict=True)
+        ]
+        self.given_up = torch.zeros(rows, dtype=torch.bool, device=start[0].z.device)
 
     def open_share(self) -> Tensor:
-        return self.active.to(self.cells.alpha.dtype).mean(1)
+        """Of each row."""
+        active = self.layers[0].active if len(self.layers) == 1 else torch.cat([s.active for s in self.layers], 1)
+        return active.to(self.circuit.rounding.dtype).mean(1)
 
-    def counts(self) -> tuple[Tensor, Tensor]:
-        least, most = self.exact.count.clone(), self.exact.count.clone()
-        low, high = self.slots.count
-        least[self.row, self.unit] = low.amin(1)
-        most[self.row, self.unit] = -high.amin(1)
-        return least, most
+    def read(self, reads: Sequence[Read]) -> tuple[Tensor, Tensor]:
+        """Both ends of these quantities at the end."""
+        found = []
+        for read in reads:
+            layer = self.layers[read.layer]
+            found.append(layer.counts() if read.trace is None else layer.hull(read.trace, read.same_step))
+        if not found:
+            nothing = self.layers[0].exact.z[:, :0]
+            return nothing, nothing
+        return torch.cat([low for low, _ in found], 1), torch.cat([high for _, high in found], 1)
 
     def give_up(self, prune: PruneRule) -> None:
         """Drop the active pairs of rows that have lost too much."""
-        if not len(self.row):
+        if not any(len(layer.row) for layer in self.layers):
             return
-        low, high = self.slots.count
-        width = -high.amin(1) - low.amin(1)
         lost = torch.zeros_like(prune.margin)
-        lost.index_add_(0, self.row, prune.weight[self.row, self.unit] * (0.5 * width[:, None]))
+        for loss in prune.losses:
+            layer = self.layers[loss.read.layer]
+            width = 0.5 * layer.width(loss.read.trace)
+            lost.index_add_(0, layer.row, loss.weight[layer.row, layer.unit] * width[:, None])
         self.given_up |= (lost > prune.margin).any(1)
-        going = ~self.given_up[self.row]
-        if not bool(going.all()):
-            self.row, self.unit, self.slots = self.row[going], self.unit[going], self.slots.take(going)
+        for layer in self.layers:
+            layer.drop(self.given_up)
 
     def step(
-        self, drive: Drive, time: int, sample: Tensor, errors: Errors, given: Tensor | None, remember: Fork | None
+        self,
+        drives: Sequence[Drive],
+        time: int,
+        sample: Tensor,
+        errors: Sequence[Errors],
+        given: Given | None,
+        remember: Fork | None,
     ) -> None:
         """One time step of the first ``len(sample)`` rows, whose active pairs are all there are."""
-        running = len(sample)
-        before = self.exact
-        exact, (level_low, level_high) = self._exact_before_spikes(running)
-        if len(self.row):
-            self.slots.before_spikes(self.cells, self.row, self.unit)
-        low, high = self.potential(drive, time, sample, exact)
-        low, high = low - errors.potential, high + errors.potential
-        reset_low, reset_high = exact.reset
-        free = exact.silent == 0
-        can = free & ~(high <= reset_low + level_low)
-        must = free & (low > reset_high + level_high)
-        if given is not None:
-            can, must = can & (given != 0), must | (can & (given == 1))
-        active = self.active[:running]
-        can, must = can & ~active, must & ~active
-        forks = can & ~must & ~self.given_up[:running, None]
-        rows, units = forks.nonzero(as_tuple=True)
-        new = self.slots.forked(exact, rows, units, self.cells.silent_steps)
-        spikes = must.to(exact.z.dtype)
-        silent = silent_left(spikes, exact.silent, self.cells.silent_steps)
-        after = Exact(exact.h, exact.reset, exact.b, spikes, silent, exact.count + spikes)
-        if len(self.row):
-            pairs = self.row, self.unit
-            self.slots.after_spikes(
-                self.cells, self.unit, low[pairs], high[pairs], None if given is None else given[pairs]
-            )
-        if remember is not None:
-            first = forks.any(1) & (remember.time[:running] == drive.centre.shape[1])
-            if bool(first.any()):
-                self._note(remember, time, first, before, forks, given)
-        self.row, self.unit = torch.cat([self.row, rows]), torch.cat([self.unit, units])
-        self.slots = self.slots.joined(new)
-        self.active[rows, units] = True
-        self._keep(after, running)
+        before = [layer.exact for layer in self.layers]
+        for layer in self.layers:
+            layer.advance(len(sample))
+        for place, (layer, units) in enumerate(zip(self.layers, self.circuit.units, strict=True)):
+            wired = self.circuit.layers[place]
+            bounds = potential(self.circuit, wired, drives[place], time, sample, self.hull)
+            own = None if given is None else given.units(units)
+            forks, fewest = layer.fire(bounds, errors[place], own, self.given_up)
+            if remember is not None:
+                first = forks.any(1) & (remember.time[: len(sample)] > time)
+                if bool(first.any()):
+                    self._note(remember, time, place, first, before, forks, fewest, given)
 
-    def _keep(self, after: Exact, running: int) -> None:
-        """Rows that run are replaced, those that have not begun stay as they are."""
-        if running == self.rows:
-            self.exact = after
-            return
-        waiting = torch.arange(running, self.rows, device=self.row.device)
-        self.exact = Exact.joined([after, self.exact.take(waiting)])
+    def hull(self, layer: int, trace: int, same_step: bool) -> tuple[Tensor, Tensor]:
+        """Ends of a layer's trace over all histories."""
+        return self.layers[layer].hull(trace, same_step)
 
-    def _note(self, fork: Fork, time: int, first: Tensor, before: Exact, forks: Tensor, given: Tensor | None) -> None:
+    def _note(
+        self,
+        fork: Fork,
+        time: int,
+        layer: int,
+        first: Tensor,
+        before: State,
+        forks: Tensor,
+        fewest: Tensor,
+        given: Given | None,
+    ) -> None:
         rows = first.nonzero().squeeze(1)
-        fork.time[rows] = time
-        fork.unit[rows] = torch.where(forks[rows], self.influence, -1.0).argmax(1)
-        state = before.take(rows)
+        unit = torch.where(forks[rows], self.circuit.layers[layer].cells.influence, -1.0).argmax(1)
+        fork.time[rows], fork.unit[rows] = time, unit + self.circuit.units[layer].start
+        fork.cut[rows] = fewest[rows, unit].to(fork.cut.dtype)
+        state = taken(before, rows)
         for place, row in enumerate(rows.tolist()):
             fork.before[row] = (state, place)
         if given is not None:
-            fork.forced[rows] = given[rows]
-
-    def _exact_before_spikes(self, running: int) -> tuple[Exact, tuple[Tensor, Tensor]]:
-        """Traces, adaptation and reset sum up to this step's spikes, and A."""
-        cells = self.cells
-        old = self.exact if running == self.rows else self.exact.take(torch.arange(running, device=self.row.device))
-        z = old.z
-        h = [d.value * t + (1.0 - d.value) * z for d, t in zip(cells.decays, old.h, strict=True)]
-        rho, beta, threshold = (ends.first(running) for ends in (cells.rho, cells.beta, cells.threshold))
-        b_low = rho.lower * old.b[0] + (1.0 - rho.lower) * z
-        level_low = threshold.lower + beta.lower * b_low
-        reset_low = cells.alpha * old.reset[0] + z * level_low * cells.dt
-        if rho.exact and beta.exact and threshold.exact and old.b[0] is old.b[1]:
-            ends = (b_low, b_low), (level_low, level_low), (reset_low, reset_low)
-        else:
-            b_low, b_high = adapted(old.b, (z, z), rho.lower, rho.upper)
-            level_low, level_high = adapted_threshold(
-                (beta.lower, beta.upper), (threshold.lower, threshold.upper), b_low, b_high
-            )
-            low, high = product((z, z), (level_low, level_high))
-            reset_low = cells.alpha * old.reset[0] + low * cells.dt
-            reset_high = cells.alpha * old.reset[1] + high * cells.dt
-            ends = (b_low, b_high), (level_low, level_high), (reset_low, reset_high)
-        b, levels, reset = ends
-        return Exact(h, reset, b, z, old.silent, old.count), levels
-
-    def potential(self, drive: Drive, time: int, sample: Tensor, exact: Exact) -> tuple[Tensor, Tensor]:
-        """Bounds of W_in g + W_rec h for every neuron."""
-        cells, context = self.cells, self.cells.context
-        running = len(sample)
-        factor = cells.weight_in.factor
-        centre = drive.centre[sample, time]
-        radius = drive.size[sample, time]
-        if factor:
-            radius = radius + context.epsilon(factor).reshape(-1, 1)[:running] * drive.spread[sample, time]
-        weight = cells.weight_rec
-        if weight is None:
-            return centre - radius, centre + radius
-        own = cells.rounding.own
-        epsilon = context.epsilon(weight.factor).reshape(-1, 1)[:running] if weight.factor else None
-        theta, size, absolute = weight.theta, weight.magnitude, weight.absolute
-        relative = cells.rounding.of_dot(cells.units + 8) + 4.0 * weight.theta_error
-        for place, d in enumerate(cells.decays):
-            low = high = exact.h[place]
-            if len(self.row):
-                low, high = low.clone(), high.clone()
-                lower, upper = self.slots.trace(place)
-                low[self.row, self.unit] = lower.amin(1)
-                high[self.row, self.unit] = -upper.amin(1)
-            middle, half = (low + high) * 0.5, (high - low) * 0.5
-            noise = (4.0 * own + relative) * high
-            if epsilon is None or absolute is not None:
-                spread = half + noise
-            else:
-                # Of [1 - ε, 1 + ε] times [low, high], low ≥ 0: the lower end is (1 - ε) low, or (1 - ε) high beyond 1.
-                small = epsilon <= 1.0
-                spread = torch.where(small, half + epsilon * middle, epsilon * high) + noise
-                middle = torch.where(small, middle + epsilon * half, high)
-            columns = slice(None) if len(cells.decays) == 1 else d.units
-            moved, reach = middle @ theta[:, columns], spread @ size[:, columns]
-            if absolute is not None and epsilon is not None:
-                reach = reach + epsilon * (high @ absolute[:, columns])
-            reach = reach * (1.0 + 4.0 * relative)
-            if len(cells.decays) == 1:
-                centre, radius = centre + moved, radius + reach
-            else:
-                centre, radius = centre.clone(), radius.clone()
-                centre[:, columns] += moved
-                radius[:, columns] += reach
-        return centre - radius, centre + radius
+            fork.given.least[rows], fork.given.most[rows] = given.least[rows], given.most[rows]

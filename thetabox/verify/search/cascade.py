@@ -44,22 +44,21 @@ def stages(problem: Problem, refused: dict[str, str] | None = None) -> Iterator[
 
     Args:
         problem: of the network.
-        refused: is given domain → why it does not fit, if none does, and stage → why it cannot be had.
+        refused: is given domain → why it does not fit, if none does or the network is of its kind, and stage → why it
+            cannot be had.
     """
     refused = {} if refused is None else refused
-    reasons = {}
-    for name in domains.names():
-        if name in (domains.AUTO, "interval") or not domains.is_sound(name):
-            continue
-        kind = domains.domain_class(name)
-        if not kind.cascade:
-            continue
+    reasons: dict[str, str] = {}
+    names = [n for n in domains.names() if n not in (domains.AUTO, "interval") and domains.is_sound(n)]
+    kinds = {name: kind for name in names if (kind := domains.domain_class(name)).cascade}
+    meant = {name for name, kind in kinds.items() if kind.is_meant_for(problem)}
+    for name, kind in sorted(kinds.items(), key=lambda pair: pair[0] not in meant):
         for place, options in enumerate(kind.cascade):
             try:
                 domain = guarded(partial(kind, problem, options))
             except GaveUp as error:
                 if place == 0:
-                    reasons[name] = str(error)
+                    (refused if name in meant else reasons)[name] = str(error)
                     break
                 refused[_name(kind, place)] = str(error)
                 return

@@ -27,9 +27,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from thetabox.noise import Noise
-from thetabox.verify.histories.cells import Cells, Errors, errors
+from thetabox.verify.histories.errors import Errors, errors
+from thetabox.verify.histories.leaky import AdaptiveCells
+from thetabox.verify.histories.potential import Bounds
 from thetabox.verify.histories.records import Exact
-from thetabox.verify.histories.walk import Drive, Walk
+from thetabox.verify.histories.state import LayerState
 from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.problem import Problem
@@ -103,7 +105,7 @@ class SpikeHistories:
         reach = ledger.deviations("weights", ones * (2.0 * weights), exact=True) * sigma * (1.0 + gamma_sum(1))
         inputs = Inputs.of(network.cells, network.potentials, x)
         walk = _NoisyWalk(network.cells, inputs, z * sigma * (1.0 + gamma_sum(1)), reach)
-        least, most = walk.run(errors(network.cells, inputs.largest, steps))
+        least, most = walk.run(errors(network.cells.circuit(), inputs.largest, steps))
         time = torch.full_like(least[:, :1], float(x.shape[1]))
         # T times the logits.
         a, rest = torch.cat([(least + most) * 0.5, time], 1), torch.cat([(most - least) * 0.5, 0.0 * time], 1)
@@ -131,7 +133,7 @@ class Inputs:
     largest: float
 
     @classmethod
-    def of(cls, cells: Cells, weights: NoisyMatrix, x: Float[Tensor, "samples time inputs"]) -> Inputs:
+    def of(cls, cells: AdaptiveCells, weights: NoisyMatrix, x: Float[Tensor, "samples time inputs"]) -> Inputs:
         """Of some samples."""
         steps = torch.cat([x, x.new_zeros(len(x), cells.extra_steps, x.shape[2])], 1).unbind(1)
         largest = x.new_ones(len(weights.theta))
@@ -147,7 +149,7 @@ class Inputs:
         return cls([weights.columns(d.units) for d in cells.decays], traces, off, float(largest[0]))
 
 
-class _NoisyWalk(Walk):
+class _NoisyWalk:
     """The walk of the domain ``histories``, whose potentials are within their errors' reach.
 
     Args:
@@ -157,42 +159,33 @@ class _NoisyWalk(Walk):
         reach: k σ of each row.
     """
 
-    def __init__(self, cells: Cells, inputs: Inputs, deviation: Tensor, reach: Tensor) -> None:
-        super().__init__(cells, HISTORIES, Exact.silence(len(reach), cells), len(reach))
+    def __init__(self, cells: AdaptiveCells, inputs: Inputs, deviation: Tensor, reach: Tensor) -> None:
+        self.cells, self.rows = cells, len(reach)
+        self.layer = LayerState(cells.cells, HISTORIES, Exact.silence(len(reach), cells.cells), len(reach))
         self.inputs, self.deviation, self.reach = inputs, deviation[:, None], reach[:, None]
 
-    def run(self, by_step: list[Errors]) -> tuple[Tensor, Tensor]:
+    def run(self, by_step: list[list[Errors]]) -> tuple[Tensor, Tensor]:
         """All steps; least and most spikes of every unit, ``[rows, units]``."""
-        every = torch.arange(self.rows, device=self.reach.device)
-        nothing = Drive(*(t.new_zeros(0) for t in (self.reach,) * 3))
-        for time, errors_of_step in enumerate(by_step):
-            self.step(nothing, time, every, errors_of_step, None, None)
-        return self.counts()
+        nothing = torch.zeros(self.rows, dtype=torch.bool, device=self.reach.device)
+        for time, (errors_of_step,) in enumerate(by_step):
+            self.layer.advance(self.rows)
+            self.layer.fire(self.potential(time), errors_of_step, None, nothing)
+        return self.layer.counts()
 
-    def potential(self, drive: Drive, time: int, sample: Int[Tensor, " rows"], exact: Exact) -> tuple[Tensor, Tensor]:
+    def potential(self, time: int) -> Bounds:
         """Bounds of W_in g + W_rec h for every neuron."""
         cells, inputs = self.cells, self.inputs
-        centre = torch.empty_like(exact.z)
-        radius = torch.empty_like(exact.z)
+        centre = torch.empty_like(self.layer.now.z)
+        radius = torch.empty_like(self.layer.now.z)
         for place, decay in enumerate(cells.decays):
             g, weights = inputs.traces[place][:, time], inputs.weights[place]
             a, rest = g, torch.zeros_like(g)
             if len(weights.theta) > g.shape[1]:
-                low, high = self._trace(exact, place)
+                low, high = self.layer.hull(place, False)
                 half = (high - low) * 0.5 + 4.0 * cells.rounding.own * high
                 a, rest = torch.cat([g, (low + high) * 0.5], 1), torch.cat([rest, half], 1)
             sums = Sums(weights, a, torch.zeros_like(a[:1]))
             lost = sums.product_error() + sums.around() + sums.beyond(rest + inputs.off[place][time], self.reach)
             centre[:, decay.units] = a @ weights.theta
             radius[:, decay.units] = (self.deviation * sums.length() + lost) * (1.0 + gamma_sum(4))
-        return centre - radius, centre + radius
-
-    def _trace(self, exact: Exact, place: int) -> tuple[Tensor, Tensor]:
-        """Hull of h over the histories of every neuron."""
-        low = high = exact.h[place]
-        if len(self.row):
-            low, high = low.clone(), high.clone()
-            lower, upper = self.slots.trace(place)
-            low[self.row, self.unit] = lower.amin(1)
-            high[self.row, self.unit] = -upper.amin(1)
-        return low, high
+        return Bounds(centre - radius, centre + radius)

@@ -18,8 +18,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from thetabox.verify.arithmetic.rounding import SAFETY
-from thetabox.verify.histories.cells import Cells, Decay, errors
 from thetabox.verify.histories.equations import silent_left
+from thetabox.verify.histories.errors import errors
+from thetabox.verify.histories.leaky import AdaptiveCells, Decay
 from thetabox.verify.yields.spikes_matrix import NoisyMatrix, Sums
 
 
@@ -42,7 +43,7 @@ class History:
     free: Bool[Tensor, "samples steps units"]
 
 
-def history(cells: Cells, weights: NoisyMatrix, x: Float[Tensor, "samples time inputs"]) -> History:
+def history(cells: AdaptiveCells, weights: NoisyMatrix, x: Float[Tensor, "samples time inputs"]) -> History:
     """Run a network.
 
     Args:
@@ -53,17 +54,21 @@ def history(cells: Cells, weights: NoisyMatrix, x: Float[Tensor, "samples time i
     samples, time, inputs = x.shape
     recurrent = len(weights.theta) > inputs
     beyond = x.new_zeros(samples, cells.extra_steps, inputs)
-    alpha, rho, beta, threshold = cells.alpha, cells.rho.lower, cells.beta.lower, cells.threshold.lower
+    of = cells.cells
     trace = [x.new_zeros(samples, len(weights.theta)) for _ in cells.decays]
     z = b = reset = x.new_zeros(samples, cells.units)
-    silent = cells.delay.expand(samples, -1)
+    delay = torch.zeros_like(of.alpha[0]) if of.delay is None else of.delay
+    silent = delay.expand(samples, -1)
     traces: list[list[Tensor]] = [[] for _ in cells.decays]
     difference, spike, free = [], [], []
     for t, x_t in enumerate(torch.cat([x, beyond], 1).unbind(1)):
         read = torch.cat([x_t, z], 1) if recurrent else x_t
-        b = rho * b + (1.0 - rho) * z
-        level = threshold + beta * b
-        reset = alpha * reset + z * level * cells.dt
+        level = of.threshold.lower
+        if of.adaptation is not None:
+            rho, beta = of.adaptation.rho.lower, of.adaptation.beta.lower
+            b = rho * b + (1.0 - rho) * z
+            level = level + beta * b
+        reset = of.alpha * reset + z * level * cells.dt
         v = torch.zeros_like(reset)
         for place, decay in enumerate(cells.decays):
             trace[place] = decay.value * trace[place] + (1.0 - decay.value) * read
@@ -72,13 +77,13 @@ def history(cells: Cells, weights: NoisyMatrix, x: Float[Tensor, "samples time i
         difference.append(v - reset - level)
         awake = silent == 0
         z = (awake & (difference[-1] > 0)).to(x.dtype)
-        silent = silent_left(z, silent, cells.silent_steps)
+        silent = silent if of.silent_steps is None else silent_left(z, silent, of.silent_steps)
         spike.append(z > 0)
-        free.append(awake & (t - cells.delay < time))
+        free.append(awake & (t - delay < time))
     largest = x.new_ones(len(weights.theta))
     largest[:inputs] = x.abs().amax()
-    by_step = errors(cells, float(largest[0]), len(difference))
-    error = torch.stack([e.potential for e in by_step], 1).repeat(samples, 1, 1)
+    by_step = errors(cells.circuit(), float(largest[0]), len(difference))
+    error = torch.stack([e.potential for (e,) in by_step], 1).repeat(samples, 1, 1)
     potentials = []
     for place, decay in enumerate(cells.decays):
         off = trace_errors(cells, decay, largest, len(difference))
@@ -89,7 +94,7 @@ def history(cells: Cells, weights: NoisyMatrix, x: Float[Tensor, "samples time i
 
 
 def trace_errors(
-    cells: Cells, decay: Decay, largest: Float[Tensor, " terms"], steps: int
+    cells: AdaptiveCells, decay: Decay, largest: Float[Tensor, " terms"], steps: int
 ) -> Float[Tensor, "steps terms"]:
     """How far the traces of numbers of at most ``largest`` in size may be off, as in :func:`errors`."""
     rounding = cells.rounding

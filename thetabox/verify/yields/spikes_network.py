@@ -13,10 +13,10 @@ from thetabox.models.memory import identity, named_tensors
 from thetabox.noise import Noise
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import Rounding
-from thetabox.verify.histories.cells import INSTEAD, Cells, description
-from thetabox.verify.histories.description.check import check_description
+from thetabox.verify.histories.description.check import INSTEAD, check_description
 from thetabox.verify.histories.description.runs import NEURON
 from thetabox.verify.histories.layers import Layer, layer_of
+from thetabox.verify.histories.leaky import AdaptiveCells, description
 from thetabox.verify.interpreter.context import Context, Sweep
 from thetabox.verify.network import RecurrentNetwork
 from thetabox.verify.problem import Problem
@@ -60,7 +60,7 @@ class SpikingNetwork:
         with torch.no_grad():
             context = Context(Sweep(torch.zeros(1, 1, dtype=torch.float64, device=self.device)), FLOAT64)
             try:
-                self.cells = Cells(problem, context)
+                self.cells = AdaptiveCells(problem, context)
             except InputError as error:
                 raise _instead(error) from None
             layers = self._layers()

@@ -82,12 +82,12 @@ class Reader:
         was_quiet, had_fired = self._both(quiet, old, above)
         if was_quiet != had_fired:
             self._check_begins(spike, above)
-        if quiet != fired and was_quiet != had_fired:
-            raise NotRecognised("a spike changes the potential in its own step and in the next")
         if count is not None:
             self._check_linear(after, spike)
         next_drop = reset = None
-        decay = self._coefficient(was_quiet, state)
+        # Where a spike resets in its own step, what it does in the next is a weight from the cell to itself.
+        potential = quiet if quiet != fired else was_quiet
+        decay = self._coefficient(potential, state)
         if quiet != fired:
             drop = self.algebra.subtract(quiet, fired)
             if self.constants.is_constant(drop):
@@ -105,7 +105,7 @@ class Reader:
         if count is not None and reset is not None:
             raise NotRecognised("a cell that may spike several times a step is reset to a value")
         most = 1 if count is None else count.most
-        return self._cell(state, spike, above, was_quiet, threshold, next_drop, reset, most)
+        return self._cell(state, spike, above, potential, threshold, next_drop, reset, most)
 
     def _check_linear(self, after: int, spike: int) -> None:
         """Each of several spikes takes as much from the potential."""

@@ -1,0 +1,203 @@
+"""What is proven of ordinary spiking networks, written as loops over time, without a description by their author.
+
+    python benchmarks/spiking.py --samples 100 --epsilon 1e-4,1e-3,5e-3,1e-2 --out results/
+
+Each network is trained for a minute or two with a surrogate gradient: feed-forward cells with hidden biases on vowels
+(reset by subtraction and to a value; without hidden biases also as the same cells described by hand), a recurrent one,
+and a small convolutional network on digits that sees the same image at every step. A row says what plain intervals
+prove, what ``auto`` proves, and what an attack within the box leaves right, which no proof can be above.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import thetabox as tb
+from thetabox import data
+from thetabox.measure import attack
+from thetabox.models import LeakyCells, RecurrentModule
+
+EPOCHS, BATCH, RATE = 30, 32, 5e-3
+
+
+def spike(gap: Tensor) -> Tensor:
+    """H(gap), with the gradient of a steep sigmoid."""
+    soft = torch.sigmoid(4.0 * gap)
+    return (gap > 0).to(gap.dtype) + (soft - soft.detach())
+
+
+class Loop(nn.Module):
+    """Two layers of 64 leaky cells in a loop over time, read by a dense layer of mean spikes."""
+
+    def __init__(self, *, bias: bool = True, value: bool = False, recurrent: bool = False) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(12, 64, bias=bias), nn.Linear(64, 64, bias=bias)
+        self.back = nn.Linear(64, 64, bias=False) if recurrent else None
+        self.value, self.out = value, nn.Linear(64, 9)
+
+    def reset(self, mem: Tensor, spk: Tensor) -> Tensor:
+        """The potential behind a spike."""
+        return mem * (1.0 - spk) if self.value else mem - spk
+
+    def forward(self, x: Tensor) -> Tensor:
+        mem1 = mem2 = spk1 = x.new_zeros(x.shape[0], 64)
+        spikes = []
+        for t in range(x.shape[1]):
+            current = self.fc1(x[:, t])
+            if self.back is not None:
+                current = current + self.back(spk1)
+            mem1 = 0.9 * mem1 + current
+            spk1 = spike(mem1 - 1.0)
+            mem1 = self.reset(mem1, spk1)
+            mem2 = 0.9 * mem2 + self.fc2(spk1)
+            spk2 = spike(mem2 - 1.0)
+            mem2 = self.reset(mem2, spk2)
+            spikes.append(spk2)
+        return self.out(torch.stack(spikes, 1).mean(1))
+
+
+class Described(RecurrentModule):
+    """The same cells without hidden biases, rewritten by hand and described (``leaky_cells``).
+
+    With α = .9, W / (1 − α) for W and α A for what a spike takes of the next potential.
+    """
+
+    def __init__(self, of: Loop) -> None:
+        super().__init__()
+        self.enter = nn.Parameter(of.fc1.weight.detach().T / 0.1)
+        self.onward = nn.Parameter(of.fc2.weight.detach().T / 0.1)
+        self.leave = nn.Parameter(of.out.weight.detach().T.clone())
+        self.bias = nn.Parameter(of.out.bias.detach().clone())
+        self.register_buffer("threshold", torch.ones(64))
+        self.register_buffer("tau", torch.full((64,), -0.9 / float(torch.log(torch.tensor(0.9, dtype=torch.float64)))))
+
+    def initial_state(self, batch: int) -> tuple[Tensor, ...]:
+        return tuple(self.enter.new_zeros(batch, 64) for _ in range(4))
+
+    def cell(self, drive: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """One step: dt = α, so that a spike takes α A."""
+        alpha = torch.exp(-0.9 / self.tau)
+        v = alpha * v + (1.0 - alpha) * drive - z * self.threshold * 0.9
+        return v, spike(v - self.threshold)
+
+    def step(self, x_t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        v1, z1, v2, z2 = state
+        v1, z1 = self.cell(x_t @ self.enter, v1, z1)
+        v2, z2 = self.cell(z1 @ self.onward, v2, z2)
+        return z2, (v1, z1, v2, z2)
+
+    def readout(self, outputs: Tensor) -> Tensor:
+        return outputs.mean(1) @ self.leave + self.bias
+
+    def leaky_cells(self) -> list[LeakyCells]:
+        neuron: dict[str, Any] = {"threshold": "threshold", "tau": "tau", "tau_adapt": None, "beta": None}
+        first = LeakyCells("enter", None, None, None, **neuron, dt=0.9, refractory=0)
+        return [first, LeakyCells("onward", None, "leave", "bias", **neuron, dt=0.9, refractory=0)]
+
+
+class Convolutional(nn.Module):
+    """A convolution of 8 channels, an average pool, a dense layer; the same image for 10 steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(1, 8, 3, padding=1), nn.Linear(8 * 4 * 4, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mem1, mem2 = x.new_zeros(x.shape[0], 8, 8, 8), x.new_zeros(x.shape[0], 10)
+        spikes = []
+        for _ in range(10):
+            mem1 = 0.9 * mem1 + self.conv(x)
+            spk1 = spike(mem1 - 1.0)
+            mem1 = mem1 - spk1
+            mem2 = 0.9 * mem2 + self.fc(F.avg_pool2d(spk1, 2).flatten(1))
+            spk2 = spike(mem2 - 1.0)
+            mem2 = mem2 - spk2
+            spikes.append(spk2)
+        return torch.stack(spikes, 1).mean(1)
+
+
+def trained(model: nn.Module, task: str, folder: Path | None, scale: float) -> nn.Module:
+    """Adam on the cross-entropy of scaled logits, at a falling rate."""
+    train = data.load(task, "train", folder)
+    x, y = train.x.float(), train.y
+    optimiser = torch.optim.Adam(model.parameters(), RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, EPOCHS)
+    for _ in range(EPOCHS):
+        for rows in torch.randperm(len(x)).split(BATCH):
+            optimiser.zero_grad()
+            F.cross_entropy(scale * model(x[rows]), y[rows]).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+        schedule.step()
+    return model.eval()
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], str, float]] = {
+    "LIF 2 x 64, subtraction, biases": (Loop, "vowels", 1.0),
+    "LIF 2 x 64, subtraction, no hidden bias": (lambda: Loop(bias=False), "vowels", 1.0),
+    "LIF 2 x 64, to zero, biases": (lambda: Loop(value=True), "vowels", 1.0),
+    "RLeaky 64 + LIF 64": (lambda: Loop(recurrent=True), "vowels", 1.0),
+    "conv 8 channels, 10 steps": (Convolutional, "digits", 10.0),
+}
+
+
+def row(name: str, model: nn.Module, x: Tensor, y: Tensor, epsilon: list[float], attacked: bool) -> dict[str, Any]:
+    """One network's line of the table."""
+    found: dict[str, Any] = {"network": name, "samples": len(y), "epsilon": epsilon}
+    for domain in ("interval", "auto"):
+        started = time.perf_counter()
+        cert = tb.certify(model, x, y, epsilon=epsilon, domain=domain)
+        found[domain] = [round(float(v), 4) for v in cert.verified_accuracy]
+        found[f"{domain}_seconds"] = time.perf_counter() - started
+        found["clean"] = float(cert.clean_accuracy)
+    found["left_out"] = cert.options.get("left_out", {})
+    found["proven_by"] = cert.options["proven_by"]
+    if attacked:
+        found["attack"] = [round(float(v), 4) for v in attack(model, x, y, epsilon, steps=10, restarts=1).accuracy]
+    cells = [f"{a:.2f} / {b:.2f}" for a, b in zip(found["interval"], found["auto"], strict=True)]
+    if attacked:
+        cells = [f"{cell} / {c:.2f}" for cell, c in zip(cells, found["attack"], strict=True)]
+    print(f"| {name} | {found['clean']:.2f} | {' | '.join(cells)} | {found['auto_seconds']:.0f} |", flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=100)
+    parser.add_argument("--epsilon", default="1e-4,1e-3,5e-3,1e-2")
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--no-attack", action="store_true")
+    parser.add_argument("--only", default="", help="networks whose name holds this")
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    epsilon = [float(e) for e in given.epsilon.split(",")]
+    print(f"| network | clean | {' | '.join(f'{e:g}' for e in epsilon)} | s |")
+    print(f"| {' | '.join(['---'] * (3 + len(epsilon)))} |")
+    rows = []
+    for name, (make, task, scale) in NETWORKS.items():
+        if given.only not in name:
+            continue
+        torch.manual_seed(0)
+        model = trained(make(), task, given.data_dir, scale)
+        test = data.load(task, "test", given.data_dir).subset(given.samples)
+        x, y = test.x.float(), test.y
+        rows.append(row(name, model, x, y, epsilon, not given.no_attack))
+        if name.endswith("no hidden bias"):
+            assert isinstance(model, Loop)
+            rows.append(row(f"{name}, described by hand", Described(model), x, y, epsilon, attacked=False))
+    if given.out is not None:
+        given.out.mkdir(parents=True, exist_ok=True)
+        (given.out / "spiking.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,305 @@
+"""Spiking networks of every cell: against every vertex of tiny boxes in exact arithmetic, ties and all."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.verify.histories.spiking_networks import (
+    boxed,
+    engine,
+    fractions,
+    moved,
+    neurons,
+    number,
+    run_exactly,
+    weights,
+)
+from thetabox.verify.effort import FREE
+from thetabox.verify.histories.neurons import Neurons, Readout, Spiking
+
+# What each framework's cell is of these equations, by the name of its preset.
+CELLS: dict[str, dict[str, Any]] = {
+    "snntorch Leaky": {"decay": 0.5, "next_drop": 1.0},
+    "snntorch Leaky, no delay": {"decay": 0.75, "next_drop": 0.75},
+    "snntorch Leaky, zero": {"decay": 0.5, "reset": 0.0},
+    "snntorch Synaptic": {"synapse": 0.75, "decay": 0.5, "next_drop": 1.0},
+    "norse LIFBox": {"decay": 0.75, "leak": 0.125, "start": 0.5, "reset": 0.25},
+    "norse LIFBox, subtraction": {"decay": 0.75, "leak": 0.125, "start": 0.5, "next_drop": 0.75},
+    "norse LIF": {"synapse": 0.5, "decay": 0.75, "leak": -0.125, "start": -0.5, "reset": -0.5, "current": 0.25},
+    "norse IAF": {"decay": 1.0, "reset": 0.0},
+    "spikingjelly IF, soft": {"decay": 1.0, "next_drop": 1.0},
+    "no reset": {"decay": 0.5},
+    "no memory": {"decay": 0.0, "next_drop": 0.5},
+    "no memory, zero": {"decay": 0.0, "reset": 0.25},
+    "a synapse that keeps all": {"synapse": 1.0, "decay": 1.0, "next_drop": 1.0},
+    "a synapse as slow as the membrane": {"synapse": 0.5, "decay": 0.5, "reset": -0.25},
+    "sinabs LIF": {"decay": 0.75, "next_drop": 0.75, "most": 1 << 20},
+    "rockpool LIFTorch": {"synapse": 0.5, "decay": 0.75, "next_drop": 0.75, "most": 3, "bias": 0.25},
+    "several spikes, zero": {"decay": 0.75, "reset": 0.25, "most": 3},
+    "a deep reset": {"decay": 0.75, "next_drop": 3.0, "threshold": 0.25},
+    "a deep reset to a value": {"decay": 0.75, "reset": -3.0, "threshold": 0.25},
+    "threshold below the rest": {"decay": 0.5, "next_drop": 0.5, "threshold": -0.25},
+}
+
+Draw = Callable[..., Any]
+
+
+def cell(
+    kind: str, units: int, entering: dict[str, Any], share: float = 0.0, error: float = 0.0, **more: Any
+) -> Neurons:
+    """A layer of one kind; ``share`` of ε on thresholds, drops, values and biases, ``error`` on all other constants."""
+    says = {**CELLS[kind], **more}
+    given: dict[str, Any] = {}
+    for name in ("decay", "synapse", "current", "start"):
+        if name in says:
+            given[name] = number([says[name]] * units, error)
+    for name in ("bias", "leak", "threshold", "next_drop", "reset"):
+        if name in says:
+            given[name] = boxed([says[name]] * units, share, error)
+    return neurons(units, **given, **entering, most=says.get("most", 1))
+
+
+def quarters(rng: random.Random, *shape: int, size: int = 6) -> Tensor:
+    """Multiples of 1/4, so that potentials often meet thresholds exactly."""
+    count = int(np.prod(shape))
+    return torch.tensor([rng.randint(-size // 2, size) / 4 for _ in range(count)], dtype=torch.float64).reshape(shape)
+
+
+def coordinates(part: Any) -> int:
+    """How many numbers the box moves."""
+    found = [0]
+
+    def move(centre: Tensor, spread: Tensor, error: Tensor) -> Tensor:
+        found[0] += int((spread > 0).sum())
+        return centre
+
+    moved(part, move)
+    return found[0]
+
+
+def corners(count: int, rng: random.Random, limit: int) -> Iterator[tuple[Fraction, ...]]:
+    """All of −1 and 1, or some; then points inside."""
+    one = Fraction(1)
+    if 2**count <= limit:
+        yield from itertools.product((-one, one), repeat=count)
+    else:
+        for _ in range(limit):
+            yield tuple(rng.choice((-one, one)) for _ in range(count))
+    for _ in range(12):
+        yield tuple(Fraction(rng.randint(-8, 8), 8) for _ in range(count))
+
+
+class _Corner:
+    """A corner of the box, or a point inside; errors go to one side or the other."""
+
+    def __init__(self, corner: tuple[Fraction, ...], epsilon: Fraction, rng: random.Random) -> None:
+        self.taken, self.epsilon, self.rng = iter(corner), epsilon, rng
+
+    def __call__(self, centre: Tensor, spread: Tensor, error: Tensor) -> Any:
+        point, reach, off = (fractions(t) for t in (centre, spread, error))
+        for index in np.ndindex(point.shape):
+            if reach[index] and self.epsilon:
+                point[index] += next(self.taken) * self.epsilon * reach[index]
+            point[index] += off[index] * self.rng.choice((-1, 1))
+        return point
+
+
+def assert_holds(spiking: Spiking, x: Tensor, epsilon: float, seed: int, limit: int = 150, **options: Any) -> None:
+    """Counts and logits of the network anywhere in its box lie within the bounds, in exact arithmetic."""
+    found = engine(spiking, x[None], **options)
+    rows = torch.full((1, 1), epsilon, dtype=torch.float64)
+    ends = found.logits(slice(None), rows)
+    (walked,) = (found.run(found.circuit(r.values), r) for r in found.unlabelled(slice(None), rows))
+    low, high = fractions(ends.lower[0]), fractions(ends.upper[0])
+    least, most = fractions(walked.least[0]), fractions(walked.most[0])
+    classes = len(low)
+    margins = [fractions(found.margins(slice(None), rows, torch.tensor([y]), FREE)[0])[0] for y in range(classes)]
+    rng = random.Random(seed)
+    scale = Fraction(epsilon)
+    for corner in corners(coordinates(spiking) if epsilon else 0, rng, limit):
+        for strict in (False, True):
+            ran = run_exactly(spiking, x, _Corner(corner, scale, rng), strict=strict)
+            counts = np.concatenate(ran.counts)
+            assert (least <= counts).all(), (least, counts)
+            assert (counts <= most).all(), (counts, most)
+            assert (low <= ran.logits).all()
+            assert (ran.logits <= high).all()
+            for y, margin in enumerate(margins):
+                assert margin <= min(ran.logits[y] - ran.logits[k] for k in range(classes) if k != y)
+
+
+OPTIONS: list[dict[str, Any]] = [{"histories": 1}, {"histories": 2}, {"histories": 4, "splits": 12}]
+
+
+@pytest.mark.thin(4)
+@pytest.mark.parametrize("kind", list(CELLS))
+def test_every_cell_alone(kind: str) -> None:
+    """One or two cells without company, over a sweep."""
+    for seed in range(7):
+        rng = random.Random(seed)
+        units = 1 + seed % 2
+        inputs = weights(quarters(rng, 2, units))
+        layer = cell(kind, units, {"inputs": inputs}, share=seed % 3 / 4, error=0.0 if seed < 4 else 0.05)
+        readout = Readout(0, "sum", weights(quarters(rng, units, 2), 0.5), boxed(quarters(rng, 2), 1.0))
+        x = quarters(rng, 6, 2) if seed % 2 else quarters(rng, 6, 2).abs()
+        for epsilon in (0.0, 1e-3, 0.25):
+            assert_holds(Spiking((layer,), readout), x, epsilon, seed, limit=64, **OPTIONS[seed % 3])
+
+
+@pytest.mark.thin(4)
+@pytest.mark.parametrize("kind", list(CELLS))
+def test_every_cell_in_company(kind: str) -> None:
+    """Two layers, recurrence and feedback."""
+    for seed in range(4):
+        rng = random.Random(100 + seed)
+        upper = rng.choice(list(CELLS)) if seed % 2 else kind
+        first = cell(
+            kind,
+            2,
+            {
+                "inputs": weights(quarters(rng, 1, 2)),
+                "before": {0: weights(quarters(rng, 2, 2))} | ({1: weights(quarters(rng, 1, 2))} if seed > 1 else {}),
+            },
+        )
+        entering: dict[str, Any] = {"below": {0: weights(quarters(rng, 2, 1, size=8), absolute=seed == 1)}}
+        if seed == 3:
+            entering["before"] = {0: weights(quarters(rng, 2, 1), 0.0), 1: weights(quarters(rng, 1, 1))}
+        second = cell(upper, 1, entering, share=0.5)
+        readout = Readout(1, "sum", weights(quarters(rng, 1, 2), 0.0), boxed(quarters(rng, 2)))
+        x = quarters(rng, 5, 1).abs()
+        for epsilon in (0.0, 0.1):
+            assert_holds(Spiking((first, second), readout), x, epsilon, seed, limit=48, **OPTIONS[seed % 3])
+
+
+@st.composite
+def mixtures(draw: Draw) -> tuple[Spiking, Tensor, float, dict[str, Any], int]:
+    """Any network of up to three layers."""
+    seed = draw(st.integers(0, 10**6))
+    rng = random.Random(seed)
+    sizes = [rng.randint(1, 2) for _ in range(rng.randint(1, 3))]
+    leaky = rng.random() < 0.4
+    over = rng.choice(("sum", "last")) if leaky else "sum"
+    layers = []
+    for n, units in enumerate(sizes):
+        entering: dict[str, Any] = {"below": {}, "before": {}}
+        if n == 0 or rng.random() < 0.3:
+            entering["inputs"] = weights(quarters(rng, 2, units))
+        for source in range(n):
+            if source == n - 1 or rng.random() < 0.3:
+                entering["below"][source] = _any_weights(rng, sizes[source], units)
+        for source in range(len(sizes)):
+            if rng.random() < 0.25:
+                entering["before"][source] = _any_weights(rng, sizes[source], units)
+        error = rng.choice((0.0, 2.0**-10, 0.05))
+        layers.append(cell(rng.choice(list(CELLS)), units, entering, rng.choice((0.0, 1.0)), error))
+    if leaky:
+        entering = {
+            "below": {len(sizes) - 1: _any_weights(rng, sizes[-1], 2)},
+            "before": {0: _any_weights(rng, sizes[0], 2)} if rng.random() < 0.4 else {},
+        }
+        if rng.random() < 0.4:
+            entering["inputs"] = weights(quarters(rng, 2, 2))
+        layers.append(
+            neurons(
+                2,
+                **entering,
+                most=0,
+                decay=number([rng.choice((0.5, 1.0)), 0.75], rng.choice((0.0, 0.05))),
+                synapse=number([0.5, 0.5], 0.05) if rng.random() < 0.5 else None,
+                bias=boxed(quarters(rng, 2), 1.0),
+                leak=boxed(quarters(rng, 2), 1.0),
+                start=number([0.5, -0.25], 0.0625),
+            )
+        )
+    read = layers[-1].units
+    same = leaky and rng.random() < 0.5
+    matrix = weights(torch.eye(2, dtype=torch.float64), 0.0) if same else _any_weights(rng, read, 2)
+    readout = Readout(len(layers) - 1, over, matrix, boxed(quarters(rng, 2), 1.0))
+    x = quarters(rng, draw(st.integers(2, 5)), 2)
+    x = x.abs() if draw(st.booleans()) else x
+    options = draw(st.sampled_from(OPTIONS))
+    return Spiking(tuple(layers), readout), x, draw(st.sampled_from([0.0, 1e-6, 0.05, 0.3, 1.2])), options, seed
+
+
+def _any_weights(rng: random.Random, sources: int, units: int) -> Any:
+    values = quarters(rng, sources, units)
+    return weights(values, rng.choice((1.0, 0.5, 0.0)), absolute=rng.random() < 0.3, error=rng.choice((0.0, 0.0, 0.01)))
+
+
+@settings(max_examples=80, deadline=None)
+@given(mixtures())
+def test_mixtures(case: tuple[Spiking, Tensor, float, dict[str, Any], int]) -> None:
+    spiking, x, epsilon, options, seed = case
+    assert_holds(spiking, x, epsilon, seed, limit=40, **options)
+
+
+def scaled(kind: str, rng: random.Random, size: int, gain: int) -> tuple[Spiking, Tensor]:
+    """A network whose potentials are multiples of a power of 2 and whose inputs are multiples of another."""
+    unit = 2.0**size
+    says = {"threshold": 1.0, **CELLS[kind]}
+    given: dict[str, Any] = {
+        name: boxed([says[name] * unit] * 2)
+        for name in ("bias", "leak", "threshold", "next_drop", "reset")
+        if name in says
+    }
+    given |= {name: number([says[name] * unit] * 2) for name in ("current", "start") if name in says}
+    given |= {name: number([says[name]] * 2) for name in ("decay", "synapse") if name in says}
+    inputs = weights(quarters(rng, 2, 2) * 2.0 ** (size - gain))
+    recurrent = {0: weights(quarters(rng, 2, 2) * unit)}
+    layer = neurons(2, inputs=inputs, before=recurrent, most=says.get("most", 1), **given)
+    readout = Readout(0, "sum", weights(quarters(rng, 2, 2)), boxed(quarters(rng, 2)))
+    return Spiking((layer,), readout), quarters(rng, 5, 2).abs() * 2.0**gain
+
+
+@pytest.mark.parametrize(("size", "gain"), [(-1066, -20), (-1000, 10), (-60, 900), (10, 10), (900, -60), (500, 500)])
+def test_any_size(size: int, gain: int) -> None:
+    """Subnormal potentials, tiny and huge inputs, large gains: exact oracles hold, and nothing is lost at ε = 0."""
+    for seed, kind in enumerate(CELLS):
+        rng = random.Random(seed)
+        spiking, x = scaled(kind, rng, size, gain)
+        for epsilon in (0.0, 0.05):
+            assert_holds(spiking, x, epsilon, seed, limit=12, **OPTIONS[seed % 2])
+
+
+@pytest.mark.parametrize("kind", ["norse IAF", "spikingjelly IF, soft", "a synapse that keeps all"])
+def test_long_runs_of_cells_that_forget_nothing(kind: str) -> None:
+    rng = random.Random(5)
+    layer = cell(
+        kind, 2, {"inputs": weights(quarters(rng, 2, 2), error=2.0**-40), "before": {0: weights(quarters(rng, 2, 2))}}
+    )
+    spiking = Spiking((layer,), Readout(0, "sum", weights(quarters(rng, 2, 2)), boxed(quarters(rng, 2))))
+    x = quarters(rng, 150, 2).abs() * 100
+    for epsilon in (0.0, 1e-6):
+        assert_holds(spiking, x, epsilon, 0, limit=6)
+
+
+@pytest.mark.parametrize("kind", list(CELLS))
+@pytest.mark.parametrize("size", [1e308, 1e200])
+def test_what_overflows_proves_nothing(kind: str, size: float) -> None:
+    """Margins are numbers or minus infinity, logits contain everything, and no infinity is a proof."""
+    rng = random.Random(1)
+    layer = cell(
+        kind, 2, {"inputs": weights(quarters(rng, 3, 2) * size), "before": {0: weights(quarters(rng, 2, 2) * size)}}
+    )
+    top = neurons(2, below={0: weights(quarters(rng, 2, 2) * size)}, most=0, decay=number([1.0, 1.0]))
+    x = quarters(rng, 1, 6, 3) * 1e10
+    for readout in (
+        Readout(0, "sum", weights(quarters(rng, 2, 2) * size), boxed([1.0, 0.0])),
+        Readout(1, "sum", weights(quarters(rng, 2, 2) * size), boxed([1.0, 0.0])),
+    ):
+        for options in OPTIONS:
+            found = engine(Spiking((layer, top), readout), x, **options)
+            margin = found.margins(slice(None), torch.full((1, 1), 0.1, dtype=torch.float64), torch.tensor([0]), FREE)
+            assert not margin.isnan().any()
+            assert (margin < torch.inf).all()

@@ -1,0 +1,227 @@
+r"""How far rounding may move everything that a walk computes.
+
+It is kept as a few numbers beside the tensors. A trace :math:`g \leftarrow \alpha g + \gamma s` that is computed with
+:math:`\hat\alpha` within :math:`\delta` of α, of sizes at most G, errs by
+
+.. math:: e \leftarrow (\hat\alpha + \delta)\, e + \delta G + |\gamma| e_s + \delta_\gamma S + 3uG,
+
+e_s and S being error and size of s, u the unit roundoff; the same for reset sums, adaptation and potentials that are
+followed from step to step. Sizes follow the same equations from the largest inputs and :math:`z \le n`. The errors of
+the matrix products themselves go with their radius (Higham's γ, :mod:`thetabox.verify.arithmetic.rounding`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from thetabox.verify.arithmetic.rounding import SAFETY, Rounding
+from thetabox.verify.histories.cells import Trace
+from thetabox.verify.histories.circuit import Circuit, Drive, Layer, Part
+
+
+@dataclass(frozen=True)
+class Errors:
+    """What rounding may add at one step in one layer, beside the radii of the products; ``[1, units]`` each.
+
+    Attributes:
+        potential: to the comparison of v with A, in its deferred form.
+        step: to a potential that is followed from step to step, of cells that spikes set to a value.
+    """
+
+    potential: Tensor
+    step: Tensor | None = None
+
+
+@dataclass
+class Followed:
+    """Sizes and errors of the filters of one source, step by step.
+
+    Attributes:
+        traces: the filters.
+        source: size of what they filter.
+        rounding: of the bounds.
+        source_error: of what they filter.
+    """
+
+    traces: Sequence[Trace]
+    source: float
+    rounding: Rounding
+    source_error: float = 0.0
+    sizes: list[float] = field(default_factory=list)
+    errors: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.sizes, self.errors = [0.0] * len(self.traces), [0.0] * len(self.traces)
+
+    def step(self) -> None:
+        """One more step; sizes and errors never fall."""
+        own, tiny = self.rounding.own, 64.0 * self.rounding.subnormal
+        for i, trace in enumerate(self.traces):
+            size, error = self.source, self.source_error
+            if trace.parent is not None:
+                size, error = self.sizes[trace.parent], self.errors[trace.parent]
+            slow = trace.value + trace.error
+            gain = abs(trace.gain) + trace.gain_error
+            grown = (slow * self.sizes[i] + gain * size) * (1.0 + 8.0 * own) + tiny
+            lost = slow * self.errors[i] + trace.error * self.sizes[i] + gain * error + trace.gain_error * size
+            self.errors[i] = (lost + 3.0 * own * grown + tiny) * SAFETY
+            self.sizes[i] = grown * SAFETY
+
+
+class _OfLayer:
+    """Sizes and errors of one layer's quantities."""
+
+    def __init__(self, layer: Layer, rounding: Rounding) -> None:
+        self.layer, self.cells, self.rounding = layer, layer.cells, rounding
+        self.trains = Followed(layer.cells.traces, float(layer.cells.most), rounding)
+        cells = layer.cells
+        self.fastest = float(cells.alpha.max()) + cells.alpha_error
+        self.b = self.reset = self.reset_size = 0.0
+        self.v_size = cells.start[1].abs().max(0, keepdim=True).values.maximum(cells.start[0].abs())
+        self.threshold = cells.threshold.size()
+        self.beta = 0.0 if cells.adaptation is None else cells.adaptation.beta.size()
+        self.drop = 0.0 if cells.drop is None else cells.drop.size() * cells.most
+        self.value = 0.0 if cells.value is None else cells.value.size()
+
+    def level(self) -> tuple[float, float]:
+        """Size and error of A."""
+        own, tiny = self.rounding.own, 64.0 * self.rounding.subnormal
+        adaptation = self.cells.adaptation
+        if adaptation is None:
+            return self.threshold * (1.0 + 16.0 * own), 8.0 * own * self.threshold + tiny
+        beta = self.beta
+        self.b = (self.b + 2.0 * adaptation.rho_error + 6.0 * own + tiny) * SAFETY
+        level = (self.threshold + beta) * (1.0 + 16.0 * own)
+        return level, beta * self.b + 8.0 * own * level + tiny
+
+    def subtracted(self, level: float, level_error: float) -> None:
+        """One step of R, of what spikes take."""
+        cells, own, tiny = self.cells, self.rounding.own, 64.0 * self.rounding.subnormal
+        if cells.drop is None:
+            drop, off = cells.dt * level, cells.dt * level_error
+        else:
+            drop, off = self.drop, 0.0
+        before = self.reset_size
+        self.reset_size = (self.fastest * before + drop) * (1.0 + 8.0 * own)
+        lost = self.fastest * self.reset + cells.alpha_error * self.reset_size + off + 8.0 * own * self.reset_size
+        self.reset = (lost + tiny) * SAFETY
+
+    def replaced(self, potential: float, size: float) -> None:
+        """R after spikes that set potentials to a value, and a step of its decay; of deferred potentials' errors."""
+        own, tiny = self.rounding.own, 64.0 * self.rounding.subnormal
+        self.reset_size = max(self.reset_size, (size + self.value) * (1.0 + 8.0 * own))
+        self.reset = max(self.reset, potential) if math.isfinite(potential) else math.inf
+        lost = self.fastest * self.reset + (self.cells.alpha_error + 16.0 * own) * self.reset_size
+        self.reset = (lost + tiny) * SAFETY
+
+
+def errors(
+    circuit: Circuit, largest_input: float, steps: int, drives: Sequence[Drive] | None = None
+) -> list[list[Errors]]:
+    """The errors of every step and layer.
+
+    Args:
+        circuit: the network.
+        largest_input: size of the inputs, where the circuit names what they do to its first layer.
+        steps: of time.
+        drives: what they do to each layer, where it does not.
+    """
+    rounding = circuit.rounding
+    epsilon = circuit.context.largest(1.0)
+    layers = [_OfLayer(layer, rounding) for layer in circuit.layers]
+    reaches = [
+        [(block, part, part.reach(rounding, epsilon)) for block in layer.blocks for part in block.parts]
+        for layer in circuit.layers
+    ]
+    known: list[tuple[Tensor, Tensor]] = []
+    if drives is not None:
+        known = [_sizes(layer, d, epsilon) for layer, d in zip(circuit.layers, drives, strict=True)]
+    inputs, reach_in = None, None
+    if circuit.inputs is not None:
+        inputs = Followed(circuit.layers[0].cells.traces, largest_input, rounding)
+        reach_in = circuit.inputs.reach(rounding, epsilon)[None]
+    by_step = []
+    for time in range(steps):
+        if inputs is not None:
+            inputs.step()
+        for layer in layers:
+            layer.trains.step()
+        of_step = []
+        for place, layer in enumerate(layers):
+            reached = _Reached(layer.cells.alpha)
+            if inputs is not None and reach_in is not None:
+                reached.size = largest_input * reach_in
+                reached.error = max(inputs.errors) * reach_in
+                reached.terms += len(circuit.inputs.weight.theta)  # type: ignore[union-attr]  # given with reach_in
+            if known:
+                reached.size, reached.current = known[place][0][time], known[place][1][time]
+            for block, part, reach in reaches[place]:
+                reached.add(layers[block.source].trains, part, reach)
+            of_step.append(_of_step(layer, reached))
+        by_step.append(of_step)
+    return by_step
+
+
+class _Reached:
+    """What reaches the cells of a layer in a step, by sizes, ``[1, units]`` each.
+
+    Attributes:
+        size, error: of potentials without resets.
+        current, current_error: of what a step adds to the decayed potential.
+        terms: of the sums.
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        zero = torch.zeros_like(like)
+        self.size = self.error = self.current = self.current_error = zero
+        self.terms = 0
+
+    def add(self, trains: Followed, part: Part, reach: Tensor) -> None:
+        """What some trains do to some cells."""
+        self.terms += len(part.weight.theta)
+
+        def plus(old: Tensor, factor: float) -> Tensor:
+            if isinstance(part.columns, slice):
+                return old + factor * reach
+            return old.index_add(1, part.columns, factor * reach[None])
+
+        self.size = plus(self.size, trains.sizes[part.trace])
+        self.error = plus(self.error, trains.errors[part.trace])
+        if part.current is not None:
+            self.current = plus(self.current, trains.sizes[part.current])
+            self.current_error = plus(self.current_error, trains.errors[part.current])
+
+
+def _of_step(layer: _OfLayer, reached: _Reached) -> Errors:
+    cells, own, tiny = layer.cells, layer.rounding.own, 64.0 * layer.rounding.subnormal
+    size, error, terms = reached.size, reached.error, reached.terms
+    current, current_error = reached.current, reached.current_error
+    level, level_error = layer.level()
+    if cells.value is None and cells.resets:
+        layer.subtracted(level, level_error)
+    total = error + 16.0 * own * (size + layer.reset_size + level)
+    total = (total + layer.reset + level_error + terms * tiny) * (1.0 + 64.0 * own)
+    if cells.value is None:
+        return Errors(total)
+    # v ← α v + j + c: v is no further from 0 than where it was, or where a spike or a threshold put it.
+    held = layer.v_size.clamp(min=max(layer.value, level))
+    step = (cells.alpha_error + 8.0 * own) * held + current_error + 16.0 * own * current + (terms + 1) * tiny
+    layer.v_size = ((cells.alpha + cells.alpha_error) * held + current + step) * (1.0 + 16.0 * own)
+    layer.replaced(float(total.max()), float(size.max()))
+    return Errors(total, step * (1.0 + 64.0 * own))
+
+
+def _sizes(layer: Layer, drive: Drive, epsilon: float) -> tuple[Tensor, Tensor]:
+    """Largest sizes of a drive in potentials and in currents, ``[T, 1, units]``."""
+
+    def of(d: Drive) -> Tensor:
+        size = d.centre.abs() + d.size + epsilon * layer.factor * d.spread
+        return size.amax(0)[:, None]
+
+    potential = of(drive)
+    return potential, torch.zeros_like(potential) if drive.current is None else of(drive.current)

@@ -1,0 +1,69 @@
+"""Neurons whose spikes are no longer certain: a history for each number of spikes."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from thetabox.verify.histories.cells import Cells
+from thetabox.verify.histories.equations import Pair, few_spikes
+from thetabox.verify.histories.records import Exact
+from thetabox.verify.histories.slots import Slots
+
+
+def forked(
+    slots: Slots, cells: Cells, exact: Exact, rows: Tensor, units: Tensor, spikes: Pair, reset: Exact | None
+) -> Slots:
+    """Slots of the neurons that fork now.
+
+    Args:
+        slots: those of the others.
+        cells: constants.
+        exact: records with everything up to the spikes, and v that of no spike.
+        rows, units: the neurons.
+        spikes: fewest and most of each.
+        reset: records with R and v as a spike leaves them, where they are not those of ``exact``.
+    """
+    if not len(rows):
+        return Slots(slots.values[:, :0], slots.places)
+    children = [
+        _child(slots, cells, exact if reset is None else reset, exact, rows, units, low, high)
+        for low, high in few_spikes(*spikes, single=cells.most == 1)
+    ]
+    out = slots.values.new_full((len(slots.values), len(rows), slots.histories), math.inf)
+    if len(children) > slots.histories:
+        # All that spike are one history, or all are one.
+        split = slots.histories - 1
+        children = [*children[:split], torch.stack(children[split:]).amin(0)]
+    for place, child in enumerate(children):
+        out[:, :, place] = child
+    return Slots(out, slots.places)
+
+
+def _child(
+    slots: Slots, cells: Cells, reset: Exact, exact: Exact, rows: Tensor, units: Tensor, low: Tensor, high: Tensor
+) -> Tensor:
+    """One history each, of these numbers of spikes; infinite where there are none such."""
+    spiked, names = high > 0, slots.places.names
+
+    def either(name: str, end: int) -> Tensor:
+        quiet: Tensor = getattr(exact, name)[end][rows, units]
+        return quiet if reset is exact else torch.where(spiked, getattr(reset, name)[end][rows, units], quiet)
+
+    count, out = exact.count[rows, units], []
+    for end, z in enumerate((low, high)):
+        found = {"spike": z, "count": count + z}
+        if "reset" in names:
+            found["reset"] = either("reset", end)
+        if "adaptation" in names:
+            found["adaptation"] = exact.b[end][rows, units]
+        if cells.silent_steps is not None:
+            found["silent"] = z * cells.silent_steps[units]
+        if "potential" in names:
+            found["potential"] = either("v", end)
+        ends = [*(t[rows, units] for t in exact.h), *(found[name] for name in names)]
+        out += ends if end == 0 else [-t for t in ends]
+    child = torch.stack(out)
+    return child.masked_fill_(low > high, math.inf) if cells.most > 1 else child

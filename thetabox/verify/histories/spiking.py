@@ -1,0 +1,228 @@
+"""A :class:`~.neurons.Spiking` network as a circuit: which traces layers keep, and who reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from thetabox.errors import InputError
+from thetabox.verify.arithmetic.interval import Interval
+from thetabox.verify.arithmetic.rounding import Rounding
+from thetabox.verify.histories.cells import Cells, Constant
+from thetabox.verify.histories.circuit import Block, Circuit, Drive, Layer, Plan, Read
+from thetabox.verify.histories.constants import constant_drive
+from thetabox.verify.histories.description.check import INSTEAD
+from thetabox.verify.histories.errors import Followed
+from thetabox.verify.histories.inputs import Driver
+from thetabox.verify.histories.neurons import Boxed, Neurons, Spiking
+from thetabox.verify.histories.readout import Source, SpikingReadout
+from thetabox.verify.histories.wiring import Filters, Group, Held, Pole, groups, sources, upward
+from thetabox.verify.interpreter.context import Context
+
+# Whole numbers up to here are exact in each precision.
+WHOLE = {torch.float64: 2.0**52, torch.float32: 2.0**23}
+
+
+class SpikingPlan(Plan):
+    """A spiking network that is walked for a number of steps.
+
+    Args:
+        spiking: the network.
+        steps: of time.
+        rounding: of the bounds.
+        device: where they are computed.
+
+    Raises:
+        InputError: what the domain does not do.
+    """
+
+    def __init__(self, spiking: Spiking, steps: int, rounding: Rounding, device: torch.device) -> None:
+        self.spiking, self.steps, self.rounding, self.device = spiking, steps, rounding, device
+        self.filters = [Filters() for _ in spiking.layers]
+        # Layers that spike, by their place among those that are walked.
+        self.walked = {n: i for i, n in enumerate(n for n, layer in enumerate(spiking.layers) if layer.most)}
+        self.groups = {n: groups(layer, rounding) for n, layer in enumerate(spiking.layers)}
+        self.blocks = {n: self._blocks(n, ()) for n in self.walked}
+        self.units = sum(spiking.layers[n].units for n in self.walked)
+        if not self.walked:
+            raise InputError(f"the domain 'histories' is for networks whose cells spike; {INSTEAD}")
+        largest = max(spiking.layers[n].most for n in self.walked) * float(steps)
+        if largest > WHOLE[rounding.dtype]:
+            raise InputError("so many spikes cannot be counted in this precision; use precision='float64'")
+        self.drivers = [self._driver(n, (), spiking.layers[n].reset is not None) for n in self.walked]
+        self.behind: Driver | None = None
+        self.readout = self._readout()
+        self.keys = {n: next(iter(self._potential_traces(n)), None) for n in self.walked}
+
+    def _blocks(self, number: int, more: tuple[Pole, ...]) -> tuple[Block, ...]:
+        """What a layer reads of others, whose traces it asks for."""
+        neurons, found = self.spiking.layers[number], []
+        for source, same_step, weights in sources(neurons):
+            if source not in self.walked:
+                continue
+            held, filters = Held.of(weights, self.rounding, self.device), self.filters[source]
+            parts = []
+            for group in self.groups[number]:
+                current = None if neurons.reset is None or not neurons.most else filters.place(group.current)
+                parts.append(held.part(filters.place(group.potential(more)), current, group.columns))
+            found.append(Block(self.walked[source], same_step, tuple(parts)))
+        return tuple(found)
+
+    def _potential_traces(self, number: int) -> list[int]:
+        """Traces of a layer that potentials read."""
+        place = self.walked[number]
+        readers = [block for blocks in self.blocks.values() for block in blocks if block.source == place]
+        found = {part.trace for block in readers for part in block.parts}
+        return sorted(found | {r.trace for r in self.readout.reads if r.layer == place and r.trace is not None})
+
+    def _driver(self, number: int, more: tuple[Pole, ...], currents: bool) -> Driver:
+        neurons = self.spiking.layers[number]
+        weights = None if neurons.inputs is None else Held.of(neurons.inputs, self.rounding, self.device)
+        constants = constant_drive(neurons, self.steps, total=bool(more), currents=currents)
+        return Driver(self.rounding, _moved(constants, self.device), weights, self.groups[number], more, currents)
+
+    def _readout(self) -> SpikingReadout:
+        says = self.spiking.readout
+        weights = Held.of(says.weights, self.rounding, self.device)
+        if says.layer in self.walked:
+            if says.over != "sum":
+                raise InputError(
+                    f"the domain 'histories' reads sums of spikes, not the potential behind one; {INSTEAD}"
+                )
+            source = Source(Read(self.walked[says.layer], None), 0.0, weights)
+            return SpikingReadout(self.rounding, [source], None, says.bias, kept=True)
+        total = says.over == "sum"
+        more = (Pole(1.0, 0.0),) if total else ()
+        self.behind = self._driver(says.layer, more, False)
+        found = []
+        for block in self._blocks(says.layer, more):
+            for part in block.parts:
+                error = self._trace_error(block.source, part.trace)
+                own = Held(part.weight, part.error)
+                if not isinstance(part.columns, slice):
+                    own = _spread_out(own, part.columns, self.spiking.layers[says.layer].units)
+                found.append(Source(Read(block.source, part.trace, block.same_step), error, own))
+        if not found:
+            raise InputError(f"no spike reaches what is read; {INSTEAD}")
+        itself = _is_identity(weights)
+        return SpikingReadout(self.rounding, found, None if itself else weights, says.bias, kept=total)
+
+    def _trace_error(self, place: int, trace: int) -> float:
+        """How far a trace may be off at the end."""
+        number = list(self.walked)[place]
+        followed = Followed(self.filters[number].traces, float(self.spiking.layers[number].most), self.rounding)
+        for _ in range(self.steps + 1):
+            followed.step()
+        return followed.errors[trace]
+
+    @cached_property
+    def _influence(self) -> list[Tensor]:
+        """How much hangs on each unit: its weights, and those of what is read."""
+        found = [
+            torch.zeros(self.spiking.layers[n].units, dtype=self.rounding.dtype, device=self.device)
+            for n in self.walked
+        ]
+        for blocks in self.blocks.values():
+            for block in blocks:
+                for part in block.parts:
+                    found[block.source] += part.weight.magnitude.sum(1)
+        return found
+
+    def circuit(self, context: Context) -> Circuit:
+        layers = []
+        for number, place in self.walked.items():
+            cells = self._cells(self.spiking.layers[number], number, self._influence[place], context)
+            layers.append(Layer(cells, self.blocks[number], 1.0))
+        return Circuit(context, layers)
+
+    def _cells(self, neurons: Neurons, number: int, influence: Tensor, context: Context) -> Cells:
+        decays = _Decays.of(self.groups[number], neurons.units, self.rounding, self.device)
+        value = None if neurons.reset is None else self._ends(neurons.reset, context)
+        drop = None if neurons.next_drop is None else self._ends(neurons.next_drop, context)
+        start, off = (
+            neurons.start.value.to(self.device)[None].double(),
+            neurons.start.error.to(self.device)[None].double(),
+        )
+        off = off + (start.abs() + off) * 4.0 * self.rounding.own
+        dtype = self.rounding.dtype
+        return Cells(
+            rounding=self.rounding,
+            units=neurons.units,
+            traces=tuple(self.filters[number].traces),
+            alpha=decays.alpha,
+            alpha_error=decays.error,
+            threshold=self._ends(neurons.threshold, context),
+            drop=drop,
+            dt=0.0,
+            value=value,
+            start=((start - off).to(dtype), (start + off).to(dtype)),
+            most=neurons.most,
+            adaptation=None,
+            silent_steps=None,
+            delay=None,
+            influence=influence,
+            key=self.keys[number],
+        )
+
+    def _ends(self, boxed: Boxed, context: Context) -> Constant:
+        dtype, own = self.rounding.dtype, self.rounding.own
+        centre = boxed.centre.to(self.device).double()[None]
+        theta = centre.to(dtype)
+        error = boxed.error.to(self.device).double()[None] + (theta.double() - centre).abs() * 2.0
+        if not bool(error.any()) and not bool(boxed.spread.any()):
+            return Constant(theta, theta)
+        spread = upward(boxed.spread.to(self.device)[None], dtype)
+        radius = context.epsilon(1.0).reshape(-1, 1) * spread + upward(error, dtype)
+        radius = radius * (1.0 + 4.0 * own) + (theta.abs() + radius) * 2.0 * own + self.rounding.subnormal
+        return Constant(theta - radius, theta + radius)
+
+    def drives(self, x: Interval) -> list[Drive]:
+        found = [driver.drive(x) for driver in self.drivers]
+        if self.behind is not None:
+            last = self.behind.drive(x)
+            found.append(Drive(last.centre[:, -1:], last.spread[:, -1:], last.size[:, -1:]))
+        return found
+
+
+@dataclass(frozen=True)
+class _Decays:
+    """α of every unit, and the largest error of any."""
+
+    alpha: Tensor
+    error: float
+
+    @classmethod
+    def of(cls, found: list[Group], units: int, rounding: Rounding, device: torch.device) -> _Decays:
+        alpha = torch.zeros(1, units, dtype=rounding.dtype, device=device)
+        for group in found:
+            alpha[0, group.columns] = group.decay.value
+        return cls(alpha, max(group.decay.error for group in found))
+
+
+def _moved(drive: Drive, device: torch.device) -> Drive:
+    current = None if drive.current is None else _moved(drive.current, device)
+    credit = None if drive.credit is None else drive.credit.to(device)
+    return Drive(drive.centre.to(device), drive.spread.to(device), drive.size.to(device), credit, current)
+
+
+def _spread_out(held: Held, columns: Tensor, units: int) -> Held:
+    """Weights of some cells, with exact zeros for the others."""
+
+    def whole(t: Tensor) -> Tensor:
+        out = t.new_zeros(len(t), units)
+        out[:, columns] = t
+        return out
+
+    return Held(held.weight.moved(whole), None if held.error is None else whole(held.error))
+
+
+def _is_identity(weights: Held) -> bool:
+    """Whether these weights leave everything as it is."""
+    theta = weights.weight.theta
+    if theta.shape[0] != theta.shape[1] or weights.error is not None or weights.weight.theta_error:
+        return False
+    exact = weights.weight.factor == 0.0
+    return exact and bool((theta == torch.eye(len(theta), dtype=theta.dtype, device=theta.device)).all())
