@@ -4,7 +4,8 @@
 
 Each network is trained for a minute or two with a surrogate gradient: feed-forward cells with hidden biases on vowels
 (reset by subtraction and to a value; without hidden biases also as the same cells described by hand), a recurrent one,
-and a small convolutional network on digits that sees the same image at every step. A row says what plain intervals
+and a small convolutional network on digits that sees the same image at every step; then the NIR files that frameworks
+wrote (``--nir tests/data/nir``). A row says what plain intervals
 prove, what ``auto`` proves, and what an attack within the box leaves right, which no proof can be above.
 """
 
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -170,6 +172,18 @@ def row(name: str, model: nn.Module, x: Tensor, y: Tensor, epsilon: list[float],
     return found
 
 
+WRITTEN = ("snntorch_leaky", "snntorch_conv", "norse_box_leaky", "spikingjelly_leaky", "sinabs_leaky")
+
+
+def written(folder: Path, name: str, samples: int) -> tuple[nn.Module, Tensor, Tensor]:
+    """A network that a framework wrote, its inputs and labels."""
+    held = dict(np.load(folder / f"{name}.npz"))
+    x = torch.from_numpy(held["x"][:samples].astype(np.float32) / 16)
+    x = x if x.dim() == 3 else x[:, None].repeat(1, int(held["steps"]), 1)
+    model = tb.load(folder / f"{name}.nir", dynamics=str(held["dynamics"]))
+    return model, x, torch.from_numpy(held["y"][:samples])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=100)
@@ -177,6 +191,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--no-attack", action="store_true")
     parser.add_argument("--only", default="", help="networks whose name holds this")
+    parser.add_argument("--nir", type=Path, help="folder of NIR files with inputs beside them")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     epsilon = [float(e) for e in given.epsilon.split(",")]
@@ -194,6 +209,10 @@ def main() -> None:
         if name.endswith("no hidden bias"):
             assert isinstance(model, Loop)
             rows.append(row(f"{name}, described by hand", Described(model), x, y, epsilon, attacked=False))
+    for name in WRITTEN if given.nir is not None else ():
+        if given.only in name:
+            model, x, y = written(given.nir, name, given.samples)
+            rows.append(row(name, model, x, y, epsilon, attacked=False))
     if given.out is not None:
         given.out.mkdir(parents=True, exist_ok=True)
         (given.out / "spiking.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
