@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from thetabox.verify.histories.neurons import ENDLESS
+
 Pair = tuple[Tensor, Tensor]
 """Lower and upper ends."""
 
@@ -56,7 +58,11 @@ def several_spikes(low: Tensor, high: Tensor, level: Pair, most: int, own: float
     largest = torch.floor(largest + 4.0 * own * largest.abs())
     known = (level[0] > 0) & ~least.isnan() & ~largest.isnan()
     least = torch.where(known, least, 0.0).clamp(0.0, most)
-    largest = torch.where(known, largest, float(most)).clamp(0.0, most)
+    if most >= ENDLESS:
+        # Nothing holds the number there: beyond, there is no end of what it may be.
+        largest = torch.where(known & (largest <= most), largest.clamp(min=0.0), torch.inf)
+    else:
+        largest = torch.where(known, largest, float(most)).clamp(0.0, most)
     return least, torch.maximum(least, largest)
 
 

@@ -22,6 +22,9 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+# ``Neurons.most`` of cells that may spike without end: of more than that in a step nothing is known.
+ENDLESS = 1 << 20
+
 
 @dataclass(frozen=True)
 class Number:
@@ -73,7 +76,8 @@ class Neurons:
         reset: V where a spike sets the potential, else ``None``. Both ``None``: a spike leaves the potential as it is.
         current: j in front of the first step.
         start: v in front of the first step.
-        most: spikes a step; 0 for a layer that never spikes (a leaky readout: its v is what is read).
+        most: spikes a step, :data:`ENDLESS` for any number; 0 for a layer that never spikes (a leaky readout: its v is
+            what is read).
     """
 
     units: int

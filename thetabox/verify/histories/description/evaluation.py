@@ -69,7 +69,7 @@ class Evaluation(Symbolic):
             sizes = None if not hasattr(o.layout, "sizes") else o.layout.sizes(ROWS)  # type: ignore[union-attr]  # asked for in front
             if isinstance(result, Tensor) and sizes is not None and list(result.shape) != sizes:
                 raise Unknown
-        except (Unknown, TypeError, ValueError, OverflowError, RuntimeError, IndexError, AttributeError):
+        except (Unknown, TypeError, ValueError, ArithmeticError, RuntimeError, IndexError, AttributeError):
             return self._unknown(o)  # also where torch's own operator does not take what stands here
         if isinstance(result, Tensor) and o.dtype in WHOLES:
             limits = torch.iinfo(o.dtype)

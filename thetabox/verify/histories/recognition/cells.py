@@ -80,8 +80,7 @@ class Reader:
         quiet, fired = self._both(after, spike, above)
         old = self.spikes.old[spike]
         was_quiet, had_fired = self._both(quiet, old, above)
-        if was_quiet != had_fired:
-            self._check_begins(spike, above)
+        self._check_begins(spike, above)
         if count is not None:
             self._check_linear(after, spike)
         next_drop = reset = None

@@ -97,12 +97,10 @@ class Constants:
     def number(self, p: int) -> tuple[float, float]:
         """A float near it, and how far it may be off."""
         low, high = self.interval(p)
-        value = float((low + high) / 2)
-        if not math.isfinite(value):
-            raise NotRecognised("a constant of a cell is beyond what floats hold")
+        value = _float((low + high) / 2)
         exact = Fraction(value)
         error = max(abs(high - exact), abs(low - exact))
-        return value, math.nextafter(float(error), math.inf) if error else 0.0
+        return value, math.nextafter(_float(error), math.inf) if error else 0.0
 
     def boxed(self, p: int) -> Uncertain:
         """A polynomial that is linear in entries of tensors.
@@ -120,7 +118,7 @@ class Constants:
             theta, radius = self.entry(atom)
             centre, error = centre + middle * theta, error + half * abs(theta)
             spread += max(abs(low), abs(high)) * radius
-        value = float(centre)
+        value = _float(centre)
         off = error + abs(centre - Fraction(value))
         return Uncertain(value, _upward(spread), _upward(off))
 
@@ -181,7 +179,7 @@ def _monotone(function: Callable[[float], float], of: Interval, limit: float) ->
         raise NotRecognised("a constant of a cell is beyond what floats hold")
     ends = []
     for end, side in zip(of, (-1, 1), strict=True):
-        x = float(end)
+        x = _float(end)
         x = math.nextafter(x, side * math.inf) if Fraction(x) != end else x
         ends.append(Fraction(function(x)) * (1 + side * Fraction(LIBRARY)))
     return ends[0], ends[1]
@@ -191,17 +189,20 @@ def _sigmoid(x: float) -> float:
     return 1.0 / (1.0 + math.exp(-x))
 
 
-def _softplus(x: float) -> float:
-    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
-
-
 _FUNCTIONS: Mapping[str, Callable[[float], float]] = {
     "aten.sigmoid.default": _sigmoid,
-    "aten.softplus.default": _softplus,
 }
+
+
+def _float(value: Fraction) -> float:
+    """A float near it."""
+    try:
+        return float(value)
+    except OverflowError:
+        raise NotRecognised("a constant of a cell is beyond what floats hold") from None
 
 
 def _upward(value: Fraction) -> float:
     """A float that is no smaller."""
-    number = float(value)
+    number = _float(value)
     return number if Fraction(number) >= value else math.nextafter(number, math.inf)

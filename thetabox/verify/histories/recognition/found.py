@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -23,10 +24,13 @@ from thetabox.verify.histories.recognition.network import spiking
 from thetabox.verify.histories.recognition.protocol import of_protocol
 from thetabox.verify.interpreter.tensors import Tensors
 from thetabox.verify.network import RecurrentNetwork
+from thetabox.verify.network.graph import Graph, Layout
 from thetabox.verify.problem import Problem
 
 # Operators that compare numbers, as spikes do.
 COMPARISONS = ("gt", "ge", "lt", "le", "sign", "heaviside", "floor")
+# Products of a step that are read one by one.
+MOST_PRODUCTS = 1 << 20
 # Samples that are run beside the network, how near to a threshold two sums may disagree, and how far answers may.
 SAMPLES, TIE, CLOSE = 64, 1e-9, 1e-7
 
@@ -48,7 +52,7 @@ class Recognised:
         return x.flatten(1)[:, self.columns.to(x.device)]
 
 
-_known: WeakKeyDictionary[Tensors, Recognised | str] = WeakKeyDictionary()
+_known: WeakKeyDictionary[Tensors, WeakKeyDictionary[Graph, Recognised | str]] = WeakKeyDictionary()
 
 
 def recognised(problem: Problem) -> Recognised:
@@ -57,14 +61,17 @@ def recognised(problem: Problem) -> Recognised:
     Raises:
         NotRecognised: it is not made of leaky cells, or cannot be seen to be.
     """
-    found = _known.get(problem.tensors)
+    held = _known.setdefault(problem.tensors, WeakKeyDictionary())
+    found = held.get(problem.network.main)
     if found is None:
         try:
             with torch.no_grad():
                 found = _recognised(problem)
         except NotRecognised as error:
             found = str(error)
-        _known[problem.tensors] = found
+        except (RecursionError, ZeroDivisionError):
+            found = "a step of it computes something that is not read here"
+        held[problem.network.main] = found
     if isinstance(found, str):
         raise NotRecognised(found)
     return found
@@ -76,9 +83,25 @@ def looks_spiking(problem: Problem) -> bool:
     return any(o.operator.split(".")[1:2] in [[c] for c in COMPARISONS] for g in graphs for o in g.operations)
 
 
+def _products(problem: Problem) -> int:
+    """Products of a sample in the layers of a step, each weight's once."""
+    found: dict[str, int] = {}
+    for graph in problem.network.graphs.values():
+        for o in graph.operations:
+            name = next((graph.tensors[i] for i in o.inputs[1:2] if i in graph.tensors), None)
+            if name is not None and isinstance(o.layout, Layout):
+                weight = problem.tensors.values[name]
+                if weight.dim() >= 2:
+                    count = math.prod(size for size in o.layout.shape if size is not None)
+                    found[name] = max(found.get(name, 0), count * weight[0].numel())
+    return sum(found.values())
+
+
 def _recognised(problem: Problem) -> Recognised:
     if not looks_spiking(problem):
         raise NotRecognised("nothing in it compares a potential with a threshold")
+    if _products(problem) > MOST_PRODUCTS:
+        raise NotRecognised("its layers are larger than what is read here")
     equations = _equations(problem)
     found = Recognised(spiking(equations), equations.columns)
     if _differs(problem, found):

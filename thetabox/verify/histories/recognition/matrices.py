@@ -13,7 +13,7 @@ from thetabox.verify.histories.neurons import Boxed, Number, Weights
 from thetabox.verify.histories.recognition.constants import Constants
 
 # Room for the rounding of a product and of a radius.
-ULP = 2.0**-50
+ULP, UNDERFLOW = 2.0**-50, 2.0**-1000
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Matrix:
         theta, radius, relative = _entries(constants, np.array(self.weights, np.int64))
         centre, spread = factor * theta, np.abs(factor) * radius
         exact = np.abs(factor) == 1.0
-        error = off * np.abs(theta) + np.where(exact, 0.0, ULP * np.abs(centre))
+        error = off * np.abs(theta) + np.where(exact, 0.0, ULP * np.abs(centre) + UNDERFLOW)
         spread = spread + off * radius + np.where(exact & (off == 0.0), 0.0, ULP * spread)
         place = source * columns + unit
 

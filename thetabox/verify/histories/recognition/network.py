@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from thetabox.verify.histories.neurons import Neurons, Spiking, Weights
+from thetabox.verify.histories.neurons import ENDLESS, Neurons, Spiking, Weights
 from thetabox.verify.histories.recognition.cells import Cell, Reader
 from thetabox.verify.histories.recognition.equations import Equations
 from thetabox.verify.histories.recognition.failure import NotRecognised
@@ -12,9 +12,6 @@ from thetabox.verify.histories.recognition.matrices import Matrix, boxed, number
 from thetabox.verify.histories.recognition.readout import POTENTIAL, Logits, readout, silent_states
 from thetabox.verify.histories.recognition.spikes import Spikes
 from thetabox.verify.histories.recognition.sums import INPUT, NOW, OLD, Entering, Source, Sums
-
-# Spikes a step of cells that may spike without end.
-MANY = 1 << 20
 
 
 def spiking(equations: Equations) -> Spiking:
@@ -119,7 +116,7 @@ class _Network:
             reset=None if first.reset is None else boxed(constants, [c.reset or 0 for c in cells]),
             current=numbers(constants, [c.current for c in cells]),
             start=numbers(constants, [c.start for c in cells]),
-            most=MANY if first.most is None else first.most,
+            most=ENDLESS if first.most is None else first.most,
         )
 
     def _extend(

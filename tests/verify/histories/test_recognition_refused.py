@@ -1,0 +1,143 @@
+"""Networks that were once recognised as something that they are not, and what once ended in a traceback."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import thetabox as tb
+from tests.verify.histories.test_recognition import problem
+from thetabox.models import RecurrentModule
+from thetabox.verify.histories.forward import run
+from thetabox.verify.histories.recognition import NotRecognised, recognised
+
+
+class BeginsWithASpike(RecurrentModule):
+    """The spike of the step before is read by a weight alone, and is there in front of the first step."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.back, self.fc = nn.Parameter(torch.tensor([[0.95]])), nn.Parameter(torch.tensor([[1.0]]))
+        self.out, self.bias = nn.Parameter(torch.tensor([[0.0, 1.0]])), nn.Parameter(torch.tensor([0.5, 0.0]))
+
+    def initial_state(self, batch: int):
+        zero = self.fc.new_zeros(batch, 1)
+        return zero + (2.0 if self.how == "found anew" else 0.0), zero + float(self.how == "kept")
+
+    def step(self, x_t: Tensor, state):
+        v, kept = state
+        z = (v > 1).to(v.dtype) if self.how == "found anew" else 1 - kept if self.how == "inverted" else kept
+        v = 0.9 * v + x_t @ self.fc + z @ self.back
+        z = (v > 1).to(v.dtype)
+        return z, (v if self.how == "found anew" else v - z, 1 - z if self.how == "inverted" else z)
+
+    def readout(self, outputs: Tensor) -> Tensor:
+        return outputs.sum(1) @ self.out + self.bias
+
+
+@pytest.mark.parametrize("how", ["kept", "inverted", "found anew"])
+def test_a_cell_that_begins_as_if_it_had_spiked(how: str) -> None:
+    with pytest.raises(NotRecognised, match="spiked"):
+        recognised(problem(BeginsWithASpike(how), torch.zeros(1, 4, 1)))
+
+
+def test_more_spikes_than_are_counted_say_nothing() -> None:
+    class Many(RecurrentModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Parameter(torch.tensor([[1.0]]))
+            self.register_buffer("out", torch.tensor([[0.0, 1.0]]))
+            self.register_buffer("bias", torch.tensor([4.3e6, 0.0]))
+
+        def initial_state(self, batch: int):
+            return self.fc.new_zeros(batch, 1)
+
+        def step(self, x_t: Tensor, v: Tensor):
+            v = 0.9 * v + x_t @ self.fc
+            z = torch.floor(v).clamp(min=0)
+            return z, v - z
+
+        def readout(self, outputs: Tensor) -> Tensor:
+            return outputs.sum(1) @ self.out + self.bias
+
+    model, y = Many(), torch.tensor([0])
+    cert = tb.certify(model, torch.full((1, 4, 1), 2.0**20), y, epsilon=[0.04], domain="histories")
+    assert not bool(cert.verified.any())
+    few = tb.certify(model, torch.full((1, 4, 1), 100.0), y, epsilon=[0.04], domain="histories")
+    assert bool(few.verified.all())
+
+
+class Step(nn.Module):
+    """A loop whose step does one thing more."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.fc, self.fixed = how, nn.Linear(3, 4), torch.randn(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        v, total = torch.zeros(x.shape[0], 4), torch.zeros(x.shape[0], 4)
+        for t in range(x.shape[1]):
+            u = self.fc(x[:, t])
+            if self.how == "huge":
+                u = u * 1e200 * 1e200
+            elif self.how == "deep":
+                for _ in range(400):
+                    u = torch.tanh(u)
+            elif self.how == "empty":
+                u = u + v[:, :0].mean(1, keepdim=True)
+            v = 0.9 * v + u
+            z = (v > 1).float()
+            v = v - z
+            total = total + z
+        return total @ self.fixed if self.how == "a matrix that is an attribute" else total[:, :2]
+
+
+def test_a_matrix_that_is_no_parameter_is_numbers() -> None:
+    torch.manual_seed(0)
+    model, x = Step("a matrix that is an attribute"), torch.randn(5, 4, 3)
+    found = recognised(problem(model, x))
+    assert torch.allclose(run(found.net, found.inputs(x)).logits, model(x).double(), atol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["huge", "deep", "empty"])
+def test_what_is_not_read_is_no_traceback(how: str) -> None:
+    with pytest.raises(NotRecognised):
+        recognised(problem(Step(how), torch.randn(5, 4, 3)))
+
+
+def test_layers_that_are_too_large_are_said_to_be() -> None:
+    class Large(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(16, 32, 3, padding=1), nn.Linear(32 * 16 * 16, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            v = torch.zeros(x.shape[0], 32, 16, 16)
+            total = torch.zeros(x.shape[0], 2)
+            for t in range(x.shape[1]):
+                v = 0.9 * v + self.conv(x[:, t])
+                z = (v > 1).float()
+                v = v - z
+                total = total + self.fc(z.flatten(1))
+            return total
+
+    with pytest.raises(NotRecognised, match="larger"):
+        recognised(problem(Large(), torch.rand(1, 3, 16, 16, 16)))
+
+
+def test_a_network_and_what_it_does_behind_its_logits_are_two() -> None:
+    class Softmax(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Step("nothing")
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.softmax(self.net(x), 1)
+
+    torch.manual_seed(0)
+    asked = problem(Softmax(), torch.randn(5, 4, 3))
+    assert recognised(asked).net.readout.over == "sum"
+    with pytest.raises(NotRecognised):
+        recognised(asked.answering)
