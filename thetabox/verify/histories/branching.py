@@ -23,8 +23,12 @@ from thetabox.verify.histories.potential import potential
 from thetabox.verify.histories.records import Exact
 from thetabox.verify.histories.walk import Walk
 
-# Flips of a sample, and flips that are replayed together.
-FLIPS, TOGETHER = 4, 128
+# Flips of a sample.
+FLIPS = 4
+# Numbers that are held at once: of all samples, and of flips that are replayed together.
+HELD, REPLAYED = 1 << 25, 1 << 24
+# An error small enough that no box reaches what it must not (a time constant of zero).
+SMALL = 2.0**-20
 
 
 @dataclass(frozen=True)
@@ -70,19 +74,21 @@ def branching(engine: Engine, samples: int) -> Branching:
     with torch.no_grad():
         circuit, layers = _run(engine, samples)
         flips, smallest = _least_certain(layers)
+        together = max(1, REPLAYED // max(layer.q[0].numel() for layer in layers))
         changed = [
-            _changed(circuit, layers, flips.take(some)) for some in torch.arange(len(flips.unit)).split(TOGETHER)
+            _changed(circuit, layers, flips.take(some)) for some in torch.arange(len(flips.unit)).split(together)
         ]
     counts = torch.cat(changed)
     return Branching(float(counts.mean()) if len(counts) else 0.0, len(counts), smallest)
 
 
 def _run(engine: Engine, samples: int) -> tuple[Circuit, list[_Layer]]:
-    """The network without errors, and with ε = 1 on its way to potentials alone."""
-    which = slice(0, samples)
+    """The network without errors, and with small ones on its way to potentials alone."""
+    most = HELD // (engine.x.shape[1] * max(1, engine.plan.units))
+    which = slice(0, max(1, min(samples, most)))
     drives, _ = engine.drives(which)
     rows = len(drives[0].centre)
-    nothing, one = (engine.circuit(torch.full((rows,), e, dtype=torch.float64)) for e in (0.0, 1.0))
+    nothing, some = (engine.circuit(torch.full((rows,), e, dtype=torch.float64)) for e in (0.0, SMALL))
     moving = Walk(nothing, 1, [Exact.silence(rows, layer.cells) for layer in nothing.layers], rows)
     moving.given_up[:] = True  # ties are decided for silence, and nothing forks
     place, steps = torch.arange(rows), drives[0].centre.shape[1]
@@ -92,10 +98,10 @@ def _run(engine: Engine, samples: int) -> tuple[Circuit, list[_Layer]]:
             state.advance(rows)
         for n, state in enumerate(moving.layers):
             own = potential(nothing, nothing.layers[n], drives[n], time, place, moving.hull)
-            moved = potential(one, one.layers[n], drives[n], time, place, moving.hull)
+            moved = potential(some, some.layers[n], drives[n], time, place, moving.hull)
             state.fire(own, _no_errors(state.cells), None, moving.given_up)
             for row, t in zip(
-                found[n], ((own.low + own.high) / 2, state.exact.z, (moved.high - moved.low) / 2), strict=True
+                found[n], ((own.low + own.high) / 2, state.exact.z, (moved.high - moved.low) / (2 * SMALL)), strict=True
             ):
                 row.append(t)
     layers = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -105,7 +106,7 @@ class Histories(Domain):
         if not isinstance(self.problem.model, Leaky):
             found["cells"] = f"recognised: {summary(recognised(self.problem).net)}"
         if whole:
-            with sound_kernels():
+            with sound_kernels(), suppress(InputError):  # of a box that even small errors take too far
                 found["branching_ratio"] = round(branching(self.engine, FLIPPED).ratio, 2)
         return found
 
