@@ -123,10 +123,11 @@ class Engine:
         lower, upper = [], []
         for rows in self.unlabelled(which, epsilon):
             circuit = self.circuit(rows.values)
-            read = self._read(self.run(circuit, rows))
-            ends = self.plan.readout.logits(circuit.context, read, rows.behind(circuit))
-            lower.append(ends.lower.double().cpu())
-            upper.append(ends.upper.double().cpu())
+            walked = self.run(circuit, rows)
+            ends = self.plan.readout.logits(circuit.context, self._read(walked), rows.behind(circuit))
+            unknown = walked.given_up[:, None]
+            lower.append(torch.where(unknown, -torch.inf, ends.lower).double().cpu())
+            upper.append(torch.where(unknown, torch.inf, ends.upper).double().cpu())
         return Interval(torch.cat(lower), torch.cat(upper))
 
     def uncertain(self, which: slice | Tensor, epsilon: Tensor) -> Float[Tensor, "sweeps time"]:

@@ -58,11 +58,7 @@ def several_spikes(low: Tensor, high: Tensor, level: Pair, most: int, own: float
     largest = torch.floor(largest + 4.0 * own * largest.abs())
     known = (level[0] > 0) & ~least.isnan() & ~largest.isnan()
     least = torch.where(known, least, 0.0).clamp(0.0, most)
-    if most >= ENDLESS:
-        # Nothing holds the number there: beyond, there is no end of what it may be.
-        largest = torch.where(known & (largest <= most), largest.clamp(min=0.0), torch.inf)
-    else:
-        largest = torch.where(known, largest, float(most)).clamp(0.0, most)
+    largest = torch.where(known, largest, float(most)).clamp(0.0, most)
     return least, torch.maximum(least, largest)
 
 
@@ -76,3 +72,10 @@ def few_spikes(fewest: Tensor, most: Tensor, *, single: bool) -> list[Pair]:
     some = most > fewest + 1
     between = torch.where(some, fewest + 1, nothing[0]), torch.where(some, most - 1, nothing[1])
     return [(fewest, fewest), last, between]
+
+
+def without_end(high: Tensor, level_low: Tensor, most: int) -> Tensor | None:
+    """Where cells that may spike without end may spike more often than is counted; ``None`` for cells that may not."""
+    if most < ENDLESS:
+        return None
+    return ~((level_low > 0) & (high < 0.5 * most * level_low))

@@ -68,8 +68,7 @@ class SpikingReadout(Readout):
         self.bias_spread, self.bias_error = upward(bias.spread.to(device), dtype), upward(lost, dtype)
 
     def _hidden(self, read: Interval) -> Interval:
-        lower, upper = (read.lower - self.off).clamp(min=0.0), read.upper + self.off
-        hidden = Interval(lower, upper, slack=0.0, nonnegative=True)
+        hidden = Interval(read.lower.clamp(min=0.0), read.upper, slack=0.0, nonnegative=True)
         hidden.batch = 0
         return hidden
 
@@ -79,8 +78,10 @@ class SpikingReadout(Readout):
         epsilon = context.epsilon(1.0).reshape(-1, 1)
         centre = self.bias.expand(len(hidden.lower), -1)
         radius = epsilon * self.bias_spread + self.bias_error
+        if bool((self.off > 0).any()):
+            radius = radius + self._apart(epsilon)
         if self.error is not None:
-            radius = radius + (hidden.upper @ self.error) * (1.0 + 8.0 * own * len(self.error))
+            radius = radius + ((hidden.upper + self.off) @ self.error) * (1.0 + 8.0 * own * len(self.error))
         if drive is not None:
             value, spread = drive.centre[:, 0], epsilon * drive.spread[:, 0] + drive.size[:, 0]
             if self.behind is not None:
@@ -89,6 +90,20 @@ class SpikingReadout(Readout):
             centre, radius = centre + value, radius + spread
         size = centre.abs() + radius
         return centre, radius + 16.0 * own * size + torch.finfo(dtype).smallest_normal
+
+    def _apart(self, epsilon: Tensor) -> Tensor:
+        """What errors of the traces may do to logits, ``[rows, classes]``.
+
+        Cells of one decay share a trace, but each has a decay of its own within the error: what that does to one cell
+        it need not do to the next, so nothing of it cancels between cells or between classes.
+        """
+
+        def through(size: Tensor, weights: Held) -> Tensor:
+            most = size @ (weights.weight.magnitude + weights.off) + epsilon * (size @ weights.spread)
+            return most * (1.0 + 8.0 * self.rounding.own * (len(weights.weight.theta) + 8))
+
+        cells = through(self.off[None], self.before)
+        return cells if self.behind is None else through(cells, self.behind)
 
     def _behind(self, context: Context, hidden: Interval, value: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
         """What the potentials' weights make of inputs and constants, with what their own box adds to everything."""
@@ -100,7 +115,8 @@ class SpikingReadout(Readout):
         epsilon = context.epsilon(1.0).reshape(-1, 1)
         before = self.before
         terms = 1.0 + 8.0 * own * (len(before.weight.theta) + 8)
-        size = hidden.upper @ (before.weight.magnitude + before.off) + epsilon * (hidden.upper @ before.spread)
+        most = hidden.upper + self.off
+        size = most @ (before.weight.magnitude + before.off) + epsilon * (most @ before.spread)
         size = (size + value.abs() + spread) * terms
         box = epsilon * (size @ self.behind.spread) + size @ self.behind.off
         return value @ weight.theta, apart + box * (1.0 + 8.0 * relative)

@@ -18,6 +18,7 @@ from thetabox.verify.histories.equations import (
     product,
     several_spikes,
     silent_left,
+    without_end,
 )
 from thetabox.verify.histories.merge import merged
 from thetabox.verify.histories.places import Places
@@ -130,8 +131,10 @@ class Slots:
         self._advance_traces(cells, out)
         return out
 
-    def after_spikes(self, cells: Cells, unit: Tensor, bounds: Bounds, value: Pair | None, given: Given | None) -> None:
-        """Children of every history, at most K of them, written over.
+    def after_spikes(
+        self, cells: Cells, unit: Tensor, bounds: Bounds, value: Pair | None, given: Given | None
+    ) -> Tensor | None:
+        """Children of every history, at most K of them, written over; which neurons may spike beyond all counting.
 
         Args:
             cells: constants.
@@ -155,7 +158,10 @@ class Slots:
             can, must = ~(-v_above <= level), v_low + level_above > 0
             potential = v_low, -v_above
         numbers: list[Pair] | None
+        beyond = None
         if cells.most > 1:
+            endless = without_end(potential[1], level, cells.most)
+            beyond = None if endless is None else (endless & there).any(1)
             spikes = several_spikes(*potential, (level, -level_above), cells.most, cells.rounding.own)
             if given is not None:
                 least = torch.minimum(given.least[:, None].to(spikes[1].dtype), spikes[1])
@@ -180,6 +186,7 @@ class Slots:
         self._spike(cells, unit, spikes, bounds.restart, value)
         if few is not None:
             self.values.index_copy_(1, branching, few)
+        return beyond
 
     def _follow(self, cells: Cells, unit: Tensor, bounds: Bounds, there: Tensor) -> None:
         """The potential in front of the threshold: what follows from the last step's, and q − R, whichever is less."""

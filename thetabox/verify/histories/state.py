@@ -15,6 +15,7 @@ from thetabox.verify.histories.equations import (
     product,
     several_spikes,
     silent_left,
+    without_end,
 )
 from thetabox.verify.histories.errors import Errors
 from thetabox.verify.histories.forks import forked
@@ -40,6 +41,8 @@ class LayerState:
         self.unit = torch.zeros(0, dtype=torch.long, device=device)
         self.slots = Slots.none(cells, histories)
         self.active = torch.zeros(rows, cells.units, dtype=torch.bool, device=device)
+        # Rows in which a cell may spike more often in a step than is counted: nothing is known of them.
+        self.beyond = torch.zeros(rows, dtype=torch.bool, device=device)
         # Of rows that run, between :meth:`advance` and :meth:`fire`; and traces with this step's spikes, if asked for.
         self.now, self.levels = start, (cells.threshold.lower, cells.threshold.upper)
         self._exact_ahead: list[Tensor] | None = None
@@ -111,7 +114,7 @@ class LayerState:
         bounds = _widened(bounds, errors)
         value = None if cells.value is None else cells.value.first(len(exact.z))
         potential, least, most = self._spikes(bounds, given)
-        forks = (most if most.dtype == torch.bool else most > least) & ~given_up[: len(least), None]
+        forks = (most if most.dtype == torch.bool else most > least) & ~(given_up | self.beyond)[: len(least), None]
         rows, units = forks.nonzero(as_tuple=True)
         most = torch.ones_like(rows, dtype=least.dtype) if most.dtype == torch.bool else most[rows, units]
         spiked = None
@@ -131,7 +134,9 @@ class LayerState:
         if len(self.row):
             at = None if value is None else value.at(self.row, self.unit)
             own = None if given is None else Given(given.least[self.row, self.unit], given.most[self.row, self.unit])
-            self.slots.after_spikes(cells, self.unit, bounds.at(self.row, self.unit), at, own)
+            beyond = self.slots.after_spikes(cells, self.unit, bounds.at(self.row, self.unit), at, own)
+            if beyond is not None:
+                self.beyond[self.row[beyond]] = True
         self.row, self.unit = torch.cat([self.row, rows]), torch.cat([self.unit, units])
         self.slots = self.slots.joined(new)
         self.active[rows, units] = True
@@ -151,6 +156,9 @@ class LayerState:
             high = torch.minimum(high - reset_low, cells.alpha * exact.v[1] + bounds.current[1])
             reset_low = reset_high = torch.zeros_like(low[:1])
         if cells.most > 1:
+            endless = without_end(high - reset_low, level_low, cells.most)
+            if endless is not None:
+                self.beyond[: len(low)] |= (endless & waiting).any(1)
             least, most = several_spikes(
                 low - reset_high, high - reset_low, self.levels, cells.most, cells.rounding.own
             )

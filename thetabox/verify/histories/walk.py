@@ -122,7 +122,10 @@ def walk(
             moving.give_up(prune)
     counts = [layer.counts() for layer in moving.layers]
     least, most = (torch.cat([pair[end] for pair in counts], 1) for end in (0, 1))
-    return Walked(least, most, moving.read(reads), fork, shares, moving.given_up)
+    beyond = torch.stack([layer.beyond for layer in moving.layers]).any(0)[:, None]
+    least, most = torch.where(beyond, 0.0, least), torch.where(beyond, torch.inf, most)
+    unknown = torch.stack([moving.given_up, *(layer.beyond for layer in moving.layers)]).any(0)
+    return Walked(least, most, moving.read(reads), fork, shares, unknown)
 
 
 class Walk:
