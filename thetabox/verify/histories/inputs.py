@@ -121,5 +121,6 @@ class _Inputs:
         off = error * (held.spread.sum(0) * upward_sum)
         spread = least * (factor * (1.0 + 4.0 * relative)) + off
         # Inputs of both signs may fall as they please.
-        credit = least * (factor * (1.0 - 4.0 * relative)) - off if bool((self.x.lower >= 0).all()) else -spread
+        never_negative = (self.x.lower >= 0).flatten(1).all(1)[:, None, None]
+        credit = torch.where(never_negative, least * (factor * (1.0 - 4.0 * relative)) - off, -spread)
         return g @ weight.theta, spread, rounding, credit
