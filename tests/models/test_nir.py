@@ -87,11 +87,19 @@ def test_protocol_names_and_facts() -> None:
     assert is_recurrent(network)
     assert not network.training
     assert {name for name, _ in network.named_parameters()} == {
-        "0.weight", "0.bias", "1.w_rec.weight", "1.w_rec.bias", "2.weight", "2.bias",
-    }  # fmt: skip
+        "0.weight",
+        "0.bias",
+        "1.w_rec.weight",
+        "1.w_rec.bias",
+        "2.weight",
+        "2.bias",
+    }
     assert {name for name, _ in network.named_buffers()} == {
-        "1.lif.decay", "1.lif.threshold", "3.decay", "3.threshold",
-    }  # fmt: skip
+        "1.lif.decay",
+        "1.lif.threshold",
+        "3.decay",
+        "3.threshold",
+    }
     assert network.facts == {
         "format": "nir",
         "producer": "nir 1.0.8",

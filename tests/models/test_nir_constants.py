@@ -31,8 +31,12 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def network(path: Path, cell: Any, dynamics: str, weights: Any = F32) -> NirNetwork:
     """A layer of one weight before the neurons."""
     n = np.asarray(cell.r).size
-    nodes = {"input": nir.Input(np.array([n])), "fc": nir.Linear(np.eye(n, dtype=weights)), "cell": cell,
-             "output": nir.Output(np.array([n]))}  # fmt: skip
+    nodes = {
+        "input": nir.Input(np.array([n])),
+        "fc": nir.Linear(np.eye(n, dtype=weights)),
+        "cell": cell,
+        "output": nir.Output(np.array([n])),
+    }
     nir.write(path, nir.NIRGraph(nodes, list(itertools.pairwise(nodes)), type_check=False), compression=None)
     return read(path, dynamics)
 
@@ -89,8 +93,13 @@ def test_rates_of_norse(inverse: float) -> None:
 @given(st.floats(1.0625, 100.0))
 def test_time_constants_of_spikingjelly(tau: float) -> None:
     tau = round(tau, 3)
-    cell = nir.LIF(tau=np.full(2, tau * 1e-4), r=np.full(2, tau), v_leak=np.full(2, -0.5),
-                   v_threshold=np.ones(2), v_reset=np.full(2, -0.5))  # fmt: skip
+    cell = nir.LIF(
+        tau=np.full(2, tau * 1e-4),
+        r=np.full(2, tau),
+        v_leak=np.full(2, -0.5),
+        v_threshold=np.ones(2),
+        v_reset=np.full(2, -0.5),
+    )
     assert constant(cell, "spikingjelly", "rate").tolist() == [float(F32(1 / tau))] * 2
 
 
@@ -161,8 +170,15 @@ def test_constants_that_the_framework_would_not_have_written(
 def test_a_synapse_that_the_framework_would_not_have_written(path: Path, dynamics: str, key: str) -> None:
     gain = 1.0 if dynamics == "norse" else 10.0
     tau = 1e-5 if dynamics == "norse" else 1e-3
-    held = {"tau_syn": tau * ONE, "tau_mem": tau * ONE, "r": gain * ONE, "v_leak": 0 * ONE, "v_threshold": ONE,
-            "v_reset": 0 * ONE, "w_in": gain * ONE}  # fmt: skip
+    held = {
+        "tau_syn": tau * ONE,
+        "tau_mem": tau * ONE,
+        "r": gain * ONE,
+        "v_leak": 0 * ONE,
+        "v_threshold": ONE,
+        "v_reset": 0 * ONE,
+        "w_in": gain * ONE,
+    }
     network(path, nir.CubaLIF(**held), dynamics)
     with pytest.raises(InputError, match="do not fit"):
         network(path, nir.CubaLIF(**{**held, key: 1.5 * held[key] if key != "tau_syn" else -held[key]}), dynamics)
@@ -192,8 +208,9 @@ def rockpool(tau_mem: Any, tau_syn: Any, threshold: Any, dt: float) -> Any:
     mem = torch.tensor(tau_mem)
     r = (mem * torch.exp(-dt / mem) / dt).numpy()
     zero = np.zeros_like(r)
-    return nir.CubaLIF(tau_syn=np.array(tau_syn, F32), tau_mem=mem.numpy(), r=r, v_leak=zero,
-                       v_threshold=np.array(threshold, F32))  # fmt: skip
+    return nir.CubaLIF(
+        tau_syn=np.array(tau_syn, F32), tau_mem=mem.numpy(), r=r, v_leak=zero, v_threshold=np.array(threshold, F32)
+    )
 
 
 @given(st.floats(1e-4, 1e-2), st.lists(st.floats(2e-3, 0.5), min_size=1, max_size=4))

@@ -152,7 +152,7 @@ def reference(file: Any) -> None:
         (replaced("node/nodes/fc/type", b"\xff\xfe"), "not a NIR file, or damaged"),
         (replaced("version", np.ones(2)), None),
     ],
-)  # fmt: skip
+)
 def test_one_line(path: Path, change: Callable[[Path], None], line: str | None) -> None:
     with h5py.File(path, "a") as file:
         file.create_group("node/metadata")

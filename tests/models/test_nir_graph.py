@@ -164,8 +164,15 @@ def test_spiking_neurons_by_hand(write: Write) -> None:
     lif = nir.LIF(tau=three / 5, r=three, v_leak=three, v_threshold=three, v_reset=0 * three)
     assert first(write({"lif": lif}), ones(1, 1, 1, 0)) == [1.0, 0.0, 1.0, 0.0]
     # i: 2, 1, .5; v: 2·.5·… = 2 (a spike → −1), −1 + .5(2 + 1) = .5, .5 + .5(1 − .5) = .75
-    cuba = nir.CubaLIF(tau_syn=three / 5, tau_mem=three / 5, r=2 * three, v_leak=0 * three, v_threshold=0.7 * three,
-                       v_reset=-three, w_in=4 * three)  # fmt: skip
+    cuba = nir.CubaLIF(
+        tau_syn=three / 5,
+        tau_mem=three / 5,
+        r=2 * three,
+        v_leak=0 * three,
+        v_threshold=0.7 * three,
+        v_reset=-three,
+        w_in=4 * three,
+    )
     assert first(write({"lif": cuba}), ones(1, 0, 0)) == [1.0, 0.0, 1.0]
 
 
@@ -206,8 +213,9 @@ def test_a_subgraph_is_opened(write: Write) -> None:
     )
     outer = nir.NIRGraph(
         {"input": nir.Input(np.array([3])), "rnn": inner, "output": nir.Output(np.array([3]))},
-        [("input", "rnn"), ("rnn", "output")], type_check=False,
-    )  # fmt: skip
+        [("input", "rnn"), ("rnn", "output")],
+        type_check=False,
+    )
     path = write({"one": outer})
     assert torch.equal(outputs(path, x), flat)
     assert {n for n, _ in read(path).named_parameters()} == {"one.rnn.back.weight", "one.rnn.back.bias"}
@@ -334,7 +342,7 @@ def test_graphs_that_mean_nothing(write: Write) -> None:
         (nir.LI(tau=full(0, 1, 1), r=full(1, 1, 1), v_leak=full(0, 0, 0)), "its tau makes dt/τ inf"),
         (nir.LI(tau=full(1, -1, 1), r=full(1, 1, 1), v_leak=full(0, 0, 0)), "its tau makes dt/τ -0.1"),
     ],
-)  # fmt: skip
+)
 def test_nodes_that_mean_nothing(write: Write, node: Any, line: str) -> None:
     assert line in refused(write({"n": node}))
 

@@ -54,7 +54,7 @@ def run(graph: Graph, inputs: list[Tensor], tensors: dict[str, Tensor]) -> list[
         assert set(operation.inputs) <= values.keys()
     for index, layout in graph.layouts.items():
         if isinstance(values[index], Tensor):
-            shape = [given if size is None else size for size, given in zip(layout.shape, values[index].shape)]  # noqa: B905
+            shape = [given if size is None else size for size, given in zip(layout.shape, values[index].shape)]  # noqa: B905  # as long as each other, which the next line sees
             assert list(values[index].shape) == shape
             assert values[index].dtype == graph.dtypes[index]
     return [values[ref.index] for ref in graph.output]

@@ -46,8 +46,15 @@ def inputs(x: np.ndarray, steps: int) -> torch.Tensor:
     return values if values.dim() == 3 else values[:, None].expand(-1, steps, -1).contiguous()
 
 
-def train(run: Run, parameters: Iterable[torch.nn.Parameter], x: np.ndarray, y: np.ndarray, steps: int,
-          epochs: int = 15, scale: float = 10.0) -> None:  # fmt: skip
+def train(
+    run: Run,
+    parameters: Iterable[torch.nn.Parameter],
+    x: np.ndarray,
+    y: np.ndarray,
+    steps: int,
+    epochs: int = 15,
+    scale: float = 10.0,
+) -> None:
     """Adam on the cross-entropy of mean spikes; prints the accuracy on digits that were not trained with."""
     held = [p for p in parameters if p.requires_grad]
     optimiser = torch.optim.Adam(held, 5e-3)
@@ -63,8 +70,9 @@ def train(run: Run, parameters: Iterable[torch.nn.Parameter], x: np.ndarray, y: 
     print("  accuracy", float((out.mean(1).argmax(1) == labels[TRAINED:]).float().mean()))
 
 
-def store(name: str, dynamics: str, framework: str, graph: nir.NIRGraph, run: Run, x: np.ndarray, y: np.ndarray,
-          steps: int) -> None:  # fmt: skip
+def store(
+    name: str, dynamics: str, framework: str, graph: nir.NIRGraph, run: Run, x: np.ndarray, y: np.ndarray, steps: int
+) -> None:
     """Write the file and the framework's own run on the last 100 digits."""
     # Packed in one of them alone: packing small tensors costs more than it saves.
     nir.write(HERE / f"{name}.nir", graph, compression="gzip" if name.endswith("_leaky") else None)

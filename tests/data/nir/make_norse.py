@@ -87,16 +87,22 @@ def recurrent_graph(net: norse.SequentialState) -> nir.NIRGraph:
     units = cell.hidden_size
     inner = nir.NIRGraph(
         nodes={
-            "input": nir.Input([units]), "lif": of_cell,
-            "w_rec": nir.Linear(cell.recurrent_weights.detach().numpy()), "output": nir.Output([units]),
+            "input": nir.Input([units]),
+            "lif": of_cell,
+            "w_rec": nir.Linear(cell.recurrent_weights.detach().numpy()),
+            "output": nir.Output([units]),
         },
         edges=[("input", "lif"), ("lif", "w_rec"), ("w_rec", "lif"), ("lif", "output")],
         type_check=False,
-    )  # fmt: skip
+    )
     nodes = {
-        "input": nir.Input([64]), "fc": nir.Linear(cell.input_weights.detach().numpy()), "rnn": inner,
-        "last": _extract_norse_module(last), "out": _extract_norse_module(out), "output": nir.Output([10]),
-    }  # fmt: skip
+        "input": nir.Input([64]),
+        "fc": nir.Linear(cell.input_weights.detach().numpy()),
+        "rnn": inner,
+        "last": _extract_norse_module(last),
+        "out": _extract_norse_module(out),
+        "output": nir.Output([10]),
+    }
     chain = ["input", "fc", "rnn", "last", "out", "output"]
     return nir.NIRGraph(nodes, list(itertools.pairwise(chain)), type_check=False)
 
@@ -122,10 +128,13 @@ def main() -> None:
     make("norse_box_leaky", "norse", nn.Linear(64, 24), box(24), last(), readout, epochs=10)
     make("norse_box_leak", "norse", scaled(nn.Linear(64, 24), 6), box(24, leak=0.1), last(8), box(10, 400.0))
     make(
-        "norse_box_subtract", "norse-subtract",
-        scaled(nn.Linear(64, 24), 6), box(24, reset_method=reset_subtract),
-        last(8), box(10, 400.0, reset_method=reset_subtract),
-    )  # fmt: skip
+        "norse_box_subtract",
+        "norse-subtract",
+        scaled(nn.Linear(64, 24), 6),
+        box(24, reset_method=reset_subtract),
+        last(8),
+        box(10, 400.0, reset_method=reset_subtract),
+    )
     make(
         "norse_lif",
         "norse",
@@ -136,10 +145,13 @@ def main() -> None:
         epochs=10,
     )
     make(
-        "norse_iaf", "norse",
-        scaled(nn.Linear(64, 24), 3), IAFCell(IAFParameters(v_th=torch.ones(24), v_reset=torch.zeros(24))),
-        last(3), IAFCell(IAFParameters(v_th=torch.ones(10), v_reset=torch.zeros(10))),
-    )  # fmt: skip
+        "norse_iaf",
+        "norse",
+        scaled(nn.Linear(64, 24), 3),
+        IAFCell(IAFParameters(v_th=torch.ones(24), v_reset=torch.zeros(24))),
+        last(3),
+        IAFCell(IAFParameters(v_th=torch.ones(10), v_reset=torch.zeros(10))),
+    )
 
     print("norse_recurrent")
     cell = norse.LIFRecurrentCell(64, 24, of_one_value(), autapses=True)

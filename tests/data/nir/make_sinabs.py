@@ -106,10 +106,18 @@ def main() -> None:
     iaf = neurons(sl.IAF, spike_threshold=torch.tensor(1.0))
     readout = neurons(sl.ExpLeak, tau_mem=torch.linspace(5.0, 9.0, 10))
     make(
-        "sinabs_iaf", "sinabs",
-        nn.Conv2d(1, 4, 3, bias=False), iaf, sl.SumPool2d(2), nn.Flatten(), nn.Linear(36, 10), readout,
-        shape=(1, 8, 8), epochs=6, scale=0.3,
-    )  # fmt: skip
+        "sinabs_iaf",
+        "sinabs",
+        nn.Conv2d(1, 4, 3, bias=False),
+        iaf,
+        sl.SumPool2d(2),
+        nn.Flatten(),
+        nn.Linear(36, 10),
+        readout,
+        shape=(1, 8, 8),
+        epochs=6,
+        scale=0.3,
+    )
 
 
 if __name__ == "__main__":

@@ -95,9 +95,10 @@ def main() -> None:
     make("snntorch_synaptic", "snntorch", dense(synaptic(24), synaptic(10), 24), epochs=10)
     make("snntorch_synaptic_zero", "snntorch-zero", louder(dense(synaptic(16, **zero), synaptic(10, **zero), 16), 2))
     make(
-        "snntorch_synaptic_undelayed", "snntorch-undelayed",
+        "snntorch_synaptic_undelayed",
+        "snntorch-undelayed",
         louder(dense(synaptic(16, **at_once), synaptic(10, **at_once), 16), 2),
-    )  # fmt: skip
+    )
     recurrent = {"linear_features": 24, "init_hidden": True}
     make("snntorch_rleaky", "snntorch", dense(snn.RLeaky(0.9, **recurrent), leaky(10), 24), epochs=10)
     make(
@@ -106,9 +107,10 @@ def main() -> None:
         louder(dense(snn.RLeaky(0.3, **recurrent, **zero), leaky(10, **zero), 24), 4),
     )
     make(
-        "snntorch_rleaky_undelayed", "snntorch-undelayed",
+        "snntorch_rleaky_undelayed",
+        "snntorch-undelayed",
         louder(dense(snn.RLeaky(0.45, **recurrent, **at_once), leaky(10, **at_once), 24), 4),
-    )  # fmt: skip
+    )
     one_to_one = {"all_to_all": False, "V": torch.linspace(-1, 1, 24), "init_hidden": True}
     make("snntorch_rsynaptic", "snntorch", louder(dense(snn.RSynaptic(0.6, 0.8, **one_to_one), leaky(10), 24), 2))
     conv = nn.Sequential(

@@ -64,14 +64,19 @@ def main() -> None:
     undecayed = {"decay_input": False, "tau": 3.3, "v_reset": -0.1, "v_threshold": 1.1}
     make(
         "spikingjelly_undecayed",
-        scaled(layer.Linear(64, 24), 3), lif(**undecayed), scaled(layer.Linear(24, 10), 3), lif(**undecayed),
-    )  # fmt: skip
+        scaled(layer.Linear(64, 24), 3),
+        lif(**undecayed),
+        scaled(layer.Linear(24, 10), 3),
+        lif(**undecayed),
+    )
     decayed = {"tau": 1.7, "v_reset": 0.2, "v_threshold": 0.9}
     make(
         "spikingjelly_decayed",
-        scaled(layer.Linear(64, 24), 6), lif(**decayed), scaled(layer.Linear(24, 10), 6),
+        scaled(layer.Linear(64, 24), 6),
+        lif(**decayed),
+        scaled(layer.Linear(24, 10), 6),
         neuron.ParametricLIFNode(init_tau=2.6, v_reset=0.0),
-    )  # fmt: skip
+    )
     # Weights that are whole eighths: potentials reach the threshold exactly, and then fire.
     whole = scaled(layer.Linear(64, 24, bias=False), 8)
     with torch.no_grad():
@@ -86,15 +91,22 @@ def main() -> None:
     )
     make(
         "spikingjelly_cuba",
-        scaled(layer.Linear(64, 24), 2), neuron.CUBALIFNode(c_decay=0.6, v_decay=0.75),
-        scaled(layer.Linear(24, 10), 2), neuron.CUBALIFNode(c_decay=0.3, v_decay=0.9, v_reset=-0.1),
-    )  # fmt: skip
+        scaled(layer.Linear(64, 24), 2),
+        neuron.CUBALIFNode(c_decay=0.6, v_decay=0.75),
+        scaled(layer.Linear(24, 10), 2),
+        neuron.CUBALIFNode(c_decay=0.3, v_decay=0.9, v_reset=-0.1),
+    )
     make(
         "spikingjelly_conv",
-        layer.Conv2d(1, 4, 3, padding=1, stride=1), lif(), layer.AvgPool2d(2, 2), layer.Flatten(),
-        layer.Linear(64, 10), lif(),
-        shape=(1, 8, 8), epochs=6,
-    )  # fmt: skip
+        layer.Conv2d(1, 4, 3, padding=1, stride=1),
+        lif(),
+        layer.AvgPool2d(2, 2),
+        layer.Flatten(),
+        layer.Linear(64, 10),
+        lif(),
+        shape=(1, 8, 8),
+        epochs=6,
+    )
 
 
 if __name__ == "__main__":

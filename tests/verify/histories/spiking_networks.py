@@ -80,7 +80,7 @@ def moved(part: Any, move: Move) -> Any:
     if isinstance(part, tuple):
         return tuple(moved(value, move) for value in part)
     if is_dataclass(part):
-        return replace(part, **{f.name: moved(getattr(part, f.name), move) for f in fields(part)})  # type: ignore[type-var]
+        return replace(part, **{f.name: moved(getattr(part, f.name), move) for f in fields(part)})  # type: ignore[type-var]  # part is a dataclass here
     return part
 
 

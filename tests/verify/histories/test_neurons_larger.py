@@ -155,7 +155,7 @@ def plain(spiking: Spiking, x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     counts, total = [(z, z) for z in zero], (zero[says.layer], zero[says.layer])
 
     def add(*pairs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        return sum(p[0] for p in pairs), sum(p[1] for p in pairs)  # type: ignore[return-value]
+        return sum(p[0] for p in pairs), sum(p[1] for p in pairs)  # type: ignore[return-value]  # arrays, whose sum may be 0
 
     for x_t in x.unbind(1):
         now: list[tuple[Tensor, Tensor]] = []
