@@ -51,7 +51,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _seeds() -> None:
     random.seed(0)
-    np.random.seed(0)  # noqa: NPY002 - libraries that use the legacy generator
+    np.random.seed(0)  # noqa: NPY002  # libraries that use the legacy generator
     torch.manual_seed(0)
 
 

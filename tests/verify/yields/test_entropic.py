@@ -68,9 +68,8 @@ def drawn(chain: Chain, x: Tensor, sigma: float, draws: int, seed: int = 1) -> T
     for stage in chain.stages:
         layer = stage.layer
         noise = [
-            torch.randn(draws, *t.shape, generator=stream, dtype=torch.float64)
-            for t in (layer.weight, layer.bias)
-        ]  # fmt: skip
+            torch.randn(draws, *t.shape, generator=stream, dtype=torch.float64) for t in (layer.weight, layer.bias)
+        ]
         weight = layer.weight + sigma * layer.weight_size * noise[0]
         h = h @ weight.transpose(1, 2) + (layer.bias + sigma * layer.bias_size * noise[1])[:, None]
         h = h.relu() if stage.relu else h
@@ -156,10 +155,11 @@ def masked(chain: Chain, *exact: int) -> Chain:
         some = torch.rand(layer.weight.shape, generator=torch.Generator().manual_seed(n)) > 1.0 / 3.0
         keep = 0.0 if n in exact else 1.0
         stages.append(
-            replace(stage, layer=replace(
-                layer, weight_size=layer.weight_size * some * keep, bias_size=layer.bias_size * keep
-            ))
-        )  # fmt: skip
+            replace(
+                stage,
+                layer=replace(layer, weight_size=layer.weight_size * some * keep, bias_size=layer.bias_size * keep),
+            )
+        )
     return Chain(tuple(stages))
 
 
@@ -261,8 +261,10 @@ def test_nothing_is_proven_where_nothing_may_be_spent_on_events_that_are_needed(
 
 def test_events_are_counted_and_share_one_whole() -> None:
     assert {g: c for g, (c, _) in events(random_chain(6, 8, 7, 5, 3)[0]).items()} == {
-        "means": 24, "spreads": 24, "margin spreads": 2
-    }  # fmt: skip
+        "means": 24,
+        "spreads": 24,
+        "margin spreads": 2,
+    }
     assert events(random_chain(6, 8, 3)[0])["margin spreads"] == (2, 1.0)
     for sizes in ((6, 8, 7, 5, 3), (6, 8, 3)):
         assert sum(share for _, share in events(random_chain(*sizes)[0]).values()) == pytest.approx(1.0, abs=1e-12)

@@ -88,11 +88,15 @@ def test_no_line_is_above_the_entropic_value_anywhere_in_its_box(variance: bool,
 def test_the_closed_form_is_the_integral() -> None:
     for a, v, rate, m, s in ((-0.7, 0.3, 1.2, 0.4, 0.8), (0.9, 0.2, 0.7, -0.3, 1.1), (2.0, 0.0, 3.0, 1.0, 0.5)):
         inner = quad(
-            lambda n, a=a, v=v, rate=rate, m=m, s=s: math.exp(
-                -rate * (a * max(m + s * n, 0.0) - rate / 2 * v * max(m + s * n, 0.0) ** 2) - n * n / 2
-            ) / math.sqrt(2 * math.pi),
-            -12, 12, points=[-m / s], limit=200,
-        )[0]  # fmt: skip
+            lambda n, a=a, v=v, rate=rate, m=m, s=s: (
+                math.exp(-rate * (a * max(m + s * n, 0.0) - rate / 2 * v * max(m + s * n, 0.0) ** 2) - n * n / 2)
+                / math.sqrt(2 * math.pi)
+            ),
+            -12,
+            12,
+            points=[-m / s],
+            limit=200,
+        )[0]
         assert float(value(a, v, rate, m, s)) == pytest.approx(-math.log(inner) / rate, abs=1e-9)
 
 

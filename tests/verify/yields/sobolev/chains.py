@@ -12,9 +12,13 @@ Noise = list[tuple[Tensor, Tensor]]
 
 
 def convolution(
-    g: torch.Generator, inputs: int, channels: int, kernel: tuple[int, int], stride: tuple[int, int] = (1, 1),
+    g: torch.Generator,
+    inputs: int,
+    channels: int,
+    kernel: tuple[int, int],
+    stride: tuple[int, int] = (1, 1),
     padding: tuple[int, int, int, int] = (0, 0, 0, 0),
-) -> Convolution:  # fmt: skip
+) -> Convolution:
     weight = torch.randn(channels, inputs, *kernel, generator=g, dtype=torch.float64) / (inputs * kernel[0]) ** 0.5
     bias = torch.randn(channels, generator=g, dtype=torch.float64) / 4
     # Sizes that are not those of the weights, one of them 0.
