@@ -46,6 +46,13 @@ def inputs(x: np.ndarray, steps: int) -> torch.Tensor:
     return values if values.dim() == 3 else values[:, None].expand(-1, steps, -1).contiguous()
 
 
+def scaled(module: torch.nn.Module, factor: float) -> torch.nn.Module:
+    """The layer with its weights times a factor, so that an untrained network spikes."""
+    with torch.no_grad():
+        module.weight.mul_(factor)
+    return module
+
+
 def train(
     run: Run,
     parameters: Iterable[torch.nn.Parameter],

@@ -14,7 +14,7 @@ from importlib.metadata import version
 import nir
 import norse.torch as norse
 import torch
-from fixture import digits, store, train
+from fixture import digits, scaled, store, train
 from norse.torch.functional.iaf import IAFParameters
 from norse.torch.functional.leaky_integrator_box import LIBoxParameters
 from norse.torch.functional.lif import LIFParameters
@@ -72,12 +72,6 @@ def of_one_value() -> LIFParameters:
     """One number for all neurons, as the recurrent cell wants them."""
     values = {"tau_syn_inv": 250.0, "tau_mem_inv": 140.0, "v_leak": 0.05, "v_th": 0.4, "v_reset": 0.0}
     return LIFParameters(**{name: torch.tensor(value) for name, value in values.items()})
-
-
-def scaled(layer: nn.Linear, factor: float) -> nn.Linear:
-    with torch.no_grad():
-        layer.weight.mul_(factor)
-    return layer
 
 
 def recurrent_graph(net: norse.SequentialState) -> nir.NIRGraph:

@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 import sinabs.layers as sl
 import torch
-from fixture import digits, store, train
+from fixture import digits, scaled, store, train
 from sinabs.activation import SingleSpike
 from sinabs.nir import to_nir
 from torch import nn
@@ -54,12 +54,6 @@ def neurons(kind: type, **arguments) -> nn.Module:
     made = kind(**arguments)
     made.arguments = arguments
     return made
-
-
-def scaled(module: nn.Module, factor: float) -> nn.Module:
-    with torch.no_grad():
-        module.weight.mul_(factor)
-    return module
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib.metadata import version
 
 import torch
-from fixture import digits, rate_coded, store, train
+from fixture import digits, rate_coded, scaled, store, train
 from spikingjelly.activation_based import functional, layer, neuron, surrogate
 from spikingjelly.activation_based.nir_exchange import export_to_nir
 from torch import nn
@@ -31,12 +31,6 @@ def run_of(net: nn.Sequential, shape: tuple[int, ...]):
         return {name: torch.stack(taken, 1) for name, taken in found.items()}
 
     return run
-
-
-def scaled(module: nn.Linear, factor: float) -> nn.Linear:
-    with torch.no_grad():
-        module.weight.mul_(factor)
-    return module
 
 
 def main() -> None:

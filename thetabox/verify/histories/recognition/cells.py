@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-from thetabox.verify.histories.description.algebra import ONE, ZERO, Monomial, Terms
+from thetabox.verify.histories.description.algebra import ONE, ZERO
 from thetabox.verify.histories.recognition.equations import Equations
 from thetabox.verify.histories.recognition.failure import NotRecognised
+from thetabox.verify.histories.recognition.linear import coefficients
 from thetabox.verify.histories.recognition.spikes import Count, Spikes
 
 
@@ -180,14 +181,10 @@ class Reader:
 
     def _coefficient(self, p: int, state: int) -> int:
         """What a state is multiplied by."""
-        terms: Terms = {}
-        for monomial, coefficient in self.algebra.terms(p).items():
-            if any(a == state for a, _ in monomial):
-                rest: Monomial = tuple((a, e) for a, e in monomial if a != state)
-                if sum(e for a, e in monomial if a == state) != 1:
-                    raise NotRecognised(f"the potential of a cell becomes {self.algebra.show(p)}, not linear in itself")
-                terms[rest] = coefficient
-        factor = self.algebra.number(terms)
+        found = coefficients(self.algebra, p, lambda atom: atom == state)
+        if found is None:
+            raise NotRecognised(f"the potential of a cell becomes {self.algebra.show(p)}, not linear in itself")
+        factor = found.get(state, ZERO)
         if not self.constants.is_constant(factor):
             raise NotRecognised(f"the decay of a cell is {self.algebra.show(factor)}, which is no constant")
         return factor

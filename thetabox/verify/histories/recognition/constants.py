@@ -9,8 +9,9 @@ from fractions import Fraction
 
 import numpy as np
 
-from thetabox.verify.histories.description.algebra import Algebra, Block, Exp, Function, Monomial, Terms
+from thetabox.verify.histories.description.algebra import Algebra, Block, Exp, Function
 from thetabox.verify.histories.recognition.failure import NotRecognised
+from thetabox.verify.histories.recognition.linear import coefficients
 
 # Relative error of a function of Python's math module, with room: none that is used here errs by more than some units
 # in the last place.
@@ -124,15 +125,10 @@ class Constants:
 
     def linear(self, p: int) -> dict[int | None, int]:
         """Entry of a tensor → the polynomial of numbers that it is multiplied by; ``None`` → the rest."""
-        sums: dict[int | None, Terms] = {}
-        for monomial, coefficient in self.algebra.terms(p).items():
-            entries = [(a, e) for a, e in monomial if isinstance(self.algebra.node(a), Block)]
-            if len(entries) > 1 or any(e != 1 for _, e in entries):
-                raise NotRecognised(f"a constant of a cell is {self.algebra.show(p)}, which is not linear in the box")
-            entry = entries[0][0] if entries else None
-            rest: Monomial = tuple((a, e) for a, e in monomial if a != entry)
-            sums.setdefault(entry, {})[rest] = coefficient
-        return {entry: self.algebra.number(terms) for entry, terms in sums.items()}
+        found = coefficients(self.algebra, p, lambda atom: isinstance(self.algebra.node(atom), Block))
+        if found is None:
+            raise NotRecognised(f"a constant of a cell is {self.algebra.show(p)}, which is not linear in the box")
+        return found
 
     def entry(self, atom: int) -> tuple[Fraction, Fraction]:
         """Value of an entry of a tensor, and its radius at ε = 1."""

@@ -188,6 +188,3 @@ def _of_all(value: Tensor, layout: Layout) -> Tensor:
     """A value of equal samples."""
     assert layout.batch is not None
     return value.unsqueeze(layout.batch).expand(layout.sizes(ROWS))
-
-
-__all__ = ["of_loop"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from thetabox.verify.histories.description.algebra import ZERO
 from thetabox.verify.histories.neurons import Readout
-from thetabox.verify.histories.recognition.cells import Cell, Reader
+from thetabox.verify.histories.recognition.cells import Reader
 from thetabox.verify.histories.recognition.equations import Equations
 from thetabox.verify.histories.recognition.failure import NotRecognised
 from thetabox.verify.histories.recognition.matrices import Matrix, boxed
@@ -177,6 +177,3 @@ def readout(
 def silent_states(logits: list[Logit]) -> set[int]:
     """Potentials that are read."""
     return {term.source[1] for logit in logits for term in logit.terms if term.source[0] == POTENTIAL}
-
-
-__all__ = ["Cell", "Logit", "Logits", "readout", "silent_states"]

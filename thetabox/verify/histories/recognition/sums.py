@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from thetabox.verify.histories.description.algebra import ONE, ZERO, Block, Dot, Monomial, Terms
+from thetabox.verify.histories.description.algebra import ONE, ZERO, Block, Dot
 from thetabox.verify.histories.recognition.cells import Reader
 from thetabox.verify.histories.recognition.failure import NotRecognised
+from thetabox.verify.histories.recognition.linear import coefficients
 from thetabox.verify.histories.recognition.spikes import Spikes
 
 INPUT, NOW, OLD, READ = "input", "now", "old", "read"
@@ -58,28 +59,18 @@ class Sums:
         Raises:
             NotRecognised: it is not.
         """
-        out, rest = Entering(), {}  # type: tuple[Entering, Terms]
-        for factor, terms in self._factors(p).items():
-            times = self.algebra.number(terms)
-            if factor is None:
-                rest = terms
-            elif isinstance(dot := self.algebra.node(factor), Dot):
+        out = Entering()
+        found = coefficients(self.algebra, p, self._is_factor)
+        if found is None:
+            raise NotRecognised(f"what enters a cell is {self.algebra.show(p)}, not linear in weights")
+        rest = found.pop(None, ZERO)
+        for factor, times in found.items():
+            assert factor is not None
+            if isinstance(dot := self.algebra.node(factor), Dot):
                 self._add_products(out, dot, times)
             else:
                 self._add(out, factor, times)
-        self._add(out, None, self.algebra.number(rest))
-        return out
-
-    def _factors(self, p: int) -> dict[int | None, Terms]:
-        """Sum of products or entry of a weight → what it is multiplied by."""
-        out: dict[int | None, Terms] = {}
-        for monomial, coefficient in self.algebra.terms(p).items():
-            found = [(a, e) for a, e in monomial if self._is_factor(a)]
-            if len(found) > 1 or any(e != 1 for _, e in found):
-                raise NotRecognised(f"what enters a cell is {self.algebra.show(p)}, not linear in weights")
-            factor = found[0][0] if found else None
-            rest: Monomial = tuple((a, e) for a, e in monomial if a != factor)
-            out.setdefault(factor, {})[rest] = coefficient
+        self._add(out, None, rest)
         return out
 
     def _is_factor(self, atom: int) -> bool:
@@ -118,19 +109,13 @@ class Sums:
         return found
 
     def _linear(self, q: int) -> Linear:
-        sums: dict[int | None, Terms] = {}
-        for monomial, coefficient in self.algebra.terms(self.spikes.rewritten(q)).items():
-            sources = [(a, e) for a, e in monomial if self._is_source(a)]
-            if len(sources) > 1 or any(e != 1 for _, e in sources):
-                raise NotRecognised(f"weights are multiplied by {self.algebra.show(q)}, which is not linear in spikes")
-            source = sources[0][0] if sources else None
-            rest: Monomial = tuple((a, e) for a, e in monomial if a != source)
-            sums.setdefault(source, {})[rest] = coefficient
-        rest_of_all = self.algebra.number(sums.pop(None, {}))
+        read = coefficients(self.algebra, self.spikes.rewritten(q), self._is_source)
+        if read is None:
+            raise NotRecognised(f"weights are multiplied by {self.algebra.show(q)}, which is not linear in spikes")
+        rest_of_all = read.pop(None, ZERO)
         pairs: list[tuple[Source, int]] = []
-        for atom, terms in sums.items():
+        for atom, factor in read.items():
             assert atom is not None
-            factor = self.algebra.number(terms)
             found, above = self._source(atom)
             if not self.reader.constants.is_constant(factor):
                 raise NotRecognised(f"weights are multiplied by {self.algebra.show(q)}, which is not linear in spikes")

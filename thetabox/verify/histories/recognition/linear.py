@@ -1,0 +1,23 @@
+"""A polynomial as one that is linear in some of its atoms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from thetabox.verify.histories.description.algebra import Algebra, Monomial, Terms
+
+
+def coefficients(algebra: Algebra, p: int, chosen: Callable[[int], bool]) -> dict[int | None, int] | None:
+    """Chosen atom → the polynomial that it is multiplied by, ``None`` → what holds none of them.
+
+    ``None`` where the polynomial is not linear in them: one of them stands in a power, or beside another.
+    """
+    sums: dict[int | None, Terms] = {}
+    for monomial, coefficient in algebra.terms(p).items():
+        found = [(a, e) for a, e in monomial if chosen(a)]
+        if len(found) > 1 or any(e != 1 for _, e in found):
+            return None
+        atom = found[0][0] if found else None
+        rest: Monomial = tuple((a, e) for a, e in monomial if a != atom)
+        sums.setdefault(atom, {})[rest] = coefficient
+    return {atom: algebra.number(terms) for atom, terms in sums.items()}
