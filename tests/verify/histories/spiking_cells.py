@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from thetabox.models import RecurrentModule
 
 CELLS = (
-    "subtract next", "subtract next, found anew", "subtract at once", "zero next", "zero at once", "value at once",
+    "subtract next", "subtract next, found anew", "subtract at once", "zero next", "value next", "zero at once",
+    "value at once",
     "synapse", "norse", "no leak", "decay input", "time constants", "no reset", "many", "up to five",
 )  # one to a cell of :func:`cell`  # fmt: skip
 
@@ -29,6 +30,10 @@ def cell(kind: str, spike, u: Tensor, v: Tensor, i: Tensor, z: Tensor, tau: Tens
         v = v - z * theta
     elif kind == "zero next":
         v = 0.9 * ((1 - spike(v - theta)) * v) + u
+        z = spike(v - theta)
+    elif kind == "value next":
+        z = spike(v - theta)
+        v = 0.9 * ((1 - z) * v + 0.2 * z) + u
         z = spike(v - theta)
     elif kind == "zero at once":
         v = 0.9 * v + u

@@ -43,6 +43,24 @@ def test_a_cell_that_begins_as_if_it_had_spiked(how: str) -> None:
         recognised(problem(BeginsWithASpike(how), torch.zeros(1, 4, 1)))
 
 
+def test_states_that_say_different_things_of_the_step_before_the_first() -> None:
+    class Twice(BeginsWithASpike):
+        """The spike is kept twice; the potential reads what begins with none, a weight what begins with one."""
+
+        def initial_state(self, batch: int):
+            zero = self.fc.new_zeros(batch, 1)
+            return zero, zero, zero + 1
+
+        def step(self, x_t: Tensor, state):
+            v, first, second = state
+            v = 0.9 * v + x_t @ self.fc + second @ self.back - first
+            z = (v > 1).to(v.dtype)
+            return z, (v, z, z.clone())
+
+    with pytest.raises(NotRecognised, match="and that it did not"):
+        recognised(problem(Twice("kept"), torch.zeros(1, 4, 1)))
+
+
 def test_more_spikes_than_are_counted_say_nothing() -> None:
     class Many(RecurrentModule):
         def __init__(self) -> None:
