@@ -21,7 +21,7 @@ import thetabox as tb
 from tests.verify.agreement.random_networks import random_network
 from thetabox.verify import agreement, arguments
 from thetabox.verify.agreement import compare as comparison
-from thetabox.verify.histories import cells, domain
+from thetabox.verify.histories import domain, leaky
 
 EPSILON = [0, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2]
 SAMPLES = 200
@@ -44,7 +44,7 @@ def cost(folder: Path) -> None:
             parts: list[float] = []
             with (
                 mock.patch.object(comparison, "check", _timed(comparison.check, parts)),
-                mock.patch.object(cells, "check_description", _timed(cells.check_description, parts)),
+                mock.patch.object(leaky, "check_description", _timed(leaky.check_description, parts)),
                 mock.patch.object(domain, "check_description", _timed(domain.check_description, parts)),
             ):
                 started = time.process_time()

@@ -43,6 +43,13 @@ def forward_seconds(model: nn.Module, x: Tensor, rounds: int = 5) -> float:
         return min(seconds(lambda: plain(x))[0] for _ in range(rounds + 1))
 
 
+def answers(model: nn.Module, x: Tensor) -> Tensor:
+    """Classes, in float64."""
+    with torch.no_grad():
+        answered: Tensor = copy.deepcopy(model).double().eval()(x.double()).argmax(1)
+    return answered
+
+
 def margins(domain: Any, which: Tensor, epsilon: float, y: Tensor) -> Tensor:
     """Margins of some samples at one ε, in chunks that fit memory."""
     parts = which.split(domain.samples_at_once(1))
@@ -53,7 +60,7 @@ def cascade(
     problem: Problem, y: Tensor, sweep: list[float], stages: list[Mapping[str, Any]], forward: float
 ) -> list[dict[str, Any]]:
     """Verified share and cost up to each stage, for every ε."""
-    correct = problem.clean_logits().argmax(1) == y
+    correct = answers(problem.model, problem.x) == y
     found = []
     for epsilon in sweep:
         open_ = correct.clone()
@@ -102,6 +109,18 @@ def walks(problem: Problem, model: nn.Module, x: Tensor, y: Tensor, sweep: list[
     return found
 
 
+def as_called(model: nn.Module, x: Tensor, y: Tensor, sweep: list[float], forward: float) -> list[dict[str, Any]]:
+    """``tb.certify`` with its own effort, one ε a call: what is verified, by which stage, and the cost of the call."""
+    found = []
+    for epsilon in sweep:
+        took, cert = seconds(lambda e=epsilon: tb.certify(model, x, y, e))
+        by = {name: counts[0] for name, counts in cert.options["proven_by"].items()}
+        verified = float(cert.verified_accuracy[0])
+        found.append({"epsilon": epsilon, "verified": verified, "by": by, "forward_passes": took / forward})
+        print(f"{epsilon:8.0e}  tb.certify: {verified:.3f}  {took:.1f} s  {by}", flush=True)
+    return found
+
+
 def growth(epsilon: float) -> list[dict[str, Any]]:
     """Cost of one walk over K, T, units, samples and classes, each alone moved from the middle."""
     middle = {"histories": 4, "steps": 60, "units": 128, "samples": 64, "classes": 9}
@@ -120,7 +139,7 @@ def growth(epsilon: float) -> list[dict[str, Any]]:
             model = tb.models.LSNN(12, case["units"], case["classes"]).eval()
             x = torch.randn(case["samples"], case["steps"], 12)
             problem = Problem(model, settings("interval", None, "real", "float64", "cpu"), x)
-            y = problem.clean_logits().argmax(1)
+            y = answers(model, x)
             domain = Histories(problem, {"histories": case["histories"]})
             everyone = torch.arange(len(x))
             took, _ = seconds(lambda d=domain, w=everyone, y=y: margins(d, w, epsilon, y))
@@ -147,7 +166,7 @@ def main() -> None:
     problem = Problem(model, settings("interval", None, "real", "float64", "cpu"), x)
     forward = forward_seconds(model, x)
     sweep = [float(e) for e in given.epsilon.split(",")]
-    clean = float((problem.clean_logits().argmax(1) == y).double().mean())
+    clean = float((answers(model, x) == y).double().mean())
     print(f"clean {clean:.3f}; one forward pass of {len(x)} samples {1e3 * forward:.1f} ms")
     result = {
         "model": given.model.name,
@@ -155,6 +174,7 @@ def main() -> None:
         "samples": len(x),
         "clean": clean,
         "forward_seconds": forward,
+        "certify": as_called(model, x, y, sweep, forward),
         "walks": walks(problem, model, x, y, sweep),
         "stages": cascade(problem, y, sweep, list(Histories.cascade[: given.stages]), forward),
     }

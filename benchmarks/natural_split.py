@@ -23,7 +23,7 @@ import thetabox as tb
 from thetabox.data.ecg import AAMI, RECORDS
 from thetabox.data.mitbih import read_record, record_files
 from thetabox.train.recipes import recipe
-from thetabox.train.settings import Settings
+from thetabox.train.settings import TrainingSettings
 
 
 def natural_counts(data_dir: Path | None, classes: int) -> torch.Tensor:
@@ -46,7 +46,7 @@ def main() -> None:
     train, test = (tb.data.load("ecg", split=split, data_dir=args.data_dir) for split in ("train", "test"))
     classes = len(train.classes)
     natural = natural_counts(args.data_dir, classes)
-    seen = train.y[Settings(**recipe("ecg").fit).places(train.y)].bincount(minlength=classes).double()
+    seen = train.y[TrainingSettings(**recipe("ecg").fit).places(train.y)].bincount(minlength=classes).double()
 
     def corrected(logits: torch.Tensor, shares: torch.Tensor) -> list[float]:
         move = (natural / natural.sum()).log() - (shares / shares.sum()).log()

@@ -21,7 +21,7 @@ FLOORS = (
     ("verify.kernels", "verify.arithmetic"),
     ("verify.network",),
     ("verify.interpreter", "verify.effort"),
-    ("verify.problem", "verify.inspect"),
+    ("verify.problem", "verify.inspect", "verify.unfinished"),
     ("verify.domain",),
     ("verify.interval", "verify.linear", "verify.histories", "verify.lirpa", "verify.domains"),
     ("verify.search", "verify.arguments", "verify.cells"),

@@ -268,8 +268,8 @@ def proof_options(function: Function) -> Function:
             "--effort",
             type=Range(),
             metavar="PASSES",
-            help="Forward passes for each sample and ε that auto may take after intervals; 300 by default, inf for no "
-            "limit. They are counted, not timed: the verdicts are the same on any machine.",
+            help="Forward passes for each sample and ε that auto may take after intervals, on average; 300 by "
+            "default, inf for no limit. They are counted, not timed: the verdicts are the same on any machine.",
         ),
         click.option(
             "--timeout",

@@ -80,7 +80,9 @@ def certify(
         options: of the domain. That of ``auto`` is ``effort``: forward passes that the stages after plain intervals may
             take for each sample and ε, 300 by default, infinite for no limit. They are counted from shapes
             (:mod:`thetabox.verify.effort`), not timed: what is verified is the same on a slower or busier machine, and
-            the same at an ε whatever the others of the sweep. More effort never proves less, but
+            the same at an ε whatever the others of the sweep. Each sample has that much for itself; what it leaves goes
+            to the branch and bound of others at the same ε (:mod:`thetabox.verify.search.surplus`), so more may be
+            proven of it in company than alone. More effort of its own never proves less, but
             by a hair in networks of eight activations in a row and more.
         baseline: also compute verified accuracy by disjoint logit intervals.
         profile: also find where verification fails first.

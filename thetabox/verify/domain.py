@@ -15,6 +15,7 @@ from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.effort import FREE, Meter
 from thetabox.verify.problem import Problem, Which
+from thetabox.verify.unfinished import Unfinished
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Domain(ABC):
         meter: what each pair of the present call may cost, to be paid by a stage that costs more than its
             :meth:`passes`, and looked at by any that takes long.
         follows: as a stage: cheaper ones failed before, on samples where the unperturbed network is right.
+        unfinished: where a domain that :meth:`resumes` keeps proofs that ended for want of effort; a later call for the
+            same sample and ε goes on with what is kept there. ``None`` where nobody will ask again.
 
     Args:
         problem: the traced network, its parameters, box, rounding and inputs.
@@ -75,6 +78,7 @@ class Domain(ABC):
         self.options = {**self.defaults, **(options or {})}
         self.meter: Meter = FREE
         self.follows = False
+        self.unfinished: Unfinished[Any] | None = None
 
     @classmethod
     def is_meant_for(cls, problem: Problem) -> bool:
@@ -118,6 +122,10 @@ class Domain(ABC):
             criterion: ``margin`` for :meth:`margins`, ``logits`` for :meth:`logits`.
         """
         return 1.0
+
+    def resumes(self, criterion: str) -> bool:
+        """Whether a proof that ended for want of effort can go on with more (branch and bound); see ``unfinished``."""
+        return False
 
     def samples_at_once(self, sweeps: int) -> int:
         """How many samples, each with ``sweeps`` ε, fit memory together."""

@@ -61,30 +61,39 @@ def test_states_that_say_different_things_of_the_step_before_the_first() -> None
         recognised(problem(Twice("kept"), torch.zeros(1, 4, 1)))
 
 
+class Many(RecurrentModule):
+    """Several spikes a step; each takes one, or all of them the square of their number."""
+
+    def __init__(self, *, squared: bool = False) -> None:
+        super().__init__()
+        self.squared = squared
+        self.fc = nn.Parameter(torch.tensor([[1.0]]))
+        self.register_buffer("out", torch.tensor([[0.0, 1.0]]))
+        self.register_buffer("bias", torch.tensor([4.3e6, 0.0]))
+
+    def initial_state(self, batch: int):
+        return self.fc.new_zeros(batch, 1)
+
+    def step(self, x_t: Tensor, v: Tensor):
+        v = 0.9 * v + x_t @ self.fc
+        z = torch.floor(v).clamp(min=0)
+        return z, v - (z * z if self.squared else z)
+
+    def readout(self, outputs: Tensor) -> Tensor:
+        return outputs.sum(1) @ self.out + self.bias
+
+
 def test_more_spikes_than_are_counted_say_nothing() -> None:
-    class Many(RecurrentModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.fc = nn.Parameter(torch.tensor([[1.0]]))
-            self.register_buffer("out", torch.tensor([[0.0, 1.0]]))
-            self.register_buffer("bias", torch.tensor([4.3e6, 0.0]))
-
-        def initial_state(self, batch: int):
-            return self.fc.new_zeros(batch, 1)
-
-        def step(self, x_t: Tensor, v: Tensor):
-            v = 0.9 * v + x_t @ self.fc
-            z = torch.floor(v).clamp(min=0)
-            return z, v - z
-
-        def readout(self, outputs: Tensor) -> Tensor:
-            return outputs.sum(1) @ self.out + self.bias
-
     model, y = Many(), torch.tensor([0])
     cert = tb.certify(model, torch.full((1, 4, 1), 2.0**20), y, epsilon=[0.04], domain="histories")
     assert not bool(cert.verified.any())
     few = tb.certify(model, torch.full((1, 4, 1), 100.0), y, epsilon=[0.04], domain="histories")
     assert bool(few.verified.all())
+
+
+def test_several_spikes_that_do_not_each_take_as_much() -> None:
+    with pytest.raises(NotRecognised, match="each take as much"):
+        recognised(problem(Many(squared=True), torch.full((1, 4, 1), 0.6)))
 
 
 class Step(nn.Module):

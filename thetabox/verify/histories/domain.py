@@ -45,8 +45,7 @@ class Histories(Domain):
     defaults: ClassVar[Mapping[str, Any]] = {"histories": 4, "splits": 0}
     cascade: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {"histories": 4},
-        {"histories": 8},
-        {"histories": 8, "splits": 1024},
+        {"histories": 8, "splits": 4096},
     )
 
     def __init__(self, problem: Problem, options: Mapping[str, Any] | None = None) -> None:
@@ -75,6 +74,9 @@ class Histories(Domain):
         splits = self.options["splits"] and criterion == "margin"
         return step_passes(self.options["histories"]) + (step_passes(1) if splits else 0.0)
 
+    def resumes(self, criterion: str) -> bool:
+        return bool(self.options["splits"]) and criterion == "margin"
+
     @cached_property
     def engine(self) -> Engine:
         """What walks through time."""
@@ -91,6 +93,7 @@ class Histories(Domain):
     def margins(
         self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]
     ) -> Float[Tensor, "sweeps samples"]:
+        self.engine.unfinished = self.unfinished
         with torch.no_grad(), sound_kernels():
             margins = self.engine.margins(which, epsilon, y[which], self.meter)
         return torch.where(epsilon > self._largest, -torch.inf, margins)

@@ -19,6 +19,7 @@ from thetabox.verify.histories.walk import PruneRule, Walked, walk
 from thetabox.verify.interpreter.context import Context, Sweep
 from thetabox.verify.interpreter.margin import known
 from thetabox.verify.problem import Settings, input_interval
+from thetabox.verify.unfinished import Pair, Unfinished, pairs
 
 # A row of a proof that is split is given up once it has lost so many times its margin (by half widths, a guess).
 MAY_LOSE = 1.0
@@ -79,6 +80,7 @@ class Engine:
         histories, splits: the domain's options.
         rows_at_once: that fit memory together.
         before_step: called before every step; may raise.
+        unfinished: where trees are kept that ended for want of effort; a call for one of them goes on with it.
     """
 
     plan: Plan
@@ -88,6 +90,7 @@ class Engine:
     splits: int
     rows_at_once: Callable[[], int]
     before_step: Callable[[], None] | None = None
+    unfinished: Unfinished[Tree] | None = None
     _last: tuple[list[Drive], float, list[list[Errors]]] | None = None
 
     def margins(self, which: slice | Tensor, epsilon: Tensor, labels: Tensor, meter: Meter) -> Tensor:
@@ -97,26 +100,46 @@ class Engine:
         samples = torch.arange(epsilon.shape[1], device=device).repeat(len(epsilon))
         labels = labels.to(device).repeat(len(epsilon))
         rows = Rows(drives, largest, samples, epsilon.reshape(-1).double(), labels)
+        names = pairs(torch.arange(len(self.x))[which], epsilon)
         margins = torch.full((len(samples),), -torch.inf, dtype=torch.float64)
         for part in torch.arange(len(samples)).split(self.rows_at_once()):
-            margins[part] = self._of_part(rows.take(part), meter.part(part))
+            margins[part] = self._of_part(rows.take(part), meter.part(part), [names[row] for row in part.tolist()])
         return known(margins).view(epsilon.shape)
 
-    def _of_part(self, rows: Rows, meter: Meter) -> Tensor:
+    def _of_part(self, rows: Rows, meter: Meter, names: list[Pair]) -> Tensor:
         """Margins of rows that are walked together; where it is asked for, each split until it is proven."""
         if not self.splits:
             return self._walk(rows)[1]
         rows = replace(rows, prune=self._prune_rule(rows))
-        walked, margins = self._walk(rows)
-        trees = [Tree([]) for _ in margins]
-        for row, margin in enumerate(margins.tolist()):
-            grow(trees[row], walked, row, margin, 0, self.splits)
+        trees = self._trees(rows, meter, names)
 
         def run(some: Tensor, since: Tensor, start: State, given: Given) -> tuple[Walked, Tensor]:
             return self._walk(rows.take(some), (since, start, given))
 
         split(trees, self.splits, run, meter, step_passes(self.histories) / rows.steps, rows.steps)
+        if self.unfinished is not None:
+            for name, tree in zip(names, trees, strict=True):
+                self.unfinished.keep(name, tree, tree.promise(self.splits))
         return torch.tensor([tree.bound() for tree in trees], dtype=torch.float64)
+
+    def _trees(self, rows: Rows, meter: Meter, names: list[Pair]) -> list[Tree]:
+        """Those that are kept, and for other rows what their first walk leaves open."""
+        trees, new = [], []
+        for row, name in enumerate(names):
+            tree = None if self.unfinished is None else self.unfinished.take(name)
+            if tree is None:
+                tree = Tree([])
+                new.append(row)
+            else:
+                # It pays once more for the walk without any box.
+                again = meter.part(torch.tensor([row])).pay(torch.tensor([step_passes(1)], dtype=torch.float64))
+                tree.unpaid = not bool(again)
+            trees.append(tree)
+        if new:
+            walked, margins = self._walk(rows.take(torch.tensor(new)))
+            for place, (row, margin) in enumerate(zip(new, margins.tolist(), strict=True)):
+                grow(trees[row], walked, place, margin, 0, self.splits)
+        return trees
 
     def logits(self, which: slice | Tensor, epsilon: Tensor) -> Interval:
         """Of some samples at several ε, rows as in :meth:`margins`."""

@@ -45,6 +45,8 @@ class Tree:
         margin: least margin of all leaves that are closed.
         walked: rows so far.
         closed: share of the tree that is proven, a leaf of depth d counting 2⁻ᵈ.
+        hopeless: more rows would prove nothing.
+        unpaid: the next row could not be paid for.
     """
 
     open: list[Leaf]
@@ -52,10 +54,15 @@ class Tree:
     walked: int = 1
     closed: float = 0.0
     hopeless: bool = False
+    unpaid: bool = False
 
     def alive(self, most: int) -> bool:
         """Whether it is worth going on."""
         return bool(self.open) and not self.hopeless and self.walked < most
+
+    def promise(self, most: int) -> float:
+        """Share that is proven, where more effort may prove the rest; below 0 where it cannot, or need not."""
+        return self.closed if self.alive(most) else -1.0
 
     def bound(self) -> float:
         """What is proven of the whole."""
@@ -116,13 +123,13 @@ def _next(trees: list[Tree], most: int, meter: Meter, passes: float, steps: int)
     for place, tree in enumerate(trees):
         if len(chosen) + OF_A_TREE > TOGETHER:
             break
-        if not tree.alive(most):
+        if tree.unpaid or not tree.alive(most):
             continue
         for _ in range(min(OF_A_TREE, len(tree.open), most - tree.walked)):
             cost = torch.tensor([passes * (steps - tree.open[-1].time)], dtype=torch.float64)
             if not bool(meter.part(torch.tensor([place])).pay(cost)):
                 # What is open stays so: the whole is not proven.
-                tree.hopeless = True
+                tree.unpaid = True
                 break
             chosen.append((place, tree.open.pop()))
     return chosen

@@ -1,10 +1,11 @@
 """``auto``: plain intervals first, then dearer stages on what is still open, as far as the effort goes.
 
-Every sample and ε is decided by itself: which stages it is given follows from what they cost, counted, and from what
-the cheaper ones proved of it. So the verdict is the same whatever other ε stand beside it, and whatever other samples
-do, but for rounding: what a bound allows for it is one number a tensor, which grows with the largest value in it.
-Beside samples many orders of magnitude larger a margin may come out smaller by that much, and a verdict may differ
-where the margin is less. It is sound in either company.
+Every ε is decided by itself, and every sample has an effort of its own: which stages it is given follows from what they
+cost, counted, and from what the cheaper ones proved of it. So what is proven of a sample alone is proven whatever other
+ε stand beside it, and in any company, but for rounding: what a bound allows for it is one number a tensor, which grows
+with the largest value in it. Beside samples many orders of magnitude larger a margin may come out smaller by that much,
+and a verdict may differ where the margin is less. It is sound in either company. More may be proven than alone, by the
+effort that others leave (:mod:`thetabox.verify.search.surplus`).
 """
 
 from __future__ import annotations
@@ -69,64 +70,110 @@ def stages(problem: Problem, refused: dict[str, str] | None = None) -> Iterator[
     refused.update(reasons)
 
 
+# Places, and what they may cost → a tensor whose last dimension is those samples.
+Work = Callable[[Tensor, Meter], Tensor]
+
+
 @dataclass
 class Found:
-    """A part of a stage: which samples, and what was found of them (nothing where it gave up)."""
+    """A part of a stage: which samples, and what was found of them (nothing where it gave up).
+
+    Attributes:
+        given: forward passes that each of them could pay for it.
+        promise: of each, as :class:`~thetabox.verify.unfinished.Unfinished` tells it, of a stage that can go on.
+        more: whether these samples were in a part before, and were given more.
+    """
 
     members: Tensor
-    found: Tensor | None
+    given: Tensor
+    found: Tensor | None = None
     why: str = ""
+    promise: Tensor | None = None
+    more: bool = False
 
 
-def parts(
-    stage: Stage,
-    label: str,
-    todo: Tensor,
-    left: Tensor,
-    criterion: str,
-    work: Callable[[Tensor, Meter], Tensor],
-    store: ChunkStore,
-    deadline: Deadline,
-) -> Iterator[Found]:
-    """The stage on those of the samples that can pay for it, part by part.
+@dataclass(frozen=True)
+class Parts:
+    """A stage at one ε, in parts that the store keeps.
 
     A part that the store holds is not computed again: an interrupted run goes on to the same end. Which samples stand
     in a part may differ from run to run, for their order is that of computed margins; one that holds others, or the
     same with other means, is computed anew.
 
-    Args:
-        stage: for the size of its parts and what they cost.
+    Attributes:
+        stage: what is run.
         label: tells the stage's parts apart in the store.
-        todo: places of the samples, the most promising ones first.
+        epsilon, criterion: of the margins.
         left: forward passes that each sample of all may still take; written over.
-        criterion: of the margin.
-        work: places, what they may cost → a tensor whose last dimension is those samples.
+        work: what is done with a part.
         store: keeps finished parts.
         deadline: when to stop.
-
-    Raises:
-        OutOfTime: the deadline has passed; the present part is lost.
     """
-    passes = stage.passes(criterion)
-    todo = todo[left[todo] >= passes]
-    for part, members in enumerate(todo.split(part_size(stage)) if len(todo) else ()):
-        name = f"{stage.name}-{label}-{part}"
-        given = left[members]
-        held = store.read_part(name, ("members", "given", "found", "left"))
+
+    stage: Stage
+    label: str
+    epsilon: float
+    criterion: str
+    left: Tensor
+    work: Work
+    store: ChunkStore
+    deadline: Deadline
+
+    def over(self, todo: Tensor) -> Iterator[Found]:
+        """Those of the samples that can pay for it, as they come.
+
+        Raises:
+            OutOfTime: the deadline has passed; the present part is lost.
+        """
+        passes = self.stage.passes(self.criterion)
+        todo = todo[self.left[todo] >= passes]
+        for place, members in enumerate(todo.split(part_size(self.stage)) if len(todo) else ()):
+            yield self.one(str(place), members, passes)
+
+    def one(self, name: str, members: Tensor, least: float, before: Callable[[], None] | None = None) -> Found:
+        """One part; each of its samples pays ``least``, and what the stage takes beyond that.
+
+        Args:
+            name: among the parts of this stage and ε.
+            members: places of the samples.
+            least: forward passes.
+            before: is called if the part has to be computed.
+        """
+        name = f"{self.stage.name}-{self.label}-{name}"
+        resumes, given = self.stage.domain.resumes(self.criterion), self.left[members]
+        keys = ("members", "given", "found", "left", *(("promise",) if resumes else ()))
+        held = self.store.read_part(name, keys)
         if held is None or not (torch.equal(held["members"], members) and torch.equal(held["given"], given)):
-            deadline.check()
-            meter = Meter(given - passes, deadline)
+            self.deadline.check()
+            meter = Meter(given - least, self.deadline)
             try:
-                result = guarded(partial(work, members, meter))
+                if before is not None:
+                    before()
+                result = guarded(partial(self.work, members, meter))
             except GaveUp as error:
-                left[members] = 0.0
-                yield Found(members, None, str(error))
-                continue
+                self.left[members] = 0.0
+                return Found(members, given, why=str(error))
             assert meter.left is not None
             held = {"members": members, "given": given, "found": result, "left": meter.left}
-            store.write_part(name, held)
-        left[members] = held["left"]
-        yield Found(members, held["found"])
+            if resumes:
+                held["promise"] = self._promises(members)
+            self.store.write_part(name, held)
+        self.left[members] = held["left"]
+        return Found(members, given, held["found"], promise=held.get("promise"))
+
+    def again(self, part: Found) -> None:
+        """Do a part of before once more: its open proofs are then at hand."""
+        kept = self.stage.domain.unfinished
+        if kept is not None:
+            for sample in part.members.tolist():
+                kept.take((sample, self.epsilon))
+        meter = Meter(part.given - self.stage.passes(self.criterion), self.deadline)
+        guarded(partial(self.work, part.members, meter))
+
+    def _promises(self, members: Tensor) -> Tensor:
+        kept = self.stage.domain.unfinished
+        values = [-1.0 if kept is None else kept.promise((n, self.epsilon)) for n in members.tolist()]
+        return torch.tensor(values, dtype=torch.float64)
 
 
 def part_size(stage: Stage) -> int:

@@ -19,7 +19,7 @@ from thetabox.verify.domain import Domain
 from thetabox.verify.effort import Deadline, Meter, OutOfTime
 from thetabox.verify.interval.domain import PlainIntervals
 from thetabox.verify.problem import Problem, Progress
-from thetabox.verify.search import bounds, cascade
+from thetabox.verify.search import bounds, cascade, surplus
 from thetabox.verify.search.chunkstore import ChunkStore
 from thetabox.verify.search.failures import insisted
 
@@ -94,7 +94,8 @@ def in_stages(task: Task, clean: Float[Tensor, " samples"], effort: float) -> Pr
     Args:
         task: what to prove.
         clean: margins of the unperturbed network; nothing dearer is tried where one is not above 0.
-        effort: forward passes for each sample and ε that everything after plain intervals may take.
+        effort: forward passes for each sample and ε that everything after plain intervals may take; what samples leave
+            of it is for others at the same ε (:mod:`~thetabox.verify.search.surplus`).
     """
     plain = PlainIntervals(task.problem)
     proof = insisted(plain.name, partial(grid, task, plain))
@@ -130,17 +131,20 @@ def _in_stage(task: Task, stage: cascade.Stage, order: Tensor, left: Tensor, pro
     waiting = int(open_.sum())
     try:
         for sweep, epsilon in enumerate(task.sweep):
-            todo = order[open_[sweep, order]]
 
             def work(members: Tensor, meter: Meter, epsilon: Tensor = epsilon) -> Tensor:
                 return bounds.margins(
                     stage.domain, members, epsilon.expand(1, len(members)), task.labels, task.criterion, meter
                 )[0]
 
-            parts = cascade.parts(stage, str(sweep), todo, left[sweep], task.criterion, work, task.store, task.deadline)
-            for part in parts:
-                waiting -= len(part.members)
-                task.tell(task.rows - waiting)
+            parts = cascade.Parts(
+                stage, str(sweep), float(epsilon), task.criterion, left[sweep], work, task.store, task.deadline
+            )
+            todo = order[open_[sweep, order]]
+            for part in surplus.spent(parts, todo, order):
+                if not part.more:
+                    waiting -= len(part.members)
+                    task.tell(task.rows - waiting)
                 if part.found is None:
                     # The proofs so far stand; what this stage cannot do no dearer one of its kind will.
                     proof.left_out.setdefault(stage.name, part.why)
