@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from tests.verify.histories.test_recognition import problem
 from thetabox.models import RecurrentModule
 from thetabox.verify.histories.forward import run
 from thetabox.verify.histories.recognition import NotRecognised, recognised
+from thetabox.verify.histories.recognition.matrices import Matrix
 
 
 class BeginsWithASpike(RecurrentModule):
@@ -94,6 +97,29 @@ def test_more_spikes_than_are_counted_say_nothing() -> None:
 def test_several_spikes_that_do_not_each_take_as_much() -> None:
     with pytest.raises(NotRecognised, match="each take as much"):
         recognised(problem(Many(squared=True), torch.full((1, 4, 1), 0.6)))
+
+
+def test_steps_that_are_not_read_alike() -> None:
+    """The first step counts twice; in it nothing spikes on these inputs."""
+
+    class Uneven(BeginsWithASpike):
+        def readout(self, outputs: Tensor) -> Tensor:
+            return (outputs.sum(1) + outputs[:, 0]) @ self.out + self.bias
+
+    with pytest.raises(NotRecognised, match="alike"):
+        recognised(problem(Uneven("nothing"), torch.zeros(1, 4, 1)))
+
+
+def test_the_errors_of_factors_are_those_of_weights() -> None:
+    """Where a factor is known to a quarter, so is a weight of 1 times it; of entries at one place they add up."""
+    entries = Matrix()
+    entries.add(0, 0, None, 1.0, 0.25)
+    entries.add(1, 0, None, 3.0, 0.5)
+    entries.add(1, 0, None, -1.0, 0.125)
+    found = entries.weights_of(SimpleNamespace(tensors={}), 2, 1)  # type: ignore[arg-type]  # no tensors
+    assert found.centre.tolist() == [[1.0], [2.0]]
+    assert (found.error >= torch.tensor([[0.25], [0.625]], dtype=torch.float64)).all()
+    assert (found.error <= torch.tensor([[0.25], [0.625]], dtype=torch.float64) + 1e-12).all()
 
 
 class Step(nn.Module):
