@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from thetabox.errors import InputError
+from thetabox.measure.box_points import Weights
 from thetabox.measure.inputs import numbers_for, working_copy
 from thetabox.measure.many_lsnn import many_logits
 from thetabox.models.copies import not_followed
 from thetabox.models.lsnn import LSNN
 from thetabox.models.recurrent import is_recurrent
 
-Weights = dict[str, Tensor]
 Score = Callable[[Tensor, Tensor], Tensor]
 """(logits [..., n, classes], labels [n]) → sum over the n samples [...]."""
 Run = Callable[[int, int], tuple[float, list[Tensor]]]
