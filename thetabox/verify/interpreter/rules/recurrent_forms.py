@@ -27,7 +27,7 @@ from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import gamma
 from thetabox.verify.interpreter.context import Context
-from thetabox.verify.interpreter.rules.activation import ULPS
+from thetabox.verify.interpreter.rules.monotone import ULPS
 from thetabox.verify.interpreter.rules.recurrent_steps import Weights
 
 # Numbers in the largest tensor of generators.
