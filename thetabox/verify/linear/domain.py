@@ -25,9 +25,10 @@ from thetabox.verify.interpreter.tensors import Tensors
 from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.linear import rules, through_time  # noqa: F401  # the rules fill the table
 from thetabox.verify.linear.norms import ROUNDING_ONLY, Balls, Norms, deep
+from thetabox.verify.linear.own_rows import WALK_NUMBERS
 from thetabox.verify.linear.region import Frame
 from thetabox.verify.linear.samples import Samples
-from thetabox.verify.linear.tighten import WALK_NUMBERS, Tighten
+from thetabox.verify.linear.tighten import Tighten
 from thetabox.verify.linear.walk import Walk
 from thetabox.verify.network import RecurrentNetwork
 from thetabox.verify.network.samples_first import samples_first

@@ -20,11 +20,12 @@ from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.interpreter.context import Context
 from thetabox.verify.interpreter.walk import Value
 from thetabox.verify.linear.constant import gamma_sum
+from thetabox.verify.linear.own_rows import WALK_NUMBERS, in_parts, walk_rows
 from thetabox.verify.linear.region import Frame, Region
 from thetabox.verify.linear.rules import pooling
 from thetabox.verify.linear.rules.window import PoolWindow
 from thetabox.verify.linear.samples import Samples
-from thetabox.verify.linear.tighten import WALK_NUMBERS, Tighten, alike, walk_rows
+from thetabox.verify.linear.tighten import Tighten
 from thetabox.verify.linear.walk import Stop, Walk
 from thetabox.verify.network.graph import Graph, Operation
 from thetabox.verify.network.operators import TWO_SLOPES
@@ -287,16 +288,11 @@ class Differences:
         z = samples.ledger.deviations(group, count, exact=self.maker.index in samples.plan.single)
         counts = wanted.sum((1, 2))
         n, h, w = counts.nonzero(as_tuple=True)
-        amount = counts[n, h, w]
-        order = amount.argsort(descending=True)
-        widest, start = 0, 0
-        while start < len(order):
-            most = int(amount[order[start]])
-            count_here = 1 if not widest else max(1, WALK_NUMBERS // (2 * most * widest))
-            count_here = alike(amount[order[start : start + count_here]])
-            chosen = order[start : start + count_here]
-            start += count_here
-            widest = max(widest, self._walk(n[chosen], h[chosen], w[chosen], most, z, near, far))
+
+        def walk_some(chosen: Tensor, most: int) -> int:
+            return self._walk(n[chosen], h[chosen], w[chosen], most, z, near, far)
+
+        in_parts(counts[n, h, w], walk_some)
         return near, far
 
     def _walk(self, n: Tensor, h: Tensor, w: Tensor, most: int, z: Tensor, near: Tensor, far: Tensor) -> int:
