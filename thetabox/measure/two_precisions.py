@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from thetabox.box import Box
-from thetabox.measure.inputs import boxed, working_copy
+from thetabox.measure.inputs import boxed, own_precision, working_copy
 
 
 class TwoPrecisions:
@@ -24,8 +24,7 @@ class TwoPrecisions:
     """
 
     def __init__(self, model: nn.Module, box: Box, device: torch.device) -> None:
-        kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
-        self.dtype = torch.float64 if torch.float64 in kinds else torch.float32
+        self.dtype = own_precision(model)
         self.device = device
         self.fast, self.precise = working_copy(model, device, self.dtype), working_copy(model, device, torch.float64)
         self.tensors = {name: (t.to(device), r.to(device)) for name, (t, r) in boxed(model, box).items()}
