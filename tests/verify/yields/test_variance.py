@@ -19,7 +19,8 @@ from thetabox.verify.linear.walk import Walk
 from thetabox.verify.network.graph import Operation, map_arg_refs
 from thetabox.verify.yields.ledger import Ledger
 from thetabox.verify.yields.martingale import Common, Martingale
-from thetabox.verify.yields.rows import NoisySamples, NoisyWalk
+from thetabox.verify.yields.noisy_walk import NoisyWalk
+from thetabox.verify.yields.rows import NoisySamples
 from thetabox.verify.yields.sizes import sizes
 from thetabox.verify.yields.tied import derivative, mean_of_ends
 
