@@ -247,8 +247,8 @@ class Linear(Domain):
                     chunks.append(torch.cat([self._chunk(x, epsilon, one, answer, tighten) for one in part.split(1)]))
         if not chunks:
             return torch.zeros(0, rows, dtype=torch.float64)
-        found = torch.cat(chunks)
-        return torch.empty_like(found).index_copy(0, order, found)
+        together = torch.cat(chunks)
+        return torch.empty_like(together).index_copy(0, order, together)
 
     def _size(self, rows: int) -> int:
         """Samples of one walk."""

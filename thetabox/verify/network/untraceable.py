@@ -1,4 +1,4 @@
-"""What torch.export says of code that it cannot follow, in words for who wrote it."""
+"""What torch.export reports about code that it cannot follow, in words for who wrote it."""
 
 from __future__ import annotations
 

@@ -70,11 +70,11 @@ def stages(problem: Problem, refused: dict[str, str] | None = None) -> Iterator[
 
 
 @dataclass
-class Found:
-    """A part of a stage: which samples, and what was found of them (nothing where it gave up)."""
+class Part:
+    """A part of a stage: which samples, and what it bounds of them (nothing where it gave up)."""
 
     members: Tensor
-    found: Tensor | None
+    bounds: Tensor | None
     why: str = ""
 
 
@@ -87,7 +87,7 @@ def parts(
     work: Callable[[Tensor, Meter], Tensor],
     store: ChunkStore,
     deadline: Deadline,
-) -> Iterator[Found]:
+) -> Iterator[Part]:
     """The stage on those of the samples that can pay for it, part by part.
 
     A part that the store holds is not computed again: an interrupted run goes on to the same end. Which samples stand
@@ -120,13 +120,13 @@ def parts(
                 result = guarded(partial(work, members, meter))
             except GaveUp as error:
                 left[members] = 0.0
-                yield Found(members, None, str(error))
+                yield Part(members, None, str(error))
                 continue
             assert meter.left is not None
             held = {"members": members, "given": given, "found": result, "left": meter.left}
             store.write_part(name, held)
         left[members] = held["left"]
-        yield Found(members, held["found"])
+        yield Part(members, held["found"])
 
 
 def part_size(stage: Stage) -> int:

@@ -31,8 +31,8 @@ def layer_norms(balls: Balls, samples: Samples, operation: Operation, scale: Ten
         size = (1, size[-1]) if conv.flat else (size[-2], size[-1])
         # Each weight is read at no more positions than there are outputs.
         spots = math.prod(samples.shape(operation.index)[1:])
-        found = convolution_norm(full, size, conv.stride, conv.padding, conv.uneven)
-        return (found + slack * math.sqrt(spots)) * ROUNDED_UP
+        norm = convolution_norm(full, size, conv.stride, conv.padding, conv.uneven)
+        return (norm + slack * math.sqrt(spots)) * ROUNDED_UP
 
     rows = torch.linalg.vector_norm(theta.flatten(1), dim=1) * (ROUNDED_UP * (1.0 + 2.0 * weight.theta_error)) + 1e-150
     return balls.norms.once((operation.index, scale is not None), compute), rows

@@ -57,11 +57,11 @@ def _centre(
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """``W x`` as a sum of two, and what that may be off by: twice the digits where rounding is all there is."""
     theta = weight.theta
-    found = accurate(times, x.centre, theta, terms) if balls.rounding_only(samples) else None
-    if found is None:
+    twice = accurate(times, x.centre, theta, terms) if balls.rounding_only(samples) else None
+    if twice is None:
         lost = 0.0 if x.low is None else times(x.low.abs(), weight.magnitude) * (1.0 + gamma_sum(terms))
         return times(x.centre, theta), None, reach * gamma_sum(terms) + lost
-    high, low, error = found
+    high, low, error = twice
     if x.low is not None:
         # Numbers below the last digit, of which a product errs as any does.
         high, low = two_sum(high, low + times(x.low, theta))
