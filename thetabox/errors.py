@@ -1,4 +1,4 @@
-"""The one exception for anything wrong with what the user gave, and what is told of what was done with it."""
+"""The one exception for anything wrong with what the user gave, and the notice of what was done with it."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from tests.cli.interrupting import WAYS
 from thetabox.cli import thetabox
 from thetabox.data import load
 from thetabox.models import LSNN, MLP, ConvNet, save
@@ -47,6 +48,12 @@ def start() -> Callable[..., subprocess.Popen[str]]:
         )
 
     return call
+
+
+@pytest.fixture(params=WAYS)
+def interrupted(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Sends this process the signal."""
+    return lambda *args, **kwargs: os.kill(os.getpid(), WAYS[request.param])
 
 
 @pytest.fixture(scope="session")

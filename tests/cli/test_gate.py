@@ -20,6 +20,7 @@ import torch
 
 import thetabox as tb
 from tests.cli.conftest import ROOT
+from tests.cli.gated import copied, written
 from tests.cli.test_bad_input import refused
 from thetabox.cli.commands import gate
 
@@ -31,29 +32,14 @@ OWN = ("--scale", "dense*=0.5", "--exclude", "conv1.bias", "--box-kind", "relati
 @pytest.fixture(scope="module")
 def made(cnn, tmp_path_factory) -> Path:
     """A folder with a certificate of ten digits, and beside it its model."""
-    from click.testing import CliRunner
-
-    from thetabox.cli import thetabox
-
-    place = tmp_path_factory.mktemp("gate")
-    shutil.copy(cnn, place / "cnn.safetensors")
-    given = ["certify", place / "cnn.safetensors", *SMALL, "--epsilon", "0,1e-4,0.9", *OWN]
-    result = CliRunner().invoke(
-        thetabox, [str(a) for a in [*given, "--no-attack", "--no-radius", "--out", place / "out"]]
-    )
-    assert result.exit_code == 0, result.output
-    return place / "out"
+    given = (*SMALL, "--epsilon", "0,1e-4,0.9", *OWN, "--no-attack", "--no-radius")
+    return written(tmp_path_factory.mktemp("gate"), cnn, "certify", *given)
 
 
 @pytest.fixture
-def folder(made, tmp_path) -> Path:
+def folder(made, cnn, tmp_path) -> Path:
     """A copy to spoil."""
-    shutil.copytree(made.parent, tmp_path / "copy")
-    path = tmp_path / "copy" / "out" / "certificate.json"
-    found = json.loads(path.read_text())
-    found["model"]["source"] = "cnn.safetensors"
-    path.write_text(json.dumps(found))
-    return path.parent
+    return copied(made, tmp_path, "certificate.json", cnn)
 
 
 def test_it_passes_as_it_is(run, made):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from decimal import Decimal
 from pathlib import Path
 from xml.etree import ElementTree
@@ -14,6 +13,7 @@ import pytest
 import torch
 
 import thetabox as tb
+from tests.cli.gated import copied, written
 from tests.cli.test_bad_input import refused
 from thetabox.cli.commands import gate, gate_yield
 
@@ -27,27 +27,14 @@ HERE = ("--sigma", "0.01", "--min-yield", 0.99, "--min-accuracy", 0.5)
 @pytest.fixture(scope="module")
 def made(mlp, tmp_path_factory) -> Path:
     """A folder with a proven yield of ten digits, and beside it its model."""
-    from click.testing import CliRunner
-
-    from thetabox.cli import thetabox
-
-    place = tmp_path_factory.mktemp("gate")
-    shutil.copy(mlp, place / "mlp.safetensors")
-    given = ["yield", place / "mlp.safetensors", *SMALL, "--sigma", "0.01,0.9", *OWN, "--draws", 0]
-    result = CliRunner().invoke(thetabox, [str(a) for a in [*given, "--out", place / "out"]])
-    assert result.exit_code == 0, result.output
-    return place / "out"
+    given = (*SMALL, "--sigma", "0.01,0.9", *OWN, "--draws", 0)
+    return written(tmp_path_factory.mktemp("gate"), mlp, "yield", *given)
 
 
 @pytest.fixture
-def folder(made, tmp_path) -> Path:
+def folder(made, mlp, tmp_path) -> Path:
     """A copy to spoil."""
-    shutil.copytree(made.parent, tmp_path / "copy")
-    path = tmp_path / "copy" / "out" / "yield.json"
-    found = json.loads(path.read_text())
-    found["model"]["source"] = "mlp.safetensors"
-    path.write_text(json.dumps(found))
-    return path.parent
+    return copied(made, tmp_path, "yield.json", mlp)
 
 
 def edit(folder: Path, **entries: object) -> None:

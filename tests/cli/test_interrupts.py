@@ -4,33 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 
 import pytest
 
 import thetabox as tb
+from tests.cli.interrupting import POSIX, said
 from thetabox.cli.commands import certify
 from thetabox.errors import Terminated
 
 SMALL = ("--data", "digits", "--samples", 6, "--epsilon", "0,1e-3", "--domain", "interval")
-WAYS = {"Ctrl-C": signal.SIGINT, "SIGTERM": signal.SIGTERM}
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows knows no such signals")
-
-
-@pytest.fixture(params=WAYS)
-def interrupted(request):
-    """Sends this process the signal."""
-    return lambda *args, **kwargs: os.kill(os.getpid(), WAYS[request.param])
-
-
-def said(result) -> str:
-    assert result.exit_code == 130, (result.exit_code, result.output, result.exception)
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1, lines
-    assert "Traceback" not in result.output
-    return lines[0]
+pytestmark = POSIX
 
 
 def test_before_anything_is_read(run, cnn, tmp_path, monkeypatch, interrupted):

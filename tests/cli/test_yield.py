@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
-import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import thetabox as tb
+from tests.cli.interrupting import POSIX, said
 from tests.cli.test_bad_input import refused
 from tests.cli.test_commands import names, ok
 from thetabox.cli.commands import yield_
@@ -196,22 +194,6 @@ def test_a_folder_of_a_yield_is_left_alone_before_any_proof(run, mlp, tmp_path, 
 
 
 # --- interrupts and time
-
-WAYS = {"Ctrl-C": signal.SIGINT, "SIGTERM": signal.SIGTERM}
-POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows knows no such signals")
-
-
-@pytest.fixture(params=WAYS)
-def interrupted(request):
-    """Sends this process the signal."""
-    return lambda *args, **kwargs: os.kill(os.getpid(), WAYS[request.param])
-
-
-def said(result) -> str:
-    assert result.exit_code == 130, (result.exit_code, result.output, result.exception)
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1, lines
-    return lines[0]
 
 
 @POSIX

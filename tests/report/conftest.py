@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -91,3 +92,17 @@ def make_certificate() -> Callable[..., StandIn]:
 def attack(certificate: StandIn) -> SimpleNamespace:
     correct = certificate.margin > -5e-3
     return SimpleNamespace(epsilon=certificate.epsilon, correct=correct, accuracy=correct.double().mean(1))
+
+
+@pytest.fixture
+def disk_full_at_the_third_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two files are written, then there is no space left."""
+    real, calls = os.fsync, []
+
+    def full(handle: int) -> None:
+        calls.append(handle)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", full)

@@ -201,16 +201,8 @@ def test_a_file_in_the_way_leaves_the_old_report(tmp_path, certificate, make_cer
     assert names(tmp_path) == FILES
 
 
-def test_full_disk_leaves_nothing(tmp_path, certificate, monkeypatch):
-    real, calls = os.fsync, []
-
-    def full(handle: int) -> None:
-        calls.append(handle)
-        if len(calls) == 3:
-            raise OSError(28, "No space left on device")
-        real(handle)
-
-    monkeypatch.setattr(os, "fsync", full)
+@pytest.mark.usefixtures("disk_full_at_the_third_file")
+def test_full_disk_leaves_nothing(tmp_path, certificate):
     with pytest.raises(InputError, match=r"cannot write .*no space left on device"):
         write(tmp_path / "out", certificate)
     assert not (tmp_path / "out").exists()

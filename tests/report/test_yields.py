@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 from dataclasses import replace
 from html import unescape
@@ -227,16 +226,8 @@ def test_other_draws_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = os.fsync, []
-
-    def full(handle: int) -> None:
-        calls.append(handle)
-        if len(calls) == 3:
-            raise OSError(28, "No space left on device")
-        real(handle)
-
-    monkeypatch.setattr(os, "fsync", full)
+@pytest.mark.usefixtures("disk_full_at_the_third_file")
+def test_all_or_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot write .*no space left on device"):
         write_yield(tmp_path / "out", certificate())
     assert not (tmp_path / "out").exists()

@@ -20,7 +20,7 @@ from thetabox.verify.domains import domain_class
 from thetabox.verify.effort import Meter, forward_pass
 from thetabox.verify.histories import splits
 from thetabox.verify.interval.domain import PlainIntervals
-from thetabox.verify.linear import tighten
+from thetabox.verify.linear import own_rows
 from thetabox.verify.linear.walk import Walk
 from thetabox.verify.problem import Problem
 from thetabox.verify.search import bounds, cascade
@@ -187,7 +187,7 @@ def test_work_is_counted_the_same_in_any_chunks(
     assert max(together) > 0
     assert together == spent(bound, y, everyone[::-1], epsilon)[::-1]
     assert together == [spent(bound, y, [n], epsilon)[0] for n in everyone]
-    monkeypatch.setattr(tighten, "WALK_NUMBERS", 64)
+    monkeypatch.setattr(own_rows, "WALK_NUMBERS", 64)
     monkeypatch.setattr("thetabox.verify.linear.domain.WALK_NUMBERS", 64)
     monkeypatch.setattr(splits, "TOGETHER", 9)
     monkeypatch.setattr("thetabox.verify.histories.domain.SLOT_BYTES", {"cpu": 1 << 14})

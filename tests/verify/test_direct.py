@@ -91,7 +91,7 @@ def test_an_export_that_is_not_decomposed_is_what_its_decomposition_would_be(
             "aten._to_copy.default",
             "getitem",
         }
-    monkeypatch.setattr(trace, "_functional", lambda program: False)
+    monkeypatch.setattr(trace, "functional", lambda program: False)
     monkeypatch.setattr(trace, "_cache", WeakKeyDictionary())
     assert found == [renumbered(g) for g in network(net, x).graphs.values()]
 
@@ -129,7 +129,7 @@ def test_other_words_for_the_same_bounds(domain: str, arithmetic: str, monkeypat
     assert met >= operators.COMPOSITE - operators.RECURRENT.keys()  # which have tests of their own
     assert not met & {"aten.dropout.default", "aten._to_copy.default"}
     bounds = tb.logit_bounds(net, x, [0.0, 0.02], domain=domain, arithmetic=arithmetic)
-    monkeypatch.setattr(trace, "_functional", lambda program: False)
+    monkeypatch.setattr(trace, "functional", lambda program: False)
     assert not {o.operator for o in network(net, x).main.operations} & operators.COMPOSITE
     again = tb.logit_bounds(net, x, [0.0, 0.02], domain=domain, arithmetic=arithmetic)
     assert torch.equal(bounds.lower, again.lower)

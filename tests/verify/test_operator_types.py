@@ -22,7 +22,7 @@ from thetabox.verify.interpreter.context import Context, Sweep
 from thetabox.verify.interpreter.rules.table import TABLE
 from thetabox.verify.interpreter.walk import check_rules, evaluate
 from thetabox.verify.network.graph import BatchSize, Graph, Layout, Operation, Ref, map_arg_refs
-from thetabox.verify.network.trace import _check_samples_apart
+from thetabox.verify.network.samples_apart import check_samples_apart
 
 EPSILON = (0.0, 0.01, 0.3, 1.5)
 SAMPLES = 3
@@ -106,7 +106,7 @@ class Trial:
             del layouts[index]
         tensors = {i: f"t{i}" for i, v in values.items() if isinstance(v, int) and self.operands[v].role != "input"}
         graph = Graph([0], tensors, {}, [operation], Ref(1), layouts, dtypes)
-        _check_samples_apart(graph, operation)
+        check_samples_apart(graph, operation)
         return graph, values
 
     def bounds(self, rounding: Rounding) -> list[Interval | None] | None:

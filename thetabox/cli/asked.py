@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from thetabox.cli.inputs import read_data
-from thetabox.cli.options import literals
+from thetabox.cli.values import literals
 from thetabox.data import load as load_data
 from thetabox.data.dataset import SPLITS, Dataset
 from thetabox.errors import InputError

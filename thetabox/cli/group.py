@@ -88,7 +88,7 @@ class LazyGroup(click.Group):
 
 @contextmanager
 def _notices() -> Iterator[None]:
-    """What the library tells of what it did is a line on standard error."""
+    """What the library reports that it did is a line on standard error."""
     with warnings.catch_warnings():
         before = warnings.showwarning
 

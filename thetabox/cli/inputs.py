@@ -13,7 +13,7 @@ from torch import nn
 
 from thetabox.box import Box
 from thetabox.cli.console import tell
-from thetabox.cli.options import literals
+from thetabox.cli.values import literals
 from thetabox.data import Dataset
 from thetabox.data import load as load_data
 from thetabox.errors import InputError

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from thetabox.cli.options import Function, Numbers, Scale, once
+from thetabox.cli.options import Function
+from thetabox.cli.values import Numbers, Scale, once
 from thetabox.noise import Noise
 
 # Field of the noise → its option and what is said of it.

@@ -1,21 +1,16 @@
-"""Options that several commands share, and the types of their values."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
-import json
-import math
-import re
-from collections.abc import Callable, Sequence
-from decimal import Decimal, InvalidOperation
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any
 
 import click
 
-from thetabox.errors import InputError
+from thetabox.cli.values import Numbers, Range, Scale, Setting
 
 Function = Callable[..., Any]
-Value = TypeVar("Value")
 
 
 class Command(click.Command):
@@ -29,134 +24,6 @@ class Command(click.Command):
                 if single and order.count(parameter) > 1:
                     raise click.UsageError(f"{'/'.join(parameter.opts)} is given twice", ctx)
         return super().parse_args(ctx, args)
-
-
-class Numbers(click.ParamType):
-    """One number or several, separated by commas; finite and at least 0."""
-
-    name = "numbers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[float]:
-        if isinstance(value, list):
-            return value
-        numbers = []
-        for part in str(value).split(","):
-            try:
-                number = float(part)
-            except ValueError:
-                self.fail(f"{part.strip()!r} is not a number; write for instance 0,1e-4,1e-3", param, ctx)
-            if not 0 <= number < float("inf"):
-                self.fail(f"{part.strip()} is not a finite number of at least 0", param, ctx)
-            numbers.append(number)
-        if len(set(numbers)) < len(numbers):
-            self.fail("a value stands twice", param, ctx)
-        return numbers
-
-
-class Range(click.FloatRange):
-    """A number within bounds, where there are any; NaN lies in no range."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        number = super().convert(value, param, ctx)
-        if math.isnan(number):
-            self.fail(f"{value!r} is not a number", param, ctx)
-        return number
-
-
-class Durations(click.ParamType):
-    """One time or several, separated by commas; seconds, or with a unit (s, min, h, d, y of 365 days)."""
-
-    name = "times"
-    UNITS: ClassVar[dict[str, float]] = {"s": 1, "min": 60, "h": 3600, "d": 86_400, "y": 31_536_000}
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[float]:
-        if isinstance(value, list):
-            return value
-        times = []
-        for part in str(value).split(","):
-            match = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*(s|min|h|d|y)?\s*", part)
-            try:
-                time = float(match[1]) * self.UNITS[match[2] or "s"] if match else math.nan
-            except ValueError:
-                time = math.nan
-            if not math.isfinite(time):
-                self.fail(f"{part.strip()!r} is not a time; write for instance 25s,1h,30d,1y", param, ctx)
-            times.append(time)
-        if len(set(times)) < len(times):
-            self.fail("a time stands twice", param, ctx)
-        return times
-
-
-class Setting(click.ParamType):
-    """``name=value``."""
-
-    name = "name=value"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        if isinstance(value, tuple):
-            return value
-        key, equals, text = str(value).partition("=")
-        if not equals or not key.strip():
-            self.fail(f"{value!r} is not of the form name=value", param, ctx)
-        return key.strip(), text.strip()
-
-
-class Scale(Setting):
-    """``pattern=factor``."""
-
-    name = "pattern=factor"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        key, text = super().convert(value, param, ctx)
-        try:
-            return key, float(text)
-        except ValueError:
-            self.fail(f"{text!r} is not a number", param, ctx)
-
-
-class Share(click.ParamType):
-    """A number from 0 to 1, exactly as it is written."""
-
-    name = "share"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Decimal:
-        try:
-            share = Decimal(str(value))
-        except InvalidOperation:
-            share = Decimal("nan")
-        if share.is_nan() or not 0 <= share <= 1:
-            self.fail(f"{value!r} is not a number from 0 to 1", param, ctx)
-        return share
-
-
-def once(option: str, pairs: Sequence[tuple[str, Value]]) -> dict[str, Value]:
-    """The values of a repeatable ``name=value`` by their names.
-
-    Raises:
-        InputError: a name has two values.
-    """
-    names = [name for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"{option} gives {name!r} two values")
-    return dict(pairs)
-
-
-def literals(option: str, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """The values of a repeatable ``name=value`` by their names.
-
-    Raises:
-        InputError: a name has two values.
-    """
-    return {name: literal(text) for name, text in once(option, pairs).items()}
-
-
-def literal(text: str) -> Any:
-    """A value as JSON reads it (numbers, lists, true, false), else the text itself."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def model_options(function: Function) -> Function:

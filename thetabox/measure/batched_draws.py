@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from thetabox.errors import InputError
-from thetabox.measure.inputs import numbers_for, working_copy
+from thetabox.measure.box_points import Weights
+from thetabox.measure.inputs import numbers_for, own_precision, working_copy
 from thetabox.measure.many_lsnn import many_logits
 from thetabox.models.copies import not_followed
 from thetabox.models.lsnn import LSNN
 from thetabox.models.recurrent import is_recurrent
 
-Weights = dict[str, Tensor]
 Score = Callable[[Tensor, Tensor], Tensor]
 """(logits [..., n, classes], labels [n]) → sum over the n samples [...]."""
 Run = Callable[[int, int], tuple[float, list[Tensor]]]
@@ -79,8 +79,7 @@ class ManyWeights:
         batch: int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
-        self.dtype = dtype or (torch.float64 if torch.float64 in kinds else torch.float32)
+        self.dtype = dtype or own_precision(model)
         self.device = device
         self.network = working_copy(model, device, self.dtype)
         self.tensors = {**dict(self.network.network.named_parameters()), **dict(self.network.network.named_buffers())}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+Weights = dict[str, Tensor]
+"""Tensors by parameter name; where each sample has its own, the first dimension is the sample."""
 BoxEnds = dict[str, tuple[Tensor, Tensor, Tensor]]
 """Name → (θ, lower end, upper end)."""
 
@@ -19,7 +21,7 @@ def inward_ends(box: dict[str, tuple[Tensor, Tensor]], epsilon: float) -> BoxEnd
     return ends
 
 
-def placed(ends: BoxEnds, delta: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+def placed(ends: BoxEnds, delta: Weights, dtype: torch.dtype) -> Weights:
     """Weights from the lower end at δ = −1 over θ at 0 to the upper end at 1."""
     values = {}
     for name, points in ends.items():

@@ -17,7 +17,17 @@ from thetabox.models.failure import failure
 from thetabox.models.plain import plain
 from thetabox.models.twins import RUNNING
 
-__all__ = ["Levels", "Logits", "boxed", "checked", "class_count", "levels", "numbers_for", "working_copy"]
+__all__ = [
+    "Levels",
+    "Logits",
+    "boxed",
+    "checked",
+    "class_count",
+    "levels",
+    "numbers_for",
+    "own_precision",
+    "working_copy",
+]
 
 Levels = float | Sequence[float] | np.ndarray | Tensor
 
@@ -82,6 +92,23 @@ def class_count(model: nn.Module, example: Tensor, labels: Tensor) -> int:
     if labels.min() < 0 or labels.max() >= classes:
         raise InputError(f"labels run from {labels.min()} to {labels.max()}; the network knows 0 to {classes - 1}")
     return classes
+
+
+def precise_copy(model: nn.Module, x: Tensor, y: Tensor, device: torch.device) -> Logits:
+    """A copy in float64, to judge in, that takes such inputs and knows these classes.
+
+    Raises:
+        InputError: as :func:`class_count`.
+    """
+    copy = working_copy(model, device, torch.float64)
+    class_count(copy, numbers_for(x[:1], device, torch.float64), y)
+    return copy
+
+
+def own_precision(model: nn.Module) -> torch.dtype:
+    """The precision that a network computes in: float64 if any of its weights has that, else float32."""
+    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    return torch.float64 if torch.float64 in kinds else torch.float32
 
 
 def numbers_for(x: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -20,11 +20,11 @@ from thetabox.measure.drawn_chips import DrawnChips
 from thetabox.measure.inputs import (
     Levels,
     checked,
-    class_count,
     levels,
     numbers_for,
-    working_copy,
+    precise_copy,
 )
+from thetabox.measure.spread import Spread
 from thetabox.models.fold import folded
 from thetabox.noise import Noise
 
@@ -33,7 +33,7 @@ PAPER_LEVELS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7)
 
 
 @dataclass(frozen=True)
-class MismatchResult:
+class MismatchResult(Spread):
     """Accuracy of each draw of the weights.
 
     Attributes:
@@ -48,21 +48,6 @@ class MismatchResult:
     seed: int
     box: Box
     seconds: float
-
-    @property
-    def mean(self) -> Float[Tensor, " level"]:
-        """Mean over the draws."""
-        return self.accuracy.mean(1)
-
-    @property
-    def std(self) -> Float[Tensor, " level"]:
-        """Standard deviation over the draws (divided by S − 1; 0 for one draw)."""
-        return self.accuracy.std(1, correction=1 if self.accuracy.shape[1] > 1 else 0)
-
-    @property
-    def min(self) -> Float[Tensor, " level"]:
-        """The worst draw."""
-        return self.accuracy.amin(1)
 
     def joined(self, *others: MismatchResult) -> MismatchResult:
         """Draws of several instances of a model (trained from other seeds) as one result: [L, S₁ + S₂ + …].
@@ -159,8 +144,7 @@ def mismatch(
     model, inputs, labels = checked(model, x, y)
     where, chosen = choose_device(device), box or Box()
     model = folded(model) if chosen.fold else model
-    precise = working_copy(model, where, torch.float64)
-    class_count(precise, numbers_for(inputs[:1], where, torch.float64), labels)
+    precise = precise_copy(model, inputs, labels, where)
     many = ManyWeights(model, inputs, labels, where, chunk, batch)
     chips = DrawnChips(model, chosen, Noise(), seed)
     total = samples * len(sigmas)

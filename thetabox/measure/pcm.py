@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,17 @@ from thetabox.errors import InputError
 from thetabox.measure.accuracy import accuracy
 from thetabox.measure.converters import Converters
 from thetabox.measure.crossbar import Array, stored
-from thetabox.measure.inputs import Levels, checked, class_count, levels, numbers_for, working_copy
+from thetabox.measure.inputs import (
+    Levels,
+    checked,
+    levels,
+    numbers_for,
+    own_precision,
+    precise_copy,
+    working_copy,
+)
 from thetabox.measure.quantise import checked_bits
+from thetabox.measure.spread import Spread
 from thetabox.models.fold import folded
 from thetabox.models.precision import default_dtype
 from thetabox.models.recurrent import is_recurrent, run_steps
@@ -33,7 +43,7 @@ CALIBRATION = 256
 
 
 @dataclass(frozen=True)
-class PCMResult:
+class PCMResult(Spread):
     """Accuracy of each chip at each time.
 
     Attributes:
@@ -56,21 +66,6 @@ class PCMResult:
     seed: int
     box: Box
     seconds: float
-
-    @property
-    def mean(self) -> Float[Tensor, " time"]:
-        """Mean over the chips."""
-        return self.accuracy.mean(1)
-
-    @property
-    def std(self) -> Float[Tensor, " time"]:
-        """Standard deviation over the chips (divided by S − 1; 0 for one chip)."""
-        return self.accuracy.std(1, correction=1 if self.accuracy.shape[1] > 1 else 0)
-
-    @property
-    def min(self) -> Float[Tensor, " time"]:
-        """The worst chip."""
-        return self.accuracy.amin(1)
 
     def to_json(self) -> dict[str, Any]:
         """The result, for a report or a file."""
@@ -155,10 +150,8 @@ def pcm(
     model, inputs, labels = checked(model, x, y)
     where, chosen = choose_device(device), box or Box()
     model = folded(model) if chosen.fold else model
-    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    dtype = torch.float64 if torch.float64 in kinds else torch.float32
-    precise, drawn = working_copy(model, where, torch.float64), working_copy(model, where, dtype)
-    class_count(precise, numbers_for(inputs[:1], where, torch.float64), labels)
+    dtype = own_precision(model)
+    precise, drawn = precise_copy(model, inputs, labels, where), working_copy(model, where, dtype)
     named = {**dict(drawn.network.named_parameters()), **dict(drawn.network.named_buffers())}
     tensors = {name: named[name] for name in stored(model, chosen)}
     arrays = {name: Array(tensor, tile) for name, tensor in tensors.items()}
@@ -167,20 +160,10 @@ def pcm(
     if adc_bits or dac_bits:
         network = _Stepwise(drawn.network, dtype) if is_recurrent(drawn.network) else drawn
         converters = Converters(arrays, tensors, dac_bits, adc_bits)
-        spread = torch.linspace(0, len(inputs) - 1, min(CALIBRATION, len(inputs))).long()
-        with converters.calibrating():
-            network(numbers_for(inputs[spread], where, dtype))
-    shares = torch.empty(len(moments), samples, dtype=torch.float64)
-    for index, reading in enumerate(_readings(arrays, moments, samples, seed, compensation)):
-        draw, row = divmod(index, len(moments))
-        for name, (weight, gain) in reading.items():
-            tensors[name].copy_(weight)
-            if converters is not None:
-                converters.gain[name] = gain
-        with converters or nullcontext():
-            shares[row, draw] = accuracy(network, inputs, labels, where, dtype, chunk)
-        if progress is not None:
-            progress(index + 1, samples * len(moments))
+        _calibrate(converters, network, inputs, where, dtype)
+    readings = _readings(arrays, moments, samples, seed, compensation)
+    measure = partial(accuracy, x=inputs, y=labels, device=where, dtype=dtype, chunk=chunk)
+    shares = _shares(network, tensors, readings, converters, measure, len(moments), samples, progress)
     return PCMResult(
         times=torch.tensor(moments, dtype=torch.float64),
         accuracy=shares,
@@ -195,6 +178,38 @@ def pcm(
         box=chosen,
         seconds=time.perf_counter() - started,
     )
+
+
+def _calibrate(converters: Converters, network: nn.Module, x: Tensor, device: torch.device, dtype: torch.dtype) -> None:
+    """Set the ranges of the converters by inputs from all over the data."""
+    spread = torch.linspace(0, len(x) - 1, min(CALIBRATION, len(x))).long()
+    with converters.calibrating():
+        network(numbers_for(x[spread], device, dtype))
+
+
+def _shares(
+    network: nn.Module,
+    tensors: Mapping[str, Tensor],
+    readings: Iterator[dict[str, tuple[Tensor, Tensor]]],
+    converters: Converters | None,
+    measure: Callable[[nn.Module], float],
+    moments: int,
+    samples: int,
+    progress: Callable[[int, int], None] | None,
+) -> Float[Tensor, "time draw"]:
+    """Accuracy with the weights of each reading in place."""
+    shares = torch.empty(moments, samples, dtype=torch.float64)
+    for index, reading in enumerate(readings):
+        draw, row = divmod(index, moments)
+        for name, (weight, gain) in reading.items():
+            tensors[name].copy_(weight)
+            if converters is not None:
+                converters.gain[name] = gain
+        with converters or nullcontext():
+            shares[row, draw] = measure(network)
+        if progress is not None:
+            progress(index + 1, samples * moments)
+    return shares
 
 
 class _Stepwise(nn.Module):

@@ -18,7 +18,7 @@ from thetabox.device import choose_device
 from thetabox.errors import InputError
 from thetabox.measure.accuracy import accuracy
 from thetabox.measure.crossbar import stored
-from thetabox.measure.inputs import Levels, checked, class_count, numbers_for, working_copy
+from thetabox.measure.inputs import Levels, checked, own_precision, precise_copy, working_copy
 from thetabox.measure.mismatch import MismatchResult, mismatch
 from thetabox.models.fold import folded
 
@@ -154,10 +154,8 @@ def quantisation(
         raise InputError(f"chunk is {chunk}; it must be at least 1")
     model, inputs, labels = checked(model, x, y)
     where, chosen = choose_device(device), box or Box()
-    precise = working_copy(model, where, torch.float64)
-    class_count(precise, numbers_for(inputs[:1], where, torch.float64), labels)
-    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    dtype = torch.float64 if torch.float64 in kinds else torch.float32
+    precise = precise_copy(model, inputs, labels, where)
+    dtype = own_precision(model)
     shares, after = [], []
     for done, width in enumerate(widths, 1):
         twin = quantised(model, width, box=chosen)

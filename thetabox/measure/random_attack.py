@@ -19,7 +19,7 @@ from thetabox.errors import InputError
 from thetabox.measure.batched_draws import ManyWeights
 from thetabox.measure.box_points import inward_ends, placed
 from thetabox.measure.correctness import Correctness
-from thetabox.measure.inputs import Levels, boxed, checked, class_count, levels, numbers_for, working_copy
+from thetabox.measure.inputs import Levels, boxed, checked, levels, numbers_for, precise_copy
 from thetabox.models.fold import folded
 
 KINDS = ("uniform", "corner")
@@ -119,13 +119,38 @@ def random_attack(
     model, inputs, labels = checked(model, x, y)
     where, chosen = choose_device(device), box or Box()
     model = folded(model) if chosen.fold else model
-    precise = working_copy(model, where, torch.float64)
-    class_count(precise, numbers_for(inputs[:1], where, torch.float64), labels)
+    precise = precise_copy(model, inputs, labels, where)
     predicted = torch.cat([precise(numbers_for(p, where, torch.float64)).argmax(1).cpu() for p in inputs.split(chunk)])
     many = ManyWeights(model, inputs, labels, where, chunk, batch, torch.float64)
     tensors = boxed(model, chosen)
-    ends = [inward_ends(tensors, eps) for eps in epsilons]
     correct = (predicted == labels).expand(len(epsilons), -1).clone()
+    shared = _drawn(many, tensors, epsilons, draws, kind, seed, labels, correct, progress)
+    return RandomAttackResult(
+        epsilon=torch.tensor(epsilons, dtype=torch.float64),
+        correct=correct,
+        shared=shared.T.contiguous(),
+        label=labels,
+        predicted=predicted,
+        kind=kind,
+        seed=seed,
+        box=chosen,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _drawn(
+    many: ManyWeights,
+    tensors: dict[str, tuple[Tensor, Tensor]],
+    epsilons: list[float],
+    draws: int,
+    kind: str,
+    seed: int,
+    labels: Tensor,
+    correct: Bool[Tensor, "epsilon sample"],
+    progress: Callable[[int, int], None] | None,
+) -> Float[Tensor, "draw epsilon"]:
+    """Accuracies of all draws; what a draw makes wrong is taken out of ``correct``."""
+    ends = [inward_ends(tensors, eps) for eps in epsilons]
     shared = torch.empty(draws, len(epsilons), dtype=torch.float64)
 
     @lru_cache(maxsize=1)
@@ -147,14 +172,4 @@ def random_attack(
 
     total = draws * len(epsilons)
     many.visit(weights, total, see, None if progress is None else lambda done: progress(done, total))
-    return RandomAttackResult(
-        epsilon=torch.tensor(epsilons, dtype=torch.float64),
-        correct=correct,
-        shared=shared.T.contiguous(),
-        label=labels,
-        predicted=predicted,
-        kind=kind,
-        seed=seed,
-        box=chosen,
-        seconds=time.perf_counter() - started,
-    )
+    return shared

@@ -19,7 +19,7 @@ from thetabox.errors import InputError
 from thetabox.measure.batched_draws import ManyWeights
 from thetabox.measure.binomial import draws_needed, probability_at_least, worst_that_counts
 from thetabox.measure.drawn_chips import DrawnChips
-from thetabox.measure.inputs import Levels, checked, class_count, levels, numbers_for, working_copy
+from thetabox.measure.inputs import Levels, checked, levels, numbers_for, precise_copy
 from thetabox.models.fold import folded
 from thetabox.noise import Noise
 
@@ -145,17 +145,10 @@ def sampled_yield(
     """
     started = time.perf_counter()
     sigmas = levels(sigma, "sigma")
-    for name, value in (("draws", draws), ("chunk", chunk), ("batch", batch)):
-        if value is not None and (not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1):
-            raise InputError(f"{name} is {value!r}; it must be a whole number of at least 1")
-    draws, chunk, batch = int(draws), int(chunk), None if batch is None else int(batch)
+    draws, chunk = _counted(draws, "draws"), _counted(chunk, "chunk")
+    batch = None if batch is None else _counted(batch, "batch")
     sure, most = _between(confidence, "confidence"), _between(share, "share")
-    rank = worst_that_counts(draws, most, sure)
-    if rank < 1:
-        raise InputError(
-            f"{draws} draws cannot say with confidence {sure:g} what a share {most:g} of all chips reaches; "
-            f"{draws_needed(most, sure)} can"
-        )
+    rank = _rank(draws, most, sure)
     if noise is not None and not isinstance(noise, Noise):
         raise InputError(f"noise must be a thetabox.Noise, not {type(noise).__name__}")
     if box is not None and not isinstance(box, Box):
@@ -163,29 +156,10 @@ def sampled_yield(
     model, inputs, labels = checked(model, x, y)
     where, chosen, errors = choose_device(device), box or Box(), noise or Noise()
     model = folded(model) if chosen.fold else model
-    precise = working_copy(model, where, torch.float64)
-    class_count(precise, numbers_for(inputs[:1], where, torch.float64), labels)
+    precise = precise_copy(model, inputs, labels, where)
     many = ManyWeights(model, inputs, labels, where, chunk, batch)
     chips = DrawnChips(model, chosen, errors, seed)
-    total = draws * len(sigmas)
-    right = torch.zeros(len(sigmas), len(labels), dtype=torch.int64)
-    accuracies = torch.zeros(draws, len(sigmas), dtype=torch.float64)
-
-    def weights(index: int) -> dict[str, Tensor]:
-        draw, row = divmod(index, len(sigmas))
-        return chips.weights(draw, sigmas[row])
-
-    def see(part: slice, logits: list[Tensor]) -> None:
-        hits = torch.cat(
-            [_right(one, y.to(one.device)).cpu() for one, (_, y) in zip(logits, many.parts, strict=True)], -1
-        )
-        hits = hits.reshape(part.stop - part.start, -1)
-        for index, row in zip(range(part.start, part.stop), hits, strict=True):
-            draw, level = divmod(index, len(sigmas))
-            right[level] += row
-            accuracies[draw, level] = row.double().mean()
-
-    many.visit(weights, total, see, None if progress is None else lambda done: progress(done, total))
+    right, accuracies = _drawn(many, chips, sigmas, draws, len(labels), progress)
     clean = [precise(numbers_for(part, where, torch.float64)).argmax(1).cpu() for part in inputs.split(chunk)]
     single = 1.0 - (1.0 - sure) / len(labels)
     return SampledYield(
@@ -204,6 +178,63 @@ def sampled_yield(
         box=chosen,
         seconds=time.perf_counter() - started,
     )
+
+
+def _drawn(
+    many: ManyWeights,
+    chips: DrawnChips,
+    sigmas: list[float],
+    draws: int,
+    samples: int,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[Int[Tensor, "sigma sample"], Float[Tensor, "draw sigma"]]:
+    """How many draws classify each sample right, and each draw's accuracy."""
+    total = draws * len(sigmas)
+    right = torch.zeros(len(sigmas), samples, dtype=torch.int64)
+    accuracies = torch.zeros(draws, len(sigmas), dtype=torch.float64)
+
+    def weights(index: int) -> dict[str, Tensor]:
+        draw, row = divmod(index, len(sigmas))
+        return chips.weights(draw, sigmas[row])
+
+    def see(part: slice, logits: list[Tensor]) -> None:
+        hits = torch.cat(
+            [_right(one, y.to(one.device)).cpu() for one, (_, y) in zip(logits, many.parts, strict=True)], -1
+        )
+        hits = hits.reshape(part.stop - part.start, -1)
+        for index, row in zip(range(part.start, part.stop), hits, strict=True):
+            draw, level = divmod(index, len(sigmas))
+            right[level] += row
+            accuracies[draw, level] = row.double().mean()
+
+    many.visit(weights, total, see, None if progress is None else lambda done: progress(done, total))
+    return right, accuracies
+
+
+def _counted(value: Any, what: str) -> int:
+    """A whole number of at least 1.
+
+    Raises:
+        InputError: it is none.
+    """
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+        raise InputError(f"{what} is {value!r}; it must be a whole number of at least 1")
+    return int(value)
+
+
+def _rank(draws: int, share: float, confidence: float) -> int:
+    """Which of the draws, counted from the worst, that share of all chips reaches.
+
+    Raises:
+        InputError: not even the worst.
+    """
+    rank = worst_that_counts(draws, share, confidence)
+    if rank < 1:
+        raise InputError(
+            f"{draws} draws cannot say with confidence {confidence:g} what a share {share:g} of all chips reaches; "
+            f"{draws_needed(share, confidence)} can"
+        )
+    return rank
 
 
 def _right(logits: Tensor, y: Tensor) -> Tensor:

@@ -11,27 +11,24 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from thetabox.box import Box
 from thetabox.device import choose_device
 from thetabox.errors import InputError
-from thetabox.measure.box_points import BoxEnds, inward_ends, placed
+from thetabox.measure.box_points import BoxEnds, Weights, inward_ends, placed
 from thetabox.measure.correctness import Correctness
 from thetabox.measure.inputs import (
     Levels,
     Logits,
-    boxed,
     checked,
     class_count,
     levels,
     numbers_for,
-    working_copy,
 )
+from thetabox.measure.two_precisions import TwoPrecisions, margins
 from thetabox.models.fold import folded
 
-Weights = dict[str, Tensor]
 LOSSES = ("cross-entropy", "kl", "margin")
 MOMENTUM = 0.75
 START = 1e-3
@@ -143,13 +140,40 @@ def shared_attack(
     where = choose_device(device)
     chosen = box or Box()
     climb = _Climb(folded(model) if chosen.fold else model, chosen, inputs, labels, where, chunk, loss, steps)
-    order = sorted(range(len(epsilons)), key=epsilons.__getitem__)
-    best = climb.judge({})
-    predicted = best.predicted
-    found: dict[int, _Point] = {}
-    delta: Weights | None = None
+    clean = climb.judge({})
+    points = _worst(climb, clean, epsilons, restarts, seed, progress)
+    exact = {name: theta for name, (theta, _) in climb.tensors.items()}
+    return SharedAttackResult(
+        epsilon=torch.tensor(epsilons, dtype=torch.float64),
+        correct=torch.stack([point.predicted == labels for point in points]),
+        cross_entropy=torch.tensor([point.cross_entropy for point in points], dtype=torch.float64),
+        label=labels,
+        predicted=clean.predicted,
+        loss=loss,
+        steps=steps,
+        restarts=restarts,
+        seed=seed,
+        box=chosen,
+        seconds=time.perf_counter() - started,
+        weights=[{n: v.cpu() for n, v in (exact | point.weights).items()} for point in points]
+        if keep_weights
+        else None,
+    )
+
+
+def _worst(
+    climb: _Climb,
+    clean: _Point,
+    epsilons: list[float],
+    restarts: int,
+    seed: int,
+    progress: Callable[[int, int], None] | None,
+) -> list[_Point]:
+    """The worst weights of each ε; those of a smaller one are inside the box of a larger one."""
+    best, delta = clean, None
+    worst: dict[int, _Point] = {}
     done = 0
-    for index in order:
+    for index in sorted(range(len(epsilons)), key=epsilons.__getitem__):
         ends = inward_ends(climb.tensors, epsilons[index])
         for restart in range(restarts):
             if epsilons[index] > 0:
@@ -161,25 +185,8 @@ def shared_attack(
             done += 1
             if progress is not None:
                 progress(done, len(epsilons) * restarts)
-        found[index] = best
-    points = [found[index] for index in range(len(epsilons))]
-    exact = {name: theta for name, (theta, _) in climb.tensors.items()}
-    return SharedAttackResult(
-        epsilon=torch.tensor(epsilons, dtype=torch.float64),
-        correct=torch.stack([point.predicted == labels for point in points]),
-        cross_entropy=torch.tensor([point.cross_entropy for point in points], dtype=torch.float64),
-        label=labels,
-        predicted=predicted,
-        loss=loss,
-        steps=steps,
-        restarts=restarts,
-        seed=seed,
-        box=chosen,
-        seconds=time.perf_counter() - started,
-        weights=[{n: v.cpu() for n, v in (exact | point.weights).items()} for point in points]
-        if keep_weights
-        else None,
-    )
+        worst[index] = best
+    return [worst[index] for index in range(len(epsilons))]
 
 
 @dataclass(frozen=True)
@@ -195,8 +202,8 @@ class _Point:
         return (-self.accuracy, self.cross_entropy) > (-other.accuracy, other.cross_entropy)
 
 
-class _Climb:
-    """The network in two precisions (its own, to search in, and float64, to judge in), the data, and the loss."""
+class _Climb(TwoPrecisions):
+    """The network in two precisions, the data, and the loss."""
 
     def __init__(
         self,
@@ -209,12 +216,9 @@ class _Climb:
         loss: str,
         steps: int,
     ) -> None:
-        kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
-        self.dtype = torch.float64 if torch.float64 in kinds else torch.float32
-        self.device, self.loss, self.steps = device, loss, steps
-        self.fast, self.precise = working_copy(model, device, self.dtype), working_copy(model, device, torch.float64)
+        super().__init__(model, box, device)
+        self.loss, self.steps = loss, steps
         class_count(self.precise, numbers_for(x[:1], device, torch.float64), y)
-        self.tensors = {name: (t.to(device), r.to(device)) for name, (t, r) in boxed(model, box).items()}
         self.parts = list(zip(x.split(chunk), y.split(chunk), strict=True))
         self.count = len(y)
         self.clean = [log_softmax(self._logits(self.fast, {}, part), 1) for part, _ in self.parts]
@@ -274,14 +278,10 @@ class _Climb:
             return cross_entropy(logits, y, reduction="sum")
         if self.loss == "kl":
             return kl_div(log_softmax(logits, 1), clean, reduction="sum", log_target=True)
-        own = torch.arange(logits.shape[1], device=y.device) == y[:, None]
-        margin = torch.where(own, logits, 0).sum(1) - torch.where(own, -torch.inf, logits).amax(1)
-        return -margin.clamp(min=0).sum()
+        return -margins(logits, y).clamp(min=0).sum()
 
     def _logits(self, network: Logits, weights: Weights, x: Tensor) -> Tensor:
-        inputs = numbers_for(x, self.device, network.dtype)
-        answer: Tensor = functional_call(network, {f"network.{n}": w for n, w in weights.items()}, (inputs,))
-        return answer
+        return network.under(weights, numbers_for(x, self.device, network.dtype))
 
 
 def _corner(delta: Weights) -> Weights:

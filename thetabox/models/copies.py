@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from thetabox import checks
@@ -57,6 +58,12 @@ class Logits(nn.Module):
                 f"the network answers a {type(answer).__name__}; it must answer one tensor of logits [samples, "
                 "classes]: wrap it in a module that does"
             )
+        return answer
+
+    def under(self, weights: dict[str, Tensor], x: Tensor) -> Tensor:
+        """The logits with other weights, by the network's names, in the place of its own."""
+        named = {f"network.{name}": value for name, value in weights.items()}
+        answer: Tensor = functional_call(self, named, (x,))
         return answer
 
     def prepare(self) -> Logits:

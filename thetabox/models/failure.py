@@ -15,7 +15,7 @@ from thetabox.models.input_type import input_type
 
 # Code of these is not the user's.
 OURS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
-# What torch says of operands in two types.
+# What torch reports about operands in two types.
 TYPES = ("same dtype", "scalar type", "expected m1 and m2", "dtype", "should be the same", "must match the type")
 LONGEST = 200
 HIDDEN = (

@@ -1,4 +1,4 @@
-"""What every page says of where its numbers come from: model, data, box."""
+"""What every page says about where its numbers come from: model, data, box."""
 
 from __future__ import annotations
 

@@ -65,6 +65,16 @@ def beside(
             raise InputError(f"{what} must be a dictionary, not {type(entries).__name__}")
 
 
+def check_criterion(criterion: str) -> None:
+    """Raise unless a proof may go by it.
+
+    Raises:
+        InputError: an unknown one.
+    """
+    if criterion not in CRITERIA:
+        raise InputError(f"unknown criterion {criterion!r}; choose one of {', '.join(CRITERIA)}")
+
+
 def check_progress(progress: Any) -> None:
     """Raise unless it can be told how far a run has come.
 

@@ -45,15 +45,15 @@ def cells(model: nn.Module, x: Tensor | Several, box: Box | None = None, *, spre
         except InputError as error:
             return [f"not recognised as leaky cells: {error}"]
         if isinstance(problem.model, Leaky):
-            found = ["leaky cells, as the network describes itself (leaky_cells)"]
+            described = ["leaky cells, as the network describes itself (leaky_cells)"]
         else:
             net = recognised(problem).net
-            found = [f"recognised: {summary(net)}", *(f"  {line}" for line in lines(net))]
+            described = [f"recognised: {summary(net)}", *(f"  {line}" for line in lines(net))]
         if spread:
             seen = branching(domain.engine, SAMPLES)
-            found.append(
+            described.append(
                 f"branching ratio {seen.ratio:.2f}: so many other cells change their spikes when one of the "
                 f"{seen.flips} least certain spikes does; above about 1 few proofs go beyond the first uncertain spike "
                 f"(here at ε of about {seen.smallest:.1g}), and training with noise, l1 or counts lowers it"
             )
-        return found
+        return described

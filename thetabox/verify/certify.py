@@ -86,7 +86,7 @@ def certify(
             by a hair in networks of eight activations in a row and more.
         baseline: also compute verified accuracy by disjoint logit intervals.
         profile: also find where verification fails first.
-        progress: called with rows that the present stage need not treat any more, and rows in all.
+        progress: called with the pairs of sample and ε that the present stage need not treat any more, and all pairs.
         timeout: seconds after which the proof stops where it is; what was proven stands, and ``finished`` of the
             certificate is false if anything was left undone.
         resume: folder for finished chunks; the next call with the same input goes on from there.
@@ -110,8 +110,7 @@ def certify(
     arguments.beside(resume, model_info, data_info)
     arguments.check_progress(progress)
     chosen = arguments.settings(domain, box, arithmetic, precision, device, options)
-    if criterion not in arguments.CRITERIA:
-        raise InputError(f"unknown criterion {criterion!r}; choose one of {', '.join(arguments.CRITERIA)}")
+    arguments.check_criterion(criterion)
     eps = arguments.epsilons(epsilon)
     asked = arguments.network(model, x, chosen)
     model, inputs = asked.model, asked.x
@@ -165,7 +164,7 @@ def _own_class_decides(
 
 
 def _left_out(problem: Problem, facts: dict[str, Any]) -> dict[str, Any]:
-    """What the certificate says of functions behind the logits, which keep the order of the classes."""
+    """What the certificate records of functions behind the logits, which keep the order of the classes."""
     ending = problem.network.ending
     read = facts.get("answer", "logits")
     return {"answer": f"{read}; bounded in front of the {ending}, which keeps their order"} if ending else {}

@@ -11,9 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from thetabox import checks
 from thetabox.box import Box
-from thetabox.errors import InputError
 from thetabox.verify import agreement, arguments, domains
 from thetabox.verify.domain import Domain
 from thetabox.verify.effort import DEFAULT, Deadline, Meter
@@ -23,7 +21,7 @@ from thetabox.verify.problem import Problem, Progress
 from thetabox.verify.search import bounds, cascade
 from thetabox.verify.search.failures import GaveUp, guarded, insisted
 from thetabox.verify.search.first_order import first_order_radius
-from thetabox.verify.search.largest_proven import FLOOR, largest_proven
+from thetabox.verify.search.largest_proven import FLOOR, largest_proven, searched_range
 
 # Plain intervals prove about this share of the first-order radius of a network trained the standard way.
 INTERVAL_SHARE = 16.0
@@ -92,14 +90,8 @@ def certified_radius(
     deadline = Deadline(arguments.seconds(timeout))
     arguments.check_progress(progress)
     chosen = arguments.settings(domain, box, arithmetic, precision, device, options)
-    if criterion not in arguments.CRITERIA:
-        raise InputError(f"unknown criterion {criterion!r}; choose one of {', '.join(arguments.CRITERIA)}")
-    top = checks.number(max_epsilon, "max_epsilon")
-    if top < FLOOR:
-        raise InputError(f"max_epsilon must be at least {FLOOR}")
-    rtol = checks.number(rtol, "rtol")
-    if not 1e-6 <= rtol <= 1.0:
-        raise InputError(f"rtol must lie between 1e-6 and 1, not {rtol}")
+    arguments.check_criterion(criterion)
+    top, rtol = searched_range("max_epsilon", max_epsilon, rtol)
     asked = arguments.network(model, x, chosen)
     model, inputs = asked.model, asked.x
     labels = arguments.labels(y, len(inputs))

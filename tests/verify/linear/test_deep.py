@@ -16,7 +16,7 @@ import thetabox as tb
 from thetabox.verify.effort import Meter
 from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.linear import domain as domains
-from thetabox.verify.linear import tighten
+from thetabox.verify.linear import own_rows
 from thetabox.verify.linear.norms.accurate import accurate, two_product
 from thetabox.verify.linear.norms.spectral import convolution_norm, spectral_norm
 from thetabox.verify.linear.region import Region
@@ -266,7 +266,7 @@ def test_what_is_verified_is_not_flipped_and_depends_on_nothing_else(monkeypatch
         for row, epsilon in enumerate(part):
             assert torch.equal(again.margin[row], found.margin[sweep.index(epsilon)])
     monkeypatch.setattr(cascade, "LARGEST_PART", 1)
-    monkeypatch.setattr(tighten, "WALK_NUMBERS", 1 << 15)
+    monkeypatch.setattr(own_rows, "WALK_NUMBERS", 1 << 15)
     monkeypatch.setattr(domains, "MOST_ITEMS", 2)
     alone = tb.certify(model, x, y, sweep, options=options)
     assert torch.equal(alone.verified, found.verified)

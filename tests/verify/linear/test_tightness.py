@@ -153,7 +153,7 @@ def test_small_chunks_answer_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
         epsilon = spread([1e-3, 0.05], len(x))
         expected = linear(model, x).margins(slice(None), epsilon, y)
         with monkeypatch.context() as small:
-            small.setattr("thetabox.verify.linear.tighten.WALK_NUMBERS", 64)
+            small.setattr("thetabox.verify.linear.own_rows.WALK_NUMBERS", 64)
             small.setattr("thetabox.verify.linear.rules.convolution.BLOCK", 64)
             small.setattr("thetabox.verify.linear.domain.WALK_NUMBERS", 64)
             assert torch.allclose(linear(model, x).margins(slice(None), epsilon, y), expected, rtol=1e-9, atol=1e-9)

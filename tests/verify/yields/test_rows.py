@@ -16,7 +16,7 @@ from thetabox.verify.linear.region import Frame
 from thetabox.verify.linear.rules import pooling
 from thetabox.verify.network.graph import BatchSize, map_arg_refs
 from thetabox.verify.network.operators import MAX_POOLS_2D
-from thetabox.verify.yields.rows import NoisyWalk
+from thetabox.verify.yields.noisy_walk import NoisyWalk
 
 DRAWS = 4000
 # Networks with operators whose results are bounded by intervals alone: the noise in front of them is in those.

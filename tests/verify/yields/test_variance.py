@@ -13,13 +13,14 @@ from thetabox.verify import agreement, arguments
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.interpreter.context import Context, Sweep
 from thetabox.verify.linear.domain import margin_rows
+from thetabox.verify.linear.own_rows import POINT
 from thetabox.verify.linear.region import Frame
-from thetabox.verify.linear.tighten import POINT
 from thetabox.verify.linear.walk import Walk
 from thetabox.verify.network.graph import Operation, map_arg_refs
 from thetabox.verify.yields.ledger import Ledger
 from thetabox.verify.yields.martingale import Common, Martingale
-from thetabox.verify.yields.rows import NoisySamples, NoisyWalk
+from thetabox.verify.yields.noisy_walk import NoisyWalk
+from thetabox.verify.yields.rows import NoisySamples
 from thetabox.verify.yields.sizes import sizes
 from thetabox.verify.yields.tied import derivative, mean_of_ends
 

@@ -14,6 +14,7 @@ from thetabox.cli import options
 from thetabox.cli.console import Steps, progress_bar, show
 from thetabox.cli.inputs import Given, proof_settings, read_all
 from thetabox.cli.kept import PARTIAL, cut, nothing_kept, part_kept
+from thetabox.measure import AttackResult
 from thetabox.verify import Radii
 from thetabox.verify.effort import Deadline
 
@@ -59,31 +60,10 @@ def command(
         try:
             if radius and not deadline.passed:
                 how["timeout"] = deadline.left
-                radii = tb.certified_radius(
-                    given.model,
-                    given.data.x,
-                    given.data.y,
-                    box=given.box,
-                    details=True,
-                    progress=Steps(bar, "radius"),
-                    **how,
-                )
-                assert isinstance(radii, Radii)
-                # Radii that a search was cut at say less than they seem to.
-                certificate = replace(certificate, radius=radii.radius) if radii.finished else certificate
+                certificate = _with_radii(certificate, given, how, Steps(bar, "radius"))
             if attack and not deadline.passed:
-                attacked = tb.attack(
-                    given.model,
-                    given.data.x,
-                    given.data.y,
-                    epsilon,
-                    steps=attack_steps,
-                    restarts=attack_restarts,
-                    box=given.box,
-                    seed=seed,
-                    device=device,
-                    progress=Steps(bar, "attack"),
-                )
+                strength = {"steps": attack_steps, "restarts": attack_restarts, "seed": seed, "device": device}
+                attacked = _attacked(given, epsilon, strength, Steps(bar, "attack"))
         except KeyboardInterrupt:
             report.write(folder, certificate)
             raise KeyboardInterrupt(f"interrupted; {folder}/report.html holds the proof, less the rest") from None
@@ -104,3 +84,16 @@ def _certify(given: Given, epsilon: list[float], how: dict[str, Any], folder: Pa
         return tb.certify(
             **given.claim, epsilon=epsilon, baseline=True, profile=True, progress=progress, resume=partial, **how
         )
+
+
+def _with_radii(certificate: tb.Certificate, given: Given, how: dict[str, Any], progress: Steps) -> tb.Certificate:
+    """The certificate with the radii; without those that a search was cut at, which say less than they seem to."""
+    radii = tb.certified_radius(
+        given.model, given.data.x, given.data.y, box=given.box, details=True, progress=progress, **how
+    )
+    assert isinstance(radii, Radii)
+    return replace(certificate, radius=radii.radius) if radii.finished else certificate
+
+
+def _attacked(given: Given, epsilon: list[float], how: dict[str, Any], progress: Steps) -> AttackResult:
+    return tb.attack(given.model, given.data.x, given.data.y, epsilon, box=given.box, progress=progress, **how)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from thetabox.cli import options
+from thetabox.cli import options, values
 from thetabox.cli.console import show
 from thetabox.cli.jobs_bar import jobs_bar
 from thetabox.compare import cells, compare, read_config
@@ -21,7 +21,7 @@ from thetabox.report import plain_table
 @click.option("--methods", metavar="M[,M…]", help="Training methods, a+b for two at once; see `thetabox methods`.")
 @click.option("--seeds", type=click.IntRange(min=1), help="Networks a method.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over the data; the task's own by default.")
-@click.option("--sweep", type=options.Setting(), multiple=True, metavar="NAME=V,V…", help="Values to try; repeatable.")
+@click.option("--sweep", type=values.Setting(), multiple=True, metavar="NAME=V,V…", help="Values to try; repeatable.")
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE.toml", help="All of this and more.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Folder of the task's files (or set THETABOX_DATA).")
 @click.option("--device", default="cpu", show_default=True, metavar="auto|cpu|cuda")
@@ -44,8 +44,8 @@ def command(
     if methods is not None:
         changes["methods"] = [name.strip() for name in methods.split(",") if name.strip()]
     if sweep:
-        named = options.once("--sweep", sweep)
-        changes["sweep"] = {name: [options.literal(v.strip()) for v in text.split(",")] for name, text in named.items()}
+        named = values.once("--sweep", sweep)
+        changes["sweep"] = {name: [values.literal(v.strip()) for v in text.split(",")] for name, text in named.items()}
     chosen = read_config(config, **changes)
     if epochs is not None:
         chosen = read_config(config, **changes, fit={**chosen.fit, "epochs": epochs})

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from thetabox import report
-from thetabox.cli import options
+from thetabox.cli import options, values
 from thetabox.cli.console import show
 from thetabox.cli.jobs_bar import jobs_bar
 from thetabox.processes import Tell, run_all
@@ -56,7 +56,7 @@ class Plan:
 
 
 @click.command("demo", cls=options.Command)
-@click.option("--epsilon", type=options.Numbers(), default=EPSILON, show_default=True, metavar="E[,E…]")
+@click.option("--epsilon", type=values.Numbers(), default=EPSILON, show_default=True, metavar="E[,E…]")
 @click.option("--samples", type=click.IntRange(min=1), default=200, show_default=True, help="Test samples a data set.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--device", default="cpu", show_default=True, metavar="auto|cpu|cuda")

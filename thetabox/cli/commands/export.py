@@ -9,7 +9,7 @@ import click
 from thetabox.cli import options
 from thetabox.cli.console import show
 from thetabox.cli.inputs import read_model
-from thetabox.models.checkpoint import write_atomically
+from thetabox.models.atomic_write import write_atomically
 from thetabox.models.nir.write import DYNAMICS, nir_bytes
 
 

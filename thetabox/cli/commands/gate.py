@@ -13,7 +13,7 @@ import click
 
 import thetabox as tb
 from thetabox import report
-from thetabox.cli import asked, options
+from thetabox.cli import asked, options, values
 from thetabox.cli.commands import gate_yield
 from thetabox.cli.console import Steps, progress_bar, show, tell
 from thetabox.cli.counts import enough, written
@@ -70,7 +70,7 @@ class Gate(options.Command):
 @options.model_options
 @options.data_options(required=False)
 @options.epsilon_option(required=False)
-@click.option("--min-verified", type=options.Share(), metavar="SHARE", help="With --epsilon: least verified accuracy.")
+@click.option("--min-verified", type=values.Share(), metavar="SHARE", help="With --epsilon: least verified accuracy.")
 @gate_yield.claim_options
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write the outcome as JUnit XML.")
 @options.proof_options

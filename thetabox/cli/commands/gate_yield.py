@@ -11,7 +11,7 @@ import click
 
 import thetabox as tb
 from thetabox import report
-from thetabox.cli import asked, options
+from thetabox.cli import asked, options, values
 from thetabox.cli.console import Steps, progress_bar, tell
 from thetabox.cli.counts import enough, written
 from thetabox.cli.inputs import read_all
@@ -31,10 +31,10 @@ CLAIMS = "--epsilon with --min-verified, or --sigma with --min-yield and --min-a
 def claim_options(function: options.Function) -> options.Function:
     """What is claimed of the yield."""
     share = click.option(
-        "--min-yield", type=options.Share(), metavar="SHARE", help="With --sigma: least share of all chips, ..."
+        "--min-yield", type=values.Share(), metavar="SHARE", help="With --sigma: least share of all chips, ..."
     )
     accuracy = click.option(
-        "--min-accuracy", type=options.Share(), metavar="SHARE", help="... and the accuracy that each of them reaches."
+        "--min-accuracy", type=values.Share(), metavar="SHARE", help="... and the accuracy that each of them reaches."
     )
     return sigma_option(None)(share(accuracy(function)))
 

@@ -9,7 +9,7 @@ import click
 
 import thetabox as tb
 from thetabox import report
-from thetabox.cli import options
+from thetabox.cli import options, values
 from thetabox.cli.console import Steps, progress_bar, show
 from thetabox.cli.inputs import read_all
 from thetabox.report.results import number
@@ -18,11 +18,9 @@ from thetabox.report.results import number
 @click.command("landscape", cls=options.Command)
 @options.model_options
 @options.data_options()
+@click.option("--zeta", type=values.Range(min=0, min_open=True), default=0.2, show_default=True, help="Error at α = 1.")
 @click.option(
-    "--zeta", type=options.Range(min=0, min_open=True), default=0.2, show_default=True, help="Error at α = 1."
-)
-@click.option(
-    "--reach", type=options.Range(min=0, min_open=True), default=2.0, show_default=True, help="α from −reach to it."
+    "--reach", type=values.Range(min=0, min_open=True), default=2.0, show_default=True, help="α from −reach to it."
 )
 @click.option("--points", type=click.IntRange(min=3), default=51, show_default=True, help="Values of α.")
 @click.option("--directions", type=click.IntRange(min=1), default=5, show_default=True)

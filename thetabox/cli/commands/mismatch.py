@@ -9,7 +9,7 @@ import click
 
 import thetabox as tb
 from thetabox import report
-from thetabox.cli import options
+from thetabox.cli import options, values
 from thetabox.cli.console import Steps, progress_bar, show
 from thetabox.cli.inputs import read_all
 from thetabox.report.results import number, percent
@@ -18,7 +18,7 @@ from thetabox.report.results import number, percent
 @click.command("mismatch", cls=options.Command)
 @options.model_options
 @options.data_options()
-@click.option("--level", type=options.Numbers(), default="0.1,0.3", show_default=True, metavar="L[,L…]")
+@click.option("--level", type=values.Numbers(), default="0.1,0.3", show_default=True, metavar="L[,L…]")
 @click.option(
     "--draws", type=click.IntRange(min=1), default=100, show_default=True, help="Draws of the weights a level."
 )

@@ -9,7 +9,7 @@ import click
 
 import thetabox as tb
 from thetabox import report
-from thetabox.cli import options
+from thetabox.cli import options, values
 from thetabox.cli.console import Steps, progress_bar, show
 from thetabox.cli.inputs import read_all
 from thetabox.report.results import duration, percent
@@ -20,7 +20,7 @@ BITS = click.IntRange(min=0, max=24)
 @click.command("pcm", cls=options.Command)
 @options.model_options
 @options.data_options()
-@click.option("--times", type=options.Durations(), default="25s,1h,1d,30d,1y", show_default=True, metavar="T[,T…]")
+@click.option("--times", type=values.Durations(), default="25s,1h,1d,30d,1y", show_default=True, metavar="T[,T…]")
 @click.option("--draws", type=click.IntRange(min=1), default=10, show_default=True, help="Chips, each programmed once.")
 @click.option("--adc-bits", type=BITS, default=8, show_default=True, help="Of what a tile puts out; 0 for ideal ones.")
 @click.option("--dac-bits", type=BITS, default=8, show_default=True, help="Of what a tile takes in; 0 for ideal ones.")

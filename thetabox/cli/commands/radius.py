@@ -10,7 +10,7 @@ import click
 
 import thetabox as tb
 from thetabox import report
-from thetabox.cli import options
+from thetabox.cli import options, values
 from thetabox.cli.console import Steps, progress_bar, show
 from thetabox.cli.inputs import proof_settings, read_all
 from thetabox.report.results import number
@@ -27,8 +27,8 @@ SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
 @options.box_options
 @options.machine_options
 @options.out_option()
-@click.option("--max-epsilon", type=options.Range(), default=1.0, show_default=True, help="Where the search ends.")
-@click.option("--rtol", type=options.Range(), default=1e-2, show_default=True, help="Relative resolution.")
+@click.option("--max-epsilon", type=values.Range(), default=1.0, show_default=True, help="Where the search ends.")
+@click.option("--rtol", type=values.Range(), default=1e-2, show_default=True, help="Relative resolution.")
 def command(
     timeout: float | None,
     device: str,

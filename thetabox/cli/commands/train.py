@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from thetabox.cli import options
+from thetabox.cli import options, values
 from thetabox.cli.console import show
 from thetabox.data import load
 from thetabox.errors import InputError
@@ -26,12 +26,12 @@ METHOD = "See `thetabox methods`; join two with +. package.module:Class runs a m
 @click.command("train", cls=options.Command)
 @click.option("--task", "--data", "task", required=True, metavar="TASK_OR_NPZ", help="A task, or a .npz with x and y.")
 @click.option("--method", default="standard", show_default=True, help=METHOD)
-@click.option("--set", "settings", type=options.Setting(), multiple=True, help="Setting of the method; repeatable.")
+@click.option("--set", "settings", type=values.Setting(), multiple=True, help="Setting of the method; repeatable.")
 @click.option("--model", "architecture", metavar="NAME", help="Another network than the task's own.")
-@click.option("--model-set", type=options.Setting(), multiple=True, help="Constructor argument of it; repeatable.")
+@click.option("--model-set", type=values.Setting(), multiple=True, help="Constructor argument of it; repeatable.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over the data; the task's own by default.")
 @click.option("--batch-size", type=click.IntRange(min=1))
-@click.option("--lr", type=options.Range(), help="Rate of the optimiser.")
+@click.option("--lr", type=values.Range(), help="Rate of the optimiser.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Folder of the task's files (or set THETABOX_DATA).")
 @click.option("--from", "start", type=click.Path(path_type=Path), metavar="FILE", help="Start from this checkpoint.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted training.")
@@ -59,7 +59,7 @@ def command(
         raise InputError(f"cannot write {out}: it is a folder; name a file")
     if architecture is not None and is_place(architecture):
         raise InputError("train writes networks of its own, lsnn, convnet, mlp, resnet32; train yours by tb.train.fit")
-    chosen = options.once("--set", settings)
+    chosen = values.once("--set", settings)
     checked_method(method, chosen)
     if start is not None and (architecture is not None or model_set):
         raise InputError("--from brings its own network; leave --model and --model-set out")
@@ -71,7 +71,7 @@ def command(
         if value is not None:
             arguments[name] = value
     if start is None:  # what does not fit is refused before anything is written
-        recipe = recipe.with_network(architecture, options.literals("--model-set", model_set))
+        recipe = recipe.with_network(architecture, values.literals("--model-set", model_set))
     with output_folder(out.parent):
         result = fit(
             recipe.model(seed) if model is None else model,

@@ -9,7 +9,7 @@ import click
 
 import thetabox as tb
 from thetabox import report
-from thetabox.cli import options
+from thetabox.cli import options, values
 from thetabox.cli.console import Steps, progress_bar, show, tell
 from thetabox.cli.inputs import Given, read_all
 from thetabox.cli.kept import PARTIAL, cut, nothing_kept, part_kept
@@ -21,7 +21,7 @@ from thetabox.verify.effort import Deadline
 
 # Of the chips that a sampled accuracy is about.
 SHARE = 0.99
-BETWEEN = options.Range(0.0, 1.0, min_open=True, max_open=True)
+BETWEEN = values.Range(0.0, 1.0, min_open=True, max_open=True)
 
 
 @click.command("yield", cls=options.Command)
@@ -39,7 +39,7 @@ BETWEEN = options.Range(0.0, 1.0, min_open=True, max_open=True)
 @noise_options
 @click.option(
     "--timeout",
-    type=options.Range(),
+    type=values.Range(),
     metavar="SECONDS",
     help="Stop then; what was proven stands, and the file says that it is not finished.",
 )

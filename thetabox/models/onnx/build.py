@@ -15,9 +15,10 @@ from torch import Tensor
 
 from thetabox.errors import InputError, Notice
 from thetabox.models.batch import check_batch, free_batch
-from thetabox.models.contents import first_line
+from thetabox.models.onnx.defaults import defaults_of
 from thetabox.models.onnx.file import ML, Model, Node, parse, unmapped
-from thetabox.models.onnx.numbers import boxed, checked
+from thetabox.models.onnx.functions import CheckedScores, explained, scaled, two_logits
+from thetabox.models.onnx.numbers import checked
 from thetabox.models.onnx.table import OPERATORS, Operator
 from thetabox.models.onnx.tails import Scores, linear_classifier, scores
 from thetabox.models.onnx.weights import weights
@@ -99,10 +100,12 @@ class _Builder:
             self._add(node)
         answer = self.renamed.get(self.chosen.name, self.chosen.name)
         if self.chosen.binary:
-            self.steps.append(Step(_two, (Value(answer),), {}, ("",), "the logits of two classes"))
+            self.steps.append(Step(two_logits, (Value(answer),), {}, ("",), "the logits of two classes"))
             answer = ""
         elif self.chosen.dropped:
-            self.steps = [replace(s, function=_Scores(s.function)) if s.results == (answer,) else s for s in self.steps]
+            self.steps = [
+                replace(s, function=CheckedScores(s.function)) if s.results == (answer,) else s for s in self.steps
+            ]
         if answer in self.known or answer in self.parameters or answer in self.buffers:
             raise InputError(f"its answer {answer!r} does not depend on its input")
         facts = {**model.facts, "output": self.chosen.name}
@@ -157,7 +160,7 @@ class _Builder:
             return None
         args = tuple(self._argument(operator, place, name) for place, name in enumerate(inputs))
         results = tuple(name or None for name in node.outputs)
-        function = _explained(operator.function, node)
+        function = explained(operator.function, node)
         self.steps.append(Step(function, args, kwargs, results, node.describe(), operator.sized, operator.sizes))
         return None
 
@@ -182,7 +185,7 @@ class _Builder:
         return [int(v) for v in value.reshape(-1).tolist()] if sizes else value
 
     def _attributes(self, node: Node, operator: Operator) -> dict[str, Any]:
-        defaults = _defaults(node, self.model.opset)
+        defaults = defaults_of(node, self.model.opset)
         unheard = operator.unheard(node.attributes, defaults)
         if unheard is not None:
             raise InputError(
@@ -199,7 +202,7 @@ class _Builder:
         held = [self.known[name] if name else None for name in inputs]
         if operator.sized and any(isinstance(v, Tensor) for v in held):
             return False
-        results = _explained(operator.function, node)(*held, **given)
+        results = explained(operator.function, node)(*held, **given)
         for name, value in zip(node.outputs, results if len(node.outputs) > 1 else (results,), strict=True):
             self._hold(name, checked(value))
         return True
@@ -230,39 +233,7 @@ class _Builder:
         }
         self.buffers |= named
         source = Value(self.renamed.get(node.inputs[0], node.inputs[0]))
-        self.steps.append(Step(_scaled, (source, *map(Value, named)), {}, (node.outputs[0],), node.describe()))
-
-
-def _scaled(x: Tensor, offset: Tensor, scale: Tensor) -> Tensor:
-    """What ONNX calls a scaler."""
-    return (x - offset) * scale
-
-
-def _two(score: Tensor) -> Tensor:
-    """Logits of two classes, of which the second is likelier where its score is above 0.
-
-    Raises:
-        InputError: there are several scores.
-    """
-    if score.dim() != 2 or score.shape[1] != 1:
-        raise InputError(f"its sigmoid is of scores of sizes {list(score.shape[1:])}, not of one for two classes")
-    return torch.cat([torch.zeros_like(score), score], 1)
-
-
-class _Scores:
-    """A function that makes the scores, which must be ``[samples, classes]``: else a softmax goes by something else."""
-
-    def __init__(self, function: Any) -> None:
-        self.function = function
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        score = self.function(*args, **kwargs)
-        if isinstance(score, Tensor) and score.dim() != 2:
-            raise InputError(
-                f"what decides is of scores of sizes {list(score.shape[1:])}, not [classes]; name the value that is "
-                'the logits with config={"output": NAME} (--set output=NAME)'
-            )
-        return score
+        self.steps.append(Step(scaled, (source, *map(Value, named)), {}, (node.outputs[0],), node.describe()))
 
 
 def _needed(nodes: list[Node], answer: str) -> list[Node]:
@@ -272,43 +243,3 @@ def _needed(nodes: list[Node], answer: str) -> list[Node]:
             kept.append(node)
             needed.update(node.inputs)
     return kept[::-1]
-
-
-def _defaults(node: Node, opset: int) -> dict[str, Any]:
-    """Attributes that ONNX says a node has where it does not name them."""
-    from onnx import defs, helper
-
-    try:
-        schema = defs.get_schema(node.operator, opset, node.domain)
-    except defs.SchemaError:
-        return {}
-    found = {}
-    for name, attribute in schema.attributes.items():
-        if attribute.default_value.name:
-            value = helper.get_attribute_value(attribute.default_value)
-            found[name] = _text(value)
-    return found
-
-
-def _text(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_text(v) for v in value]
-    return value.decode() if isinstance(value, bytes) else value
-
-
-def _explained(function: Any, node: Node) -> Any:
-    """A function whose errors name the node."""
-    return _Explained(function, node.describe())
-
-
-class _Explained:
-    def __init__(self, function: Any, where: str) -> None:
-        self.function, self.where = function, where
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return boxed(self.function(*args, **kwargs))
-        except InputError as error:
-            raise InputError(f"{self.where}: {error}") from error.__cause__
-        except (TypeError, AttributeError, IndexError, KeyError, ValueError, OverflowError) as error:
-            raise InputError(f"{self.where} does not take what it is given: {first_line(error)}") from error

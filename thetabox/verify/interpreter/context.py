@@ -19,6 +19,9 @@ from thetabox.verify.network.graph import Layout, Operation
 from thetabox.verify.network.kinds import Kind
 from thetabox.verify.network.operators import is_convolution
 
+Value = Interval | Parameter
+"""An operand as rules get it that take parameters as they are."""
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -239,6 +242,14 @@ class Context:
             return t.repeat_interleave(layout.merged, batch) if layout.merged > 1 else t
 
         return replace(led.moved(place), by_row=False, batch=batch, merged=layout.merged)
+
+    @property
+    def layout(self) -> Layout:
+        """Layout of the operation's result, or of the first of several."""
+        layout = None if self.operation is None else self.operation.layout
+        layout = layout[0] if isinstance(layout, tuple) else layout
+        assert isinstance(layout, Layout)
+        return layout
 
     @property
     def is_convolution(self) -> bool:

@@ -25,9 +25,10 @@ from thetabox.verify.interpreter.tensors import Tensors
 from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.linear import rules, through_time  # noqa: F401  # the rules fill the table
 from thetabox.verify.linear.norms import ROUNDING_ONLY, Balls, Norms, deep
+from thetabox.verify.linear.own_rows import WALK_NUMBERS
 from thetabox.verify.linear.region import Frame
 from thetabox.verify.linear.samples import Samples
-from thetabox.verify.linear.tighten import WALK_NUMBERS, Tighten
+from thetabox.verify.linear.tighten import Tighten
 from thetabox.verify.linear.walk import Walk
 from thetabox.verify.network import RecurrentNetwork
 from thetabox.verify.network.samples_first import samples_first
@@ -246,8 +247,8 @@ class Linear(Domain):
                     chunks.append(torch.cat([self._chunk(x, epsilon, one, answer, tighten) for one in part.split(1)]))
         if not chunks:
             return torch.zeros(0, rows, dtype=torch.float64)
-        found = torch.cat(chunks)
-        return torch.empty_like(found).index_copy(0, order, found)
+        together = torch.cat(chunks)
+        return torch.empty_like(together).index_copy(0, order, together)
 
     def _size(self, rows: int) -> int:
         """Samples of one walk."""

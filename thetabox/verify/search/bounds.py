@@ -46,8 +46,8 @@ def margins(
         return bound(rows, values, y)
 
     with sound_kernels():
-        found = known(_rows(domain, margins_of, which, epsilon, meter).double().cpu())
-        return behind_logits(domain.problem, found)
+        bounded = known(_rows(domain, margins_of, which, epsilon, meter).double().cpu())
+        return behind_logits(domain.problem, bounded)
 
 
 def behind_logits(problem: Problem, margin: Float[Tensor, "sweeps samples"]) -> Float[Tensor, "sweeps samples"]:

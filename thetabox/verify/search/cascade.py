@@ -75,8 +75,8 @@ Work = Callable[[Tensor, Meter], Tensor]
 
 
 @dataclass
-class Found:
-    """A part of a stage: which samples, and what was found of them (nothing where it gave up).
+class Part:
+    """A part of a stage: which samples, and what it bounds of them (nothing where it gave up).
 
     Attributes:
         given: forward passes that each of them could pay for it.
@@ -86,7 +86,7 @@ class Found:
 
     members: Tensor
     given: Tensor
-    found: Tensor | None = None
+    bounds: Tensor | None = None
     why: str = ""
     promise: Tensor | None = None
     more: bool = False
@@ -119,7 +119,7 @@ class Parts:
     store: ChunkStore
     deadline: Deadline
 
-    def over(self, todo: Tensor) -> Iterator[Found]:
+    def over(self, todo: Tensor) -> Iterator[Part]:
         """Those of the samples that can pay for it, as they come.
 
         Raises:
@@ -130,7 +130,7 @@ class Parts:
         for place, members in enumerate(todo.split(part_size(self.stage)) if len(todo) else ()):
             yield self.one(str(place), members, passes)
 
-    def one(self, name: str, members: Tensor, least: float, before: Callable[[], None] | None = None) -> Found:
+    def one(self, name: str, members: Tensor, least: float, before: Callable[[], None] | None = None) -> Part:
         """One part; each of its samples pays ``least``, and what the stage takes beyond that.
 
         Args:
@@ -152,16 +152,16 @@ class Parts:
                 result = guarded(partial(self.work, members, meter))
             except GaveUp as error:
                 self.left[members] = 0.0
-                return Found(members, given, why=str(error))
+                return Part(members, given, why=str(error))
             assert meter.left is not None
             held = {"members": members, "given": given, "found": result, "left": meter.left}
             if resumes:
                 held["promise"] = self._promises(members)
             self.store.write_part(name, held)
         self.left[members] = held["left"]
-        return Found(members, given, held["found"], promise=held.get("promise"))
+        return Part(members, given, held["found"], promise=held.get("promise"))
 
-    def again(self, part: Found) -> None:
+    def again(self, part: Part) -> None:
         """Do a part of before once more: its open proofs are then at hand."""
         kept = self.stage.domain.unfinished
         if kept is not None:

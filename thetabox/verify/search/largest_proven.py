@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from thetabox import checks
+from thetabox.errors import InputError
 from thetabox.verify.effort import OutOfTime
 
 # Places of the samples, their ε → their proven margins.
@@ -16,6 +19,20 @@ Margins = Callable[[Tensor, Tensor], Tensor]
 FLOOR = 1e-9
 # First step of the search for a bracket; every further step is the square of the one before.
 STEP = 1.5
+
+
+def searched_range(what: str, top: Any, rtol: Any) -> tuple[float, float]:
+    """Where a search for the largest proven size ends, and how finely it goes.
+
+    Raises:
+        InputError: the end lies below the least size, or the resolution outside of 1e-6 to 1.
+    """
+    end, step = checks.number(top, what), checks.number(rtol, "rtol")
+    if end < FLOOR:
+        raise InputError(f"{what} must be at least {FLOOR}")
+    if not 1e-6 <= step <= 1.0:
+        raise InputError(f"rtol must lie between 1e-6 and 1, not {step}")
+    return end, step
 
 
 def largest_proven(

@@ -17,7 +17,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from thetabox.verify.search.cascade import Found, Parts, part_size
+from thetabox.verify.search.cascade import Part, Parts, part_size
 from thetabox.verify.unfinished import Unfinished
 
 # How many times its guessed size a proof is offered: of 40 on vowels, nine in ten took less than four times the guess.
@@ -28,7 +28,7 @@ LEAST_SHARE = 1.0 / 16.0
 MOST_KEPT = 4096
 
 
-def spent(parts: Parts, todo: Tensor, all_: Tensor) -> Iterator[Found]:
+def spent(parts: Parts, todo: Tensor, all_: Tensor) -> Iterator[Part]:
     """A stage on the samples that are open, and with what is left at this ε of all effort on those that promise most.
 
     Args:
@@ -42,7 +42,7 @@ def spent(parts: Parts, todo: Tensor, all_: Tensor) -> Iterator[Found]:
         return
     domain.unfinished = Unfinished(MOST_KEPT)
     try:
-        first: list[Found] = []
+        first: list[Part] = []
         for part in parts.over(todo):
             first.append(part)
             yield part
@@ -51,7 +51,7 @@ def spent(parts: Parts, todo: Tensor, all_: Tensor) -> Iterator[Found]:
         domain.unfinished = None
 
 
-def _more(parts: Parts, first: list[Found], all_: Tensor) -> Iterator[Found]:
+def _more(parts: Parts, first: list[Part], all_: Tensor) -> Iterator[Part]:
     """What is left, in waves: to as many open proofs as it offers enough, in the order of their promise."""
     pool = float(parts.left[all_].sum())
     waiting = _by_promise(parts, first)
@@ -69,31 +69,31 @@ def _more(parts: Parts, first: list[Found], all_: Tensor) -> Iterator[Found]:
         members = torch.tensor([sample for sample, _ in offers])
         parts.left[members] = torch.tensor([offer for _, offer in offers], dtype=torch.float64)
         for place, some in enumerate(members.split(part_size(parts.stage))):
-            found = parts.one(f"more-{wave}-{place}", some, 0.0, partial(_at_hand, parts, first, some))
-            found.more = True
-            yield found
+            part = parts.one(f"more-{wave}-{place}", some, 0.0, partial(_at_hand, parts, first, some))
+            part.more = True
+            yield part
         pool += float(parts.left[members].sum())
         parts.left[members] = 0.0
         wave += 1
 
 
-def _by_promise(parts: Parts, first: list[Found]) -> deque[tuple[int, float]]:
+def _by_promise(parts: Parts, first: list[Part]) -> deque[tuple[int, float]]:
     """Open proofs that can go on, the best first, each with what it is offered."""
-    found: list[tuple[float, int, float]] = []
+    ranked: list[tuple[float, int, float]] = []
     for part in first:
-        if part.found is None or part.promise is None:
+        if part.bounds is None or part.promise is None:
             continue
         used = part.given - parts.left[part.members]
         for sample, margin, promise, cost in zip(
-            part.members.tolist(), part.found.tolist(), part.promise.tolist(), used.tolist(), strict=True
+            part.members.tolist(), part.bounds.tolist(), part.promise.tolist(), used.tolist(), strict=True
         ):
             if not margin > 0 and promise >= 0:
-                found.append((promise, sample, OFFERED * cost / max(promise, LEAST_SHARE)))
-    found.sort(key=lambda entry: -entry[0])
-    return deque((sample, wanted) for _, sample, wanted in found)
+                ranked.append((promise, sample, OFFERED * cost / max(promise, LEAST_SHARE)))
+    ranked.sort(key=lambda entry: -entry[0])
+    return deque((sample, wanted) for _, sample, wanted in ranked)
 
 
-def _at_hand(parts: Parts, first: list[Found], members: Tensor) -> None:
+def _at_hand(parts: Parts, first: list[Part], members: Tensor) -> None:
     """Make anew what a run before this one kept in memory, or what was too much to keep."""
     kept = parts.stage.domain.unfinished
     assert kept is not None

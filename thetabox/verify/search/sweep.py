@@ -50,7 +50,7 @@ class Task:
     Attributes:
         problem, labels, sweep, criterion: what to prove.
         store: where finished parts are kept.
-        progress: called with rows that the present stage need not treat any more, and rows in all.
+        progress: called with pairs that the present stage need not treat any more, and pairs in all.
         deadline: when to stop.
     """
 
@@ -63,14 +63,14 @@ class Task:
     deadline: Deadline = field(default_factory=Deadline)
 
     @property
-    def rows(self) -> int:
+    def pairs(self) -> int:
         """Samples times ε."""
         return len(self.labels) * len(self.sweep)
 
     def tell(self, done: int) -> None:
-        """Rows that need no more."""
+        """Report how many pairs need no more."""
         if self.progress is not None:
-            self.progress(done, self.rows)
+            self.progress(done, self.pairs)
 
 
 def in_domain(task: Task) -> Proof:
@@ -120,7 +120,7 @@ def in_stages(task: Task, clean: Float[Tensor, " samples"], effort: float) -> Pr
         except OutOfTime:
             proof.finished = False
             break
-    task.tell(task.rows)
+    task.tell(task.pairs)
     return proof
 
 
@@ -130,7 +130,7 @@ def _in_stage(task: Task, stage: cascade.Stage, order: Tensor, left: Tensor, pro
     open_ = _open(before)
     waiting = int(open_.sum())
     try:
-        for sweep, epsilon in enumerate(task.sweep):
+        for place, epsilon in enumerate(task.sweep):
 
             def work(members: Tensor, meter: Meter, epsilon: Tensor = epsilon) -> Tensor:
                 return bounds.margins(
@@ -138,19 +138,19 @@ def _in_stage(task: Task, stage: cascade.Stage, order: Tensor, left: Tensor, pro
                 )[0]
 
             parts = cascade.Parts(
-                stage, str(sweep), float(epsilon), task.criterion, left[sweep], work, task.store, task.deadline
+                stage, str(place), float(epsilon), task.criterion, left[place], work, task.store, task.deadline
             )
-            todo = order[open_[sweep, order]]
+            todo = order[open_[place, order]]
             for part in surplus.spent(parts, todo, order):
                 if not part.more:
                     waiting -= len(part.members)
-                    task.tell(task.rows - waiting)
-                if part.found is None:
+                    task.tell(task.pairs - waiting)
+                if part.bounds is None:
                     # The proofs so far stand; what this stage cannot do no dearer one of its kind will.
                     proof.left_out.setdefault(stage.name, part.why)
                     continue
                 proof.domain = stage.domain
-                proof.margin[sweep, part.members] = torch.maximum(proof.margin[sweep, part.members], part.found)
+                proof.margin[place, part.members] = torch.maximum(proof.margin[place, part.members], part.bounds)
     finally:
         if proof.domain is stage.domain:
             proof.by[stage.name] = _counts((proof.margin > 0) & ~(before > 0))
@@ -162,22 +162,22 @@ def grid(task: Task, domain: Domain) -> Proof:
     proof = Proof(margin, domain)
     # Samples of one class together: the margin's products are one for each class of a chunk.
     order = torch.argsort(task.labels, stable=True)
-    rows = [slice(None)] if domain.shares else [slice(e, e + 1) for e in range(len(task.sweep))]
+    together = [slice(None)] if domain.shares else [slice(e, e + 1) for e in range(len(task.sweep))]
     size = max(1, domain.samples_at_once(1))
     done = 0
     try:
-        for sweep in rows:
-            prefix = f"{domain.name}-" if domain.shares else f"{domain.name}-{sweep.start}-"
+        for places in together:
+            prefix = f"{domain.name}-" if domain.shares else f"{domain.name}-{places.start}-"
             for members, start in zip(order.split(size), range(0, len(order), size), strict=True):
                 stop = start + len(members)
                 part = task.store.read(start, stop, prefix)
                 if part is None:
                     task.deadline.check()
-                    epsilon = task.sweep[sweep, None].expand(-1, len(members))
+                    epsilon = task.sweep[places, None].expand(-1, len(members))
                     meter = Meter(deadline=task.deadline)
                     part = bounds.margins(domain, members, epsilon, task.labels, task.criterion, meter)
                     task.store.write(start, stop, part, prefix)
-                margin[sweep, members] = part
+                margin[places, members] = part
                 done += part.numel()
                 task.tell(done)
     except OutOfTime:

@@ -176,7 +176,7 @@ class YieldCertificate:
         facts = stored.facts(path)
         delta, label, predicted = stored.samples(path.with_name("samples.csv"), facts)
         stored.check_ledger(path, facts, delta)
-        found = cls(
+        certificate = cls(
             sigma=torch.tensor([point["sigma"] for point in facts["curve"]], dtype=torch.float64),
             delta=delta,
             asked=facts["delta"],
@@ -192,5 +192,5 @@ class YieldCertificate:
             options=facts["options"],
             finished=facts.get("finished", True),
         )
-        stored.compare(path, facts, found.to_json())
-        return found
+        stored.compare(path, facts, certificate.to_json())
+        return certificate

@@ -82,9 +82,9 @@ class Stage:
 
 @dataclass(frozen=True)
 class Chain:
-    """The stages in order; the last one answers the logits.
+    """The stages in order; the last one returns the logits.
 
-    Every parameter is read once (a reader that finds otherwise answers no chain).
+    Every parameter is read once (a reader that sees otherwise returns no chain).
     """
 
     stages: tuple[Stage, ...]

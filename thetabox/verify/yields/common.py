@@ -55,9 +55,9 @@ class CommonFactor:
         keys = torch.stack([sigma, spent], 1)
         for key in keys.unique(dim=0):
             members = (keys == key).all(1).nonzero().squeeze(1)
-            found = self._alike(x[members], y[members], sigma[members], spent[members])
-            probability[members] = found.probability
-            for group, (count, share) in found.events.items():
+            alike = self._alike(x[members], y[members], sigma[members], spent[members])
+            probability[members] = alike.probability
+            for group, (count, share) in alike.events.items():
                 whole = events.setdefault(group, (torch.zeros_like(sigma), torch.zeros_like(sigma)))
                 whole[0][members], whole[1][members] = count, share
         return Failure(probability, events)
@@ -70,15 +70,15 @@ class CommonFactor:
         cells = [Common((2 * n + 1) * half - CELLS * half, half * (1.0 + 1e-9)) for n in range(CELLS)]
         worst: Failure | None = None
         for cell in cells:
-            found = self.inner.failure(x, y, sigma, spent - beyond, cell)
+            here = self.inner.failure(x, y, sigma, spent - beyond, cell)
             if worst is None:
-                worst = found
+                worst = here
                 continue
             events = {
                 g: (torch.maximum(worst.events[g][0], count), torch.maximum(worst.events[g][1], share))
-                for g, (count, share) in found.events.items()
+                for g, (count, share) in here.events.items()
             }
-            worst = Failure(torch.maximum(worst.probability, found.probability), events)
+            worst = Failure(torch.maximum(worst.probability, here.probability), events)
         assert worst is not None
         total = (worst.probability + beyond) * (1.0 + gamma_sum(4))
         common = (torch.full_like(sigma, 2.0), beyond.expand_as(sigma))

@@ -6,14 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from thetabox import checks
 from thetabox.box import Box
-from thetabox.errors import InputError
 from thetabox.noise import Noise
 from thetabox.verify import arguments
 from thetabox.verify.effort import Deadline
 from thetabox.verify.problem import Progress
-from thetabox.verify.search.largest_proven import FLOOR, largest_proven
+from thetabox.verify.search.largest_proven import largest_proven, searched_range
 from thetabox.verify.yields.proofs import AUTO
 from thetabox.verify.yields.question import Question, failure_probability
 from thetabox.verify.yields.search import FIRST, PART
@@ -67,11 +65,7 @@ def proven_sigma(
     deadline = Deadline(arguments.seconds(timeout))
     arguments.check_progress(progress)
     asked = failure_probability(delta)
-    top, step = checks.number(max_sigma, "max_sigma"), checks.number(rtol, "rtol")
-    if top < FLOOR:
-        raise InputError(f"max_sigma must be at least {FLOOR}")
-    if not 1e-6 <= step <= 1.0:
-        raise InputError(f"rtol must lie between 1e-6 and 1, not {step}")
+    top, step = searched_range("max_sigma", max_sigma, rtol)
     question = Question.of(model, x, y, torch.tensor([top * START], dtype=torch.float64), noise, box, method, device)
     largest = torch.zeros(len(question.y), dtype=torch.float64)
     members = question.right.nonzero().squeeze(1)
@@ -83,9 +77,9 @@ def proven_sigma(
                 deadline.check()
                 which = part[open_]  # noqa: B023  # used before the next part
                 spent = torch.full_like(sigma, FIRST * asked)
-                found = proof.failure(question.x[which], question.y[which], sigma, spent)  # noqa: B023  # as above
+                failure = proof.failure(question.x[which], question.y[which], sigma, spent)  # noqa: B023  # as above
                 # Positive where it is proven.
-                return torch.where(found.probability <= asked, 1.0, -1.0)
+                return torch.where(failure.probability <= asked, 1.0, -1.0)
 
             before = largest[part]
             start = torch.where(before > 0, before * (1.0 + step), top * START)

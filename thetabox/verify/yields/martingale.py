@@ -27,9 +27,10 @@ from thetabox.verify.network.graph import Graph
 from thetabox.verify.network.samples_first import samples_first
 from thetabox.verify.problem import Problem, input_interval
 from thetabox.verify.yields.ledger import Ledger
+from thetabox.verify.yields.noisy_walk import NoisyWalk
 from thetabox.verify.yields.operators import followed, reads, refusal
 from thetabox.verify.yields.plan import plan
-from thetabox.verify.yields.rows import NoisySamples, NoisyWalk
+from thetabox.verify.yields.rows import NoisySamples
 from thetabox.verify.yields.sizes import at_places, gains, read_more_than_once
 from thetabox.verify.yields.tails import tail
 
@@ -194,14 +195,14 @@ class Martingale:
         with torch.no_grad():
             tensors = Tensors(model, self.problem.settings.box, self.rounding, self.problem.settings.device, instead)
             values = tensors.of(self.graph)
-        found = {i: replace(v, factor=0.0, absolute=None) for i, v in values.items() if isinstance(v, Parameter)}
+        widened = {i: replace(v, factor=0.0, absolute=None) for i, v in values.items() if isinstance(v, Parameter)}
         for index, name in self.graph.tensors.items():
             if name in around and bool((around[name] > 0).any()):
-                found[index] = replace(found[index], factor=1.0, absolute=around[name])
+                widened[index] = replace(widened[index], factor=1.0, absolute=around[name])
         for index, view in self.graph.views.items():
             if view.name in around and bool((around[view.name] > 0).any()):
-                found[index] = replace(found[index], factor=1.0, absolute=view.of(around[view.name]))
-        return dict(found)
+                widened[index] = replace(widened[index], factor=1.0, absolute=view.of(around[view.name]))
+        return dict(widened)
 
 
 def _owner(graph: Graph, model: nn.Module, names: Iterable[str], index: int) -> str | None:

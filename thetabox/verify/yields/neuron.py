@@ -5,7 +5,7 @@ and :math:`h = \max(z, 0)`,
 
 .. math:: f(z) = a h - \tfrac\lambda2 v h^2, \qquad g(\mu, s) = -\tfrac1\lambda \ln E e^{-\lambda f(z)} ,
 
-and :func:`relax` answers :math:`\alpha, c` with :math:`g(\mu, s) \ge \alpha\mu + c` for all
+and :func:`relax` returns :math:`\alpha, c` with :math:`g(\mu, s) \ge \alpha\mu + c` for all
 :math:`\mu \in [\mu_l, \mu_u]`, :math:`s \in [s_l, s_u]`. With
 :math:`u = \mu/s,\; b = \lambda a s,\; w = \lambda^2 v s^2,\; p = 1 - w > 0`, completing the square gives
 
@@ -96,11 +96,11 @@ def relax(
     box = _Box.of(neurons, rate, centre, a.shape)
     if v is None:
         rising = a > 0
-        found = _merge(rising, _tangent(a[rising], box.at(rising)), _chord(a[~rising], None, box.at(~rising)))
+        lines = _merge(rising, _tangent(a[rising], box.at(rising)), _chord(a[~rising], None, box.at(~rising)))
     else:
-        found = _with_variance(a, torch.where(v.abs() < HUGE, v, torch.nan), box)
-    proven = found.slope.isfinite() & found.constant.isfinite()
-    return Lines(found.slope.where(proven, 0.0), found.constant.where(proven, -torch.inf))
+        lines = _with_variance(a, torch.where(v.abs() < HUGE, v, torch.nan), box)
+    proven = lines.slope.isfinite() & lines.constant.isfinite()
+    return Lines(lines.slope.where(proven, 0.0), lines.constant.where(proven, -torch.inf))
 
 
 def mean_relu(mean: Float[Tensor, "*any"], spread: Float[Tensor, "*any"]) -> tuple[Tensor, Tensor]:

@@ -92,27 +92,27 @@ def followed(graph: Graph, sizes: Mapping[int, Tensor]) -> dict[int, Tensor]:
     Raises:
         InputError: an operator reads them in a way that is not known, or what was moved is read more than once.
     """
-    found: dict[int, Any] = dict(sizes)
+    held: dict[int, Any] = dict(sizes)
     taken = set()
     for operation in graph.operations:
-        noisy = [i for i in operation.inputs if i in found]
+        noisy = [i for i in operation.inputs if i in held]
         if not noisy:
             continue
         if operation.operator == "getitem":
             part = (noisy[0], operation.args[1])
-            found[operation.index] = found[noisy[0]][operation.args[1]]
+            held[operation.index] = held[noisy[0]][operation.args[1]]
             if part in taken:
                 raise refusal(operation)
             taken.add(part)
         elif operation.operator in MOVED and len(operation.inputs) == 1:
-            found[operation.index] = operation.target(found[noisy[0]], *operation.args[1:], **operation.kwargs)
-        elif operation.operator not in KNOWN or not all(isinstance(found[i], Tensor) for i in noisy):
+            held[operation.index] = operation.target(held[noisy[0]], *operation.args[1:], **operation.kwargs)
+        elif operation.operator not in KNOWN or not all(isinstance(held[i], Tensor) for i in noisy):
             raise refusal(operation)
         else:
             continue
-        if isinstance(found[operation.index], Tensor) and graph.readers[operation.index] > 1:
+        if isinstance(held[operation.index], Tensor) and graph.readers[operation.index] > 1:
             raise refusal(operation)
-    return {i: size for i, size in found.items() if isinstance(size, Tensor)}
+    return {i: size for i, size in held.items() if isinstance(size, Tensor)}
 
 
 def reads(operation: Operation, sizes: Mapping[int, Tensor]) -> bool:

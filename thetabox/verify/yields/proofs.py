@@ -78,12 +78,12 @@ def proofs(problem: Problem, sizes: Mapping[str, Tensor], noise: Noise, method: 
     in_time = isinstance(problem.network, RecurrentNetwork)
     names = [name for name in METHODS if (name in IN_TIME) == in_time]
     # What refuses a network that every proof of its kind must know says why.
-    found = [MAKERS[names[0]](problem, sizes, noise)]
+    chosen = [MAKERS[names[0]](problem, sizes, noise)]
     for name in names[1:]:
-        if name == "log-sobolev" and any(proof.name == "entropic" for proof in found):
+        if name == "log-sobolev" and any(proof.name == "entropic" for proof in chosen):
             continue  # dense layers alone: as much is proven, at a tenth of the cost
         try:
-            found.append(MAKERS[name](problem, sizes, noise))
+            chosen.append(MAKERS[name](problem, sizes, noise))
         except InputError:
             continue
-    return found
+    return chosen

@@ -81,8 +81,8 @@ class Question:
         problem, agreed = agreement.checked_problem(given.model, chosen, given.x, sigmas, given.given)
         arguments.check_labels(labels, agreed.logits.shape[1])
         errors = noise.on(problem.model, chosen.box.factors(problem.model))
-        found = proofs(problem, sizes(problem.model, chosen.box, errors), errors, method)
+        known = proofs(problem, sizes(problem.model, chosen.box, errors), errors, method)
         margins = arguments.margins_of(agreed.logits, labels)
         return cls(
-            problem, found, given.x, labels, agreed.logits, margins > 0, noise, chosen.box, given.facts, agreed.record
+            problem, known, given.x, labels, agreed.logits, margins > 0, noise, chosen.box, given.facts, agreed.record
         )

@@ -1,4 +1,4 @@
-"""Reads a traced network as a chain of layers, or answers that it is none."""
+"""Reads a traced network as a chain of layers, or reports that it is none."""
 
 from __future__ import annotations
 

@@ -155,16 +155,16 @@ class Search:
             if not len(open_):
                 break
             which = members[open_]
-            found = proof.failure(question.x[which], question.y[which], torch.full_like(spent, sigma), spent)
-            gained = (found.probability >= 1.0) | (found.probability < GAIN * own[open_])
-            own[open_] = torch.minimum(own[open_], found.probability)
-            improved = (found.probability < part.delta[open_]) & (found.probability < 1.0)
-            part.delta[open_] = torch.minimum(part.delta[open_], found.probability)
+            failure = proof.failure(question.x[which], question.y[which], torch.full_like(spent, sigma), spent)
+            gained = (failure.probability >= 1.0) | (failure.probability < GAIN * own[open_])
+            own[open_] = torch.minimum(own[open_], failure.probability)
+            improved = (failure.probability < part.delta[open_]) & (failure.probability < 1.0)
+            part.delta[open_] = torch.minimum(part.delta[open_], failure.probability)
             for row in improved.nonzero().squeeze(1).tolist():
                 n = int(open_[row])
-                part.by[n], ledger[n] = kind, found.groups(row)
-            rest = (found.probability - spent).clamp(min=least)
-            again = torch.where(found.probability < 1.0, (spent * AIM * rest).sqrt(), spent * MORE).clamp(min=least)
+                part.by[n], ledger[n] = kind, failure.groups(row)
+            rest = (failure.probability - spent).clamp(min=least)
+            again = torch.where(failure.probability < 1.0, (spent * AIM * rest).sqrt(), spent * MORE).clamp(min=least)
             apart = torch.maximum(again / spent, spent / again) >= CLOSE
             useful = gained & apart & (again <= MOST) & (own[open_] > ENOUGH * self.asked)
             open_, spent = open_[useful], again[useful]

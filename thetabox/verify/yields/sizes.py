@@ -30,12 +30,12 @@ def sizes(model: nn.Module, box: Box, noise: Noise) -> dict[str, Tensor]:
     """
     held = named_tensors(model)
     factors = box.factors(model)
-    found = {}
+    by_name = {}
     for name, factor in factors.items():
-        found[name] = box.unit_radius(held[name].detach().cpu().double()) * (factor * noise.factor(name))
-    if not any(bool((size > 0).any()) for size in found.values()):
+        by_name[name] = box.unit_radius(held[name].detach().cpu().double()) * (factor * noise.factor(name))
+    if not any(bool((size > 0).any()) for size in by_name.values()):
         raise InputError("no parameter has a random error: box and noise leave nothing that is off")
-    return found
+    return by_name
 
 
 def gains(model: nn.Module, box: Box, sizes: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -76,13 +76,13 @@ def at_places(graph: Graph, model: nn.Module, sizes: Mapping[str, Tensor]) -> di
     """Sizes (or gains) by the positions at which a graph reads their parameters, in whole or in part."""
     held = named_tensors(model)
     by_tensor = {identity(held[name]): size for name, size in sizes.items()}
-    found = {}
+    placed = {}
     for index, name in graph.tensors.items():
         size = by_tensor.get(identity(held[name]))
         if size is not None:
-            found[index] = size
+            placed[index] = size
     for index, view in graph.views.items():
         size = by_tensor.get(identity(held[view.name]))
         if size is not None:
-            found[index] = view.of(size)
-    return {index: size for index, size in found.items() if bool((size != 0).any())}
+            placed[index] = view.of(size)
+    return {index: size for index, size in placed.items() if bool((size != 0).any())}

@@ -112,9 +112,9 @@ class Spikes:
 
 def _crossings(run: History) -> Float[Tensor, "samples steps units"]:
     """Mean over standard deviation of each v − A at σ = 1, at most: how far it is from crossing 0."""
-    found = torch.empty_like(run.difference)
+    distances = torch.empty_like(run.difference)
     for decay, sums in run.potentials:
         units = decay.units
         distance = run.difference[..., units].abs() - run.error[..., units] - sums.around()
-        found[..., units] = distance / sums.length()
-    return found
+        distances[..., units] = distance / sums.length()
+    return distances

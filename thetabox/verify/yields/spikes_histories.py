@@ -88,12 +88,12 @@ class SpikeHistories:
             for part in torch.arange(len(x)).split(rows):
                 given = (t[part].to(self.network.device) for t in (x.double(), y, sigma.double(), spent.double()))
                 parts.append(self._of(*given))
-        found = {
+        events = {
             group: (torch.cat([p[group][0] for p in parts]).cpu(), torch.cat([p[group][1] for p in parts]).cpu())
             for group in parts[0]
         }
-        total = torch.stack([share for _, share in found.values()]).sum(0) * (1.0 + gamma_sum(8))
-        return Failure(total.clamp(max=1.0), found)
+        total = torch.stack([share for _, share in events.values()]).sum(0) * (1.0 + gamma_sum(8))
+        return Failure(total.clamp(max=1.0), events)
 
     def _of(self, x: Tensor, y: Tensor, sigma: Tensor, spent: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Groups of events: their numbers, and the probability that any of them fails."""
@@ -111,9 +111,9 @@ class SpikeHistories:
         a, rest = torch.cat([(least + most) * 0.5, time], 1), torch.cat([(most - least) * 0.5, 0.0 * time], 1)
         low, length = margins(network.readout, a, rest, reach, y)
         wrong = tail(network.tail, low / (length * sigma[:, None])).scatter(1, y[:, None], 0.0)
-        found = {group: (count, share) for group, count, share in ledger.entries()}
+        events = {group: (count, share) for group, count, share in ledger.entries()}
         margin = (wrong.sum(1) * (1.0 + gamma_sum(wrong.shape[1]))).clamp(max=1.0)
-        return {**found, "margins": (ones * (wrong.shape[1] - 1.0), margin)}
+        return {**events, "margins": (ones * (wrong.shape[1] - 1.0), margin)}
 
 
 @dataclass(frozen=True)

@@ -92,10 +92,10 @@ class SpikingNetwork:
 
         def find(name: str) -> Parameter:
             tensor = self.held[name]
-            found = numbers.get(self.own.get(identity(tensor), name))
-            if found is None:
-                found = torch.zeros(tensor.shape, dtype=torch.float64)
-            return Parameter(found.to(self.device))
+            size = numbers.get(self.own.get(identity(tensor), name))
+            if size is None:
+                size = torch.zeros(tensor.shape, dtype=torch.float64)
+            return Parameter(size.to(self.device))
 
         return layer_of(find, self.described)
 
@@ -154,5 +154,5 @@ def _described(problem: Problem, sizes: Mapping[str, Tensor]) -> tuple[LeakyCell
 
 
 def _instead(error: InputError) -> NoProof:
-    """What the domain 'histories' says of a network, with what helps here."""
+    """Why the domain 'histories' refuses a network, with what helps here."""
     return NoProof(str(error).replace(INSTEAD, OTHERWISE))

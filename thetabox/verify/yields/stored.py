@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,20 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from thetabox.box import Box
-from thetabox.checks import LARGEST_WHOLE
 from thetabox.errors import InputError
 from thetabox.noise import Noise
 from thetabox.verify.stored import SCHEMA as SCHEMA_OF_A_BOX
-from thetabox.verify.stored import SHA256, TRUTH
+from thetabox.verify.stored.files import check_origin, content, demand, is_number, is_whole, rows
 from thetabox.verify.yields.proofs import AUTO, METHODS
 
 SCHEMA = "thetabox.yield/1"
 COLUMNS = ("sample", "label", "predicted", "sigma", "delta", "proven")
 # What the events of a ledger may add up to less than the failure probability that they explain: sums are rounded.
 ROUNDED = 1e-6
+KIND = "proven yield"
 KINDS = {"model": dict, "data": dict, "noise": dict, "box": dict, "options": dict, "checked": dict, "curve": list}
+
+_demand = partial(demand, KIND)
 
 
 def facts(path: Path) -> dict[str, Any]:
@@ -34,10 +36,7 @@ def facts(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it is not a proven yield, or was changed by hand.
     """
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise InputError(f"{path} is not a readable proven yield ({type(error).__name__}: {_line(error)})") from error
+    stored = content(KIND, path)
     schema = stored.get("schema") if isinstance(stored, dict) else None
     if schema == SCHEMA_OF_A_BOX:
         raise InputError(f"{path} is the certificate of a box, and no proven yield")
@@ -50,18 +49,18 @@ def facts(path: Path) -> dict[str, Any]:
         _demand(stored[key].keys() == own.keys(), path, f"its {key} lacks entries or has others")
     method, asked = stored.get("method"), stored.get("delta")
     _demand(isinstance(method, str) and method in (AUTO, *METHODS), path, f"its method is {method!r}")
-    _demand(_number(asked) and 0.0 < asked < 1.0, path, f"its 'delta' is {asked!r}")
+    _demand(is_number(asked) and 0.0 < asked < 1.0, path, f"its 'delta' is {asked!r}")
     _demand(bool(stored["curve"]), path, "its curve holds no σ")
     for point in stored["curve"]:
         _demand(isinstance(point, dict), path, "its curve is damaged")
         sigma, total = point.get("sigma"), point.get("total")
-        _demand(_number(sigma) and sigma >= 0, path, f"its curve has a σ of {sigma!r}")
-        _demand(_whole(total) and total >= 1, path, f"its curve speaks of {total!r} samples")
+        _demand(is_number(sigma) and sigma >= 0, path, f"its curve has a σ of {sigma!r}")
+        _demand(is_whole(total) and total >= 1, path, f"its curve speaks of {total!r} samples")
         _demand(total == stored["curve"][0]["total"], path, "the points of its curve differ in samples")
         _demand(isinstance(point.get("ledger"), dict), path, "a point of its curve lacks its ledger")
     sigmas = [point["sigma"] for point in stored["curve"]]
     _demand(len(set(sigmas)) == len(sigmas), path, "its curve has a σ twice")
-    _check_origin(path, stored["model"], stored["data"])
+    check_origin(KIND, path, stored["model"], stored["data"])
     total = stored["curve"][0]["total"]
     _demand(stored["data"]["samples"] == total, path, "its curve and its data differ in samples")
     _demand(stored["checked"].get("samples") == total, path, "it was not compared with the network on every sample")
@@ -78,39 +77,17 @@ def samples(
     """
     sigmas = [float(point["sigma"]) for point in stored["curve"]]
     total = stored["curve"][0]["total"]
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            header, *table = list(csv.reader(file)) or [[]]
-    except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or _line(error)}") from error
-    _demand(tuple(header) == COLUMNS, path, f"its columns are not {', '.join(COLUMNS)}")
-    if len(table) != total * len(sigmas):
-        raise InputError(f"{path} has {len(table)} rows, the proven yield speaks of {total * len(sigmas)}")
     delta = torch.empty(len(sigmas), total, dtype=torch.float64)
-    of_sample: list[tuple[int, int]] = []
-    for line, row in enumerate(table):
-        sweep, sample = divmod(line, total)
-        where = f"line {line + 2}"
-        _demand(len(row) == len(COLUMNS), path, f"{where} has {len(row)} columns")
-        try:
-            number, label, predicted = (int(cell) for cell in row[:3])
-            sigma, failure = (float(cell) for cell in row[3:5])
-            proven = TRUTH[row[5]]
-        except (ValueError, KeyError):
-            raise InputError(f"{path} cannot be read at {where}") from None
-        _demand(number == sample, path, f"{where} is of sample {number}, where sample {sample} belongs")
-        _demand(sigma == sigmas[sweep], path, f"{where} is of another σ than the curve")
+    table = list(rows(KIND, path, COLUMNS, "σ", sigmas, total))
+    for row in table:
+        failure, where = row.bound, row.where
         _demand(0.0 <= failure <= 1.0, path, f"the failure probability of {where} is none")  # nor is NaN one
-        said = proven == (failure <= stored["delta"])
-        _demand(said, path, f"{where} is {row[5]} of being proven at a failure probability of {row[4]}")
-        right = label == predicted or failure == 1.0
+        said = row.holds == (failure <= stored["delta"])
+        _demand(said, path, f"{where} is {row.cells[5]} of being proven at a failure probability of {row.cells[4]}")
+        right = row.label == row.predicted or failure == 1.0
         _demand(right, path, f"{where} bounds the failures of a class that is not predicted")
-        classes = all(0 <= one < LARGEST_WHOLE for one in (label, predicted))
-        _demand(classes, path, f"{where} has a class that is none")
-        if sweep == 0:
-            of_sample.append((label, predicted))
-        _demand(of_sample[sample] == (label, predicted), path, f"{where} has another label or prediction than before")
-        delta[sweep, sample] = failure
+        delta[row.sweep, row.sample] = failure
+    of_sample = [(row.label, row.predicted) for row in table[:total]]
     labels, predictions = zip(*of_sample, strict=True)
     return delta, torch.tensor(labels), torch.tensor(predictions)
 
@@ -159,45 +136,9 @@ def _entry(entry: Any) -> bool:
     if not isinstance(entry, dict) or entry.keys() != {"events", "probability"}:
         return False
     events, probability = entry["events"], entry["probability"]
-    return _number(events) and events > 0 and _number(probability) and 0.0 <= probability <= 1.0
-
-
-def _check_origin(path: Path, model: dict[str, Any], data: dict[str, Any]) -> None:
-    for what, entries, text, counts in (
-        ("model", model, "source", ("parameters", "perturbed")),
-        ("data", data, "name", ("samples",)),
-    ):
-        _demand(isinstance(entries.get(text), str), path, f"{text!r} of its {what} is no text")
-        for key in counts:
-            _demand(_whole(entries.get(key)), path, f"{key!r} of its {what} is no whole number")
-            _demand(entries[key] > 0, path, f"{key!r} of its {what} is {entries[key]}")
-        known = entries.get("sha256")
-        _demand(isinstance(known, str) and bool(SHA256.fullmatch(known)), path, f"its {what} has no SHA-256")
-    _demand(isinstance(data.get("path", ""), str), path, "'path' of its data is no text")
+    return is_number(events) and events > 0 and is_number(probability) and 0.0 <= probability <= 1.0
 
 
 def _same(one: Any, other: Any) -> bool:
     """Whether two values are the same JSON: 1, 1.0 and true are three."""
     return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
-
-
-def _number(value: Any) -> bool:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number beyond what floats hold
-        return False
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _demand(holds: bool, path: Path, what: str) -> None:
-    if not holds:
-        raise InputError(f"{path} is not a proven yield as it was written: {what}")
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0]

@@ -128,9 +128,9 @@ def mean_of_ends(samples: Samples, operation: Operation, sizes: Mapping[int, Ten
 
 def readers(graph: Graph, tied: Mapping[int, str]) -> dict[int, list[int]]:
     """Operation → positions of parameters in it that are read more than once."""
-    found = {}
+    by_reader = {}
     for operation in graph.operations:
         mine = [i for i in dict.fromkeys(operation.inputs) if i in tied]
         if mine:
-            found[operation.index] = mine
-    return found
+            by_reader[operation.index] = mine
+    return by_reader

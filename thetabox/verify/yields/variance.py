@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 # Numbers in the largest temporary tensor.
 BLOCK = 1 << 20
-# Added to radii for what may underflow; for variances see `rows.FLOOR`.
+# Added to radii for what may underflow; for variances see `noisy_walk.FLOOR`.
 TINY = 1e-300
 
 

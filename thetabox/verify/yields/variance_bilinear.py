@@ -115,8 +115,8 @@ def gradients(
 
     def of_sample(h: Tensor, rows: Tensor) -> list[Tensor]:
         back = vjp(lambda tensors: call(h[None], tensors)[0], [torch.zeros_like(t) for t in held])[1]
-        found: list[Tensor] = vmap(lambda row: back(row)[0])(rows)
-        return found
+        slopes: list[Tensor] = vmap(lambda row: back(row)[0])(rows)
+        return slopes
 
     def of_samples(h: Tensor, rows: Tensor) -> list[Tensor]:
         parts = [of_sample(one, some) for one, some in zip(h, rows, strict=True)]

@@ -8,7 +8,6 @@ or something on the way to it (the ``exp(-a)`` of a sigmoid) above the largest, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -19,17 +18,15 @@ from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import SAFETY
 from thetabox.verify.interpreter.context import Context
-from thetabox.verify.interpreter.rules.elementwise import literal_error, neg, number
+from thetabox.verify.interpreter.rules.elementwise import neg
+from thetabox.verify.interpreter.rules.literals import Number, coefficient_of, literal_error
+from thetabox.verify.interpreter.rules.monotone import ULPS, dipped, increasing, rounded, two_parts, within_range
 from thetabox.verify.interpreter.rules.table import rule
 
-Number = int | float
-ULPS = 8
 # Up to here the slack of an exponent may stay slack.
 SMALL = 1e-6
 # Beyond this size of an exponent in float64, and before it in float32, exp returns 0 or overflows.
 EXPONENT = 750.0
-# Of a product with a function of itself, where that is flushed to zero: more than EXPONENT.
-FLUSHED = 1024.0
 
 
 @rule("aten.relu.default", "aten.relu_.default", slack=True, types="whole")
@@ -47,36 +44,13 @@ def leaky_relu(context: Context, a: Interval, negative_slope: Number = 0.01) -> 
     """``a`` where positive, ``slope a`` elsewhere."""
     slope = coefficient_of(context, negative_slope)
     steepness = max(1.0, abs(slope))
-    out = _pieces(a, lambda t: F.leaky_relu(t, slope), increasing=slope >= 0)
+    out = two_parts(a, lambda t: F.leaky_relu(t, slope), increasing=slope >= 0)
     magnitude = a.magnitude * steepness
     tiny = context.rounding.subnormal + literal_error(context, slope) * a.magnitude
     out.slack = (a.slack * steepness + context.rounding.of_operation(2) * magnitude + tiny) * SAFETY
     out.slack += context.rounding.beyond(magnitude)
     out.bound = None if a.bound is None else a.bound * steepness
     return out
-
-
-def coefficient_of(context: Context, value: Number) -> float:
-    """A number of the graph that is a number.
-
-    Raises:
-        InputError: it is infinite or not a number.
-    """
-    coefficient = number(context, value)
-    if not math.isfinite(coefficient):
-        raise InputError(f"{context.where} computes with {coefficient}; give it a finite number")
-    return coefficient
-
-
-def _pieces(a: Interval, function: Callable[[Tensor], Tensor], *, increasing: bool) -> Interval:
-    """Ends of a function that is 0 at 0 and monotone on either side of it."""
-    if a.is_point or increasing:
-        return replace(a.map(function), nonnegative=a.nonnegative and increasing)
-    first, second = function(a.lower), function(a.upper)
-    low, high = torch.minimum(first, second), torch.maximum(first, second)
-    through = (a.lower < 0) & (a.upper > 0)
-    low, high = torch.where(through, low.clamp(max=0.0), low), torch.where(through, high.clamp(min=0.0), high)
-    return replace(a, lower=low, upper=high, nonnegative=False, bound=None, owned=False)
 
 
 @rule("aten.hardtanh.default", "aten.clamp.default", slack=True, types="whole")
@@ -124,42 +98,6 @@ def absolute(context: Context, a: Interval) -> Interval:
     return replace(a, lower=low, upper=torch.maximum(a.lower.abs(), a.upper.abs()), nonnegative=True)
 
 
-def increasing(
-    context: Context,
-    a: Interval,
-    function: Callable[[Tensor], Tensor],
-    steepness: float,
-    *,
-    nonnegative: bool = False,
-) -> Interval:
-    """An increasing function with a bounded derivative."""
-    out = replace(a.map(function), nonnegative=nonnegative, slack=0.0)
-    return rounded(context, out, a.slack * steepness)
-
-
-def rounded(context: Context, out: Interval, slack: float, ulps: int = ULPS, grown: float = 0.0) -> Interval:
-    """Ends as a library function computed them, with its error and that of the network's own.
-
-    ``grown`` times as much stands on the way to the result and may overflow.
-    """
-    if grown:
-        out = _within_range(context, out, grown)
-    error = context.rounding.of_operation(ulps) * (out.magnitude + slack)
-    out.slack = (slack + error + context.rounding.flushed) * SAFETY
-    if grown:
-        out.slack += context.rounding.beyond(out.magnitude * grown)
-    return out
-
-
-def _within_range(context: Context, out: Interval, grown: float) -> Interval:
-    """Without the ends of which ``grown`` times as much may overflow, so that their error is not that of the others."""
-    limit = 0.999 * context.rounding.largest / grown
-    if out.magnitude < limit:
-        return out
-    lower = torch.where(out.lower.abs() < limit, out.lower, 0.0 if out.nonnegative else -torch.inf)
-    return replace(out, lower=lower, upper=torch.where(out.upper.abs() < limit, out.upper, torch.inf), bound=None)
-
-
 @rule("aten.sigmoid.default", slack=True)
 def sigmoid(context: Context, a: Interval) -> Interval:
     """``1 / (1 + exp(-a))``."""
@@ -177,7 +115,7 @@ def exp(context: Context, a: Interval) -> Interval:
     """Exponential; a small slack of what belongs to no sample stays one, times the largest result."""
     if a.slack > SMALL:
         a = a.settled(context.rounding.own)
-    out = _within_range(context, replace(a.map(torch.exp), nonnegative=True, slack=0.0), 1.0)
+    out = within_range(context, replace(a.map(torch.exp), nonnegative=True, slack=0.0), 1.0)
     # exp(s) - 1 <= s (1 + s) for s below 1.
     if a.batch is not None:
         # Of each number by itself: one sample's may be larger than another's by any factor.
@@ -250,9 +188,9 @@ def elu(context: Context, a: Interval, alpha: Number = 1, scale: Number = 1, inp
     def function(t: Tensor) -> Tensor:
         return torch.where(t <= 0, torch.expm1(t.clamp(max=0.0) * inner) * outer, t * scale)
 
-    out = _pieces(a, function, increasing=scale >= 0 and outer * inner >= 0)
+    out = two_parts(a, function, increasing=scale >= 0 and outer * inner >= 0)
     gain = max(1.0, 1.0 / abs(outer)) if growing and outer else 1.0
-    out = _within_range(context, replace(out, bound=None, slack=0.0), gain)
+    out = within_range(context, replace(out, bound=None, slack=0.0), gain)
     most = 1.0 if not growing else 1.0 + (out.magnitude / abs(outer) if outer else math.inf)  # of the exponential
     # exp(x) - 1 may be computed as it is written, and outer as the product of two rounded numbers.
     held = literal_error(context, alpha) * abs(scale) + literal_error(context, scale) * abs(alpha)
@@ -275,34 +213,6 @@ def elu(context: Context, a: Interval, alpha: Number = 1, scale: Number = 1, inp
 def selu(context: Context, a: Interval) -> Interval:
     """ELU of fixed constants (Klambauer et al., NeurIPS 2017)."""
     return elu(context, a, 1.6732632423543772, 1.0507009873554805)
-
-
-def dipped(
-    context: Context,
-    a: Interval,
-    function: Callable[[Tensor], Tensor],
-    place: float,
-    least: float,
-    error: float,
-    *,
-    steepness: float = 1.2,
-    ulps: int = 2 * ULPS,
-    grown: float = 2.0,
-) -> Interval:
-    """A function that falls to ``least`` at ``place`` and rises from there.
-
-    Its derivative is at most ``steepness``; ``grown`` times the result stands on the way to it.
-    """
-    low, high = function(a.lower), None
-    if a.is_point:
-        out = Interval.point(low)
-    else:
-        high = function(a.upper)
-        through = (a.lower < place + 1e-5) & (a.upper > place - 1e-5)
-        out = Interval(torch.where(through, least, torch.minimum(low, high)), torch.maximum(low, high))
-    slack = steepness * a.slack + context.rounding.of_operation(2 * ULPS) * error + FLUSHED * context.rounding.flushed
-    out = replace(out, batch=a.batch, merged=a.merged)
-    return rounded(context, out, slack, ulps, grown)
 
 
 @rule("aten.gelu.default", slack=True)

@@ -24,7 +24,6 @@ from thetabox.verify.interpreter.context import Context
 from thetabox.verify.interpreter.rules import shortcuts
 from thetabox.verify.interpreter.rules.elementwise import add
 from thetabox.verify.interpreter.rules.ends import Product, centre_radius, ends, samples
-from thetabox.verify.network.graph import Layout
 
 Operand = Interval | Parameter | None
 
@@ -194,9 +193,7 @@ def add_bias(context: Context, out: Interval, bias: Operand, terms: int) -> Inte
     """Add a bias whose ε differs from row to row, or that is a computed value."""
     if bias is None:
         return out
-    assert context.operation is not None
-    layout = context.operation.layout
-    assert isinstance(layout, Layout)
+    layout = context.layout
     term = context.interval(bias) if isinstance(bias, Parameter) else bias
     if out.lower.dim() > 2 and context.is_convolution:
         spatial = [1] * (out.lower.dim() - 2)

@@ -27,7 +27,8 @@ from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.interpreter.context import Context
 from thetabox.verify.interpreter.rules.activation import EXPONENT
 from thetabox.verify.interpreter.rules.affine import product_of_values
-from thetabox.verify.interpreter.rules.elementwise import literal_error, scaled
+from thetabox.verify.interpreter.rules.elementwise import scaled
+from thetabox.verify.interpreter.rules.literals import literal_error
 from thetabox.verify.interpreter.rules.softmax import softmax_ends, sum_error
 from thetabox.verify.interpreter.rules.table import rule
 

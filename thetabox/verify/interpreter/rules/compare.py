@@ -17,10 +17,10 @@ from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import SAFETY
 from thetabox.verify.interpreter.context import Context
-from thetabox.verify.interpreter.rules.elementwise import either, literal, literal_error, number, sub, truth
+from thetabox.verify.interpreter.rules.elementwise import either, sub, truth
+from thetabox.verify.interpreter.rules.literals import Number, literal, literal_error, number
 from thetabox.verify.interpreter.rules.table import rule
 
-Number = int | float
 Operand = Interval | Number
 
 

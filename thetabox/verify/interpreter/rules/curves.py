@@ -1,6 +1,6 @@
 """Functions of one value beside the activations: increasing, with a dip, or periodic.
 
-As in :mod:`~thetabox.verify.interpreter.rules.activation`, eight units in the last place are allowed for.
+As in :mod:`~thetabox.verify.interpreter.rules.monotone`, eight units in the last place are allowed for.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.overflow import nowhere_infinite
 from thetabox.verify.interpreter.context import Context
-from thetabox.verify.interpreter.rules.activation import ULPS, coefficient_of, dipped, elu, increasing, rounded
-from thetabox.verify.interpreter.rules.elementwise import literal_error
+from thetabox.verify.interpreter.rules.activation import elu
+from thetabox.verify.interpreter.rules.literals import Number, coefficient_of, literal_error
+from thetabox.verify.interpreter.rules.monotone import ULPS, dipped, increasing, rounded
 from thetabox.verify.interpreter.rules.table import rule
-
-Number = int | float
 
 # Where a library's sine may no longer know its argument modulo a period to the last digits.
 FAR = 1e4

@@ -20,11 +20,9 @@ from thetabox.errors import InputError, OneEpsilonAtATime
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import SAFETY
-from thetabox.verify.interpreter.context import Context
+from thetabox.verify.interpreter.context import Context, Value
 from thetabox.verify.interpreter.rules.affine import affine, product_of_values, times
 from thetabox.verify.interpreter.rules.table import rule
-
-Value = Interval | Parameter
 
 
 @rule("aten.einsum.default", parameters=True, slack=True, honours=("path",))

@@ -7,23 +7,21 @@ most ``u M``.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
-from thetabox.verify.arithmetic.overflow import nowhere_infinite
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import SAFETY
 from thetabox.verify.interpreter.context import Context
+from thetabox.verify.interpreter.rules.literals import Number, held, literal, literal_error, number
 from thetabox.verify.interpreter.rules.minus_infinity import filled, gone, hidden, is_mask
+from thetabox.verify.interpreter.rules.powers import reciprocal
 from thetabox.verify.interpreter.rules.table import rule
 
-Number = int | float
 Operand = Interval | Number
 
 
@@ -33,7 +31,7 @@ def add(context: Context, a: Operand, b: Operand, alpha: Number = 1) -> Interval
     if context.operation is not None and context.operation.dtype is torch.bool:
         return either(*(truth(context, v) for v in ((a, b) if alpha else (a, False))))
     if alpha != 1:
-        b = mul(context, b if isinstance(b, Interval) else _held(context, number(context, b)), alpha)
+        b = mul(context, b if isinstance(b, Interval) else held(context, number(context, b)), alpha)
     if not isinstance(a, Interval):
         a, b = b, a
     assert isinstance(a, Interval)
@@ -92,33 +90,6 @@ def _sum_error(context: Context, a: Interval, b: Interval) -> tuple[float, float
     return magnitude, slack + context.rounding.beyond(magnitude)
 
 
-def number(context: Context, value: Any) -> float:
-    """A literal of the graph; the number of samples is none."""
-    if not isinstance(value, (int, float)):
-        raise InputError(f"{context.where} computes with the number of samples")
-    return float(value)
-
-
-def literal(context: Context, value: float, size: Sequence[int], device: torch.device) -> Interval:
-    """A literal as a tensor; a network or bounds in float32 may hold it rounded."""
-    tensor = torch.full(tuple(size), value, dtype=context.dtype, device=device)
-    return Interval.point(tensor, literal_error(context, value), nonnegative=value >= 0)
-
-
-def _held(context: Context, value: float) -> Interval:
-    """A literal that is computed with before it meets a tensor."""
-    return literal(context, value, (), context.sweep.values.device)
-
-
-def literal_error(context: Context, value: float) -> float:
-    """What a literal may be off by: a network or bounds in float32 may hold it rounded."""
-    in_float32 = context.rounding.network > 0 or context.dtype == torch.float32
-    if not in_float32 or not math.isfinite(value) or float(torch.tensor(value, dtype=torch.float32)) == value:
-        return 0.0
-    error = (context.rounding.of_operation() * abs(value) + context.rounding.subnormal) * SAFETY
-    return error + context.rounding.beyond(abs(value))
-
-
 def _shifted(context: Context, a: Interval, b: float) -> Interval:
     magnitude = (a.magnitude + abs(b)) * SAFETY
     out = a.fresh(lambda t, spare: torch.add(t, b, out=spare))
@@ -132,7 +103,7 @@ def _shifted(context: Context, a: Interval, b: float) -> Interval:
 def sub(context: Context, a: Operand, b: Operand, alpha: Number = 1) -> Interval:
     """``a - alpha b``."""
     if alpha != 1:
-        b = mul(context, b if isinstance(b, Interval) else _held(context, number(context, b)), alpha)
+        b = mul(context, b if isinstance(b, Interval) else held(context, number(context, b)), alpha)
     if not isinstance(b, Interval):
         return add(context, a, -number(context, b))
     if not isinstance(a, Interval):
@@ -170,10 +141,7 @@ def multiply(context: Context, a: Operand | Parameter, b: Operand | Parameter) -
                 return parameter.masked(mask)
     operands = [context.interval(v) if isinstance(v, Parameter) else v for v in (a, b)]
     intervals = [v for v in operands if isinstance(v, Interval)]
-    assert context.operation is not None
-    layout = context.operation.layout
-    assert layout is not None
-    assert not isinstance(layout, tuple)
+    layout = context.layout
     aligned = iter(context.aligned(intervals, layout))
     left, right = (next(aligned) if isinstance(v, Interval) else v for v in operands)
     out = mul(context, left, right)
@@ -267,54 +235,3 @@ def div(context: Context, a: Operand, b: Operand) -> Interval:
     relative = context.rounding.of_operation() + 2.0 * literal_error(context, b) / abs(b)
     out.slack = (out.slack + relative * out.magnitude) * SAFETY
     return out
-
-
-@rule("aten.reciprocal.default", elementwise=True)
-def reciprocal(context: Context, b: Interval) -> Interval:
-    """``1 / b``; nothing is known where ``b`` may be 0, nor of anything computed from it: 0 / 0 is no number."""
-    if b.is_point and bool((b.lower != 0).all()):
-        out = Interval.point(1.0 / b.lower, nonnegative=b.nonnegative)
-    else:
-        through = (b.lower <= 0) & (b.upper >= 0)
-        lower = torch.where(through, -torch.inf, 1.0 / b.upper)
-        upper = torch.where(through, torch.inf, 1.0 / b.lower)
-        out = Interval(lower, upper, nonnegative=b.nonnegative and not bool(through.any()))
-    out.slack = (context.rounding.of_operation(2) * out.magnitude + context.rounding.subnormal) * SAFETY
-    out.slack += context.rounding.beyond(out.magnitude)
-    return nowhere_infinite(out)
-
-
-@rule("aten.pow.Tensor_Scalar", elementwise=True, types="whole")
-def power(context: Context, a: Interval, exponent: Number) -> Interval:
-    """``a ** 2`` and other whole or half powers."""
-    if exponent == 0.5:
-        return sqrt(context, a)
-    if exponent == -1:
-        return reciprocal(context, a)
-    if not float(exponent).is_integer() or not 1 <= exponent <= 16:
-        raise InputError(f"{context.where}: only powers 0.5, -1 and 1 to 16 have a rule, not {exponent}")
-    count = int(exponent)
-    low, high = a.lower**count, a.upper**count
-    if count % 2 == 0:
-        through = (a.lower < 0) & (a.upper > 0)
-        low, high = torch.where(through, 0.0, torch.minimum(low, high)), torch.maximum(low, high)
-    out = Interval(low, high, nonnegative=count % 2 == 0 or a.nonnegative)
-    out.slack = (context.rounding.of_operation(2 * count) * out.magnitude + context.rounding.subnormal) * SAFETY
-    out.slack += context.rounding.beyond(out.magnitude)
-    return out
-
-
-@rule("aten.sqrt.default", elementwise=True)
-def sqrt(context: Context, a: Interval) -> Interval:
-    """Square root; the argument must be provably nonnegative."""
-    if not a.nonnegative and bool((a.lower < 0).any()):
-        raise InputError(f"{context.where} may take the root of a negative number")
-    out = replace(a.map(lambda t: t.clamp(min=0.0).sqrt()), nonnegative=True)
-    out.slack = context.rounding.of_operation(2) * out.magnitude
-    return out
-
-
-@rule("aten.rsqrt.default", elementwise=True)
-def rsqrt(context: Context, a: Interval) -> Interval:
-    """``1 / sqrt(a)``."""
-    return reciprocal(context, sqrt(context, a).settled(context.rounding.own))

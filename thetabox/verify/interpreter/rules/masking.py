@@ -13,12 +13,10 @@ from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import SAFETY
 from thetabox.verify.interpreter.context import Context
 from thetabox.verify.interpreter.rules.compare import where
-from thetabox.verify.interpreter.rules.elementwise import literal
-from thetabox.verify.interpreter.rules.movement import constant_index, in_result
+from thetabox.verify.interpreter.rules.literals import Number, in_result, literal
+from thetabox.verify.interpreter.rules.movement import constant_index
 from thetabox.verify.interpreter.rules.table import rule
 from thetabox.verify.network.kinds import is_whole
-
-Number = int | float
 
 
 @rule("aten.masked_fill.Scalar", "aten.masked_fill.Tensor", elementwise=True, types="whole")

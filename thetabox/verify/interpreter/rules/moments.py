@@ -41,7 +41,7 @@ from torch import Tensor
 from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.interpreter.context import Context
-from thetabox.verify.interpreter.rules.elementwise import literal_error
+from thetabox.verify.interpreter.rules.literals import literal_error
 
 # Steps of the search for the constant nearest to a box; any number is sound.
 STEPS = 24

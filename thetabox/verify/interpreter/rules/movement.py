@@ -12,21 +12,11 @@ from torch import Tensor
 
 from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
-from thetabox.verify.arithmetic.parameter import EXACT, Parameter, stored
-from thetabox.verify.interpreter.context import Context
-from thetabox.verify.interpreter.rules.compare import nonzero
-from thetabox.verify.interpreter.rules.elementwise import literal, number
+from thetabox.verify.arithmetic.parameter import Parameter
+from thetabox.verify.interpreter.context import Context, Value
+from thetabox.verify.interpreter.rules.literals import in_result, literal
 from thetabox.verify.interpreter.rules.table import EVERYTHING, rule
-from thetabox.verify.network.graph import BatchSize, Layout
-from thetabox.verify.network.kinds import ends_of, is_whole
-
-Value = Interval | Parameter
-
-
-def _layout(context: Context) -> Layout:
-    layout = None if context.operation is None else context.operation.layout
-    assert isinstance(layout, Layout)
-    return layout
+from thetabox.verify.network.graph import BatchSize
 
 
 def _moved(x: Value, function: Any) -> Value:
@@ -49,77 +39,13 @@ def dropout(context: Context, x: Value, share: float, train: bool) -> Value:
     return x
 
 
-@rule("aten._to_copy.default", "aten.to.dtype", "aten.to.device", "aten.to.dtype_layout", parameters=True, slack=True,
-      types="casts", honours=EVERYTHING)  # a list of operators  # fmt: skip
-def cast(context: Context, x: Value, *args: Any, **kwargs: Any) -> Value:
-    """A cast between floating types, or of whole numbers; the real number stays what it is."""
-    if context.kind is None or context.kind.result is None:
-        return x
-    return in_type(context, x, context.kind.operands[0], context.kind.result)
-
-
-def in_type(context: Context, x: Value, source: torch.dtype | None, target: torch.dtype) -> Value:
-    """A value in another type.
-
-    Raises:
-        InputError: a real number that is not known to be whole would become a whole one, or be rounded to fewer digits
-            than float32 has.
-    """
-    if target is source:
-        return x
-    network = None if context.kind is None else context.kind.network
-    if target.is_floating_point:
-        # A type of so few digits holds every whole number up to this.
-        narrow = target.itemsize < 4 and target is not network
-        if narrow and not (is_whole(source) and _size(context, x) <= 2.0 / torch.finfo(target).eps):
-            raise InputError(f"{context.where} rounds to {target}, which has no rule; use float32 or float64")
-        return replace(x, source=None) if isinstance(x, Parameter) else x
-    if is_whole(source):
-        x = context.interval(x) if isinstance(x, Parameter) else x
-        if target is torch.bool:
-            return nonzero(context, x)
-        return replace(x, owned=False)
-    constant = not x.factor if isinstance(x, Parameter) else x.batch is None and not x.by_row
-    if constant and target is torch.bool:
-        return nonzero(context, context.interval(x) if isinstance(x, Parameter) else x)
-    truncated = _truncated(context, x, target) if constant else _whole(context, x, target)
-    if truncated is None:
-        raise InputError(f"{context.where} turns real values into {target}, which has no rule")
-    return truncated
-
-
-def _size(context: Context, x: Value) -> float:
-    return (context.interval(x) if isinstance(x, Parameter) else x).magnitude
-
-
-def _whole(context: Context, x: Value, target: torch.dtype) -> Interval | None:
-    """Whole numbers that a sample is given as real ones, such as places of an embedding; ``None`` for others."""
-    if not isinstance(x, Interval) or not (x.is_point and x.slack == 0.0) or target is torch.bool:
-        return None
-    least, most = ends_of(target)
-    inside = x.magnitude < min(EXACT, most) and (least < 0 or bool((x.lower >= 0).all()))
-    return replace(x, owned=False) if inside and torch.equal(x.lower, x.lower.trunc()) else None
-
-
-def _truncated(context: Context, x: Value, target: torch.dtype) -> Parameter | None:
-    """Whole numbers that real ones certainly become; ``None`` where that is open."""
-    x = (context.interval(x) if isinstance(x, Parameter) else x).settled(context.rounding.own)
-    low, high = x.lower.double().trunc(), x.upper.double().trunc()
-    least, most = ends_of(target)
-    if target is torch.bool or not torch.equal(low, high) or not low.numel():
-        return None
-    if not (max(least, -EXACT) < float(low.min()) + 1 and float(low.max()) - 1 < min(most, EXACT)):
-        return None
-    return stored(context.where, low.to(target), context.rounding)
-
-
 @rule("aten.view.default", "aten.reshape.default", "aten._unsafe_view.default", "aten.flatten.using_ints",
       "aten.unflatten.int", "aten.expand.default", parameters=True, slack=True, types="moves",
       honours=EVERYTHING)  # a list of operators  # fmt: skip
 def reshape(context: Context, x: Value, *args: Any, **kwargs: Any) -> Value:
     """A new shape, read from the trace, with as many rows as the value has."""
-    layout = _layout(context)
-    expanding = "expand" in context.operation.operator  # type: ignore[union-attr]  # set by _layout
+    layout = context.layout
+    expanding = context.operation is not None and "expand" in context.operation.operator
     if isinstance(x, Parameter) and layout.batch is not None:
         x = context.aligned([context.interval(x)], layout)[0]
     rows = context.rows(x) if isinstance(x, Interval) and x.batch is not None else context.sweep.samples
@@ -154,7 +80,7 @@ def pad(context: Context, x: Value, sizes: list[int], mode: str = "constant", va
     """One number around, or the values next to it (``reflect``), at it (``replicate``) or opposite (``circular``)."""
     if mode == "constant":
         return padded(context, x, sizes, value or 0.0)
-    rank = len(_layout(context).shape)
+    rank = len(context.layout.shape)
     if isinstance(x, Interval) and x.batch is not None and x.batch >= rank - len(sizes) // 2:
         raise InputError(f"{context.where} pads samples with other samples")
     return _moved(x, lambda t: F.pad(t, sizes, mode=mode))
@@ -176,7 +102,7 @@ def padded(context: Context, x: Value, sizes: list[int], value: float = 0.0) -> 
 @rule("aten.slice.Tensor", parameters=True, slack=True, types="moves")
 def cut(context: Context, x: Value, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Value:
     """A range of one dimension; over samples only the whole of it."""
-    layout = _layout(context)
+    layout = context.layout
     samples = isinstance(x, Interval) and x.batch is not None
     if samples and dim % len(layout.shape) == x.batch:  # type: ignore[union-attr]  # an interval
         return x
@@ -249,76 +175,3 @@ def _part(target: Any, args: tuple[Any, ...], place: int, t: Tensor) -> Tensor:
 def getitem(context: Context, values: Any, place: int) -> Any:
     """One result of an operator that has several."""
     return values[place]
-
-
-@rule("aten.sym_size.int", parameters=True, slack=True, types="moves")
-def batch_size(context: Context, x: Value, dim: int) -> BatchSize:
-    """The number of samples: shapes are read from the trace instead."""
-    return BatchSize()
-
-
-@rule("mul", "add", "sub", "floordiv", "aten.sym_numel.default", "<built-in function mul>",
-      "<built-in function add>", "<built-in function sub>", "<built-in function floordiv>", "<built-in function eq>",
-      "<built-in function ge>", "<built-in function le>", parameters=True, slack=True, types="moves",
-      honours=EVERYTHING)  # operators  # fmt: skip
-def size_arithmetic(context: Context, *args: Any, **kwargs: Any) -> BatchSize:
-    """Arithmetic on sizes, for shapes that are read from the trace."""
-    return BatchSize()
-
-
-@rule("aten.zeros.default", "aten.zeros_like.default", "aten.new_zeros.default", parameters=True, slack=True,
-      types="moves", honours=("self", "size", "dtype"))  # a list of operators  # fmt: skip
-def zeros(context: Context, *args: Any, **kwargs: Any) -> Interval:
-    """Zeros."""
-    return _constant(context, 0.0)
-
-
-@rule("aten.ones.default", "aten.ones_like.default", "aten.new_ones.default", parameters=True, slack=True,
-      types="moves", honours=("self", "size", "dtype"))  # a list of operators  # fmt: skip
-def ones(context: Context, *args: Any, **kwargs: Any) -> Interval:
-    """Ones."""
-    return _constant(context, 1.0)
-
-
-@rule("aten.full.default", "aten.full_like.default", parameters=True, slack=True, types="moves", honours=("dtype",))
-def full(context: Context, like: Any, value: Any, **kwargs: Any) -> Interval:
-    """One number everywhere."""
-    return _constant(context, value)
-
-
-@rule("aten.new_full.default", parameters=True, slack=True, types="moves", honours=("dtype",))
-def new_full(context: Context, like: Any, size: Any, value: Any, **kwargs: Any) -> Interval:
-    """One number everywhere."""
-    return _constant(context, value)
-
-
-@rule("aten.scalar_tensor.default", slack=True, types="moves", honours=("dtype",))
-def scalar(context: Context, value: Any, **kwargs: Any) -> Interval:
-    """A number as a tensor."""
-    return _constant(context, value)
-
-
-@rule("aten.arange.default", "aten.arange.start", "aten.arange.start_step", slack=True,
-      honours=("start", "end", "step", "dtype"))  # a list of operators  # fmt: skip
-def arange(context: Context, *args: Any, **kwargs: Any) -> Interval:
-    """Numbers in order."""
-    if _layout(context).batch is not None:
-        raise InputError(f"{context.where} counts samples")
-    out = Interval.point(torch.arange(*args, dtype=context.dtype, device=context.sweep.values.device))
-    if not all(isinstance(a, int) for a in args) or out.magnitude >= 2.0**24:
-        out.slack = 4 * context.rounding.of_operation() * out.magnitude
-    return out
-
-
-def _constant(context: Context, value: Any) -> Interval:
-    sizes = _layout(context).sizes(context.sweep.samples)
-    return literal(context, in_result(context, value), sizes, context.sweep.values.device)
-
-
-def in_result(context: Context, value: Any) -> float:
-    """A number of the graph as a tensor of the result's type holds it, if that is no wide floating type."""
-    exact = number(context, value)
-    result = None if context.kind is None else context.kind.result
-    if result is None or (result.is_floating_point and result.itemsize >= 4):
-        return exact
-    return float(torch.full((), value, dtype=result).item())

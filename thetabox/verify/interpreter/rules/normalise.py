@@ -13,7 +13,9 @@ from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import SAFETY, Rounding
 from thetabox.verify.interpreter.context import Context
-from thetabox.verify.interpreter.rules.elementwise import add, literal_error, mul, rsqrt, sub
+from thetabox.verify.interpreter.rules.elementwise import add, mul, sub
+from thetabox.verify.interpreter.rules.literals import literal_error
+from thetabox.verify.interpreter.rules.powers import rsqrt
 from thetabox.verify.interpreter.rules.table import rule
 from thetabox.verify.network.graph import Layout
 
@@ -36,10 +38,7 @@ def batch_norm(
     r"""``(x - mean) / sqrt(variance + eps) * weight + bias``, each channel by its stored statistics."""
     if training or mean is None or variance is None:
         raise InputError(f"{context.where} uses the statistics of the batch; only evaluation mode has a rule")
-    assert context.operation is not None
-    layout = context.operation.layout
-    layout = layout[0] if isinstance(layout, tuple) else layout
-    assert isinstance(layout, Layout)
+    layout = context.layout
     if x.batch != 0:
         raise InputError(f"{context.where}: the first dimension of batch norm's input must be the samples'")
     rank = len(layout.shape)

@@ -16,7 +16,6 @@ from thetabox.verify.interpreter.rules.elementwise import add, mul
 from thetabox.verify.interpreter.rules.moments import grouped
 from thetabox.verify.interpreter.rules.normalise import batch_norm
 from thetabox.verify.interpreter.rules.table import rule
-from thetabox.verify.network.graph import Layout
 
 Operand = Interval | Parameter | None
 
@@ -123,10 +122,7 @@ def rms_norm(
 
 def _affine(context: Context, out: Interval, weight: Operand, bias: Operand, after: int) -> Interval:
     """``out * weight + bias``, parameters with ``after`` dimensions behind the channels."""
-    assert context.operation is not None
-    layout = context.operation.layout
-    layout = layout[0] if isinstance(layout, tuple) else layout
-    assert isinstance(layout, Layout)
+    layout = context.layout
 
     def aligned(v: Interval | Parameter) -> list[Interval]:
         v = context.interval(v) if isinstance(v, Parameter) else v

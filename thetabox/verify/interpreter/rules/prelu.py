@@ -11,15 +11,12 @@ from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.interpreter.context import Context
 from thetabox.verify.interpreter.rules.table import rule
-from thetabox.verify.network.graph import Layout
 
 
 @rule("aten.prelu.default", parameters=True, slack=True)
 def prelu(context: Context, x: Interval | Parameter, weight: Interval | Parameter) -> Interval:
     """``a`` where positive, ``w a`` elsewhere, one slope for all channels or one each (He et al., ICCV 2015)."""
-    assert context.operation is not None
-    layout = context.operation.layout
-    assert isinstance(layout, Layout)
+    layout = context.layout
     x, weight = (context.interval(v) if isinstance(v, Parameter) else v for v in (x, weight))
     if x.batch is None or weight.batch is not None:
         raise InputError(f"{context.where}: PReLU has a rule for values of samples and slopes that are parameters")

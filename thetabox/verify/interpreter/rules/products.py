@@ -12,7 +12,6 @@ from thetabox.verify.interpreter.context import Context
 from thetabox.verify.interpreter.rules.affine import Operand, add_bias, affine, product_of_values, times
 from thetabox.verify.interpreter.rules.dense import matmul
 from thetabox.verify.interpreter.rules.table import rule
-from thetabox.verify.network.graph import Layout
 
 
 @rule("aten.baddbmm.default", "aten.addmv.default", parameters=True, slack=True)
@@ -25,9 +24,7 @@ def sum_and_product(
     out = matmul(context, x, weight)
     assert isinstance(weight, (Interval, Parameter))
     shape = weight.theta.shape if isinstance(weight, Parameter) else weight.shape
-    assert context.operation is not None
-    layout = context.operation.layout
-    assert isinstance(layout, Layout)
+    layout = context.layout
     out = replace(out, batch=layout.batch, merged=layout.merged)
     return add_bias(context, out, term, shape[-2] if len(shape) > 1 else shape[0])
 
@@ -51,8 +48,6 @@ def bilinear(context: Context, x: Interval, y: Interval, weight: Operand, bias: 
     most = 1.01 * x.magnitude * y.magnitude * float(reach.detach().flatten(1).sum(1).amax())
     out.slack += context.rounding.of_dot(left * right + 4) * most * SAFETY
     out.slack += left * right * context.rounding.subnormal * (1.0 + y.magnitude) + context.rounding.beyond(most)
-    assert context.operation is not None
-    layout = context.operation.layout
-    assert isinstance(layout, Layout)
+    layout = context.layout
     out = replace(out, batch=layout.batch, merged=layout.merged, bound=None)
     return add_bias(context, out, bias, left * right)

@@ -12,8 +12,8 @@ from torch import Tensor
 from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import Parameter
-from thetabox.verify.interpreter.context import Context
-from thetabox.verify.interpreter.rules.elementwise import literal
+from thetabox.verify.interpreter.context import Context, Value
+from thetabox.verify.interpreter.rules.literals import literal
 from thetabox.verify.interpreter.rules.table import EVERYTHING, rule
 from thetabox.verify.network.graph import BatchSize, Operation, arguments
 from thetabox.verify.network.kinds import is_whole
@@ -21,7 +21,6 @@ from thetabox.verify.network.kinds import is_whole
 # Whole numbers up to here are themselves in every floating type of 32 digits and more.
 EXACT_IN_FLOAT32 = 1 << 24
 
-Value = Interval | Parameter
 # Dimensions along which an operator on so many dimensions moves values, by its arguments.
 Along = Callable[[int, dict[str, Any]], Iterable[int]]
 

@@ -192,12 +192,12 @@ def _narrowed(
 ) -> tuple[list[Interval], State]:
     """Outputs and last state within what affine forms say of them as well."""
     drive, *initial = same_rows(context, drive, *first)
-    found = forms.walked(context, step.__name__, drive, tuple(initial), weights, backwards=backwards)
-    if found is None:
+    narrower = forms.walked(context, step.__name__, drive, tuple(initial), weights, backwards=backwards)
+    if narrower is None:
         return boxes
     outputs, state = (
         [_within(context, box, ends) for box, ends in zip(each, narrow, strict=True)]
-        for each, narrow in zip(boxes, found, strict=True)
+        for each, narrow in zip(boxes, narrower, strict=True)
     )
     return outputs, tuple(state)
 

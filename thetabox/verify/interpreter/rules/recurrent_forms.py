@@ -27,7 +27,7 @@ from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import gamma
 from thetabox.verify.interpreter.context import Context
-from thetabox.verify.interpreter.rules.activation import ULPS
+from thetabox.verify.interpreter.rules.monotone import ULPS
 from thetabox.verify.interpreter.rules.recurrent_steps import Weights
 
 # Numbers in the largest tensor of generators.
@@ -242,11 +242,11 @@ def walked(
         steps = Steps(context, weights, (epsilons[0][part], epsilons[1][part]), most)
         forms = _initial(state, part, steps.own)
         step = getattr(steps, kind)
-        found: list[tuple[Tensor, Tensor]] = [(drive.lower, drive.upper)] * times
+        narrow: list[tuple[Tensor, Tensor]] = [(drive.lower, drive.upper)] * times
         for time in reversed(range(times)) if backwards else range(times):
             forms = step(Interval(drive.lower[time, part], drive.upper[time, part]), *forms)
-            found[time] = _ends(forms[0], steps)
-        pieces.append((found, [_ends(f, steps) for f in forms]))
+            narrow[time] = _ends(forms[0], steps)
+        pieces.append((narrow, [_ends(f, steps) for f in forms]))
     outputs, last = zip(*pieces, strict=True)
     return _together(outputs), _together(last)
 

@@ -24,9 +24,10 @@ from thetabox.verify.arithmetic.overflow import nowhere_infinite
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import SAFETY
 from thetabox.verify.interpreter.context import Context
-from thetabox.verify.interpreter.rules.activation import ULPS, relu
+from thetabox.verify.interpreter.rules.activation import relu
 from thetabox.verify.interpreter.rules.affine import Operand, affine
 from thetabox.verify.interpreter.rules.elementwise import add, mul
+from thetabox.verify.interpreter.rules.monotone import ULPS
 from thetabox.verify.network.graph import Layout
 
 State = tuple[Interval, ...]

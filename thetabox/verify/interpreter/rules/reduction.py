@@ -15,7 +15,7 @@ from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import SAFETY
 from thetabox.verify.interpreter.context import Context
-from thetabox.verify.interpreter.rules.movement import in_type
+from thetabox.verify.interpreter.rules.casts import in_type
 from thetabox.verify.interpreter.rules.table import rule
 
 

@@ -49,14 +49,14 @@ EXACT_PLACES = 1 << 22
 def nearest(context: Context, x: Interval, *args: Any, **kwargs: Any) -> Interval:
     """The nearest value to each place, as torch finds it in float64 and in the network's own type."""
     operation = _checked(context, x, args, kwargs)
-    found = neighbours(operation, x.shape[2:], context.rounding, x.lower.device)
-    for count, size, scale in zip(x.shape[2:], found[0].shape, _scales(operation, x.lower.dim() - 2), strict=True):
+    read = neighbours(operation, x.shape[2:], context.rounding, x.lower.device)
+    for count, size, scale in zip(x.shape[2:], read[0].shape, _scales(operation, x.lower.dim() - 2), strict=True):
         if scale is not None and Fraction(scale) * count != size and size in (count, 2 * count):
             raise InputError(
                 f"{context.where}: which values torch repeats for the scale {scale} hangs on how they lie in memory "
                 f"({count} become {size}); give the size instead"
             )
-    picked = [replace(x.moved(partial(_picked, places=at)), batch=None) for at in found]
+    picked = [replace(x.moved(partial(_picked, places=at)), batch=None) for at in read]
     out = picked[0]
     if len(picked) == 1:
         return out
@@ -73,8 +73,8 @@ def neighbours(operation: Operation, sizes: Sequence[int], rounding: Rounding, d
     ramp = torch.arange(prod(sizes), device=device).view(1, 1, *sizes)
     alone = operation.dtype is torch.float64 and not rounding.network
     types = (torch.float64,) if alone else (torch.float64, torch.float32)
-    found = [operation.target(ramp.to(t), *operation.args[1:], **operation.kwargs)[0, 0].long() for t in types]
-    return found[:1] if all(torch.equal(at, found[0]) for at in found[1:]) else found
+    read = [operation.target(ramp.to(t), *operation.args[1:], **operation.kwargs)[0, 0].long() for t in types]
+    return read[:1] if all(torch.equal(at, read[0]) for at in read[1:]) else read
 
 
 def _picked(t: Tensor, places: Tensor) -> Tensor:

@@ -30,7 +30,8 @@ from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import Rounding
 from thetabox.verify.interpreter.context import Context
-from thetabox.verify.interpreter.rules.activation import EXPONENT, ULPS
+from thetabox.verify.interpreter.rules.activation import EXPONENT
+from thetabox.verify.interpreter.rules.monotone import ULPS
 from thetabox.verify.interpreter.rules.reduction import dimensions, first_cast
 from thetabox.verify.interpreter.rules.table import rule
 

@@ -16,7 +16,8 @@ from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import SAFETY
 from thetabox.verify.interpreter.context import Context
 from thetabox.verify.interpreter.rules.activation import absolute
-from thetabox.verify.interpreter.rules.elementwise import product_ends, sqrt
+from thetabox.verify.interpreter.rules.elementwise import product_ends
+from thetabox.verify.interpreter.rules.powers import sqrt
 from thetabox.verify.interpreter.rules.rearrangement import check_apart, last
 from thetabox.verify.interpreter.rules.reduction import dimensions, first_cast, mean
 from thetabox.verify.interpreter.rules.table import rule

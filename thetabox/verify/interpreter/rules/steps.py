@@ -11,11 +11,8 @@ import torch
 from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.interpreter.context import Context
-from thetabox.verify.interpreter.rules.activation import coefficient_of
-from thetabox.verify.interpreter.rules.elementwise import literal_error
+from thetabox.verify.interpreter.rules.literals import Number, coefficient_of, literal_error
 from thetabox.verify.interpreter.rules.table import rule
-
-Number = int | float
 
 
 @rule("aten.floor.default", types="whole")

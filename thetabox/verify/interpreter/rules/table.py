@@ -49,7 +49,7 @@ class Rule:
             rule is called once a row.
         types: of which results the rule speaks: ``real`` of floating types only; ``whole`` of whole numbers and truth
             values too, as long as they do not wrap; ``moves`` of every type, as nothing is computed; ``casts`` of every
-            type, each of which the rule itself refuses or answers.
+            type, each of which the rule itself refuses or bounds.
         honours: arguments that the rule accounts for beside those that its function names.
     """
 

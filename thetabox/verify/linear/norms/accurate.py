@@ -31,6 +31,14 @@ def two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return total, (a - (total - there)) + (b - there)
 
 
+def pair_sum(high: Tensor, low: Tensor | None, other: Tensor) -> tuple[Tensor, Tensor | None]:
+    """``high + low + other``, in as many digits."""
+    if low is None:
+        return high + other, None
+    high, lost = two_sum(high, other.expand_as(high))
+    return two_sum(high, low + lost)
+
+
 def two_product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """The rounded product and what it lost, exactly but for underflow (Dekker, Veltkamp)."""
     total = a * b

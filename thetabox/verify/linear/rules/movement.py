@@ -69,11 +69,11 @@ def nearest(walk: Walk, operation: Operation, a: Tensor, region: Region | None) 
         raise NeedsImages
     index = walk.operand(operation, 0)
     shape = walk.samples.shape(index)
-    found = neighbours(operation, shape[1:], walk.samples.rounding, a.device)
-    if len(found) > 1:
+    read = neighbours(operation, shape[1:], walk.samples.rounding, a.device)
+    if len(read) > 1:
         raise Stop
     numbers = a.flatten(3)
-    first = a.new_zeros(*numbers.shape[:3], prod(shape[1:])).index_add_(3, found[0].flatten(), numbers)
+    first = a.new_zeros(*numbers.shape[:3], prod(shape[1:])).index_add_(3, read[0].flatten(), numbers)
     walk.penalty(a, _of_largest(walk, operation, index), gamma_sum(a[0, 0].numel()))
     walk.give(index, first.view(*a.shape[:2], *shape))
 

@@ -76,14 +76,14 @@ def places(t: Tensor, pool: PoolWindow) -> Tensor:
 
 def placed_back(chosen: Tensor, pool: PoolWindow, like: Tensor) -> Tensor:
     """Which numbers of an image, of the shape of ``like``, some window chooses; undoes :func:`places`."""
-    found = torch.zeros_like(like, dtype=torch.bool)
+    back = torch.zeros_like(like, dtype=torch.bool)
     height, width = chosen.shape[-2:]
     for place in range(chosen.shape[-3]):
         row, column = divmod(place, pool.kernel[1])
         rows = slice(row, row + (height - 1) * pool.stride[0] + 1, pool.stride[0])
         columns = slice(column, column + (width - 1) * pool.stride[1] + 1, pool.stride[1])
-        found[..., rows, columns] |= chosen[..., place, :, :]
-    return found
+        back[..., rows, columns] |= chosen[..., place, :, :]
+    return back
 
 
 def relaxed(samples: Samples, operation: Operation) -> PoolRelaxation:

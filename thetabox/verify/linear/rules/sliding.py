@@ -1,7 +1,7 @@
 r"""Convolutions of volumes, and transposed ones of any dimensions, backwards; their kernels kept shared.
 
 Both pair the places :math:`p` of a coarse grid with the places :math:`q = s p - b + d k` of a fine one, for each tap
-:math:`k` of the kernel: a convolution reads the fine grid and answers on the coarse one, a transposed convolution the
+:math:`k` of the kernel: a convolution reads the fine grid and writes on the coarse one, a transposed convolution the
 other way round. So of a row :math:`A`, with :math:`A_k, x_k` the values that tap k pairs, the noise of a weight
 multiplies :math:`g_k = \langle A_k, x_k \rangle`, and the coefficients on the input are :math:`\sum_k w_k^T A_k` on
 its grid. What is made of :math:`g_k` is said in :mod:`.convolution`: an exact constant for a known input, else

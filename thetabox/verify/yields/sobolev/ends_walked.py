@@ -79,13 +79,17 @@ class _Place(NamedTuple):
         lost = torch.cat([reach[values], between[distances]]) * (2.0 * FEW + 2.0 * read.stage.blur)
         bias = torch.cat([read.stage.bias[:, None].expand_as(values)[values], torch.zeros_like(reach[distances])])
         sign = torch.tensor(signs, dtype=bias.dtype)[:, None]
-        found = self._bounds((sign[..., None] * forms).flatten(0, 1), spreads.repeat(len(signs)), first_look=first_look)
-        found = found.unflatten(-1, (len(signs), -1)).transpose(0, 1) - lost
-        found = found + (sign * bias)[:, None]
+        bounds = self._bounds(
+            (sign[..., None] * forms).flatten(0, 1), spreads.repeat(len(signs)), first_look=first_look
+        )
+        bounds = bounds.unflatten(-1, (len(signs), -1)).transpose(0, 1) - lost
+        bounds = bounds + (sign * bias)[:, None]
         # What is no number is no bound.
-        found = (found - (FEW * (found.abs() + 2.0 * bias.abs()) + TINY)).nan_to_num(-torch.inf, torch.inf, -torch.inf)
+        bounds = (bounds - (FEW * (bounds.abs() + 2.0 * bias.abs()) + TINY)).nan_to_num(
+            -torch.inf, torch.inf, -torch.inf
+        )
         count = int(values.sum())
-        return _spread_out(found[..., :count], values), _spread_out(found[..., count:], distances)
+        return _spread_out(bounds[..., :count], values), _spread_out(bounds[..., count:], distances)
 
     def _bounds(self, forms: Tensor, spread: Tensor, *, first_look: bool) -> Tensor:
         """Lower ends of forms over the patch, and of those with their own noise, ``[2, rows]``."""
@@ -100,7 +104,7 @@ class _Place(NamedTuple):
         return lower_bounds(self.before, rows, own, self.rule, quick=first_look)[:, 0]
 
 
-def _spread_out(found: Tensor, wanted: Tensor) -> Tensor:
-    whole = torch.full((*found.shape[:-1], *wanted.shape), -torch.inf, dtype=found.dtype)
-    whole[..., wanted] = found
+def _spread_out(ends: Tensor, wanted: Tensor) -> Tensor:
+    whole = torch.full((*ends.shape[:-1], *wanted.shape), -torch.inf, dtype=ends.dtype)
+    whole[..., wanted] = ends
     return whole

@@ -122,14 +122,14 @@ def lower(read: Read, ends: Ends, pattern: Pattern) -> list[Below]:
     gate = live.to(value.dtype)
     everything = of_all(read, pattern)
     range_ = everything.where(use_two, reference.where(pattern.on, reference.with_zero())).times(gate)
-    found = [Below(form, range_)]
+    below = [Below(form, range_)]
     mean = read.of_reference(read.means)
     sign = (mean > 0).to(mean.dtype)
     held = Below(_plain(read, sign), reference.times(sign))
     for threshold in (0.0, 1.0, 2.0):
         fix = (mean.abs() >= threshold * own) & live
-        found.append(Below(held.form.where(fix, form), held.range.where(fix, range_)))
-    return found
+        below.append(Below(held.form.where(fix, form), held.range.where(fix, range_)))
+    return below
 
 
 def _chord(low: Tensor, high: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:

@@ -53,7 +53,7 @@ class Forms:
         inputs, (height, width), (down, right) = windows.inputs[0], windows.patch, windows.stride
         total = self.above.new_zeros(a.shape[1], *extent, inputs)
         by_position = a.permute(2, 0, 1).contiguous()
-        found = []
+        totals = []
         for n in range(sides):
             total = total.clone() if n else total
             for position, o in enumerate(index.tolist()):
@@ -71,8 +71,8 @@ class Forms:
                     form.addmm_(chosen.clamp(max=0.0).T, self.above[o].index_select(0, members))
                 y, x = (position // rows.extent[1]) * down, (position % rows.extent[1]) * right
                 total[:, y : y + height, x : x + width] += form.view(-1, height, width, inputs)
-            found.append(total)
-        return [Rows(t.flatten(1, 2).permute(2, 0, 1).contiguous()[None], origin, extent) for t in found]
+            totals.append(total)
+        return [Rows(t.flatten(1, 2).permute(2, 0, 1).contiguous()[None], origin, extent) for t in totals]
 
 
 # Of a form's terms, how often their sizes count: once, and twice for every further function below.

@@ -39,13 +39,13 @@ def parts_of(
     alive: Bool[Tensor, "channels places"],
 ) -> list[Parts]:
     """Of each channel, for coefficients of the places ``index``; outputs beyond the edge are not alive."""
-    found = []
+    parts = []
     # Positions first, so that they are picked as a whole.
     for part, mask in zip(a.transpose(1, 2).contiguous(), alive[:, index], strict=True):
         at = mask.nonzero()[:, 0]
         chosen = part.index_select(0, at)
-        found.append(Parts(chosen.clamp(min=0.0).T, chosen.clamp(max=0.0).T, at, index[at]))
-    return found
+        parts.append(Parts(chosen.clamp(min=0.0).T, chosen.clamp(max=0.0).T, at, index[at]))
+    return parts
 
 
 class Sums(NamedTuple):

@@ -89,10 +89,10 @@ def failure(
     with torch.no_grad(), sound_kernels():
         logits = _without_noise(chain, x)
         margins = logits.gather(1, y.long()[:, None]) - logits.scatter(1, y.long()[:, None], -torch.inf)
-        found = torch.ones(len(x), dtype=torch.float64)
+        probability = torch.ones(len(x), dtype=torch.float64)
         for n in (margins.amin(1) > 0.0).nonzero()[:, 0].tolist():
-            found[n] = _one(stages, dense, x[n], int(y[n]), sigma, each, spent)
-    return found
+            probability[n] = _one(stages, dense, x[n], int(y[n]), sigma, each, spent)
+    return probability
 
 
 def _without_noise(chain: Chain, x: Float[Tensor, "samples channels height width"]) -> Float[Tensor, "samples classes"]:

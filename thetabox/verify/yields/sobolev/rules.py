@@ -1,6 +1,6 @@
 r"""How a row's constant C and variance V become a bound: for a failure probability, or as an entropic value.
 
-A row answers the largest of several bounds, each of the form ``C - loss(V)``; see :mod:`.walk`.
+A row is worth the largest of several bounds, each of the form ``C - loss(V)``; see :mod:`.walk`.
 """
 
 from __future__ import annotations

@@ -95,8 +95,8 @@ class Passed:
             return _through(before, list(zip(sums.constants, variances, forms, strict=True)), rule, quick=quick)
         best = (sums.constants[:, None, None] - rule.fixed(variances.flatten(0, 1)).view_as(variances)).amax(0)
         if tilted is not None:
-            found = tilted.values(parts, (sums.squares, sums.variances[0]), own, rule)
-            best = torch.maximum(best, sums.constants[0] + found)
+            gained = tilted.values(parts, (sums.squares, sums.variances[0]), own, rule)
+            best = torch.maximum(best, sums.constants[0] + gained)
         return best
 
     def guess(self, before: Sequence[Passed], rows: Rows) -> Tensor:
@@ -125,12 +125,14 @@ def lower_bounds(
         _, (height, width) = stage.windows.region(rows)
         each = max(each, stage.windows.inputs[0] * height * width)
     some = max(1, min(NUMBERS // each, CACHED // stage.moments.scale.shape[1]))
-    found = []
+    parts_of_ends = []
     for start in range(0, count, some):
         part = slice(start, start + some)
         chosen = Rows(rows.coefficients[:, :, part], rows.origin, rows.extent)
-        found.append(stage.values(passed[:-1], chosen, own[:, :, part], rule.part(slice(0, 1), part), quick=quick))
-    return torch.cat(found, -1)
+        parts_of_ends.append(
+            stage.values(passed[:-1], chosen, own[:, :, part], rule.part(slice(0, 1), part), quick=quick)
+        )
+    return torch.cat(parts_of_ends, -1)
 
 
 def _through(
@@ -145,8 +147,8 @@ def _through(
     variances = torch.stack([side[1] for side in sides])
     whole = forms[0]._replace(coefficients=torch.cat([f.coefficients for f in forms], 2))
     own = variances.permute(1, 2, 0, 3).flatten(2)
-    found = stage.values(rest, whole, own, rule.repeat(count), quick=True)
-    value = totals[:, None, None] + found.unflatten(-1, (count, -1)).permute(2, 0, 1, 3)
+    gained = stage.values(rest, whole, own, rule.repeat(count), quick=True)
+    value = totals[:, None, None] + gained.unflatten(-1, (count, -1)).permute(2, 0, 1, 3)
     if quick:
         return value[0]
     best = value.sum((1, 2)).argmax(0)

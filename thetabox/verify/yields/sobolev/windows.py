@@ -112,10 +112,10 @@ class Windows:
     ) -> Float[Tensor, "channels places patch"]:
         """The forms over patches ``Σ_k weights_k ⟨force, taps of candidate k⟩``; a force without that of the bias."""
         by_input = force.unflatten(-1, (self.inputs[0], -1))
-        found = torch.zeros(*force.shape[:2], self.inputs[0], self.select.shape[2], dtype=force.dtype)
+        gathered = torch.zeros(*force.shape[:2], self.inputs[0], self.select.shape[2], dtype=force.dtype)
         for k, select in enumerate(self.select):
-            found += (by_input * weights[..., k, None, None]) @ select
-        return found.flatten(2)
+            gathered += (by_input * weights[..., k, None, None]) @ select
+        return gathered.flatten(2)
 
     def region(self, rows: Rows) -> tuple[Tensor, Pair]:
         """Origin and extent of the part of the input that the places of a part of the output read."""
