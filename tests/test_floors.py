@@ -13,7 +13,7 @@ import thetabox
 ROOT = Path(thetabox.__file__).parent
 # Rooms of one floor do not import each other; `docs/architecture.md` draws them.
 FLOORS = (
-    ("version", "errors"),
+    ("version", "errors", "json_text"),
     ("checks", "processes", "user_code"),
     ("models", "device"),
     ("box", "noise", "data"),

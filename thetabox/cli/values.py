@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 import click
 
 from thetabox.errors import InputError
+from thetabox.json_text import parse
 
 Value = TypeVar("Value")
 
@@ -144,6 +144,6 @@ def literals(option: str, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
 def literal(text: str) -> Any:
     """A value as JSON reads it (numbers, lists, true, false), else the text itself."""
     try:
-        return json.loads(text)
+        return parse(text)
     except ValueError:
         return text

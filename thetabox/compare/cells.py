@@ -15,6 +15,7 @@ import torch
 from thetabox import data
 from thetabox.compare.config import Config, Variant
 from thetabox.errors import InputError
+from thetabox.json_text import parse
 from thetabox.models import sha256
 from thetabox.report.folder import write_file
 from thetabox.report.write import json_text
@@ -84,7 +85,7 @@ class Cell:
     def read(self, stage: str) -> dict[str, Any] | None:
         """What the stage found, if it is finished and was made with these very settings."""
         try:
-            content: dict[str, Any] = json.loads((self.folder / f"{stage}.json").read_text(encoding="utf-8"))
+            content: dict[str, Any] = parse((self.folder / f"{stage}.json").read_text(encoding="utf-8"))
             known = content["key"] == self._key(stage)
         except (OSError, ValueError, KeyError, InputError):
             return None

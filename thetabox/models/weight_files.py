@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import pickle
 import pickletools
 import warnings
@@ -14,6 +13,7 @@ import torch
 from safetensors import safe_open
 
 from thetabox.errors import InputError
+from thetabox.json_text import parse
 from thetabox.models.bytes_of import bytes_of
 from thetabox.models.contents import Held, first_line, state_dicts
 
@@ -48,7 +48,7 @@ def _read_safetensors(path: Path) -> tuple[Held, dict[str, Any] | None]:
     if meta is None:
         return {"": state}, None
     try:
-        parsed = json.loads(meta)
+        parsed = parse(meta)
         complete = isinstance(parsed["architecture"], str) and isinstance(parsed["config"], dict)
     except (ValueError, KeyError, TypeError):
         complete = False

@@ -13,6 +13,8 @@ CELLS = (
     "value at once",
     "synapse", "norse", "no leak", "decay input", "time constants", "no reset", "many", "up to five",
 )  # one to a cell of :func:`cell`  # fmt: skip
+# With recurrence and without: of a kind the quick way first, which alternates, for tests that are thinned by two.
+EITHER = [(kind, recurrent) for n, kind in enumerate(CELLS) for recurrent in (n % 2 == 0, n % 2 == 1)]
 
 
 def cell(kind: str, spike, u: Tensor, v: Tensor, i: Tensor, z: Tensor, tau: Tensor) -> tuple[Tensor, Tensor, Tensor]:

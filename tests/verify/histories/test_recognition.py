@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import thetabox as tb
-from tests.verify.histories.spiking_cells import CELLS, Convolutional, Stepwise, TwoLayers
+from tests.verify.histories.spiking_cells import CELLS, EITHER, Convolutional, Stepwise, TwoLayers
 from thetabox.models import RecurrentModule
 from thetabox.verify.arithmetic.rounding import Rounding
 from thetabox.verify.histories.forward import run
@@ -47,8 +47,8 @@ def test_what_is_read_runs_as_the_network(kind: str, strict: bool, recurrent: bo
     assert (0 in net.layers[0].before) == recurrent
 
 
-@pytest.mark.parametrize("recurrent", [False, True])
-@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.thin(2)
+@pytest.mark.parametrize(("kind", "recurrent"), EITHER)
 def test_a_loop_over_time_is_read_as_its_step_is(kind: str, recurrent: bool) -> None:
     torch.manual_seed(3)
     net = TwoLayers(kind, recurrent=recurrent)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import thetabox as tb
-from tests.verify.histories.spiking_cells import CELLS, Convolutional, Stepwise, TwoLayers
+from tests.verify.histories.spiking_cells import EITHER, Convolutional, Stepwise, TwoLayers
 from tests.verify.unrolled import INPUTS, ChargeFireReset, Dictionary, DirectCoding, ResetFromMembrane
 from thetabox.errors import InputError
 
@@ -45,8 +45,8 @@ def assert_contained(model: nn.Module, x: Tensor) -> int:
     return known
 
 
-@pytest.mark.parametrize("recurrent", [False, True])
-@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.thin(2)
+@pytest.mark.parametrize(("kind", "recurrent"), EITHER)
 def test_bounds_hold_what_the_network_answers(kind: str, recurrent: bool) -> None:
     torch.manual_seed(5)
     model = Stepwise(TwoLayers(kind, recurrent=recurrent)).double()

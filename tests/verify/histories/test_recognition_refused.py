@@ -136,7 +136,7 @@ class Step(nn.Module):
             if self.how == "huge":
                 u = u * 1e200 * 1e200
             elif self.how == "deep":
-                for _ in range(400):
+                for _ in range(100):
                     u = torch.tanh(u)
             elif self.how == "empty":
                 u = u + v[:, :0].mean(1, keepdim=True)
@@ -156,8 +156,9 @@ def test_a_matrix_that_is_no_parameter_is_numbers() -> None:
 
 @pytest.mark.parametrize("how", ["huge", "deep", "empty"])
 def test_what_is_not_read_is_no_traceback(how: str) -> None:
-    with pytest.raises(NotRecognised):
+    with pytest.raises(NotRecognised) as told:
         recognised(problem(Step(how), torch.randn(5, 4, 3)))
+    assert len(str(told.value)) < 400, "a line is one that can be read"
 
 
 def test_layers_that_are_too_large_are_said_to_be() -> None:

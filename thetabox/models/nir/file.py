@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from thetabox.errors import InputError
+from thetabox.json_text import parse
 from thetabox.models.bytes_of import bytes_of
 from thetabox.models.contents import one_line
 from thetabox.models.nir import reader
@@ -58,7 +58,7 @@ def _read(path: Path, content: bytes) -> dict[str, Any]:
     head, _, numbers = run.stdout.partition(b"\n")
     if run.returncode:
         raise InputError(f"{path}: damaged, the HDF5 library failed with it (exit status {run.returncode})")
-    said = json.loads(head)
+    said = parse(head)
     if "refused" in said:
         raise InputError(f"{path}: {one_line(said['refused'])[:300]}")
     tree: dict[str, Any] = _filled(said["tree"], numbers)

@@ -9,7 +9,6 @@ members are stored as they are, and refused where it holds code, or a pickle tha
 from __future__ import annotations
 
 import io
-import json
 import pickletools
 import re
 import zipfile
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from thetabox.errors import InputError
+from thetabox.json_text import parse
 from thetabox.models.bytes_of import bytes_of
 from thetabox.models.contents import first_line, shown
 from thetabox.models.program import check_finite
@@ -136,8 +136,8 @@ class Archive:
             InputError: as :meth:`bytes`, or it is not JSON.
         """
         try:
-            return json.loads(self.bytes(name))
-        except (ValueError, RecursionError):
+            return parse(self.bytes(name))
+        except ValueError:
             raise InputError(f"{self.path}: {name} is damaged (not JSON)") from None
 
     def model(self) -> str:

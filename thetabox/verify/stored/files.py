@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 
 from thetabox.checks import LARGEST_WHOLE
 from thetabox.errors import InputError
+from thetabox.json_text import parse
 
 SHA256 = re.compile("[0-9a-f]{64}")
 TRUTH = {"true": True, "false": False}
@@ -34,8 +34,8 @@ def content(kind: str, path: Path) -> Any:
         InputError: it cannot be read.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
+        return parse(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
         raise InputError(f"{path} is not a readable {kind} ({type(error).__name__}: {_line(error)})") from error
 
 

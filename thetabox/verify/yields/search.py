@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from thetabox.json_text import parse
 from thetabox.verify.effort import Deadline
 from thetabox.verify.problem import Progress
 from thetabox.verify.search.chunkstore import ChunkStore
@@ -69,7 +70,7 @@ class Part:
             return None
         if not bool(((delta >= 0.0) & (delta <= 1.0)).all()) or not bool(((by >= 0) == (delta < 1.0)).all()):
             return None
-        return cls(members, delta, by, json.loads(bytes(held["ledger"].tolist())), asked)
+        return cls(members, delta, by, parse(bytes(held["ledger"].tolist())), asked)
 
 
 class Search:

@@ -410,19 +410,21 @@ class Algebra:
 
     # Showing
 
-    def show(self, p: int, most: int = 3) -> str:
-        """For messages, the first terms alone."""
+    def show(self, p: int, most: int = 3, deep: int = 3) -> str:
+        """For messages: the first terms alone, and functions of functions so deep."""
+        if deep == 0:
+            return "…"
         terms = list(self.terms(p).items())
-        shown = [self._show_term(m, c) for m, c in terms[:most]]
+        shown = [self._show_term(m, c, deep - 1) for m, c in terms[:most]]
         return " + ".join(shown) + (" + …" if len(terms) > most else "") if shown else "0"
 
-    def _show_term(self, monomial: Monomial, coefficient: Number) -> str:
-        factors = [self._show_atom(a) + (f"^{e}" if e != 1 else "") for a, e in monomial]
+    def _show_term(self, monomial: Monomial, coefficient: Number, deep: int) -> str:
+        factors = [self._show_atom(a, deep) + (f"^{e}" if e != 1 else "") for a, e in monomial]
         if coefficient != 1 or not factors:
             factors.insert(0, f"{float(coefficient):.12g}")
         return "·".join(factors)
 
-    def _show_atom(self, atom: int) -> str:
+    def _show_atom(self, atom: int, deep: int) -> str:
         node = self._nodes[atom]
         match node:
             case Block():
@@ -431,11 +433,11 @@ class Algebra:
                 place = np.unravel_index(atom - node.first, node.shape) if node.shape else ()
                 return f"{node.name}[{','.join(str(int(i)) for i in place)}]" if place else node.name
             case Exp(of):
-                return f"exp({self.show(of, 1)})"
+                return f"exp({self.show(of, 1, deep)})"
             case Sign(of, side):
-                return f"[{self.show(of, 2)} {'>' if side > 0 else '<'} 0]"
+                return f"[{self.show(of, 2, deep)} {'>' if side > 0 else '<'} 0]"
             case Function(name, arguments, _):
-                return f"{name}({', '.join(self.show(a, 2) for a in arguments)})"
+                return f"{name}({', '.join(self.show(a, 2, deep) for a in arguments)})"
         assert isinstance(node, Dot)
         inner = self._nodes[-1 - int(node.factors()[1][0])]
         return f"(product with {inner.name})" if isinstance(inner, Block) else "(product)"
