@@ -51,10 +51,12 @@ ROWS = {
     "weight-attack, long, warped": Row("weight-attack", fit=WARPED),
     "ibp 0.05, geometric": Row("ibp", {"epsilon": 0.05, "start": 1e-3}),
     "ibp 0.05, linear, long": Row("ibp", {"epsilon": 0.05, **LINEAR}, LONG),
-    **{f"ibp {e:g}, linear, long, warped": Row("ibp", {"epsilon": e, **LINEAR}, WARPED) for e in (0.02, 0.05, 0.1)},
+    "ibp 0.05, linear, long, warped": Row("ibp", {"epsilon": 0.05, **LINEAR}, WARPED),
+    "small-boxes 0.05, share 0.7": Row("small-boxes"),
+    "forward-noise+ibp 0.05": Row("forward-noise+ibp", {"noise": 0.3, "epsilon": 0.05, **LINEAR}, WARPED),
     **{
-        f"small-boxes {e:g}, share {s:g}": Row("small-boxes", {"epsilon": e, "share": s})
-        for e, s in ((0.05, 0.7), (0.05, 0.4), (0.1, 0.7), (0.1, 0.4))
+        f"forward-noise+small-boxes {e:g}": Row("forward-noise+small-boxes", {"noise": 0.3, "epsilon": e}, WARPED)
+        for e in (0.02, 0.05, 0.1, 0.2)
     },
 }
 

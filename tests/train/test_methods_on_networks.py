@@ -42,6 +42,7 @@ COMBINED = (
     "quantised+ibp",
     "l1+ibp",
     "l1+small-boxes",
+    "forward-noise+small-boxes",
     "quantised+small-boxes",
     "l1+counts",
     "forward-noise+yield",

@@ -431,6 +431,28 @@ def test_small_boxes(share: float, steps: int) -> None:
     p.check("small-boxes", settings, p.descended(total), (1 - part) * loss + part * worst(p.theta))
 
 
+@pytest.mark.parametrize("name", ["ibp", "small-boxes"])
+def test_with_noise_the_box_adds_the_gap_that_it_opens(name: str) -> None:
+    """CE at noisy weights + κ (worst case − clean loss): the two clean losses do not cancel then."""
+    p = Problem()
+    noisy = {n: w + 0.3 * np.abs(w) * p.normal(n) for n, w in p.theta.items()}
+    outer, by_noisy = p.network.task(noisy)
+    clean, by_clean = p.network.task(p.theta)
+    size = 0.3 * 0.6 / (1 + 0.3 * 0.4) if name == "small-boxes" else 0.0
+    sign = {n: np.sign(by_clean[n]) for n in NAMES}
+
+    def worst(w: Arrays) -> float:
+        at = {n: w[n] + np.abs(w[n]) * size * sign[n] for n in NAMES}
+        return worst_loss(p.network.x, p.network.y, at, 0.3 * 0.4 if name == "small-boxes" else 0.3)
+
+    by_worst = differences(worst, p.theta)
+    total = {n: by_noisy[n] + 0.7 * (by_worst[n] - by_clean[n]) for n in NAMES}
+    settings = {"epsilon": 0.3, "kappa": 0.7, "warmup": 0.1, "ramp": 0.2, "noise": 0.3}
+    settings |= {"share": 0.4} if name == "small-boxes" else {}
+    loss = outer + 0.7 * (worst(p.theta) - clean)
+    p.check(f"forward-noise+{name}", settings, p.descended(total), loss)
+
+
 def test_a_small_box_that_is_the_whole_one_is_ibp() -> None:
     stepped = []
     for name, more in (("ibp", {"growth": "linear"}), ("small-boxes", {"share": 1.0})):

@@ -39,7 +39,9 @@ class Ibp(Method):
 
     Interval bound propagation (Gowal et al. 2018, arXiv 1810.12715), there for boxes of inputs, here for the relative
     box of the weights; with 0 < κ < 1 and the clean loss for an attacked one it is the MTL-IBP of De Palma et al. (ICLR
-    2024, arXiv 2305.13991). Spikes have the surrogate gradient of the network at both ends of their interval.
+    2024, arXiv 2305.13991). Where another method changes the weights of the task's loss (``forward-noise+ibp``), that
+    loss keeps weight 1 and κ weighs what the box adds to the clean one. Spikes have the surrogate gradient of the
+    network at both ends of their interval.
     """
 
     name: ClassVar[str] = "ibp"
