@@ -49,7 +49,10 @@ ROWS = {
     "standard, long, warped": Row("standard", fit=WARPED),
     "weight-attack": Row("weight-attack"),
     "weight-attack, long, warped": Row("weight-attack", fit=WARPED),
-    "ibp 0.05, geometric": Row("ibp", {"epsilon": 0.05, "start": 1e-3}),
+    **{
+        f"ibp {e:g}, geometric": Row("ibp", {"epsilon": e, "start": s})
+        for e, s in ((0.01, 1e-4), (0.05, 1e-3), (0.1, 1e-3))
+    },
     "ibp 0.05, linear, long": Row("ibp", {"epsilon": 0.05, **LINEAR}, LONG),
     "ibp 0.05, linear, long, warped": Row("ibp", {"epsilon": 0.05, **LINEAR}, WARPED),
     "small-boxes 0.05, share 0.7": Row("small-boxes"),
