@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import platform
 import shlex
 import subprocess
@@ -24,13 +23,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample
 
 import thetabox as tb
+from thetabox.train.warp import warped
 
 DELTA = 0.01
-DEGREES, SHIFT, SCALE, SHEAR = 12.0, 0.6, 0.1, 0.1
 SHALLOW, DEEP = "64,256,10", "64,128,64,32,10"
 
 
@@ -64,23 +61,6 @@ RUNS = {
     "deep": Run(DEEP, 0, options(0.13, 0.5, 0.4, "--epochs 120 --batch-size 128 --lr 4e-3"), (0.1,)),
     "deep-warped": Run(DEEP, 15, options(0.13, 0.5, 0.4, "--epochs 40 --batch-size 128 --lr 4e-3"), (0.1, 0.2)),
 }
-
-
-def warped(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Images ``[N, 1, height, width]``, each under a random affine map of its own."""
-
-    def uniform(size: float) -> Tensor:
-        return size * (2 * torch.rand(len(x), generator=generator) - 1)
-
-    pixel = 2 / x.shape[-1]  # of coordinates from -1 to 1
-    turn = uniform(DEGREES) * math.pi / 180
-    wide, high, shear = 1 + uniform(SCALE), 1 + uniform(SCALE), uniform(SHEAR)
-    rows = [
-        torch.stack([wide * turn.cos(), shear - wide * turn.sin(), uniform(SHIFT) * pixel], 1),
-        torch.stack([high * turn.sin(), high * turn.cos(), uniform(SHIFT) * pixel], 1),
-    ]
-    grid = affine_grid(torch.stack(rows, 1), list(x.shape), align_corners=False)
-    return grid_sample(x, grid, align_corners=False)
 
 
 def write_warped(path: Path, copies: int) -> None:

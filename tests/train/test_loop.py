@@ -204,7 +204,7 @@ def test_checkpoint_says_how_it_was_made(tmp_path: Path) -> None:
 
 
 def test_schedules_and_optimisers_train() -> None:
-    for schedule in ("constant", "cosine", "steps"):
+    for schedule in ("constant", "cosine", "late-cosine", "steps"):
         for optimizer in ("adam", "sgd"):
             result = train(mlp(), schedule=schedule, optimizer=optimizer, lr=2e-2, weight_decay=1e-4, clip_norm=1.0)
             assert result.best_validation_accuracy > 0.9, (schedule, optimizer)

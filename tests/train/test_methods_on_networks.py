@@ -15,7 +15,7 @@ from thetabox.errors import InputError
 from thetabox.models import LSNN, MLP, ConvNet, ResNet32
 from thetabox.models.lsnn import Spike
 from thetabox.train import METHODS, Epoch, TrainResult, evaluate, fit, loop, method
-from thetabox.train.methods import Step, ibp, run_step, yield_loss
+from thetabox.train.methods import Step, ibp, run_step, small_boxes, yield_loss
 from thetabox.train.methods.abcd import Abcd
 from thetabox.train.methods.awp import Awp
 from thetabox.train.methods.disturbed import BATCH_NORM, disturbed
@@ -41,6 +41,9 @@ COMBINED = (
     "quantised+forward-noise+weight-attack",
     "quantised+ibp",
     "l1+ibp",
+    "l1+small-boxes",
+    "forward-noise+small-boxes",
+    "quantised+small-boxes",
     "l1+counts",
     "forward-noise+yield",
     "weight-attack+yield",
@@ -52,7 +55,7 @@ FEW = {"steps": 2}
 
 def settings(name: str) -> dict:
     """Short attacks; AWP with its attack on the inputs."""
-    if "ibp" in name:
+    if "ibp" in name or "small-boxes" in name:
         return {"warmup": 0.0}
     if "yield" in name:
         return {"yield.warmup": 0.0, "yield.sigma": 0.01, **(FEW if "attack" in name else {})}
@@ -100,7 +103,9 @@ def one_step(build: object, name: str, **more: object) -> tuple[nn.Module, float
 @pytest.mark.parametrize(
     ("name", "build"),
     [
-        pytest.param(n, b, marks=pytest.mark.slow) if b is resnet and ("ibp" in n or "yield" in n) else (n, b)
+        pytest.param(n, b, marks=pytest.mark.slow)
+        if b is resnet and any(bounds in n for bounds in ("ibp", "small-boxes", "yield"))
+        else (n, b)
         for n in (*METHODS, *COMBINED)
         for b in (convnet, lsnn, resnet)
         if (b is lsnn or "counts" not in n) and not (b is lsnn and "yield" in n)
@@ -157,6 +162,7 @@ def test_cost_is_the_number_of_passes(name: str, monkeypatch: pytest.MonkeyPatch
         return yield_loss_margins(*args, **kwargs)
 
     monkeypatch.setattr(ibp, "worst_margins", bounding)
+    monkeypatch.setattr(small_boxes, "worst_margins", bounding)
     monkeypatch.setattr(yield_loss, "yield_margins", keeping)
     one_step(lsnn if "counts" in name else convnet, name)
     assert method(name, settings(name)).gradients_per_step == passes
@@ -174,6 +180,7 @@ def test_cost_of_the_defaults() -> None:
         "l1": 1,
         "counts": 2,
         "ibp": pytest.approx(2.8),
+        "small-boxes": pytest.approx(3.7),
         "yield": pytest.approx(15.4),
     }
     assert method("weight-attack", {"warmup": 0.5, "steps": 1}).gradients_per_step == 2
@@ -182,7 +189,10 @@ def test_cost_of_the_defaults() -> None:
     assert method("dropout+abcd").inner_loops == 2
 
 
-@pytest.mark.parametrize("name", ["weight-attack+awp", "sam+weight-attack", "abcd+entropy-sgd", "amp+dropout+asam"])
+@pytest.mark.parametrize(
+    "name",
+    ["weight-attack+awp", "small-boxes+weight-attack", "sam+weight-attack", "abcd+entropy-sgd", "amp+dropout+asam"],
+)
 def test_two_searches_are_refused(name: str) -> None:
     with pytest.raises(InputError, match="cannot be combined: each searches for weights"):
         method(name)
@@ -201,6 +211,11 @@ def test_two_searches_are_refused(name: str) -> None:
         ("entropy-sgd", {"rate": 0.0}, "rate=0.0 is out of range"),
         ("awp", {"eps_pga": "nan"}, "eps_pga=nan is out of range"),
         ("amp", {"steps": 0}, "steps=0 is out of range"),
+        ("ibp", {"growth": "cubic"}, "choose one of geometric, linear"),
+        ("small-boxes", {"growth": "cubic"}, "choose one of geometric, linear"),
+        ("small-boxes", {"share": 1.1}, "share=1.1 is out of range"),
+        ("small-boxes", {"share": "nan"}, "share=nan is out of range"),
+        ("small-boxes", {"steps": 0}, "steps=0 is out of range"),
     ],
 )
 def test_values_out_of_range(name: str, values: dict, word: str) -> None:
@@ -516,11 +531,18 @@ def test_ibp_makes_a_network_provable() -> None:
     """More than standard training does, with the same number of epochs."""
     x, y = blobs(60, 1)
     verified = {}
-    for name, more in (("standard", {}), ("ibp", {"epsilon": 0.3, "warmup": 0.0})):
+    ways = {"standard": {}, "ibp": {"epsilon": 0.3, "warmup": 0.0}, "small-boxes": {"epsilon": 0.3, "warmup": 0.0}}
+    for name, more in ways.items():
         chosen = {"epochs": 12, "batch_size": 16, "lr": 2e-2, "seed": 3, "progress": False, "set": more}
         model = fit(MLP((2, 12, 3)), blobs(90, 0), blobs(60, 1), name, **chosen).model
         verified[name] = float(tb.certify(model, x, y, 0.3, domain="interval").verified_accuracy[0])
-    assert verified["ibp"] > verified["standard"] + 0.05
+    assert min(verified["ibp"], verified["small-boxes"]) > verified["standard"] + 0.05
+
+
+@pytest.mark.parametrize("name", ["ibp", "small-boxes", "l1+ibp"])
+def test_best_weights_of_a_box_are_looked_for_late_behind_its_ramp(name: str) -> None:
+    """Margins still grow there, where the accuracy by which weights are chosen does not."""
+    assert method(name, {"warmup": 0.2, "ramp": 0.4}).settled_at == pytest.approx(0.9)
 
 
 def test_a_method_of_ones_own_needs_one_hook() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from thetabox import certify
 from thetabox.data import load
 from thetabox.errors import InputError
 from thetabox.models import LSNN, MLP, ConvNet, logits
@@ -37,11 +38,21 @@ def test_initial_weights_follow_from_the_seed() -> None:
 
 
 @pytest.mark.parametrize("task", RECIPES)
-@pytest.mark.parametrize("name", ["standard", "forward-noise", "weight-attack", "weight-attack+forward-noise"])
+@pytest.mark.parametrize(
+    "name", ["standard", "forward-noise", "weight-attack", "small-boxes", "weight-attack+forward-noise"]
+)
 def test_options_suit_fit(task: str, name: str) -> None:
     options = recipe(task).options(name)
     method(name, options.pop("set"))
     assert {"epochs", "batch_size", "lr"} <= set(options)
+
+
+def test_a_method_has_its_own_epochs_and_schedule() -> None:
+    plain = recipe("digits").options("standard")
+    assert (plain["epochs"], plain["schedule"], plain.get("warp", 0)) == (50, "cosine", 0)
+    for name in ("small-boxes", "forward-noise+small-boxes"):
+        proven = recipe("digits").options(name)
+        assert (proven["epochs"], proven["schedule"], proven["warp"]) == (150, "late-cosine", 0.6)
 
 
 def test_own_settings_win() -> None:
@@ -76,3 +87,17 @@ def test_accuracy_that_the_demo_promises(task: str, floor: float, name: str) -> 
     train, validation, test = (load(task, split) for split in ("train", "validation", "test"))
     fit(model, train, validation, name, seed=0, progress=False, device="cpu", **chosen.options(name))
     assert evaluate(model, test.x, test.y)[0] >= floor
+
+
+@pytest.mark.slow
+def test_small_boxes_prove_digits() -> None:
+    """By plain intervals: .95 at 1e-2 and .80 at 5e-2, with .96 clean."""
+    chosen = recipe("digits")
+    model = chosen.model(seed=0)
+    train, validation, test = (load("digits", split) for split in ("train", "validation", "test"))
+    options = chosen.options("small-boxes")
+    fit(model, train, validation, "small-boxes", seed=0, threads=1, progress=False, device="cpu", **options)
+    proof = certify(model, test.x, test.y, [1e-2, 5e-2], domain="interval")
+    assert proof.clean_accuracy >= 0.96
+    assert proof.verified_accuracy[0] >= 0.95
+    assert proof.verified_accuracy[1] >= 0.80

@@ -12,6 +12,7 @@ from torch import nn
 from thetabox.errors import InputError
 from thetabox.train import fit
 from thetabox.train.settings import TrainingSettings
+from thetabox.train.warp import warped
 
 
 def rates(settings: TrainingSettings) -> list[float]:
@@ -42,6 +43,15 @@ def test_steps_keep_their_places_in_shorter_trainings(epochs: int) -> None:
         2 * epochs // 15,
         epochs - 8 * epochs // 15,
     ]
+
+
+@pytest.mark.parametrize("epochs", [10, 150])
+def test_late_cosine_falls_behind_six_tenths(epochs: int) -> None:
+    found = rates(TrainingSettings(epochs=epochs, lr=0.3, schedule="late-cosine"))
+    held = 6 * epochs // 10
+    assert found[: held + 1] == [0.3] * (held + 1)
+    falling = [0.15 * (1 + math.cos(math.pi * n / (epochs - held))) for n in range(epochs - held)]
+    assert found[held:] == pytest.approx(falling)
 
 
 def test_sgd_is_nesterov_with_weight_decay() -> None:
@@ -107,6 +117,41 @@ def test_inverse_weight_decay(optimizer: str, clip: float) -> None:
     expected = seen[2 * result.best_epoch - 1]
     np.testing.assert_allclose(model.weight.detach().numpy(), expected[:, :3], rtol=0, atol=1e-9)
     np.testing.assert_allclose(model.bias.detach().numpy(), expected[:, 3], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("warp", [-0.1, 1.1, float("nan")])
+def test_warp_is_a_share(warp: float) -> None:
+    with pytest.raises(InputError, match="warp is"):
+        TrainingSettings(warp=warp)
+
+
+def test_a_share_of_the_images_is_warped() -> None:
+    x = torch.rand(400, 2, 8, 8, generator=torch.Generator().manual_seed(1))
+    once = TrainingSettings(warp=0.25).augment(x, torch.Generator().manual_seed(0))
+    changed = (once != x).flatten(1).any(1)
+    assert 60 <= int(changed.sum()) <= 140
+    assert once.min() >= 0
+    assert once.max() <= 1
+    again = TrainingSettings(warp=0.25).augment(x, torch.Generator().manual_seed(0))
+    assert torch.equal(once, again)
+    everything = TrainingSettings(warp=1.0).augment(x, torch.Generator().manual_seed(0))
+    assert (everything != x).flatten(1).any(1).all()
+    # Sequences and rows of features are no images.
+    for other in (x[:, 0], x.flatten(1)):
+        assert torch.equal(TrainingSettings(warp=1.0).augment(other, torch.Generator().manual_seed(0)), other)
+
+
+def test_a_warp_is_small() -> None:
+    """A disk in the middle keeps its mass within the changes of size, and its centre within the largest shift."""
+    place = torch.arange(16.0) - 7.5
+    disk = ((place[:, None] ** 2 + place**2) < 16).float().expand(300, 1, 16, 16)
+    found = warped(disk, torch.Generator().manual_seed(0))[:, 0]
+    mass = found.sum((1, 2))
+    assert (mass / disk[0].sum()).sub(1).abs().max() < 0.3
+    for axis in (1, 2):
+        centre = (found.sum(3 - axis) * place).sum(1) / mass
+        assert 0.4 < centre.abs().max() < 0.8  # up to 0.6 pixels, a little more where a size changes too
+        assert centre.mean().abs() < 0.1
 
 
 def test_inverse_weight_decay_must_not_be_negative() -> None:

@@ -374,12 +374,18 @@ def differences(function: Callable[[Arrays], float], at: Arrays, step: float = 1
     return found
 
 
+def grown(growth: str, risen: float) -> float:
+    """Size of a box that grows from 1e-3 to 0.3."""
+    return 1e-3 * 300**risen if growth == "geometric" else 1e-3 + (0.3 - 1e-3) * risen
+
+
+@pytest.mark.parametrize("growth", ["geometric", "linear"])
 @pytest.mark.parametrize("ramp", [0.8, 0.2])
-def test_ibp(ramp: float) -> None:
+def test_ibp(ramp: float, growth: str) -> None:
     """The step is at half of the training: on the ramp, or behind it."""
     p = Problem()
     risen = min((0.5 - 0.1) / ramp, 1.0)
-    epsilon, share = 1e-3 * (0.3 / 1e-3) ** risen, 0.7 * risen
+    epsilon, share = grown(growth, risen), 0.7 * risen
     loss, g = p.network.task(p.theta)
 
     def worst(w: Arrays) -> float:
@@ -387,14 +393,75 @@ def test_ibp(ramp: float) -> None:
 
     by_worst = differences(worst, p.theta)
     total = {n: (1 - share) * g[n] + share * by_worst[n] for n in NAMES}
-    settings = {"epsilon": 0.3, "start": 1e-3, "kappa": 0.7, "warmup": 0.1, "ramp": ramp}
+    settings = {"epsilon": 0.3, "start": 1e-3, "kappa": 0.7, "warmup": 0.1, "ramp": ramp, "growth": growth}
     p.check("ibp", settings, p.descended(total), (1 - share) * loss + share * worst(p.theta))
 
 
-def test_ibp_waits_for_its_warmup() -> None:
+@pytest.mark.parametrize("name", ["ibp", "small-boxes"])
+def test_ibp_waits_for_its_warmup(name: str) -> None:
     p = Problem()
     loss, g = p.network.task(p.theta)
-    p.check("ibp", {"warmup": 0.6, "ramp": 0.2}, p.descended(g), loss)
+    p.check(name, {"warmup": 0.6, "ramp": 0.2}, p.descended(g), loss)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("share", [0.4, 0.0])
+def test_small_boxes(share: float, steps: int) -> None:
+    """Around attacked weights, as far out as their box still lies in the whole one; δ constant in the gradient."""
+    p = Problem()
+    epsilon, part = grown("linear", 0.5), 0.7 * 0.5
+    size = epsilon * (1 - share) / (1 + share * epsilon)
+    assert size + share * epsilon * (1 + size) == pytest.approx(epsilon)
+    loss, g = p.network.task(p.theta)
+    delta = {n: np.zeros_like(w) for n, w in p.theta.items()}
+
+    def attacked(w: Arrays) -> Arrays:
+        return {n: w[n] + np.abs(w[n]) * delta[n] for n in NAMES}
+
+    for _ in range(steps):
+        uphill = p.network.task(attacked(p.theta))[1]
+        delta = {n: np.clip(delta[n] + size / steps * np.sign(uphill[n]), -size, size) for n in NAMES}
+
+    def worst(w: Arrays) -> float:
+        return worst_loss(p.network.x, p.network.y, attacked(w), share * epsilon)
+
+    by_worst = differences(worst, p.theta)
+    total = {n: (1 - part) * g[n] + part * by_worst[n] for n in NAMES}
+    settings = {"epsilon": 0.3, "start": 1e-3, "kappa": 0.7, "warmup": 0.1, "ramp": 0.8, "share": share, "steps": steps}
+    p.check("small-boxes", settings, p.descended(total), (1 - part) * loss + part * worst(p.theta))
+
+
+@pytest.mark.parametrize("name", ["ibp", "small-boxes"])
+def test_with_noise_the_box_adds_the_gap_that_it_opens(name: str) -> None:
+    """CE at noisy weights + κ (worst case − clean loss): the two clean losses do not cancel then."""
+    p = Problem()
+    noisy = {n: w + 0.3 * np.abs(w) * p.normal(n) for n, w in p.theta.items()}
+    outer, by_noisy = p.network.task(noisy)
+    clean, by_clean = p.network.task(p.theta)
+    size = 0.3 * 0.6 / (1 + 0.3 * 0.4) if name == "small-boxes" else 0.0
+    sign = {n: np.sign(by_clean[n]) for n in NAMES}
+
+    def worst(w: Arrays) -> float:
+        at = {n: w[n] + np.abs(w[n]) * size * sign[n] for n in NAMES}
+        return worst_loss(p.network.x, p.network.y, at, 0.3 * 0.4 if name == "small-boxes" else 0.3)
+
+    by_worst = differences(worst, p.theta)
+    total = {n: by_noisy[n] + 0.7 * (by_worst[n] - by_clean[n]) for n in NAMES}
+    settings = {"epsilon": 0.3, "kappa": 0.7, "warmup": 0.1, "ramp": 0.2, "noise": 0.3}
+    settings |= {"share": 0.4} if name == "small-boxes" else {}
+    loss = outer + 0.7 * (worst(p.theta) - clean)
+    p.check(f"forward-noise+{name}", settings, p.descended(total), loss)
+
+
+def test_a_small_box_that_is_the_whole_one_is_ibp() -> None:
+    stepped = []
+    for name, more in (("ibp", {"growth": "linear"}), ("small-boxes", {"share": 1.0})):
+        p = Problem()
+        settings = {"epsilon": 0.3, "start": 1e-3, "kappa": 0.7, "warmup": 0.1, "ramp": 0.5, **more}
+        leaves = dict(p.model.named_parameters())
+        run_step(method(name, settings), Step(p.model, p.x, p.y, leaves, torch.Generator(), 0.5))
+        stepped.append([leaves[n].grad for n in NAMES])
+    assert all(torch.equal(a, b) for a, b in zip(*stepped, strict=True))
 
 
 @pytest.mark.parametrize("progress", [0.3, 0.9])
@@ -433,7 +500,7 @@ def test_counts(progress: float) -> None:
 
 
 def test_no_method_is_without_a_reference() -> None:
-    known = {"l1", "ibp", "counts", "yield"}  # the last one's: test_yield_loss.py
+    known = {"l1", "ibp", "small-boxes", "counts", "yield"}  # the last one's: test_yield_loss.py
     known |= {"standard", "forward-noise", "dropout", "quantised", "weight-attack", "awp", "amp", "abcd", "entropy-sgd"}
     assert set(METHODS) == known | {"sam", "asam", "samson"}
 

@@ -65,6 +65,7 @@ def fit(
     target_rate: float = 10.0,
     input_noise: float = 0.0,
     time_shift: int = 0,
+    warp: float = 0.0,
     repeat_rare: int = 1,
     device: str = "auto",
     threads: int | None = None,
@@ -90,8 +91,8 @@ def fit(
         seed: of batch order, noise and dropout (initial weights are the caller's).
         set: hyper-parameters of the method.
         optimizer: ``"adam"`` or ``"sgd"`` (Nesterov momentum 0.9).
-        schedule: ``"constant"``, ``"cosine"`` (to zero), or ``"steps"`` (× 0.2 at 20 %, 40 % and 53 % of the epochs:
-            60, 120, 160 of 300).
+        schedule: ``"constant"``, ``"cosine"`` (to zero), ``"late-cosine"`` (constant for 60 % of the epochs, then to
+            zero), or ``"steps"`` (× 0.2 at 20 %, 40 % and 53 % of the epochs: 60, 120, 160 of 300).
         weight_decay: L2 penalty of the optimiser.
         inverse_weight_decay: λ ≥ 0; after every step the parameters are pushed outwards,
             :math:`\theta \leftarrow (1 + \eta\lambda)\,\theta` with η the rate of the moment, which buys robustness
@@ -104,6 +105,8 @@ def fit(
         input_noise: standard deviation of noise on the training inputs.
         repeat_rare: samples of rare classes come up to this many times an epoch, up to the most common class's count.
         time_shift: training sequences [N, T, inputs] are moved by up to so many steps, their ends repeated.
+        warp: share of the training images [N, channels, height, width] that a small random affine map of their own
+            turns, shifts, shears and scales, drawn anew every time (:mod:`thetabox.train.warp`).
         device: ``"auto"`` (a GPU where there is one), ``"cpu"``, ``"cuda"``.
         threads: CPU threads; by default 1 for recurrent networks, whose steps are too small to share, else torch's.
         progress: show a progress bar.
@@ -131,6 +134,7 @@ def fit(
         target_rate=target_rate,
         input_noise=input_noise,
         time_shift=time_shift,
+        warp=warp,
         repeat_rare=repeat_rare,
     )
     where = choose_device(device)

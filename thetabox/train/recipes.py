@@ -25,6 +25,7 @@ class Recipe:
         fit: further arguments of it.
         methods: method → its hyper-parameters for this task, where they differ from the method's own defaults.
         epochs_by_method: method → epochs, where they differ.
+        fit_by_method: method → further arguments of ``fit``, where they differ.
     """
 
     architecture: str
@@ -35,6 +36,7 @@ class Recipe:
     fit: Mapping[str, Any] = field(default_factory=dict)
     methods: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     epochs_by_method: Mapping[str, int] = field(default_factory=dict)
+    fit_by_method: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def model(self, seed: int = 0) -> nn.Module:
         """A fresh network whose initial weights follow from the seed; torch's global random state is left alone."""
@@ -78,8 +80,12 @@ class Recipe:
             "lr": self.lr,
             "set": settings,
             **self.fit,
+            **self.fit_by_method.get(method, {}),
         }
 
+
+PROVEN = ("small-boxes", "forward-noise+small-boxes")
+"""Methods that train for the proof of a large box, and need more epochs for it."""
 
 RECIPES: dict[str, Recipe] = {
     "digits": Recipe(
@@ -93,6 +99,8 @@ RECIPES: dict[str, Recipe] = {
             "weight-attack": {"zeta": 0.1, "beta_rob": 0.25, "steps": 3},
             "forward-noise": {"noise": 0.2},
         },
+        epochs_by_method=dict.fromkeys(PROVEN, 150),
+        fit_by_method={name: {"schedule": "late-cosine", "warp": 0.6} for name in PROVEN},
     ),
     # The rate penalty keeps spikes few: it costs no accuracy here (it gains two points), and each spike that is not
     # fired is one less that can become uncertain.

@@ -11,8 +11,11 @@ from torch import Tensor, nn
 
 from thetabox.errors import InputError
 from thetabox.models import is_recurrent
+from thetabox.train.warp import warped
 
-SCHEDULES = ("constant", "cosine", "steps")
+SCHEDULES = ("constant", "cosine", "late-cosine", "steps")
+LATE = 0.6
+"""Share of the epochs before a late cosine falls."""
 OPTIMIZERS = ("adam", "sgd")
 
 
@@ -37,6 +40,7 @@ class TrainingSettings:
     target_rate: float = 10.0
     input_noise: float = 0.0
     time_shift: int = 0
+    warp: float = 0.0
     repeat_rare: int = 1
 
     def __post_init__(self) -> None:
@@ -48,6 +52,8 @@ class TrainingSettings:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise InputError(f"{name} is {value}; it must be finite and at least 0")
+        if not 0 <= self.warp <= 1:
+            raise InputError(f"warp is {self.warp}; it must lie in [0, 1], the share of the images")
         if self.repeat_rare < 1:
             raise InputError(f"repeat_rare is {self.repeat_rare}; it must be at least 1")
         if not (math.isfinite(self.target_rate) and self.target_rate > 0):
@@ -103,20 +109,25 @@ class TrainingSettings:
         return lambda outputs: self.rate_penalty * (outputs.mean((0, 1)) / per_step - 1).square().mean()
 
     def augment(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Inputs with noise, and sequences [N, T, inputs] moved in time, their ends repeated."""
+        """Inputs with noise, sequences [N, T, inputs] moved in time (their ends repeated), images warped."""
         if self.time_shift > 0 and x.ndim == 3:
             shift = torch.randint(
                 -self.time_shift, self.time_shift + 1, (len(x), 1), generator=generator, device=x.device
             )
             frames = (torch.arange(x.shape[1], device=x.device) + shift).clamp(0, x.shape[1] - 1)
             x = x.gather(1, frames[:, :, None].expand_as(x))
+        if self.warp > 0 and x.ndim == 4:
+            chosen = torch.rand(len(x), generator=generator, device=x.device) < self.warp
+            x = torch.where(chosen[:, None, None, None], warped(x, generator), x)
         if self.input_noise > 0:
             x = x + self.input_noise * torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
         return x
 
     def _rate_factor(self, epoch: int) -> float:
         done = epoch / self.epochs
-        if self.schedule == "cosine":
+        if self.schedule == "late-cosine":
+            done = max(done - LATE, 0.0) / (1 - LATE)
+        if self.schedule in ("cosine", "late-cosine"):
             return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
         if self.schedule == "steps":
             return float(0.2 ** sum(done >= at for at in (60 / 300, 120 / 300, 160 / 300)))

@@ -19,6 +19,7 @@ from thetabox.train.methods.l1 import L1
 from thetabox.train.methods.method import Combined, Method, Step, hyper_parameters, parse_value, run_step
 from thetabox.train.methods.quantised import Quantised
 from thetabox.train.methods.sharpness import Asam, Sam, Samson
+from thetabox.train.methods.small_boxes import SmallBoxes
 from thetabox.train.methods.standard import Standard
 from thetabox.train.methods.weight_attack import WeightAttack
 from thetabox.train.methods.yield_loss import Yield
@@ -39,6 +40,7 @@ METHODS: dict[str, type[Method]] = {
         Samson,
         Quantised,
         Ibp,
+        SmallBoxes,
         Yield,
         Counts,
         L1,

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from thetabox.box import Box
 from thetabox.errors import InputError
+from thetabox.train.methods.ibp import LAST
 from thetabox.train.methods.method import Method, Step, check_range
 from thetabox.train.yields import BOUNDS, yield_margins
 
-LAST = 0.25
-"""Share of the training behind the ramp in which the best weights are looked for."""
 PASSES = {"l2": 3, "means": 6, "rows": 16, "entropic": 26, "auto": 16}
 """Products with the weights that a bound takes, where a plain pass takes one: of ends, of variances, of rows."""
 
