@@ -40,8 +40,10 @@ class ByHand(nn.Module):
                     drive = drive + self.back(z[0])
                 current[n] = self.synapse[n] * current[n] + drive
                 reset = (v[n] > 1.0).to(x.dtype)
-                v[n] = DECAY[n] * v[n] + current[n]
-                v[n] = v[n] * (1 - reset) if self.zero else v[n] - reset
+                if self.zero:
+                    v[n] = DECAY[n] * (v[n] * (1 - reset)) + current[n]
+                else:
+                    v[n] = DECAY[n] * v[n] + current[n] - reset
                 z[n] = (v[n] > 1.0).to(x.dtype)
             total = total + z[1]
         return total
