@@ -21,12 +21,12 @@ def warped(
     def uniform(size: float) -> Tensor:
         return size * (2 * torch.rand(len(x), generator=generator, device=x.device) - 1)
 
-    pixel = 2 / x.shape[-1]  # of coordinates from -1 to 1
+    high_pixel, wide_pixel = (2 / size for size in x.shape[-2:])  # of coordinates from -1 to 1
     turn = uniform(DEGREES) * math.pi / 180
     wide, high, shear = 1 + uniform(SCALE), 1 + uniform(SCALE), uniform(SHEAR)
     rows = [
-        torch.stack([wide * turn.cos(), shear - wide * turn.sin(), uniform(SHIFT) * pixel], 1),
-        torch.stack([high * turn.sin(), high * turn.cos(), uniform(SHIFT) * pixel], 1),
+        torch.stack([wide * turn.cos(), shear - wide * turn.sin(), uniform(SHIFT) * wide_pixel], 1),
+        torch.stack([high * turn.sin(), high * turn.cos(), uniform(SHIFT) * high_pixel], 1),
     ]
     grid = affine_grid(torch.stack(rows, 1).to(x.dtype), list(x.shape), align_corners=False)
     return grid_sample(x, grid, align_corners=False)
