@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from thetabox.verify.histories.description.algebra import WHOLE, Algebra
-from thetabox.verify.histories.description.operators import RULES, WHOLES
+from thetabox.verify.histories.description.operands import WHOLES
+from thetabox.verify.histories.description.operators import RULES
 from thetabox.verify.histories.description.symbolic import ROWS, Symbolic, Unknown
 from thetabox.verify.network.graph import Graph, Operation, map_arg_refs
 
