@@ -94,3 +94,25 @@ def test_long_loops_and_networks_without_spikes() -> None:
     assert not looks_spiking(plain)
     with pytest.raises(NotRecognised, match="compares a potential with a threshold"):
         recognised(plain)
+
+
+def test_a_first_step_that_is_another_where_no_sample_shows_it() -> None:
+    """Twice the drive, in front of a state of its own; without inputs nothing tells the two apart."""
+
+    class Doubled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.out = nn.Linear(3, 4, bias=False), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            v, total = None, None
+            for t in range(x.shape[1]):
+                u = self.fc(x[:, t])
+                v = 2 * u if v is None else 0.9 * v + u
+                z = (v > 1).to(v.dtype)
+                v = v - z
+                total = z if total is None else total + z
+            return self.out(total)
+
+    with pytest.raises(NotRecognised, match="first step"):
+        recognised(problem(Doubled(), torch.zeros(4, 6, 3)))
