@@ -308,6 +308,21 @@ def test_what_overflows_proves_nothing(kind: str, size: float) -> None:
             assert (margin < torch.inf).all()
 
 
+@pytest.mark.parametrize("epsilon", [0.0, 0.05])
+@pytest.mark.parametrize("kind", ["snntorch Leaky", "norse LIF", "sinabs LIF"])
+def test_errors_of_the_weights_between_cells_are_in_the_bounds(kind: str, epsilon: float) -> None:
+    """Large ones, of recurrent weights and of those from layer to layer."""
+    for seed in range(4):
+        rng = random.Random(seed)
+        off = {"error": 0.3}
+        first = cell(
+            kind, 2, {"inputs": weights(quarters(rng, 2, 2)), "before": {0: weights(quarters(rng, 2, 2), **off)}}
+        )
+        second = cell(kind, 2, {"below": {0: weights(quarters(rng, 2, 2), **off)}})
+        spiking = Spiking((first, second), Readout(1, "sum", weights(quarters(rng, 2, 2)), boxed(quarters(rng, 2))))
+        assert_holds(spiking, quarters(rng, 5, 2).abs(), epsilon, seed, limit=60)
+
+
 def test_what_rounding_may_add_makes_spikes_uncertain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without any box nothing is uncertain; with errors of rounding made large, everything is."""
     rng = random.Random(0)
