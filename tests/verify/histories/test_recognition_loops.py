@@ -116,3 +116,26 @@ def test_a_first_step_that_is_another_where_no_sample_shows_it() -> None:
 
     with pytest.raises(NotRecognised, match="first step"):
         recognised(problem(Doubled(), torch.zeros(4, 6, 3)))
+
+
+def test_steps_that_read_what_is_computed_for_each_where_no_sample_shows_it() -> None:
+    """Currents of all steps at once, those of later ones scaled up; without inputs they are all alike."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.out = nn.Linear(3, 4, bias=False), nn.Linear(4, 2)
+            self.register_buffer("scale", torch.arange(1.0, 7.0)[:, None])
+
+        def forward(self, x: Tensor) -> Tensor:
+            drive = self.fc(x * self.scale)
+            v = total = x.new_zeros(x.shape[0], 4)
+            for t in range(x.shape[1]):
+                v = 0.9 * v + drive[:, t]
+                z = (v > 1).to(v.dtype)
+                v = v - z
+                total = total + z
+            return self.out(total)
+
+    with pytest.raises(NotRecognised, match="alike"):
+        recognised(problem(Scaled(), torch.zeros(4, 6, 3)))
