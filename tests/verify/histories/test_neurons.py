@@ -323,6 +323,19 @@ def test_errors_of_the_weights_between_cells_are_in_the_bounds(kind: str, epsilo
         assert_holds(spiking, quarters(rng, 5, 2).abs(), epsilon, seed, limit=60)
 
 
+@pytest.mark.parametrize("splits", [0, 1, 8, 64])
+def test_no_number_of_spikes_is_lost_where_a_proof_is_split(splits: int) -> None:
+    """One cell spikes 0, 1 or 2 times; two others tell these apart, and the answer is another at 1 alone."""
+    zero = torch.zeros(1, 2, dtype=torch.float64)
+    first = neurons(1, inputs=weights([[1.5]], share=2.0 / 3.0), most=5)
+    second = neurons(2, below={0: weights(zero + 1.0, 0.0)}, threshold=boxed([0.5, 1.5]))
+    readout = Readout(1, "sum", weights([[-2.0, 0.0], [2.0, 0.0]], 0.0), boxed([1.0, 0.0]))
+    found = engine(Spiking((first, second), readout), torch.ones(1, 1, 1, dtype=torch.float64), splits=splits)
+    rows, label = torch.full((1, 1), 0.99, dtype=torch.float64), torch.tensor([0])
+    assert found.margins(slice(None), torch.zeros_like(rows), label, FREE)[0, 0] < 0, "1.5 is one spike"
+    assert found.margins(slice(None), rows, label, FREE)[0, 0] <= -1
+
+
 def test_what_rounding_may_add_makes_spikes_uncertain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without any box nothing is uncertain; with errors of rounding made large, everything is."""
     rng = random.Random(0)
