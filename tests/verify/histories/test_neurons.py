@@ -28,6 +28,7 @@ from tests.verify.histories.spiking_networks import (
 )
 from thetabox.verify.effort import FREE
 from thetabox.verify.histories import engine as engine_module
+from thetabox.verify.histories.equations import few_spikes
 from thetabox.verify.histories.errors import Errors
 from thetabox.verify.histories.neurons import Neurons, Readout, Spiking
 
@@ -334,6 +335,16 @@ def test_no_number_of_spikes_is_lost_where_a_proof_is_split(splits: int) -> None
     rows, label = torch.full((1, 1), 0.99, dtype=torch.float64), torch.tensor([0])
     assert found.margins(slice(None), torch.zeros_like(rows), label, FREE)[0, 0] < 0, "1.5 is one spike"
     assert found.margins(slice(None), rows, label, FREE)[0, 0] <= -1
+
+
+def test_alternatives_hold_every_number_of_spikes() -> None:
+    pairs = [(low, high) for low in range(5) for high in range(low, 8)]
+    fewest, most = torch.tensor(pairs, dtype=torch.float64).T
+    for single in (False, True):
+        found = few_spikes(fewest, most, single=single)
+        for place, (low, high) in enumerate([(0, 1)] * len(pairs) if single else pairs):
+            held = {n for a, b in found for n in range(int(a[place]), int(b[place]) + 1)}
+            assert held == set(range(low, high + 1))
 
 
 def test_what_rounding_may_add_makes_spikes_uncertain(monkeypatch: pytest.MonkeyPatch) -> None:
