@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import thetabox as tb
 from thetabox.cli import thetabox
+from thetabox.train.methods import METHODS
 from thetabox.verify import domains
 from thetabox.verify.interpreter.rules.table import TABLE
 from thetabox.verify.linear import BACKWARD
@@ -73,6 +74,12 @@ def test_a_domain_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.margin[0] > 0).all()
     assert (tb.logit_bounds(net, x, 0.1, domain="corners").upper <= tb.logit_bounds(net, x, 0.1).upper).all()
     assert proven.sound
+
+
+def test_the_number_of_methods() -> None:
+    words = {16: "Sixteen", 17: "Seventeen", 18: "Eighteen", 19: "Nineteen", 20: "Twenty"}
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    assert f"{words[len(METHODS)]} methods are built in" in readme
 
 
 @pytest.fixture

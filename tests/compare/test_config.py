@@ -135,3 +135,27 @@ def test_no_such_file(tmp_path: Path) -> None:
 def test_a_row_of_another_name_is_another_row() -> None:
     options: dict[str, Any] = {"methods": ("weight-attack",)}
     assert Config("digits", **options).variants() != Config("digits", **options, set={"steps": 3}).variants()
+
+
+def test_tables_may_serve_other_methods_but_slips_are_refused() -> None:
+    Config(
+        "digits", methods=("standard",), set={"noise": 0.1, "l1.strength": 0.2}, only={"weight-attack": {"zeta": 0.1}}
+    )
+    for given, message in (
+        ({"set": {"nois": 0.1}}, "'nois'; did you mean 'noise'"),
+        ({"set": {"a": {"a": 1}}}, "no training method has the hyper-parameter 'a'"),
+        ({"set": {"standard.noise": 0.1}}, "no training method has"),
+        ({"only": {"weight-atack": {"zeta": 0.1}}}, "weight-atack"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Config("digits", methods=("standard",), **given)
+
+
+@pytest.mark.parametrize(
+    "text", ["methods = " + "[" * 100_000, "[set]\n" + "a." * 3000 + "b = 1", "set = " + "{a=" * 50_000]
+)
+def test_a_file_that_nests_too_deeply_is_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "deep.toml").write_text(f'task = "digits"\n{text}\n')
+    with pytest.raises(InputError) as told:
+        read_config(tmp_path / "deep.toml")
+    assert len(str(told.value).splitlines()) == 1

@@ -9,13 +9,14 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from thetabox.errors import InputError
 from thetabox.measure.pcm import TIMES
 from thetabox.models import ARCHITECTURES
-from thetabox.train.methods import hyper_parameters, kind_of, method
+from thetabox.train.methods import METHODS, hyper_parameters, kind_of, method
 from thetabox.train.settings import TrainingSettings
 from thetabox.verify import domains
 
@@ -149,7 +150,26 @@ class Config:
         strange = [p for p in self.sweep if not any(f"{p}=" in row.label for row in rows)]
         if strange:
             raise InputError(f"no method of this comparison has the hyper-parameter {strange[0]!r}")
+        self._check_names()
         return rows
+
+    def _check_names(self) -> None:
+        """A table may serve other methods than those of this comparison; what no method has is a slip.
+
+        Raises:
+            InputError: a hyper-parameter or a method that does not exist.
+        """
+        kinds = [*METHODS, *(part for name in self.methods for part in _parts(name))]
+        known = {name for kind in kinds for p in hyper_parameters(kind_of(kind)) for name in (p, f"{kind}.{p}")}
+        for name in self.set:
+            if name not in known:
+                near = get_close_matches(name, sorted(known), n=1)
+                raise InputError(
+                    f"set: no training method has the hyper-parameter {name!r}"
+                    + (f"; did you mean {near[0]!r}?" if near else "")
+                )
+        for name in self.only:
+            _parts(name)
 
     def to_toml(self) -> str:
         """The whole configuration, defaults included, as a file that :func:`read_config` takes."""
@@ -191,6 +211,8 @@ def read_config(path: Path | None, **changes: Any) -> Config:
             raise InputError(f"cannot read {path}: {error.strerror or error}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InputError(f"{path} is not a TOML file: {error}") from None
+        except RecursionError:
+            raise InputError(f"{path} is not a configuration: it is nested too deeply") from None
     known = {f.name: f for f in dataclasses.fields(Config)}
     for key in settings:
         if key not in known:
