@@ -49,6 +49,8 @@ def test_a_search_that_went_on_ends_as_one_that_never_stopped(epsilon: float) ->
     first = margins(parted, torch.arange(len(x)))
     promises = torch.tensor([parted.unfinished.promise((n, epsilon)) for n in range(len(x))], dtype=torch.float64)
     assert (promises[first > 0] < 0).all()
+    assert (promises < 1).all(), "a share of the proof stands, and not all of it"
+    assert (promises > 0).any()
     open_ = (promises >= 0).nonzero().squeeze(1)
     assert len(open_), "no search was cut"
     parted.meter = paid(len(open_), 3960.0 + step_passes(1))
