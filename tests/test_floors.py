@@ -28,6 +28,7 @@ FLOORS = (
     ("verify.agreement", "verify.stored"),
     ("verify.certificate",),
     ("verify.certify", "verify.radius", "verify.worst_case", "verify.yields"),
+    ("verify.difference",),
     ("verify",),
     ("train", "report"),
     ("compare",),

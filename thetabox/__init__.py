@@ -13,12 +13,14 @@ from thetabox.measure.shared_attack import shared_attack
 from thetabox.models.checkpoint import load, save
 from thetabox.noise import Noise
 from thetabox.verify import Certificate, Interval, Radii, certified_radius, certify, inspect, logit_bounds, rule
+from thetabox.verify.difference import Difference, diff
 from thetabox.verify.yields import YieldCertificate, certify_yield, proven_sigma
 from thetabox.version import __version__
 
 __all__ = [
     "Box",
     "Certificate",
+    "Difference",
     "InputError",
     "Interval",
     "Noise",
@@ -33,6 +35,7 @@ __all__ = [
     "certify_yield",
     "compare",
     "data",
+    "diff",
     "inspect",
     "landscape",
     "load",

@@ -34,6 +34,7 @@ COMMANDS = {
     "landscape": "Follow the loss along random directions of weight error.",
     "pcm": "Store the weights on phase-change memory and measure accuracy as it ages.",
     "gate": "Pass or fail: is enough verified at ε, or the yield proven at σ? For CI.",
+    "diff": "Compare two stored claims, sample by sample: what was proven before and is not now. For CI.",
     "export": "Write a spiking network as a NIR file.",
     "inspect": "List parameters, operators and whether each has a rule.",
     "tasks": "List the data sets.",
