@@ -14,7 +14,7 @@ ROOT = Path(thetabox.__file__).parent
 # Rooms of one floor do not import each other; `docs/architecture.md` draws them.
 FLOORS = (
     ("version", "errors", "json_text"),
-    ("checks", "processes", "user_code"),
+    ("checks", "processes", "shown", "user_code"),
     ("models", "device"),
     ("box", "noise", "data"),
     ("measure",),
@@ -26,7 +26,7 @@ FLOORS = (
     ("verify.interval", "verify.linear", "verify.histories", "verify.lirpa", "verify.domains"),
     ("verify.search", "verify.arguments", "verify.cells"),
     ("verify.agreement", "verify.stored"),
-    ("verify.certificate",),
+    ("verify.certificate", "verify.radii"),
     ("verify.certify", "verify.radius", "verify.worst_case", "verify.yields"),
     ("verify.difference",),
     ("verify",),
@@ -36,7 +36,7 @@ FLOORS = (
     ("__main__",),
 )
 # `Certificate.save` and `YieldCertificate.save` write a report, by a late import, and a report is made of certificates.
-MEANT = {("verify.certificate", "report"), ("verify.yields.certificate", "report")}
+MEANT = {("verify.certificate", "report"), ("verify.radii", "report"), ("verify.yields.certificate", "report")}
 
 
 def modules() -> dict[str, Path]:

@@ -27,11 +27,14 @@ from thetabox.measure.inputs import (
 )
 from thetabox.measure.own_weights import OwnWeights
 from thetabox.models.fold import folded
+from thetabox.shown import Columns, Shown
 
 
-@dataclass(frozen=True)
-class AttackResult(Correctness):
+@dataclass(frozen=True, repr=False)
+class AttackResult(Correctness, Shown):
     """What the attack found: an upper bound of the accuracy that holds for every choice of weights in the box.
+
+    A sequence of its samples' records.
 
     Attributes:
         epsilon: [E], as given.
@@ -52,6 +55,21 @@ class AttackResult(Correctness):
     box: Box
     seconds: float
     weights: list[Weights] | None = None
+
+    def columns(self) -> Columns:
+        samples = {"label": self.label, "predicted": self.predicted}
+        return Columns.of(samples, {"epsilon": self.epsilon}, {"margin": self.margin, "correct": self.correct})
+
+    def __len__(self) -> int:
+        return self.label.numel()
+
+    def headline(self) -> str:
+        how = f"{self.steps} steps, {self.restarts} restarts, {self.box.kind} box"
+        return f"attack on {len(self)} samples, clean accuracy {self.clean_accuracy:.3f}; {how}"
+
+    def summary(self) -> tuple[list[str], list[list[str]]]:
+        rows = zip(self.epsilon.tolist(), self.correct.sum(1).tolist(), strict=True)
+        return ["ε", "not broken", "of"], [[f"{e:.4g}", str(count), str(len(self))] for e, count in rows]
 
     def to_json(self) -> dict[str, Any]:
         """The result without its samples, for a report or a file."""

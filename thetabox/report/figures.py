@@ -237,8 +237,15 @@ def to_svg(figure: Figure, name: str) -> str:
     return re.sub(r'<svg[^>]*viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1" role="img">', text, count=1)
 
 
+class Picture(Figure):
+    """A figure that a notebook shows, whether it uses pyplot or not."""
+
+    def _repr_png_(self) -> bytes:
+        return to_png(self, dpi=110)
+
+
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height))
+    figure = Picture(figsize=(width, height))
     FigureCanvasAgg(figure)
     return figure, figure.subplots()
 

@@ -9,7 +9,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from thetabox.report.figures import ATTACKED, CLEAN, SERIES, STYLE, VERIFIED, accuracy_axis, epsilon_axis
+from thetabox.report.figures import (
+    ATTACKED,
+    CLEAN,
+    SERIES,
+    STYLE,
+    VERIFIED,
+    Picture,
+    accuracy_axis,
+    epsilon_axis,
+)
 from thetabox.report.results import number
 from thetabox.report.yield_curve import SHARE, YieldCurve, complement, share_of
 
@@ -23,7 +32,7 @@ LABELS = 9
 def yield_figure(curve: YieldCurve, title: str = "") -> Figure:
     """What is proven of all chips (solid), and what draws say (dashed), over σ."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 3.9))
+        figure = Picture(figsize=(7.2, 3.9))
         FigureCanvasAgg(figure)
         axes = figure.subplots()
         sigma_axis(axes, curve.sigma)

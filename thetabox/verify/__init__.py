@@ -6,7 +6,8 @@ from thetabox.verify.certify import certify, logit_bounds
 from thetabox.verify.domain import Profile
 from thetabox.verify.inspect import inspect
 from thetabox.verify.interpreter.rules.table import rule
-from thetabox.verify.radius import Radii, certified_radius
+from thetabox.verify.radii import Radii
+from thetabox.verify.radius import certified_radius
 from thetabox.verify.yields import YieldCertificate, certify_yield, proven_sigma
 
 __all__ = [

@@ -13,18 +13,21 @@ from torch import Tensor
 
 from thetabox.box import Box
 from thetabox.errors import InputError
+from thetabox.shown import Columns, Shown
 from thetabox.verify import stored
 from thetabox.verify.domain import Profile
 from thetabox.verify.stored import SCHEMA
 from thetabox.version import __version__
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from thetabox.measure.attack import AttackResult
 
 
-@dataclass
-class Certificate:
-    """Verified samples at every ε.
+@dataclass(repr=False)
+class Certificate(Shown):
+    """Verified samples at every ε; a sequence of its samples' records.
 
     Attributes:
         epsilon: ``[E]``.
@@ -108,6 +111,37 @@ class Certificate:
         for e, (epsilon, margins) in enumerate(zip(self.epsilon.tolist(), self.margin.tolist(), strict=True)):
             for n, margin in enumerate(margins):
                 yield n, label[n], predicted[n], epsilon, margin, verified[e][n]
+
+    def columns(self) -> Columns:
+        samples = {"label": self.label, "predicted": self.predicted}
+        if self.radius is not None:
+            samples["radius"] = self.radius
+        return Columns.of(samples, {"epsilon": self.epsilon}, {"margin": self.margin, "verified": self.verified})
+
+    def __len__(self) -> int:
+        return self.label.numel()
+
+    def headline(self) -> str:
+        about = (
+            f"{self.data_info.get('name') or 'samples'}, {len(self)} samples, clean accuracy {self.clean_accuracy:.3f}"
+        )
+        how = f"{self.box.kind} box, domain {self.domain}"
+        return (
+            f"{about}; {how}{'' if self.sound else ', which proves nothing'}{'' if self.finished else ', not finished'}"
+        )
+
+    def summary(self) -> tuple[list[str], list[list[str]]]:
+        counts = self.verified.sum(1).tolist()
+        rows = zip(self.epsilon.tolist(), counts, strict=True)
+        return ["ε", "verified", "of"], [[f"{e:.4g}", str(count), str(len(self))] for e, count in rows]
+
+    def plot(self, attack: AttackResult | None = None) -> Figure:
+        """Verified accuracy over ε, and above it what an attack at the same ε leaves."""
+        # Late, as in save.
+        from thetabox.report.figures import accuracy_figure
+        from thetabox.report.results import curve_of
+
+        return accuracy_figure(curve_of(self, attack))
 
     def save(self, out: str | Path, attack: AttackResult | None = None) -> None:
         """Write certificate.json, samples.csv, verified_accuracy.png and report.html into the folder ``out``."""

@@ -146,9 +146,7 @@ class _Side:
             ways: dict[str, Any] = {"method": claim.method, "options": claim.options}
             return cls(claim, "sigma", claim.sigma.tolist(), claim.delta, claim.proven, asked, ways)
         if not claim.sound:
-            raise InputError(
-                f"a certificate of the domain {claim.domain!r} proves nothing that could be lost"
-            )
+            raise InputError(f"a certificate of the domain {claim.domain!r} proves nothing that could be lost")
         asked = {"criterion": claim.criterion, "arithmetic": claim.arithmetic, "box": box}
         ways = {"domain": claim.domain, "precision": claim.precision, "options": claim.options}
         return cls(claim, "epsilon", claim.epsilon.tolist(), claim.margin, claim.verified, asked, ways)

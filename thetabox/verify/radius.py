@@ -18,6 +18,7 @@ from thetabox.verify.effort import DEFAULT, Deadline, Meter
 from thetabox.verify.interval.domain import PlainIntervals
 from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.problem import Problem, Progress
+from thetabox.verify.radii import Radii
 from thetabox.verify.search import bounds, cascade
 from thetabox.verify.search.failures import GaveUp, guarded, insisted
 from thetabox.verify.search.first_order import first_order_radius
@@ -25,21 +26,6 @@ from thetabox.verify.search.largest_proven import FLOOR, largest_proven, searche
 
 # Plain intervals prove about this share of the first-order radius of a network trained the standard way.
 INTERVAL_SHARE = 16.0
-
-
-@dataclass(frozen=True)
-class Radii:
-    """Radii with the reason where there is none.
-
-    Attributes:
-        radius: ``[N]`` float64.
-        status: ``certified``, ``misclassified`` or ``unproven`` for each sample.
-        finished: no search was cut for want of time.
-    """
-
-    radius: Float[Tensor, " samples"]
-    status: list[str]
-    finished: bool = True
 
 
 def certified_radius(

@@ -14,21 +14,24 @@ from torch import Tensor
 from thetabox.box import Box
 from thetabox.errors import InputError
 from thetabox.noise import Noise
+from thetabox.shown import Columns, Shown
 from thetabox.verify.yields import stored
 from thetabox.verify.yields.chips import accuracy_of_chips, mean_accuracy
 from thetabox.verify.yields.stored import SCHEMA
 from thetabox.version import __version__
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from thetabox.measure.sampled_yield import SampledYield
 
 # Shares of chips for which the file says the accuracy that they reach.
 SHARES = (0.9, 0.99, 0.999)
 
 
-@dataclass
-class YieldCertificate:
-    """How likely chips of random mismatch are to classify each sample right, at least.
+@dataclass(repr=False)
+class YieldCertificate(Shown):
+    """How likely chips of random mismatch are to classify each sample right, at least; a sequence of records.
 
     Attributes:
         sigma: ``[S]``.
@@ -147,6 +150,38 @@ class YieldCertificate:
         for s, (sigma, failures) in enumerate(zip(self.sigma.tolist(), self.delta.tolist(), strict=True)):
             for n, failure in enumerate(failures):
                 yield n, label[n], predicted[n], sigma, failure, proven[s][n]
+
+    def columns(self) -> Columns:
+        samples = {"label": self.label, "predicted": self.predicted}
+        return Columns.of(samples, {"sigma": self.sigma}, {"delta": self.delta, "proven": self.proven})
+
+    def __len__(self) -> int:
+        return self.label.numel()
+
+    def headline(self) -> str:
+        about = (
+            f"{self.data_info.get('name') or 'samples'}, {len(self)} samples, clean accuracy {self.clean_accuracy:.3f}"
+        )
+        return (
+            f"{about}; {self.noise.kind} errors, failures of {self.asked:g}{'' if self.finished else ', not finished'}"
+        )
+
+    def summary(self) -> tuple[list[str], list[list[str]]]:
+        # Late, as in save.
+        from thetabox.report.yield_curve import at_least
+
+        proven, reached = self.proven.sum(1).tolist(), self.chips(0.99).tolist()
+        rows = zip(self.sigma.tolist(), proven, reached, strict=True)
+        names = ["σ", "proven", "of", "accuracy of 0.99 of chips"]
+        return names, [[f"{s:.4g}", str(count), str(len(self)), at_least(chips)] for s, count, chips in rows]
+
+    def plot(self, sampled: SampledYield | None = None) -> Figure:
+        """What is proven over σ, and beside it what sampled chips did at the same σ."""
+        # Late, as in save.
+        from thetabox.report.yield_curve import yield_curve
+        from thetabox.report.yield_figure import yield_figure
+
+        return yield_figure(yield_curve(self, sampled))
 
     def save(self, out: str | Path, sampled: SampledYield | None = None) -> None:
         """Write yield.json, samples.csv, yield.png and report.html into the folder ``out``.
