@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -41,6 +41,7 @@ FILLED = {"full", "new_full"}
 # What code does with the recording of gradients changes no number.
 SILENT = {"_set_grad_enabled", "set_grad_enabled"}
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.layout, range)
+PLAIN_KINDS, TENSORS = frozenset(PLAIN), frozenset({Tensor, nn.Parameter})
 # Operands inside of operands, beyond which one is taken by its kind.
 DEEPEST = 20
 
@@ -85,10 +86,13 @@ class Calls(TorchFunctionMode):
 
     def _recorded(self, value: Any, depth: int) -> Any:
         """A value without its tensors, to be compared."""
-        if type(value) in PLAIN:  # most operands
+        kind = type(value)
+        if kind in PLAIN_KINDS:  # most operands, so these come first: what follows is asked of every kind by name
             return value
-        if isinstance(value, Tensor):
+        if kind in TENSORS or isinstance(value, Tensor):
             return self._held.get(id(value), Tensor)
+        if (kind is tuple or kind is list) and depth >= 0:
+            return tuple([self._recorded(part, depth - 1) for part in value])
         if isinstance(value, PLAIN) or depth < 0:
             return value if isinstance(value, PLAIN) else type(value)
         if isinstance(value, np.ndarray | np.generic):

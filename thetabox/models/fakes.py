@@ -17,6 +17,10 @@ from torch._subclasses.fake_tensor import FakeTensor
 TRACES = (Path(__file__).parents[1] / "verify" / "network", Path(__file__).with_name("answers.py"))
 
 
+# So many objects are asked at once what they hold: one of them that holds a fake is rare.
+TOGETHER = 256
+
+
 def forget_fakes() -> None:
     """Take them out of whatever holds them: entries of containers go, attributes and closures become ``None``.
 
@@ -27,13 +31,27 @@ def forget_fakes() -> None:
     if not fakes:
         return
     known = {id(fake) for fake in fakes}
-    holders = [holder for holder in gc.get_referrers(*fakes) if holder is not fakes]
-    tables = [holder for holder in holders if isinstance(holder, dict)]
-    owners = gc.get_referrers(*tables) if tables else []
+    holders = [holder for holder in _holding(known) if holder is not fakes]
+    tables = {id(holder) for holder in holders if isinstance(holder, dict)}
+    owners = _holding(tables) if tables else []
     owned = {id(own) for owner in owners if (own := _attributes(owner)) is not None}
     for holder in holders:
         with suppress(Exception):  # objects of foreign kinds raise whatever they like
             _forget(holder, known, attributes=id(holder) in owned)
+
+
+def _holding(things: AbstractSet[int]) -> list[Any]:
+    """Objects that refer to one of these.
+
+    :func:`gc.get_referrers` compares every reference of the program with every one of the things, and a trace leaves
+    thousands.
+    """
+    objects, found = gc.get_objects(), []
+    for start in range(0, len(objects), TOGETHER):
+        some = objects[start : start + TOGETHER]
+        if not things.isdisjoint(map(id, gc.get_referents(*some))):
+            found += [thing for thing in some if not things.isdisjoint(map(id, gc.get_referents(thing)))]
+    return [thing for thing in found if thing is not objects]
 
 
 def _is_ours(fake: FakeTensor) -> bool:
