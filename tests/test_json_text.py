@@ -17,11 +17,24 @@ from torch import nn
 
 import thetabox as tb
 from thetabox.cli.values import literal
-from thetabox.json_text import DEEPEST, parse
+from thetabox.json_text import DEEPEST, finite, json_text, parse
 from thetabox.models.pt2 import archive
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False)
 BRACKETS = [b"[" * 100_000, b'{"a":' * 100_000, b'["]", ' * 100_000]
+
+
+ANY = LEAVES | st.floats()
+
+
+@given(st.recursive(ANY, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20))
+def test_numbers_that_json_does_not_know_are_null(content: Any) -> None:
+    text = json_text({"content": finite(content)})
+    assert parse(text)["content"] == finite(content)
+
+
+def test_what_is_a_number_stays_one() -> None:
+    assert finite({"a": [1.5, float("inf"), (float("nan"), 2)]}) == {"a": [1.5, None, [None, 2]]}
 
 
 @given(st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20))

@@ -78,7 +78,18 @@ OTHER = {
     "--drift-bound": "*=0",
     "--method": "auto",
 }
-FREE = {"--epsilon", "--min-verified", "--junit", "--device", "--threads", "--seed", "--timeout", "--help"}
+FREE = {
+    "--json",
+    "--quiet",
+    "--epsilon",
+    "--min-verified",
+    "--junit",
+    "--device",
+    "--threads",
+    "--seed",
+    "--timeout",
+    "--help",
+}
 
 
 def test_every_option_of_the_command_is_one_or_the_other():

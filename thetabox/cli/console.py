@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from thetabox.json_text import finite, json_text
 
 
 class Output(Console):
@@ -22,9 +24,35 @@ class Output(Console):
         _unread(self.file)
 
 
+# How a command answers, of those that are on.
+JSON, QUIET = "thetabox.json", "thetabox.quiet"
+
+
+def answer(document: Mapping[str, Any]) -> None:
+    """Print what a command found, where it was asked for as JSON: one document and nothing else.
+
+    What is no number for JSON is null.
+    """
+    if _on(JSON) and not quiet():
+        try:
+            click.echo(json_text(finite(document)), nl=False)
+        except OSError:
+            _unread(sys.stdout)
+
+
+def _on(way: str) -> bool:
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(way))
+
+
+def quiet() -> bool:
+    """Whether nothing is to be printed but errors."""
+    return _on(QUIET)
+
+
 def show(*things: Any) -> None:
-    """Print tables and lines; a pipe gets wide lines instead of folded ones."""
-    if sys.stdout is None:  # closed
+    """Print tables and lines; a pipe gets wide lines instead of folded ones. Not beside JSON, nor where it is quiet."""
+    if sys.stdout is None or _on(JSON) or quiet():  # closed, or not wanted
         return
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that knows no ε
@@ -61,7 +89,7 @@ def progress_bar() -> Iterator[Progress]:
 
 def watched() -> bool:
     """Whether standard error is a terminal, on which things may move."""
-    return sys.stderr is not None and sys.stderr.isatty()
+    return not quiet() and sys.stderr is not None and sys.stderr.isatty()
 
 
 def tell(line: str) -> None:

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from thetabox.cli.console import Output, watched
+from thetabox.cli.console import Output, quiet, watched
 
 
 @contextmanager
 def jobs_bar(names: Sequence[str]) -> Iterator[Callable[[int, str, float], None]]:
     """Function of (job, phase, share done) that moves its line; where there is no terminal, a printed line a phase."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[phase]}"))
-    console = Output(stderr=True)
+    console = Output(stderr=True, quiet=quiet())
     with Progress(*columns, TimeElapsedColumn(), console=console, disable=not watched()) as bar:
         lines = [bar.add_task(name, total=1.0, phase="waiting") for name in names]
 

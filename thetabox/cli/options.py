@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
+from thetabox.cli import console
 from thetabox.cli.values import Numbers, Range, Scale, Setting
 
 Function = Callable[..., Any]
 
 
 class Command(click.Command):
-    """A command that refuses an option given twice, of which one value would be dropped without a word."""
+    """Every command: with ``--json`` and ``--quiet``, and no option given twice, of which one would be dropped."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.params += [
+            click.Option(
+                ["--json"],
+                is_flag=True,
+                expose_value=False,
+                callback=partial(_sets, console.JSON),
+                help="Print one JSON document in place of tables and lines.",
+            ),
+            click.Option(
+                ["--quiet"],
+                is_flag=True,
+                expose_value=False,
+                callback=partial(_sets, console.QUIET),
+                help="Print nothing, and show no progress: the files and the exit status tell.",
+            ),
+        ]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not ctx.resilient_parsing:
@@ -24,6 +45,10 @@ class Command(click.Command):
                 if single and order.count(parameter) > 1:
                     raise click.UsageError(f"{'/'.join(parameter.opts)} is given twice", ctx)
         return super().parse_args(ctx, args)
+
+
+def _sets(way: str, context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    context.meta[way] = value
 
 
 def model_options(function: Function) -> Function:

@@ -15,10 +15,9 @@ import torch
 from thetabox import data
 from thetabox.compare.config import Config, Variant
 from thetabox.errors import InputError
-from thetabox.json_text import parse
+from thetabox.json_text import json_text, parse
 from thetabox.models import sha256
 from thetabox.report.folder import write_file
-from thetabox.report.write import json_text
 from thetabox.train import recipe
 from thetabox.train.methods import method
 from thetabox.train.recipes import Recipe

@@ -22,12 +22,12 @@ from thetabox.compare.tables import (
     pcm_table,
     yield_table,
 )
+from thetabox.json_text import json_text
 from thetabox.report.figures import to_png, to_svg
 from thetabox.report.folder import write_files
 from thetabox.report.html import render
 from thetabox.report.methods_figures import landscapes_figure, lines_figure, violin_figure
 from thetabox.report.results import percent
-from thetabox.report.write import json_text
 from thetabox.report.yield_curve import complement
 
 

@@ -1,11 +1,13 @@
 """Reports: folders, pages, figures, tables and JUnit files, made from result objects."""
 
+from thetabox.json_text import json_text
 from thetabox.report.figures import ageing_figure, landscape_figure, to_png
 from thetabox.report.folder import check_claim, output_folder, write_file, write_files
 from thetabox.report.junit import Case, write_junit
 from thetabox.report.tables import comparison_tables, curve_table, plain_table
-from thetabox.report.write import csv_text, json_text, write, write_comparison, write_proof
+from thetabox.report.write import csv_text, write, write_comparison, write_proof
 from thetabox.report.yields import (
+    SAMPLED,
     sampled_note,
     sampled_table,
     sampled_text,
@@ -15,6 +17,7 @@ from thetabox.report.yields import (
 )
 
 __all__ = [
+    "SAMPLED",
     "Case",
     "ageing_figure",
     "check_claim",

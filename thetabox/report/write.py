@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from thetabox.json_text import json_text
 from thetabox.report.figures import accuracy_figure, comparison_figure, to_png
 from thetabox.report.folder import check_claim, output_folder, write_files
 from thetabox.report.html import Entry, comparison_page, grouped, single_page
@@ -91,11 +91,6 @@ def csv_text(columns: Sequence[str], rows: Iterable[Any]) -> str:
     for row in rows:
         writer.writerow([_cell(row[c]) for c in columns] if isinstance(row, Mapping) else [_cell(v) for v in row])
     return buffer.getvalue()
-
-
-def json_text(content: Mapping[str, Any]) -> str:
-    """Readable JSON with the keys in the order given; NaN and infinity are refused, for no parser need know them."""
-    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _certificate_files(certificate: Certificate) -> dict[str, bytes | str]:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from thetabox.json_text import json_text
 from thetabox.report.figures import to_png
 from thetabox.report.folder import check_claim, output_folder, write_files
 from thetabox.report.results import number, percent
 from thetabox.report.tables import plain_table
-from thetabox.report.write import csv_text, json_text
+from thetabox.report.write import csv_text
 from thetabox.report.yield_curve import SHARE, at_least, share_of, yield_curve
 from thetabox.report.yield_figure import yield_figure
 from thetabox.report.yield_page import yield_page
@@ -22,6 +23,8 @@ from thetabox.verify.yields.stored import COLUMNS
 if TYPE_CHECKING:
     from thetabox.measure.sampled_yield import SampledYield
     from thetabox.verify.yields.certificate import YieldCertificate
+
+SAMPLED = "thetabox.sampled_yield/1"
 
 
 def write_yield(
@@ -73,7 +76,7 @@ def write_yield_proof(out: str | os.PathLike[str], certificate: YieldCertificate
 
 def sampled_text(sampled: SampledYield, model: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     """The content of ``sampled.json``; two runs on the same inputs are the same file."""
-    facts = {"schema": "thetabox.sampled_yield/1", "model": dict(model), "data": dict(data)}
+    facts = {"schema": SAMPLED, "model": dict(model), "data": dict(data)}
     return json_text(facts | sampled.to_json() | {"seconds": None})
 
 

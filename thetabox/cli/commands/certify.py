@@ -11,7 +11,7 @@ import click
 import thetabox as tb
 from thetabox import report
 from thetabox.cli import options
-from thetabox.cli.console import Steps, progress_bar, show
+from thetabox.cli.console import Steps, answer, progress_bar, show
 from thetabox.cli.inputs import Given, proof_settings, read_all
 from thetabox.cli.kept import PARTIAL, cut, nothing_kept, part_kept
 from thetabox.measure import AttackResult
@@ -75,6 +75,9 @@ def command(
         the_radii=radius and certificate.radius is None,
         the_attack=attack and attacked is None,
     )
+    found = {} if attacked is None else {"attack": attacked.to_json()}
+    radii = {} if certificate.radius is None else {"radius": certificate.radius.tolist()}
+    answer({**certificate.to_json(), "seconds": certificate.seconds, **radii, **found, "report": str(page)})
     show(report.curve_table(certificate, attacked), *why, f"report: {page}")
 
 

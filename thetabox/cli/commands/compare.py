@@ -8,10 +8,10 @@ from typing import Any
 import click
 
 from thetabox.cli import options, values
-from thetabox.cli.console import show
+from thetabox.cli.console import answer, show
 from thetabox.cli.jobs_bar import jobs_bar
 from thetabox.compare import cells, compare, read_config
-from thetabox.compare.summary import write_report
+from thetabox.compare.summary import results, write_report
 from thetabox.compare.tables import curve_table, mismatch_table, yield_table
 from thetabox.report import plain_table
 
@@ -52,6 +52,7 @@ def command(
     with jobs_bar([cell.name for cell in cells(chosen, out)]) as event:
         comparison = compare(chosen, out, data_dir=data_dir, device=device, processes=processes, on_event=event)
     page = write_report(out, comparison)
+    answer({**results(comparison), "report": str(page)})
     tables = [
         ("mismatch", mismatch_table(comparison.rows, chosen.level)),
         ("verified", curve_table(comparison.rows, "certify")),

@@ -11,7 +11,7 @@ import click
 import thetabox as tb
 from thetabox import report
 from thetabox.cli import options, values
-from thetabox.cli.console import show
+from thetabox.cli.console import answer, show
 from thetabox.cli.counts import enough, written
 from thetabox.report.results import number
 
@@ -29,8 +29,7 @@ SHOWN = 20
     metavar="SHARE",
     help="Largest share of the samples that may be lost at any ε or σ.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output instead of tables.")
-def command(before: Path, after: Path, max_lost: Decimal, as_json: bool) -> None:
+def command(before: Path, after: Path, max_lost: Decimal) -> None:
     """BEFORE and AFTER are folders that certify or yield wrote, or the certificate.json or yield.json in them.
 
     Exit status 0 when no sample was lost that was proven before, at any ε or σ that both hold; 1 when some were, more
@@ -40,12 +39,10 @@ def command(before: Path, after: Path, max_lost: Decimal, as_json: bool) -> None
     found = tb.diff(_read(before), _read(after))
     total, kept = found.label.numel(), (~found.lost).sum(1)
     passes = all(enough(int(count), total, Decimal(1) - max_lost) for count in kept)
-    if as_json:
-        click.echo(report.json_text({**found.to_json(), "max_lost": float(max_lost), "pass": passes}), nl=False)
-    else:
-        _print(found)
-        most = int(found.lost.sum(1).max())
-        show(f"{'pass' if passes else 'FAIL'}  lost at most {most}/{total} = {most / total:.4f}, {_allowed(max_lost)}")
+    answer({**found.to_json(), "max_lost": float(max_lost), "pass": passes})
+    _print(found)
+    most = int(found.lost.sum(1).max())
+    show(f"{'pass' if passes else 'FAIL'}  lost at most {most}/{total} = {most / total:.4f}, {_allowed(max_lost)}")
     sys.exit(0 if passes else 1)
 
 

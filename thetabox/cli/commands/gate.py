@@ -15,7 +15,7 @@ import thetabox as tb
 from thetabox import report
 from thetabox.cli import asked, options, values
 from thetabox.cli.commands import gate_yield
-from thetabox.cli.console import Steps, progress_bar, show, tell
+from thetabox.cli.console import Steps, answer, progress_bar, show, tell
 from thetabox.cli.counts import enough, written
 from thetabox.cli.group import explained
 from thetabox.cli.inputs import proof_settings, read_all
@@ -96,9 +96,12 @@ def command(context: click.Context, model: Path, junit: Path | None, **source: A
             certificate, cases = _answer(context, model, source)
         if junit is not None:
             report.write_junit(junit, SUITE, cases, certificate.seconds)
+        passes = all(case.failure is None for case in cases)
+        claims = [{"claim": case.name, "pass": case.failure is None, "found": case.output} for case in cases]
+        answer({"pass": passes, "finished": certificate.finished, "claims": claims})
         for case in cases:
             show(f"{_verdict(case, certificate)}  {case.output}")
-    sys.exit(0 if all(case.failure is None for case in cases) else 1)
+    sys.exit(0 if passes else 1)
 
 
 def _answer(context: click.Context, model: Path, source: dict[str, Any]) -> tuple[tb.Certificate, list[report.Case]]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from thetabox import report
 from thetabox.cli import options
-from thetabox.cli.console import show
+from thetabox.cli.console import answer, show
 from thetabox.cli.inputs import make_box, read_data, read_model
 from thetabox.errors import InputError
 from thetabox.models import architecture as architecture_of
@@ -67,6 +67,21 @@ def command(
     found = cells(network, example if given is None else given, make_box(**box), spread=given is not None)
     if found:
         show("", *found)
+    answer(
+        {
+            "network": type(network).__name__,
+            "parameters": [
+                {"name": name, "shape": list(t.shape), "numbers": t.numel(), "factor": float(factors.get(name, 0.0))}
+                for name, t in tensors
+            ],
+            "operators": [
+                {"operator": o.operator, "where": o.name, "shape": list(o.shape or []), "rule": bool(o.rule)}
+                for o in operators
+            ],
+            "missing": missing,
+            "cells": found,
+        }
+    )
 
 
 def _first(given: Tensor | dict[str, Tensor]) -> Tensor | dict[str, Tensor]:

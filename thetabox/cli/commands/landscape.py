@@ -10,8 +10,9 @@ import click
 import thetabox as tb
 from thetabox import report
 from thetabox.cli import options, values
-from thetabox.cli.console import Steps, progress_bar, show
+from thetabox.cli.console import Steps, answer, progress_bar, show
 from thetabox.cli.inputs import read_all
+from thetabox.json_text import finite, json_text
 from thetabox.report.results import number
 
 
@@ -59,12 +60,12 @@ def command(
                 progress=Steps(bar, "landscape"),
             )
 
+    facts = {"schema": "thetabox.landscape/1", "model": given.model_info, "data": given.data_info}
     if out is None:
         result = run()
     else:
         with report.output_folder(out) as folder:
             result = run()
-            facts = {"schema": "thetabox.landscape/1", "model": given.model_info, "data": given.data_info}
             rows = (
                 (direction, at, loss)
                 for direction, row in enumerate(result.loss.tolist())
@@ -73,11 +74,12 @@ def command(
             title = f"ζ = {number(zeta)}, flatness {number(result.flatness)}"
             figure = report.landscape_figure(result.alpha.numpy(), result.loss.numpy(), title)
             files: dict[str, bytes | str] = {
-                "landscape.json": report.json_text(facts | result.to_json()),
+                "landscape.json": json_text(finite(facts | result.to_json())),
                 "landscape.csv": report.csv_text(("direction", "alpha", "loss"), rows),
                 "landscape.png": report.to_png(figure),
             }
             report.write_files(folder, files)
+    answer(facts | result.to_json())
     table = report.plain_table("α", "mean loss", "largest")
     chosen = sorted({0, points // 4, points // 2, points - 1 - points // 4, points - 1})
     for index in chosen:

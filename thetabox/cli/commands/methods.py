@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from thetabox.cli.console import show
+from thetabox.cli import options
+from thetabox.cli.console import answer, show
+from thetabox.json_text import finite
 from thetabox.report import plain_table
 from thetabox.train import METHODS, hyper_parameters
 
 
-@click.command("methods")
+@click.command("methods", cls=options.Command)
 def command() -> None:
     """a+b combines two of them, --set name=value changes a setting."""
+    answer({"methods": [_facts(name) for name in METHODS]})
     for name, kind in METHODS.items():
         show(f"{name}: {kind.summary}")
         if kind.source:
@@ -23,3 +28,16 @@ def command() -> None:
                 table.add_row(f"  {key}", str(default), kind.meanings.get(key, ""))
             show(table)
         show("")
+
+
+def _facts(name: str) -> dict[str, Any]:
+    kind = METHODS[name]
+    settings = [
+        {
+            "name": key,
+            "default": default if finite(default) is not None else str(default),
+            "meaning": kind.meanings.get(key, ""),
+        }
+        for key, default in hyper_parameters(kind).items()
+    ]
+    return {"name": name, "summary": kind.summary, "source": kind.source, "settings": settings}

@@ -10,7 +10,7 @@ import click
 import thetabox as tb
 from thetabox import report
 from thetabox.cli import options, values
-from thetabox.cli.console import Steps, progress_bar, show
+from thetabox.cli.console import Steps, answer, progress_bar, show
 from thetabox.cli.inputs import read_all
 from thetabox.report.results import number, percent
 
@@ -43,12 +43,12 @@ def command(level: list[float], draws: int, device: str, seed: int, out: Path | 
                 progress=Steps(bar, "mismatch"),
             )
 
+    facts = {"schema": "thetabox.mismatch/1", "model": given.model_info, "data": given.data_info}
     if out is None:
         result = run()
     else:
         with report.output_folder(out) as folder:
             result = run()
-            facts = {"schema": "thetabox.mismatch/1", "model": given.model_info, "data": given.data_info}
             rows = (
                 (float(at), draw, accuracy)
                 for at, row in zip(result.level, result.accuracy.tolist(), strict=True)
@@ -59,6 +59,7 @@ def command(level: list[float], draws: int, device: str, seed: int, out: Path | 
                 "mismatch.csv": report.csv_text(("level", "draw", "accuracy"), rows),
             }
             report.write_files(folder, files)
+    answer(facts | result.to_json())
     table = report.plain_table("level", "mean", "std", "worst draw")
     for at, mean, std, least in zip(result.level, result.mean, result.std, result.min, strict=True):
         table.add_row(number(float(at)), percent(float(mean)), percent(float(std)), percent(float(least)))

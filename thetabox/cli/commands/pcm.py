@@ -10,7 +10,7 @@ import click
 import thetabox as tb
 from thetabox import report
 from thetabox.cli import options, values
-from thetabox.cli.console import Steps, progress_bar, show
+from thetabox.cli.console import Steps, answer, progress_bar, show
 from thetabox.cli.inputs import read_all
 from thetabox.report.results import duration, percent
 
@@ -68,12 +68,12 @@ def command(
                 progress=Steps(bar, "pcm"),
             )
 
+    facts = {"schema": "thetabox.pcm/1", "model": given.model_info, "data": given.data_info}
     if out is None:
         result = run()
     else:
         with report.output_folder(out) as folder:
             result = run()
-            facts = {"schema": "thetabox.pcm/1", "model": given.model_info, "data": given.data_info}
             rows = (
                 (float(at), chip, accuracy)
                 for at, row in zip(result.times, result.accuracy.tolist(), strict=True)
@@ -86,6 +86,7 @@ def command(
                 "pcm.png": report.to_png(figure),
             }
             report.write_files(folder, files)
+    answer(facts | result.to_json())
     table = report.plain_table("after", "mean", "std", "worst chip")
     for at, mean, std, least in zip(result.times, result.mean, result.std, result.min, strict=True):
         table.add_row(duration(float(at)), percent(float(mean)), percent(float(std)), percent(float(least)))

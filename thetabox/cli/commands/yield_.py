@@ -10,7 +10,7 @@ import click
 import thetabox as tb
 from thetabox import report
 from thetabox.cli import options, values
-from thetabox.cli.console import Steps, progress_bar, show, tell
+from thetabox.cli.console import Steps, answer, progress_bar, show, tell
 from thetabox.cli.inputs import Given, read_all
 from thetabox.cli.kept import PARTIAL, cut, nothing_kept, part_kept
 from thetabox.cli.noise_options import make_noise, noise_options, sigma_option
@@ -108,6 +108,8 @@ def command(
             report.write_yield(folder, certificate)
             raise KeyboardInterrupt(f"interrupted; {folder}/report.html holds the proof, less the rest") from None
         page = report.write_yield(folder, certificate, sampled)
+    found = {} if sampled is None else {"sampled": sampled.to_json()}
+    answer({**certificate.to_json(), "seconds": certificate.seconds, **found, "report": str(page)})
     if draws and not wanted:
         tell("thetabox: no chips were drawn, for these errors are a family of distributions and not one of them")
     notes = [] if sampled is None else [report.sampled_note(sampled)]
@@ -145,4 +147,6 @@ def _draw_alone(given: Given, sigma: list[float], sampling: dict[str, Any], out:
         with nothing_kept("not all chips were drawn yet"), progress_bar() as bar:
             sampled = _draw(given, sigma, sampling, Steps(bar, "draws"))
         report.write_files(folder, {"sampled.json": report.sampled_text(sampled, given.model_info, given.data_info)})
+    about = {"schema": report.SAMPLED, "model": given.model_info, "data": given.data_info}
+    answer({**about, **sampled.to_json(), "written": str(folder / "sampled.json")})
     show(report.sampled_table(sampled), report.sampled_note(sampled), f"written: {folder / 'sampled.json'}")
