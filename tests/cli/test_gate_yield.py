@@ -173,7 +173,19 @@ OTHER = {
     "--data-dir": ".",
 }
 FREE = {
-    *("--sigma", "--min-yield", "--min-accuracy", "--junit", "--device", "--threads", "--seed", "--timeout", "--help"),
+    *(
+        "--json",
+        "--quiet",
+        "--sigma",
+        "--min-yield",
+        "--min-accuracy",
+        "--junit",
+        "--device",
+        "--threads",
+        "--seed",
+        "--timeout",
+        "--help",
+    ),
 }
 
 
