@@ -13,7 +13,7 @@ import click
 from thetabox.errors import InputError
 from thetabox.json_text import parse
 
-Value = TypeVar("Value")
+T = TypeVar("T")
 
 
 class Several(click.ParamType):
@@ -119,7 +119,7 @@ class Share(click.ParamType):
         return share
 
 
-def once(option: str, pairs: Sequence[tuple[str, Value]]) -> dict[str, Value]:
+def once(option: str, pairs: Sequence[tuple[str, T]]) -> dict[str, T]:
     """The values of a repeatable ``name=value`` by their names.
 
     Raises:

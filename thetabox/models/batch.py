@@ -19,7 +19,7 @@ from torch.func import functional_call
 
 from thetabox.errors import InputError
 from thetabox.models.contents import first_line
-from thetabox.models.program import Batch, Program, Step, Value, changed
+from thetabox.models.program import Batch, Program, Reference, Step, changed
 
 # Numbers of samples at which a network is tried.
 TRIED = (3, 5)
@@ -100,7 +100,7 @@ def _freed(step: Step, size: int, shapes: dict[str, tuple[int, ...]], *, of_inpu
     place = _place(sizes, result, size)
     if place is None:
         return step
-    operand = shapes.get(step.args[0].name, ()) if step.args and isinstance(step.args[0], Value) else ()
+    operand = shapes.get(step.args[0].name, ()) if step.args and isinstance(step.args[0], Reference) else ()
     if step.sized == "expand" and (of_input or size > 1) and not _leads(operand, result, place, size):
         sizes[place] = -1
         return changed(step, step.sizes, sizes)

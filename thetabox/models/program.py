@@ -16,7 +16,7 @@ Sized = Literal["", "view", "unflatten", "expand", "create"]
 
 
 @dataclass(frozen=True)
-class Value:
+class Reference:
     """Stands in the arguments of a step for a value that is known by name: an input, a tensor, an earlier result."""
 
     name: str
@@ -39,7 +39,7 @@ class Step:
     """One operation.
 
     Attributes:
-        function: called with the arguments, in which :class:`Value` and the like are replaced.
+        function: called with the arguments, in which :class:`Reference` and the like are replaced.
         args, kwargs: numbers, text, and lists of them.
         results: names of what it returns; ``None`` for a result that nothing reads.
         where: for messages: the operator and its node.
@@ -79,7 +79,7 @@ class Program(nn.Module):
         also: further names in the file of one tensor, with that which steps know it by.
 
     Example:
-        >>> step = Step(torch.relu, (Value("x"),), {}, ("y",), "relu")
+        >>> step = Step(torch.relu, (Reference("x"),), {}, ("y",), "relu")
         >>> Program("x", {}, {}, [step], "y")(torch.tensor([-1.0, 2.0]))
         tensor([0., 2.])
     """
@@ -198,7 +198,7 @@ def _parts(name: str) -> list[str]:
 
 
 def _names(tree: Any) -> Iterable[str]:
-    if isinstance(tree, Value):
+    if isinstance(tree, Reference):
         yield tree.name
     elif isinstance(tree, list | tuple):
         for part in tree:
@@ -206,7 +206,7 @@ def _names(tree: Any) -> Iterable[str]:
 
 
 def _filled(tree: Any, held: Mapping[str, Any], x: Tensor) -> Any:
-    if isinstance(tree, Value):
+    if isinstance(tree, Reference):
         return held[tree.name]
     if isinstance(tree, Batch):
         return tree.times * x.shape[0]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from thetabox.errors import InputError
-from thetabox.models.program import Program, Step, Value
+from thetabox.models.program import Program, Reference, Step
 
 NORMS = ("aten.batch_norm", "aten._native_batch_norm_legit_no_training", "BatchNormalization (")
 CONVOLUTIONS = ("aten.conv1d.", "aten.conv2d.", "aten.conv3d.", "Conv (")
@@ -45,7 +45,7 @@ def folded_program(program: Program) -> Program:
         b = b if b is not None else f"{w} bias"
         names.setdefault(b, _bias_of(names[w]))
         tensors[w], tensors[b] = weight, bias
-        steps[id(conv)] = replace(conv, args=(*conv.args[:2], Value(b), *conv.args[3:]), results=norm.results[:1])
+        steps[id(conv)] = replace(conv, args=(*conv.args[:2], Reference(b), *conv.args[3:]), results=norm.results[:1])
         steps[id(norm)] = None
     changed = [steps.get(id(step), step) for step in program.steps]
     kept = [step for step in changed if step is not None]
@@ -63,7 +63,7 @@ def _fused(weight: Tensor, held: list[Any], epsilon: float) -> tuple[Tensor, Ten
 
 def _name(step: Step, place: int) -> str | None:
     value = step.args[place] if place < len(step.args) else None
-    return value.name if isinstance(value, Value) else None
+    return value.name if isinstance(value, Reference) else None
 
 
 def _epsilon(norm: Step) -> float:

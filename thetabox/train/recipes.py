@@ -123,7 +123,12 @@ RECIPES: dict[str, Recipe] = {
         batch_size=100,
         lr=1e-3,
         fit={"schedule": "cosine"},
-        methods={"weight-attack": {"zeta": 0.1, "beta_rob": 0.25, "steps": 10}},
+        methods={
+            "weight-attack": {"zeta": 0.1, "beta_rob": 0.25, "steps": 10},
+            "ibp": {"epsilon": 0.05, "growth": "linear"},
+        },
+        epochs_by_method={"ibp": 15},
+        fit_by_method={"ibp": {"lr": 3e-3, "schedule": "late-cosine"}},
     ),
     # As He et al. 2015 train it, with the rates of arXiv 2106.05009; for an accelerator.
     "cifar10": Recipe(

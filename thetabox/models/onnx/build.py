@@ -22,7 +22,7 @@ from thetabox.models.onnx.numbers import checked
 from thetabox.models.onnx.table import OPERATORS, Operator
 from thetabox.models.onnx.tails import Scores, linear_classifier, scores
 from thetabox.models.onnx.weights import weights
-from thetabox.models.program import Device, Program, Step, Value, check_finite
+from thetabox.models.program import Device, Program, Reference, Step, check_finite
 
 # Larger tables of whole numbers are tensors, not sizes.
 SIZES = 4096
@@ -100,7 +100,7 @@ class _Builder:
             self._add(node)
         answer = self.renamed.get(self.chosen.name, self.chosen.name)
         if self.chosen.binary:
-            self.steps.append(Step(two_logits, (Value(answer),), {}, ("",), "the logits of two classes"))
+            self.steps.append(Step(two_logits, (Reference(answer),), {}, ("",), "the logits of two classes"))
             answer = ""
         elif self.chosen.dropped:
             self.steps = [
@@ -177,7 +177,7 @@ class _Builder:
         if place in operator.factors and name in self.buffers:
             return [float(v) for v in self.buffers[name].reshape(-1).tolist()]
         if name not in self.known:
-            return Value(name)
+            return Reference(name)
         value = self.known[name]
         if isinstance(value, Tensor):
             return value.item()
@@ -224,16 +224,16 @@ class _Builder:
             for n, t in (("coefficients", coefficients), ("intercepts", intercepts))
         }
         self.parameters |= named
-        source = Value(self.renamed.get(node.inputs[0], node.inputs[0]))
-        self.steps.append(Step(F.linear, (source, *map(Value, named)), {}, (self.chosen.name,), node.describe()))
+        source = Reference(self.renamed.get(node.inputs[0], node.inputs[0]))
+        self.steps.append(Step(F.linear, (source, *map(Reference, named)), {}, (self.chosen.name,), node.describe()))
 
     def _add_scaler(self, node: Node) -> None:
         named = {
             f"{node.name or node.operator}.{n}": torch.tensor(node.attributes.get(n) or [d]) for n, d in SCALER.items()
         }
         self.buffers |= named
-        source = Value(self.renamed.get(node.inputs[0], node.inputs[0]))
-        self.steps.append(Step(scaled, (source, *map(Value, named)), {}, (node.outputs[0],), node.describe()))
+        source = Reference(self.renamed.get(node.inputs[0], node.inputs[0]))
+        self.steps.append(Step(scaled, (source, *map(Reference, named)), {}, (node.outputs[0],), node.describe()))
 
 
 def _needed(nodes: list[Node], answer: str) -> list[Node]:

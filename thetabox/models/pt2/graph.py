@@ -11,7 +11,7 @@ import torch
 from thetabox.errors import InputError
 from thetabox.models.batch import check_batch, free_batch
 from thetabox.models.contents import first_line, one_line, shown
-from thetabox.models.program import Device, Program, Step, Value
+from thetabox.models.program import Device, Program, Reference, Step
 from thetabox.models.pt2.archive import DTYPES, SCHEMA, Archive
 from thetabox.models.pt2.merges import unmerged
 from thetabox.models.pt2.operators import CHECKS, COMPOSED, operator_of, sized
@@ -211,10 +211,10 @@ class _Reader:
         ((kind, content),) = value.items()
         return self._read(content) if kind == "as_name" else float(content) if kind == "as_float" else int(content)
 
-    def _read(self, name: str) -> Value:
+    def _read(self, name: str) -> Reference:
         if name not in self.known:
             raise InputError(f"{self.path}: its graph reads {str(name)[:80]!r} before anything computes it")
-        return Value(name)
+        return Reference(name)
 
 
 def _unknown(kind: str) -> Any:

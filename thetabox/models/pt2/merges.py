@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from thetabox.models.program import Step, Value
+from thetabox.models.program import Reference, Step
 
 VIEWS = ("aten.view.default", "aten.reshape.default", "aten._unsafe_view.default")
 MERGES, SPLITS = (*VIEWS, "aten.flatten.using_ints"), (*VIEWS, "aten.unflatten.int")
@@ -38,7 +38,7 @@ def unmerged(steps: Sequence[Step], sizes: Sizes, operators: Sequence[str]) -> l
         operators: of the steps, by name.
     """
     changed: dict[int, Step | None] = {}
-    renamed: dict[str, Value] = {}
+    renamed: dict[str, Reference] = {}
     for i, step in enumerate(steps):
         if operators[i] in MERGES and i not in changed:
             found = _undone(i, steps, sizes, operators)
@@ -57,7 +57,7 @@ def _undone(
     """What lies between a merge and the views that undo it; ``None`` where that is not all that is done with it."""
     merge = steps[start]
     operand = merge.args[0]
-    before = list(sizes.get(operand.name, ())) if isinstance(operand, Value) else []
+    before = list(sizes.get(operand.name, ())) if isinstance(operand, Reference) else []
     after = list(sizes.get(merge.results[0] or "", ()))
     if len(before) < 3 or len(after) != len(before) - 1 or before[2:] != after[1:]:
         return None
@@ -67,7 +67,7 @@ def _undone(
         if not merged.intersection(step.reads):
             continue
         result = list(sizes.get(step.results[0] or "", ()))
-        operand_sizes = list(sizes.get(step.args[0].name, ())) if isinstance(step.args[0], Value) else []
+        operand_sizes = list(sizes.get(step.args[0].name, ())) if isinstance(step.args[0], Reference) else []
         undone = before[:2] + operand_sizes[1:]
         if operator in SPLITS and result == undone:
             splits.append(j)
@@ -83,7 +83,7 @@ def _keeps_rows(step: Step, operator: str, merged: set[str | None], sizes: Sizes
     others = [name for name in step.reads if name not in merged]
     if operator in ROWS:
         ranks = {"aten.linear.default": (2, 1)}.get(operator, (2,))
-        first = isinstance(step.args[0], Value) and step.args[0].name in merged
+        first = isinstance(step.args[0], Reference) and step.args[0].name in merged
         return first and all(len(sizes.get(n, ())) == rank for n, rank in zip(others, ranks, strict=False))
     return operator in ALONE and all(n in sizes and len(sizes[n]) <= 1 for n in others)
 
@@ -92,15 +92,15 @@ def _on_rows(step: Step) -> Step:
     return replace(step, function=torch.ops.aten.matmul.default)
 
 
-def _renamed(step: Step, renamed: Mapping[str, Value]) -> Step:
+def _renamed(step: Step, renamed: Mapping[str, Reference]) -> Step:
     if not renamed.keys() & set(step.reads):
         return step
     return replace(step, args=_replaced(step.args, renamed), kwargs=_replaced(dict(step.kwargs), renamed))
 
 
-def _replaced(tree: Any, renamed: Mapping[str, Value]) -> Any:
-    if isinstance(tree, Value):
-        while isinstance(tree, Value) and tree.name in renamed:
+def _replaced(tree: Any, renamed: Mapping[str, Reference]) -> Any:
+    if isinstance(tree, Reference):
+        while isinstance(tree, Reference) and tree.name in renamed:
             tree = renamed[tree.name]
         return tree
     if isinstance(tree, list | tuple):

@@ -11,7 +11,7 @@ Here the two are held against each other, at the numbers that the certificate is
 
 Where the graph is without jumps the two are compared as numbers: they call the same operators. Where it has
 comparisons, a sum in another order may flip one; the module must then lie inside the bounds of a network whose every
-operation may be off by :data:`~thetabox.verify.agreement.nearness.ROUNDOFF`.
+operation may be off by :data:`~thetabox.verify.agreement.nearness.ANY_ORDER`.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from thetabox.verify.network.operators import JUMPS
 from thetabox.verify.problem import Problem, input_interval
 
 # Roundoff of a double-precision run, with room for sums in any order and fused or folded operators.
-ROUNDOFF = 2.0**-45
+ANY_ORDER = 2.0**-45
 # How near, relative to the largest logit of a sample, two double-precision runs of the same operators come; else bounds
 # are asked.
 NEAR = 2.0**-33
@@ -37,7 +37,7 @@ class Evaluated(Rounding):
         roundoff: relative error of an operation.
     """
 
-    roundoff: float = ROUNDOFF
+    roundoff: float = ANY_ORDER
 
     def of_dot(self, terms: int) -> float:
         return super().of_dot(terms) + 1.01 * gamma(terms + 4, self.roundoff)
@@ -91,7 +91,7 @@ def at_zero(
     problem: Problem, which: slice | Tensor, values: Mapping[str, Tensor], rounding: Rounding | None = None
 ) -> Interval:
     """Answers of the graph at ε = 0 with room for any evaluation in double precision; ``values`` for its tensors."""
-    rounding = rounding or Evaluated(torch.float64, "real", ROUNDOFF)
+    rounding = rounding or Evaluated(torch.float64, "real", ANY_ORDER)
     settings = replace(problem.settings, rounding=rounding)
     tensors = problem.tensors.around(values, rounding)
     parts = []
@@ -115,7 +115,7 @@ def around(problem: Problem, which: slice | Tensor, run: Running, dtype: torch.d
     dtype = dtype or (torch.float64 if run.wide else run.dtype)
     if run.wide and dtype is torch.float64:
         return at_zero(problem, which, values(run))
-    more = max(1.0, 2.0 * torch.finfo(dtype).eps / ROUNDOFF)
+    more = max(1.0, 2.0 * torch.finfo(dtype).eps / ANY_ORDER)
     rounding = Rounding(torch.float64, "float32") if dtype is torch.float32 else None
     try:
         bounds = at_zero(problem, which, values(run), rounding)

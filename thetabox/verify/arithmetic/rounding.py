@@ -18,7 +18,10 @@ from thetabox.errors import InputError
 ARITHMETICS = ("real", "float32")
 PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
 
-_ROUNDOFF = {torch.float64: 2.0**-53, torch.float32: 2.0**-24}
+# Unit roundoff of float64, in which everything is computed but bounds in ``precision="float32"``.
+ROUNDOFF = 2.0**-53
+
+_ROUNDOFF = {torch.float64: ROUNDOFF, torch.float32: 2.0**-24}
 _SUBNORMAL = {torch.float64: 2.0**-1074, torch.float32: 2.0**-149}
 _NORMAL = {torch.float64: 2.0**-1022, torch.float32: 2.0**-126}
 # Large enough that |weight| * FLOOR stays normal (subnormal operands slow a processor down a hundredfold),

@@ -13,11 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from thetabox.verify.arithmetic.rounding import ROUNDOFF
 from thetabox.verify.histories.circuit import Drive
 from thetabox.verify.histories.neurons import Neurons, Number
 
 # Of float64, in which all of this is computed.
-OWN, TINY = 2.0**-53, 2.0**-1070
+OWN, TINY = ROUNDOFF, 2.0**-1070
 
 
 @dataclass(frozen=True)

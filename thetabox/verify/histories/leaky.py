@@ -17,7 +17,7 @@ from thetabox.errors import InputError
 from thetabox.models.leaky import Leaky, LeakyCells
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import Parameter
-from thetabox.verify.arithmetic.rounding import SAFETY, Rounding
+from thetabox.verify.arithmetic.rounding import ROUNDOFF, SAFETY, Rounding
 from thetabox.verify.histories.cells import Adaptation, Cells, Constant, Trace
 from thetabox.verify.histories.circuit import Block, Circuit, Drive, Layer, Loss, Part, Plan, Read, Readout
 from thetabox.verify.histories.description.check import INSTEAD, check_description
@@ -157,7 +157,7 @@ class AdaptiveCells:
         for side, t in ((-1.0, ends.lower), (1.0, ends.upper)):
             exponent = (self.dt / t.double()).clamp(max=LARGEST_EXPONENT)
             factor = torch.exp(-exponent)
-            error = factor * (8.0 + 2.0 * exponent) * 2.0**-53
+            error = factor * (8.0 + 2.0 * exponent) * ROUNDOFF
             rounded = (factor + side * error).to(self.rounding.dtype)
             away = torch.full_like(rounded, side * math.inf)
             out.append(torch.nextafter(torch.nextafter(rounded, away), away).clamp(0.0, 1.0))
@@ -177,7 +177,7 @@ def decay(dt: float, tau: float, rounding: Rounding, theta_error: float) -> tupl
     factor = math.exp(-exponent)
     held = float(torch.tensor(factor, dtype=rounding.dtype))
     # Where the exponential underflows to 0, ``own`` is far more than it is.
-    relative = (8.0 + 4.0 * exponent) * 2.0**-53 + 2.0 * theta_error * exponent if factor else 0.0
+    relative = (8.0 + 4.0 * exponent) * ROUNDOFF + 2.0 * theta_error * exponent if factor else 0.0
     return held, (factor * relative + rounding.own) * SAFETY
 
 

@@ -6,14 +6,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thetabox.verify.arithmetic.rounding import gamma
-
-# Unit roundoff of every backward walk: its numbers are float64, whatever the precision of the intervals.
-ROUNDOFF = 2.0**-53
+from thetabox.verify.arithmetic.rounding import ROUNDOFF, gamma
 
 
 def gamma_sum(terms: int) -> float:
-    """Relative error of a sum of ``terms`` products, of a few operations on it, and of its own correction."""
+    """Relative error of a sum of ``terms`` products, of a few operations on it, and of its own correction.
+
+    In float64, as every backward walk, whatever the precision of the intervals.
+    """
     return 4.0 * gamma(terms + 32, ROUNDOFF)
 
 

@@ -14,9 +14,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from thetabox.verify.arithmetic.rounding import gamma
+from thetabox.verify.arithmetic.rounding import ROUNDOFF, gamma
 
-ROUNDOFF = 2.0**-53
 # Of a few operations on such pairs, relative to all that is added up.
 TWICE = 64.0 * ROUNDOFF**2
 # Below and above, cutting might underflow or overflow.

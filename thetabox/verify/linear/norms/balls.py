@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thetabox.verify.arithmetic.interval import Interval
+from thetabox.verify.arithmetic.rounding import ROUNDOFF
 from thetabox.verify.linear.norms.spectral import ROUNDED_UP
 from thetabox.verify.linear.samples import Samples
 from thetabox.verify.linear.walk import Stop, flat
@@ -28,7 +29,6 @@ from thetabox.verify.network.graph import Graph, Operation
 from thetabox.verify.network.kinds import kinds
 from thetabox.verify.network.operators import KINKS
 
-ROUNDOFF = 2.0**-53
 # Of fewer kinks in a row intervals are tighter, and nothing is gained.
 DEEP = 8
 # Below this ε rounding is what is bounded.

@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from thetabox.verify.linear.norms.balls import ROUNDOFF, Balls
+from thetabox.verify.arithmetic.rounding import ROUNDOFF
+from thetabox.verify.linear.norms.balls import Balls
 from thetabox.verify.linear.norms.spectral import ROUNDED_UP, convolution_norm, frobenius, spectral_norm
 from thetabox.verify.linear.rules import affine, convolution
 from thetabox.verify.linear.samples import Samples

@@ -19,9 +19,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from thetabox.verify.arithmetic.rounding import gamma
+from thetabox.verify.arithmetic.rounding import ROUNDOFF, gamma
 
-ROUNDOFF = 2.0**-53
 # More than all roundings of a norm of up to 2^26 numbers, and of a few operations on it.
 ROUNDED_UP = 1.0 + 2.0**-26
 # Up to here a convolution is written out as one matrix, which knows what the edges of the image cut off.

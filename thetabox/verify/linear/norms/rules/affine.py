@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from thetabox.verify.arithmetic.parameter import Parameter
-from thetabox.verify.arithmetic.rounding import gamma
+from thetabox.verify.arithmetic.rounding import ROUNDOFF, gamma
 from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.linear.norms.accurate import TWICE, accurate, pair_sum, two_sum
-from thetabox.verify.linear.norms.balls import ROUNDOFF, Ball, Balls, ball_rule, norm, shaped
+from thetabox.verify.linear.norms.balls import Ball, Balls, ball_rule, norm, shaped
 from thetabox.verify.linear.norms.layers import layer_norms
 from thetabox.verify.linear.norms.spectral import ROUNDED_UP
 from thetabox.verify.linear.rules import affine, convolution

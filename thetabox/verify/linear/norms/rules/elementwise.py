@@ -6,8 +6,9 @@ import math
 
 import torch
 
+from thetabox.verify.arithmetic.rounding import ROUNDOFF
 from thetabox.verify.linear.norms.accurate import TWICE, pair_sum
-from thetabox.verify.linear.norms.balls import ROUNDOFF, Ball, Balls, ball_rule, norm
+from thetabox.verify.linear.norms.balls import Ball, Balls, ball_rule, norm
 from thetabox.verify.linear.norms.operands import operand, sizes
 from thetabox.verify.linear.norms.spectral import ROUNDED_UP
 from thetabox.verify.linear.rules.activation import slope_below

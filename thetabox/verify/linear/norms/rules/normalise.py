@@ -7,9 +7,10 @@ from decimal import Decimal, localcontext
 import torch
 from torch import Tensor
 
+from thetabox.verify.arithmetic.rounding import ROUNDOFF
 from thetabox.verify.interpreter.rules.normalise import network_error
 from thetabox.verify.linear.norms.accurate import TWICE, pair_sum, two_product, two_sum
-from thetabox.verify.linear.norms.balls import ROUNDOFF, Ball, Balls, ball_rule, norm, shaped
+from thetabox.verify.linear.norms.balls import Ball, Balls, ball_rule, norm, shaped
 from thetabox.verify.linear.norms.layers import layer_norms
 from thetabox.verify.linear.norms.operands import operand
 from thetabox.verify.linear.norms.spectral import ROUNDED_UP
