@@ -81,6 +81,7 @@ OTHER = {
 FREE = {
     "--json",
     "--quiet",
+    "--summary",
     "--epsilon",
     "--min-verified",
     "--junit",

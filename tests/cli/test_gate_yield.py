@@ -176,6 +176,7 @@ FREE = {
     *(
         "--json",
         "--quiet",
+        "--summary",
         "--sigma",
         "--min-yield",
         "--min-accuracy",

@@ -4,6 +4,7 @@ from thetabox.json_text import json_text
 from thetabox.report.figures import ageing_figure, landscape_figure, to_png
 from thetabox.report.folder import check_claim, output_folder, write_file, write_files
 from thetabox.report.junit import Case, write_junit
+from thetabox.report.step_summary import append_summary
 from thetabox.report.tables import comparison_tables, curve_table, plain_table
 from thetabox.report.write import csv_text, write, write_comparison, write_proof
 from thetabox.report.yields import (
@@ -20,6 +21,7 @@ __all__ = [
     "SAMPLED",
     "Case",
     "ageing_figure",
+    "append_summary",
     "check_claim",
     "comparison_tables",
     "csv_text",

@@ -28,24 +28,34 @@ SUITE = "thetabox.gate"
 
 
 @contextmanager
-def _ended(junit: Path | None) -> Iterator[None]:
-    """Make the JUnit file report a gate that ended with no answer as just that, whatever stood there before."""
-    if junit is None:
-        yield
-        return
-    if junit.is_dir():
-        raise InputError(f"cannot write {junit}: it is a folder; name a file")
-    _write_error(junit, "the gate did not end")
+def _ended(junit: Path | None, summary: Path | None) -> Iterator[None]:
+    """Make the JUnit file report a gate that ended with no answer as just that, whatever stood there before.
+
+    The summary says so too, below what other steps have written there.
+    """
+    for option, path in (("--junit", junit), ("--summary", summary)):
+        if path is not None and path.is_dir():
+            raise InputError(f"cannot write {path}: it is a folder; name a file after {option}")
+    if junit is not None:
+        _write_error(junit, "the gate did not end")
     try:
         yield
     except BaseException as error:
         with suppress(InputError):
-            _write_error(junit, explained(error)[0])
+            if junit is not None:
+                _write_error(junit, explained(error)[0])
+        with suppress(InputError):
+            if summary is not None:
+                report.append_summary(summary, SUITE, [_no_answer(explained(error)[0])])
         raise
 
 
+def _no_answer(why: str) -> report.Case:
+    return report.Case("the gate ends", error=why)
+
+
 def _write_error(junit: Path, why: str) -> None:
-    report.write_junit(junit, SUITE, [report.Case("the gate ends", error=why)])
+    report.write_junit(junit, SUITE, [_no_answer(why)])
 
 
 class Gate(options.Command):
@@ -57,12 +67,11 @@ class Gate(options.Command):
         given = list(args)
         try:
             return super().make_context(info_name, args, parent, **extra)
-        except click.UsageError as error:
+        except click.UsageError:
             lenient = {"resilient_parsing": True, "ignore_unknown_options": True, "allow_extra_args": True}
-            junit = super().make_context(info_name, given, parent, **lenient).params.get("junit")
-            if junit is not None and not junit.is_dir():
-                with suppress(InputError):
-                    _write_error(junit, explained(error)[0])
+            known = super().make_context(info_name, given, parent, **lenient).params
+            with suppress(InputError), _ended(known.get("junit"), known.get("summary")):
+                raise
             raise
 
 
@@ -73,12 +82,18 @@ class Gate(options.Command):
 @click.option("--min-verified", type=values.Share(), metavar="SHARE", help="With --epsilon: least verified accuracy.")
 @gate_yield.claim_options
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write the outcome as JUnit XML.")
+@click.option(
+    "--summary",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Append the outcome as Markdown, as to $GITHUB_STEP_SUMMARY.",
+)
 @options.proof_options
 @noise_options
 @options.box_options
 @options.machine_options
 @click.pass_context
-def command(context: click.Context, model: Path, junit: Path | None, **source: Any) -> None:
+def command(context: click.Context, model: Path, junit: Path | None, summary: Path | None, **source: Any) -> None:
     """Exit 0 when MODEL (a checkpoint, or the folder of what was stored) is proven to be good enough, else 1.
 
     Two claims, never mixed: verified accuracy at ε (--epsilon, --min-verified), or, at σ, the accuracy that a share of
@@ -88,7 +103,7 @@ def command(context: click.Context, model: Path, junit: Path | None, **source: A
     stored yield counts for its own σ. Each answers its own question alone: an option that asks for another box, noise,
     proof, model or other samples is refused. What is not finished does not pass. Bad input is exit status 2.
     """
-    with _ended(junit):
+    with _ended(junit, summary):
         certificate: tb.Certificate | tb.YieldCertificate
         if gate_yield.asked_for(context):
             certificate, cases = gate_yield.answer(context, model, source)
@@ -96,6 +111,8 @@ def command(context: click.Context, model: Path, junit: Path | None, **source: A
             certificate, cases = _answer(context, model, source)
         if junit is not None:
             report.write_junit(junit, SUITE, cases, certificate.seconds)
+        if summary is not None:
+            report.append_summary(summary, SUITE, cases)
         passes = all(case.failure is None for case in cases)
         claims = [{"claim": case.name, "pass": case.failure is None, "found": case.output} for case in cases]
         answer({"pass": passes, "finished": certificate.finished, "claims": claims})
