@@ -12,6 +12,7 @@ import thetabox as tb
 from thetabox import report
 from thetabox.cli import options
 from thetabox.cli.console import Steps, answer, progress_bar, show
+from thetabox.cli.doubts import doubt
 from thetabox.cli.inputs import Given, proof_settings, read_all
 from thetabox.cli.kept import PARTIAL, cut, nothing_kept, part_kept
 from thetabox.measure import AttackResult
@@ -53,6 +54,7 @@ def command(
     how["device"] = device
     with report.output_folder(out) as folder, progress_bar() as bar:
         report.check_claim(folder, "certificate.json")
+        doubt(given, folder / "certificate.json", epsilon=epsilon)
         certificate = _certify(given, epsilon, how, folder, Steps(bar, "certify"))
         attacked = None
         if radius or attack:

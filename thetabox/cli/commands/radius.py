@@ -12,6 +12,7 @@ import thetabox as tb
 from thetabox import report
 from thetabox.cli import options, values
 from thetabox.cli.console import Steps, answer, progress_bar, show
+from thetabox.cli.doubts import doubt
 from thetabox.cli.inputs import proof_settings, read_all
 from thetabox.report.results import number
 from thetabox.verify import Radii, domains
@@ -42,6 +43,7 @@ def command(
     how = proof_settings(source, timeout)
     given = read_all(**source)
     with report.output_folder(out) as folder, progress_bar() as bar:
+        doubt(given, folder / "radius.json")
         radii = tb.certified_radius(
             given.model,
             given.data.x,

@@ -11,6 +11,7 @@ import thetabox as tb
 from thetabox import report
 from thetabox.cli import options, values
 from thetabox.cli.console import Steps, answer, progress_bar, show, tell
+from thetabox.cli.doubts import doubt
 from thetabox.cli.inputs import Given, read_all
 from thetabox.cli.kept import PARTIAL, cut, nothing_kept, part_kept
 from thetabox.cli.noise_options import make_noise, noise_options, sigma_option
@@ -95,6 +96,7 @@ def command(
         return
     with report.output_folder(out) as folder, progress_bar() as bar:
         report.check_claim(folder, "yield.json")
+        doubt(given, folder / "yield.json")
         how = {"delta": delta, "noise": noise, "method": method, "device": device, "timeout": deadline.left}
         certificate = _certify(given, sigma, how, folder, Steps(bar, "yield"))
         sampled = None
