@@ -26,13 +26,13 @@ FLAGS = (
 )
 
 
-def screenshot(page: Path, folder: Path) -> tuple[str, Any]:
+def screenshot(page: Path, folder: Path, *more: str) -> tuple[str, Any]:
     """The page's elements and its picture, ``[height, width, 3]``; a browser that complains of anything fails."""
 
     def run(*extra: str) -> subprocess.CompletedProcess[str]:
         profile = f"--user-data-dir={folder / 'profile'}"
         # A resolver that knows no host: whatever the page fetched would show as an error.
-        command = [BROWSER, *FLAGS, profile, "--host-resolver-rules=MAP * ~NOTFOUND", *extra, page.as_uri()]
+        command = [BROWSER, *FLAGS, profile, "--host-resolver-rules=MAP * ~NOTFOUND", *more, *extra, page.as_uri()]
         return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
     dumped = run("--dump-dom")
@@ -55,3 +55,14 @@ def test_report_in_a_browser(tmp_path, make_certificate, attack):
     assert pixels[:400].std() > 0.05, "the top of the page is blank"
     blue = (abs(pixels - [0.0, 0x72 / 255, 0xB2 / 255]).max(-1) < 0.02).sum()
     assert blue > 2000, "the verified curve and the bars are not drawn"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no chromium on PATH")
+def test_report_in_the_dark(tmp_path, make_certificate, attack):
+    page = write_comparison(tmp_path / "out", [("CNN", make_certificate(), attack)], title="A network")
+    _, pixels = screenshot(page, tmp_path, "--blink-settings=preferredColorScheme=0")
+    assert pixels.max(-1)[:, :5].max() < 0.2, "the page is not dark"
+    # Neither page nor figures keep a white ground: bright are letters, lines and marks alone.
+    assert (pixels.min(-1) > 0.8).mean() < 0.05
+    assert (pixels.min(-1) > 0.8).sum() > 2000, "there is nothing to read"
