@@ -11,6 +11,12 @@ from click.testing import CliRunner
 from thetabox.cli import thetabox
 
 
+# Options of the gate that ask nothing of a claim.
+OF_THE_RUN = frozenset(
+    {"--json", "--quiet", "--summary", "--junit", "--device", "--threads", "--seed", "--timeout", "--help"}
+)
+
+
 def written(place: Path, model: Path, command: str, *given: object) -> Path:
     """The folder that a command writes of a model that lies beside it."""
     shutil.copy(model, place / model.name)

@@ -20,7 +20,7 @@ import torch
 
 import thetabox as tb
 from tests.cli.conftest import ROOT
-from tests.cli.gated import copied, written
+from tests.cli.gated import OF_THE_RUN, copied, written
 from tests.cli.test_bad_input import refused
 from thetabox.cli.commands import gate
 
@@ -78,19 +78,7 @@ OTHER = {
     "--drift-bound": "*=0",
     "--method": "auto",
 }
-FREE = {
-    "--json",
-    "--quiet",
-    "--summary",
-    "--epsilon",
-    "--min-verified",
-    "--junit",
-    "--device",
-    "--threads",
-    "--seed",
-    "--timeout",
-    "--help",
-}
+FREE = {"--epsilon", "--min-verified", *OF_THE_RUN}
 
 
 def test_every_option_of_the_command_is_one_or_the_other():

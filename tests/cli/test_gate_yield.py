@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import thetabox as tb
-from tests.cli.gated import copied, written
+from tests.cli.gated import OF_THE_RUN, copied, written
 from tests.cli.test_bad_input import refused
 from thetabox.cli.commands import gate, gate_yield
 
@@ -172,22 +172,7 @@ OTHER = {
     "--samples": 9,
     "--data-dir": ".",
 }
-FREE = {
-    *(
-        "--json",
-        "--quiet",
-        "--summary",
-        "--sigma",
-        "--min-yield",
-        "--min-accuracy",
-        "--junit",
-        "--device",
-        "--threads",
-        "--seed",
-        "--timeout",
-        "--help",
-    ),
-}
+FREE = {"--sigma", "--min-yield", "--min-accuracy", *OF_THE_RUN}
 
 
 def test_every_option_of_the_command_is_one_or_the_other():

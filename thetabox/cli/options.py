@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +20,8 @@ class Command(click.Command):
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.params += [
-            click.Option(
-                ["--json"],
-                is_flag=True,
-                expose_value=False,
-                callback=partial(_sets, console.JSON),
-                help="Print one JSON document in place of tables and lines.",
-            ),
-            click.Option(
-                ["--quiet"],
-                is_flag=True,
-                expose_value=False,
-                callback=partial(_sets, console.QUIET),
-                help="Print nothing, and show no progress: the files and the exit status tell.",
-            ),
+            _way(console.JSON, "--json", "Print one JSON document in place of tables and lines."),
+            _way(console.QUIET, "--quiet", "Print nothing, and show no progress: the files and the exit status tell."),
         ]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -47,8 +34,13 @@ class Command(click.Command):
         return super().parse_args(ctx, args)
 
 
-def _sets(way: str, context: click.Context, parameter: click.Parameter, value: bool) -> None:
-    context.meta[way] = value
+def _way(way: str, name: str, text: str) -> click.Option:
+    """A flag that says how the command answers, wherever in it that is asked."""
+
+    def noted(context: click.Context, _: click.Parameter, value: bool) -> None:
+        context.meta[way] = value
+
+    return click.Option([name], is_flag=True, expose_value=False, callback=noted, help=text)
 
 
 def model_options(function: Function) -> Function:
