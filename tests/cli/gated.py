@@ -10,7 +10,6 @@ from click.testing import CliRunner
 
 from thetabox.cli import thetabox
 
-
 # Options of the gate that ask nothing of a claim.
 OF_THE_RUN = frozenset(
     {"--json", "--quiet", "--summary", "--junit", "--device", "--threads", "--seed", "--timeout", "--help"}
