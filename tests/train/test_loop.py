@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from thetabox.errors import InputError
 from thetabox.models import LSNN, MLP, checkpoint_info, load
-from thetabox.train import Epoch, TrainResult, evaluate, fit, method
-from thetabox.train import loop as loop_module
+from thetabox.train import Epoch, TrainResult, checkpointer, evaluate, fit, method
+from thetabox.train import training as training_module
 from thetabox.train.methods import METHODS, Method
 from thetabox.train.settings import TrainingSettings
 
@@ -129,7 +129,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(name: str, kind: object, t
 
 def test_interrupted_in_the_middle_of_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = 0
-    run_step = loop_module.run_step
+    run_step = training_module.run_step
 
     def interrupting(*args: object) -> Tensor:
         nonlocal calls
@@ -138,7 +138,7 @@ def test_interrupted_in_the_middle_of_an_epoch(tmp_path: Path, monkeypatch: pyte
             raise KeyboardInterrupt
         return run_step(*args)
 
-    monkeypatch.setattr(loop_module, "run_step", interrupting)
+    monkeypatch.setattr(training_module, "run_step", interrupting)
     out = tmp_path / "m.safetensors"
     part = train(mlp(), out=out)
     assert part.interrupted
@@ -151,7 +151,7 @@ def test_interrupted_before_the_first_epoch_writes_nothing(tmp_path: Path, monke
     def interrupting(*_: object) -> Tensor:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop_module, "run_step", interrupting)
+    monkeypatch.setattr(training_module, "run_step", interrupting)
     result = train(mlp(), out=tmp_path / "m.safetensors")
     assert result.interrupted
     assert result.best_epoch == 0
@@ -159,7 +159,7 @@ def test_interrupted_before_the_first_epoch_writes_nothing(tmp_path: Path, monke
 
 
 def test_checkpoint_is_renewed_while_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop_module, "SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(checkpointer, "SAVE_EVERY_SECONDS", 0.0)
     out = tmp_path / "m.safetensors"
     seen = []
 

@@ -14,7 +14,7 @@ import thetabox as tb
 from thetabox.errors import InputError
 from thetabox.models import LSNN, MLP, ConvNet, ResNet32
 from thetabox.models.lsnn import Spike
-from thetabox.train import METHODS, Epoch, TrainResult, evaluate, fit, loop, method
+from thetabox.train import METHODS, Epoch, TrainResult, evaluate, fit, method, training
 from thetabox.train.methods import Step, ibp, run_step, small_boxes, yield_loss
 from thetabox.train.methods.abcd import Abcd
 from thetabox.train.methods.awp import Awp
@@ -426,7 +426,7 @@ def test_rounded_weights_are_lent_to_validation_alone() -> None:
     before = [p.detach().clone() for p in model.parameters()]
 
     def interrupted() -> None:
-        with loop._as_stored(Quantised(bits=2), dict(model.named_parameters())):
+        with training._as_stored(Quantised(bits=2), dict(model.named_parameters())):
             assert len(model.dense1.weight.unique()) <= 3
             raise KeyboardInterrupt
 
