@@ -9,85 +9,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
+from thetabox.verify.histories.description.atoms import (
+    FLOOR,
+    ONE,
+    WHOLE,
+    ZERO,
+    Block,
+    Dot,
+    Exp,
+    Function,
+    Monomial,
+    Node,
+    Number,
+    Sign,
+    Terms,
+    accumulate,
+    plain,
+)
 from thetabox.verify.network.operators import NEVER_NEGATIVE
 
-Number = int | Fraction
-Monomial = tuple[tuple[int, int], ...]
-"""Atoms with their exponents, ascending."""
-Terms = dict[Monomial, Number]
-
-
-@dataclass(frozen=True)
-class Block:
-    """Entries of one tensor, atoms one after another.
-
-    Attributes:
-        name: of the tensor, for messages.
-        first: the atom of its first entry.
-        shape: of the tensor.
-        kind: ``input``, ``state``, ``weight`` (of a matrix), ``neuron``, ``positive`` (never zero) or ``undefined``.
-    """
-
-    name: str
-    first: int
-    shape: tuple[int, ...]
-    kind: str
-
-    @property
-    def count(self) -> int:
-        """Number of entries."""
-        return math.prod(self.shape)
-
-
-@dataclass(frozen=True)
-class Exp:
-    """The exponential of a polynomial."""
-
-    of: int
-
-
-@dataclass(frozen=True)
-class Sign:
-    """1 where the polynomial's sign is ``side`` (1 or -1), else 0."""
-
-    of: int
-    side: int
-
-
-@dataclass(frozen=True)
-class Function:
-    """Any other function; ``value`` computes it where all arguments are numbers, if it can."""
-
-    name: str
-    arguments: tuple[int, ...]
-    settings: tuple[Any, ...] = ()
-
-
-@dataclass(frozen=True)
-class Dot:
-    """Sum over places of a polynomial times an entry of a weight matrix, as bytes of two arrays of numbers."""
-
-    left: bytes
-    right: bytes
-
-    def factors(self) -> tuple[np.ndarray, np.ndarray]:
-        """Polynomials, and the entries of the matrix that they are multiplied by."""
-        return np.frombuffer(self.left, np.int64), np.frombuffer(self.right, np.int64)
-
-
-Node = Block | Exp | Sign | Function | Dot
-
-FLOOR = "floor"
 VALUES: Mapping[str, Callable[..., Number]] = {"maximum": max, "minimum": min, FLOOR: math.floor}
-# A whole number of some type, between the settings; it has no value where it would wrap, or be cut off.
-WHOLE = "whole"
-ZERO, ONE = 0, 1
 
 
 class Algebra:
@@ -138,7 +84,7 @@ class Algebra:
 
     def literal(self, value: float | Number) -> int:
         """A number, exactly."""
-        exact = _plain(Fraction(value))
+        exact = plain(Fraction(value))
         return self.number({(): exact} if exact else {})
 
     def terms(self, p: int) -> Terms:
@@ -197,7 +143,7 @@ class Algebra:
             return ZERO
         if factor == -1:
             return self.number({m: -c for m, c in self.terms(p).items()})
-        return self.number({m: _plain(c * factor) for m, c in self.terms(p).items()})
+        return self.number({m: plain(c * factor) for m, c in self.terms(p).items()})
 
     def subtract(self, p: int, q: int) -> int:
         """The difference p − q."""
@@ -441,18 +387,3 @@ class Algebra:
         assert isinstance(node, Dot)
         inner = self._nodes[-1 - int(node.factors()[1][0])]
         return f"(product with {inner.name})" if isinstance(inner, Block) else "(product)"
-
-
-def accumulate(sums: Terms, items: Iterable[tuple[Monomial, Number]]) -> None:
-    """Add terms to those that are there; what cancels goes."""
-    for monomial, coefficient in items:
-        total = sums.get(monomial, 0) + coefficient
-        if total == 0:
-            sums.pop(monomial, None)
-        else:
-            sums[monomial] = _plain(total)
-
-
-def _plain(value: Number) -> Number:
-    """A whole number as an int, which computes faster."""
-    return value.numerator if isinstance(value, Fraction) and value.denominator == 1 else value

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thetabox.verify.histories.description.algebra import FLOOR, ONE
+from thetabox.verify.histories.description.atoms import FLOOR, ONE
 from thetabox.verify.histories.description.operands import (
     FLOATING,
     WHOLES,

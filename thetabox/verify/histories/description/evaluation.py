@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thetabox.verify.histories.description.algebra import WHOLE, Algebra
+from thetabox.verify.histories.description.algebra import Algebra
+from thetabox.verify.histories.description.atoms import WHOLE
 from thetabox.verify.histories.description.operands import WHOLES
 from thetabox.verify.histories.description.operators import RULES
 from thetabox.verify.histories.description.symbolic import ROWS, Symbolic, Unknown

@@ -9,7 +9,8 @@ from fractions import Fraction
 import numpy as np
 
 from thetabox.models.leaky import LeakyCells
-from thetabox.verify.histories.description.algebra import ONE, ZERO, Algebra, Block
+from thetabox.verify.histories.description.algebra import Algebra
+from thetabox.verify.histories.description.atoms import ONE, ZERO, Block
 from thetabox.verify.histories.description.products import Mismatch, column_of, products
 
 # A cell's state beside potential and adaptation: how many entries it may have, and how many combinations of values,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from thetabox.verify.histories.description.algebra import ONE, ZERO, Algebra, Block, Dot, Terms, accumulate
+from thetabox.verify.histories.description.algebra import Algebra
+from thetabox.verify.histories.description.atoms import ONE, ZERO, Block, Dot, Terms, accumulate
 from thetabox.verify.histories.description.symbolic import is_weight
 
 Factors = tuple[np.ndarray, np.ndarray]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thetabox.verify.histories.description.algebra import ZERO
+from thetabox.verify.histories.description.atoms import ZERO
 from thetabox.verify.histories.description.symbolic import Symbolic, Unknown
 from thetabox.verify.network.graph import Operation
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from thetabox.models.leaky import LeakyCells
-from thetabox.verify.histories.description.algebra import ONE, ZERO, Algebra, Block
+from thetabox.verify.histories.description.algebra import Algebra
+from thetabox.verify.histories.description.atoms import ONE, ZERO, Block
 from thetabox.verify.histories.description.evaluation import Evaluation
 from thetabox.verify.histories.description.following import Following, LayerAtoms
 from thetabox.verify.histories.description.products import Mismatch, column_of, products

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thetabox.verify.histories.description.algebra import ONE, ZERO
+from thetabox.verify.histories.description.atoms import ONE, ZERO
 from thetabox.verify.histories.description.choices import logical_or
 from thetabox.verify.histories.description.operands import (
     FLOATING,

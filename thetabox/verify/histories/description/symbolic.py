@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thetabox.verify.histories.description.algebra import ZERO, Algebra, Block, Number, Terms
+from thetabox.verify.histories.description.algebra import Algebra
+from thetabox.verify.histories.description.atoms import ZERO, Block, Number, Terms
 from thetabox.verify.network.graph import Graph
 
 # Samples of the evaluation: equal ones, and more than one, so that nothing of size 1 is taken for the samples' axis.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-from thetabox.verify.histories.description.algebra import ONE, ZERO
+from thetabox.verify.histories.description.atoms import ONE, ZERO
 from thetabox.verify.histories.recognition.equations import Equations
 from thetabox.verify.histories.recognition.failure import NotRecognised
 from thetabox.verify.histories.recognition.linear import coefficients

@@ -9,7 +9,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from thetabox.verify.histories.description.algebra import Algebra, Block, Exp, Function
+from thetabox.verify.histories.description.algebra import Algebra
+from thetabox.verify.histories.description.atoms import Block, Exp, Function
 from thetabox.verify.histories.recognition.failure import NotRecognised
 from thetabox.verify.histories.recognition.linear import coefficients
 

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from thetabox.verify.histories.description.algebra import Algebra, Block
+from thetabox.verify.histories.description.algebra import Algebra
+from thetabox.verify.histories.description.atoms import Block
 from thetabox.verify.histories.description.symbolic import ROWS
 from thetabox.verify.histories.recognition.constants import Constants
 from thetabox.verify.histories.recognition.failure import NotRecognised

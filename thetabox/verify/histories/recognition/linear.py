@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from thetabox.verify.histories.description.algebra import Algebra, Monomial, Terms
+from thetabox.verify.histories.description.algebra import Algebra
+from thetabox.verify.histories.description.atoms import Monomial, Terms
 
 
 def coefficients(algebra: Algebra, p: int, chosen: Callable[[int], bool]) -> dict[int | None, int] | None:

@@ -7,7 +7,8 @@ import itertools
 import torch
 from torch import Tensor
 
-from thetabox.verify.histories.description.algebra import ZERO, Algebra, Block
+from thetabox.verify.histories.description.algebra import Algebra
+from thetabox.verify.histories.description.atoms import ZERO, Block
 from thetabox.verify.histories.description.evaluation import Evaluation
 from thetabox.verify.histories.description.symbolic import ROWS
 from thetabox.verify.histories.recognition.constants import Constants

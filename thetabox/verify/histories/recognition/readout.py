@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from thetabox.verify.histories.description.algebra import ZERO
+from thetabox.verify.histories.description.atoms import ZERO
 from thetabox.verify.histories.neurons import Readout
 from thetabox.verify.histories.recognition.cells import Reader
 from thetabox.verify.histories.recognition.equations import Equations

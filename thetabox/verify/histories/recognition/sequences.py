@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thetabox.verify.histories.description.algebra import Algebra, Block, Dot, Terms
+from thetabox.verify.histories.description.algebra import Algebra
+from thetabox.verify.histories.description.atoms import Block, Dot, Terms
 from thetabox.verify.histories.recognition.failure import NotRecognised
 
 

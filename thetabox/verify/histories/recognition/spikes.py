@@ -11,7 +11,8 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from thetabox.verify.histories.description.algebra import FLOOR, ONE, ZERO, Algebra, Block, Dot, Exp, Function, Sign
+from thetabox.verify.histories.description.algebra import Algebra
+from thetabox.verify.histories.description.atoms import FLOOR, ONE, ZERO, Block, Dot, Exp, Function, Sign
 from thetabox.verify.histories.recognition.equations import Equations
 from thetabox.verify.histories.recognition.failure import NotRecognised
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from thetabox.verify.histories.description.algebra import ONE, ZERO, Block, Dot
+from thetabox.verify.histories.description.atoms import ONE, ZERO, Block, Dot
 from thetabox.verify.histories.recognition.cells import Reader
 from thetabox.verify.histories.recognition.failure import NotRecognised
 from thetabox.verify.histories.recognition.linear import coefficients

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thetabox.verify.histories.description.algebra import Algebra, Block
+from thetabox.verify.histories.description.algebra import Algebra
+from thetabox.verify.histories.description.atoms import Block
 from thetabox.verify.histories.description.symbolic import Symbolic
 from thetabox.verify.histories.recognition import constants
 from thetabox.verify.histories.recognition.failure import NotRecognised
