@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import platform
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import jinja2
@@ -25,6 +26,7 @@ from thetabox.report.results import (
     percent,
     radii_of,
 )
+from thetabox.report.weakest import claim, weakest
 from thetabox.version import __version__
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ Entry = tuple[str, "Certificate", Any]
 def single_page(certificate: Certificate, attack: Any = None, title: str | None = None) -> str:
     """Report of one certificate."""
     data = certificate.data_info.get("name") or f"{count_text(certificate.label.shape[0])} samples"
-    name = title or f"{source(certificate)} on {data}"
+    name = title or f"{PurePath(source(certificate)).name} on {data}"
     return render("report.html.j2", title=name, summary=None, entries=[_section(name, certificate, attack, 0)])
 
 
@@ -96,6 +98,9 @@ def _section(name: str, certificate: Certificate, attack: Any, index: int) -> di
         "samples": curve.samples,
         "attacked": curve.attacked is not None,
         "baseline": curve.baseline is not None,
+        "claim": claim(certificate, curve),
+        "weakest": weakest(certificate, attack),
+        "searched": radii.bisected,
         "cards": _cards(curve, radii),
         "rows": _rows(curve),
         "stages": list(curve.stages),
