@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from thetabox.box import Box
+from thetabox.verify.domain import Profile
 
 EPSILON = [0.0, 1e-4, 1e-3, 1e-2]
 
@@ -69,7 +70,8 @@ def stand_in(samples: int = 40, seed: int = 0, **changes: Any) -> StandIn:
         "seconds": 1.5,
         "radius": limit,
         "baseline": (margin > 2e-5).double().mean(1),
-        "profile": SimpleNamespace(
+        "finished": True,
+        "profile": Profile(
             kind="steps",
             names=[str(t) for t in range(60)],
             share=torch.stack([(torch.arange(60) / 60.0 * e * 100).clamp(max=0.9) for e in EPSILON]),

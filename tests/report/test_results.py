@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -50,8 +51,8 @@ def test_failure_sentences_name_the_first_uncertain_step(certificate):
 
 def test_failure_sentences_of_layers(make_certificate):
     certificate = make_certificate()
-    certificate.profile.kind, certificate.profile.names = "layers", ["conv1", "conv2"]
-    certificate.profile.share = torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, 0.25], [0.6, 1.0]])
+    share = torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, 0.25], [0.6, 1.0]])
+    certificate.profile = Profile("layers", ["conv1", "conv2"], share)
     assert failure_of(certificate).sentences() == [
         "ε = 0.0001: no uncertain ReLUs at all.",
         "ε = 0.001: the first uncertain ReLUs at layer conv2, at most 25.0 % uncertain (at layer conv2); "
@@ -112,7 +113,8 @@ def test_junit_into_a_folder_is_refused(tmp_path):
 
 def test_a_domain_may_count_something_else(make_certificate):
     certificate = make_certificate()
-    certificate.profile.unit, certificate.profile.caption = "neurons", "Neurons with more than one history."
+    caption = "Neurons with more than one history."
+    certificate.profile = replace(certificate.profile, unit="neurons", caption=caption)
     assert "the first uncertain neurons at time step" in failure_of(certificate).sentences()[-1]
     assert "Neurons with more than one history." in single_page(certificate)
 

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from thetabox.errors import InputError
-from thetabox.models.several import Part, apart
+from thetabox.models.several import InputPart, apart
 
 SPLITS = ("train", "validation", "test")
 
@@ -66,7 +66,7 @@ class Dataset:
     classes: list[str]
     groups: list[str] | None = None
     path: str | None = None
-    parts: tuple[Part, ...] | None = None
+    parts: tuple[InputPart, ...] | None = None
 
     @property
     def inputs(self) -> Tensor | dict[str, Tensor]:

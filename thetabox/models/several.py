@@ -30,7 +30,7 @@ FIRST, PREFIX = "x", "x_"
 
 
 @dataclass(frozen=True)
-class Part:
+class InputPart:
     """One input.
 
     Attributes:
@@ -68,7 +68,7 @@ def _takes_two(model: nn.Module) -> bool:
     return more or sum(p.default in (Parameter.empty, None) for p in taken) > 1
 
 
-def packed(x: Several, what: str = "x") -> tuple[Float[Tensor, "samples numbers"], tuple[Part, ...]]:
+def packed(x: Several, what: str = "x") -> tuple[Float[Tensor, "samples numbers"], tuple[InputPart, ...]]:
     """Several inputs as one tensor, and what they were.
 
     float32 where that holds every number of all of them, else float64.
@@ -99,14 +99,14 @@ def packed(x: Several, what: str = "x") -> tuple[Float[Tensor, "samples numbers"
         )
     if not all(t.numel() for t in tensors):
         raise InputError(f"{what} holds an input without numbers, of shape {[list(t.shape) for t in tensors]}")
-    parts = tuple(Part(tuple(t.shape[1:]), t.dtype, name) for t, name in zip(tensors, names, strict=True))
+    parts = tuple(InputPart(tuple(t.shape[1:]), t.dtype, name) for t, name in zip(tensors, names, strict=True))
     wide = [checks.exact_double(t, label).reshape(len(t), -1) for t, label in zip(tensors, labels, strict=True)]
     together = torch.cat(wide, 1)
     narrow = together.float()
     return (narrow if torch.equal(narrow.double(), together) else together), parts
 
 
-def apart(together: Float[Tensor, "samples numbers"], parts: Sequence[Part]) -> list[Tensor]:
+def apart(together: Float[Tensor, "samples numbers"], parts: Sequence[InputPart]) -> list[Tensor]:
     """The inputs that were laid side by side, in their shapes; whole numbers and truth values in their types."""
     values, first = [], 0
     for part in parts:
@@ -124,7 +124,7 @@ def apart(together: Float[Tensor, "samples numbers"], parts: Sequence[Part]) -> 
 class Unpack:
     """Takes several inputs apart; a forward pre-hook."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[InputPart, ...]
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Arguments of the network's own forward."""
@@ -134,7 +134,7 @@ class Unpack:
         return tuple(value for part, value in held if part.name is None), {**kwargs, **names}
 
 
-def unpacking(model: nn.Module, parts: Sequence[Part]) -> nn.Module:
+def unpacking(model: nn.Module, parts: Sequence[InputPart]) -> nn.Module:
     """The network with several inputs as one tensor: another module on the same tensors and parts.
 
     Names of files (``x``, ``x_mask``) become arguments of the network's forward: by that name, by the name behind
@@ -152,7 +152,7 @@ def unpacking(model: nn.Module, parts: Sequence[Part]) -> nn.Module:
     return copied
 
 
-def _called(model: nn.Module, parts: Sequence[Part]) -> tuple[Part, ...]:
+def _called(model: nn.Module, parts: Sequence[InputPart]) -> tuple[InputPart, ...]:
     """The parts, each by the name that the network has for it, if it has one."""
     try:
         taken = list(signature(model.forward).parameters.values())
@@ -176,7 +176,7 @@ def _called(model: nn.Module, parts: Sequence[Part]) -> tuple[Part, ...]:
                     "call the input so, or give the inputs as a tuple, in order"
                 )
             name = None if first else known[0] if known else name
-        found.append(Part(part.shape, part.dtype, name))
+        found.append(InputPart(part.shape, part.dtype, name))
     by_place = [p for p in taken if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
     more = any(p.kind is Parameter.VAR_POSITIONAL for p in taken)
     if taken and not more and not any_name and len(found) > len(taken):

@@ -197,7 +197,7 @@ def _facts(certificate: Certificate) -> list[tuple[str, str | Markup]]:
         ("precision of the bounds", certificate.precision),
         ("time", f"{certificate.seconds:.1f} s"),
     ]
-    if not getattr(certificate, "finished", True):
+    if not certificate.finished:
         rows.append(("finished", "no: the time that was given was over; what is proven stands, more may be"))
     return rows
 

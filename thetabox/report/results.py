@@ -123,11 +123,10 @@ def curve_of(certificate: Certificate, attack: Any = None) -> Curve:
     attacked = None
     if attack is not None:
         attacked = _array(attack.accuracy)
-        own = getattr(attack, "epsilon", None)
-        if len(attacked) != len(epsilon) or (own is not None and not np.array_equal(_array(own), epsilon)):
+        if not np.array_equal(_array(attack.epsilon), epsilon):
             raise InputError("the attack was run at other ε than the certificate; run both at the same ε")
         attacked = attacked[order]
-    baseline = getattr(certificate, "baseline", None)
+    baseline = certificate.baseline
     return Curve(
         epsilon[order],
         _array(certificate.verified_accuracy)[order],
@@ -140,14 +139,14 @@ def curve_of(certificate: Certificate, attack: Any = None) -> Curve:
 
 
 def _stages(certificate: Certificate, order: np.ndarray) -> dict[str, np.ndarray]:
-    counts = (getattr(certificate, "options", None) or {}).get("proven_by", {})
+    counts = certificate.options.get("proven_by", {})
     stages = {str(name): _array(values)[order] for name, values in counts.items() if len(values) == len(order)}
     return stages if len(stages) > 1 else {}
 
 
 def radii_of(certificate: Certificate) -> RadiusSummary:
     """Certified radii [N] where they were computed, else the largest verified ε of the grid (0 where none)."""
-    radius = getattr(certificate, "radius", None)
+    radius = certificate.radius
     if radius is not None:
         return RadiusSummary(_array(radius), True)
     epsilon = _array(certificate.epsilon)
@@ -157,14 +156,13 @@ def radii_of(certificate: Certificate) -> RadiusSummary:
 
 def failure_of(certificate: Certificate) -> Failure | None:
     """The certificate's profile of uncertain units, if it has one."""
-    profile = getattr(certificate, "profile", None)
+    profile = certificate.profile
     if profile is None or not len(profile.names):
         return None
     epsilon = _array(certificate.epsilon)
     order = np.argsort(epsilon, kind="stable")
     names, share = [str(n) for n in profile.names], _array(profile.share)[order]
-    unit, caption = getattr(profile, "unit", ""), getattr(profile, "caption", "")
-    return Failure(profile.kind, names, epsilon[order], share, unit, caption)
+    return Failure(profile.kind, names, epsilon[order], share, profile.unit, profile.caption)
 
 
 def number(value: float) -> str:

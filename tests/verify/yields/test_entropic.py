@@ -14,7 +14,7 @@ import thetabox as tb
 from tests.verify.yields.networks import dense
 from thetabox.verify.yields import entropic
 from thetabox.verify.yields.chain import Chain, Convolution, Dense, Pool, Stage
-from thetabox.verify.yields.entropic import Layer, Walk, events, failure, fits
+from thetabox.verify.yields.entropic import DenseLayer, Walk, events, failure, fits
 
 # Probability with which draws of a true claim would contradict it.
 CHANCE = 1e-8
@@ -185,7 +185,7 @@ def test_without_errors_at_all_a_right_sample_fails_with_what_is_spent_alone() -
 def test_boxes_of_means_and_spreads_hold_as_often_as_the_ledger_says(probability: float) -> None:
     chain, x, _ = trained_chain()
     chain = Chain((*chain.stages[:-1], replace(chain.stages[1], layer=_square(12)), chain.stages[-1]))
-    layers = [Layer.of(s.layer) for s in chain.stages]
+    layers = [DenseLayer.of(s.layer) for s in chain.stages]
     sigma, draws = 0.3, 3000
     # Events that are far from certain.
     walk = Walk(layers, x, torch.full((len(x),), sigma, dtype=torch.float64))

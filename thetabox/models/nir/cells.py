@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thetabox.models.nir.constants import Stored
-from thetabox.models.nir.layers import Layer
+from thetabox.models.nir.layers import NirLayer
 
 Constants = Mapping[str, Tensor]
 Current = Float[Tensor, "batch ..."]
@@ -46,7 +46,7 @@ class Update:
     before: Literal["z", "v"] = "v"
 
 
-class Cell(Layer):
+class Cell(NirLayer):
     """A layer of neurons: potential v, current i where there is a synapse, spikes z where the reset waits for them.
 
     Args:

@@ -20,7 +20,7 @@ MOST_STEPS = 1000
 WHOLE = 1e-3
 
 
-class Layer(nn.Module):
+class NirLayer(nn.Module):
     """A node that a value goes through: ``[batch, *shape]`` to ``[batch, *other]``, with or without a memory."""
 
     remembers: tuple[str, ...] = ()
@@ -35,14 +35,14 @@ class Layer(nn.Module):
         return self(u), state
 
 
-class Pass(Layer):
+class Pass(NirLayer):
     """Input, output, and the ends of a subgraph: y = u."""
 
     def forward(self, u: Tensor) -> Tensor:
         return u
 
 
-class Affine(Layer):
+class Affine(NirLayer):
     """y = W u + b, over the last dimension; no bias for NIR's ``Linear``."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -54,7 +54,7 @@ class Affine(Layer):
         return F.linear(u, self.weight, self.bias)
 
 
-class Scale(Layer):
+class Scale(NirLayer):
     """y = s u, number by number."""
 
     def __init__(self, scale: Tensor) -> None:
@@ -65,7 +65,7 @@ class Scale(Layer):
         return u * self.scale
 
 
-class Conv(Layer):
+class Conv(NirLayer):
     """A convolution of one or two dimensions with zero padding, and a bias for each channel."""
 
     def __init__(self, weight: Tensor, bias: Tensor, **how: Any) -> None:
@@ -77,7 +77,7 @@ class Conv(Layer):
         return convolve(u, self.weight, self.bias, **self.how)
 
 
-class Pool(Layer):
+class Pool(NirLayer):
     """Mean of each window, padding included, or its sum: the mean times the window's size."""
 
     def __init__(self, kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...], sums: bool) -> None:
@@ -90,7 +90,7 @@ class Pool(Layer):
         return pooled if self.factor == 1 else pooled * self.factor
 
 
-class Flatten(Layer):
+class Flatten(NirLayer):
     """Dimensions ``first`` to ``last`` of a sample in one; the batch does not count."""
 
     def __init__(self, first: int, last: int) -> None:
@@ -101,7 +101,7 @@ class Flatten(Layer):
         return u.flatten(self.first, self.last)
 
 
-class Threshold(Layer):
+class Threshold(NirLayer):
     """z = H(u − θ), with H(0) = 0."""
 
     threshold: Tensor
@@ -114,7 +114,7 @@ class Threshold(Layer):
         return (u > self.threshold).to(u.dtype)
 
 
-class Delay(Layer):
+class Delay(NirLayer):
     """y(t) = u(t − n), zero before; one number n of time steps, or one for each value."""
 
     def __init__(self, steps: np.ndarray) -> None:
@@ -132,7 +132,7 @@ class Delay(Layer):
         return y, past[: self.longest]
 
 
-def layer(node: Node, dtype: torch.dtype, dt: float | None) -> Layer:
+def layer(node: Node, dtype: torch.dtype, dt: float | None) -> NirLayer:
     """The module of a node that is no neuron.
 
     Args:

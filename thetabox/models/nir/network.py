@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from thetabox.errors import InputError
 from thetabox.models.nir.cells import Cell
 from thetabox.models.nir.graph import Graph
-from thetabox.models.nir.layers import Layer
+from thetabox.models.nir.layers import NirLayer
 from thetabox.models.program import Group
 from thetabox.models.recurrent import RecurrentModule
 
@@ -40,7 +40,7 @@ class NirNetwork(RecurrentModule):
     """
 
     def __init__(
-        self, graph: Graph, layers: Mapping[str, Layer], shapes: Mapping[str, Shape], facts: Mapping[str, Any]
+        self, graph: Graph, layers: Mapping[str, NirLayer], shapes: Mapping[str, Shape], facts: Mapping[str, Any]
     ) -> None:
         super().__init__()
         self.facts, self.shapes = dict(facts), dict(shapes)
@@ -57,7 +57,7 @@ class NirNetwork(RecurrentModule):
             self.places[name] = self._place(name, layers[name])
         self.eval()
 
-    def _place(self, name: str, layer: Layer) -> str:
+    def _place(self, name: str, layer: NirLayer) -> str:
         """Where a node's module stands: at its own name wherever a module can have it there."""
         owner: nn.Module = self
         *groups, last = name.split(".")
@@ -72,10 +72,10 @@ class NirNetwork(RecurrentModule):
         owner.add_module(last, layer)
         return ".".join([*path, last])
 
-    def layer(self, name: str) -> Layer:
+    def layer(self, name: str) -> NirLayer:
         """The module of a node."""
         found = self.get_submodule(self.places[name])
-        assert isinstance(found, Layer)
+        assert isinstance(found, NirLayer)
         return found
 
     def initial_state(self, batch: int) -> NirState:

@@ -15,7 +15,7 @@ from thetabox.models.contents import first_line, one_line
 from thetabox.models.nir.constants import Stored
 from thetabox.models.nir.file import tree_of
 from thetabox.models.nir.graph import CELLS, Graph, Node, graph_of
-from thetabox.models.nir.layers import Layer, layer
+from thetabox.models.nir.layers import NirLayer, layer
 from thetabox.models.nir.network import NirNetwork, Shape
 from thetabox.models.nir.presets import Preset, preset_of
 
@@ -60,7 +60,7 @@ def _dtype(graph: Graph) -> torch.dtype:
     return torch.float64 if any(w.dtype == np.float64 for w in weights) else torch.float32
 
 
-def _module(graph: Graph, name: str, preset: Preset, dtype: torch.dtype) -> Layer:
+def _module(graph: Graph, name: str, preset: Preset, dtype: torch.dtype) -> NirLayer:
     node = graph.nodes[name]
     if node.kind not in CELLS:
         return layer(node, dtype, preset.dt)
@@ -73,7 +73,7 @@ def _module(graph: Graph, name: str, preset: Preset, dtype: torch.dtype) -> Laye
     return cell
 
 
-def _shapes(graph: Graph, layers: dict[str, Layer]) -> dict[str, Shape]:
+def _shapes(graph: Graph, layers: dict[str, NirLayer]) -> dict[str, Shape]:
     """Shape of a sample's value as it leaves each node.
 
     Raises:
@@ -115,13 +115,13 @@ def _said(where: str, sizes: Any) -> Shape:
     return shape
 
 
-def _through(node: Node, module: Layer, shape: Shape) -> Shape:
+def _through(node: Node, module: NirLayer, shape: Shape) -> Shape:
     """Shape after a node, found without computing: on the meta device no sizes that a file names take memory."""
     hollow: dict[int, Any] = {id(t): t.detach().to("meta") for t in [*module.parameters(), *module.buffers()]}
     dtype = next((t.dtype for t in module.parameters()), torch.float32)
     zeros = torch.zeros(2, *shape, dtype=dtype, device="meta")
     try:
-        twin: Layer = copy.deepcopy(module, hollow)
+        twin: NirLayer = copy.deepcopy(module, hollow)
         y, _ = twin.advance(zeros, twin.start(zeros))
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         raise InputError(

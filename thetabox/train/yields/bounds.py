@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from thetabox.box import Box
 from thetabox.errors import InputError
 from thetabox.train.yields.entropic import entropic_margins
-from thetabox.train.yields.graph import Layer, Traced, dense_chain, traced
+from thetabox.train.yields.graph import ReadingLayer, Traced, dense_chain, traced
 from thetabox.train.yields.intervals import interval_margins
 from thetabox.train.yields.means import mean_margins
 from thetabox.train.yields.rows import row_margins
@@ -71,7 +71,7 @@ def _classes(net: Traced) -> int:
     return int(net.graph.layouts[net.output].shape[-1] or 1)
 
 
-def _whole(one: Layer) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _whole(one: ReadingLayer) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Weight, bias and their sizes, zeros for what there is not."""
     none = torch.zeros_like(one.weight[:, 0])
     return (

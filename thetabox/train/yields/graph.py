@@ -77,7 +77,7 @@ class Traced:
 
 
 @dataclass(frozen=True)
-class Layer:
+class ReadingLayer:
     """An operation ``x ↦ product(x, weight, bias)`` that reads parameters.
 
     Attributes:
@@ -147,7 +147,7 @@ def _check(graph: Graph, model: nn.Module, noisy: list[str]) -> None:
             raise InputError(f"the method 'yield' knows no operator {operation.describe()}, as it is used there")
 
 
-def layer(net: Traced, operation: Operation) -> Layer:
+def layer(net: Traced, operation: Operation) -> ReadingLayer:
     """An operation of :data:`AFFINE`; batch norm on what :func:`before_layer` gives."""
     named = arguments(operation)
 
@@ -168,7 +168,7 @@ def layer(net: Traced, operation: Operation) -> Layer:
 
     if weight is None:  # batch norm without a scale
         weight = torch.ones_like(net.values[operation.args[3].index])
-    return Layer(product, weight, bias, of("weight", net.sizes), of("bias", net.sizes))
+    return ReadingLayer(product, weight, bias, of("weight", net.sizes), of("bias", net.sizes))
 
 
 def before_layer(net: Traced, operation: Operation, x: Tensor) -> Tensor:
@@ -213,9 +213,9 @@ def _pair(number: int | Sequence[int]) -> tuple[int, int]:
     return number[0], number[-1]
 
 
-def dense_chain(net: Traced) -> list[Layer] | None:
+def dense_chain(net: Traced) -> list[ReadingLayer] | None:
     """The layers of a network of dense layers with ReLU between them, the input flattened first; else None."""
-    layers: list[Layer] = []
+    layers: list[ReadingLayer] = []
     last, relu = net.graph.inputs[0], True
     for operation in net.operations:
         if last not in operation.inputs:

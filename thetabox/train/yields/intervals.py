@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from thetabox.train.yields.graph import AFFINE, Layer, Traced, before_layer, layer, rising
+from thetabox.train.yields.graph import AFFINE, ReadingLayer, Traced, before_layer, layer, rising
 from thetabox.train.yields.tails import Spent
 
 SMALL = 1e-12
@@ -21,7 +21,7 @@ SMALL = 1e-12
 
 
 @dataclass(frozen=True)
-class Ends:
+class Span:
     """An interval."""
 
     lower: Tensor
@@ -45,7 +45,7 @@ def interval_margins(
     net: Traced, x: Tensor, y: Int[Tensor, " samples"], sigma: float, spent: Spent
 ) -> Float[Tensor, "samples classes"]:
     """Lower bounds of logit_y - logit_k for every class k; the column of y itself says nothing."""
-    values = {net.graph.inputs[0]: Ends(x, x)}
+    values = {net.graph.inputs[0]: Span(x, x)}
     head = net.head()
     for operation in net.operations:
         first = operation.inputs[0]
@@ -54,13 +54,13 @@ def interval_margins(
             return margins(layer(net, operation), of, of.most, y, sigma, spent.margin)
         if operation.operator in AFFINE and first in values and any(i in net.values for i in operation.inputs):
             of, one = values[first], layer(net, operation)
-            normed = Ends(before_layer(net, operation, of.lower), before_layer(net, operation, of.upper))
+            normed = Span(before_layer(net, operation, of.lower), before_layer(net, operation, of.upper))
             centre = one.product(normed.centre, one.weight, one.bias)
             reach = one.product(normed.radius, one.weight.abs(), None)
             reach = reach + spent.end * (sigma**2 * one.variance(normed.most) + SMALL).sqrt()
-            values[operation.index] = Ends(centre - reach, centre + reach)
+            values[operation.index] = Span(centre - reach, centre + reach)
         else:
-            values[operation.index] = Ends(
+            values[operation.index] = Span(
                 rising(operation, lambda i: values[i].lower), rising(operation, lambda i: values[i].upper)
             )
     logits = values[net.output]
@@ -68,7 +68,13 @@ def interval_margins(
 
 
 def margins(
-    head: Layer, hidden: Ends, most: Tensor, y: Tensor, sigma: float, z: float, more: Tensor | None = None
+    head: ReadingLayer,
+    hidden: Span,
+    most: Tensor,
+    y: Tensor,
+    sigma: float,
+    z: float,
+    more: Tensor | None = None,
 ) -> Float[Tensor, "samples classes"]:
     """Of the last layer: its rows' differences, and the noise of both rows in L2.
 

@@ -21,13 +21,13 @@ from torch.nn import functional as F
 from thetabox.train.yields.graph import (
     AFFINE,
     RELU,
-    Layer,
+    ReadingLayer,
     Traced,
     before_layer,
     layer,
     rising,
 )
-from thetabox.train.yields.intervals import SMALL, Ends, margins
+from thetabox.train.yields.intervals import SMALL, Span, margins
 from thetabox.train.yields.neuron import mean_relu
 from thetabox.train.yields.tails import Spent
 from thetabox.verify.network.graph import Operation
@@ -45,9 +45,9 @@ class Means:
         shared: whether the noise of positions of one channel is the same noise.
     """
 
-    mean: Ends
-    spread: Ends
-    value: Ends
+    mean: Span
+    spread: Span
+    value: Span
     shared: bool = False
 
 
@@ -67,7 +67,7 @@ def mean_margins(
 def means(net: Traced, x: Tensor, sigma: float, spent: Spent) -> dict[int, Means]:
     """Of every value of the graph, by position; of the logits where no dense layer makes them."""
     zero = torch.zeros_like(x)
-    values = {net.graph.inputs[0]: Means(Ends(x, x), Ends(zero, zero), Ends(x, x))}
+    values = {net.graph.inputs[0]: Means(Span(x, x), Span(zero, zero), Span(x, x))}
     head = net.head()
     for operation in net.operations:
         if operation is head:
@@ -84,21 +84,21 @@ def means(net: Traced, x: Tensor, sigma: float, spent: Spent) -> dict[int, Means
 def _through(net: Traced, operation: Operation, of: Means, sigma: float, spent: Spent) -> Means:
     one = layer(net, operation)
 
-    def normed(ends: Ends) -> Ends:
-        return Ends(before_layer(net, operation, ends.lower), before_layer(net, operation, ends.upper))
+    def normed(ends: Span) -> Span:
+        return Span(before_layer(net, operation, ends.lower), before_layer(net, operation, ends.upper))
 
     mean, value = normed(of.mean), normed(of.value)
     centre = one.product(mean.centre, one.weight, one.bias)
     moved = (_mixed(operation, one, of) + SMALL).sqrt()
     reach = one.product(mean.radius, one.weight.abs(), None) + spent.end * moved
     least = torch.where(value.lower * value.upper > 0, torch.minimum(value.lower.abs(), value.upper.abs()), 0.0)
-    spread = Ends(*((sigma**2 * one.variance(size) + SMALL).sqrt() for size in (least, value.most)))
-    ends = Ends(centre - reach, centre + reach)
+    spread = Span(*((sigma**2 * one.variance(size) + SMALL).sqrt() for size in (least, value.most)))
+    ends = Span(centre - reach, centre + reach)
     alone = spent.end * spread.upper
-    return Means(ends, spread, Ends(ends.lower - alone, ends.upper + alone), operation.operator in CONVOLUTIONS)
+    return Means(ends, spread, Span(ends.lower - alone, ends.upper + alone), operation.operator in CONVOLUTIONS)
 
 
-def _mixed(operation: Operation, one: Layer, of: Means) -> Tensor:
+def _mixed(operation: Operation, one: ReadingLayer, of: Means) -> Tensor:
     """Variance of a layer's μ by the noise of the layer before."""
     spread = of.spread.upper
     if not (of.shared and operation.operator in CONVOLUTIONS):
@@ -111,13 +111,13 @@ def _mixed(operation: Operation, one: Layer, of: Means) -> Tensor:
 
 
 def _relu(of: Means) -> Means:
-    mean = Ends(mean_relu(of.mean.lower, of.spread.lower), mean_relu(of.mean.upper, of.spread.upper))
-    return replace(of, mean=mean, value=Ends(of.value.lower.relu(), of.value.upper.relu()))
+    mean = Span(mean_relu(of.mean.lower, of.spread.lower), mean_relu(of.mean.upper, of.spread.upper))
+    return replace(of, mean=mean, value=Span(of.value.lower.relu(), of.value.upper.relu()))
 
 
 def _moved(operation: Operation, values: dict[int, Means]) -> Means:
-    def both(part: str) -> Ends:
-        return Ends(
+    def both(part: str) -> Span:
+        return Span(
             rising(operation, lambda i: getattr(values[i], part).lower),
             rising(operation, lambda i: getattr(values[i], part).upper),
         )

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from thetabox.train.yields.graph import AFFINE, AVERAGES, BATCH_NORM, Traced, before_layer, layer, rising
-from thetabox.train.yields.intervals import SMALL, Ends
+from thetabox.train.yields.intervals import SMALL, Span
 from thetabox.train.yields.neuron import mean_relu
 from thetabox.verify.network.graph import Operation
 from thetabox.verify.network.operators import MAX_POOLS, RELU
@@ -51,9 +51,9 @@ class Region:
         square: mean of its square.
     """
 
-    mean: Ends
+    mean: Span
     spread: Tensor
-    value: Ends
+    value: Span
     square: Tensor
 
 
@@ -61,20 +61,20 @@ def regions(net: Traced, x: Tensor, sigma: float, z: float) -> dict[int, Region]
     """Of every value, by position; ``z`` standard deviations for the ends of means."""
     zero = torch.zeros_like(x)
     moments = {net.graph.inputs[0]: Moments(x, zero, zero)}
-    values = {net.graph.inputs[0]: Ends(x, x)}
+    values = {net.graph.inputs[0]: Span(x, x)}
     found = {}
     for operation in net.operations:
         moments[operation.index] = here = _step(net, operation, moments, sigma)
         if operation.operator in AFFINE:
             reach = REACH * (here.variance + SMALL).sqrt()
-            values[operation.index] = Ends(here.mean - reach, here.mean + reach)
+            values[operation.index] = Span(here.mean - reach, here.mean + reach)
         else:
-            values[operation.index] = Ends(
+            values[operation.index] = Span(
                 rising(operation, lambda i: values[i].lower), rising(operation, lambda i: values[i].upper)
             )
     for index, here in moments.items():
         moved = z * ((here.variance - here.own).clamp(min=0.0) + SMALL).sqrt()
-        mean = Ends(here.mean - moved, here.mean + moved)
+        mean = Span(here.mean - moved, here.mean + moved)
         square = here.mean.square() + here.variance
         found[index] = Region(mean, (here.own + SMALL).sqrt(), values[index], square)
     return found

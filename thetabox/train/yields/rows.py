@@ -23,14 +23,14 @@ from thetabox.train.yields.graph import (
     AFFINE,
     BATCH_NORM,
     LINEAR,
-    Layer,
+    ReadingLayer,
     Traced,
     before_layer,
     layer,
     patches,
     rising,
 )
-from thetabox.train.yields.intervals import SMALL, Ends
+from thetabox.train.yields.intervals import SMALL, Span
 from thetabox.train.yields.moments import Region, regions
 from thetabox.train.yields.neuron import mean_relu
 from thetabox.train.yields.tails import Spent
@@ -46,7 +46,7 @@ FLIPS = 3.0
 
 
 @dataclass(frozen=True)
-class Rows:
+class BackwardRows:
     """Coefficients ``[samples, rows, *shape]`` of one value.
 
     Attributes:
@@ -59,11 +59,11 @@ class Rows:
     slope: Tensor
     doubt: Tensor | None = None
 
-    def __add__(self, other: Rows) -> Rows:
+    def __add__(self, other: BackwardRows) -> BackwardRows:
         doubt = self.doubt if other.doubt is None else other.doubt
         if self.doubt is not None and other.doubt is not None:
             doubt = self.doubt + other.doubt
-        return Rows(self.mean + other.mean, self.slope + other.slope, doubt)
+        return BackwardRows(self.mean + other.mean, self.slope + other.slope, doubt)
 
 
 def row_margins(
@@ -77,7 +77,7 @@ def row_margins(
     rivals = clean.detach().masked_fill(own, torch.inf).topk(min(RIVALS, clean.shape[1] - 1), 1, largest=False).indices
     identity = torch.eye(clean.shape[1], dtype=x.dtype, device=x.device)
     a = identity[y][:, None] - identity[rivals]
-    rows = {net.output: Rows(a, a)}
+    rows = {net.output: BackwardRows(a, a)}
     constant, variance = torch.zeros_like(a[..., 0]), torch.zeros_like(a[..., 0])
     for operation in reversed(net.operations):
         if operation.index not in rows:
@@ -89,7 +89,7 @@ def row_margins(
                 constant = constant + _positions(row.mean).sum(3) @ one.bias
             variance = variance + sigma**2 * _variance(net, operation, one, row, of)
             a = _back(net, operation, one, row.mean, of.mean.lower)
-            back = {first: Rows(a, a)}
+            back = {first: BackwardRows(a, a)}
         elif operation.operator in RELU:
             line, c = _relu(row, values[first])
             constant, back = constant + c, {first: line}
@@ -102,7 +102,7 @@ def row_margins(
     return clean.scatter(1, rivals, centre - math.sqrt(2 * spent.exponent) * (variance + SMALL).sqrt())
 
 
-def _relu(row: Rows, of: Region) -> tuple[Rows, Tensor]:
+def _relu(row: BackwardRows, of: Region) -> tuple[BackwardRows, Tensor]:
     lower, upper = of.mean.lower[:, None], of.mean.upper[:, None]
     spread = of.spread[:, None]
     negative, positive = row.mean.clamp(max=0.0), row.mean.clamp(min=0.0)
@@ -117,10 +117,10 @@ def _relu(row: Rows, of: Region) -> tuple[Rows, Tensor]:
     constant = (negative * above + positive * spread * density).flatten(2).sum(2)
     ends = [torch.special.ndtr(mu / spread + c) for mu, c in ((lower, -FLIPS), (upper, FLIPS))]
     slope, doubt = row.mean * (ends[0] + ends[1]) / 2, row.mean.abs() * (ends[1] - ends[0]) / 2
-    return Rows(negative * chord + positive * tangent, slope, doubt), constant
+    return BackwardRows(negative * chord + positive * tangent, slope, doubt), constant
 
 
-def _variance(net: Traced, operation: Operation, one: Layer, row: Rows, of: Region) -> Tensor:
+def _variance(net: Traced, operation: Operation, one: ReadingLayer, row: BackwardRows, of: Region) -> Tensor:
     """Of a row, by the layer's own noise at σ = 1."""
     doubt = torch.zeros_like(row.slope) if row.doubt is None else row.doubt
     total = torch.zeros_like(row.mean.flatten(2).sum(2))
@@ -133,7 +133,7 @@ def _variance(net: Traced, operation: Operation, one: Layer, row: Rows, of: Regi
         # Units have their noise for themselves, so that its square has a mean.
         own = of.square @ one.weight_size.square().T
         return total + ((row.slope.abs() + doubt).square() @ own[..., None])[..., 0]
-    value = Ends(*(before_layer(net, operation, end) for end in (of.value.lower, of.value.upper)))
+    value = Span(*(before_layer(net, operation, end) for end in (of.value.lower, of.value.upper)))
     slope, doubt = _positions(row.slope), _positions(doubt)
     if operation.operator == BATCH_NORM:
         centre, radius, most = (_positions(t[:, None]) for t in (value.centre, value.radius, value.most))
@@ -152,7 +152,7 @@ def _positions(t: Tensor) -> Tensor:
     return t.flatten(3) if t.dim() > 3 else t[..., None]
 
 
-def _back(net: Traced, operation: Operation, one: Layer, a: Tensor, like: Tensor) -> Tensor:
+def _back(net: Traced, operation: Operation, one: ReadingLayer, a: Tensor, like: Tensor) -> Tensor:
     if operation.operator == LINEAR:
         return a @ one.weight
     return _transposed(lambda t: one.product(before_layer(net, operation, t), one.weight, None), a, like)
@@ -168,7 +168,7 @@ def _transposed(function: Callable[[Tensor], Tensor], a: Tensor, like: Tensor) -
     return found.unflatten(0, (samples, number))
 
 
-def _moved(operation: Operation, row: Rows, values: dict[int, Region]) -> dict[int, Rows]:
+def _moved(operation: Operation, row: BackwardRows, values: dict[int, Region]) -> dict[int, BackwardRows]:
     if operation.operator == ADD:
         return dict.fromkeys(operation.inputs, row)
     first = operation.inputs[0]
@@ -186,4 +186,4 @@ def _moved(operation: Operation, row: Rows, values: dict[int, Region]) -> dict[i
     doubt = None if row.doubt is None else _transposed(function, row.doubt, like)
     mean = _transposed(function, row.mean, like)
     slope = mean if row.slope is row.mean else _transposed(function, row.slope, like)
-    return {first: Rows(mean, slope, doubt)}
+    return {first: BackwardRows(mean, slope, doubt)}

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from thetabox.verify.histories.cells import Cells
-from thetabox.verify.histories.circuit import Block, Circuit
+from thetabox.verify.histories.circuit import Circuit, Connection
 from thetabox.verify.histories.engine import Engine
 from thetabox.verify.histories.errors import Errors
 from thetabox.verify.histories.potential import potential
@@ -205,7 +205,7 @@ def _changed(circuit: Circuit, layers: list[_Layer], flips: _Flips) -> Float[Ten
     return counts
 
 
-def _reach(moved: Tensor, block: Block, cells: Cells, difference: Tensor, unit: Tensor) -> None:
+def _reach(moved: Tensor, block: Connection, cells: Cells, difference: Tensor, unit: Tensor) -> None:
     """Add what a change of one train a row does to the potentials of a layer."""
     traces = [torch.zeros_like(difference[:, 0]) for _ in cells.traces]
     last = torch.zeros_like(difference[:, 0])

@@ -20,7 +20,7 @@ from thetabox.verify.interpreter.context import Context
 
 
 @dataclass(frozen=True)
-class Part:
+class Link:
     """What one layer's trains do to the cells of another that have one decay, or one pair of decays.
 
     Attributes:
@@ -47,7 +47,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Block:
+class Connection:
     """What one layer's trains do to another layer.
 
     Attributes:
@@ -58,7 +58,7 @@ class Block:
 
     source: int
     same_step: bool
-    parts: tuple[Part, ...]
+    parts: tuple[Link, ...]
 
 
 @dataclass
@@ -91,7 +91,7 @@ class Drive:
 
 
 @dataclass(frozen=True)
-class Layer:
+class CellLayer:
     """Cells, and what of the network reaches them.
 
     Attributes:
@@ -101,7 +101,7 @@ class Layer:
     """
 
     cells: Cells
-    blocks: tuple[Block, ...]
+    blocks: tuple[Connection, ...]
     factor: float
 
 
@@ -166,8 +166,8 @@ class Circuit:
     """
 
     context: Context
-    layers: Sequence[Layer]
-    inputs: Part | None = None
+    layers: Sequence[CellLayer]
+    inputs: Link | None = None
 
     @property
     def rounding(self) -> Rounding:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from thetabox.verify.arithmetic.rounding import SAFETY, Rounding
 from thetabox.verify.histories.cells import Trace
-from thetabox.verify.histories.circuit import Circuit, Drive, Layer, Part
+from thetabox.verify.histories.circuit import CellLayer, Circuit, Drive, Link
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Followed:
 class _OfLayer:
     """Sizes and errors of one layer's quantities."""
 
-    def __init__(self, layer: Layer, rounding: Rounding) -> None:
+    def __init__(self, layer: CellLayer, rounding: Rounding) -> None:
         self.layer, self.cells, self.rounding = layer, layer.cells, rounding
         self.trains = Followed(layer.cells.traces, float(layer.cells.most), rounding)
         cells = layer.cells
@@ -181,7 +181,7 @@ class _Reached:
         self.size = self.error = self.current = self.current_error = zero
         self.terms = 0
 
-    def add(self, trains: Followed, part: Part, reach: Tensor) -> None:
+    def add(self, trains: Followed, part: Link, reach: Tensor) -> None:
         """What some trains do to some cells."""
         self.terms += len(part.weight.theta)
 
@@ -216,7 +216,7 @@ def _of_step(layer: _OfLayer, reached: _Reached) -> Errors:
     return Errors(total, step * (1.0 + 64.0 * own))
 
 
-def _sizes(layer: Layer, drive: Drive, epsilon: float) -> tuple[Tensor, Tensor]:
+def _sizes(layer: CellLayer, drive: Drive, epsilon: float) -> tuple[Tensor, Tensor]:
     """Largest sizes of a drive in potentials and in currents, ``[T, 1, units]``."""
 
     def of(d: Drive) -> Tensor:

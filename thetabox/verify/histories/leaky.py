@@ -19,7 +19,7 @@ from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import ROUNDOFF, SAFETY, Rounding
 from thetabox.verify.histories.cells import Adaptation, Cells, Constant, Trace
-from thetabox.verify.histories.circuit import Block, Circuit, Drive, Layer, Loss, Part, Plan, Read, Readout
+from thetabox.verify.histories.circuit import CellLayer, Circuit, Connection, Drive, Link, Loss, Plan, Read, Readout
 from thetabox.verify.histories.description.check import INSTEAD, check_description
 from thetabox.verify.histories.layers import layer_of
 from thetabox.verify.interpreter.context import Context, Sweep
@@ -104,14 +104,14 @@ class AdaptiveCells:
         """The whole, with the weights that are there now."""
         one = len(self.decays) == 1
 
-        def parts(weight: Parameter) -> tuple[Part, ...]:
+        def parts(weight: Parameter) -> tuple[Link, ...]:
             if one:
-                return (Part(0, None, slice(None), weight),)
-            return tuple(Part(i, None, d.units, _columns(weight, d.units)) for i, d in enumerate(self.decays))
+                return (Link(0, None, slice(None), weight),)
+            return tuple(Link(i, None, d.units, _columns(weight, d.units)) for i, d in enumerate(self.decays))
 
-        blocks = () if self.weight_rec is None else (Block(0, False, parts(self.weight_rec)),)
-        layer = Layer(self.cells, blocks, self.weight_in.factor)
-        return Circuit(self.context, (layer,), Part(0, None, slice(None), self.weight_in))
+        blocks = () if self.weight_rec is None else (Connection(0, False, parts(self.weight_rec)),)
+        layer = CellLayer(self.cells, blocks, self.weight_in.factor)
+        return Circuit(self.context, (layer,), Link(0, None, slice(None), self.weight_in))
 
     def _ends(self, parameter: Parameter) -> Constant:
         theta = parameter.theta.reshape(1, -1).expand(1, self.units)

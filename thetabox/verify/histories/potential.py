@@ -28,7 +28,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thetabox.verify.arithmetic.parameter import Parameter
-from thetabox.verify.histories.circuit import Circuit, Drive, Layer, Part
+from thetabox.verify.histories.circuit import CellLayer, Circuit, Drive, Link
 from thetabox.verify.histories.equations import Pair
 
 Hull = Callable[[int, int, bool], Pair]
@@ -59,7 +59,7 @@ class Bounds:
         return Bounds(self.low[rows, units], self.high[rows, units], pair(self.restart), pair(self.current))
 
 
-def potential(circuit: Circuit, layer: Layer, drive: Drive, time: int, sample: Tensor, hull: Hull) -> Bounds:
+def potential(circuit: Circuit, layer: CellLayer, drive: Drive, time: int, sample: Tensor, hull: Hull) -> Bounds:
     """Bounds of the potentials of some rows.
 
     Args:
@@ -74,7 +74,9 @@ def potential(circuit: Circuit, layer: Layer, drive: Drive, time: int, sample: T
     return Bounds(*_plain(circuit, layer, drive, time, sample, hull, potentials=True))
 
 
-def _driven(circuit: Circuit, layer: Layer, drive: Drive, time: int, sample: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _driven(
+    circuit: Circuit, layer: CellLayer, drive: Drive, time: int, sample: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Centre of what inputs and constants do, its radius, and ε."""
     centre, radius = drive.centre[sample, time], drive.size[sample, time]
     epsilon = circuit.context.epsilon(layer.factor).reshape(-1, 1)[: len(sample)] if layer.factor else None
@@ -84,7 +86,7 @@ def _driven(circuit: Circuit, layer: Layer, drive: Drive, time: int, sample: Ten
 
 
 def _plain(
-    circuit: Circuit, layer: Layer, drive: Drive, time: int, sample: Tensor, hull: Hull, *, potentials: bool
+    circuit: Circuit, layer: CellLayer, drive: Drive, time: int, sample: Tensor, hull: Hull, *, potentials: bool
 ) -> Pair:
     """Ends of potentials without resets, or of currents."""
     centre, radius, _ = _driven(circuit, layer, drive, time, sample)
@@ -102,7 +104,7 @@ def _plain(
     return centre - radius, centre + radius
 
 
-def product(circuit: Circuit, part: Part, ends: Pair) -> tuple[Tensor, Tensor]:
+def product(circuit: Circuit, part: Link, ends: Pair) -> tuple[Tensor, Tensor]:
     """Centre and radius of trains' traces, at least 0, times the weights of a part."""
     low, high = ends
     weight, epsilon, relative = _weight(circuit, part, len(low))
@@ -123,14 +125,14 @@ def product(circuit: Circuit, part: Part, ends: Pair) -> tuple[Tensor, Tensor]:
     return moved, reach * (1.0 + 4.0 * relative)
 
 
-def _weight(circuit: Circuit, part: Part, rows: int) -> tuple[Parameter, Tensor | None, float]:
+def _weight(circuit: Circuit, part: Link, rows: int) -> tuple[Parameter, Tensor | None, float]:
     """Weights of a part, ε of the rows if they have a box, and the relative error of their products."""
     weight, context = part.weight, circuit.context
     epsilon = context.epsilon(weight.factor).reshape(-1, 1)[:rows] if weight.factor else None
     return weight, epsilon, circuit.rounding.of_dot(len(weight.theta) + 8) + 4.0 * weight.theta_error
 
 
-def _of_restarting(circuit: Circuit, layer: Layer, drive: Drive, time: int, sample: Tensor, hull: Hull) -> Bounds:
+def _of_restarting(circuit: Circuit, layer: CellLayer, drive: Drive, time: int, sample: Tensor, hull: Hull) -> Bounds:
     centre, radius, epsilon = _driven(circuit, layer, drive, time, sample)
     assert drive.credit is not None
     assert drive.current is not None
@@ -147,7 +149,7 @@ def _of_restarting(circuit: Circuit, layer: Layer, drive: Drive, time: int, samp
     return Bounds(centre - radius, centre + radius, restart, current)
 
 
-def _in_parts(circuit: Circuit, part: Part, ends: Pair) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _in_parts(circuit: Circuit, part: Link, ends: Pair) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """W m; the most that ε S g may be; |W| r and rounding; and the least that ε S g may be."""
     low, high = ends
     weight, epsilon, relative = _weight(circuit, part, len(low))

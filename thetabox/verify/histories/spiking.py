@@ -12,7 +12,7 @@ from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import Rounding
 from thetabox.verify.histories.cells import Cells, Constant
-from thetabox.verify.histories.circuit import Block, Circuit, Drive, Layer, Plan, Read
+from thetabox.verify.histories.circuit import CellLayer, Circuit, Connection, Drive, Plan, Read
 from thetabox.verify.histories.constants import constant_drive
 from thetabox.verify.histories.description.check import INSTEAD
 from thetabox.verify.histories.errors import Followed
@@ -57,7 +57,7 @@ class SpikingPlan(Plan):
         self.readout = self._readout()
         self.keys = {n: next(iter(self._potential_traces(n)), None) for n in self.walked}
 
-    def _blocks(self, number: int, more: tuple[Pole, ...]) -> tuple[Block, ...]:
+    def _blocks(self, number: int, more: tuple[Pole, ...]) -> tuple[Connection, ...]:
         """What a layer reads of others, whose traces it asks for."""
         neurons, found = self.spiking.layers[number], []
         for source, same_step, weights in sources(neurons):
@@ -68,7 +68,7 @@ class SpikingPlan(Plan):
             for group in self.groups[number]:
                 current = None if neurons.reset is None or not neurons.most else filters.place(group.current)
                 parts.append(held.part(filters.place(group.potential(more)), current, group.columns))
-            found.append(Block(self.walked[source], same_step, tuple(parts)))
+            found.append(Connection(self.walked[source], same_step, tuple(parts)))
         return tuple(found)
 
     def _potential_traces(self, number: int) -> list[int]:
@@ -135,7 +135,7 @@ class SpikingPlan(Plan):
         layers = []
         for number, place in self.walked.items():
             cells = self._cells(self.spiking.layers[number], number, self._influence[place], context)
-            layers.append(Layer(cells, self.blocks[number], 1.0))
+            layers.append(CellLayer(cells, self.blocks[number], 1.0))
         return Circuit(context, layers)
 
     def _cells(self, neurons: Neurons, number: int, influence: Tensor, context: Context) -> Cells:

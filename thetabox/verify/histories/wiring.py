@@ -12,7 +12,7 @@ from thetabox.errors import InputError
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import Rounding
 from thetabox.verify.histories.cells import Trace
-from thetabox.verify.histories.circuit import Part
+from thetabox.verify.histories.circuit import Link
 from thetabox.verify.histories.description.check import INSTEAD
 from thetabox.verify.histories.neurons import Neurons, Weights
 
@@ -153,10 +153,10 @@ class Held:
 
         return Held(self.weight.moved(some), None if self.error is None else some(self.error))
 
-    def part(self, trace: int, current: int | None, columns: slice | Tensor) -> Part:
+    def part(self, trace: int, current: int | None, columns: slice | Tensor) -> Link:
         """What some cells read of some traces."""
         own = self.columns(columns)
-        return Part(trace, current, columns, own.weight, own.error)
+        return Link(trace, current, columns, own.weight, own.error)
 
     @property
     def spread(self) -> Tensor:

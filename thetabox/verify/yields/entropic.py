@@ -57,7 +57,7 @@ NUMBERS = 1 << 19
 
 
 @dataclass(frozen=True)
-class Layer:
+class DenseLayer:
     """A dense layer with what the walks need of it: weights, magnitudes, and squares of sizes at σ = 1, rounded up."""
 
     weight: Tensor
@@ -67,7 +67,7 @@ class Layer:
     bias_square: Tensor
 
     @classmethod
-    def of(cls, dense: Dense) -> Layer:
+    def of(cls, dense: Dense) -> DenseLayer:
         """Of a stage's layer."""
         square, bias_square = (t.square() * (1.0 + FEW) for t in (dense.weight_size, dense.bias_size))
         return cls(dense.weight, dense.bias, dense.weight.abs(), square, bias_square)
@@ -108,7 +108,7 @@ def failure(
         sigma: noise.
         spent: what all intermediate events of a sample may fail with together.
     """
-    layers = [Layer.of(s.layer) for s in chain.stages if isinstance(s.layer, Dense)]
+    layers = [DenseLayer.of(s.layer) for s in chain.stages if isinstance(s.layer, Dense)]
     shares = events(chain)
     sigmas, amounts = (torch.as_tensor(t, dtype=torch.float64).expand(len(x)) for t in (sigma, spent))
     wide = max(max(layer.weight.shape) for layer in layers)
@@ -142,7 +142,7 @@ class Walk:
         neurons: boxes of each hidden layer so far.
     """
 
-    def __init__(self, layers: Sequence[Layer], x: Tensor, sigma: Float[Tensor, " samples"]) -> None:
+    def __init__(self, layers: Sequence[DenseLayer], x: Tensor, sigma: Float[Tensor, " samples"]) -> None:
         self.layers, self.x = layers, x
         # Rounded up, by far more than its sizes, which may have been rounded up themselves.
         self.variance = (sigma.square() * (1.0 + FEW))[:, None]
@@ -215,7 +215,7 @@ class Walk:
         spread = ((v @ x.square())[..., 0] + own).sqrt() * (1.0 + room) + TINY
         return tail("exact", mean / spread)
 
-    def _variance(self, squares: Tensor, layer: Layer) -> Tensor:
+    def _variance(self, squares: Tensor, layer: DenseLayer) -> Tensor:
         return self.variance * (squares @ layer.square.T + layer.bias_square)
 
     def _squares(self, place: int, v: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:

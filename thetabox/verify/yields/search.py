@@ -32,7 +32,7 @@ PART, PART_OF_DEAR = 64, 8
 
 
 @dataclass
-class Part:
+class SampleGroup:
     """Samples that are searched together at one σ.
 
     Attributes:
@@ -61,7 +61,7 @@ class Part:
         return {"members": self.members, "delta": self.delta, "by": self.by, "ledger": ledger}
 
     @classmethod
-    def of(cls, held: dict[str, Tensor], members: Int[Tensor, " part"], asked: float) -> Part | None:
+    def of(cls, held: dict[str, Tensor], members: Int[Tensor, " part"], asked: float) -> SampleGroup | None:
         """What the store holds, if it is of these samples and bounds of probabilities."""
         delta, by = held["delta"], held["by"]
         if not torch.equal(held["members"], members) or delta.shape != by.shape or delta.shape != members.shape:
@@ -119,14 +119,14 @@ class Search:
         self.proven_by.append(by)
         self.ledger.append(ledger)
 
-    def _part(self, name: str, sigma: float, members: Int[Tensor, " part"]) -> Part:
+    def _part(self, name: str, sigma: float, members: Int[Tensor, " part"]) -> SampleGroup:
         """From the store, or searched now and kept there if no time was lacking."""
         held = self.store.read_part(name, ("members", "delta", "by", "ledger"))
-        known = None if held is None else Part.of(held, members, self.asked)
+        known = None if held is None else SampleGroup.of(held, members, self.asked)
         if known is not None:
             return known
         blank = torch.full((len(members),), -1)
-        part = Part(members, torch.ones(len(members), dtype=torch.float64), blank, {}, self.asked)
+        part = SampleGroup(members, torch.ones(len(members), dtype=torch.float64), blank, {}, self.asked)
         spent: dict[int, Groups] = {}
         for proof in self.question.proofs:
             if self.deadline.passed:
@@ -142,7 +142,7 @@ class Search:
         return part
 
     def _smallest(
-        self, proof: Proof, sigma: float, members: Int[Tensor, " part"], part: Part, ledger: dict[int, Groups]
+        self, proof: Proof, sigma: float, members: Int[Tensor, " part"], part: SampleGroup, ledger: dict[int, Groups]
     ) -> None:
         """Lower failure probabilities to what a proof gives, spending less or more while that helps."""
         question, kind = self.question, METHODS.index(proof.name)

@@ -8,7 +8,7 @@ import torch
 from tests.verify.yields.sobolev import chains
 from thetabox.verify.yields.chain import Convolution
 from thetabox.verify.yields.sobolev.forms import Forms
-from thetabox.verify.yields.sobolev.windows import Rows, Windows
+from thetabox.verify.yields.sobolev.windows import LinearForms, Windows
 
 SIDES = 4
 
@@ -32,7 +32,7 @@ def test_forms_of_every_function_are_worth_what_the_rows_are(name: str, origin: 
         for _ in range(SIDES - 1):
             change = (torch.rand(channels, windows.count, 1, generator=g) < 0.3) & alive[:, :-1, None]
             below.append(torch.where(change, torch.randn(first.shape, generator=g, dtype=torch.float64), below[-1]))
-        rows = Rows(
+        rows = LinearForms(
             torch.randn(1, channels, 5, 6, generator=g, dtype=torch.float64), torch.tensor([list(origin)]), (2, 3)
         )
         a, index = rows.coefficients[0], windows.index(rows)[0]

@@ -13,7 +13,7 @@ from thetabox.verify.yields.chain import Chain, Convolution
 from thetabox.verify.yields.sobolev.proof import passed_stages
 from thetabox.verify.yields.sobolev.rules import Quantile, Rate
 from thetabox.verify.yields.sobolev.walk import _through, lower_bounds
-from thetabox.verify.yields.sobolev.windows import Rows
+from thetabox.verify.yields.sobolev.windows import LinearForms
 
 # Events that no draw will miss.
 SURE = 1e-7
@@ -23,15 +23,15 @@ def convolutions(chain: Chain) -> Chain:
     return Chain(tuple(s for s in chain.stages if isinstance(s.layer, Convolution)))
 
 
-def rows_on(h: Tensor, count: int, seed: int = 0) -> Rows:
+def rows_on(h: Tensor, count: int, seed: int = 0) -> LinearForms:
     """Random rows on all of a map ``[channels, height, width]``, of either sign and of both."""
     g = torch.Generator().manual_seed(seed)
     a = torch.randn(1, h.shape[0], count, h[0].numel(), generator=g, dtype=torch.float64)
     a[:, :, 0], a[:, :, 1] = a[:, :, 0].abs(), -a[:, :, 1].abs()
-    return Rows(a, torch.zeros(1, 2, dtype=torch.int64), (h.shape[1], h.shape[2]))
+    return LinearForms(a, torch.zeros(1, 2, dtype=torch.int64), (h.shape[1], h.shape[2]))
 
 
-def on_draws(rows: Rows, out: Tensor) -> Tensor:
+def on_draws(rows: LinearForms, out: Tensor) -> Tensor:
     """Rows' values, ``[draws, rows]``."""
     return torch.einsum("crl,ncl->nr", rows.coefficients[0], out.flatten(2))
 
@@ -91,7 +91,7 @@ def test_a_linear_stage_is_exact() -> None:
     sigma = 0.2
     chain, x, a, exact = always_on(sigma)
     passed, _ = passed_stages(chain, x[0], sigma, (1e-4, 1e-4))
-    rows = Rows(a, torch.zeros(1, 2, dtype=torch.int64), (3, 3))
+    rows = LinearForms(a, torch.zeros(1, 2, dtype=torch.int64), (3, 3))
     rate = torch.full((1, 4), 0.7, dtype=torch.float64)
     found = lower_bounds(passed, rows, torch.full((1, 1, 4), 0.3, dtype=torch.float64), Rate(rate))[0, 0]
     mean, variance = exact
@@ -127,7 +127,7 @@ def test_the_rule_of_a_probability_in_literals() -> None:
 class _Linear:
     """A stage in front that answers the sum of a row's coefficients, less its variance."""
 
-    def values(self, before: object, rows: Rows, own: Tensor, rule: object, *, quick: bool = False) -> Tensor:
+    def values(self, before: object, rows: LinearForms, own: Tensor, rule: object, *, quick: bool = False) -> Tensor:
         return rows.coefficients.sum((1, 3)) - own
 
 
@@ -141,7 +141,8 @@ def test_each_row_takes_constant_variance_and_form_of_one_function(quick: bool) 
 
     origin = torch.zeros(1, 2, dtype=torch.int64)
     sides = [
-        (random(count), random(owns, 1, count).abs(), Rows(random(1, 3, count, 4), origin, (2, 2))) for _ in range(4)
+        (random(count), random(owns, 1, count).abs(), LinearForms(random(1, 3, count, 4), origin, (2, 2)))
+        for _ in range(4)
     ]
     found = _through([_Linear()], sides, Rate(torch.ones(1, count, dtype=torch.float64)), quick=quick)
     each = torch.stack([total + form.coefficients.sum((1, 3)) - own for total, own, form in sides])

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thetabox.verify.histories.description.symbolic import Rows, Symbolic, Unknown
+from thetabox.verify.histories.description.symbolic import SampleCount, Symbolic, Unknown
 from thetabox.verify.network.graph import Operation, Ref
 from thetabox.verify.network.kinds import kinds
 
@@ -24,7 +24,7 @@ def dims_of(x: Tensor, dims: Any) -> list[int]:
 
 def is_number(value: Any) -> bool:
     """Whether it is a number of the code, and not that of the samples."""
-    return isinstance(value, (int, float)) and not isinstance(value, Rows)
+    return isinstance(value, (int, float)) and not isinstance(value, SampleCount)
 
 
 def check_real(o: Operation) -> None:
@@ -59,7 +59,7 @@ def check_unrounded(s: Symbolic, o: Operation) -> None:
 
 def plain_sizes(tree: Any) -> Any:
     """Arguments whose number of samples is a number like any other."""
-    if isinstance(tree, Rows):
+    if isinstance(tree, SampleCount):
         return int(tree)
     if isinstance(tree, (list, tuple)):
         return type(tree)(plain_sizes(t) for t in tree)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from thetabox.verify.histories.description.operands import FLOATING, WHOLES, check_unrounded, plain_sizes
-from thetabox.verify.histories.description.symbolic import Rows, Symbolic, Unknown
+from thetabox.verify.histories.description.symbolic import SampleCount, Symbolic, Unknown
 from thetabox.verify.network.graph import Operation
 
 
@@ -91,7 +91,7 @@ def filled(value: float | None) -> Callable[..., Tensor]:
 
 def arange(s: Symbolic, o: Operation, *args: Any, **kwargs: Any) -> Tensor:
     """Whole numbers in order."""
-    if any(not isinstance(a, int) or isinstance(a, Rows) for a in args):
+    if any(not isinstance(a, int) or isinstance(a, SampleCount) for a in args):
         raise Unknown
     return s.literals(torch.arange(*args))
 
@@ -109,7 +109,7 @@ def item(s: Symbolic, o: Operation, values: Any, place: int) -> Any:
 def size(s: Symbolic, o: Operation, a: Tensor, dim: int) -> int:
     """A size; that of the samples is marked."""
     layout = s.graph.layouts[o.inputs[0]]
-    return Rows(a.shape[dim]) if layout.batch == dim % a.dim() else a.shape[dim]
+    return SampleCount(a.shape[dim]) if layout.batch == dim % a.dim() else a.shape[dim]
 
 
 def size_arithmetic(function: Callable[[int, int], int]) -> Callable[..., int]:
@@ -118,6 +118,10 @@ def size_arithmetic(function: Callable[[int, int], int]) -> Callable[..., int]:
     def rule(s: Symbolic, o: Operation, a: int, b: int) -> int:
         if not (isinstance(a, int) and isinstance(b, int)):
             raise Unknown
-        return Rows(function(int(a), int(b))) if isinstance(a, Rows) or isinstance(b, Rows) else function(a, b)
+        return (
+            SampleCount(function(int(a), int(b)))
+            if isinstance(a, SampleCount) or isinstance(b, SampleCount)
+            else function(a, b)
+        )
 
     return rule

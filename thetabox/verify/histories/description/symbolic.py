@@ -21,7 +21,7 @@ from thetabox.verify.network.graph import Graph
 ROWS = 2
 
 
-class Rows(int):
+class SampleCount(int):
     """The number of samples, or a multiple, which may be a size and nothing else."""
 
 
@@ -48,7 +48,7 @@ class Symbolic:
 
     def constant(self, value: Any) -> int:
         """A number of the code."""
-        if isinstance(value, Rows) or not isinstance(value, (int, float)):
+        if isinstance(value, SampleCount) or not isinstance(value, (int, float)):
             raise Unknown
         return self.algebra.literal(value)
 

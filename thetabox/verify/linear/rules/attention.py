@@ -66,9 +66,9 @@ def attention(walk: Walk, operation: Operation, a: Tensor, region: Region | None
     moved = (apart.abs() * off[:, None]).sum(-1, keepdim=True) * (1.0 + gamma_sum(k.shape[-2]))
     lost = ((apart.abs() * off[:, None] + moved * most[:, None]) * radius[:, None]).sum(-1)
     rise = apart * share[:, None] * factor
-    bent = (rise.abs() * torch.matmul(rq, rk.transpose(-1, -2))[:, None]).sum(-1)
+    crossed = (rise.abs() * torch.matmul(rq, rk.transpose(-1, -2))[:, None]).sum(-1)
     plain = (apart.clamp(min=0.0) * (least - share)[:, None] + apart.clamp(max=0.0) * (most - share)[:, None]).sum(-1)
-    here = -(lost + bent) * (1.0 + gamma_sum(k.shape[-2] + q.shape[-1] + FEW))
+    here = -(lost + crossed) * (1.0 + gamma_sum(k.shape[-2] + q.shape[-1] + FEW))
     use = here - (rise.abs() * (radius / max(abs(factor), 1e-300))[:, None]).sum(-1) > plain
     walk.constant.add(flat(torch.where(use, here, plain), 2).sum(2))
     rise = torch.where(use[..., None], rise, 0.0)

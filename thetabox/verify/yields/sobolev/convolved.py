@@ -26,14 +26,14 @@ class Convolved:
         windows: geometry.
         kernels: ``[channels, candidates, inputs * patch]``; bias ``[channels]``.
         magnitude: the same of absolute weights: what may have cancelled where kernels are averages.
-        blur: relative error of a kernel, of its magnitude.
+        kernel_error: relative error of a kernel, of its magnitude.
         variance: of the taps of each channel, bias last, ``[channels, taps]``, rounded up.
     """
 
     windows: Windows
     kernels: Tensor
     magnitude: Tensor
-    blur: float
+    kernel_error: float
     bias: Tensor
     variance: Tensor
 
@@ -46,8 +46,8 @@ class Convolved:
         sizes = torch.cat([layer.weight_size.flatten(1), layer.bias_size[:, None]], 1)
         variance = (sigma * sizes).square() * (1.0 + FEW)
         kernels, magnitude = (windows.kernels(t) for t in (layer.weight, layer.weight.abs()))
-        blur = 0.0 if windows.exact else gamma_sum(windows.select.shape[1] + 2)
-        return cls(windows, kernels, magnitude, blur, layer.bias, variance)
+        kernel_error = 0.0 if windows.exact else gamma_sum(windows.select.shape[1] + 2)
+        return cls(windows, kernels, magnitude, kernel_error, layer.bias, variance)
 
     @property
     def outputs(self) -> tuple[int, int, int]:
@@ -96,7 +96,7 @@ class Read:
         """Upper bounds of ``⟨magnitude of kernel, |h|⟩ + |bias|``."""
         stage = self.stage
         whole = torch.einsum("ckq,oq->cok", stage.magnitude, self.sizes) + stage.bias.abs()[:, None, None]
-        return whole * (1.0 + gamma_sum(self.sizes.shape[1]) + 2.0 * stage.blur) + TINY
+        return whole * (1.0 + gamma_sum(self.sizes.shape[1]) + 2.0 * stage.kernel_error) + TINY
 
     @cached_property
     def means(self) -> Float[Tensor, "channels places candidates"]:

@@ -16,7 +16,7 @@ from thetabox.verify.yields.sobolev.convolved import FEW, TINY, Read
 from thetabox.verify.yields.sobolev.ends import Ends
 from thetabox.verify.yields.sobolev.rules import Quantile
 from thetabox.verify.yields.sobolev.walk import Passed, lower_bounds
-from thetabox.verify.yields.sobolev.windows import Rows
+from thetabox.verify.yields.sobolev.windows import LinearForms
 
 
 def walked(read: Read, before: list[Passed], probability: float) -> Ends:
@@ -76,7 +76,7 @@ class _Place(NamedTuple):
         spreads = torch.cat([read.spreads[0][:, n][values], read.spreads[1][:, n][distances]])
         # Kernels that are averages, and differences of kernels, are rounded.
         between = reach + (reach * reference).sum(-1, keepdim=True)
-        lost = torch.cat([reach[values], between[distances]]) * (2.0 * FEW + 2.0 * read.stage.blur)
+        lost = torch.cat([reach[values], between[distances]]) * (2.0 * FEW + 2.0 * read.stage.kernel_error)
         bias = torch.cat([read.stage.bias[:, None].expand_as(values)[values], torch.zeros_like(reach[distances])])
         sign = torch.tensor(signs, dtype=bias.dtype)[:, None]
         bounds = self._bounds(
@@ -100,7 +100,7 @@ class _Place(NamedTuple):
         a = forms.unflatten(-1, (windows.inputs[0], -1)).transpose(0, 1)[None]
         variance = spread.square() * (1.0 + FEW)
         own = torch.stack([torch.zeros_like(variance), variance])[:, None]
-        rows = Rows(a, origin[self.n : self.n + 1], extent)
+        rows = LinearForms(a, origin[self.n : self.n + 1], extent)
         return lower_bounds(self.before, rows, own, self.rule, quick=first_look)[:, 0]
 
 

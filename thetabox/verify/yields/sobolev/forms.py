@@ -8,7 +8,7 @@ from itertools import pairwise
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from thetabox.verify.yields.sobolev.windows import Rows, Windows
+from thetabox.verify.yields.sobolev.windows import LinearForms, Windows
 
 
 class Forms:
@@ -38,7 +38,9 @@ class Forms:
         apart = slopes.unflatten(-1, (self.windows.inputs[0], -1))
         return apart.permute(1, 0, 3, 2).flatten(2).contiguous()
 
-    def of(self, a: Tensor, rows: Rows, index: Int[Tensor, " positions"], alive: Tensor, sides: int) -> list[Rows]:
+    def of(
+        self, a: Tensor, rows: LinearForms, index: Int[Tensor, " positions"], alive: Tensor, sides: int
+    ) -> list[LinearForms]:
         """Of the first so many functions below.
 
         Args:
@@ -72,7 +74,7 @@ class Forms:
                 y, x = (position // rows.extent[1]) * down, (position % rows.extent[1]) * right
                 total[:, y : y + height, x : x + width] += form.view(-1, height, width, inputs)
             totals.append(total)
-        return [Rows(t.flatten(1, 2).permute(2, 0, 1).contiguous()[None], origin, extent) for t in totals]
+        return [LinearForms(t.flatten(1, 2).permute(2, 0, 1).contiguous()[None], origin, extent) for t in totals]
 
 
 # Of a form's terms, how often their sizes count: once, and twice for every further function below.

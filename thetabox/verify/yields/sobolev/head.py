@@ -20,7 +20,7 @@ from thetabox.verify.yields.neuron import Neurons, relax
 from thetabox.verify.yields.sobolev.convolved import FEW, TINY
 from thetabox.verify.yields.sobolev.rules import Quantile, Rate, Rule
 from thetabox.verify.yields.sobolev.walk import Passed, lower_bounds
-from thetabox.verify.yields.sobolev.windows import Rows
+from thetabox.verify.yields.sobolev.windows import LinearForms
 from thetabox.verify.yields.tails import quantile
 
 # λ of entropic bounds, in units of the one that suits a guessed variance.
@@ -175,10 +175,10 @@ class Head:
         """Lower bounds of rows on the convolutions' output, ``[rows]``."""
         return lower_bounds(self.passed, self._on_output(rows), own[None, None], rule)[0, 0]
 
-    def _on_output(self, rows: Tensor) -> Rows:
+    def _on_output(self, rows: Tensor) -> LinearForms:
         channels, height, width = self.passed[-1].outputs
         forms = rows.view(len(rows), channels, -1).transpose(0, 1)[None]
-        return Rows(forms, torch.zeros(1, 2, dtype=torch.int64), (height, width))
+        return LinearForms(forms, torch.zeros(1, 2, dtype=torch.int64), (height, width))
 
     def _guess(self, rows: Tensor, k: int, own: bool) -> Tensor:
         """About the variance of rows."""

@@ -27,7 +27,7 @@ from thetabox.verify.yields.sobolev.moments import Moments, parts_of
 from thetabox.verify.yields.sobolev.patterns import Range
 from thetabox.verify.yields.sobolev.rules import Rule
 from thetabox.verify.yields.sobolev.tilted import Tilted
-from thetabox.verify.yields.sobolev.windows import Rows
+from thetabox.verify.yields.sobolev.windows import LinearForms
 
 # Numbers of the largest temporary tensors, and of those that are gone through again and again.
 NUMBERS, CACHED = 1 << 21, 1 << 17
@@ -73,7 +73,7 @@ class Passed:
         self.alive = torch.cat([alive, torch.zeros_like(alive[:, :1])], 1)
 
     def values(
-        self, before: Sequence[Passed], rows: Rows, own: Tensor, rule: Rule, *, quick: bool = False
+        self, before: Sequence[Passed], rows: LinearForms, own: Tensor, rule: Rule, *, quick: bool = False
     ) -> Float[Tensor, "owns groups rows"]:
         """Lower bounds by a rule.
 
@@ -99,7 +99,7 @@ class Passed:
             best = torch.maximum(best, sums.constants[0] + gained)
         return best
 
-    def guess(self, before: Sequence[Passed], rows: Rows) -> Tensor:
+    def guess(self, before: Sequence[Passed], rows: LinearForms) -> Tensor:
         """About the variance of rows, ``[groups, rows]``; no bound."""
         index = self.windows.index(rows)[0]
         variance = self.moments.guess(parts_of(rows.coefficients[0], index, self.alive))[None]
@@ -111,7 +111,7 @@ class Passed:
 
 def lower_bounds(
     passed: Sequence[Passed],
-    rows: Rows,
+    rows: LinearForms,
     own: Float[Tensor, "owns groups rows"],
     rule: Rule,
     *,
@@ -128,7 +128,7 @@ def lower_bounds(
     parts_of_ends = []
     for start in range(0, count, some):
         part = slice(start, start + some)
-        chosen = Rows(rows.coefficients[:, :, part], rows.origin, rows.extent)
+        chosen = LinearForms(rows.coefficients[:, :, part], rows.origin, rows.extent)
         parts_of_ends.append(
             stage.values(passed[:-1], chosen, own[:, :, part], rule.part(slice(0, 1), part), quick=quick)
         )
@@ -136,7 +136,7 @@ def lower_bounds(
 
 
 def _through(
-    before: Sequence[Passed], sides: Sequence[tuple[Tensor, Tensor, Rows]], rule: Rule, *, quick: bool
+    before: Sequence[Passed], sides: Sequence[tuple[Tensor, Tensor, LinearForms]], rule: Rule, *, quick: bool
 ) -> Tensor:
     """Each row by the function below the outputs that looks best: constants, variances and forms of each are given."""
     stage, rest = before[-1], before[:-1]

@@ -17,7 +17,7 @@ from thetabox.verify.yields.chain import Convolution, Pair, Pool, Stage
 _ONE = Pool(largest=True, kernel=(1, 1), stride=(1, 1))
 
 
-class Rows(NamedTuple):
+class LinearForms(NamedTuple):
     """Linear forms over parts of a map.
 
     Attributes:
@@ -117,14 +117,14 @@ class Windows:
             gathered += (by_input * weights[..., k, None, None]) @ select
         return gathered.flatten(2)
 
-    def region(self, rows: Rows) -> tuple[Tensor, Pair]:
+    def region(self, rows: LinearForms) -> tuple[Tensor, Pair]:
         """Origin and extent of the part of the input that the places of a part of the output read."""
         step = torch.tensor(self.stride)
         corner = torch.tensor([self.padding[2], self.padding[0]])
         extent = [(rows.extent[n] - 1) * self.stride[n] + self.patch[n] for n in (0, 1)]
         return rows.origin * step - corner, (extent[0], extent[1])
 
-    def index(self, rows: Rows) -> Int[Tensor, "groups positions"]:
+    def index(self, rows: LinearForms) -> Int[Tensor, "groups positions"]:
         """Places of a part of the output; ``count`` where there is none."""
         along = []
         for axis in (0, 1):
@@ -137,4 +137,4 @@ class Windows:
     def of_places(self) -> tuple[Tensor, Pair]:
         """Origin (``[places, 2]``) and extent of the part that each place reads, its patch."""
         grid = torch.cartesian_prod(torch.arange(self.places[0]), torch.arange(self.places[1]))
-        return self.region(Rows(torch.empty(0), grid, (1, 1)))
+        return self.region(LinearForms(torch.empty(0), grid, (1, 1)))
