@@ -117,7 +117,7 @@ def test_kernels_that_are_averages_are_as_exact_as_they_say() -> None:
             for j in range(patch[1]):
                 n = i * patch[1] + j
                 off = abs(Fraction(float(stage.kernels[c, 0, n])) - exact[i][j])
-                assert off <= Fraction(stage.blur) * Fraction(float(stage.magnitude[c, 0, n]))
+                assert off <= Fraction(stage.kernel_error) * Fraction(float(stage.magnitude[c, 0, n]))
                 worst = max(worst, off)
     assert worst > 0
     plain = Convolved.of(Stage(layer), (1, 7, 7), 0.1)
