@@ -121,7 +121,7 @@ def test_kernels_that_are_averages_are_as_exact_as_they_say() -> None:
                 worst = max(worst, off)
     assert worst > 0
     plain = Convolved.of(Stage(layer), (1, 7, 7), 0.1)
-    assert plain.blur == 0.0
+    assert plain.kernel_error == 0.0
     assert torch.equal(plain.kernels.view_as(weight), weight)
 
 
