@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -43,7 +43,12 @@ def _plain(column: Any) -> Any:
     return column.tolist() if isinstance(column, Tensor) else column
 
 
-class Shown:
+def about(data: Mapping[str, Any], samples: int, clean_accuracy: float) -> str:
+    """What a claim speaks of: the data by name, how many, and how many the network itself answers right."""
+    return f"{data.get('name') or 'samples'}, {samples} samples, clean accuracy {clean_accuracy:.3f}"
+
+
+class Shown(ABC):
     """Base of results about samples: a sequence of their records, ``result[7]`` that of the eighth."""
 
     @abstractmethod

@@ -31,7 +31,7 @@ def said(one) -> str:
 def test_the_sentence_counts_what_is_proven():
     assert said(ONE) == (
         "Proven for 3 of 4 samples at ε = 0.001 and 1 at ε = 0.01: whatever values all parameters take in their boxes "
-        "at once, the label's class wins."
+        "at once, the label's class wins, evaluated in real numbers."
     )
     assert "float32 evaluation" in said(replace(ONE, arithmetic="float32"))
 

@@ -25,10 +25,11 @@ def claim(certificate: Certificate, curve: Curve) -> str:
     counts = [f"{curve.count(i) or 'none'} at ε = {number(curve.epsilon[i])}" for i in chosen]
     counts[0] = counts[0].replace(" at", f" of {curve.samples} samples at", 1)
     listed = counts[0] if len(counts) == 1 else f"{', '.join(counts[:-1])} and {counts[-1]}"
-    where = "in every float32 evaluation that the certificate covers" if certificate.arithmetic == "float32" else ""
+    reals = certificate.arithmetic == "real"
+    where = "evaluated in real numbers" if reals else "in every float32 evaluation that the certificate covers"
     return (
-        f"Proven for {listed}: whatever values all parameters take in their boxes at once, the label's class wins"
-        f"{' ' + where if where else ''}."
+        f"Proven for {listed}: whatever values all parameters take in their boxes at once, the label's class wins, "
+        f"{where}."
     )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from thetabox.box import Box
 from thetabox.errors import InputError
-from thetabox.shown import Columns, Shown
+from thetabox.shown import Columns, Shown, about
 from thetabox.verify import stored
 from thetabox.verify.domain import Profile
 from thetabox.verify.stored import SCHEMA
@@ -122,12 +122,15 @@ class Certificate(Shown):
         return self.label.numel()
 
     def headline(self) -> str:
-        about = (
-            f"{self.data_info.get('name') or 'samples'}, {len(self)} samples, clean accuracy {self.clean_accuracy:.3f}"
-        )
         how = f"{self.box.kind} box, domain {self.domain}"
-        return (
-            f"{about}; {how}{'' if self.sound else ', which proves nothing'}{'' if self.finished else ', not finished'}"
+        known = about(self.data_info, len(self), self.clean_accuracy)
+        return "; ".join(
+            [
+                known,
+                how,
+                *(["it proves nothing"] if not self.sound else []),
+                *(["not finished"] if not self.finished else []),
+            ]
         )
 
     def summary(self) -> tuple[list[str], list[list[str]]]:

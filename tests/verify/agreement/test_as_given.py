@@ -108,7 +108,7 @@ def test_certified(name: str) -> None:
     assert torch.equal(tb.certify(net, x, y, 1e-3).margin, tb.certify(net, floats.double(), y, 1e-3).margin)
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error")  # none may be raised by looking at what is given
 def test_arrays_that_cannot_be_written_to() -> None:
     net, x = Before(lambda x: x), np.random.default_rng(0).random((12, 8), dtype=np.float32)
     x.setflags(write=False)

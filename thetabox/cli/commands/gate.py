@@ -33,12 +33,12 @@ def _ended(junit: Path | None, summary: Path | None) -> Iterator[None]:
 
     The summary says so too, below what other steps have written there.
     """
-    for option, path in (("--junit", junit), ("--summary", summary)):
-        if path is not None and path.is_dir():
-            raise InputError(f"cannot write {path}: it is a folder; name a file after {option}")
-    if junit is not None:
-        _write_error(junit, "the gate did not end")
     try:
+        for option, path in (("--junit", junit), ("--summary", summary)):
+            if path is not None and path.is_dir():
+                raise InputError(f"cannot write {path}: it is a folder; name a file after {option}")
+        if junit is not None:
+            _write_error(junit, "the gate did not end")
         yield
     except BaseException as error:
         with suppress(InputError):

@@ -14,7 +14,7 @@ from torch import Tensor
 from thetabox.box import Box
 from thetabox.errors import InputError
 from thetabox.noise import Noise
-from thetabox.shown import Columns, Shown
+from thetabox.shown import Columns, Shown, about
 from thetabox.verify.yields import stored
 from thetabox.verify.yields.chips import accuracy_of_chips, mean_accuracy
 from thetabox.verify.yields.stored import SCHEMA
@@ -159,12 +159,9 @@ class YieldCertificate(Shown):
         return self.label.numel()
 
     def headline(self) -> str:
-        about = (
-            f"{self.data_info.get('name') or 'samples'}, {len(self)} samples, clean accuracy {self.clean_accuracy:.3f}"
-        )
-        return (
-            f"{about}; {self.noise.kind} errors, failures of {self.asked:g}{'' if self.finished else ', not finished'}"
-        )
+        known = about(self.data_info, len(self), self.clean_accuracy)
+        how = f"{self.noise.kind} errors, failures of {self.asked:g}"
+        return "; ".join([known, how, *(["not finished"] if not self.finished else [])])
 
     def summary(self) -> tuple[list[str], list[list[str]]]:
         # Late, as in save.
