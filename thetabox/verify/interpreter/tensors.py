@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Hashable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,11 +50,23 @@ class Tensors:
 
     def around(self, values: Mapping[str, Tensor], rounding: Rounding) -> Tensors:
         """The same box around other values, held in another way."""
-        factors = {name: self.factors[id(t)] for name, t in self.values.items() if id(t) in self.factors}
         other = copy.copy(self)
         other.values, other.rounding = {**self.values, **values}, rounding
-        other._hold(factors)
+        other._hold(self._by_name())
         return other
+
+    def _by_name(self) -> dict[str, float]:
+        return {name: self.factors[id(t)] for name, t in self.values.items() if id(t) in self.factors}
+
+    # Which tensors move is known by their identity, and a copy's tensors are others: it takes the names along.
+    def __getstate__(self) -> dict[str, Any]:
+        kept = ("model", "box", "rounding", "device", "values")
+        return {**{name: getattr(self, name) for name in kept}, "factors": self._by_name()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        factors = state.pop("factors")
+        self.__dict__.update(state)
+        self._hold(factors)
 
     @property
     def boxed(self) -> list[str]:
