@@ -15,6 +15,7 @@ ROOT = Path(thetabox.__file__).parent
 FLOORS = (
     ("version", "errors", "json_text"),
     ("checks", "processes", "shown", "user_code"),
+    ("workers",),
     ("models", "device"),
     ("box", "noise", "data"),
     ("measure",),

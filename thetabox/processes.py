@@ -40,11 +40,11 @@ def run_all(
     """
     context = multiprocessing.get_context("spawn")
     manager = SyncManager(ctx=context)
-    manager.start(_end_with_parent)
+    manager.start(end_with_parent)
     with manager:
         queue = manager.Queue()
         workers = max(1, min(processes, len(jobs)))
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent)
         futures: list[Future[Result]] = []
         try:
             futures += [pool.submit(_one, function, index, job, queue) for index, job in enumerate(jobs)]
@@ -77,7 +77,7 @@ def _interrupt(processes: Sequence[BaseProcess]) -> None:
             os.kill(process.pid, signal.SIGINT)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this process when the one that started it is killed, which leaves it no time to say so."""
     parent = multiprocessing.parent_process()
 

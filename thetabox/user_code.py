@@ -14,6 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cloudpickle
+
 from thetabox.errors import InputError
 
 # Files that were run, by where they are and what they held, so that a class stays one class.
@@ -92,6 +94,7 @@ def _run(file: Path, what: str) -> ModuleType:
         except BaseException:
             del sys.modules[name]
             raise
+        cloudpickle.register_pickle_by_value(module)  # other processes have no such module
         _RUN[key] = module
     return _RUN[key]
 

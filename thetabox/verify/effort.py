@@ -34,6 +34,15 @@ class Deadline:
     def __init__(self, seconds: float | None = None) -> None:
         self.end = math.inf if seconds is None else time.monotonic() + seconds
 
+    # Clocks that count from a start are a process's own; what one of the world says is the same time in another.
+    def __getstate__(self) -> tuple[float | None, float]:
+        return self.left, time.time()
+
+    def __setstate__(self, state: tuple[float | None, float]) -> None:
+        left, then = state
+        passed = max(0.0, time.time() - then)
+        self.end = math.inf if left is None else time.monotonic() + left - passed
+
     @property
     def passed(self) -> bool:
         """Whether the time is over."""

@@ -1,0 +1,56 @@
+"""A Dask cluster as an executor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from typing import Any
+
+from thetabox.errors import InputError
+
+# Seconds to wait for a scheduler.
+PATIENCE = 10.0
+
+
+@contextmanager
+def on_cluster(address: str) -> Iterator[Executor]:
+    """The workers of a Dask scheduler as an executor.
+
+    Args:
+        address: of the scheduler, as ``tcp://host:8786``.
+
+    Raises:
+        InputError: dask.distributed is not installed, nobody answers at the address, or the scheduler has no worker.
+
+    Example:
+        >>> with on_cluster("tcp://scheduler:8786") as executor:  # doctest: +SKIP
+        ...     tb.certify(model, x, y, epsilon=[1e-3, 1e-2], executor=executor)
+    """
+    try:
+        from distributed import Client
+    except ImportError:
+        raise InputError("a cluster needs dask.distributed: pip install 'thetabox[cluster]'") from None
+    try:
+        client = Client(address, timeout=PATIENCE, set_as_default=False)
+    except (OSError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"no scheduler answers at {address} ({reason}); start one with `dask scheduler`") from None
+    try:
+        if not client.nthreads():
+            raise InputError(f"the scheduler at {address} has no worker; start some with `dask worker {address}`")
+        yield client.get_executor()
+    finally:
+        client.close(timeout=PATIENCE)
+
+
+def cluster_of(executor: Executor | None) -> Any | None:
+    """The client behind an executor that Dask made."""
+    client = getattr(executor, "_client", None)
+    return client if type(client).__module__.partition(".")[0] == "distributed" else None
+
+
+def scattered(executor: Executor, data: bytes) -> Any:
+    """Data in the memory of every worker of a cluster; as they are for another executor."""
+    client = cluster_of(executor)
+    return data if client is None else client.scatter(data, broadcast=True, hash=False)

@@ -1,0 +1,41 @@
+"""Objects as bytes for another process: traced networks, modules of the user's own code and their tensors."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+from typing import Any
+
+import cloudpickle
+import torch
+
+
+def pickled(thing: Any) -> bytes:
+    """As bytes; tensors that share memory share it on the other side too.
+
+    Raises:
+        Exception: whatever a part of it raises that cannot be pickled.
+    """
+    file = io.BytesIO()
+    torch.save(thing, file, pickle_module=sys.modules[__name__])
+    return file.getvalue()
+
+
+def unpickled(data: bytes) -> Any:
+    """What :func:`pickled` was given. Runs what the bytes say: for those of this program alone."""
+    return torch.load(io.BytesIO(data), weights_only=False, pickle_module=pickle)
+
+
+class Pickler(cloudpickle.Pickler):
+    """Cloudpickle's, for torch's operators too: by name."""
+
+    def reducer_override(self, thing: Any) -> Any:
+        if isinstance(thing, torch._ops.OpOverload):
+            return _operator, (thing._schema.name, thing._overloadname)
+        return super().reducer_override(thing)
+
+
+def _operator(name: str, overload: str) -> Any:
+    namespace, _, short = name.partition("::")
+    return getattr(getattr(getattr(torch.ops, namespace), short), overload)

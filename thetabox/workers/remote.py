@@ -1,0 +1,66 @@
+"""The side of a worker: what all jobs of a run read is sent once and kept, then jobs come and answers go, as bytes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections import OrderedDict
+from typing import Any
+
+import torch
+
+from thetabox.version import __version__
+from thetabox.workers.pickled import pickled, unpickled
+
+# A certification and what follows it.
+CONTEXTS_KEPT = 2
+DONE, FAILED, MISSING, OTHER = "done", "failed", "missing", "other version"
+VERSIONS = f"thetabox {__version__}, torch {torch.__version__.partition('+')[0]}"
+
+_contexts: OrderedDict[str, Any] = OrderedDict()
+_one_at_a_time = threading.Lock()
+
+
+def work(versions: str, key: str, context: bytes | None, job: bytes) -> tuple[str, bytes | str]:
+    """Run one job in this process.
+
+    Args:
+        versions: of the process that asks; answers of others would be of another program.
+        key: of what all jobs read.
+        context: that itself, where this process may not have it yet.
+        job: function and argument.
+
+    Returns:
+        what became of it, and: its answer, the error that it raised, who lacks the context, or what runs here.
+    """
+    if versions != VERSIONS:
+        return OTHER, f"{_here()} runs {VERSIONS}"
+    with _one_at_a_time:  # settings of torch and domains at work belong to one job
+        if key not in _contexts:
+            if context is None:
+                return MISSING, _here()
+            try:
+                _contexts[key] = unpickled(context)
+            except Exception as error:
+                return FAILED, pickled(ImportError(f"{_here()} cannot read the network: {error}"))
+            while len(_contexts) > CONTEXTS_KEPT:
+                _contexts.popitem(last=False)
+        function, argument = unpickled(job)
+        try:
+            return DONE, pickled(function(_contexts[key], argument))
+        except Exception as error:
+            return FAILED, _sent(error)
+
+
+def _sent(error: Exception) -> bytes:
+    try:
+        data = pickled(error)
+        unpickled(data)
+    except Exception:  # one that only its own process can make
+        data = pickled(RuntimeError(f"{type(error).__name__}: {error}"))
+    return data
+
+
+def _here() -> str:
+    return f"the worker {os.getpid()} on {socket.gethostname()}"
