@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -29,6 +30,8 @@ from thetabox.verify.problem import Problem, Progress, model_facts, tensor_hash
 from thetabox.verify.search import bounds, cascade, sweep
 from thetabox.verify.search.chunkstore import ChunkStore
 from thetabox.verify.search.failures import GaveUp, guarded, insisted
+from thetabox.verify.search.question import Question
+from thetabox.workers import Pool, check_executor
 
 # Samples of the profile.
 PROFILED = 64
@@ -54,6 +57,7 @@ def certify(
     resume: str | Path | None = None,
     model_info: dict[str, Any] | None = None,
     data_info: dict[str, Any] | None = None,
+    executor: Executor | None = None,
 ) -> Certificate:
     r"""Prove which predictions survive every choice of all parameters in their boxes.
 
@@ -91,6 +95,8 @@ def certify(
             certificate is false if anything was left undone.
         resume: folder for finished chunks; the next call with the same input goes on from there.
         model_info, data_info: entries for the certificate, over those found here.
+        executor: whose workers do the parts of the proof (:mod:`thetabox.workers`); this process where ``None``. The
+            certificate is the same.
 
     Raises:
         InputError: anything wrong with what was given, in one line.
@@ -109,6 +115,7 @@ def certify(
     deadline = Deadline(arguments.seconds(timeout))
     arguments.beside(resume, model_info, data_info)
     arguments.check_progress(progress)
+    check_executor(executor)
     chosen = arguments.settings(domain, box, arithmetic, precision, device, options)
     arguments.check_criterion(criterion)
     eps = arguments.epsilons(epsilon)
@@ -124,11 +131,13 @@ def certify(
     key = [known["sha256"], problem.signature(), tensor_hash([inputs, labels, eps]), repr(chosen), criterion]
     effort = float(chosen.options.get("effort", DEFAULT)) if domain == domains.AUTO else None
     started = time.perf_counter()
-    with ChunkStore(resume, key, len(inputs)) as store:
-        task = sweep.Task(problem, labels, eps, criterion, store, progress, deadline)
-        proof = _proof(task, clean, effort)
-    seconds = time.perf_counter() - started
-    base = _baseline(task) if baseline else None
+    question = Question(problem, labels)
+    with Pool(executor, question) as pool:
+        with ChunkStore(resume, key, len(inputs)) as store:
+            task = sweep.Task(question, eps, criterion, pool, store, progress, deadline)
+            proof = _proof(task, clean, effort)
+        seconds = time.perf_counter() - started
+        base = _baseline(task) if baseline else None
     whole = profile and not deadline.passed
     facts |= proof.domain.facts(whole=whole)
     data = {"name": "", "sha256": tensor_hash([inputs, labels]), "samples": len(inputs), **(data_info or {})}
@@ -185,7 +194,7 @@ def _proof(task: sweep.Task, clean: Float[Tensor, "samples classes"], effort: fl
 def _baseline(task: sweep.Task) -> Float[Tensor, " sweeps"] | None:
     """Verified accuracy by disjoint intervals of the logits; ``None`` where the time did not suffice."""
     beside = replace(task, criterion="logits", store=ChunkStore(None, [], 0), progress=None)
-    proof = sweep.grid(beside, PlainIntervals(task.problem))
+    proof = sweep.grid(beside, PlainIntervals.name)
     return (proof.margin > 0).double().mean(1) if proof.finished else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,16 +14,17 @@ from torch import Tensor, nn
 
 from thetabox.box import Box
 from thetabox.verify import agreement, arguments, domains
-from thetabox.verify.domain import Domain
 from thetabox.verify.effort import DEFAULT, Deadline, Meter
 from thetabox.verify.interval.domain import PlainIntervals
 from thetabox.verify.kernels import sound_kernels
-from thetabox.verify.problem import Problem, Progress
+from thetabox.verify.problem import Progress
 from thetabox.verify.radii import Radii
 from thetabox.verify.search import bounds, cascade
 from thetabox.verify.search.failures import GaveUp, guarded, insisted
 from thetabox.verify.search.first_order import first_order_radius
 from thetabox.verify.search.largest_proven import FLOOR, largest_proven, searched_range
+from thetabox.verify.search.question import Question
+from thetabox.workers import Pool, check_executor
 
 # Plain intervals prove about this share of the first-order radius of a network trained the standard way.
 INTERVAL_SHARE = 16.0
@@ -45,6 +47,7 @@ def certified_radius(
     progress: Progress | None = None,
     timeout: float | None = None,
     details: bool = False,
+    executor: Executor | None = None,
 ) -> Float[Tensor, " samples"] | Radii:
     """Largest proven ε of each sample, searched for all samples at once from the first-order estimate.
 
@@ -61,6 +64,7 @@ def certified_radius(
         timeout: seconds after which every search stops with what it has proven; a warning says so, and ``finished`` of
             the details.
         details: return :class:`Radii` instead of the radii alone.
+        executor: whose workers search (:mod:`thetabox.workers`); this process where ``None``. The radii are the same.
 
     Raises:
         InputError: anything wrong with what was given.
@@ -75,6 +79,7 @@ def certified_radius(
     """
     deadline = Deadline(arguments.seconds(timeout))
     arguments.check_progress(progress)
+    check_executor(executor)
     chosen = arguments.settings(domain, box, arithmetic, precision, device, options)
     arguments.check_criterion(criterion)
     top, rtol = searched_range("max_epsilon", max_epsilon, rtol)
@@ -91,16 +96,17 @@ def certified_radius(
     clean = agreed.logits
     arguments.check_labels(labels, clean.shape[1])
     right = clean.argmax(1) == labels
-    search = RadiusSearch(problem, labels, criterion, top, rtol, progress, deadline)
     start = first_order_radius(problem.model, inputs, labels, chosen.box)
     effort = float(chosen.options.get("effort", DEFAULT))
-    with sound_kernels():
+    question, how = Question(problem, labels), Search(criterion, top, rtol, deadline)
+    with sound_kernels(), Pool(executor, question) as pool:
+        search = RadiusSearch(question, how, pool, progress)
         if domain == domains.AUTO:
             radius = search.in_stages(right, start, arguments.margins_of(clean, labels), effort)
         else:
-            made = insisted(domain, partial(domains.domain_class(domain), problem, chosen.options))
+            insisted(domain, partial(question.domain, domain))
             first = start / INTERVAL_SHARE if domain == "interval" else start
-            radius = insisted(domain, partial(search.over, made, right, first))
+            radius = insisted(domain, partial(search.over, domain, right, first))
     if not details:
         if deadline.passed:
             warnings.warn(f"the time of {timeout:g} s is over: radii may be larger", RuntimeWarning, stacklevel=2)
@@ -112,28 +118,86 @@ def certified_radius(
 
 
 @dataclass(frozen=True)
-class RadiusSearch:
-    """One search for radii."""
+class Search:
+    """How each sample's radius is searched: by which criterion, up to where, how finely and until when."""
 
-    problem: Problem
-    labels: Tensor
     criterion: str
     top: float
     rtol: float
-    progress: Progress | None
     deadline: Deadline
 
-    def over(self, domain: Domain, right: Tensor, start: Tensor) -> Tensor:
+
+@dataclass(frozen=True)
+class Job:
+    """Samples whose radii are searched together, in one domain or stage.
+
+    Attributes:
+        search: how.
+        members: places of the samples.
+        start, proven: of the search.
+        domain: name; that of a stage where a trial has a limit.
+        left: forward passes that a trial may take beyond its least, if there is a limit.
+    """
+
+    search: Search
+    members: Tensor
+    start: Tensor
+    proven: Tensor
+    domain: str
+    left: float | None = None
+
+
+def search_radii(question: Question, job: Job) -> Tensor:
+    """Radii of some samples in one domain, intersected with plain intervals where it is sound."""
+    how, members = job.search, job.members
+    domain = question.domain(job.domain) if job.left is None else question.stage(job.domain).domain
+    plain = question.domain(PlainIntervals.name)
+
+    def margins(open_: Tensor, epsilon: Tensor) -> Tensor:
+        how.deadline.check()
+        which, rows = members[open_], epsilon[None]
+        limit = None if job.left is None else torch.full((len(open_),), job.left, dtype=torch.float64)
+        margin = bounds.margins(domain, which, rows, question.labels, how.criterion, Meter(limit, how.deadline))
+        if domain.sound and domain.name != plain.name:
+            margin = torch.maximum(margin, bounds.margins(plain, which, rows, question.labels, how.criterion))
+        return margin[0]
+
+    with sound_kernels():
+        return largest_proven(margins, job.start, job.proven, how.top, how.rtol)
+
+
+def search_in_stage(question: Question, job: Job) -> Tensor | None:
+    """The same; nothing where the stage gave up."""
+    try:
+        return guarded(partial(search_radii, question, job))
+    except GaveUp:
+        return None
+
+
+@dataclass(frozen=True)
+class RadiusSearch:
+    """One search for radii."""
+
+    question: Question
+    how: Search
+    pool: Pool
+    progress: Progress | None
+
+    def over(self, name: str, right: Tensor, start: Tensor) -> Tensor:
         """Radii in one domain of all samples that are right, in chunks."""
-        radius = torch.zeros(len(self.labels), dtype=torch.float64)
+        labels = self.question.labels
+        radius = torch.zeros(len(labels), dtype=torch.float64)
         # Samples of one class together, as in a certificate.
-        todo = torch.argsort(self.labels, stable=True)
+        todo = torch.argsort(labels, stable=True)
         todo = todo[right[todo]]
         done = len(radius) - len(todo)
-        for members in todo.split(max(1, domain.samples_at_once(1))):
-            if self.deadline.passed:
-                break
-            radius[members] = self.of(domain, members, start[members], radius[members])
+        away = {}
+        for members in todo.split(max(1, self.question.domain(name).samples_at_once(1))) if len(todo) else ():
+            job = Job(self.how, members, start[members], radius[members], name)
+            away[self.pool.add(search_radii, job)] = members
+        for number, answer in self.pool.answers():
+            members = away[number]
+            radius[members] = answer
             done += len(members)
             self.tell(done)
         self.tell(len(radius))
@@ -141,54 +205,37 @@ class RadiusSearch:
 
     def in_stages(self, right: Tensor, start: Tensor, clean: Tensor, effort: float) -> Tensor:
         """``auto``: the radius of plain intervals, then upward from there stage by stage."""
-        radius = insisted("interval", lambda: self.over(PlainIntervals(self.problem), right, start / INTERVAL_SHARE))
+        plain = PlainIntervals.name
+        radius = insisted(plain, partial(self.over, plain, right, start / INTERVAL_SHARE))
         order = clean.argsort(descending=True, stable=True)
-        todo = order[(right & (radius < self.top))[order]]
+        todo = order[(right & (radius < self.how.top))[order]]
         # What a certificate leaves a stage at the same ε: all but what the stages before it take at least.
         left = effort
-        for stage in cascade.stages(self.problem) if effort else ():
-            passes = stage.passes(self.criterion)
-            todo = todo[radius[todo] < self.top]
-            if len(todo) == 0 or passes > left or self.deadline.passed:
+        for stage in cascade.stages(self.question.problem) if effort else ():
+            passes = stage.passes(self.how.criterion)
+            todo = todo[radius[todo] < self.how.top]
+            if len(todo) == 0 or passes > left or self.how.deadline.passed:
                 break
             left, done = left - passes, len(radius) - len(todo)
+            self.question.stages[stage.name] = stage
             # A dearer stage often adds little: whether it adds anything is tried first.
             first = torch.where(radius > 0, 0.0, start) if stage.domain.follows else start
+            away = {}
             for members in todo.split(cascade.part_size(stage)):
-                if self.deadline.passed:
-                    break
-                search = partial(self.of, stage.domain, members, first[members], radius[members], left)
-                try:
-                    radius[members] = guarded(search)
-                except GaveUp:
+                job = Job(self.how, members, first[members], radius[members], stage.name, left)
+                away[self.pool.add(search_in_stage, job)] = members
+            for number, answer in self.pool.answers():
+                members = away[number]
+                if answer is None:
                     todo = todo[~torch.isin(todo, members)]
+                else:
+                    radius[members] = answer
                 done += len(members)
                 self.tell(done)
         self.tell(len(radius))
         return radius
 
-    def of(self, domain: Domain, members: Tensor, start: Tensor, proven: Tensor, left: float | None = None) -> Tensor:
-        """Radii of some samples in one domain, intersected with plain intervals where it is sound.
-
-        Args:
-            domain: of the trials.
-            members: places of the samples.
-            start, proven: of the search.
-            left: forward passes that a trial may take beyond its least, if there is a limit.
-        """
-        plain = PlainIntervals(self.problem)
-
-        def margins(open_: Tensor, epsilon: Tensor) -> Tensor:
-            self.deadline.check()
-            which, rows = members[open_], epsilon[None]
-            limit = None if left is None else torch.full((len(open_),), left, dtype=torch.float64)
-            margin = bounds.margins(domain, which, rows, self.labels, self.criterion, Meter(limit, self.deadline))
-            if domain.sound and domain.name != plain.name:
-                margin = torch.maximum(margin, bounds.margins(plain, which, rows, self.labels, self.criterion))
-            return margin[0]
-
-        return largest_proven(margins, start, proven, self.top, self.rtol)
-
     def tell(self, done: int) -> None:
+        """Report how many samples need no more."""
         if self.progress is not None:
-            self.progress(done, len(self.labels))
+            self.progress(done, len(self.question.labels))

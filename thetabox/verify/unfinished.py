@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Generic, TypeVar
 
 from jaxtyping import Float, Int
@@ -23,15 +24,16 @@ class Unfinished(Generic[Proof]):
 
     Args:
         most: proofs kept; of more, those of most promise, and of equals those that came first.
+        proofs: those that are open already.
 
     Attributes:
         needed: pairs that are kept in any case.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, proofs: Mapping[Pair, tuple[float, Proof]] | None = None) -> None:
         self.most = most
         self.needed: frozenset[Pair] = frozenset()
-        self._kept: dict[Pair, tuple[float, Proof]] = {}
+        self.proofs: dict[Pair, tuple[float, Proof]] = dict(proofs or {})
         self._promises: dict[Pair, float] = {}
 
     def keep(self, pair: Pair, proof: Proof, promise: float) -> None:
@@ -39,18 +41,22 @@ class Unfinished(Generic[Proof]):
         self._promises[pair] = promise
         if promise < 0:
             return
-        self._kept[pair] = promise, proof
-        if len(self._kept) > 2 * self.most:
-            best = sorted(self._kept.items(), key=lambda kept: (kept[0] not in self.needed, -kept[1][0]))
-            self._kept = dict(best[: max(self.most, len(self.needed))])
+        self.proofs[pair] = promise, proof
+        if len(self.proofs) > 2 * self.most:
+            best = sorted(self.proofs.items(), key=lambda kept: (kept[0] not in self.needed, -kept[1][0]))
+            self.proofs = dict(best[: max(self.most, len(self.needed))])
+
+    def taken(self, pair: Pair) -> tuple[float, Proof] | None:
+        """Hand a proof out with its promise, if it is here."""
+        return self.proofs.pop(pair, None)
 
     def take(self, pair: Pair) -> Proof | None:
         """Hand a proof out, if it is here."""
-        kept = self._kept.pop(pair, None)
+        kept = self.taken(pair)
         return None if kept is None else kept[1]
 
     def holds(self, pair: Pair) -> bool:
-        return pair in self._kept
+        return pair in self.proofs
 
     def promise(self, pair: Pair) -> float:
         """Share of the proof that stood when it ended, 0 to 1; below 0 where more effort proves nothing more."""

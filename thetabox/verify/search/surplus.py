@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from thetabox.verify.search.cascade import Part, Parts, part_size
-from thetabox.verify.unfinished import Unfinished
+from thetabox.verify.search.cascade import part_size
+from thetabox.verify.search.parts import Part, Parts, Request
+from thetabox.verify.search.rounds import Line
 
 # How many times its guessed size a proof is offered: of 40 on vowels, nine in ten took less than four times the guess.
 OFFERED = 4.0
@@ -28,7 +27,7 @@ LEAST_SHARE = 1.0 / 16.0
 MOST_KEPT = 4096
 
 
-def spent(parts: Parts, todo: Tensor, all_: Tensor) -> Iterator[Part]:
+def spent(parts: Parts, todo: Tensor, all_: Tensor) -> Line:
     """A stage on the samples that are open, and with what is left at this ε of all effort on those that promise most.
 
     Args:
@@ -36,42 +35,34 @@ def spent(parts: Parts, todo: Tensor, all_: Tensor) -> Iterator[Part]:
         todo: the samples that are open, the most promising ones first.
         all_: every sample that has an effort of its own.
     """
-    domain, resumes = parts.stage.domain, parts.stage.domain.resumes(parts.criterion)
-    if not resumes:
-        yield from parts.over(todo)
-        return
-    domain.unfinished = Unfinished(MOST_KEPT)
-    try:
-        first: list[Part] = []
-        for part in parts.over(todo):
-            first.append(part)
-            yield part
+    first = yield parts.over(todo)
+    if parts.resumes:
         yield from _more(parts, first, all_)
-    finally:
-        domain.unfinished = None
 
 
-def _more(parts: Parts, first: list[Part], all_: Tensor) -> Iterator[Part]:
+def _more(parts: Parts, first: list[Part], all_: Tensor) -> Line:
     """What is left, in waves: to as many open proofs as it offers enough, in the order of their promise."""
     pool = float(parts.left[all_].sum())
     waiting = _by_promise(parts, first)
     if not math.isfinite(pool) or not waiting:
         return
     parts.left[all_] = 0.0
-    least = parts.stage.passes(parts.criterion)
     wave = 0
-    while waiting and pool >= least:
+    while waiting and pool >= parts.least:
         offers: list[tuple[int, float]] = []
-        while waiting and pool >= least:
+        while waiting and pool >= parts.least:
             sample, wanted = waiting.popleft()
             offers.append((sample, min(wanted, pool)))
             pool -= offers[-1][1]
         members = torch.tensor([sample for sample, _ in offers])
         parts.left[members] = torch.tensor([offer for _, offer in offers], dtype=torch.float64)
-        for place, some in enumerate(members.split(part_size(parts.stage))):
-            part = parts.one(f"more-{wave}-{place}", some, 0.0, partial(_at_hand, parts, first, some))
-            part.more = True
-            yield part
+        wanted_parts = [
+            Request(f"more-{wave}-{place}", some, parts.left[some], 0.0, more=True)
+            for place, some in enumerate(members.split(part_size(parts.stage)))
+        ]
+        for some in _batches(wanted_parts):
+            yield from _at_hand(parts, first, [request for request in some if parts.held(request) is None])
+            yield some
         pool += float(parts.left[members].sum())
         parts.left[members] = 0.0
         wave += 1
@@ -93,12 +84,17 @@ def _by_promise(parts: Parts, first: list[Part]) -> deque[tuple[int, float]]:
     return deque((sample, wanted) for _, sample, wanted in ranked)
 
 
-def _at_hand(parts: Parts, first: list[Part], members: Tensor) -> None:
+def _batches(wanted: list[Request]) -> list[list[Request]]:
+    """So many at a time that their open proofs fit memory."""
+    size = max(1, MOST_KEPT // max(len(request.members) for request in wanted))
+    return [wanted[place : place + size] for place in range(0, len(wanted), size)]
+
+
+def _at_hand(parts: Parts, first: list[Part], wanted: list[Request]) -> Line:
     """Make anew what a run before this one kept in memory, or what was too much to keep."""
-    kept = parts.stage.domain.unfinished
-    assert kept is not None
-    kept.needed = frozenset((n, parts.epsilon) for n in members.tolist())
-    gone = torch.tensor([n for n in members.tolist() if not kept.holds((n, parts.epsilon))])
-    for part in first:
-        if bool(torch.isin(part.members, gone).any()):
-            parts.again(part)
+    members = [n for request in wanted for n in request.members.tolist()]
+    parts.kept.needed = frozenset((n, parts.epsilon) for n in members)
+    gone = torch.tensor([n for n in members if not parts.kept.holds((n, parts.epsilon))])
+    again = [parts.again(part) for part in first if bool(torch.isin(part.members, gone).any())]
+    if again:
+        yield again

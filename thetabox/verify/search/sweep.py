@@ -5,7 +5,7 @@ Each ε goes its own way: nothing that is said at one depends on the others of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -19,9 +19,13 @@ from thetabox.verify.domain import Domain
 from thetabox.verify.effort import Deadline, Meter, OutOfTime
 from thetabox.verify.interval.domain import PlainIntervals
 from thetabox.verify.problem import Problem, Progress
-from thetabox.verify.search import bounds, cascade, surplus
+from thetabox.verify.search import bounds, cascade, rounds, surplus
 from thetabox.verify.search.chunkstore import ChunkStore
 from thetabox.verify.search.failures import insisted
+from thetabox.verify.search.parts import Part, Parts
+from thetabox.verify.search.question import Question
+from thetabox.verify.unfinished import Unfinished
+from thetabox.workers import Pool
 
 
 @dataclass
@@ -48,19 +52,30 @@ class Task:
     """What is to be proven, and what the run has at hand.
 
     Attributes:
-        problem, labels, sweep, criterion: what to prove.
+        question, sweep, criterion: what to prove.
+        pool: does the parts.
         store: where finished parts are kept.
         progress: called with pairs that the present stage need not treat any more, and pairs in all.
         deadline: when to stop.
     """
 
-    problem: Problem
-    labels: Int[Tensor, " samples"]
+    question: Question
     sweep: Float[Tensor, " sweeps"]
     criterion: str
+    pool: Pool
     store: ChunkStore
     progress: Progress | None = None
     deadline: Deadline = field(default_factory=Deadline)
+
+    @property
+    def problem(self) -> Problem:
+        """The problem in question."""
+        return self.question.problem
+
+    @property
+    def labels(self) -> Int[Tensor, " samples"]:
+        """Of its samples."""
+        return self.question.labels
 
     @property
     def pairs(self) -> int:
@@ -75,13 +90,12 @@ class Task:
 
 def in_domain(task: Task) -> Proof:
     """In the one domain that the settings name, every sample at every ε; a sound one intersected with intervals."""
-    problem, name = task.problem, task.problem.settings.domain
-    plain = PlainIntervals(problem)
-    if name == plain.name:
-        return insisted(name, partial(grid, task, plain))
-    domain = insisted(name, partial(domains.domain_class(name), problem, problem.settings.options))
-    beside = grid(replace(task, progress=None), plain) if domain.sound else None
-    proof = insisted(name, partial(grid, task, domain))
+    name = task.problem.settings.domain
+    if name == PlainIntervals.name:
+        return insisted(name, partial(grid, task, name))
+    domain = insisted(name, partial(task.question.domain, name))
+    beside = grid(replace(task, progress=None), PlainIntervals.name) if domain.sound else None
+    proof = insisted(name, partial(grid, task, name))
     if beside is not None:
         proof.margin = torch.maximum(proof.margin, beside.margin)
         proof.finished &= beside.finished
@@ -97,9 +111,9 @@ def in_stages(task: Task, clean: Float[Tensor, " samples"], effort: float) -> Pr
         effort: forward passes for each sample and ε that everything after plain intervals may take; what samples leave
             of it is for others at the same ε (:mod:`~thetabox.verify.search.surplus`).
     """
-    plain = PlainIntervals(task.problem)
-    proof = insisted(plain.name, partial(grid, task, plain))
-    proof.by[plain.name] = _counts(proof.margin)
+    plain = PlainIntervals.name
+    proof = insisted(plain, partial(grid, task, plain))
+    proof.by[plain] = _counts(proof.margin)
     left = torch.full_like(proof.margin, effort)
     # Where the time ends the work, the samples far from a decision boundary were worth most.
     order = clean.argsort(descending=True, stable=True)
@@ -115,6 +129,7 @@ def in_stages(task: Task, clean: Float[Tensor, " samples"], effort: float) -> Pr
                 f"is {effort:g}"
             )
             break
+        task.question.stages[stage.name] = stage
         try:
             _in_stage(task, stage, order, left, proof)
         except OutOfTime:
@@ -125,39 +140,61 @@ def in_stages(task: Task, clean: Float[Tensor, " samples"], effort: float) -> Pr
 
 
 def _in_stage(task: Task, stage: cascade.Stage, order: Tensor, left: Tensor, proof: Proof) -> None:
-    """One stage on everything that is open, ε by ε; writes what it proves and takes into ``proof`` and ``left``."""
+    """One stage on everything that is open at each ε; writes what it proves and takes into ``proof`` and ``left``."""
     before = proof.margin.clone()
     open_ = _open(before)
     waiting = int(open_.sum())
-    try:
-        for place, epsilon in enumerate(task.sweep):
+    reasons: dict[tuple[int, int], str] = {}
+    most = surplus.MOST_KEPT // (rounds.AT_ONCE if task.pool.several else 1)
 
-            def work(members: Tensor, meter: Meter, epsilon: Tensor = epsilon) -> Tensor:
-                return bounds.margins(
-                    stage.domain, members, epsilon.expand(1, len(members)), task.labels, task.criterion, meter
-                )[0]
-
-            parts = cascade.Parts(
-                stage, str(place), float(epsilon), task.criterion, left[place], work, task.store, task.deadline
+    def lines() -> Iterator[tuple[Parts, rounds.Line]]:
+        for place, epsilon in enumerate(task.sweep.tolist()):
+            parts = Parts(
+                stage, str(place), epsilon, task.criterion, left[place], task.store, task.deadline, Unfinished(most)
             )
-            todo = order[open_[place, order]]
-            for part in surplus.spent(parts, todo, order):
-                if not part.more:
-                    waiting -= len(part.members)
-                    task.tell(task.pairs - waiting)
-                if part.bounds is None:
-                    # The proofs so far stand; what this stage cannot do no dearer one of its kind will.
-                    proof.left_out.setdefault(stage.name, part.why)
-                    continue
-                proof.domain = stage.domain
-                proof.margin[place, part.members] = torch.maximum(proof.margin[place, part.members], part.bounds)
+            yield parts, surplus.spent(parts, order[open_[place, order]], order)
+
+    def note(place: int, number: int, part: Part) -> None:
+        nonlocal waiting
+        if not part.more:
+            waiting -= len(part.members)
+            task.tell(task.pairs - waiting)
+        if part.bounds is None:
+            # The proofs so far stand; what this stage cannot do no dearer one of its kind will.
+            reasons[place, number] = part.why
+            return
+        proof.domain = stage.domain
+        proof.margin[place, part.members] = torch.maximum(proof.margin[place, part.members], part.bounds)
+
+    try:
+        rounds.run(task.pool, lines(), task.deadline, note)
     finally:
+        if reasons:
+            proof.left_out.setdefault(stage.name, reasons[min(reasons)])
         if proof.domain is stage.domain:
             proof.by[stage.name] = _counts((proof.margin > 0) & ~(before > 0))
 
 
-def grid(task: Task, domain: Domain) -> Proof:
-    """Margins of every sample at every ε, in chunks that the store keeps."""
+@dataclass(frozen=True)
+class Chunk:
+    """Some samples, each at some ε ``[sweeps, samples]``, as a job: in which domain, by which criterion, until when."""
+
+    domain: str
+    criterion: str
+    members: Tensor
+    epsilon: Tensor
+    deadline: Deadline
+
+
+def bound_chunk(question: Question, chunk: Chunk) -> Float[Tensor, "sweeps samples"]:
+    """Margins of a chunk."""
+    domain, meter = question.domain(chunk.domain), Meter(deadline=chunk.deadline)
+    return bounds.margins(domain, chunk.members, chunk.epsilon, question.labels, chunk.criterion, meter)
+
+
+def grid(task: Task, name: str) -> Proof:
+    """Margins of every sample at every ε in one domain, in chunks that the store keeps."""
+    domain = task.question.domain(name)
     margin = torch.full((len(task.sweep), len(task.labels)), -torch.inf, dtype=torch.float64)
     proof = Proof(margin, domain)
     # Samples of one class together: the margin's products are one for each class of a chunk.
@@ -165,21 +202,30 @@ def grid(task: Task, domain: Domain) -> Proof:
     together = [slice(None)] if domain.shares else [slice(e, e + 1) for e in range(len(task.sweep))]
     size = max(1, domain.samples_at_once(1))
     done = 0
+
+    def take(places: slice, members: Tensor, part: Tensor) -> None:
+        nonlocal done
+        margin[places, members] = part
+        done += part.numel()
+        task.tell(done)
+
+    away: dict[int, tuple[slice, Tensor, tuple[int, int, str]]] = {}
+    for places in together:
+        prefix = f"{name}-" if domain.shares else f"{name}-{places.start}-"
+        for members, start in zip(order.split(size), range(0, len(order), size), strict=True):
+            where = (start, start + len(members), prefix)
+            part = task.store.read(*where)
+            if part is not None:
+                take(places, members, part)
+                continue
+            epsilon = task.sweep[places, None].expand(-1, len(members))
+            chunk = Chunk(name, task.criterion, members, epsilon, task.deadline)
+            away[task.pool.add(bound_chunk, chunk)] = places, members, where
     try:
-        for places in together:
-            prefix = f"{domain.name}-" if domain.shares else f"{domain.name}-{places.start}-"
-            for members, start in zip(order.split(size), range(0, len(order), size), strict=True):
-                stop = start + len(members)
-                part = task.store.read(start, stop, prefix)
-                if part is None:
-                    task.deadline.check()
-                    epsilon = task.sweep[places, None].expand(-1, len(members))
-                    meter = Meter(deadline=task.deadline)
-                    part = bounds.margins(domain, members, epsilon, task.labels, task.criterion, meter)
-                    task.store.write(start, stop, part, prefix)
-                margin[places, members] = part
-                done += part.numel()
-                task.tell(done)
+        for number, part in task.pool.answers(task.deadline.check):
+            places, members, (start, stop, prefix) = away.pop(number)
+            task.store.write(start, stop, part, prefix)
+            take(places, members, part)
     except OutOfTime:
         proof.finished = False
     return proof

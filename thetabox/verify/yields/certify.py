@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from thetabox.verify.yields.certificate import YieldCertificate
 from thetabox.verify.yields.proofs import AUTO
 from thetabox.verify.yields.question import Question, failure_probability
 from thetabox.verify.yields.search import Search
+from thetabox.workers import Pool, check_executor
 
 
 def certify_yield(
@@ -39,6 +41,7 @@ def certify_yield(
     resume: str | Path | None = None,
     model_info: dict[str, Any] | None = None,
     data_info: dict[str, Any] | None = None,
+    executor: Executor | None = None,
 ) -> YieldCertificate:
     r"""Prove which samples at least 1 - δ of all chips classify right, without drawing any.
 
@@ -66,6 +69,8 @@ def certify_yield(
         timeout: seconds after which the search stops; what was proven stands, and ``finished`` is false.
         resume: folder for finished parts; the next call with the same question goes on from there.
         model_info, data_info: entries for the certificate, over those found here.
+        executor: whose workers do the parts of the proof (:mod:`thetabox.workers`); this process where ``None``. The
+            certificate is the same.
 
     Returns:
         The certificate: ``proven [S, N]``, ``delta [S, N]``, ``proven_share [S]``, ``mean_accuracy [S]``, ``chips()``.
@@ -86,6 +91,7 @@ def certify_yield(
     deadline = Deadline(arguments.seconds(timeout))
     arguments.beside(resume, model_info, data_info)
     arguments.check_progress(progress)
+    check_executor(executor)
     asked = failure_probability(delta)
     sigmas = checks.numbers(sigma, "sigma")
     question = Question.of(model, x, y, sigmas, noise, box, method, device)
@@ -93,10 +99,9 @@ def certify_yield(
     known, hashed = model_facts(model, question.box), tensor_hash([question.x, question.y])
     kept_for = [known["sha256"], question.problem.signature(), hashed]
     kept_for.append(repr((question.noise, question.box, method, asked)))
-    with ChunkStore(resume, kept_for, len(question.y)) as store:
-        search = Search(question, asked, len(sigmas), store, deadline, progress)
-        for sweep, value in enumerate(sigmas.tolist()):
-            search.at(sweep, value)
+    with Pool(executor, question) as pool, ChunkStore(resume, kept_for, len(question.y)) as store:
+        search = Search(question, pool, asked, store, deadline, progress)
+        search.over(sigmas.tolist())
         store.keep = not search.finished
     facts = {**known, **question.facts, **(model_info or {})}
     return YieldCertificate(

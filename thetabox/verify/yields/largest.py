@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -15,6 +18,7 @@ from thetabox.verify.search.largest_proven import largest_proven, searched_range
 from thetabox.verify.yields.proofs import AUTO
 from thetabox.verify.yields.question import Question, failure_probability
 from thetabox.verify.yields.search import FIRST, PART
+from thetabox.workers import Pool, check_executor
 
 # Where the search starts, as a share of the largest σ.
 START = 0.05
@@ -34,6 +38,7 @@ def proven_sigma(
     device: str = "auto",
     progress: Progress | None = None,
     timeout: float | None = None,
+    executor: Executor | None = None,
 ) -> Float[Tensor, " samples"]:
     """Largest σ at which each sample is proven to be right on at least 1 - δ of all chips.
 
@@ -47,6 +52,7 @@ def proven_sigma(
         rtol: relative resolution.
         progress: called with samples done and samples in all.
         timeout: seconds after which every search stops with what it has proven.
+        executor: whose workers search (:mod:`thetabox.workers`); this process where ``None``. The σ are the same.
 
     Returns:
         ``[N]`` float64.
@@ -64,29 +70,62 @@ def proven_sigma(
     """
     deadline = Deadline(arguments.seconds(timeout))
     arguments.check_progress(progress)
+    check_executor(executor)
     asked = failure_probability(delta)
     top, step = searched_range("max_sigma", max_sigma, rtol)
     question = Question.of(model, x, y, torch.tensor([top * START], dtype=torch.float64), noise, box, method, device)
     largest = torch.zeros(len(question.y), dtype=torch.float64)
     members = question.right.nonzero().squeeze(1)
     done = len(largest) - len(members)
-    for proof in question.proofs:
-        for part in members.split(PART):
-
-            def margins(open_: Tensor, sigma: Tensor) -> Tensor:
-                deadline.check()
-                which = part[open_]  # noqa: B023  # used before the next part
-                spent = torch.full_like(sigma, FIRST * asked)
-                failure = proof.failure(question.x[which], question.y[which], sigma, spent)  # noqa: B023  # as above
-                # Positive where it is proven.
-                return torch.where(failure.probability <= asked, 1.0, -1.0)
-
-            before = largest[part]
-            start = torch.where(before > 0, before * (1.0 + step), top * START)
-            largest[part] = largest_proven(margins, start, before, top, step)
-            if proof is question.proofs[-1] and progress is not None:
-                done += len(part)
-                progress(done, len(largest))
+    with Pool(executor, question) as pool:
+        for place in range(len(question.proofs)):
+            away = {}
+            for part in members.split(PART):
+                before = largest[part]
+                start = torch.where(before > 0, before * (1.0 + step), top * START)
+                away[pool.add(search_sigmas, Job(place, part, start, before, asked, top, step, deadline))] = part
+            for number, found in pool.answers():
+                part = away[number]
+                largest[part] = found
+                if place == len(question.proofs) - 1 and progress is not None:
+                    done += len(part)
+                    progress(done, len(largest))
     if progress is not None:
         progress(len(largest), len(largest))
     return largest
+
+
+@dataclass(frozen=True)
+class Job:
+    """Samples whose largest σ are sought together.
+
+    Attributes:
+        proof: its place among the proofs of the question.
+        members: places of the samples.
+        start, proven, top, rtol: of the search.
+        asked: failure probability that counts as proven.
+        deadline: when to stop.
+    """
+
+    proof: int
+    members: Tensor
+    start: Tensor
+    proven: Tensor
+    asked: float
+    top: float
+    rtol: float
+    deadline: Deadline
+
+
+def search_sigmas(question: Question, job: Job) -> Float[Tensor, " part"]:
+    """The largest σ that a proof gives of each sample."""
+    proof = question.proofs[job.proof]
+
+    def margins(open_: Tensor, sigma: Tensor) -> Tensor:
+        job.deadline.check()
+        which = job.members[open_]
+        failure = proof.failure(question.x[which], question.y[which], sigma, torch.full_like(sigma, FIRST * job.asked))
+        # Positive where it is proven.
+        return torch.where(failure.probability <= job.asked, 1.0, -1.0)
+
+    return largest_proven(margins, job.start, job.proven, job.top, job.rtol)

@@ -36,7 +36,8 @@ class Question:
 
     Attributes:
         problem: the traced network.
-        proofs: that fit it.
+        method: the proofs that were asked for.
+        proofs: those that fit it.
         x, y: samples.
         logits: without errors.
         right: samples that the network classifies right, in real arithmetic and in its own precision.
@@ -45,6 +46,7 @@ class Question:
     """
 
     problem: Problem
+    method: str
     proofs: list[Proof]
     x: Tensor
     y: Int[Tensor, " samples"]
@@ -84,5 +86,25 @@ class Question:
         known = proofs(problem, sizes(problem.model, chosen.box, errors), errors, method)
         margins = arguments.margins_of(agreed.logits, labels)
         return cls(
-            problem, known, given.x, labels, agreed.logits, margins > 0, noise, chosen.box, given.facts, agreed.record
+            problem,
+            method,
+            known,
+            given.x,
+            labels,
+            agreed.logits,
+            margins > 0,
+            noise,
+            chosen.box,
+            given.facts,
+            agreed.record,
         )
+
+    # Proofs know tensors by their identity, and another process has others: it makes its own.
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "proofs": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        problem, box = state["problem"], state["box"]
+        errors = state["noise"].on(problem.model, box.factors(problem.model))
+        known = proofs(problem, sizes(problem.model, box, errors), errors, state["method"])
+        self.__dict__.update(state, proofs=known)

@@ -16,6 +16,7 @@ from thetabox.verify.search.chunkstore import ChunkStore
 from thetabox.verify.yields.martingale import Groups
 from thetabox.verify.yields.proofs import METHODS, Proof
 from thetabox.verify.yields.question import Question
+from thetabox.workers import Pool
 
 # Share of the failure probability asked for that goes to intermediate bounds first, and what more by where that proves
 # nothing; no more than MOST.
@@ -73,85 +74,55 @@ class SampleGroup:
         return cls(members, delta, by, parse(bytes(held["ledger"].tolist())), asked)
 
 
-class Search:
-    """Every σ's row of a certificate, from the proofs that fit.
+@dataclass(frozen=True)
+class Job:
+    """Samples whose failure probabilities at one σ are sought together.
 
     Attributes:
-        delta, proven_by, ledger: a row for each σ so far, as in the certificate.
-        finished: whether nothing was cut for want of time.
+        sigma: of the noise.
+        members: places of the samples.
+        asked: failure probability that counts as proven.
+        deadline: when to stop.
     """
 
-    def __init__(
-        self,
-        question: Question,
-        asked: float,
-        sweeps: int,
-        store: ChunkStore,
-        deadline: Deadline,
-        progress: Progress | None,
-    ) -> None:
-        self.question, self.asked, self.sweeps = question, asked, sweeps
-        self.store, self.deadline, self.progress = store, deadline, progress
-        self.size = PART_OF_DEAR if any(proof.dear for proof in question.proofs) else PART
-        self.delta: list[Tensor] = []
-        self.proven_by: list[list[str]] = []
-        self.ledger: list[dict[str, Groups]] = []
-        self.finished = True
+    sigma: float
+    members: Int[Tensor, " part"]
+    asked: float
+    deadline: Deadline
 
-    def at(self, sweep: int, sigma: float) -> None:
-        """Add the row of one σ."""
-        samples, members = len(self.question.y), self.question.right.nonzero().squeeze(1)
-        delta, by = torch.ones(samples, dtype=torch.float64), [""] * samples
-        ledger, largest = {}, -1.0
-        done = samples - len(members)
-        self._tell(sweep, done)
-        for place, which in enumerate(members.split(self.size) if len(members) else ()):
-            part = self._part(f"{sigma!r}-{place}", sigma, which)
-            delta[which] = part.delta
-            for n, proof in zip(which.tolist(), part.by.tolist(), strict=True):
-                by[n] = METHODS[proof] if proof >= 0 else ""
-            hardest = part.hardest
-            if hardest is not None and float(part.delta[hardest]) > largest:
-                largest, ledger = float(part.delta[hardest]), {by[int(which[hardest])]: part.ledger}
-            done += len(which)
-            self._tell(sweep, done)
-        self.delta.append(delta)
-        self.proven_by.append(by)
-        self.ledger.append(ledger)
 
-    def _part(self, name: str, sigma: float, members: Int[Tensor, " part"]) -> SampleGroup:
-        """From the store, or searched now and kept there if no time was lacking."""
-        held = self.store.read_part(name, ("members", "delta", "by", "ledger"))
-        known = None if held is None else SampleGroup.of(held, members, self.asked)
-        if known is not None:
-            return known
-        blank = torch.full((len(members),), -1)
-        part = SampleGroup(members, torch.ones(len(members), dtype=torch.float64), blank, {}, self.asked)
-        spent: dict[int, Groups] = {}
-        for proof in self.question.proofs:
-            if self.deadline.passed:
-                break
-            self._smallest(proof, sigma, members, part, spent)
-        hardest = part.hardest
-        part.ledger = {} if hardest is None else spent[hardest]
-        if self.deadline.passed:
-            # What a search was cut at may still fall.
-            self.finished = False
-        else:
-            self.store.write_part(name, part.tensors())
-        return part
+def search_group(question: Question, job: Job) -> tuple[SampleGroup, bool]:
+    """What the proofs that fit find of a group, and whether no time was lacking."""
+    found = _GroupSearch(question, job)
+    for proof in question.proofs:
+        if job.deadline.passed:
+            break
+        found.by_proof(proof)
+    hardest = found.part.hardest
+    found.part.ledger = {} if hardest is None else found.spent[hardest]
+    return found.part, not job.deadline.passed
 
-    def _smallest(
-        self, proof: Proof, sigma: float, members: Int[Tensor, " part"], part: SampleGroup, ledger: dict[int, Groups]
-    ) -> None:
+
+class _GroupSearch:
+    """The search of one group: its best so far, and what each sample's proof spent."""
+
+    def __init__(self, question: Question, job: Job) -> None:
+        self.question, self.job = question, job
+        count = len(job.members)
+        one, none = torch.ones(count, dtype=torch.float64), torch.full((count,), -1)
+        self.part = SampleGroup(job.members, one, none, {}, job.asked)
+        self.spent: dict[int, Groups] = {}
+
+    def by_proof(self, proof: Proof) -> None:
         """Lower failure probabilities to what a proof gives, spending less or more while that helps."""
-        question, kind = self.question, METHODS.index(proof.name)
+        question, part, kind = self.question, self.part, METHODS.index(proof.name)
+        members, sigma, asked = part.members, self.job.sigma, part.asked
         open_ = torch.arange(len(members))
         if proof.dear:
-            open_ = open_[part.delta > ENOUGH * self.asked]
-        least = FIRST * ENOUGH * self.asked
+            open_ = open_[part.delta > ENOUGH * asked]
+        least = FIRST * ENOUGH * asked
         own = torch.ones(len(members), dtype=torch.float64)
-        spent = torch.full((len(open_),), FIRST * self.asked if sigma > 0 else 0.0, dtype=torch.float64)
+        spent = torch.full((len(open_),), FIRST * asked if sigma > 0 else 0.0, dtype=torch.float64)
         for _ in range(TRIES_OF_DEAR if proof.dear else TRIES):
             if not len(open_):
                 break
@@ -163,16 +134,105 @@ class Search:
             part.delta[open_] = torch.minimum(part.delta[open_], failure.probability)
             for row in improved.nonzero().squeeze(1).tolist():
                 n = int(open_[row])
-                part.by[n], ledger[n] = kind, failure.groups(row)
+                part.by[n], self.spent[n] = kind, failure.groups(row)
             rest = (failure.probability - spent).clamp(min=least)
             again = torch.where(failure.probability < 1.0, (spent * AIM * rest).sqrt(), spent * MORE).clamp(min=least)
             apart = torch.maximum(again / spent, spent / again) >= CLOSE
-            useful = gained & apart & (again <= MOST) & (own[open_] > ENOUGH * self.asked)
+            useful = gained & apart & (again <= MOST) & (own[open_] > ENOUGH * asked)
             open_, spent = open_[useful], again[useful]
-            if sigma == 0.0 or self.deadline.passed:
+            if sigma == 0.0 or self.job.deadline.passed:
                 break
 
-    def _tell(self, sweep: int, done: int) -> None:
+
+class Search:
+    """Every σ's row of a certificate, from the proofs that fit.
+
+    Args:
+        pool: does the parts.
+        asked: failure probability that counts as proven.
+        store: keeps finished parts.
+        deadline: when to stop.
+        progress: called with samples done and samples in all, over all σ.
+
+    Attributes:
+        delta, proven_by, ledger: a row for each σ, as in the certificate.
+        finished: whether nothing was cut for want of time.
+    """
+
+    def __init__(
+        self,
+        question: Question,
+        pool: Pool,
+        asked: float,
+        store: ChunkStore,
+        deadline: Deadline,
+        progress: Progress | None,
+    ) -> None:
+        self.question, self.pool, self.asked = question, pool, asked
+        self.store, self.deadline, self.progress = store, deadline, progress
+        self.size = PART_OF_DEAR if any(proof.dear for proof in question.proofs) else PART
+        self.delta: list[Tensor] = []
+        self.proven_by: list[list[str]] = []
+        self.ledger: list[dict[str, Groups]] = []
+        self.finished = True
+
+    def over(self, sigmas: list[float]) -> None:
+        """Fill the rows of all σ."""
+        members = self.question.right.nonzero().squeeze(1)
+        groups = members.split(self.size) if len(members) else ()
+        total = len(self.question.y) * len(sigmas)
+        rows: list[list[SampleGroup | None]] = [[None] * len(groups) for _ in sigmas]
+        away: dict[int, tuple[int, int]] = {}
+        done = total - len(members) * len(sigmas)
+        self._tell(done, total)
+
+        def take(sweep: int, place: int, part: SampleGroup) -> None:
+            nonlocal done
+            rows[sweep][place] = part
+            done += len(part.members)
+            self._tell(done, total)
+
+        for sweep, sigma in enumerate(sigmas):
+            for place, which in enumerate(groups):
+                held = self._held(_name(sigma, place), which)
+                if held is not None:
+                    take(sweep, place, held)
+                else:
+                    away[self.pool.add(search_group, Job(sigma, which, self.asked, self.deadline))] = sweep, place
+        for number, (part, whole) in self.pool.answers():
+            sweep, place = away.pop(number)
+            if whole:
+                self.store.write_part(_name(sigmas[sweep], place), part.tensors())
+            # What a search was cut at may still fall.
+            self.finished &= whole
+            take(sweep, place, part)
+        for row in rows:
+            self._add([part for part in row if part is not None])
+
+    def _held(self, name: str, members: Tensor) -> SampleGroup | None:
+        held = self.store.read_part(name, ("members", "delta", "by", "ledger"))
+        return None if held is None else SampleGroup.of(held, members, self.asked)
+
+    def _add(self, parts: list[SampleGroup]) -> None:
+        """Add the row of one σ."""
+        samples = len(self.question.y)
+        delta, by = torch.ones(samples, dtype=torch.float64), [""] * samples
+        ledger, largest = {}, -1.0
+        for part in parts:
+            delta[part.members] = part.delta
+            for n, proof in zip(part.members.tolist(), part.by.tolist(), strict=True):
+                by[n] = METHODS[proof] if proof >= 0 else ""
+            hardest = part.hardest
+            if hardest is not None and float(part.delta[hardest]) > largest:
+                largest, ledger = float(part.delta[hardest]), {by[int(part.members[hardest])]: part.ledger}
+        self.delta.append(delta)
+        self.proven_by.append(by)
+        self.ledger.append(ledger)
+
+    def _tell(self, done: int, total: int) -> None:
         if self.progress is not None:
-            samples = len(self.question.y)
-            self.progress(sweep * samples + done, samples * self.sweeps)
+            self.progress(done, total)
+
+
+def _name(sigma: float, place: int) -> str:
+    return f"{sigma!r}-{place}"
