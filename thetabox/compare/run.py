@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from thetabox.compare.stages import run_cell
 from thetabox.errors import InputError
 from thetabox.processes import run_all
 from thetabox.report.folder import output_folder, write_file
+from thetabox.workers import Pool, check_executor
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ def compare(
     device: str = "cpu",
     processes: int = 2,
     on_event: Callable[[int, str, float], None] | None = None,
+    executor: Executor | None = None,
 ) -> Comparison:
     """Train, measure and certify all that is not there yet, then read all of it.
 
@@ -69,10 +72,13 @@ def compare(
         device: where to train and measure.
         processes: networks at a time, one thread each.
         on_event: called with (number of the cell, stage, share of it done).
+        executor: whose workers (:mod:`thetabox.workers`) do the networks, in place of processes of this machine. They
+            must see the same folders; of each network is told when it is done.
 
     Raises:
         InputError: bad configuration or data, or a folder that cannot be written.
     """
+    check_executor(executor)
     with output_folder(out) as folder:
         all_cells = cells(config, folder, data_dir, device)
         for split in ("train", "validation", "test"):
@@ -88,12 +94,28 @@ def compare(
                     on_event(todo[place][0], phase, share)
 
             try:
-                run_all(run_cell, [cell for _, cell in todo], processes, event)
+                if executor is None:
+                    run_all(run_cell, [cell for _, cell in todo], processes, event)
+                else:
+                    _by_workers(executor, [cell for _, cell in todo], event)
             finally:
                 _note_missing(folder, all_cells)
         else:
             _note_missing(folder, [])
     return Comparison(config, [_row(variant, all_cells) for variant in config.variants()])
+
+
+def _by_workers(executor: Executor, todo: list[Cell], event: Callable[[int, str, float], None]) -> None:
+    with Pool(executor, None) as pool:
+        for cell in todo:
+            data_dir = None if cell.data_dir is None else cell.data_dir.resolve()
+            pool.add(_run_untold, replace(cell, folder=cell.folder.resolve(), data_dir=data_dir))
+        for number, _ in pool.answers():
+            event(number, "done", 1.0)
+
+
+def _run_untold(_: None, cell: Cell) -> None:
+    run_cell(cell, lambda stage: lambda done, total: None)
 
 
 def _note_missing(folder: Path, some: list[Cell]) -> None:

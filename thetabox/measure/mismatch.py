@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,10 @@ from thetabox.measure.inputs import (
 from thetabox.measure.spread import Spread
 from thetabox.models.fold import folded
 from thetabox.noise import Noise
+from thetabox.workers import Pool, check_executor
 
+# Draws that go to a worker together: a network that is faster in batches of draws has room for its trial.
+TOGETHER = 64
 PAPER_LEVELS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7)
 """Mismatch levels of the paper's Table 1."""
 
@@ -99,6 +104,7 @@ def mismatch(
     chunk: int = 500,
     batch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    executor: Executor | None = None,
 ) -> MismatchResult:
     r"""Draw the weights many times and measure accuracy with each draw.
 
@@ -121,6 +127,7 @@ def mismatch(
         batch: draws in one call (``torch.func.vmap``); by default whatever is fastest in a short trial on the first
             draws, which for large networks is one. The accuracies are the same.
         progress: called with (done, total) draws.
+        executor: whose workers take the draws (:mod:`thetabox.workers`); this process where ``None``.
 
     Raises:
         InputError: anything wrong with the arguments.
@@ -136,6 +143,7 @@ def mismatch(
         torch.Size([2, 50])
     """
     started = time.perf_counter()
+    check_executor(executor)
     sigmas = levels(level, "level")
     if samples < 1 or chunk < 1:
         raise InputError(f"samples is {samples} and chunk is {chunk}; both must be at least 1")
@@ -145,15 +153,13 @@ def mismatch(
     where, chosen = choose_device(device), box or Box()
     model = folded(model) if chosen.fold else model
     precise = precise_copy(model, inputs, labels, where)
-    many = ManyWeights(model, inputs, labels, where, chunk, batch)
-    chips = DrawnChips(model, chosen, Noise(), seed)
+    draws = _Draws(model, inputs, labels, where, chunk, batch, chosen, seed, sigmas)
     total = samples * len(sigmas)
-
-    def weights(index: int) -> dict[str, Tensor]:
-        draw, row = divmod(index, len(sigmas))
-        return chips.weights(draw, sigmas[row])
-
-    right = many.scores(weights, total, correct_count, None if progress is None else lambda done: progress(done, total))
+    with Pool(executor, draws) as pool:
+        if pool.several:
+            right = _by_workers(pool, total, progress)
+        else:
+            right = draws.right(0, total, None if progress is None else lambda done: progress(done, total))
     return MismatchResult(
         level=torch.tensor(sigmas, dtype=torch.float64),
         accuracy=(right / len(inputs)).reshape(samples, len(sigmas)).T.contiguous(),
@@ -162,6 +168,62 @@ def mismatch(
         box=chosen,
         seconds=time.perf_counter() - started,
     )
+
+
+@dataclass
+class _Draws:
+    """The draws of a measurement, by number: chip after chip, each at all levels."""
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    device: torch.device
+    chunk: int
+    batch: int | None
+    box: Box
+    seed: int
+    sigmas: Sequence[float]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("many", "chips")}
+
+    @cached_property
+    def many(self) -> ManyWeights:
+        """The network on the data."""
+        return ManyWeights(self.model, self.x, self.y, self.device, self.chunk, self.batch)
+
+    @cached_property
+    def chips(self) -> DrawnChips:
+        """The weights."""
+        return DrawnChips(self.model, self.box, Noise(), self.seed)
+
+    def right(self, first: int, stop: int, progress: Callable[[int], None] | None = None) -> Float[Tensor, " draw"]:
+        """Samples that draws from ``first`` up to ``stop`` classify right."""
+
+        def weights(index: int) -> dict[str, Tensor]:
+            draw, row = divmod(first + index, len(self.sigmas))
+            return self.chips.weights(draw, self.sigmas[row])
+
+        return self.many.scores(weights, stop - first, correct_count, progress)
+
+
+def _some_draws(draws: _Draws, which: tuple[int, int]) -> Tensor:
+    return draws.right(*which)
+
+
+def _by_workers(pool: Pool, total: int, progress: Callable[[int, int], None] | None) -> Float[Tensor, " draw"]:
+    """All draws, some at a time."""
+    right, away, done = torch.empty(total, dtype=torch.float64), {}, 0
+    for first in range(0, total, TOGETHER):
+        which = first, min(first + TOGETHER, total)
+        away[pool.add(_some_draws, which)] = which
+    for number, found in pool.answers():
+        first, stop = away[number]
+        right[first:stop] = found
+        done += stop - first
+        if progress is not None:
+            progress(done, total)
+    return right
 
 
 def _clean(model: nn.Module, x: Tensor, y: Tensor, device: torch.device, chunk: int) -> float:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from thetabox.measure.spread import Spread
 from thetabox.models.fold import folded
 from thetabox.models.precision import default_dtype
 from thetabox.models.recurrent import is_recurrent, run_steps
+from thetabox.workers import Pool, check_executor
 
 TIMES = (25.0, 3600.0, 86400.0, 2592000.0, 31536000.0)
 """25 s, 1 hour, 1 day, 30 days, 1 year after programming."""
@@ -109,6 +111,7 @@ def pcm(
     device: str = "auto",
     chunk: int = 500,
     progress: Callable[[int, int], None] | None = None,
+    executor: Executor | None = None,
 ) -> PCMResult:
     r"""Store the weights on pairs of phase-change memory devices, many times, and measure accuracy as they age.
 
@@ -133,6 +136,7 @@ def pcm(
         device: "auto", "cpu" or "cuda".
         chunk: samples of the data in one forward pass.
         progress: called with (done, total) readings.
+        executor: whose workers take the chips (:mod:`thetabox.workers`); this process where ``None``.
 
     Raises:
         InputError: anything wrong with the arguments.
@@ -141,6 +145,7 @@ def pcm(
     Communications 11, 2473 (2020); the constants as documented by aihwkit (IBM).
     """
     started = time.perf_counter()
+    check_executor(executor)
     moments = levels(times, "times")
     if samples < 1 or chunk < 1 or tile < 1:
         raise InputError(f"samples is {samples}, chunk is {chunk} and tile is {tile}; all must be at least 1")
@@ -150,26 +155,21 @@ def pcm(
     model, inputs, labels = checked(model, x, y)
     where, chosen = choose_device(device), box or Box()
     model = folded(model) if chosen.fold else model
-    dtype = own_precision(model)
-    precise, drawn = precise_copy(model, inputs, labels, where), working_copy(model, where, dtype)
-    named = {**dict(drawn.network.named_parameters()), **dict(drawn.network.named_buffers())}
-    tensors = {name: named[name] for name in stored(model, chosen)}
-    arrays = {name: Array(tensor, tile) for name, tensor in tensors.items()}
-    network: nn.Module = drawn
-    converters = None
-    if adc_bits or dac_bits:
-        network = _Stepwise(drawn.network, dtype) if is_recurrent(drawn.network) else drawn
-        converters = Converters(arrays, tensors, dac_bits, adc_bits)
-        _calibrate(converters, network, inputs, where, dtype)
-    readings = _readings(arrays, moments, samples, seed, compensation)
-    measure = partial(accuracy, x=inputs, y=labels, device=where, dtype=dtype, chunk=chunk)
-    shares = _shares(network, tensors, readings, converters, measure, len(moments), samples, progress)
+    precise = precise_copy(model, inputs, labels, where)
+    bench = _Bench(model, inputs, labels, moments, seed, compensation, adc_bits, dac_bits, tile, chosen, where, chunk)
+    shares = torch.empty(len(moments), samples, dtype=torch.float64)
+    with Pool(executor, bench) as pool:
+        chips = {pool.add(_chip, draw): draw for draw in range(samples)}
+        for done, (number, found) in enumerate(pool.answers(), 1):
+            shares[:, chips[number]] = found
+            if progress is not None:
+                progress(done * len(moments), samples * len(moments))
     return PCMResult(
         times=torch.tensor(moments, dtype=torch.float64),
         accuracy=shares,
         clean_accuracy=accuracy(precise, inputs, labels, where, torch.float64, chunk),
-        stored=list(arrays),
-        converted=[] if converters is None else converters.converted,
+        stored=list(bench.arrays),
+        converted=[] if bench.converters is None else bench.converters.converted,
         compensation=compensation,
         adc_bits=adc_bits,
         dac_bits=dac_bits,
@@ -180,36 +180,88 @@ def pcm(
     )
 
 
-def _calibrate(converters: Converters, network: nn.Module, x: Tensor, device: torch.device, dtype: torch.dtype) -> None:
-    """Set the ranges of the converters by inputs from all over the data."""
-    spread = torch.linspace(0, len(x) - 1, min(CALIBRATION, len(x))).long()
-    with converters.calibrating():
-        network(numbers_for(x[spread], device, dtype))
+@dataclass
+class _Bench:
+    """A network whose stored weights are replaced by readings of chips, and the data it is measured on."""
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    moments: Sequence[float]
+    seed: int
+    compensation: bool
+    adc_bits: int
+    dac_bits: int
+    tile: int
+    box: Box
+    device: torch.device
+    chunk: int
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """Of the network."""
+        return own_precision(self.model)
+
+    @cached_property
+    def drawn(self) -> Any:
+        """The copy that is worked on."""
+        return working_copy(self.model, self.device, self.dtype)
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """Those of the copy that stand on devices."""
+        named = {**dict(self.drawn.network.named_parameters()), **dict(self.drawn.network.named_buffers())}
+        return {name: named[name] for name in stored(self.model, self.box)}
+
+    @cached_property
+    def arrays(self) -> dict[str, Array]:
+        """Their tiles; made before the first chip is read."""
+        return {name: Array(tensor, self.tile) for name, tensor in self.tensors.items()}
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """The copy as it is called: step by step where products are converted."""
+        converted = self.adc_bits or self.dac_bits
+        if converted and is_recurrent(self.drawn.network):
+            return _Stepwise(self.drawn.network, self.dtype)
+        network: nn.Module = self.drawn
+        return network
+
+    @cached_property
+    def converters(self) -> Converters | None:
+        """With ranges set by inputs from all over the data; ``None`` for ideal ones."""
+        if not (self.adc_bits or self.dac_bits):
+            return None
+        converters = Converters(self.arrays, self.tensors, self.dac_bits, self.adc_bits)
+        spread = torch.linspace(0, len(self.x) - 1, min(CALIBRATION, len(self.x))).long()
+        with torch.no_grad(), converters.calibrating():
+            self.network(numbers_for(self.x[spread], self.device, self.dtype))
+        return converters
+
+    @torch.no_grad()
+    def read(self, draw: int) -> Float[Tensor, " time"]:
+        """Accuracy with one chip, programmed once, read at all moments with fresh noise."""
+        converters = self.converters
+        stream = _stream(f"{self.seed} {draw}")
+        chips = {name: array.program(stream) for name, array in self.arrays.items()}
+        shares = []
+        for moment in self.moments:
+            stream = _stream(f"{self.seed} {draw} {moment}")
+            for name, chip in chips.items():
+                weight, gain = chip.read(moment, self.compensation, stream)
+                self.tensors[name].copy_(weight)
+                if converters is not None:
+                    converters.gain[name] = gain
+            with converters or nullcontext():
+                shares.append(accuracy(self.network, self.x, self.y, self.device, self.dtype, self.chunk))
+        return torch.tensor(shares, dtype=torch.float64)
 
 
-def _shares(
-    network: nn.Module,
-    tensors: Mapping[str, Tensor],
-    readings: Iterator[dict[str, tuple[Tensor, Tensor]]],
-    converters: Converters | None,
-    measure: Callable[[nn.Module], float],
-    moments: int,
-    samples: int,
-    progress: Callable[[int, int], None] | None,
-) -> Float[Tensor, "time draw"]:
-    """Accuracy with the weights of each reading in place."""
-    shares = torch.empty(moments, samples, dtype=torch.float64)
-    for index, reading in enumerate(readings):
-        draw, row = divmod(index, moments)
-        for name, (weight, gain) in reading.items():
-            tensors[name].copy_(weight)
-            if converters is not None:
-                converters.gain[name] = gain
-        with converters or nullcontext():
-            shares[row, draw] = measure(network)
-        if progress is not None:
-            progress(index + 1, samples * moments)
-    return shares
+def _chip(bench: _Bench, draw: int) -> Tensor:
+    return bench.read(draw)
 
 
 class _Stepwise(nn.Module):
@@ -224,18 +276,6 @@ class _Stepwise(nn.Module):
             outputs = run_steps(self.network, x)  # type: ignore[arg-type]  # is_recurrent was asked
             answer: Tensor = self.network.readout(outputs)  # type: ignore[operator]  # the protocol
             return answer
-
-
-def _readings(
-    arrays: Mapping[str, Array], moments: Sequence[float], samples: int, seed: int, compensation: bool
-) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """Weights and corrections of every array, chip after chip, each at all moments."""
-    for draw in range(samples):
-        stream = _stream(f"{seed} {draw}")
-        chips = {name: array.program(stream) for name, array in arrays.items()}
-        for moment in moments:
-            stream = _stream(f"{seed} {draw} {moment}")
-            yield {name: chip.read(moment, compensation, stream) for name, chip in chips.items()}
 
 
 def _stream(key: str) -> torch.Generator:
