@@ -137,6 +137,40 @@ def machine_options(function: Function) -> Function:
     )
 
 
+# Where the parts of a run go, as the command line asks: a number of processes, the address of a scheduler.
+WORKERS, CLUSTER = "thetabox.workers", "thetabox.cluster"
+
+
+def worker_options(function: Function) -> Function:
+    """Which processes do the parts of the run; see :mod:`thetabox.cli.executors`."""
+
+    def noted(key: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+        def note(context: click.Context, _: click.Parameter, value: Any) -> None:
+            context.meta[key] = value
+
+        return note
+
+    return _apply(
+        function,
+        click.option(
+            "--workers",
+            type=click.IntRange(min=1),
+            metavar="N",
+            expose_value=False,
+            callback=noted(WORKERS),
+            help="Processes that share the work, one thread each; by default as many as there are cores once that "
+            "pays. The answers are the same.",
+        ),
+        click.option(
+            "--cluster",
+            metavar="ADDRESS",
+            expose_value=False,
+            callback=noted(CLUSTER),
+            help="Dask scheduler whose workers do it instead, as tcp://host:8786.",
+        ),
+    )
+
+
 def proof_options(function: Function) -> Function:
     """How to bound."""
     return _apply(

@@ -13,6 +13,7 @@ from thetabox import report
 from thetabox.cli import options
 from thetabox.cli.console import Steps, answer, progress_bar, show
 from thetabox.cli.doubts import doubt
+from thetabox.cli.executors import chosen_executor
 from thetabox.cli.inputs import Given, proof_settings, read_all
 from thetabox.cli.kept import PARTIAL, cut, nothing_kept, part_kept
 from thetabox.measure import AttackResult
@@ -27,6 +28,7 @@ from thetabox.verify.effort import Deadline
 @options.proof_options
 @options.box_options
 @options.machine_options
+@options.worker_options
 @options.out_option()
 @click.option("--attack/--no-attack", default=True, help="Search for counterexamples too: the report's upper line.")
 @click.option("--attack-steps", type=click.IntRange(min=1), default=20, show_default=True)
@@ -52,7 +54,7 @@ def command(
         given = read_all(**source)
     deadline = Deadline(how["timeout"])
     how["device"] = device
-    with report.output_folder(out) as folder, progress_bar() as bar:
+    with report.output_folder(out) as folder, progress_bar() as bar, chosen_executor(device) as how["executor"]:
         report.check_claim(folder, "certificate.json")
         doubt(given, folder / "certificate.json", epsilon=epsilon)
         certificate = _certify(given, epsilon, how, folder, Steps(bar, "certify"))

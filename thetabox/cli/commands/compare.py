@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from thetabox.compare import cells, compare, read_config
 from thetabox.compare.summary import results, write_report
 from thetabox.compare.tables import curve_table, mismatch_table, yield_table
 from thetabox.report import plain_table
+from thetabox.workers import on_cluster
 
 
 @click.command("compare", cls=options.Command)
@@ -26,6 +28,7 @@ from thetabox.report import plain_table
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Folder of the task's files (or set THETABOX_DATA).")
 @click.option("--device", default="cpu", show_default=True, metavar="auto|cpu|cuda")
 @click.option("--processes", type=click.IntRange(min=1), default=2, show_default=True, help="Networks at a time.")
+@click.option("--cluster", metavar="ADDRESS", help="Dask scheduler whose workers do it, and see the same folders.")
 @options.out_option()
 def command(
     task: str | None,
@@ -37,6 +40,7 @@ def command(
     data_dir: Path | None,
     device: str,
     processes: int,
+    cluster: str | None,
     out: Path,
 ) -> None:
     """Interrupt it at any time: the same command goes on, and what is finished is never done again."""
@@ -49,8 +53,11 @@ def command(
     chosen = read_config(config, **changes)
     if epochs is not None:
         chosen = read_config(config, **changes, fit={**chosen.fit, "epochs": epochs})
-    with jobs_bar([cell.name for cell in cells(chosen, out)]) as event:
-        comparison = compare(chosen, out, data_dir=data_dir, device=device, processes=processes, on_event=event)
+    where = nullcontext() if cluster is None else on_cluster(cluster)
+    with jobs_bar([cell.name for cell in cells(chosen, out)]) as event, where as executor:
+        comparison = compare(
+            chosen, out, data_dir=data_dir, device=device, processes=processes, on_event=event, executor=executor
+        )
     page = write_report(out, comparison)
     answer({**results(comparison), "report": str(page)})
     tables = [

@@ -17,6 +17,7 @@ from thetabox.cli import asked, options, values
 from thetabox.cli.commands import gate_yield
 from thetabox.cli.console import Steps, answer, progress_bar, show, tell
 from thetabox.cli.counts import enough, written
+from thetabox.cli.executors import chosen_executor
 from thetabox.cli.group import explained
 from thetabox.cli.inputs import proof_settings, read_all
 from thetabox.cli.noise_options import noise_options
@@ -92,6 +93,7 @@ class Gate(options.Command):
 @noise_options
 @options.box_options
 @options.machine_options
+@options.worker_options
 @click.pass_context
 def command(context: click.Context, model: Path, junit: Path | None, summary: Path | None, **source: Any) -> None:
     """Exit 0 when MODEL (a checkpoint, or the folder of what was stored) is proven to be good enough, else 1.
@@ -157,8 +159,8 @@ def _computed(model: Path, epsilon: list[float], source: dict[str, Any]) -> tb.C
     for name in (*gate_yield.BOX, *gate_yield.YIELD, *gate_yield.PROOF_OF_A_YIELD, "seed"):
         source.pop(name)
     given = read_all(model=model, **source)
-    with progress_bar() as bar:
-        return tb.certify(**given.claim, epsilon=epsilon, progress=Steps(bar, "certify"), **how)
+    with progress_bar() as bar, chosen_executor(how["device"]) as executor:
+        return tb.certify(**given.claim, epsilon=epsilon, progress=Steps(bar, "certify"), executor=executor, **how)
 
 
 def _refuse(domain: str) -> NoReturn:

@@ -14,6 +14,7 @@ from thetabox import report
 from thetabox.cli import asked, options, values
 from thetabox.cli.console import Steps, progress_bar, tell
 from thetabox.cli.counts import enough, written
+from thetabox.cli.executors import chosen_executor
 from thetabox.cli.inputs import read_all
 from thetabox.cli.noise_options import make_noise, sigma_option
 from thetabox.errors import InputError
@@ -115,8 +116,8 @@ def _computed(model: Path, sigma: list[float], source: dict[str, Any]) -> tb.Yie
         "device": source.pop("device"),
     }
     given = read_all(model=model, **source)
-    with progress_bar() as bar:
-        return tb.certify_yield(**given.claim, sigma=sigma, progress=Steps(bar, "yield"), **how)
+    with progress_bar() as bar, chosen_executor(how["device"]) as executor:
+        return tb.certify_yield(**given.claim, sigma=sigma, progress=Steps(bar, "yield"), executor=executor, **how)
 
 
 def _share(least: Decimal) -> float:

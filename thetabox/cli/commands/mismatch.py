@@ -11,6 +11,7 @@ import thetabox as tb
 from thetabox import report
 from thetabox.cli import options, values
 from thetabox.cli.console import Steps, answer, progress_bar, show
+from thetabox.cli.executors import chosen_executor
 from thetabox.cli.inputs import read_all
 from thetabox.report.results import number, percent
 
@@ -24,13 +25,14 @@ from thetabox.report.results import number, percent
 )
 @options.box_options
 @options.machine_options
+@options.worker_options
 @options.out_option(required=False)
 def command(level: list[float], draws: int, device: str, seed: int, out: Path | None, **source: Any) -> None:
     """Every weight from N(θ, (level |θ|)²), many times. With --out: mismatch.json and mismatch.csv."""
     given = read_all(**source)
 
     def run() -> tb.measure.MismatchResult:
-        with progress_bar() as bar:
+        with progress_bar() as bar, chosen_executor(device) as executor:
             return tb.mismatch(
                 given.model,
                 given.data.x,
@@ -41,6 +43,7 @@ def command(level: list[float], draws: int, device: str, seed: int, out: Path | 
                 box=given.box,
                 device=device,
                 progress=Steps(bar, "mismatch"),
+                executor=executor,
             )
 
     facts = {"schema": "thetabox.mismatch/1", "model": given.model_info, "data": given.data_info}

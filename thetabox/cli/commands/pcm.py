@@ -11,6 +11,7 @@ import thetabox as tb
 from thetabox import report
 from thetabox.cli import options, values
 from thetabox.cli.console import Steps, answer, progress_bar, show
+from thetabox.cli.executors import chosen_executor
 from thetabox.cli.inputs import read_all
 from thetabox.report.results import duration, percent
 
@@ -32,6 +33,7 @@ BITS = click.IntRange(min=0, max=24)
 )
 @options.stored_options
 @options.machine_options
+@options.worker_options
 @options.out_option(required=False)
 def command(
     times: list[float],
@@ -51,7 +53,7 @@ def command(
     given = read_all(**source, box_kind="relative", scale=())
 
     def run() -> tb.measure.PCMResult:
-        with progress_bar() as bar:
+        with progress_bar() as bar, chosen_executor(device) as executor:
             return tb.measure.pcm(
                 given.model,
                 given.data.x,
@@ -66,6 +68,7 @@ def command(
                 box=given.box,
                 device=device,
                 progress=Steps(bar, "pcm"),
+                executor=executor,
             )
 
     facts = {"schema": "thetabox.pcm/1", "model": given.model_info, "data": given.data_info}

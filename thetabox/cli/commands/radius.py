@@ -13,6 +13,7 @@ from thetabox import report
 from thetabox.cli import options, values
 from thetabox.cli.console import Steps, answer, progress_bar, show
 from thetabox.cli.doubts import doubt
+from thetabox.cli.executors import chosen_executor
 from thetabox.cli.inputs import proof_settings, read_all
 from thetabox.report.results import number
 from thetabox.verify import Radii, domains
@@ -27,6 +28,7 @@ SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
 @options.proof_options
 @options.box_options
 @options.machine_options
+@options.worker_options
 @options.out_option()
 @click.option("--max-epsilon", type=values.Range(), default=1.0, show_default=True, help="Where the search ends.")
 @click.option("--rtol", type=values.Range(), default=1e-2, show_default=True, help="Relative resolution.")
@@ -42,7 +44,7 @@ def command(
     """The folder gets radius.json and radius.csv (sample, label, radius, status)."""
     how = proof_settings(source, timeout)
     given = read_all(**source)
-    with report.output_folder(out) as folder, progress_bar() as bar:
+    with report.output_folder(out) as folder, progress_bar() as bar, chosen_executor(device) as executor:
         doubt(given, folder / "radius.json")
         radii = tb.certified_radius(
             given.model,
@@ -54,6 +56,7 @@ def command(
             device=device,
             details=True,
             progress=Steps(bar, "radius"),
+            executor=executor,
             **how,
         )
         assert isinstance(radii, Radii)

@@ -12,6 +12,7 @@ from thetabox import report
 from thetabox.cli import options, values
 from thetabox.cli.console import Steps, answer, progress_bar, show, tell
 from thetabox.cli.doubts import doubt
+from thetabox.cli.executors import chosen_executor
 from thetabox.cli.inputs import Given, read_all
 from thetabox.cli.kept import PARTIAL, cut, nothing_kept, part_kept
 from thetabox.cli.noise_options import make_noise, noise_options, sigma_option
@@ -61,6 +62,7 @@ BETWEEN = values.Range(0.0, 1.0, min_open=True, max_open=True)
 @click.option("--sampled-only", is_flag=True, help="Prove nothing, draw alone; for networks that the proof refuses.")
 @options.box_options
 @options.machine_options
+@options.worker_options
 @options.out_option()
 def command(
     sigma: list[float],
@@ -98,7 +100,8 @@ def command(
         report.check_claim(folder, "yield.json")
         doubt(given, folder / "yield.json")
         how = {"delta": delta, "noise": noise, "method": method, "device": device, "timeout": deadline.left}
-        certificate = _certify(given, sigma, how, folder, Steps(bar, "yield"))
+        with chosen_executor(device) as how["executor"]:
+            certificate = _certify(given, sigma, how, folder, Steps(bar, "yield"))
         sampled = None
         wanted = draws > 0 and noise.drawable
         if wanted:
