@@ -32,6 +32,7 @@ DOMAINS = ("interval", "auto")
 LEVEL, DRAWS = 0.3, 100
 LONG = {"epochs": 150, "schedule": "late-cosine"}
 WARPED = {**LONG, "warp": 0.6}
+FASHION = {"epochs": 15, "lr": 3e-3, "schedule": "late-cosine"}
 LINEAR = {"start": 1e-3, "kappa": 0.9, "ramp": 0.5, "growth": "linear"}
 
 
@@ -65,6 +66,9 @@ ROWS = {
     },
     # Hours of branch and bound for 10,000 images: intervals alone.
     "Fashion-MNIST, ibp 0.05": Row("ibp", task="fashion-mnist", domains=("interval",)),
+    "Fashion-MNIST, forward-noise+ibp 0.05": Row(
+        "forward-noise+ibp", {"noise": 0.3}, FASHION, task="fashion-mnist", domains=("interval",)
+    ),
 }
 
 
