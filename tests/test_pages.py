@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import re
+import subprocess
 import sys
 import types
 from collections.abc import Iterator
@@ -35,6 +36,17 @@ def blocks(page: str) -> list[str]:
     """Python of a page, without lines for a table of tests."""
     found = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
     return [block for block in found if not block.startswith('"')]
+
+
+def test_workers_of_the_page(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(blocks("cluster.md")[0])
+    done = subprocess.run([sys.executable, file], capture_output=True, text=True, cwd=Path.cwd(), timeout=120)
+    assert done.stdout.startswith("tensor(["), done.stderr
+    # Without the line that keeps workers from starting workers the end is one line, with the mend.
+    file.write_text(file.read_text().replace('if __name__ == "__main__":', "if True:"))
+    done = subprocess.run([sys.executable, file], capture_output=True, text=True, cwd=Path.cwd(), timeout=300)
+    assert "put that below `if __name__ == '__main__':`" in done.stderr.strip().splitlines()[-1]
 
 
 def test_a_method_of_the_page_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """thetabox: proves how much every weight of a trained network may be off before a prediction can change."""
 
-from thetabox import compare, data, measure, models, train
+from thetabox import compare, data, measure, models, train, workers
 from thetabox.box import Box
 from thetabox.errors import InputError, UnsupportedOperator
 from thetabox.measure.attack import attack
@@ -51,4 +51,5 @@ __all__ = [
     "save",
     "shared_attack",
     "train",
+    "workers",
 ]

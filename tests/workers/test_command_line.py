@@ -165,14 +165,19 @@ def test_a_signal_ends_the_workers_and_keeps_what_is_finished(model: Path, tmp_p
     command += ["--samples", 12, "--no-attack", "--no-radius", "--out", out]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     running = subprocess.Popen(
-        [*map(str, command), "--workers", "2"], env=environment, stderr=subprocess.PIPE, text=True
+        [*map(str, command), "--workers", "2"],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     children: list[psutil.Process] = []
     while len(list((out / "partial").rglob("histories*.safetensors"))) < 2:
         assert running.poll() is None, running.stderr and running.stderr.read()
         children = psutil.Process(running.pid).children(recursive=True)
         time.sleep(0.05)
-    running.send_signal(way)
+    # A terminal sends Ctrl-C to all of them, a batch system SIGTERM to one.
+    (os.killpg if way == signal.SIGINT else os.kill)(running.pid, way)
     _, said = running.communicate(timeout=60)
     assert running.returncode == 130
     assert said.strip() == (

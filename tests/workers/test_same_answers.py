@@ -6,6 +6,7 @@ import json
 import os
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import thetabox as tb
 from tests.workers import networks
 from thetabox.errors import InputError
 from thetabox.verify.search import bounds, rounds, surplus
-from thetabox.workers import LocalProcesses
+from thetabox.workers import LocalProcesses, Pool
 
 EPSILON = [5e-4, 1e-3, 2e-3]
 Task = tuple[nn.Module, Tensor, Tensor]
@@ -151,6 +152,31 @@ def test_a_run_goes_on_with_workers_and_without(
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
+def test_parts_that_are_finished_are_not_done_again(
+    two: LocalProcesses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, jobs = networks.cnn(), []
+    add = Pool.add
+    monkeypatch.setattr(
+        Pool, "add", lambda self, function, job: jobs.append(function.__name__) or add(self, function, job)
+    )
+    whole = tb.certify(*task, EPSILON)
+    wanted, stop = Counter(jobs), int(0.8 * len(task[2]) * len(EPSILON))
+
+    def progress(done: int, total: int) -> None:
+        if jobs[-1] == "bound_part" and done > stop:
+            raise Stop
+
+    jobs.clear()
+    with pytest.raises(Stop):
+        tb.certify(*task, EPSILON, resume=tmp_path, progress=progress)
+    kept = [path for path in tmp_path.rglob("*.safetensors") if path.name.startswith("linear")]
+    assert kept
+    jobs.clear()
+    assert torch.equal(tb.certify(*task, EPSILON, resume=tmp_path, executor=two).margin, whole.margin)
+    assert Counter(jobs)["bound_part"] == wanted["bound_part"] - len(kept)
+
+
 def test_open_proofs_that_are_not_kept_are_made_anew(
     alone: tb.Certificate, task: Task, two: LocalProcesses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,8 +188,9 @@ def test_open_proofs_that_are_not_kept_are_made_anew(
 
 
 def test_time_that_ends_the_run_leaves_what_was_proven(task: Task, alone: tb.Certificate, two: LocalProcesses) -> None:
-    found = tb.certify(*task, EPSILON, timeout=0.0, executor=two)
+    found = tb.certify(*task, EPSILON, timeout=0.0, executor=two, baseline=True)
     assert not found.finished
+    assert found.baseline is None
     assert not bool(found.verified.any())
     long = tb.certify(*task, EPSILON, timeout=1e4, executor=two, baseline=True)
     assert same(long, alone)

@@ -78,7 +78,7 @@ class LocalProcesses(Executor):
                 self._lost = 0
                 outer.set_result(inner.result())
             elif isinstance(error, BrokenProcessPool):
-                outer.set_exception(WorkersLost(f"{MOST_LOST} processes died in a row, of what they were at: {REASON}"))
+                outer.set_exception(WorkersLost(f"{MOST_LOST} processes died in a row: {REASON}"))
             else:
                 outer.set_exception(error)
 
@@ -120,7 +120,10 @@ class LocalProcesses(Executor):
                     process.join()
 
 
-REASON = "they were killed, as for want of memory; take fewer workers"
+REASON = (
+    "they were killed, as for want of memory (take fewer workers), or the program starts workers as it is imported "
+    "(put that below `if __name__ == '__main__':`)"
+)
 
 
 class WhereItPays(LocalProcesses):

@@ -130,8 +130,6 @@ class Pool:
         """What has come by now."""
         self._send()
         done = wait(self._sent, LOOK, FIRST_COMPLETED).done
-        if not done:
-            self._look()
         # What was finished is worth having, whatever befell the others.
         for future in sorted(done, key=_failed):
             sent = self._sent.pop(future)
@@ -195,12 +193,6 @@ class Pool:
             if type(error).__module__.partition(".")[0] == "distributed":
                 raise _lost(error) from error
             raise
-
-    def _look(self) -> None:
-        """Raise where the cluster is gone, whose futures would wait for ever."""
-        client = cluster_of(self._executor)
-        if client is not None and client.status in ("closing", "closed", "failed"):
-            raise _lost(ConnectionError("their scheduler has ended"))
 
     def _drop(self) -> None:
         for future in self._sent:
