@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -218,6 +220,21 @@ def test_one_job_at_a_time_in_a_process() -> None:
     """Settings of torch and the domains at hand belong to one job, however many threads a worker has."""
     with ThreadPoolExecutor(3) as executor:
         assert answers(executor, alone, [1, 2, 3], []) == [1, 2, 3]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the C library is glibc's")
+def test_memory_is_held_where_a_nanny_has_it_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+    library = SimpleNamespace(mallopt=lambda *args: called.append(args))
+    monkeypatch.setattr(remote, "ctypes", SimpleNamespace(CDLL=lambda name: library))
+    for set_by_nanny in (False, True):
+        monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+        if set_by_nanny:
+            monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")
+        remote._hold_memory.cache_clear()
+        remote.work(remote.VERSIONS, "a", pickled("a"), pickled((where, 1)))
+        assert bool(called) == set_by_nanny
+    remote._hold_memory.cache_clear()
 
 
 def test_few_contexts_are_kept() -> None:
