@@ -205,7 +205,7 @@ def test_what_cannot_be_sent_is_one_line() -> None:
 
 
 def test_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "VERSIONS", "thetabox 0.0.0, torch 1.0")
+    monkeypatch.setattr(pool, "versions", lambda: "thetabox 0.0.0, torch 1.0")
     with ThreadPoolExecutor(1) as executor, pytest.raises(WorkersLost, match="install the same on all machines"):
         answers(executor, times, [1])
 
@@ -232,16 +232,16 @@ def test_memory_is_held_where_a_nanny_has_it_given_back(monkeypatch: pytest.Monk
         if set_by_nanny:
             monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")
         remote._hold_memory.cache_clear()
-        remote.work(remote.VERSIONS, "a", pickled("a"), pickled((where, 1)))
+        remote.work(remote.versions(), "a", pickled("a"), pickled((where, 1)))
         assert bool(called) == set_by_nanny
     remote._hold_memory.cache_clear()
 
 
 def test_few_contexts_are_kept() -> None:
     for key in "abc":
-        assert remote.work(remote.VERSIONS, key, pickled(key), pickled((where, 1)))[0] == remote.DONE
-    assert remote.work(remote.VERSIONS, "a", None, pickled((where, 1)))[0] == remote.MISSING
-    state, found = remote.work(remote.VERSIONS, "c", None, pickled((where, 1)))
+        assert remote.work(remote.versions(), key, pickled(key), pickled((where, 1)))[0] == remote.DONE
+    assert remote.work(remote.versions(), "a", None, pickled((where, 1)))[0] == remote.MISSING
+    state, found = remote.work(remote.versions(), "c", None, pickled((where, 1)))
     assert state == remote.DONE
     assert unpickled(found)[0] == 1  # type: ignore[arg-type]
 

@@ -15,7 +15,7 @@ from thetabox.errors import InputError
 from thetabox.workers.cluster import cluster_of, scattered
 from thetabox.workers.local import WhereItPays, WorkersLost
 from thetabox.workers.pickled import pickled, unpickled
-from thetabox.workers.remote import DONE, FAILED, MISSING, VERSIONS, work
+from thetabox.workers.remote import DONE, FAILED, MISSING, versions, work
 
 Function = Callable[[Any, Any], Any]
 """(what all jobs read, job) → answer."""
@@ -141,7 +141,7 @@ class Pool:
             elif state == MISSING:
                 self._again(sent, found)
             else:
-                raise WorkersLost(f"{found}, and this process {VERSIONS}: install the same on all machines")
+                raise WorkersLost(f"{found}, and this process {versions()}: install the same on all machines")
 
     def _again(self, sent: _Sent, worker: str) -> None:
         """Send a job that met a worker without the context, with it unless that is on its way there already."""
@@ -163,7 +163,7 @@ class Pool:
         on_cluster = cluster_of(self._executor) is not None
         context = self._bytes if with_context or on_cluster else None
         try:
-            self._sent[self._executor.submit(work, VERSIONS, self._key, context, sent.job)] = sent
+            self._sent[self._executor.submit(work, versions(), self._key, context, sent.job)] = sent
         except (BrokenExecutor, RuntimeError, OSError) as error:
             raise _lost(error) from error
 

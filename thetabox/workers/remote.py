@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import socket
 import sys
@@ -10,6 +11,7 @@ import threading
 from collections import OrderedDict
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,8 +22,6 @@ from thetabox.workers.pickled import pickled, unpickled
 # A certification and what follows it.
 CONTEXTS_KEPT = 2
 DONE, FAILED, MISSING, OTHER = "done", "failed", "missing", "other version"
-VERSIONS = f"thetabox {__version__}, torch {torch.__version__.partition('+')[0]}"
-
 # Of mallopt (glibc's malloc.h), and the most that it takes for the latter.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MOST = -1, -3, 32 << 20
 
@@ -29,11 +29,23 @@ _contexts: OrderedDict[str, Any] = OrderedDict()
 _one_at_a_time = threading.Lock()
 
 
-def work(versions: str, key: str, context: bytes | None, job: bytes) -> tuple[str, bytes | str]:
+@cache
+def versions() -> str:
+    """What runs here, down to the bytes of the package: the answers of another program would be other claims."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parents[1]
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    python = ".".join(map(str, sys.version_info[:2]))
+    torch_ = torch.__version__.partition("+")[0]
+    return f"thetabox {__version__} (sources {digest.hexdigest()[:8]}), torch {torch_}, Python {python}"
+
+
+def work(asking: str, key: str, context: bytes | None, job: bytes) -> tuple[str, bytes | str]:
     """Run one job in this process.
 
     Args:
-        versions: of the process that asks; answers of others would be of another program.
+        asking: the :func:`versions` of the process that asks.
         key: of what all jobs read.
         context: that itself, where this process may not have it yet.
         job: function and argument.
@@ -41,8 +53,8 @@ def work(versions: str, key: str, context: bytes | None, job: bytes) -> tuple[st
     Returns:
         what became of it, and: its answer, the error that it raised, who lacks the context, or what runs here.
     """
-    if versions != VERSIONS:
-        return OTHER, f"{_here()} runs {VERSIONS}"
+    if asking != versions():
+        return OTHER, f"{_here()} runs {versions()}"
     _hold_memory()
     with _one_at_a_time:  # settings of torch and domains at work belong to one job
         if key not in _contexts:
