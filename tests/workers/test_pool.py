@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
@@ -202,6 +203,19 @@ def test_what_cannot_be_sent_is_one_line() -> None:
         pytest.raises(InputError, match=r"cannot be sent to other processes .*--workers 1"),
     ):
         answers(executor, times, [1], {"factor": (number for number in range(3))})
+
+
+def test_what_a_worker_cannot_read_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with LocalProcesses(1) as executor:
+        answers(executor, times, [1])  # it runs, and will not see the module
+        (tmp_path / "only_here.py").write_text("class Net:\n    factor = 3\n")
+        monkeypatch.syspath_prepend(str(tmp_path))
+        context = importlib.import_module("only_here").Net()
+        with pytest.raises(
+            WorkersLost, match="cannot read the network .ModuleNotFoundError.*path/to/file.py:Class"
+        ) as caught:
+            answers(executor, times, [1], context)
+    assert "\n" not in str(caught.value)
 
 
 def test_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

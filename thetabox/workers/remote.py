@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from thetabox.version import __version__
+from thetabox.workers.local import WorkersLost
 from thetabox.workers.pickled import pickled, unpickled
 
 # A certification and what follows it.
@@ -63,11 +64,11 @@ def work(asking: str, key: str, context: bytes | None, job: bytes) -> tuple[str,
             try:
                 _contexts[key] = unpickled(context)
             except Exception as error:
-                return FAILED, pickled(ImportError(f"{_here()} cannot read the network: {error}"))
+                return FAILED, pickled(WorkersLost(_unreadable(error)))
             while len(_contexts) > CONTEXTS_KEPT:
                 _contexts.popitem(last=False)
-        function, argument = unpickled(job)
         try:
+            function, argument = unpickled(job)
             return DONE, pickled(function(_contexts[key], argument))
         except Exception as error:
             return FAILED, _sent(error)
@@ -93,6 +94,14 @@ def _sent(error: Exception) -> bytes:
     except Exception:  # one that only its own process can make
         data = pickled(RuntimeError(f"{type(error).__name__}: {error}"))
     return data
+
+
+def _unreadable(error: Exception) -> str:
+    reason = " ".join(str(error).split())[:200]
+    return (
+        f"{_here()} cannot read the network ({type(error).__name__}: {reason}); install there what it is made of, or "
+        "give its class by its file (path/to/file.py:Class)"
+    )
 
 
 def _here() -> str:
