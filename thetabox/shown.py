@@ -49,12 +49,8 @@ def about(data: Mapping[str, Any], samples: int, clean_accuracy: float) -> str:
     return f"{name}{samples} samples, clean accuracy {clean_accuracy:.3f}"
 
 
-class Shown(ABC):
-    """Base of results about samples: a sequence of their records, ``result[7]`` that of the eighth."""
-
-    @abstractmethod
-    def columns(self) -> Columns:
-        """Everything that is known of every sample."""
+class Headed(ABC):
+    """Base of results that show themselves as a line and a short table."""
 
     @abstractmethod
     def headline(self) -> str:
@@ -63,9 +59,6 @@ class Shown(ABC):
     @abstractmethod
     def summary(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         """Names and cells of a short table."""
-
-    @abstractmethod
-    def __len__(self) -> int: ...
 
     def __repr__(self) -> str:
         names, cells = self.summary()
@@ -77,6 +70,17 @@ class Shown(ABC):
         head = "".join(f"<th>{escape(name)}</th>" for name in names)
         body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in cells)
         return f"<p>{escape(self.headline())}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+class Shown(Headed):
+    """Base of results about samples: a sequence of their records, ``result[7]`` that of the eighth."""
+
+    @abstractmethod
+    def columns(self) -> Columns:
+        """Everything that is known of every sample."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
 
     def __getitem__(self, sample: int) -> dict[str, Any]:
         """What is known of one sample: by name a number, or a list of one for each level.
@@ -99,13 +103,10 @@ class Shown(ABC):
         Raises:
             InputError: pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise InputError("to_pandas needs pandas: pip install 'thetabox[notebook]'") from error
+        library = pandas()
         known, count = self.columns(), len(self)
         times = len(next(iter(known.levels.values()))) if known.levels else 1
-        return pd.DataFrame(
+        frame: pd.DataFrame = library.DataFrame(
             {
                 "sample": [*range(count)] * times,
                 **{name: [*column] * times for name, column in known.samples.items()},
@@ -113,3 +114,17 @@ class Shown(ABC):
                 **{name: [v for row in rows for v in row] for name, rows in known.cells.items()},
             }
         )
+        return frame
+
+
+def pandas() -> Any:
+    """The library of data frames.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise InputError("to_pandas needs pandas: pip install 'thetabox[notebook]'") from error
+    return pd

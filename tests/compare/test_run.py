@@ -21,7 +21,7 @@ import pytest
 import thetabox
 from thetabox import data
 from thetabox.compare import Comparison, Config, Variant, cells, compare, read_config
-from thetabox.compare.run import Row
+from thetabox.compare.row import Row
 from thetabox.compare.stages import run_cell
 from thetabox.compare.summary import write_report
 from thetabox.compare.tables import draws, mismatch_table, p_table, pcm_table, yield_table
@@ -80,6 +80,34 @@ def test_fewer_training_samples(config: Config, tmp_path: Path) -> None:
     whole, few = (run(c, tmp_path).rows[0].found["train"][0] for c in (config, replace(config, train_samples=60)))
     assert (whole["batches"], few["batches"]) == (3, 1)
     assert whole["history"] != few["history"]
+
+
+def test_a_comparison_shows_itself(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = run(replace(config, directions=0, pcm_draws=0, shared_runs=0), tmp_path)
+    assert repr(found).splitlines()[0] == (
+        f"Comparison: 2 methods on {config.task}, 2 seeds each; percent, mean over the seeds"
+    )
+    names, cells_ = found.summary()
+    assert names == ["method", "clean", "mismatch 0", "mismatch 0.3", "proven at ε = 0", "proven at ε = 0.001"]
+    page = found._repr_html_()
+    for row, line in zip(found.rows, cells_, strict=True):
+        proven = np.mean([one["accuracy"] for one in row.found["certify"]], 0)
+        assert line[0] == row.variant.label
+        assert line[4:] == [f"{100 * value:.1f}" for value in proven]
+        assert all(f"<td>{cell}</td>" in page for cell in line)
+    frame = found.to_pandas()
+    assert list(frame["method"]) == ["standard", "standard", "weight-attack", "weight-attack"]
+    assert list(frame["seed"]) == [0, 1, 0, 1]
+    second = found.rows[0].found
+    assert frame["clean"][1] == second["mismatch"][1]["clean_accuracy"]
+    assert frame["mismatch 0.3"][1] == np.mean(second["mismatch"][1]["accuracy"][1])
+    assert frame["attacked 0.05"][1] == second["attack"][1]["accuracy"][2]
+    assert frame["verified 0.001"][1] == second["certify"][1]["accuracy"][1]
+    axes = found.plot().axes[0]
+    assert {line.get_label() for line in axes.lines} >= {"standard", "weight-attack"}
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(InputError, match="pip install"):
+        found.to_pandas()
 
 
 def times(out: Path) -> dict[str, int]:

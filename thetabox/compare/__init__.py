@@ -4,8 +4,10 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from thetabox.compare.comparison import Comparison
 from thetabox.compare.config import Config, Variant, read_config
-from thetabox.compare.run import Comparison, Row, cells, compare
+from thetabox.compare.row import Row
+from thetabox.compare.run import cells, compare
 
 __all__ = ["Comparison", "Config", "Row", "Variant", "cells", "compare", "read_config"]
 

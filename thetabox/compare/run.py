@@ -4,41 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from thetabox import data
 from thetabox.compare.cells import Cell, recipe_of
+from thetabox.compare.comparison import Comparison
 from thetabox.compare.config import Config, Variant
+from thetabox.compare.row import Row
 from thetabox.compare.stages import run_cell
 from thetabox.errors import InputError
 from thetabox.processes import run_all
 from thetabox.report.folder import output_folder, write_file
 from thetabox.workers import Pool, check_executor
-
-
-@dataclass(frozen=True)
-class Row:
-    """What was found of one variant.
-
-    Attributes:
-        variant: the method with its settings.
-        found: stage → what it found, one entry a seed.
-        seconds: stage → time of each seed.
-    """
-
-    variant: Variant
-    found: dict[str, list[dict[str, Any]]]
-    seconds: dict[str, list[float]]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """All rows of a finished comparison."""
-
-    config: Config
-    rows: list[Row]
 
 
 def cells(config: Config, out: Path, data_dir: Path | None = None, device: str = "cpu") -> list[Cell]:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from thetabox.compare.run import Comparison, Row
+from thetabox.compare.comparison import Comparison
+from thetabox.compare.row import Row
 from thetabox.compare.tables import (
     Table,
     cost_table,
@@ -50,14 +51,14 @@ def write_report(out: Path, comparison: Comparison) -> Path:
         _part(
             "Worst case found inside the box",
             ATTACK_NOTE,
-            lines_figure(_lines(rows, "attack")),
+            lines_figure(comparison.lines("attack")),
             [curve_table(rows, "attack")],
         ),
     ]
     if config.shared_runs:
-        figure, table = lines_figure(_lines(rows, "shared")), curve_table(rows, "shared")
+        figure, table = lines_figure(comparison.lines("shared")), curve_table(rows, "shared")
         parts.append(_part("One worst case for all samples", shared_note(comparison), figure, [table]))
-    parts.append(_part("Proven", PROOF_NOTE, lines_figure(_lines(rows, "certify")), [curve_table(rows, "certify")]))
+    parts.append(_part("Proven", PROOF_NOTE, lines_figure(comparison.lines("certify")), [curve_table(rows, "certify")]))
     if config.yield_sigma:
         parts.append(_part("Proven yield", yield_note(comparison), None, [yield_table(rows)]))
     landscapes = {"landscape": "Loss landscape", "landscape_train": "Loss landscape on the training set"}
@@ -67,7 +68,7 @@ def write_report(out: Path, comparison: Comparison) -> Path:
             parts.append(_part(title, LANDSCAPE_NOTE, figure, [flatness(rows, stage)]))
     if config.pcm_draws:
         parts.append(_part("Phase-change memory", pcm_note(comparison), None, [pcm_table(rows, config.pcm_times)]))
-    parts.append(_part("Cost of training", COST_NOTE, None, [cost_table(comparison)]))
+    parts.append(_part("Cost of training", COST_NOTE, None, [cost_table(rows)]))
     files: dict[str, bytes | str] = {
         "results.json": json_text(results(comparison)),
         "tables.md": "\n".join(
@@ -190,17 +191,6 @@ def _part(title: str, note: str, figure: Any, tables: list[Table]) -> dict[str, 
         "drawn": figure,
         "tables": tables,
     }
-
-
-def _lines(rows: Sequence[Row], stage: str) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    return [
-        (
-            row.variant.label,
-            np.asarray(row.found[stage][0]["epsilon"]),
-            np.asarray([f["accuracy"] for f in row.found[stage]]),
-        )
-        for row in rows
-    ]
 
 
 def _landscapes(rows: Sequence[Row], stage: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from thetabox.compare.run import Comparison, Row
+from thetabox.compare.row import Row
 from thetabox.measure import mann_whitney
 from thetabox.report.results import duration, number
 
@@ -95,10 +95,10 @@ def flatness(rows: Sequence[Row], stage: str) -> Table:
     return Table("", ["method", "flatness"], lines)
 
 
-def cost_table(comparison: Comparison) -> Table:
+def cost_table(rows: Sequence[Row]) -> Table:
     """Epochs, gradient steps and seconds of one training."""
     lines = []
-    for row in comparison.rows:
+    for row in rows:
         trained = row.found["train"]
         seconds = row.seconds["train"]
         steps = np.mean(
