@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
@@ -149,6 +150,8 @@ def test_nobody_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(InputError, match="no scheduler") as caught, on_cluster(address):
             pass
         assert "\n" not in str(caught.value)
+        # Nothing of it is left, to close itself while another client is made, which would never end.
+        assert not [one for one in gc.get_objects() if type(one) is distributed.Client and one.status != "closed"]
 
 
 def test_a_scheduler_without_workers(tmp_path: Path) -> None:

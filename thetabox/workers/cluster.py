@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -31,11 +32,16 @@ def on_cluster(address: str) -> Iterator[Executor]:
         from distributed import Client
     except ImportError:
         raise InputError("a cluster needs dask.distributed: pip install 'thetabox[cluster]'") from None
+    reason = None
     try:
         client = Client(address, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:120]
-        raise InputError(f"no scheduler answers at {address} ({reason}); start one with `dask scheduler`") from None
+    if reason is not None:
+        # A client that was not finished closes itself as it is collected; inside the making of another one that would
+        # wait for a lock which that one holds.
+        gc.collect()
+        raise InputError(f"no scheduler answers at {address} ({reason}); start one with `dask scheduler`")
     try:
         if not client.nthreads():
             raise InputError(f"the scheduler at {address} has no worker; start some with `dask worker {address}`")
