@@ -13,6 +13,7 @@ from thetabox.cli import thetabox
 # Options of the gate that ask nothing of a claim.
 OF_THE_RUN = frozenset(
     {"--json", "--quiet", "--summary", "--junit", "--device", "--threads", "--seed", "--timeout", "--help"}
+    | {"--workers", "--cluster"}
 )
 
 
