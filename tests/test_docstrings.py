@@ -20,6 +20,9 @@ SHOWN = {
     "mismatch": tb.mismatch,
     "proven_sigma": tb.proven_sigma,
     "sampled_yield": tb.sampled_yield,
+    "workers.LocalProcesses": tb.workers.LocalProcesses,
+    "workers.Pool": tb.workers.Pool,
+    "workers.on_cluster": tb.workers.on_cluster,
 }
 
 

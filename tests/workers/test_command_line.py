@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -137,19 +138,19 @@ def test_bad_numbers_of_workers(data: list[object], tmp_path: Path) -> None:
 def test_without_a_word_small_work_starts_no_process(
     data: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = []
+    given: list[Any] = []
     inner = Pool
 
-    def noted(executor: object, context: object) -> object:
+    def noted(executor: Any, context: object) -> object:
         given.append(executor)
-        return inner(executor, context)  # type: ignore[arg-type]
+        return inner(executor, context)
 
     monkeypatch.setattr(sys.modules["thetabox.verify.certify"], "Pool", noted)
     monkeypatch.setattr("thetabox.cli.executors.cores", lambda: 2)
     how = [*data, "--epsilon", "1e-4", "--no-radius", "--no-attack", "--domain", "interval"]
     assert run("certify", *how, "--out", tmp_path / "a").exit_code == 0
     assert type(given[0]).__name__ == "WhereItPays"
-    assert given[0].processes() == []  # type: ignore[attr-defined]
+    assert given[0].processes() == []
     # Whoever chose threads, or has one core, has chosen.
     assert run("certify", *how, "--threads", 1, "--out", tmp_path / "b").exit_code == 0
     monkeypatch.setattr("thetabox.cli.executors.cores", lambda: 1)

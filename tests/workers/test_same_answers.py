@@ -201,7 +201,7 @@ def test_time_that_ends_the_run_leaves_what_was_proven(task: Task, alone: tb.Cer
 def test_what_workers_cannot_do_is_said_as_without_them(two: LocalProcesses, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x, y = networks.cnn()
     with pytest.raises(InputError, match="get_executor"):
-        tb.certify(model, x, y, 0.01, executor="two")  # type: ignore[arg-type]
+        tb.certify(model, x, y, 0.01, executor="two")  # type: ignore[arg-type]  # what is refused
     for ask in (
         lambda executor: tb.certify(model, x, y, 0.01, domain="histories", executor=executor),
         lambda executor: tb.certified_radius(model, x, y, domain="histories", executor=executor),

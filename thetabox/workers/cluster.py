@@ -25,8 +25,11 @@ def on_cluster(address: str) -> Iterator[Executor]:
         InputError: dask.distributed is not installed, nobody answers at the address, or the scheduler has no worker.
 
     Example:
-        >>> with on_cluster("tcp://scheduler:8786") as executor:  # doctest: +SKIP
-        ...     tb.certify(model, x, y, epsilon=[1e-3, 1e-2], executor=executor)
+        >>> from distributed import LocalCluster
+        >>> with LocalCluster(1, processes=False, dashboard_address=None) as cluster:
+        ...     with on_cluster(cluster.scheduler_address) as executor:  # as executor=executor of whatever takes one
+        ...         executor.submit(pow, 2, 5).result()
+        32
     """
     try:
         from distributed import Client

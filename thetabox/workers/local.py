@@ -33,8 +33,9 @@ class LocalProcesses(Executor):
         InputError: fewer than one.
 
     Example:
-        >>> with LocalProcesses(2) as executor:  # doctest: +SKIP
-        ...     tb.certify(model, x, y, epsilon=[1e-3, 1e-2], executor=executor)
+        >>> with LocalProcesses(1) as executor:  # as executor=executor of whatever takes one
+        ...     executor.submit(pow, 2, 5).result()
+        32
     """
 
     def __init__(self, workers: int) -> None:
