@@ -1,4 +1,4 @@
-"""The one exception for anything wrong with what the user gave, and the notice of what was done with it."""
+"""The one exception for anything wrong with what the user gave, the notice of what was done with it, errors in a line."""
 
 from __future__ import annotations
 
@@ -28,3 +28,9 @@ class Terminated(KeyboardInterrupt):
 
 class Notice(UserWarning):
     """Something was read in another way than it stands there; the message says how."""
+
+
+def in_one_line(error: BaseException, most: int | None = None) -> str:
+    """An error of others for a message: its kind and what it says, at most so many characters of that."""
+    reason = " ".join(str(error).split())[:most]
+    return f"{type(error).__name__}: {reason}" if reason else type(error).__name__

@@ -29,7 +29,7 @@ from thetabox.measure.inputs import (
 from thetabox.measure.spread import Spread
 from thetabox.models.fold import folded
 from thetabox.noise import Noise
-from thetabox.workers import Pool, check_executor
+from thetabox.workers import OnlyFields, Pool, check_executor
 
 # Draws that go to a worker together: a network that is faster in batches of draws has room for its trial.
 TOGETHER = 64
@@ -171,7 +171,7 @@ def mismatch(
 
 
 @dataclass
-class _Draws:
+class _Draws(OnlyFields):
     """The draws of a measurement, by number: chip after chip, each at all levels."""
 
     model: nn.Module
@@ -183,9 +183,6 @@ class _Draws:
     box: Box
     seed: int
     sigmas: Sequence[float]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("many", "chips")}
 
     @cached_property
     def many(self) -> ManyWeights:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -36,7 +36,7 @@ from thetabox.measure.spread import Spread
 from thetabox.models.fold import folded
 from thetabox.models.precision import default_dtype
 from thetabox.models.recurrent import is_recurrent, run_steps
-from thetabox.workers import Pool, check_executor
+from thetabox.workers import OnlyFields, Pool, check_executor
 
 TIMES = (25.0, 3600.0, 86400.0, 2592000.0, 31536000.0)
 """25 s, 1 hour, 1 day, 30 days, 1 year after programming."""
@@ -181,7 +181,7 @@ def pcm(
 
 
 @dataclass
-class _Bench:
+class _Bench(OnlyFields):
     """A network whose stored weights are replaced by readings of chips, and the data it is measured on."""
 
     model: nn.Module
@@ -196,9 +196,6 @@ class _Bench:
     box: Box
     device: torch.device
     chunk: int
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {each.name: getattr(self, each.name) for each in fields(self)}
 
     @cached_property
     def dtype(self) -> torch.dtype:

@@ -7,6 +7,16 @@ answers are the same bytes whatever the executor, and without one.
 
 from thetabox.workers.cluster import on_cluster
 from thetabox.workers.local import LocalProcesses, WhereItPays, WorkersLost
+from thetabox.workers.pickled import OnlyFields
 from thetabox.workers.pool import Pool, check_executor, cores
 
-__all__ = ["LocalProcesses", "Pool", "WhereItPays", "WorkersLost", "check_executor", "cores", "on_cluster"]
+__all__ = [
+    "LocalProcesses",
+    "OnlyFields",
+    "Pool",
+    "WhereItPays",
+    "WorkersLost",
+    "check_executor",
+    "cores",
+    "on_cluster",
+]

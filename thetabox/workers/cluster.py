@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import Any
 
-from thetabox.errors import InputError
+from thetabox.errors import InputError, in_one_line
 
 # Seconds to wait for a scheduler.
 PATIENCE = 10.0
@@ -39,7 +39,7 @@ def on_cluster(address: str) -> Iterator[Executor]:
     try:
         client = Client(address, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = in_one_line(error, 120)
     if reason is not None:
         # A client that was not finished closes itself as it is collected; inside the making of another one that would
         # wait for a lock which that one holds.

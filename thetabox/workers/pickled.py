@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import sys
+from dataclasses import fields
 from typing import Any
 
 import cloudpickle
@@ -25,6 +26,13 @@ def pickled(thing: Any) -> bytes:
 def unpickled(data: bytes) -> Any:
     """What :func:`pickled` was given. Runs what the bytes say: for those of this program alone."""
     return torch.load(io.BytesIO(data), weights_only=False, pickle_module=pickle)
+
+
+class OnlyFields:
+    """Of a dataclass that makes more of its fields as it is asked: another process gets these and makes its own."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {each.name: getattr(self, each.name) for each in fields(self)}  # type: ignore[arg-type]  # a dataclass
 
 
 class Pickler(cloudpickle.Pickler):

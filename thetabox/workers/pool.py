@@ -11,11 +11,11 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, 
 from types import TracebackType
 from typing import Any
 
-from thetabox.errors import InputError
+from thetabox.errors import InputError, in_one_line
 from thetabox.workers.cluster import cluster_of, scattered
 from thetabox.workers.local import WhereItPays, WorkersLost
 from thetabox.workers.pickled import pickled, unpickled
-from thetabox.workers.remote import DONE, FAILED, MISSING, versions, work
+from thetabox.workers.remote import DONE, FAILED, MISSING, MOST_SAID, versions, work
 
 Function = Callable[[Any, Any], Any]
 """(what all jobs read, job) → answer."""
@@ -172,8 +172,8 @@ class Pool:
             data = pickled(self._context)
         except Exception as error:
             raise InputError(
-                f"the network cannot be sent to other processes ({_one_line(error)}); run it in one, with no executor "
-                "(--workers 1)"
+                f"the network cannot be sent to other processes ({in_one_line(error, MOST_SAID)}); run it in one, with no "
+                "executor (--workers 1)"
             ) from error
         self._key = hashlib.sha256(data).hexdigest()
         assert self._executor is not None
@@ -237,11 +237,6 @@ def cores() -> int:
 
 def _lost(error: BaseException) -> WorkersLost:
     return WorkersLost(
-        f"the workers are gone ({_one_line(error)}); the same again goes on from the parts that they had finished, "
-        "where those are kept (resume=, --out)"
+        f"the workers are gone ({in_one_line(error, MOST_SAID)}); the same again goes on from the parts that they had "
+        "finished, where those are kept (resume=, --out)"
     )
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())[:200]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

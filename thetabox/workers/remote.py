@@ -16,12 +16,15 @@ from typing import Any
 
 import torch
 
+from thetabox.errors import in_one_line
 from thetabox.version import __version__
 from thetabox.workers.local import WorkersLost
 from thetabox.workers.pickled import pickled, unpickled
 
 # A certification and what follows it.
 CONTEXTS_KEPT = 2
+# Characters of what an error of others says.
+MOST_SAID = 200
 DONE, FAILED, MISSING, OTHER = "done", "failed", "missing", "other version"
 # Of mallopt (glibc's malloc.h), and the most that it takes for the latter.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MOST = -1, -3, 32 << 20
@@ -97,9 +100,8 @@ def _sent(error: Exception) -> bytes:
 
 
 def _unreadable(error: Exception) -> str:
-    reason = " ".join(str(error).split())[:200]
     return (
-        f"{_here()} cannot read the network ({type(error).__name__}: {reason}); install there what it is made of, or "
+        f"{_here()} cannot read the network ({in_one_line(error, MOST_SAID)}); install there what it is made of, or "
         "give its class by its file (path/to/file.py:Class)"
     )
 

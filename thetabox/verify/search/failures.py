@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from thetabox.errors import InputError
+from thetabox.errors import InputError, in_one_line
 from thetabox.verify.effort import OutOfTime
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ def guarded(work: Callable[[], T]) -> T:
     except Exception as error:
         if _memory(error):
             raise
-        raise GaveUp(_in_one_line(error)) from error
+        raise GaveUp(in_one_line(error)) from error
 
 
 def insisted(name: str, work: Callable[[], T]) -> T:
@@ -49,13 +49,7 @@ def insisted(name: str, work: Callable[[], T]) -> T:
         if _memory(error):
             raise
         instead = "; 'interval' or 'auto' may" if name != "interval" else ""
-        raise InputError(f"the domain {name!r} cannot bound this network ({_in_one_line(error)}){instead}") from error
-
-
-def _in_one_line(error: Exception) -> str:
-    """An unexpected error in one line."""
-    reason = " ".join(str(error).split())
-    return f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+        raise InputError(f"the domain {name!r} cannot bound this network ({in_one_line(error)}){instead}") from error
 
 
 def _memory(error: Exception) -> bool:
