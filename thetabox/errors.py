@@ -1,4 +1,4 @@
-"""The one exception for anything wrong with what the user gave, the notice of what was done with it, errors in a line."""
+"""The one exception for what the user gave wrong, the notice of what was done with it, errors of others in a line."""
 
 from __future__ import annotations
 

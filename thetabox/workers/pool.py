@@ -172,8 +172,8 @@ class Pool:
             data = pickled(self._context)
         except Exception as error:
             raise InputError(
-                f"the network cannot be sent to other processes ({in_one_line(error, MOST_SAID)}); run it in one, with no "
-                "executor (--workers 1)"
+                f"the network cannot be sent to other processes ({in_one_line(error, MOST_SAID)}); run it in one, "
+                "with no executor (--workers 1)"
             ) from error
         self._key = hashlib.sha256(data).hexdigest()
         assert self._executor is not None
