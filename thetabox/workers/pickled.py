@@ -10,6 +10,8 @@ from typing import Any
 
 import cloudpickle
 import torch
+from torch import nn
+from torch.nn.utils import parametrize
 
 
 def pickled(thing: Any) -> bytes:
@@ -36,14 +38,25 @@ class OnlyFields:
 
 
 class Pickler(cloudpickle.Pickler):
-    """Cloudpickle's, for torch's operators too: by name."""
+    """Cloudpickle's, for torch's operators too (by name), and parametrised modules, whose class is made at run time."""
 
     def reducer_override(self, thing: Any) -> Any:
         if isinstance(thing, torch._ops.OpOverload):
             return _operator, (thing._schema.name, thing._overloadname)
+        if isinstance(thing, nn.Module) and parametrize.is_parametrized(thing):
+            kind = parametrize.type_before_parametrizations(thing)
+            return kind.__new__, (kind,), thing.__dict__, None, None, _parametrise
         return super().reducer_override(thing)
 
 
 def _operator(name: str, overload: str) -> Any:
     namespace, _, short = name.partition("::")
     return getattr(getattr(getattr(torch.ops, namespace), short), overload)
+
+
+def _parametrise(module: nn.Module, state: dict[str, Any]) -> None:
+    """Give a module of the class before its parametrisations all that it had, and the class that computes with them."""
+    module.__dict__.update(state)
+    parametrize._inject_new_class(module)
+    for name in module.parametrizations:  # type: ignore[union-attr]  # a ModuleDict
+        parametrize._inject_property(module, name)
