@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import torch
@@ -210,3 +211,11 @@ def test_bad_input_is_one_clear_line(change: dict[str, object], message: str) ->
 def test_a_kernel_larger_than_a_tile_is_refused() -> None:
     with pytest.raises(InputError, match="tiles of at least 9"):
         pcm(ConvNet.small(), torch.randn(2, 1, 8, 8), torch.tensor([0, 1]), 25.0, samples=1, tile=4)
+
+
+def test_every_chip_and_every_reading_has_numbers_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, keys = sys.modules["thetabox.measure.pcm"], []
+    stream = module._stream
+    monkeypatch.setattr(module, "_stream", lambda key: keys.append(key) or stream(key))
+    pcm(torch.nn.Linear(3, 2), torch.rand(4, 3), torch.zeros(4, dtype=torch.int64), [25.0, 60.0], samples=2, seed=7)
+    assert keys == ["7 0", "7 0 25.0", "7 0 60.0", "7 1", "7 1 25.0", "7 1 60.0"]
