@@ -105,6 +105,23 @@ def test_draws(task: Task, two: LocalProcesses) -> None:
     assert (chips.stored, chips.converted) == (tb.measure.pcm(*task, samples=1).stored,) * 2
 
 
+def test_settings_of_the_program_that_asks_change_nothing(
+    task: Task, alone: tb.Certificate, two: LocalProcesses
+) -> None:
+    """They do not travel, so nothing may follow from them."""
+    few, how = (task[0], task[1][:20], task[2][:20]), {"level": [0.3], "samples": 4}
+    draws, chips = tb.mismatch(*few, **how).accuracy, tb.measure.pcm(*few, samples=2).accuracy
+    torch.set_default_dtype(torch.float64)
+    try:
+        for executor in (None, two):
+            assert torch.equal(tb.mismatch(*few, executor=executor, **how).accuracy, draws)
+            assert torch.equal(tb.measure.pcm(*few, samples=2, executor=executor).accuracy, chips)
+            with torch.inference_mode(), torch.autocast("cpu"):
+                assert same(tb.certify(*task, EPSILON, baseline=True, executor=executor), alone)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_a_worker_killed_in_the_middle(task: Task, alone: tb.Certificate, monkeypatch: pytest.MonkeyPatch) -> None:
     killed: list[int] = []
 

@@ -53,13 +53,17 @@ class DrawnChips:
         self._errors = lru_cache(maxsize=1)(self._draw)
 
     def _draw(self, chip: int) -> dict[str, Tensor]:
+        # In a type of its own: a chip is the same one whatever torch's default is, here or in another process.
         stream = torch.Generator().manual_seed(self.seed * APART + chip)
-        drawn = {name: torch.randn(theta.shape, generator=stream) for name, (theta, _, _) in self.parts.items()}
+        drawn = {
+            name: torch.randn(theta.shape, generator=stream, dtype=torch.float32)
+            for name, (theta, _, _) in self.parts.items()
+        }
         errors = {name: size * drawn[name] for name, (_, size, _) in self.parts.items()}
         chip_wide, of_tensor = (self.noise.correlated.get(key, 0.0) for key in ("chip", "layer"))
-        common = float(torch.randn((), generator=stream)) * chip_wide if chip_wide else 0.0
+        common = float(torch.randn((), generator=stream, dtype=torch.float32)) * chip_wide if chip_wide else 0.0
         for name, (_, _, gain) in self.parts.items() if chip_wide or of_tensor else ():
-            own = float(torch.randn((), generator=stream)) * of_tensor if of_tensor else 0.0
+            own = float(torch.randn((), generator=stream, dtype=torch.float32)) * of_tensor if of_tensor else 0.0
             errors[name] = errors[name] + gain * (common + own)
         return errors
 

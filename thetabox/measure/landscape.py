@@ -133,7 +133,10 @@ def landscape(
     @lru_cache(maxsize=1)
     def direction(index: int) -> dict[str, Tensor]:
         stream = torch.Generator().manual_seed(seed * 1_000_003 + index)
-        return {name: zeta * r * torch.randn(t.shape, generator=stream) for name, (t, r) in tensors.items()}
+        return {
+            name: zeta * r * torch.randn(t.shape, generator=stream, dtype=torch.float32)
+            for name, (t, r) in tensors.items()
+        }
 
     def weights(point: int) -> dict[str, Tensor]:
         which, step = divmod(point, len(steps))

@@ -227,9 +227,15 @@ class _Climb(TwoPrecisions):
         """Near the centre (at it the gradient of KL is zero) in the first run, anywhere in others."""
         stream = torch.Generator().manual_seed(seed * 1_000_003 + restart)
         if restart == 0:
-            drawn = {n: START * torch.randn(t.shape, generator=stream) for n, (t, _) in self.tensors.items()}
+            drawn = {
+                n: START * torch.randn(t.shape, generator=stream, dtype=torch.float32)
+                for n, (t, _) in self.tensors.items()
+            }
         else:
-            drawn = {n: 2 * torch.rand(t.shape, generator=stream) - 1 for n, (t, _) in self.tensors.items()}
+            drawn = {
+                n: 2 * torch.rand(t.shape, generator=stream, dtype=torch.float32) - 1
+                for n, (t, _) in self.tensors.items()
+            }
         return {n: d.to(self.device, self.dtype).clamp(-1, 1) for n, d in drawn.items()}
 
     def run(self, ends: BoxEnds, delta: Weights) -> list[Weights]:
