@@ -34,7 +34,7 @@ from thetabox.measure.inputs import (
 from thetabox.measure.quantise import checked_bits
 from thetabox.measure.spread import Spread
 from thetabox.models.fold import folded
-from thetabox.models.precision import default_dtype
+from thetabox.models.precision import computing_in
 from thetabox.models.recurrent import is_recurrent, run_steps
 from thetabox.workers import OnlyFields, Pool, check_executor
 
@@ -269,7 +269,7 @@ class _Stepwise(nn.Module):
         self.network, self.dtype = network, dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        with default_dtype(self.dtype):
+        with computing_in(self.dtype):
             outputs = run_steps(self.network, x)  # type: ignore[arg-type]  # is_recurrent was asked
             answer: Tensor = self.network.readout(outputs)  # type: ignore[operator]  # the protocol
             return answer

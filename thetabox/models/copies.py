@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from thetabox import checks
 from thetabox.errors import InputError
 from thetabox.models.memory import identity, named_tensors, place
-from thetabox.models.precision import default_dtype
+from thetabox.models.precision import computing_in
 from thetabox.models.reach import reachable
 from thetabox.models.recurrent import logits
 from thetabox.models.twins import NARROW, RUNNING
@@ -39,7 +39,7 @@ class Logits(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with ExitStack() as stack:
-            stack.enter_context(default_dtype(self.dtype))
+            stack.enter_context(computing_in(self.dtype))
             detours = self._ways()
             if not self._straight.get(detours.replaced, False):
                 stack.enter_context(detours)

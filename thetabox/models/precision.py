@@ -24,3 +24,10 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
             yield
         finally:
             torch.set_default_dtype(before)
+
+
+@contextmanager
+def computing_in(dtype: torch.dtype) -> Iterator[None]:
+    """A network computes in this type alone: what it makes on its way has it, and no autocast of the caller changes it."""
+    with default_dtype(dtype), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
