@@ -28,6 +28,6 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 @contextmanager
 def computing_in(dtype: torch.dtype) -> Iterator[None]:
-    """A network computes in this type alone: what it makes on its way has it, and no autocast of the caller changes it."""
+    """A network computes in this type alone: what it makes on its way has it, whatever autocast the caller is in."""
     with default_dtype(dtype), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
         yield
