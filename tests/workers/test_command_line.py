@@ -192,3 +192,21 @@ def test_a_signal_ends_the_workers_and_keeps_what_is_finished(model: Path, tmp_p
     whole = [part for part in command[3:] if part != out]
     assert run(*whole, tmp_path / "whole", "--workers", 1).exit_code == 0
     assert files(out) == files(tmp_path / "whole")
+
+
+@POSIX
+def test_ctrl_c_while_workers_begin_is_one_line(model: Path, tmp_path: Path) -> None:
+    """A terminal sends it to all of them, and they are importing."""
+    command = [sys.executable, "-m", "thetabox", "radius", model, "--data", "vowels", "--workers", 2, "--out", tmp_path]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    running = subprocess.Popen(
+        [*map(str, command)], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while not any("spawn_main" in " ".join(child.cmdline()) for child in psutil.Process(running.pid).children()):
+        assert running.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.7)
+    os.killpg(running.pid, signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert said.strip() == "thetabox: interrupted"

@@ -121,11 +121,17 @@ def test_an_error_that_cannot_travel_is_told_in_words(two: LocalProcesses) -> No
         answers(two, fails_strangely, [1])
 
 
-def test_what_was_finished_comes_before_an_error(two: LocalProcesses, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers(two, times, [1, 2])
-    waits = pool.wait
-    monkeypatch.setattr(pool, "wait", lambda *args: time.sleep(1.0) or waits(*args))  # until both are there
-    with Pool(two, CONTEXT) as working:
+class AtOnce(Executor):
+    """All that was given is done before anybody asks."""
+
+    def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(function(*args, **kwargs))
+        return future
+
+
+def test_what_was_finished_comes_before_an_error() -> None:
+    with Pool(AtOnce(), CONTEXT) as working:
         working.add(fails, "value")
         good = working.add(times, 1)
         coming = working.answers()
