@@ -5,9 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any
 
 from thetabox.errors import InputError
@@ -59,7 +60,8 @@ class LocalProcesses(Executor):
         while True:
             pool = self._running()
             try:
-                inner = pool.submit(function, *args, **kwargs)
+                with _ctrl_c_held_back():  # by processes that this may start
+                    inner = pool.submit(function, *args, **kwargs)
                 break
             except BrokenProcessPool:
                 self._drop(pool)
@@ -143,11 +145,26 @@ class WhereItPays(LocalProcesses):
         return self._pool is not None or (done > 0 and spent > TRIAL and spent / done * left > LEFT)
 
 
+@contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Processes that are started inside never see Ctrl-C, from their first line on: the parent answers it for them.
+
+    A terminal sends it to all of them, and one that is still importing would print where.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin() -> None:
-    """A worker ends when it is told to or its parent is gone, not by the Ctrl-C that the parent answers."""
+    """A worker ends when it is told to or its parent is gone."""
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     end_with_parent()
     torch.set_num_threads(1)
