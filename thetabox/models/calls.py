@@ -60,12 +60,17 @@ class Calls(TorchFunctionMode):
         twins: of the tensors of the network.
         recording: whether calls are remembered, which takes as long as a small operator.
         held: tensors that outlive a run, which stand in the record by their place among these; others are results.
+
+    Attributes:
+        made: the calls that are remembered.
+        made_again: whether there was such a call.
     """
 
     def __init__(self, twins: Twins, held: Iterable[Tensor] = (), *, recording: bool = True) -> None:
         super().__init__()
         self._recording = recording
         self.made: list[Call] = []
+        self.made_again = False
         self._twins = twins
         self._held = {id(t): place for place, t in enumerate(held)}
 
@@ -82,6 +87,7 @@ class Calls(TorchFunctionMode):
                 twins = [self._twins.twins(a) for a in args], {k: self._twins.twins(v) for k, v in kwargs.items()}
             if _same([args, kwargs], twins):
                 raise
+            self.made_again = True
             return func(*twins[0], **twins[1])
 
     def _recorded(self, value: Any, depth: int) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import copy_context
 from typing import Any
 
@@ -61,6 +61,8 @@ class Running:
         self.twins = Twins(self.tensors.values(), wide=wide)
         self.calls: list[Call] = []
         self.recording, self._ran = True, False
+        # Whether some function takes twins only where its call is watched, which takes its time.
+        self._watched = False
         self._read: dict[str, Tensor] = {}
 
     def widened(self) -> Running:
@@ -95,7 +97,8 @@ class Running:
     def inputs(self, x: Tensor) -> Tensor:
         """Inputs in the precision of the network, or in their own where that would round them and the run is wide."""
         held = x.to(self._takes)
-        exact = not self.wide or not x.is_floating_point() or bool((held.double() == x.double()).all())
+        exact = not self.wide or x.dtype == held.dtype or not x.is_floating_point()
+        exact = exact or bool((held.double() == x.double()).all())
         # In rows as of a new tensor: one that is contiguous may have other strides where a dimension is of one entry.
         return (held if exact else x.double()).to(self.device).clone(memory_format=torch.contiguous_format)
 
@@ -123,23 +126,31 @@ class Running:
         return _logits(self.raw(x, mode), len(x)).detach().cpu()
 
     def raw(self, x: Any, mode: str = "no_grad") -> Any:
-        """Whatever the module answers to the very object ``x``.
+        """Whatever the module returns to the very object ``x``.
 
         Raises:
             InputError: the module fails.
         """
         self._ran, calls = True, Calls(self.twins, self._held, recording=self.recording)
+        watched, failed = self.recording or self._watched, False
         # What the code keeps in context variables is gone with the context.
         context = copy_context()
-        with MODES[mode](), self.twins, calls:
-            try:
+        try:
+            with MODES[mode](), self.twins, calls if watched else nullcontext():
                 answer = context.run(called, self.model, x)
-            except (InputError, torch.OutOfMemoryError):
-                raise
-            except Exception as error:  # a network raises whatever it likes
+        except (InputError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # a network raises whatever it likes
+            if watched:
                 raise failure(self.model, x.shape, error) from None
-        if isinstance(x, Tensor) and place(x) not in self._places:
-            self.twins.let_go(x)  # it is what it was, whatever this run has written to its twin
+            failed = True
+        finally:
+            if isinstance(x, Tensor) and place(x) not in self._places:
+                self.twins.let_go(x)  # it is what it was, whatever this run has written to its twin
+        self._watched |= calls.made_again or failed
+        if failed:
+            self.forget()
+            return self.raw(x, mode)
         self.calls = calls.made
         return answer
 
@@ -147,13 +158,13 @@ class Running:
 def _logits(answer: object, samples: int) -> Tensor:
     if not isinstance(answer, Tensor):
         raise InputError(
-            f"the network answers a {type(answer).__name__}; it must answer one tensor of logits [samples, classes]: "
+            f"the network returns a {type(answer).__name__}; it must return one tensor of logits [samples, classes]: "
             "wrap it in a module that does"
         )
     if isinstance(answer, FakeTensor):
         raise InputError(HIDDEN)
     if answer.dim() != 2 or len(answer) != samples or not answer.shape[1]:
-        raise InputError(f"the network must answer logits [samples, classes], not {list(answer.shape)}")
+        raise InputError(f"the network must return logits [samples, classes], not {list(answer.shape)}")
     return answer
 
 

@@ -115,6 +115,8 @@ class Twins(TorchDispatchMode):
         if kwargs:
             kwargs = {k: self.twins(v) for k, v in kwargs.items()}
         result = widely(func, args, kwargs) if self.wide else func(*args, **kwargs)
+        if type(result) is Tensor and (at := place(result)) is not None and at[0] in self._made:
+            return result  # in memory that is known, as most are once the code runs again
         if made := _places(result) - self._made:
             self._made |= made - _places((*args, *kwargs.values()))
         return result
@@ -136,14 +138,14 @@ def _writes(operator: Any) -> tuple[tuple[int, str], ...]:
 
 def _places(values: Any) -> set[int]:
     """Addresses of the memory that tensors lie in."""
-    found: set[int] = set()
+    addresses: set[int] = set()
     for value in values if isinstance(values, SEQUENCES) else (values,):
         if isinstance(value, Tensor):
             if (at := place(value)) is not None:
-                found.add(at[0])
+                addresses.add(at[0])
         elif isinstance(value, SEQUENCES):
-            found |= _places(value)
-    return found
+            addresses |= _places(value)
+    return addresses
 
 
 def widely(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

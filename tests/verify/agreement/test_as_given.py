@@ -168,7 +168,7 @@ def test_the_very_object(name: str) -> None:
     function, make = VERY[name]
     x = make()
     before = np.asarray(x.detach().to_dense() if isinstance(x, Tensor) else x).copy()
-    with pytest.raises(tb.InputError, match=r"it answers x as it is given \((torch|numpy)"):
+    with pytest.raises(tb.InputError, match=r"for x as it is given \((torch|numpy)"):
         tb.certify(Before(function), x, [0] * 12, 1e-3)
     assert np.array_equal(np.asarray(x.detach().to_dense() if isinstance(x, Tensor) else x), before)
 
@@ -189,5 +189,5 @@ def test_a_cast_around_the_call() -> None:
         assert torch.equal(tb.certify(net, x, y, 1e-3).margin, expected.margin)
         with pytest.raises(tb.InputError, match=r"torch\.autocast is on"):
             tb.certify(net, x, y, 1e-3, arithmetic="float32")
-        with pytest.raises(tb.InputError, match=r"under torch\.autocast it answers another thing"):
+        with pytest.raises(tb.InputError, match=r"under torch\.autocast it returns another thing"):
             tb.certify(Before(lambda x: -x if torch.is_autocast_enabled("cpu") else x), x, y, 1e-3)

@@ -19,7 +19,7 @@ from tests.verify.agreement.networks import samples
 from thetabox.models import snapshot
 from thetabox.models.forgetting import keeps, kept
 
-KEPT = "answers with what an earlier call computed of its weights and kept"
+KEPT = "computes with what an earlier call computed of its weights and kept"
 ANOTHER = "is not the function that would be bounded"
 
 

@@ -189,10 +189,10 @@ def test_methods_of_the_protocols_names_for_another_use() -> None:
 
 BROKEN = {
     "fails": ("initial_state", lambda self, batch: torch.zeros(batch, -1), "initial_state"),
-    "fewer states": ("step", lambda self, x_t, state: (x_t @ self.w, ()), "step must answer"),
-    "more states": ("step", lambda self, x_t, state: (x_t @ self.w, (state, state)), "step must answer"),
-    "no state": ("step", lambda self, x_t, state: (x_t @ self.w, None), "step must answer"),
-    "a number": ("step", lambda self, x_t, state: (x_t @ self.w, 1.0), "step must answer|cannot trace"),
+    "fewer states": ("step", lambda self, x_t, state: (x_t @ self.w, ()), "step must return"),
+    "more states": ("step", lambda self, x_t, state: (x_t @ self.w, (state, state)), "step must return"),
+    "no state": ("step", lambda self, x_t, state: (x_t @ self.w, None), "step must return"),
+    "a number": ("step", lambda self, x_t, state: (x_t @ self.w, 1.0), "step must return|cannot trace"),
 }
 
 

@@ -17,7 +17,7 @@ import thetabox as tb
 from tests.verify.agreement.networks import samples
 
 ANOTHER = "is not the function that would be bounded"
-KEPT = "answers with what an earlier call computed of its weights and kept"
+KEPT = "computes with what an earlier call computed of its weights and kept"
 GAIN = tb.Box(include="gain")
 
 

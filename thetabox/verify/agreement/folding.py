@@ -37,6 +37,6 @@ def compare_folded(problem: Problem, model: nn.Module) -> None:
                     answers.append((asked(problem, run, places, mode=mode).double(), expected[places]))
     if not all(near(answer, other, NEAR) for answer, other in answers):
         raise InputError(
-            "the network is not the function that would be bounded: with its batch norms folded it answers other "
+            "the network is not the function that would be bounded: with its batch norms folded it returns other "
             "logits; certify it without fold"
         )

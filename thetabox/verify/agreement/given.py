@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -10,11 +11,15 @@ import torch
 from torch import Tensor
 
 from thetabox.errors import InputError
+from thetabox.models.calls import Call
 from thetabox.models.input_type import input_type
 from thetabox.models.memory import copied
 from thetabox.models.running import Running, running
 from thetabox.verify.agreement.batches import at_once
 from thetabox.verify.problem import Problem, Which
+
+Answer = tuple[Tensor, Sequence[Call]]
+"""Logits, float64, and what the code asked of torch for them."""
 
 
 def as_given(x: Any) -> Tensor | None:

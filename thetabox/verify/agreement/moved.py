@@ -21,7 +21,7 @@ from thetabox.verify.network.replay import replay
 from thetabox.verify.problem import Problem
 from thetabox.verify.search import bounds
 
-ALL_MOVED = "with all parameters moved, the module answers another thing than the traced graph"
+ALL_MOVED = "with all parameters moved, the module returns another thing than the traced graph"
 
 
 class Moving:

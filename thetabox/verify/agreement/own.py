@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -10,8 +11,8 @@ from torch import Tensor
 from thetabox.errors import InputError
 from thetabox.models.calls import Call, alike
 from thetabox.models.running import Running
-from thetabox.verify.agreement.batches import FEW, at_once, repeated, ways
-from thetabox.verify.agreement.given import asked, asked_in, logits
+from thetabox.verify.agreement.batches import FEW, LARGE, at_once, repeated, ways
+from thetabox.verify.agreement.given import Answer, asked, asked_in, logits
 from thetabox.verify.agreement.nearness import (
     NEAR_OWN,
     around,
@@ -22,8 +23,8 @@ from thetabox.verify.agreement.nearness import (
     outside,
     values,
 )
+from thetabox.verify.agreement.precision import holds_narrow
 from thetabox.verify.agreement.refusal import refuse
-from thetabox.verify.agreement.verbatim import Answer
 from thetabox.verify.network.replay import replay
 from thetabox.verify.problem import Problem
 
@@ -37,7 +38,8 @@ class OwnForward:
 
     Attributes:
         logits: of every sample.
-        calls: what the code asked of torch for all of them.
+        calls: what the code asked of torch for all of them, in the last batch if memory holds several.
+        batch: samples of that.
         sizes: of batches that the network takes.
         otherwise: ways in which the code asks other things of torch than in the batch of all.
     """
@@ -46,6 +48,7 @@ class OwnForward:
         self.problem, self.run = problem, run
         self.logits = torch.empty(0)
         self.calls: Sequence[Call] = []
+        self.batch = (len(problem.x) - 1) % at_once(problem.network) + 1
         self.sizes: list[int] = []
         self.otherwise: list[tuple[int, str]] = []
         self._few = torch.arange(min(FEW, len(problem.x)))
@@ -66,12 +69,30 @@ class OwnForward:
         return self._traced
 
     def compare_all(self) -> None:
-        """Every sample, in one batch where memory allows, with its bounds at ε = 0; a few with the graph."""
+        """Every sample, in one batch where memory allows, with its bounds at ε = 0; a few with the graph.
+
+        In one of many where a run in the network's own precision follows, in the batch that the user has: the two sizes
+        in one. Where that fails, in the user's, and :meth:`compare_sizes` says which size it is.
+        """
         problem, run = self.problem, self.run
-        self.logits = logits(problem, run)
-        self.calls = run.calls
+        narrow_follows = run.wide and holds_narrow(problem)
+        if narrow_follows and problem.given is None and len(problem.x) < LARGE <= at_once(problem.network):
+            with suppress(InputError):
+                everything = repeated(torch.arange(len(problem.x)), LARGE)
+                self._compare_logits(run(problem.x[everything]).double())
+                self.batch = LARGE
+                return
+        self._compare_logits(logits(problem, run))
+
+    def _compare_logits(self, answer: Tensor) -> None:
+        """Logits of every sample; what is more than that, of the first ones again."""
+        problem, run = self.problem, self.run
+        count = len(problem.x)
+        self.logits, self.calls = answer[:count], run.calls
+        again = repeated(torch.arange(count), len(answer))[count:]
+        self._same(answer[count:], again, "its forward differs within a batch")
         if not bool(self.logits.isfinite().all()):
-            raise InputError("the network answers NaN or infinite logits at its own weights")
+            raise InputError("the network returns NaN or infinite logits at its own weights")
         if not self._traced:
             graph = replay(problem.network, run.read, run.inputs(problem.x[self._few]), wide=run.wide)
             self._same(graph, self._few, "its forward differs from what was traced")
@@ -87,14 +108,15 @@ class OwnForward:
 
         Where the code then asks other things of torch than in the batch of all, every sample: a few may not show it.
         """
-        count, network = len(self.problem.x), self.problem.network
-        last = (count - 1) % at_once(network) + 1
-        for size, mode in ways(network):
-            known = self._answer if (size, mode) == (len(self._few), "no_grad") else None
+        for size, mode in ways(self.problem.network):
+            if mode == "no_grad" and size == self.batch == LARGE:
+                known: Answer | None = self.logits[repeated(self._few, size)], self.calls
+            else:
+                known = self._answer if (size, mode) == (len(self._few), "no_grad") else None
             calls = self._compare_size(repeated(self._few, size), mode, known)
             if calls is None:
                 continue
-            if not alike(calls, size, self.calls, last):
+            if not alike(calls, size, self.calls, self.batch):
                 self.otherwise.append((size, mode))
                 self._compare_every(size, mode, calls)
             if size not in self.sizes:
@@ -115,7 +137,7 @@ class OwnForward:
     def _compare_size(self, places: Tensor, mode: str, known: Answer | None = None) -> Sequence[Call] | None:
         """One batch, unless its answer is known; what the code asked of torch, ``None`` where the network takes none.
 
-        A batch that it does not take is none that it answers otherwise.
+        A batch that it does not take is none that it returns otherwise.
         """
         size = len(places)
         try:
@@ -124,7 +146,7 @@ class OwnForward:
             if size == len(self.problem.x):
                 raise
             return None
-        self._same(answer, places, f"its answer in a batch of {size} differs from that in one of {len(self.logits)}")
+        self._same(answer, places, f"its answer in a batch of {size} differs from that in one of {self.batch}")
         return calls
 
     def _same(self, answer: Tensor, which: slice | Tensor, what: str) -> None:

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from thetabox.errors import InputError
-from thetabox.models.calls import Call
+from thetabox.models.calls import Call, alike
 from thetabox.models.input_type import input_type
 from thetabox.models.running import Running, running
 from thetabox.models.twins import NARROW
-from thetabox.verify.agreement.given import logits
-from thetabox.verify.agreement.nearness import NEAR_OWN, apart, around, outside
+from thetabox.verify.agreement.batches import FEW
+from thetabox.verify.agreement.given import Answer, asked, logits
+from thetabox.verify.agreement.nearness import NEAR_OWN, apart, around, near, outside
 from thetabox.verify.agreement.points import FAR, BoxPoints
 from thetabox.verify.agreement.refusal import refuse
 from thetabox.verify.kernels import sound_kernels
@@ -25,14 +26,28 @@ def holds_narrow(problem: Problem) -> bool:
     return any(dtype in NARROW for graph in problem.network.graphs.values() for dtype in graph.dtypes.values())
 
 
-def compare_precision(problem: Problem, run: Running, wide: Tensor) -> tuple[Sequence[Call], Tensor]:
+def compare_precision(
+    problem: Problem, run: Running, wide: Tensor, given: Answer | None = None
+) -> tuple[Sequence[Call], Tensor]:
     """Every sample in the network's own precision: near the answers in double precision, or within its rounding.
+
+    Args:
+        problem: of the network.
+        run: in its own precision.
+        wide: the answers in double precision.
+        given: to the caller's very inputs, where a copy of them makes the same call.
 
     Returns:
         What the code asked of torch for them, and answers: in double precision, and in the network's own where that
         gives another class, beyond what the rounding of a sum does.
     """
     run.recording = True
+    if given is not None and near(given[0], wide, NEAR_OWN):
+        # Some code knows the very object; a few samples show whether it does.
+        copied = asked(problem, run, slice(FEW)).double()
+        if alike(run.calls, len(copied), given[1], len(wide)) and near(copied, wide[:FEW], NEAR_OWN):
+            return given[1], wide
+    run.move({})
     own = logits(problem, run)
     calls = run.calls
     # What overflowed is compared with nothing: `real` speaks of real numbers, and in float32 nothing is known of it.
@@ -78,6 +93,6 @@ def compare_cast(problem: Problem) -> None:
             differs |= bounds is not None and bool(len(outside(bounds, answer, NEAR_OWN)))
     if differs:
         raise InputError(
-            "the network is not the function that would be bounded: under torch.autocast it answers another thing; "
+            "the network is not the function that would be bounded: under torch.autocast it returns another thing; "
             "call outside of it"
         )

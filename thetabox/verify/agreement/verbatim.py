@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,17 +11,15 @@ import torch
 from torch import Tensor
 
 from thetabox.errors import InputError
-from thetabox.models.calls import Call, alike, widened
+from thetabox.models.calls import alike, widened
 from thetabox.models.outside import put_back
 from thetabox.models.running import Running
 from thetabox.verify.agreement.batches import at_once
-from thetabox.verify.agreement.given import logits
+from thetabox.verify.agreement.given import Answer, logits
 from thetabox.verify.agreement.nearness import NEAR_OWN, around, near, nearness, outside
+from thetabox.verify.agreement.own import OwnForward
 from thetabox.verify.agreement.points import FAR, BoxPoints
 from thetabox.verify.problem import Problem
-
-Answer = tuple[Tensor, Sequence[Call]]
-"""Logits, float64, and what the code asked of torch for them."""
 
 
 def answer_to(run: Running, x: Any, mode: str = "no_grad") -> Answer:
@@ -56,15 +54,27 @@ def _as_it_was(x: Any) -> Iterator[None]:
                 x.detach().copy_(numbers)
 
 
-def compare_verbatim(problem: Problem, run: Running, x: Any, own: Tensor, calls: Sequence[Call]) -> None:
+def answer_as_given(problem: Problem, run: Running, x: Any) -> Answer | None:
+    """What a run returns for the very ``x`` at its own weights; ``None`` where it takes it not, or not at once."""
+    if problem.given is not None or len(problem.x) > at_once(problem.network):
+        return None
+    run.recording = True
+    run.move({})
+    try:
+        return answer_to(run, x)
+    except InputError:
+        return None
+
+
+def compare_verbatim(problem: Problem, run: Running, x: Any, own: OwnForward, known: Answer | None = None) -> None:
     """The answer to the very ``x`` that the user has, at the network's own weights and at others.
 
     Args:
         problem: of the network.
         run: in its own precision.
         x: inputs as the user has them.
-        own: logits of a plain tensor.
-        calls: what the code asked of torch for these; if it asks no more for the very ``x``, it does nothing else.
+        own: the answers to a plain tensor; if the code asks no more for the very ``x``, it does nothing else.
+        known: the answer at its own weights, if that was asked.
 
     Raises:
         InputError: it is another one than to a plain tensor of the same numbers.
@@ -72,23 +82,24 @@ def compare_verbatim(problem: Problem, run: Running, x: Any, own: Tensor, calls:
     if len(problem.x) > at_once(problem.network):
         return
     run.recording = True
-    count, modes = len(own), ("grad",) if isinstance(x, Tensor) and x.requires_grad else ()
+    count, modes = len(own.logits), ("grad",) if isinstance(x, Tensor) and x.requires_grad else ()
     for moved in (False, True):
         run.move(BoxPoints(problem, run, problem.tensors.boxed).at(FAR, "corner") if moved else {})
-        expected = None if moved else own
+        expected = None if moved else own.logits
         differs = moved
         for mode in ("no_grad", *(("grad",) if moved else modes)):
             try:
-                answer, asked = answer_to(run, x, mode)
+                first = not moved and mode == "no_grad"
+                answer, asked = (known if first else None) or answer_to(run, x, mode)
             except InputError:
                 continue  # a network that does not take it is none that answers otherwise
-            differs |= not alike(widened(asked), count, widened(calls), count)
+            differs |= not alike(widened(asked), count, widened(own.calls), own.batch)
             expected = logits(problem, run) if expected is None else expected
             if not _same(problem, run, answer, expected):
                 raise InputError(
-                    "the network is not the function that would be bounded: it answers x as it is given "
-                    f"({type(x).__module__}.{type(x).__qualname__}) otherwise than a plain tensor of the same numbers; "
-                    "give it as that"
+                    "the network is not the function that would be bounded: for x as it is given "
+                    f"({type(x).__module__}.{type(x).__qualname__}) it returns something else than for a plain tensor "
+                    "of the same numbers; give it as that"
                 )
         if not differs:
             return

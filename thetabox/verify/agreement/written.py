@@ -90,7 +90,7 @@ def _compare_forgetful(moving: Moving, own: Tensor, way: str) -> None:
     if bool(((answer - graph).abs() <= room)[rows].all()) or moving.same(answer, graph, moving.few):
         return
     raise InputError(
-        "the network answers with what an earlier call computed of its weights and kept, and which does not move "
+        "the network computes with what an earlier call computed of its weights and kept, and which does not move "
         "with them; certify it before its first call, or let it compute that in every call"
     )
 
@@ -118,4 +118,4 @@ def _compare_swapped(moving: Moving) -> None:
         with swapped(moving.problem.model) as network:
             if not near(network(held), plain, nearness(narrow)):
                 raise Unfaithful
-    refuse(moving.problem, "when its weights are written to it answers another thing than the traced graph")
+    refuse(moving.problem, "when its weights are written to it returns another thing than the traced graph")

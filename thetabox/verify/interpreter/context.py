@@ -99,6 +99,7 @@ class Context:
             against a threshold that is a value or a number other than 0.
         correlated: how many generators a recurrent layer may keep of how its units depend on each other; 0 for boxes.
         few_layers: the network has so few layers that rounding may be one number for all outputs of each.
+        compared: the bounds are for a run to be compared with, and need be no tighter than its own rounding.
     """
 
     sweep: Sweep
@@ -110,6 +111,7 @@ class Context:
     part: int = 0
     surrogate: Callable[[Tensor, Tensor], Tensor] | None = None
     few_layers: bool = False
+    compared: bool = False
     correlated: int = 0
     _epsilon: dict[float, Tensor] = field(default_factory=dict)
     _uniform: dict[float, float | None] = field(default_factory=dict)

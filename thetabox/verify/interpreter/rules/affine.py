@@ -39,7 +39,8 @@ def affine(context: Context, x: Interval, weight: Operand, bias: Operand, produc
     assert isinstance(weight, Parameter)
     if not weight.relative:
         return _absolute_weight(context, x, weight, bias, product, terms)
-    if x.is_point and x.slack == 0.0 and shortcuts.share_radius(weight, bias):
+    at_zero = context.compared and not context.largest(weight.factor)  # one product is enough there
+    if x.is_point and x.slack == 0.0 and not at_zero and shortcuts.share_radius(weight, bias):
         return shortcuts.known_input(context, x, weight, bias, product, terms)
     if context.uniform(weight.factor) is None or (bias is not None and context.uniform(bias.factor) is None):
         x = context.expanded(x)

@@ -73,6 +73,8 @@ def known_input(
 # Up to this share of the largest output, the radius may be one number for all outputs of a layer. That costs tightness,
 # which every layer behind it amplifies: for networks of few layers only. Rounding in float32 is more.
 NEGLIGIBLE = 2.0**-36
+# The same where runs are compared, of which sums may be taken in any order.
+COMPARED = 2.0**-33
 
 
 def unperturbed(context: Context, middle: Tensor, radius: Tensor, relative: float) -> Interval | None:
@@ -80,8 +82,9 @@ def unperturbed(context: Context, middle: Tensor, radius: Tensor, relative: floa
 
     ``None`` where the radius is more than that: then only a product of its own is tight.
     """
+    negligible = COMPARED if context.compared else NEGLIGIBLE
     slack, size = float(radius.amax()) * SAFETY, float(middle.abs().amax())
-    if not (math.isfinite(size) and slack <= NEGLIGIBLE * size):
+    if not (math.isfinite(size) and slack <= negligible * size):
         return None
     # As in ends: a partial sum of the network may overflow once Σ|w||x| does.
     if not slack < relative * context.rounding.overflow:
