@@ -401,6 +401,8 @@ def attacks(trace: str) -> dict[str, tuple[Callable[[Members], Members], str]]:
         "dunder": (calls("torch.ops.aten.__class__.mro"), ""),
         "inner": (calls("torch.ops.aten._empty_affine_quantized.default"), "refused"),
         "unknown": (calls("torch.ops.aten.nothing.default"), "does not have"),
+        "no overload": (calls("torch.ops.aten.relu.op"), "does not have"),
+        "overloads": (calls("torch.ops.aten.relu.overloads"), "does not have"),
         "random": (calls("torch.ops.aten.bernoulli.default"), "random"),
         "above": (lambda m: {**m, "archive/../../up": b"x"}, "no name inside"),
         "absolute": (lambda m: {"/archive/x": b"x", **m}, "no name inside"),

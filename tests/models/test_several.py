@@ -146,12 +146,25 @@ def test_refused_in_one_line(several: Any, message: str) -> None:
     assert len(NETWORK._forward_pre_hooks) == 0
 
 
+def test_inputs_beyond_those_by_place() -> None:
+    """What a call takes by name alone is no place for one without."""
+
+    class ByName(Three):
+        def forward(self, x: Tensor, image: Tensor, *, mask: Tensor | None = None) -> Tensor:
+            return super().forward(x, image, mask)
+
+    with pytest.raises(tb.InputError, match="x holds 3 inputs, the network's forward takes 2 by place"):
+        tb.certify(ByName(), (X, IMAGE, MASK), torch.zeros(6).long(), 0.1)
+    x = {"x": X, "image": IMAGE, "mask": MASK}
+    assert tb.certify(ByName(), x, ByName()(X, IMAGE, mask=MASK).argmax(1), 0.0).verified.all()
+
+
 def test_what_asks_for_more_than_numbers_is_found() -> None:
     class Asks(Three):
         def forward(self, x: Tensor, image: Tensor) -> Tensor:
             return super().forward(x, image) * (2.0 if image.storage_offset() else 1.0)
 
-    with pytest.raises(tb.InputError, match="otherwise once they have gone through one tensor"):
+    with pytest.raises(tb.InputError, match="something else once its inputs have gone through one tensor"):
         tb.certify(Asks(), (X, IMAGE), torch.zeros(6).long(), 0.1)
 
 

@@ -162,7 +162,7 @@ def _called(model: nn.Module, parts: Sequence[InputPart]) -> tuple[InputPart, ..
     has_places = not taken or any(p.kind in places for p in taken)
     any_name = any(p.kind is Parameter.VAR_KEYWORD for p in taken)
     names = {p.name for p in taken if p.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)}
-    found = []
+    inputs = []
     asked = {part.name for part in parts}
     for part in parts:
         name = part.name
@@ -176,9 +176,10 @@ def _called(model: nn.Module, parts: Sequence[InputPart]) -> tuple[InputPart, ..
                     "call the input so, or give the inputs as a tuple, in order"
                 )
             name = None if first else known[0] if known else name
-        found.append(InputPart(part.shape, part.dtype, name))
+        inputs.append(InputPart(part.shape, part.dtype, name))
     by_place = [p for p in taken if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
     more = any(p.kind is Parameter.VAR_POSITIONAL for p in taken)
-    if taken and not more and not any_name and len(found) > len(taken):
-        raise InputError(f"x holds {len(found)} inputs, the network's forward takes {len(by_place)}")
-    return tuple(found)
+    unnamed = sum(part.name is None for part in inputs)
+    if taken and not more and unnamed > len(by_place):
+        raise InputError(f"x holds {unnamed} inputs, the network's forward takes {len(by_place)} by place")
+    return tuple(inputs)

@@ -72,21 +72,21 @@ def operator_of(path: Any, target: str) -> Callable[..., Any]:
             f"{path}: refused, its graph calls {target[:80]!r}; only operators of aten are read, no code of one's own, "
             "no branches"
         )
-    name, overload = match.groups()
-    found = getattr(getattr(torch.ops.aten, name, None), overload, None)
-    if found is None:
+    name, overload_name = match.groups()
+    overload = getattr(getattr(torch.ops.aten, name, None), overload_name, None)
+    if not isinstance(overload, torch._ops.OpOverload):
         raise InputError(f"{path}: its graph calls {target[:80]}, which torch {torch.__version__} does not have")
-    _check(path, target, name, found)
-    return found
+    _check(path, target, name, overload)
+    return overload
 
 
-def _check(path: Any, target: str, name: str, found: Any) -> None:
-    arguments = found._schema.arguments
+def _check(path: Any, target: str, name: str, overload: Any) -> None:
+    arguments = overload._schema.arguments
     text = [a.name for a in arguments if "str" in str(a.type) and a.name not in TEXT]
     kinds = all(KINDS.fullmatch(str(a.type)) for a in arguments)
     inner = name.startswith("_") and not (name in INNER or (name.startswith("__") and name.endswith("__")))
-    if text or not kinds or inner or (torch.Tag.nondeterministic_seeded in found.tags and not _train(arguments)):
-        draws = "draws random numbers" if torch.Tag.nondeterministic_seeded in found.tags else "is not read"
+    if text or not kinds or inner or (torch.Tag.nondeterministic_seeded in overload.tags and not _train(arguments)):
+        draws = "draws random numbers" if torch.Tag.nondeterministic_seeded in overload.tags else "is not read"
         raise InputError(f"{path}: refused, its graph calls {target}, which {draws}")
 
 
