@@ -59,28 +59,28 @@ def cost(folder: Path) -> None:
 def _timed(function: Callable[..., object], spent: list[float]) -> Callable[..., object]:
     def timed(*given: object) -> object:
         started = time.process_time()
-        found = function(*given)
+        returned = function(*given)
         spent.append(time.process_time() - started)
-        return found
+        return returned
 
     return timed
 
 
 def alarms(count: int) -> None:
     """Every random network through the comparison."""
-    found: Counter[str] = Counter()
+    outcomes: Counter[str] = Counter()
     for seed in range(count):
         net, x = random_network(seed)
         how = arguments.settings("interval", None, "real", "float64", "cpu")
         try:
             agreement.checked_problem(net, how, x, torch.tensor([0.0, 0.01], dtype=torch.float64), x)
-            found["passed"] += 1
+            outcomes["passed"] += 1
         except tb.UnsupportedOperator:
-            found["operator without a rule"] += 1
+            outcomes["operator without a rule"] += 1
         except tb.InputError as error:
-            found["refused"] += 1
+            outcomes["refused"] += 1
             print(f"{seed}: {error}")
-    print(dict(found))
+    print(dict(outcomes))
 
 
 if __name__ == "__main__":

@@ -83,14 +83,19 @@ def measured(row: Row, seed: int) -> dict[str, Any]:
     seconds = time.process_time() - started
     batches = -(-len(train.y) // options["batch_size"])
     passes = options["epochs"] * batches * method(row.method, options["set"]).gradients_per_step
-    found: dict[str, Any] = {"seed": seed, "best_epoch": result.best_epoch, "seconds": seconds, "gradients": passes}
+    measurements: dict[str, Any] = {
+        "seed": seed,
+        "best_epoch": result.best_epoch,
+        "seconds": seconds,
+        "gradients": passes,
+    }
     for domain in row.domains:
         started = time.process_time()
         proof = tb.certify(model, test.x, test.y, EPSILON, domain=domain, device="cpu")
-        found |= {"clean": proof.clean_accuracy, domain: proof.verified_accuracy.tolist()}
-        found[f"{domain}_seconds"] = time.process_time() - started
-    found["mismatch"] = float(mismatch(model, test.x, test.y, LEVEL, DRAWS, device="cpu").mean[0])
-    return found
+        measurements |= {"clean": proof.clean_accuracy, domain: proof.verified_accuracy.tolist()}
+        measurements[f"{domain}_seconds"] = time.process_time() - started
+    measurements["mismatch"] = float(mismatch(model, test.x, test.y, LEVEL, DRAWS, device="cpu").mean[0])
+    return measurements
 
 
 def lines(file: Path) -> Iterator[dict[str, Any]]:
@@ -129,7 +134,7 @@ def mean(values: list[float], digits: int = 3) -> str:
 
 def print_table(file: Path) -> None:
     """Every row that stands in the file, over its seeds."""
-    found = list(lines(file))
+    networks = list(lines(file))
     heads = [f"{e:g}" for e in EPSILON]
     print(
         "| training | seeds | clean | proven by | "
@@ -138,7 +143,7 @@ def print_table(file: Path) -> None:
     )
     print("|" + " --- |" * (len(heads) + 7))
     for name in ROWS:
-        own = [line for line in found if line["row"] == name]
+        own = [line for line in networks if line["row"] == name]
         if not own:
             continue
         for domain in ROWS[name].domains:

@@ -112,15 +112,15 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / f"{args.task}-recipes.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    found = {(line["candidate"], line["seed"]): line for line in lines}
+    runs = {(line["candidate"], line["seed"]): line for line in lines}
     folds = list(held_out(args.task, args.data_dir))
     candidates = CANDIDATES[args.task]
     for seed in range(args.seeds):
         if seed == 1:  # the best few by the first seed meet again
-            names = sorted(candidates, key=lambda name: found[name, 0]["score"], reverse=True)
+            names = sorted(candidates, key=lambda name: runs[name, 0]["score"], reverse=True)
             candidates = {name: candidates[name] for name in names[: args.finalists]}
         for name, options in candidates.items():
-            if (name, seed) in found:
+            if (name, seed) in runs:
                 continue
             started, counts, epochs = time.perf_counter(), [], []
             for train, validation in folds:
@@ -129,12 +129,12 @@ def main() -> None:
                 counts.append(recalls(model, validation))
                 epochs.append(result.best_epoch)
             line = {"candidate": name, "seed": seed, "score": score(counts), "best_epochs": epochs, "counts": counts}
-            found[name, seed] = line | {"options": options, "seconds": time.perf_counter() - started}
+            runs[name, seed] = line | {"options": options, "seconds": time.perf_counter() - started}
             with path.open("a") as file:
-                file.write(json.dumps(found[name, seed]) + "\n")
-            print(json.dumps(found[name, seed]), flush=True)
+                file.write(json.dumps(runs[name, seed]) + "\n")
+            print(json.dumps(runs[name, seed]), flush=True)
     for name in CANDIDATES[args.task]:
-        scores = [found[name, seed]["score"] for seed in range(args.seeds) if (name, seed) in found]
+        scores = [runs[name, seed]["score"] for seed in range(args.seeds) if (name, seed) in runs]
         print(f"{name:30} {np.mean(scores):.3f}  ({', '.join(f'{s:.3f}' for s in scores)})")
 
 

@@ -75,10 +75,10 @@ def rounds_of(rounds: int, *functions: Callable[[], None]) -> list[list[float]]:
     for function in functions:
         function()
     for _ in range(rounds):
-        for function, found in zip(functions, times, strict=True):
+        for function, seconds in zip(functions, times, strict=True):
             started = time.process_time()
             function()
-            found.append(time.process_time() - started)
+            seconds.append(time.process_time() - started)
     return times
 
 
@@ -88,38 +88,38 @@ def ratio(above: list[float], below: list[float]) -> dict[str, float]:
     return {"least": min(above) / min(below), "median": statistics.median(own), "from": min(own), "to": max(own)}
 
 
-def shown(found: dict[str, float]) -> str:
+def shown(quotient: dict[str, float]) -> str:
     """One ratio for the eye."""
-    return f"{found['least']:6.2f} (median {found['median']:.2f}, {found['from']:.2f} to {found['to']:.2f})"
+    return f"{quotient['least']:6.2f} (median {quotient['median']:.2f}, {quotient['from']:.2f} to {quotient['to']:.2f})"
 
 
 def cases(trained: Path | None, task: str) -> dict[str, Callable[[], Case]]:
     """The networks of the table, untrained; and a trained one on its task's test samples."""
-    found = {name: (lambda make=make, shape=shape: Case(make(), shape)) for name, (make, shape) in NETWORKS.items()}
+    makers = {name: (lambda make=make, shape=shape: Case(make(), shape)) for name, (make, shape) in NETWORKS.items()}
     if trained is not None:
         x = tb.data.load(task, "test").x
-        found[f"trained on {task}, {len(x)} test samples"] = lambda: Case(tb.load(trained), x)
-    return found
+        makers[f"trained on {task}, {len(x)} test samples"] = lambda: Case(tb.load(trained), x)
+    return makers
 
 
 def ratios(rounds: int, made: dict[str, Callable[[], Case]]) -> dict[str, dict[str, Any]]:
     """Cost of one ε and of a sweep of ten."""
-    found: dict[str, dict[str, Any]] = {}
+    costs: dict[str, dict[str, Any]] = {}
     for name, make in made.items():
         case = make()
         forward, one, ten = rounds_of(
             rounds, case.forward, lambda c=case: c.certify([EPSILON]), lambda c=case: c.certify(SWEEP)
         )
-        found[name] = {
+        costs[name] = {
             "forward_s": min(forward),
             "one": ratio(one, forward),
             "sweep": ratio(ten, one),
             "sweep_passes": ratio(ten, forward),
         }
         print(f"{name}: forward {min(forward) * 1e3:.1f} ms")
-        print(f"    one ε {shown(found[name]['one'])} passes")
-        print(f"    ten ε {shown(found[name]['sweep'])} times one, {shown(found[name]['sweep_passes'])} passes")
-    return found
+        print(f"    one ε {shown(costs[name]['one'])} passes")
+        print(f"    ten ε {shown(costs[name]['sweep'])} times one, {shown(costs[name]['sweep_passes'])} passes")
+    return costs
 
 
 def against_lirpa(rounds: int) -> dict[str, float] | None:
@@ -136,21 +136,21 @@ def against_lirpa(rounds: int) -> dict[str, float] | None:
     except tb.InputError as error:
         print(error)
         return None
-    found = ratio(theirs, ours)
-    print(f"auto_LiRPA's IBP takes {shown(found)} times as long")
+    quotient = ratio(theirs, ours)
+    print(f"auto_LiRPA's IBP takes {shown(quotient)} times as long")
     print(f"    ({min(theirs):.2f} s; ours in float64, theirs in float32)")
-    return found
+    return quotient
 
 
 def growth(rounds: int) -> dict[str, list[tuple[float, float]]]:
     """Seconds against samples, ε, width and time steps (LSNN; MLP for samples)."""
-    found: dict[str, list[tuple[float, float]]] = {"samples": [], "number of ε": [], "units": [], "time steps": []}
+    curves: dict[str, list[tuple[float, float]]] = {"samples": [], "number of ε": [], "units": [], "time steps": []}
     for samples in (32, 64, 128, 256, 512):
         case = Case(tb.models.LSNN(12, 128, 9), (samples, 30, 12))
-        found["samples"].append((samples, min(rounds_of(rounds, lambda c=case: c.certify([EPSILON]))[0])))
+        curves["samples"].append((samples, min(rounds_of(rounds, lambda c=case: c.certify([EPSILON]))[0])))
     case = Case(tb.models.LSNN(12, 128, 9), (64, 30, 12))
     for count in (1, 2, 4, 8, 16):
-        found["number of ε"].append(
+        curves["number of ε"].append(
             (
                 count,
                 min(rounds_of(rounds, lambda n=count: case.certify([EPSILON * (1 + i / 100) for i in range(n)]))[0]),
@@ -158,11 +158,11 @@ def growth(rounds: int) -> dict[str, list[tuple[float, float]]]:
         )
     for units in (64, 128, 256, 512):
         case = Case(tb.models.LSNN(12, units, 9), (64, 30, 12))
-        found["units"].append((units, min(rounds_of(rounds, lambda c=case: c.certify([EPSILON]))[0])))
+        curves["units"].append((units, min(rounds_of(rounds, lambda c=case: c.certify([EPSILON]))[0])))
     for steps in (15, 30, 60, 120):
         case = Case(tb.models.LSNN(12, 128, 9), (64, steps, 12))
-        found["time steps"].append((steps, min(rounds_of(rounds, lambda c=case: c.certify([EPSILON]))[0])))
-    return found
+        curves["time steps"].append((steps, min(rounds_of(rounds, lambda c=case: c.certify([EPSILON]))[0])))
+    return curves
 
 
 MEMORY_PROBE = """
@@ -182,9 +182,9 @@ print(kib("VmHWM") - before)
 
 def memory() -> dict[str, dict[str, float]]:
     """Peak memory above the loaded network, MiB, each in a process of its own."""
-    found: dict[str, dict[str, float]] = {}
+    peaks: dict[str, dict[str, float]] = {}
     for name in NETWORKS:
-        found[name] = {}
+        peaks[name] = {}
         for what in ("forward", "sweep"):
             answer = subprocess.run(
                 [sys.executable, "-W", "ignore", "-c", MEMORY_PROBE, name, what],
@@ -192,14 +192,14 @@ def memory() -> dict[str, dict[str, float]]:
                 text=True,
                 check=True,
             )
-            found[name][what] = int(answer.stdout.split()[-1]) / 1024
+            peaks[name][what] = int(answer.stdout.split()[-1]) / 1024
         print(
-            f"{name:35} peak memory: forward {found[name]['forward']:6.0f} MiB, ten ε {found[name]['sweep']:6.0f} MiB"
+            f"{name:35} peak memory: forward {peaks[name]['forward']:6.0f} MiB, ten ε {peaks[name]['sweep']:6.0f} MiB"
         )
-    return found
+    return peaks
 
 
-def draw(found: dict[str, list[tuple[float, float]]], path: Path) -> None:
+def draw(curves: dict[str, list[tuple[float, float]]], path: Path) -> None:
     """Four panels, log-log, with the line of linear growth."""
     import matplotlib
 
@@ -207,7 +207,7 @@ def draw(found: dict[str, list[tuple[float, float]]], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, 4, figsize=(13, 3.2), constrained_layout=True)
-    for axis, (name, points) in zip(axes, found.items(), strict=True):
+    for axis, (name, points) in zip(axes, curves.items(), strict=True):
         sizes, seconds = zip(*points, strict=True)
         axis.loglog(sizes, seconds, "o-", label="measured")
         axis.loglog(sizes, [seconds[-1] * s / sizes[-1] for s in sizes], ":", color="grey", label="linear")
@@ -231,18 +231,20 @@ def main() -> None:
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
     record = args.out / "cost.json"
-    found = json.loads(record.read_text()) if record.exists() else {}
-    found["machine"] = f"{platform.machine()}, torch {torch.__version__}, one thread, {time.strftime('%Y-%m-%d')}"
+    measurements = json.loads(record.read_text()) if record.exists() else {}
+    measurements["machine"] = (
+        f"{platform.machine()}, torch {torch.__version__}, one thread, {time.strftime('%Y-%m-%d')}"
+    )
     if args.only in (None, "ratios"):
-        found["ratios"] = ratios(args.rounds, cases(args.trained, args.task))
+        measurements["ratios"] = ratios(args.rounds, cases(args.trained, args.task))
     if args.only in (None, "lirpa"):
-        found["auto_lirpa"] = against_lirpa(min(args.rounds, 3))
+        measurements["auto_lirpa"] = against_lirpa(min(args.rounds, 3))
     if args.only in (None, "memory"):
-        found["memory_mib"] = memory()
+        measurements["memory_mib"] = memory()
     if args.only in (None, "growth"):
-        found["growth_s"] = growth(args.rounds)
-        draw(found["growth_s"], args.out / "growth.png")
-    record.write_text(json.dumps(found, indent=1))
+        measurements["growth_s"] = growth(args.rounds)
+        draw(measurements["growth_s"], args.out / "growth.png")
+    record.write_text(json.dumps(measurements, indent=1))
 
 
 if __name__ == "__main__":

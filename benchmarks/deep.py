@@ -102,7 +102,7 @@ def growth(args: argparse.Namespace) -> dict[str, Any]:
         Problem(model, settings("interval", None, "real", "float64", "cpu"), x), {"intermediate": "interval"}
     )
     epsilon = torch.full((len(x),), args.at, dtype=torch.float64)
-    found: dict[str, Any] = {"layers": []}
+    radii: dict[str, Any] = {"layers": []}
     norms, bound.norms = bound.norms, None
     with torch.no_grad(), sound_kernels():
         plain = bound.samples(x, epsilon)
@@ -119,9 +119,9 @@ def growth(args: argparse.Namespace) -> dict[str, Any]:
             spread = float(((balls.interval(operation.index).upper + balls.interval(operation.index).lower) / 2).std())
             row.append(math.log2(float((value.upper - value.lower).mean()) / 2.0 / spread + 1e-300))
         grown, before = row[0] - before, row[0]
-        found["layers"].append([operation.where or operation.name, *row])
+        radii["layers"].append([operation.where or operation.name, *row])
         print(f"| {operation.where or operation.name} | {row[0]:.1f} | {row[1]:.1f} | {grown:.1f} |")
-    return found
+    return radii
 
 
 def table(args: argparse.Namespace) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def table(args: argparse.Namespace) -> dict[str, Any]:
         double(x.double())
         forward = min(spent(lambda: double(x.double()))[0] for _ in range(3)) / len(x)
     right = float((double(x.double()).argmax(1) == y).double().mean())
-    found: dict[str, Any] = {"right": right, "samples": len(x), "forward_seconds": forward, "rows": []}
+    measurements: dict[str, Any] = {"right": right, "samples": len(x), "forward_seconds": forward, "rows": []}
     print(f"{args.model} width {args.width}: {len(x)} samples, {right:.2f} right, forward pass {1e3 * forward:.2f} ms")
     print("| domain | effort | " + " | ".join(f"{e:g}" for e in args.epsilon) + " | seconds | passes |")
     print("| --- " * (len(args.epsilon) + 4) + "|")
@@ -148,8 +148,8 @@ def table(args: argparse.Namespace) -> dict[str, Any]:
         seconds = max(took - before, 0.0) / (len(x) * len(args.epsilon))
         row = " | ".join(f"{v:.2f}" for v in verified)
         print(f"| {name} | {how or ''} | {row} | {seconds:.3f} | {seconds / forward:.0f} |", flush=True)
-        found["rows"].append({"domain": name, "how": how, "verified": verified, "seconds": seconds})
-    return found
+        measurements["rows"].append({"domain": name, "how": how, "verified": verified, "seconds": seconds})
+    return measurements
 
 
 def main() -> None:
@@ -169,11 +169,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    found = parts[args.part](args)
+    measurements = parts[args.part](args)
     if args.out is not None and args.part != "train":
         args.out.mkdir(parents=True, exist_ok=True)
         name = f"deep-{args.part}-{args.model}-w{args.width}.json"
-        (args.out / name).write_text(json.dumps(found, indent=1), encoding="utf-8")
+        (args.out / name).write_text(json.dumps(measurements, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

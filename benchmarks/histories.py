@@ -61,7 +61,7 @@ def cascade(
 ) -> list[dict[str, Any]]:
     """Verified share and cost up to each stage, for every ε."""
     correct = answers(problem.model, problem.x) == y
-    found = []
+    rows = []
     for epsilon in sweep:
         open_ = correct.clone()
         spent, verified = 0.0, 0
@@ -74,7 +74,7 @@ def cascade(
             spent += took
             open_[which[margin > 0]] = False
             verified = int(correct.sum() - open_.sum())
-            found.append(
+            rows.append(
                 {
                     "epsilon": epsilon,
                     "options": dict(options),
@@ -84,12 +84,12 @@ def cascade(
                 }
             )
             print(f"{epsilon:8.0e}  {options!s:36}  {verified / len(y):.3f}  {spent / forward:8.0f} passes", flush=True)
-    return found
+    return rows
 
 
 def walks(problem: Problem, model: nn.Module, x: Tensor, y: Tensor, sweep: list[float]) -> list[dict[str, Any]]:
     """Cost of one walk of all samples for K = 4 and 8: in turns with the forward pass, least and median of five."""
-    found = []
+    costs = []
     for histories in (4, 8):
         domain = Histories(problem, {"histories": histories})
         for epsilon in sweep:
@@ -102,23 +102,23 @@ def walks(problem: Problem, model: nn.Module, x: Tensor, y: Tensor, sweep: list[
             ]
             least = min(b for _, b in turns) / min(a for a, _ in turns)
             median = statistics.median(b / a for a, b in turns)
-            found.append({"epsilon": epsilon, "histories": histories, "least": least, "median": median})
+            costs.append({"epsilon": epsilon, "histories": histories, "least": least, "median": median})
             print(
                 f"{epsilon:8.0e}  K = {histories} on all samples: {least:.0f} passes (median {median:.0f})", flush=True
             )
-    return found
+    return costs
 
 
 def as_called(model: nn.Module, x: Tensor, y: Tensor, sweep: list[float], forward: float) -> list[dict[str, Any]]:
     """``tb.certify`` with its own effort, one ε a call: what is verified, by which stage, and the cost of the call."""
-    found = []
+    calls = []
     for epsilon in sweep:
         took, cert = seconds(lambda e=epsilon: tb.certify(model, x, y, e))
         by = {name: counts[0] for name, counts in cert.options["proven_by"].items()}
         verified = float(cert.verified_accuracy[0])
-        found.append({"epsilon": epsilon, "verified": verified, "by": by, "forward_passes": took / forward})
+        calls.append({"epsilon": epsilon, "verified": verified, "by": by, "forward_passes": took / forward})
         print(f"{epsilon:8.0e}  tb.certify: {verified:.3f}  {took:.1f} s  {by}", flush=True)
-    return found
+    return calls
 
 
 def growth(epsilon: float) -> list[dict[str, Any]]:
@@ -131,7 +131,7 @@ def growth(epsilon: float) -> list[dict[str, Any]]:
         "samples": [16, 64, 256],
         "classes": [9, 36, 144],
     }
-    found = []
+    costs = []
     for name, values in moves.items():
         for value in values:
             case = {**middle, name: value}
@@ -144,9 +144,9 @@ def growth(epsilon: float) -> list[dict[str, Any]]:
             everyone = torch.arange(len(x))
             took, _ = seconds(lambda d=domain, w=everyone, y=y: margins(d, w, epsilon, y))
             passes = took / forward_seconds(model, x)
-            found.append({**case, "moved": name, "epsilon": epsilon, "seconds": took, "forward_passes": passes})
+            costs.append({**case, "moved": name, "epsilon": epsilon, "seconds": took, "forward_passes": passes})
             print(f"{name:10} {value:5}  {took:7.2f} s  {passes:6.1f} passes", flush=True)
-    return found
+    return costs
 
 
 def main() -> None:

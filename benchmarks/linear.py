@@ -82,8 +82,8 @@ def digits(args: argparse.Namespace) -> dict[str, Any]:
     x, y = torch.as_tensor(test.x)[: args.samples], torch.as_tensor(test.y)[: args.samples]
     made = problem(model, x)
     attack = tb.attack(model, x, y, epsilon=EPSILON, steps=args.steps, restarts=2)
-    found: dict[str, Any] = {"samples": len(x), "epsilon": EPSILON, "attacked": attack.accuracy.tolist()}
-    found["clean"] = float(right_of(model, x, y).double().mean())
+    table: dict[str, Any] = {"samples": len(x), "epsilon": EPSILON, "attacked": attack.accuracy.tolist()}
+    table["clean"] = float(right_of(model, x, y).double().mean())
     everything = torch.arange(len(x))
     for name in ("interval", "crown-ibp", "crown"):
         margins = bounds(name, made, y)
@@ -91,19 +91,19 @@ def digits(args: argparse.Namespace) -> dict[str, Any]:
             lambda m=margins: torch.stack([m(everything, torch.full((len(x),), e).double()) for e in EPSILON])
         )
         assert not ((proven > 0) & ~attack.correct).any(), "a sample is both verified and flipped"
-        found[name] = (proven > 0).double().mean(1).tolist()
-        found[f"{name}_ms_a_sample"] = 1e3 * seconds / proven.numel()
-    print(f"digits, {len(x)} samples, clean {found['clean']:.3f}")
+        table[name] = (proven > 0).double().mean(1).tolist()
+        table[f"{name}_ms_a_sample"] = 1e3 * seconds / proven.numel()
+    print(f"digits, {len(x)} samples, clean {table['clean']:.3f}")
     print("| ε | " + " | ".join(f"{e:g}" for e in EPSILON) + " | ms a sample |")
     print("| --- " * (len(EPSILON) + 2) + "|")
     for name in ("interval", "crown-ibp", "crown", "attacked"):
-        cost = f"{found[f'{name}_ms_a_sample']:.1f}" if name != "attacked" else ""
-        print(f"| {name} | " + " | ".join(f"{v:.3f}" for v in found[name]) + f" | {cost} |")
+        cost = f"{table[f'{name}_ms_a_sample']:.1f}" if name != "attacked" else ""
+        print(f"| {name} | " + " | ".join(f"{v:.3f}" for v in table[name]) + f" | {cost} |")
     domain = Linear(made, OPTIONS["crown"])
     layers, lost = domain.losses(slice(0, 60), torch.full((1, min(60, len(x))), 1e-2).double(), y)
-    found["losses"] = dict(zip(layers, lost[0].tolist(), strict=True))
-    print("lost at 0.01: " + ", ".join(f"{n} {v:.3f}" for n, v in found["losses"].items()))
-    return found
+    table["losses"] = dict(zip(layers, lost[0].tolist(), strict=True))
+    print("lost at 0.01: " + ", ".join(f"{n} {v:.3f}" for n, v in table["losses"].items()))
+    return table
 
 
 def searched(margins: Margins, start: Tensor, rtol: float) -> Tensor:
@@ -128,16 +128,16 @@ def radius(args: argparse.Namespace) -> dict[str, Any]:
     x, y = torch.as_tensor(test.x)[: args.samples], torch.as_tensor(test.y)[: args.samples]
     made = problem(model, x)
     right = right_of(model, x, y)
-    found: dict[str, Any] = {"samples": len(x), "clean": float(right.double().mean()), "rtol": args.rtol}
+    table: dict[str, Any] = {"samples": len(x), "clean": float(right.double().mean()), "rtol": args.rtol}
     start = torch.where(right, 2e-4, 0.0).double()
     for name, factor in (("interval", 1.0), ("crown-ibp", 4.0), ("crown", 5.0)):
         if name in args.domains:
             seconds, radii = spent(lambda n=name, s=start * factor: searched(bounds(n, made, y), s, args.rtol))
             start = torch.where(right, radii.clamp(min=1e-6), 0.0)
-            found[name] = {"median": float(radii.median()), "seconds": seconds, "radii": radii.tolist()}
-            ratio = found[name]["median"] / found["interval"]["median"]
-            print(f"{name:9} median radius {found[name]['median']:.3e}   {ratio:5.1f} × interval   {seconds:6.0f} s")
-    return found
+            table[name] = {"median": float(radii.median()), "seconds": seconds, "radii": radii.tolist()}
+            ratio = table[name]["median"] / table["interval"]["median"]
+            print(f"{name:9} median radius {table[name]['median']:.3e}   {ratio:5.1f} × interval   {seconds:6.0f} s")
+    return table
 
 
 # Multiples of the median interval radius, in the order in which they are tried.
@@ -157,7 +157,7 @@ def ladder(args: argparse.Namespace) -> dict[str, Any]:
     margins = bounds("crown", made, y)
     radii = torch.zeros(len(x), dtype=torch.float64)
     beyond = torch.where(right, torch.inf, 0.0).double()
-    found: dict[str, Any] = {"samples": len(x), "clean": float(right.double().mean()), "interval_median": unit}
+    table: dict[str, Any] = {"samples": len(x), "clean": float(right.double().mean()), "interval_median": unit}
     for multiple in LADDER:
         epsilon, seconds = multiple * unit, 0.0
         # Proven at a larger ε is proven here, and what is not proven at a smaller one is not asked for again.
@@ -168,17 +168,17 @@ def ladder(args: argparse.Namespace) -> dict[str, Any]:
             proven = margin > 0
             radii[part[proven]], beyond[part[~proven]] = epsilon, epsilon
         share = float((radii >= epsilon).double().mean())
-        found[f"{multiple:g}"] = {"proven": share, "seconds": seconds, "asked": len(todo)}
+        table[f"{multiple:g}"] = {"proven": share, "seconds": seconds, "asked": len(todo)}
         print(f"{multiple:g} × {unit:.2e}: {share:.2f} proven ({len(todo)} images asked, {seconds:.0f} s)", flush=True)
         if share < 0.5:
             break
     ratio = radii[plain > 0] / plain[plain > 0]
-    found["median_radius_at_least"] = float(radii.median())
+    table["median_radius_at_least"] = float(radii.median())
     print(
         f"median radius at least {float(radii.median()) / unit:.0f} × interval,"
         f" median ratio {float(ratio.median()):.1f}"
     )
-    return found
+    return table
 
 
 def case(samples: int, classes: int = 10) -> tuple[nn.Module, Tensor, Tensor]:
@@ -192,7 +192,7 @@ def case(samples: int, classes: int = 10) -> tuple[nn.Module, Tensor, Tensor]:
 
 def cost(args: argparse.Namespace) -> dict[str, Any]:
     """Forward passes of the paper's CNN, growth with samples and classes, peak memory."""
-    found: dict[str, Any] = {}
+    costs: dict[str, Any] = {}
     if args.model.exists():
         model = tb.load(args.model).double().eval()
         test = tb.data.load("fashion-mnist", split="test", data_dir=args.data_dir).subset(100)
@@ -218,10 +218,10 @@ def cost(args: argparse.Namespace) -> dict[str, Any]:
                 )
                 seconds = min(seconds, took)
             one = min(one, forward(count))
-            found[f"{name} at {epsilon:g}"] = seconds / count / one
+            costs[f"{name} at {epsilon:g}"] = seconds / count / one
             share = float((proven > 0).double().mean())
             print(f"| {name} | {epsilon:g} | {count} | {seconds / count / one:.0f} ({share:.2f} proven) |")
-    found["samples"], found["classes"] = {}, {}
+    costs["samples"], costs["classes"] = {}, {}
     for count in (8, 16, 32, 64):
         made = problem(model, x[:count])
         seconds, _ = spent(
@@ -229,7 +229,7 @@ def cost(args: argparse.Namespace) -> dict[str, Any]:
                 slice(None), torch.full((1, n), 1e-3).double(), y
             )
         )
-        found["samples"][count] = seconds
+        costs["samples"][count] = seconds
     for classes in (5, 10, 20, 40):
         wide, inputs, labels = case(8, classes)
         made = problem(wide, inputs)
@@ -238,10 +238,10 @@ def cost(args: argparse.Namespace) -> dict[str, Any]:
                 slice(None), torch.full((1, 8), 1e-4).double(), t
             )
         )
-        found["classes"][classes] = seconds
-    print("crown-ibp, seconds by samples:", {k: round(v, 2) for k, v in found["samples"].items()})
-    print("crown-ibp, 8 samples, seconds by classes:", {k: round(v, 2) for k, v in found["classes"].items()})
-    found["memory_mib"] = {
+        costs["classes"][classes] = seconds
+    print("crown-ibp, seconds by samples:", {k: round(v, 2) for k, v in costs["samples"].items()})
+    print("crown-ibp, 8 samples, seconds by classes:", {k: round(v, 2) for k, v in costs["classes"].items()})
+    costs["memory_mib"] = {
         name: int(
             subprocess.run(
                 [sys.executable, "-W", "ignore", "-c", MEMORY_PROBE, name, epsilon, count],
@@ -253,8 +253,8 @@ def cost(args: argparse.Namespace) -> dict[str, Any]:
         / 1024
         for name, epsilon, count in (("forward", "0", "32"), ("crown-ibp", "1e-4", "32"), ("crown", "1e-3", "2"))
     }
-    print("peak memory above the loaded network, MiB:", {k: round(v) for k, v in found["memory_mib"].items()})
-    return found
+    print("peak memory above the loaded network, MiB:", {k: round(v) for k, v in costs["memory_mib"].items()})
+    return costs
 
 
 MEMORY_PROBE = """
@@ -286,7 +286,7 @@ def lirpa(args: argparse.Namespace) -> dict[str, Any]:
     x = torch.randn(50, 784, dtype=torch.float64)
     with torch.no_grad():
         y = model(x).argmax(1)
-    rows, found = margin_rows(y, 10), {}
+    rows, comparison = margin_rows(y, 10), {}
     domain = Linear(problem(model, x), OPTIONS["crown-ibp"])
     for epsilon in (1e-4, 1e-3, 1e-2):
         values = torch.full((1, len(x)), epsilon).double()
@@ -297,12 +297,16 @@ def lirpa(args: argparse.Namespace) -> dict[str, Any]:
             (spent(lambda e=epsilon: lirpa_bounds(model, x, e, "CROWN-IBP", rows=rows)[0].amin(1)) for _ in range(2)),
             key=lambda p: p[0],
         )
-        found[f"{epsilon:g}"] = {"ratio": theirs / ours, "ms": 1e3 * ours, "apart": float((mine - other).abs().max())}
+        comparison[f"{epsilon:g}"] = {
+            "ratio": theirs / ours,
+            "ms": 1e3 * ours,
+            "apart": float((mine - other).abs().max()),
+        }
         print(
             f"ε {epsilon:g}: ours {1e3 * ours:.1f} ms, auto_LiRPA {1e3 * theirs:.0f} ms, {theirs / ours:.0f} times;"
-            f" margins differ by at most {found[f'{epsilon:g}']['apart']:.1e}"
+            f" margins differ by at most {comparison[f'{epsilon:g}']['apart']:.1e}"
         )
-    return found
+    return comparison
 
 
 def main() -> None:
@@ -314,7 +318,7 @@ def main() -> None:
     parser.add_argument("--task", default="fashion-mnist")
     parser.add_argument("--data-dir", default=None)
     parser.add_argument("--samples", type=int, default=None)
-    parser.add_argument("--domains", default="interval,a,b", type=lambda text: text.split(","))
+    parser.add_argument("--domains", default="interval,crown-ibp,crown", type=lambda text: text.split(","))
     parser.add_argument("--rtol", type=float, default=0.02)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
@@ -323,9 +327,9 @@ def main() -> None:
         args.samples = {"digits": 360, "radius": 100, "ladder": 100, "cost": 4, "lirpa": 50}[args.part]
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
-    found = {"digits": digits, "radius": radius, "ladder": ladder, "cost": cost, "lirpa": lirpa}[args.part](args)
-    found["machine"] = f"{platform.machine()}, torch {torch.__version__}, one thread, {time.strftime('%Y-%m-%d')}"
-    (args.out / f"linear-{args.part}.json").write_text(json.dumps(found, indent=1))
+    table = {"digits": digits, "radius": radius, "ladder": ladder, "cost": cost, "lirpa": lirpa}[args.part](args)
+    table["machine"] = f"{platform.machine()}, torch {torch.__version__}, one thread, {time.strftime('%Y-%m-%d')}"
+    (args.out / f"linear-{args.part}.json").write_text(json.dumps(table, indent=1))
 
 
 if __name__ == "__main__":

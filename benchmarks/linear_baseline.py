@@ -49,13 +49,14 @@ def fitted(task: str, data_dir: Path | None) -> dict[str, object]:
             model = make_pipeline(
                 StandardScaler(), LogisticRegression(C=penalty, max_iter=ITERATIONS, class_weight=weight)
             ).fit(x, y)
-            found = score([counts(model.predict(held_x) == held_y, held_y, classes)])
+            recall = score([counts(model.predict(held_x) == held_y, held_y, classes)])
             accuracy = float(model.score(held_x, held_y))
             print(
-                f"{task}: C {penalty:g}, weights {weight}: validation {found:.3f} (accuracy {accuracy:.3f})", flush=True
+                f"{task}: C {penalty:g}, weights {weight}: validation {recall:.3f} (accuracy {accuracy:.3f})",
+                flush=True,
             )
-            if best is None or found > best[0]:
-                best = (found, model, {"C": penalty, "weights": weight, "validation": found, "accuracy": accuracy})
+            if best is None or recall > best[0]:
+                best = (recall, model, {"C": penalty, "weights": weight, "validation": recall, "accuracy": accuracy})
     assert best is not None
     test = tb.data.load(task, split="test", data_dir=data_dir)
     fixed = test.subset(SAMPLES)
@@ -79,11 +80,11 @@ def main() -> None:
     warnings.simplefilter("ignore", ConvergenceWarning)  # the best on validation data is taken, converged or not
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "linear.json"
-    found = json.loads(path.read_text()) if path.exists() else {}
+    baselines = json.loads(path.read_text()) if path.exists() else {}
     for task in [args.task] if args.task else TASKS:
-        found[task] = fitted(task, args.data_dir)
-        print(task, json.dumps(found[task]), flush=True)
-        path.write_text(json.dumps(found, indent=1))
+        baselines[task] = fitted(task, args.data_dir)
+        print(task, json.dumps(baselines[task]), flush=True)
+        path.write_text(json.dumps(baselines, indent=1))
 
 
 if __name__ == "__main__":

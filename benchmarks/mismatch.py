@@ -29,7 +29,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
 
 def copying_loop(model: nn.Module, x: Tensor, y: Tensor, draws: int) -> Tensor:
     """Accuracy of each draw, the plain way."""
-    found = []
+    accuracies = []
     for draw in range(draws):
         stream = torch.Generator().manual_seed(draw)
         twin = copy.deepcopy(model)
@@ -37,8 +37,8 @@ def copying_loop(model: nn.Module, x: Tensor, y: Tensor, draws: int) -> Tensor:
             for weight in twin.parameters():
                 noise = torch.randn(weight.shape, generator=stream)
                 weight.copy_(weight.double() + LEVEL * weight.double().abs() * noise)
-            found.append((twin(x).argmax(1) == y).double().mean())
-    return torch.stack(found)
+            accuracies.append((twin(x).argmax(1) == y).double().mean())
+    return torch.stack(accuracies)
 
 
 def main() -> None:
@@ -59,13 +59,13 @@ def main() -> None:
             "chosen": lambda m=model, x=x, y=y, d=draws: tb.mismatch(m, x, y, LEVEL, d).accuracy[0],
         }
         least = dict.fromkeys(ways, float("inf"))
-        found = {}
+        accuracies = {}
         for _ in range(rounds):
             for way, run in ways.items():
                 started = time.process_time()
-                found[way] = run()
+                accuracies[way] = run()
                 least[way] = min(least[way], time.process_time() - started)
-        assert all(torch.equal(found["copying"], accuracy) for accuracy in found.values())
+        assert all(torch.equal(accuracies["copying"], accuracy) for accuracy in accuracies.values())
         numbers = " | ".join(f"{1000 * seconds / draws:.2f}" for seconds in least.values())
         gains = " | ".join(f"{least[way] / least['chosen']:.2f}" for way in ("copying", "one"))
         print(f"| {name} | {numbers} | {gains} |")

@@ -52,22 +52,22 @@ def main() -> None:
         move = (natural / natural.sum()).log() - (shares / shares.sum()).log()
         return [float(((logits + part).argmax(1) == test.y).double().mean()) for part in (0.0 * move, move)]
 
-    found: dict[str, list[float]] = {"majority": [float(test.y.bincount().max() / len(test))] * 2}
+    accuracies: dict[str, list[float]] = {"majority": [float(test.y.bincount().max() / len(test))] * 2}
     for path in sorted(args.out.glob("ecg-*.safetensors")):
         model = tb.load(path)
         with torch.no_grad():
             logits = torch.cat([model(part) for part in test.x.split(1000)]).double()
-        found[path.stem] = corrected(logits, seen)
+        accuracies[path.stem] = corrected(logits, seen)
     chosen = json.loads((args.out / "linear.json").read_text())["ecg"]
     linear = make_pipeline(
         StandardScaler(), LogisticRegression(C=chosen["C"], max_iter=500, class_weight=chosen["weights"])
     ).fit(train.x.flatten(1).numpy(), train.y.numpy())
     logits = torch.from_numpy(np.asarray(linear.decision_function(test.x.flatten(1).numpy())))
     even = torch.ones(classes, dtype=torch.float64)
-    found["linear"] = corrected(logits, even if chosen["weights"] else train.y.bincount().double())
-    for name, (plain, moved) in found.items():
+    accuracies["linear"] = corrected(logits, even if chosen["weights"] else train.y.bincount().double())
+    for name, (plain, moved) in accuracies.items():
         print(f"{name}: {plain:.4f} as trained, {moved:.4f} at the natural shares", flush=True)
-    (args.out / "natural.json").write_text(json.dumps(found, indent=1))
+    (args.out / "natural.json").write_text(json.dumps(accuracies, indent=1))
 
 
 if __name__ == "__main__":

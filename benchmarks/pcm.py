@@ -31,7 +31,7 @@ def train(args: argparse.Namespace, path: Path) -> None:
         data, validation = data.subset(args.pictures), validation.subset(100)
         options = {"epochs": args.epochs, "batch_size": 50, "lr": 0.05}
     model = tb.models.ResNet32()
-    found = tb.train.fit(
+    training = tb.train.fit(
         model,
         data,
         validation,
@@ -42,7 +42,7 @@ def train(args: argparse.Namespace, path: Path) -> None:
         threads=args.threads,
         **options,
     )
-    facts = {"accuracy": found.best_validation_accuracy, "samples": len(validation)}
+    facts = {"accuracy": training.best_validation_accuracy, "samples": len(validation)}
     tb.save(model.cpu(), path, info={"task": "cifar10", "data": data.info, "validation": facts, **options})
 
 
@@ -74,19 +74,19 @@ def main() -> None:
         "not corrected": {"compensation": False},
         "corrected, ideal converters": {"adc_bits": 0, "dac_bits": 0},
     }.items():
-        found = tb.measure.pcm(
+        ageing = tb.measure.pcm(
             model, test.x, test.y, samples=args.draws, seed=args.seed, device=args.device, chunk=200, **options
         )
         if not facts.get("pcm"):
-            figure = report.ageing_figure(found.times.numpy(), found.accuracy.numpy(), found.clean_accuracy)
+            figure = report.ageing_figure(ageing.times.numpy(), ageing.accuracy.numpy(), ageing.clean_accuracy)
             report.write_file(args.out / "pcm.png", report.to_png(figure))
-            print(f"clean accuracy {percent(found.clean_accuracy)}, {len(found.converted)} matrices with converters")
-        facts.setdefault("pcm", {})[name] = found.to_json()
+            print(f"clean accuracy {percent(ageing.clean_accuracy)}, {len(ageing.converted)} matrices with converters")
+        facts.setdefault("pcm", {})[name] = ageing.to_json()
         shown = (
             f"{duration(float(t))}: {percent(float(m))} ± {100 * float(s):.1f}"
-            for t, m, s in zip(found.times, found.mean, found.std, strict=True)
+            for t, m, s in zip(ageing.times, ageing.mean, ageing.std, strict=True)
         )
-        print(f"{name}: {', '.join(shown)} ({found.seconds:.0f} s)", flush=True)
+        print(f"{name}: {', '.join(shown)} ({ageing.seconds:.0f} s)", flush=True)
     report.write_file(args.out / "pcm.json", report.json_text(facts))
 
 

@@ -73,30 +73,30 @@ def measure(path: Path, task: str, args: argparse.Namespace) -> dict[str, Any]:
     model = tb.load(path)
     whole = tb.data.load(task, split="test", data_dir=args.data_dir)
     test = whole.subset(SAMPLES)
-    found: dict[str, Any] = {"samples": len(test.y), "epsilon": EPSILON}
+    measurements: dict[str, Any] = {"samples": len(test.y), "epsilon": EPSILON}
     with torch.no_grad():
         predicted = torch.cat([model(part).argmax(1) for part in whole.x.split(500)])
-    found["clean_whole_test"] = float((predicted == whole.y).double().mean())
-    found["majority"] = float(whole.y.bincount().max() / len(whole.y))
+    measurements["clean_whole_test"] = float((predicted == whole.y).double().mean())
+    measurements["majority"] = float(whole.y.bincount().max() / len(whole.y))
     certificate = tb.certify(model, test.x, test.y, EPSILON, device=args.device, baseline=True)
-    found["clean"] = certificate.clean_accuracy
-    found["verified"] = certificate.verified_accuracy.tolist()
-    found["baseline"] = certificate.baseline.tolist()
-    found["certify_seconds"] = certificate.seconds
+    measurements["clean"] = certificate.clean_accuracy
+    measurements["verified"] = certificate.verified_accuracy.tolist()
+    measurements["baseline"] = certificate.baseline.tolist()
+    measurements["certify_seconds"] = certificate.seconds
     radii = tb.certified_radius(model, test.x, test.y, device=args.device)
-    found["median_radius"] = float(radii.median())
+    measurements["median_radius"] = float(radii.median())
     drawn = tb.mismatch(model, test.x, test.y, level=[MISMATCH], samples=DRAWS, device=args.device)
-    found["mismatch_mean"], found["mismatch_std"] = float(drawn.mean[0]), float(drawn.std[0])
+    measurements["mismatch_mean"], measurements["mismatch_std"] = float(drawn.mean[0]), float(drawn.std[0])
     started = time.perf_counter()
     attacked = tb.attack(
         model, test.x, test.y, epsilon=EPSILON, steps=args.steps, restarts=args.restarts, device=args.device
     )
-    found["attacked"] = attacked.accuracy.tolist()
-    found["attack_seconds"] = time.perf_counter() - started
-    found["attack"] = {"steps": args.steps, "restarts": args.restarts}
+    measurements["attacked"] = attacked.accuracy.tolist()
+    measurements["attack_seconds"] = time.perf_counter() - started
+    measurements["attack"] = {"steps": args.steps, "restarts": args.restarts}
     contradictions = (certificate.verified & ~attacked.correct).sum()
     assert contradictions == 0, f"{int(contradictions)} samples are both verified and flipped"
-    return found
+    return measurements
 
 
 def run(args: argparse.Namespace) -> None:
@@ -105,15 +105,15 @@ def run(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     stem = f"{args.task}-{args.method}"
     checkpoint, answer = args.out / f"{stem}.safetensors", args.out / f"{stem}.json"
-    found: dict[str, Any] = json.loads(answer.read_text()) if answer.exists() else {}
+    cell: dict[str, Any] = json.loads(answer.read_text()) if answer.exists() else {}
     if not checkpoint.exists():
-        found = train(args.task, args.method, checkpoint, args)
-        answer.write_text(json.dumps(found, indent=1))
+        cell = train(args.task, args.method, checkpoint, args)
+        answer.write_text(json.dumps(cell, indent=1))
     if not args.only_train:
-        found |= measure(checkpoint, args.task, args)
-        found["machine"] = machine(args.device)
-        answer.write_text(json.dumps(found, indent=1))
-    print(stem, json.dumps({k: v for k, v in found.items() if k != "epsilon"}), flush=True)
+        cell |= measure(checkpoint, args.task, args)
+        cell["machine"] = machine(args.device)
+        answer.write_text(json.dumps(cell, indent=1))
+    print(stem, json.dumps({k: v for k, v in cell.items() if k != "epsilon"}), flush=True)
 
 
 def machine(device: str) -> str:

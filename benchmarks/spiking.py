@@ -154,22 +154,22 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], str, float]] = {
 
 def row(name: str, model: nn.Module, x: Tensor, y: Tensor, epsilon: list[float], attacked: bool) -> dict[str, Any]:
     """One network's line of the table."""
-    found: dict[str, Any] = {"network": name, "samples": len(y), "epsilon": epsilon}
+    line: dict[str, Any] = {"network": name, "samples": len(y), "epsilon": epsilon}
     for domain in ("interval", "auto"):
         started = time.perf_counter()
         cert = tb.certify(model, x, y, epsilon=epsilon, domain=domain)
-        found[domain] = [round(float(v), 4) for v in cert.verified_accuracy]
-        found[f"{domain}_seconds"] = time.perf_counter() - started
-        found["clean"] = float(cert.clean_accuracy)
-    found["left_out"] = cert.options.get("left_out", {})
-    found["proven_by"] = cert.options["proven_by"]
+        line[domain] = [round(float(v), 4) for v in cert.verified_accuracy]
+        line[f"{domain}_seconds"] = time.perf_counter() - started
+        line["clean"] = float(cert.clean_accuracy)
+    line["left_out"] = cert.options.get("left_out", {})
+    line["proven_by"] = cert.options["proven_by"]
     if attacked:
-        found["attack"] = [round(float(v), 4) for v in attack(model, x, y, epsilon, steps=10, restarts=1).accuracy]
-    cells = [f"{a:.2f} / {b:.2f}" for a, b in zip(found["interval"], found["auto"], strict=True)]
+        line["attack"] = [round(float(v), 4) for v in attack(model, x, y, epsilon, steps=10, restarts=1).accuracy]
+    cells = [f"{a:.2f} / {b:.2f}" for a, b in zip(line["interval"], line["auto"], strict=True)]
     if attacked:
-        cells = [f"{cell} / {c:.2f}" for cell, c in zip(cells, found["attack"], strict=True)]
-    print(f"| {name} | {found['clean']:.2f} | {' | '.join(cells)} | {found['auto_seconds']:.0f} |", flush=True)
-    return found
+        cells = [f"{cell} / {c:.2f}" for cell, c in zip(cells, line["attack"], strict=True)]
+    print(f"| {name} | {line['clean']:.2f} | {' | '.join(cells)} | {line['auto_seconds']:.0f} |", flush=True)
+    return line
 
 
 WRITTEN = ("snntorch_leaky", "snntorch_conv", "norse_box_leaky", "spikingjelly_leaky", "sinabs_leaky")

@@ -68,12 +68,12 @@ def main() -> None:
         facts["clean"] = cert.clean_accuracy
         rows.append((f"{name} ({passes:.0f} passes)", cert.verified_accuracy.tolist()))
     if args.steps:
-        found = tb.attack(model, test.x, test.y, sweep, steps=args.steps, restarts=args.restarts, seed=0)
-        facts["attacked"] = found.accuracy.tolist()
+        attack = tb.attack(model, test.x, test.y, sweep, steps=args.steps, restarts=args.restarts, seed=0)
+        facts["attacked"] = attack.accuracy.tolist()
         facts["attack"] = {"steps": args.steps, "restarts": args.restarts}
-        rows.append((f"attack ({args.steps} steps, {args.restarts} starts)", found.accuracy.tolist()))
+        rows.append((f"attack ({args.steps} steps, {args.restarts} starts)", attack.accuracy.tolist()))
         for cert in certificates.values():
-            assert not (cert.verified & ~found.correct).any(), "a sample is both verified and flipped"
+            assert not (cert.verified & ~attack.correct).any(), "a sample is both verified and flipped"
     if args.radius:
         plain = tb.certified_radius(model, test.x, test.y, domain="interval")
         auto = tb.certified_radius(model, test.x, test.y, options={"effort": args.effort})

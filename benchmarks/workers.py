@@ -61,7 +61,7 @@ def cluster(workers: int) -> Iterator[Executor]:
             command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", *args]
             started.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=folder))
             lines: Any = started[-1].stderr
-            return next(found[1] for line in lines if (found := re.search(said, line)))
+            return next(match[1] for line in lines if (match := re.search(said, line)))
 
         try:
             address = start("scheduler", "--host", "127.0.0.1", "--port", "0", said=r"Scheduler at:\s*(tcp://\S+)")
@@ -80,9 +80,11 @@ def certified(
 ) -> tuple[float, str]:
     """Seconds of ``tb.certify``, and a hash of what it says."""
     started = time.perf_counter()
-    found = tb.certify(model, x, y, EPSILON, executor=executor, options={"effort": effort}, **how)
+    certificate = tb.certify(model, x, y, EPSILON, executor=executor, options={"effort": effort}, **how)
     seconds = time.perf_counter() - started
-    return seconds, hashlib.sha256(found.margin.numpy().tobytes() + repr(found.options).encode()).hexdigest()[:12]
+    return seconds, hashlib.sha256(
+        certificate.margin.numpy().tobytes() + repr(certificate.options).encode()
+    ).hexdigest()[:12]
 
 
 def killer(executor: LocalProcesses) -> Callable[[int, int], None]:

@@ -115,12 +115,12 @@ class Noise:
                 if not any(name.matches(pattern) for several in tensors.values() for name in several):
                     others = some(tensors) or "no parameters"
                     raise InputError(f"the {what} pattern {pattern!r} of the noise matches none of {others}")
-            found = {}
+            factors = {}
             for name, several in tensors.items():
                 matching = [number for pattern, number in given.items() if any(n.matches(pattern) for n in several)]
                 if matching:
-                    found[escape(name)] = matching[0]
-            return found
+                    factors[escape(name)] = matching[0]
+            return factors
 
         return replace(self, scale=own("scale"), drift=own("drift"), drift_bound=own("drift_bound"))
 

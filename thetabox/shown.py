@@ -44,7 +44,7 @@ def _plain(column: Any) -> Any:
 
 
 def about(data: Mapping[str, Any], samples: int, clean_accuracy: float) -> str:
-    """What a claim speaks of: the data by name, how many, and how many the network itself answers right."""
+    """What a claim speaks of: the data by name, how many, and how many the network itself gets right."""
     name = f"{data['name']}, " if data.get("name") else ""
     return f"{name}{samples} samples, clean accuracy {clean_accuracy:.3f}"
 

@@ -48,14 +48,14 @@ def object_at(place: str, what: str) -> Any:
         raise InputError(f"{place!r} names no {what}; write package.module:name or path/to/file.py:name")
     file = source_file(place)
     module = _named(module_name, what) if file is None else _run(file, what)
-    found: Any = module
+    target: Any = module
     for part in name.split("."):
-        if not hasattr(found, part):
-            near = get_close_matches(part, [n for n in dir(found) if not n.startswith("_")], n=3)
+        if not hasattr(target, part):
+            near = get_close_matches(part, [n for n in dir(target) if not n.startswith("_")], n=3)
             hint = f"; nearest: {', '.join(near)}" if near else ""
             raise InputError(f"{place} is no {what}: {module_name} has no {name!r}{hint}")
-        found = getattr(found, part)
-    return found
+        target = getattr(target, part)
+    return target
 
 
 def source_file(place: str) -> Path | None:

@@ -77,7 +77,7 @@ def run(config: Config, out: Path) -> Comparison:
 def test_fewer_training_samples(config: Config, tmp_path: Path) -> None:
     """They are what is trained on, and a network of other samples is not taken for theirs."""
     config = replace(config, methods=("standard",), seeds=1, directions=0)
-    whole, few = (run(c, tmp_path).rows[0].found["train"][0] for c in (config, replace(config, train_samples=60)))
+    whole, few = (run(c, tmp_path).rows[0].results["train"][0] for c in (config, replace(config, train_samples=60)))
     assert (whole["batches"], few["batches"]) == (3, 1)
     assert whole["history"] != few["history"]
 
@@ -91,14 +91,14 @@ def test_a_comparison_shows_itself(config: Config, tmp_path: Path, monkeypatch: 
     assert names == ["method", "clean", "mismatch 0", "mismatch 0.3", "proven at ε = 0", "proven at ε = 0.001"]
     page = found._repr_html_()
     for row, line in zip(found.rows, cells_, strict=True):
-        proven = np.mean([one["accuracy"] for one in row.found["certify"]], 0)
+        proven = np.mean([one["accuracy"] for one in row.results["certify"]], 0)
         assert line[0] == row.variant.label
         assert line[4:] == [f"{100 * value:.1f}" for value in proven]
         assert all(f"<td>{cell}</td>" in page for cell in line)
     frame = found.to_pandas()
     assert list(frame["method"]) == ["standard", "standard", "weight-attack", "weight-attack"]
     assert list(frame["seed"]) == [0, 1, 0, 1]
-    second = found.rows[0].found
+    second = found.rows[0].results
     assert frame["clean"][1] == second["mismatch"][1]["clean_accuracy"]
     assert frame["mismatch 0.3"][1] == np.mean(second["mismatch"][1]["accuracy"][1])
     assert frame["attacked 0.05"][1] == second["attack"][1]["accuracy"][2]
@@ -117,25 +117,25 @@ def times(out: Path) -> dict[str, int]:
 def test_all_stages_and_the_report(config: Config, tmp_path: Path) -> None:
     found = run(config, tmp_path)
     assert [row.variant.label for row in found.rows] == ["standard", "weight-attack"]
-    assert all(len(results) == 2 for row in found.rows for results in row.found.values())
+    assert all(len(results) == 2 for row in found.rows for results in row.results.values())
     for row in found.rows:
-        for attacked, proven in zip(row.found["attack"], row.found["certify"], strict=True):
+        for attacked, proven in zip(row.results["attack"], row.results["certify"], strict=True):
             places = [attacked["epsilon"].index(e) for e in proven["epsilon"]]
             for place, verified in zip(places, proven["verified"], strict=True):
                 assert all(a >= v for a, v in zip(attacked["correct"][place], verified, strict=True))
-        for shared, each in zip(row.found["shared"], row.found["attack"], strict=True):
+        for shared, each in zip(row.results["shared"], row.results["attack"], strict=True):
             assert shared["epsilon"] == each["epsilon"] == [0.0, 1e-3, 0.05]
             assert shared["samples"] == 20
             assert shared["accuracy"] == sorted(shared["accuracy"], reverse=True)
-        for aged, seed in zip(row.found["pcm"], (0, 1), strict=True):
+        for aged, seed in zip(row.results["pcm"], (0, 1), strict=True):
             model = thetabox.load(tmp_path / "cells" / f"{row.variant.folder}-seed{seed}" / "model.safetensors")
             test = data.load(config.task, "test").subset(20)
             again = thetabox.measure.pcm(model, test.x, test.y, (25.0, 3600.0), 2, seed=seed, device="cpu")
             assert aged["accuracy"] == again.accuracy.tolist()
             train = data.load(config.task, "train").subset(25)
             around = thetabox.landscape(model, train.x, train.y, directions=2, seed=seed, device="cpu")
-            assert row.found["landscape_train"][seed]["loss"] == around.loss.tolist()
-            assert row.found["landscape"][seed]["loss"] != around.loss.tolist()
+            assert row.results["landscape_train"][seed]["loss"] == around.loss.tolist()
+            assert row.results["landscape"][seed]["loss"] != around.loss.tolist()
     page = write_report(tmp_path, found).read_text()
     for title in (
         "Random mismatch",
@@ -177,7 +177,7 @@ def test_only_what_changed_is_done_again(config: Config, tmp_path: Path) -> None
 def test_stages_that_nobody_asked_for_are_left_out(config: Config, tmp_path: Path) -> None:
     config = replace(config, methods=("standard",), seeds=1, directions=0, shared_runs=0, pcm_draws=0)
     found = run(config, tmp_path)
-    assert set(found.rows[0].found) == {"train", "mismatch", "attack", "certify"}
+    assert set(found.rows[0].results) == {"train", "mismatch", "attack", "certify"}
     page = write_report(tmp_path, found).read_text()
     assert not any(title in page for title in ("One worst case", "after 25 s", "along random directions"))
     # The new stages alone are done afterwards.
@@ -198,7 +198,7 @@ def test_both_norms_of_samson_are_rows(config: Config, tmp_path: Path) -> None:
     )
     found = run(config, tmp_path)
     assert [row.variant.label for row in found.rows] == ["samson p=2", "samson p=inf"]
-    one, other = (row.found["train"][0]["history"] for row in found.rows)
+    one, other = (row.results["train"][0]["history"] for row in found.rows)
     assert one != other
     write_report(tmp_path, found)
     assert read_config(tmp_path / "config.toml") == config
@@ -228,18 +228,20 @@ def test_proven_yield_of_every_method(config: Config, tmp_path: Path) -> None:
     assert {Path(name).name for name, stamp in times(tmp_path).items() if before.get(name) != stamp} == {"yield.json"}
     test = data.load(config.task, "test").subset(10)
     for row in found.rows:
-        (result,) = row.found["yield"]
+        (result,) = row.results["yield"]
         model = thetabox.load(tmp_path / "cells" / f"{row.variant.folder}-seed0" / "model.safetensors")
         assert model.config == {"sizes": [4, 6, 3]}
         proof = thetabox.certify_yield(model, test.x, test.y, [0.05, 0.2], 0.05, device="cpu")
         assert result["proven_share"] == proof.proven_share.tolist()
         assert result["mean_accuracy"] == proof.mean_accuracy.tolist()
         assert result["proven"] == ["".join("1" if v else "0" for v in proven) for proven in proof.proven.tolist()]
-    assert len({str(row.found["train"][0]["history"]) for row in found.rows}) == 3
+    assert len({str(row.results["train"][0]["history"]) for row in found.rows}) == 3
     table = yield_table(found.rows)
     assert table.columns == ["method", "clean", "σ = 0.05", "σ = 0.2"]
     assert [row[0] for row in table.rows] == ["standard", "yield", after]
-    assert float(table.rows[0][2]) == pytest.approx(100 * found.rows[0].found["yield"][0]["proven_share"][0], abs=0.05)
+    assert float(table.rows[0][2]) == pytest.approx(
+        100 * found.rows[0].results["yield"][0]["proven_share"][0], abs=0.05
+    )
     page = write_report(tmp_path, found).read_text()
     assert "Proven yield" in page
     assert "at least 0.95 of all chips" in page
@@ -319,7 +321,7 @@ def test_tables_by_hand() -> None:
     assert table.rows[0] == ["low", "90.00", "90.00 ± 0.00 (90.00)", "20.00 ± 14.14 (10.00)"]
     # Two against two, all of one above the other: 2 of the 6 orders are as extreme.
     assert p_table(rows, (0.0, 0.3)).rows == [["low", "–", "0.33"], ["high", "–", "best"]]
-    rows[0].found["pcm"] = [{"accuracy": [[0.5]]}, {"accuracy": [[0.7]]}]
+    rows[0].results["pcm"] = [{"accuracy": [[0.5]]}, {"accuracy": [[0.7]]}]
     aged = pcm_table(rows[:1], (3600.0,))
     assert (aged.columns, aged.rows) == (["method", "after 1 h"], [["low", "60.00 ± 14.14 (50.00)"]])
     assert "| low | – | 0.33 |" in p_table(rows, (0.0, 0.3)).markdown()

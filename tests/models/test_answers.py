@@ -119,7 +119,7 @@ REFUSED = {
     "text": (lambda m, h: "logits", "answers a str"),
     "nothing": (lambda m, h: None, "answers a NoneType"),
     "an empty tuple": (lambda m, h: (), "answers a tuple"),
-    "one sample alone": (lambda m, h: m.three(h)[0], "must answer logits"),
+    "one sample alone": (lambda m, h: m.three(h)[0], "must return logits"),
     "one of two probabilities": (lambda m, h: m.three(h)[:, :2].softmax(1)[:, 1], "whether it is a logit or a prob"),
 }
 

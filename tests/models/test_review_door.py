@@ -142,7 +142,7 @@ class Doubled(nn.Module):
 
 def test_a_class_that_calls_itself_around_its_hooks() -> None:
     for call in (tb.certify, tb.attack):
-        with pytest.raises(tb.InputError, match="Doubled answers otherwise where its answer is read by a hook"):
+        with pytest.raises(tb.InputError, match="Doubled returns something else where its answer is read by a hook"):
             call(Doubled(), X, torch.ones(7).long(), [0.1])
 
 

@@ -37,8 +37,11 @@ class Comparison(Headed):
 
     def lines(self, stage: str) -> list[tuple[str, np.ndarray, np.ndarray]]:
         """Of each method its name, ε, and accuracy ``[seeds, E]`` as a stage found it."""
-        found = [(row.variant.label, row.found[stage]) for row in self.rows]
-        return [(label, np.asarray(f[0]["epsilon"]), np.asarray([one["accuracy"] for one in f])) for label, f in found]
+        methods = [(row.variant.label, row.results[stage]) for row in self.rows]
+        return [
+            (label, np.asarray(results[0]["epsilon"]), np.asarray([one["accuracy"] for one in results]))
+            for label, results in methods
+        ]
 
     def plot(self) -> Figure:
         """Verified accuracy over ε of each method; thin lines are single networks."""
@@ -56,12 +59,12 @@ class Comparison(Headed):
         return frame
 
     def _record(self, row: Row, seed: int) -> dict[str, Any]:
-        drawn = row.found["mismatch"][seed]
+        drawn = row.results["mismatch"][seed]
         levels = zip(self.config.level, drawn["accuracy"], strict=True)
         record = {"method": row.variant.label, "seed": seed, "clean": drawn["clean_accuracy"]}
         record |= {f"mismatch {number(level)}": float(np.mean(own)) for level, own in levels}
         for stage, name in (("attack", "attacked"), ("certify", "verified")):
-            found = row.found[stage][seed]
-            pairs = zip(found["epsilon"], found["accuracy"], strict=True)
+            curve = row.results[stage][seed]
+            pairs = zip(curve["epsilon"], curve["accuracy"], strict=True)
             record |= {f"{name} {number(epsilon)}": accuracy for epsilon, accuracy in pairs}
         return record

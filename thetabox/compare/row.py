@@ -14,10 +14,10 @@ class Row:
 
     Attributes:
         variant: the method with its settings.
-        found: stage → what it found, one entry a seed.
+        results: stage → what it found, one entry a seed.
         seconds: stage → time of each seed.
     """
 
     variant: Variant
-    found: dict[str, list[dict[str, Any]]]
+    results: dict[str, list[dict[str, Any]]]
     seconds: dict[str, list[float]]

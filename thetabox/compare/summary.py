@@ -63,7 +63,7 @@ def write_report(out: Path, comparison: Comparison) -> Path:
         parts.append(_part("Proven yield", yield_note(comparison), None, [yield_table(rows)]))
     landscapes = {"landscape": "Loss landscape", "landscape_train": "Loss landscape on the training set"}
     for stage, title in landscapes.items():
-        if rows[0].found.get(stage):
+        if rows[0].results.get(stage):
             figure = landscapes_figure(_landscapes(rows, stage))
             parts.append(_part(title, LANDSCAPE_NOTE, figure, [flatness(rows, stage)]))
     if config.pcm_draws:
@@ -109,7 +109,7 @@ COST_NOTE = (
 
 def mismatch_note(comparison: Comparison) -> str:
     """What the mismatch table counts."""
-    config, result = comparison.config, comparison.rows[0].found["mismatch"][0]
+    config, result = comparison.config, comparison.rows[0].results["mismatch"][0]
     return (
         f"Accuracy in percent on {result['samples']} test samples with θ ~ N(θ, (level · |θ|)²): mean ± standard "
         f"deviation, and the worst, of {config.draws} frozen draws for each of {config.seeds} networks."
@@ -118,7 +118,7 @@ def mismatch_note(comparison: Comparison) -> str:
 
 def shared_note(comparison: Comparison) -> str:
     """What the table of shared perturbations says."""
-    samples = comparison.rows[0].found["shared"][0]["samples"]
+    samples = comparison.rows[0].results["shared"][0]["samples"]
     return (
         f"One perturbation of the weights for all {samples} test samples, as one chip would have it: projected "
         "gradient with momentum on the mean cross entropy. An upper bound of the accuracy of the worst chip. Mean over "
@@ -128,7 +128,7 @@ def shared_note(comparison: Comparison) -> str:
 
 def yield_note(comparison: Comparison) -> str:
     """What the table of proven yield says."""
-    config, result = comparison.config, comparison.rows[0].found["yield"][0]
+    config, result = comparison.config, comparison.rows[0].results["yield"][0]
     return (
         f"Percent of {result['samples']} test samples that at least {complement(config.yield_delta)} of all chips "
         "classify right, each sample for itself: proven, with outward rounding, and no chip was drawn. A chip's "
@@ -138,7 +138,7 @@ def yield_note(comparison: Comparison) -> str:
 
 def pcm_note(comparison: Comparison) -> str:
     """What the table of phase-change memory counts."""
-    config, result = comparison.config, comparison.rows[0].found["pcm"][0]
+    config, result = comparison.config, comparison.rows[0].results["pcm"][0]
     return (
         f"Accuracy in percent on {result['samples']} test samples with the weight matrices on pairs of phase-change "
         "memory devices, 8-bit converters and drift compensation: mean ± standard deviation, and the worst, of "
@@ -152,7 +152,7 @@ def results(comparison: Comparison) -> dict[str, Any]:
         "schema": "thetabox.comparison/1",
         "task": comparison.config.task,
         "rows": [
-            {"label": row.variant.label, "method": row.variant.method, "set": _plain(row.variant.set), **row.found}
+            {"label": row.variant.label, "method": row.variant.method, "set": _plain(row.variant.set), **row.results}
             for row in comparison.rows
         ],
     }
@@ -170,15 +170,15 @@ def mismatch_figure(rows: Sequence[Row], level: Sequence[float]) -> Any:
 
 def _cards(rows: Sequence[Row]) -> list[dict[str, str]]:
     def best(stage: str, pick: Any) -> tuple[str, float]:
-        means = [float(np.mean([pick(f) for f in row.found[stage]])) for row in rows]
+        means = [float(np.mean([pick(result) for result in row.results[stage]])) for row in rows]
         place = int(np.argmax(means))
         return rows[place].variant.label, means[place]
 
-    level = len(rows[0].found["mismatch"][0]["accuracy"]) - 1
+    level = len(rows[0].results["mismatch"][0]["accuracy"]) - 1
     chosen = [
-        ("clean", best("mismatch", lambda f: f["clean_accuracy"])),
-        ("under the largest mismatch", best("mismatch", lambda f: float(np.mean(f["accuracy"][level])))),
-        ("proven, mean over the ε", best("certify", lambda f: float(np.mean(f["accuracy"])))),
+        ("clean", best("mismatch", lambda result: result["clean_accuracy"])),
+        ("under the largest mismatch", best("mismatch", lambda result: float(np.mean(result["accuracy"][level])))),
+        ("proven, mean over the ε", best("certify", lambda result: float(np.mean(result["accuracy"])))),
     ]
     return [{"value": percent(value), "label": f"best {what}: {name}"} for what, (name, value) in chosen]
 
@@ -196,8 +196,8 @@ def _part(title: str, note: str, figure: Any, tables: list[Table]) -> dict[str, 
 def _landscapes(rows: Sequence[Row], stage: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {
         row.variant.label: (
-            np.asarray(row.found[stage][0]["alpha"]),
-            np.mean([np.mean(f["loss"], 0) for f in row.found[stage]], 0),
+            np.asarray(row.results[stage][0]["alpha"]),
+            np.mean([np.mean(result["loss"], 0) for result in row.results[stage]], 0),
         )
         for row in rows
     }

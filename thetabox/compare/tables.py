@@ -28,13 +28,17 @@ class Table:
 
 def draws(row: Row, stage: str = "mismatch") -> np.ndarray:
     """Accuracy of every draw of every seed, [levels or times, seeds · draws]."""
-    return np.concatenate([np.asarray(result["accuracy"]) for result in row.found[stage]], axis=1)
+    return np.concatenate([np.asarray(result["accuracy"]) for result in row.results[stage]], axis=1)
 
 
 def mismatch_table(rows: Sequence[Row], level: Sequence[float]) -> Table:
     """As Table 1 of the paper: mean ± std (min) in percent."""
     lines = [
-        [row.variant.label, *_spread([f["clean_accuracy"] for f in row.found["mismatch"]]), *_drawn(draws(row))]
+        [
+            row.variant.label,
+            *_spread([result["clean_accuracy"] for result in row.results["mismatch"]]),
+            *_drawn(draws(row)),
+        ]
         for row in rows
     ]
     return Table("", ["method", "clean", *(f"mismatch {number(v)}" for v in level)], lines)
@@ -67,9 +71,12 @@ def p_table(rows: Sequence[Row], level: Sequence[float]) -> Table:
 
 def curve_table(rows: Sequence[Row], stage: str) -> Table:
     """Accuracy over ε, mean over seeds, in percent."""
-    epsilon = rows[0].found[stage][0]["epsilon"]
+    epsilon = rows[0].results[stage][0]["epsilon"]
     lines = [
-        [row.variant.label, *(f"{100 * v:.1f}" for v in np.mean([f["accuracy"] for f in row.found[stage]], 0))]
+        [
+            row.variant.label,
+            *(f"{100 * v:.1f}" for v in np.mean([result["accuracy"] for result in row.results[stage]], 0)),
+        ]
         for row in rows
     ]
     return Table("", ["method", *(f"ε = {number(e)}" for e in epsilon)], lines)
@@ -77,21 +84,21 @@ def curve_table(rows: Sequence[Row], stage: str) -> Table:
 
 def yield_table(rows: Sequence[Row]) -> Table:
     """Share of the samples that most chips classify right, by proof, over σ: mean over seeds, in percent."""
-    found = [row.found["yield"] for row in rows]
+    yields = [row.results["yield"] for row in rows]
     lines = [
         [
             row.variant.label,
-            *_spread([f["clean_accuracy"] for f in own]),
-            *(f"{100 * v:.1f}" for v in np.mean([f["proven_share"] for f in own], 0)),
+            *_spread([result["clean_accuracy"] for result in own]),
+            *(f"{100 * v:.1f}" for v in np.mean([result["proven_share"] for result in own], 0)),
         ]
-        for row, own in zip(rows, found, strict=True)
+        for row, own in zip(rows, yields, strict=True)
     ]
-    return Table("", ["method", "clean", *(f"σ = {number(s)}" for s in found[0][0]["sigma"])], lines)
+    return Table("", ["method", "clean", *(f"σ = {number(s)}" for s in yields[0][0]["sigma"])], lines)
 
 
 def flatness(rows: Sequence[Row], stage: str) -> Table:
     """The flatness figure of each method's landscape."""
-    lines = [[row.variant.label, *_spread([f["flatness"] for f in row.found[stage]], 1.0)] for row in rows]
+    lines = [[row.variant.label, *_spread([result["flatness"] for result in row.results[stage]], 1.0)] for row in rows]
     return Table("", ["method", "flatness"], lines)
 
 
@@ -99,7 +106,7 @@ def cost_table(rows: Sequence[Row]) -> Table:
     """Epochs, gradient steps and seconds of one training."""
     lines = []
     for row in rows:
-        trained = row.found["train"]
+        trained = row.results["train"]
         seconds = row.seconds["train"]
         steps = np.mean(
             [training["batches"] * training["epochs"] * training["gradients_per_step"] for training in trained]

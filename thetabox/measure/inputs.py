@@ -87,7 +87,7 @@ def class_count(model: nn.Module, example: Tensor, labels: Tensor) -> int:
             raise
         raise failure(model, example.shape, error) from None
     if answer.ndim != 2 or answer.shape[1] < 2:
-        raise InputError(f"the network answers shape {list(answer.shape)}; logits must be [batch, classes ≥ 2]")
+        raise InputError(f"the network returns shape {list(answer.shape)}; logits must be [batch, classes ≥ 2]")
     classes = answer.shape[1]
     if labels.min() < 0 or labels.max() >= classes:
         raise InputError(f"labels run from {labels.min()} to {labels.max()}; the network knows 0 to {classes - 1}")

@@ -214,9 +214,9 @@ def _by_workers(pool: Pool, total: int, progress: Callable[[int, int], None] | N
     for first in range(0, total, TOGETHER):
         which = first, min(first + TOGETHER, total)
         away[pool.add(_some_draws, which)] = which
-    for number, found in pool.answers():
+    for number, counts in pool.answers():
         first, stop = away[number]
-        right[first:stop] = found
+        right[first:stop] = counts
         done += stop - first
         if progress is not None:
             progress(done, total)

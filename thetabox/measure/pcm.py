@@ -160,8 +160,8 @@ def pcm(
     shares = torch.empty(len(moments), samples, dtype=torch.float64)
     with Pool(executor, bench) as pool:
         chips = {pool.add(_chip, draw): draw for draw in range(samples)}
-        for done, (number, found) in enumerate(pool.answers(), 1):
-            shares[:, chips[number]] = found
+        for done, (number, accuracies) in enumerate(pool.answers(), 1):
+            shares[:, chips[number]] = accuracies
             if progress is not None:
                 progress(done * len(moments), samples * len(moments))
     return PCMResult(

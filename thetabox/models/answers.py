@@ -163,11 +163,11 @@ def _reading(answer: Any, samples: int, run: Running, makers: Makers | None) -> 
     shape = list(held.shape)
     sizes = [size for size in shape[1:] if size != 1]
     if not shape or shape[0] != samples or len(sizes) > 1 or 0 in shape:
-        raise InputError(f"the network must answer logits [samples, classes], not {shape}")
+        raise InputError(f"the network must return logits [samples, classes], not {shape}")
     if not held.is_floating_point():
         raise InputError(
-            f"the network answers {str(held.dtype).removeprefix('torch.')}, whole numbers or truth values as classes "
-            "are; let it answer the logits that it compares"
+            f"the network returns {str(held.dtype).removeprefix('torch.')}, whole numbers or truth values as classes "
+            "are; let it return the logits that it compares"
         )
     kind = LOGITS if makers is None else _kind(held.double().reshape(samples, -1), makers.maker(held))
     shaped = len(shape) > 2 or (makers is None and len(shape) < 2)
@@ -193,7 +193,7 @@ def _path(answer: Any) -> tuple[Path, int]:
             return (tensors[0],), 1
         keys = ", ".join(repr(key) for key in answer)
         raise InputError(
-            f"the network answers a dictionary of {keys or 'nothing'}, and which of these are the logits is open; call "
+            f"the network returns a dictionary of {keys or 'nothing'}, and which of these are the logits is open; call "
             "them 'logits', or wrap the network in a module that answers them"
         )
     if isinstance(getattr(answer, LOGITS, None), Tensor):
@@ -202,7 +202,7 @@ def _path(answer: Any) -> tuple[Path, int]:
         path, _ = _path(answer[0])
         return (0, *path), len(answer)
     raise InputError(
-        f"the network answers a {type(answer).__name__}; it must answer logits [samples, classes], first in a tuple or "
+        f"the network returns a {type(answer).__name__}; it must return logits [samples, classes], first in a tuple or "
         "called 'logits' in a dictionary where there is more: wrap it in a module that does"
     )
 
@@ -222,8 +222,8 @@ def _kind(held: Float[Tensor, "samples classes"], maker: str) -> Kind:
         return "probability"
     if between and maker not in PRODUCTS:
         raise InputError(
-            "the network answers one number for each sample, between 0 and 1, of which it is open whether it is a "
-            "logit or a probability; let it answer a logit, a sigmoid of one, or two logits"
+            "the network returns one number for each sample, between 0 and 1, of which it is open whether it is a "
+            "logit or a probability; let it return a logit, a sigmoid of one, or two logits"
         )
     return "logit"
 

@@ -80,7 +80,7 @@ def check_batch(path: Any, program: Program, shape: Sequence[int], dtype: torch.
         answer = shapes.get(program.answer, (samples, *shape) if program.answer == program.source else ())
         if not answer or answer[0] != samples:
             raise InputError(
-                f"{path}: with a batch of {samples} it answers {list(answer)}, not a row for each sample; {advice}"
+                f"{path}: with a batch of {samples} it returns {list(answer)}, not a row for each sample; {advice}"
             )
         largest = max(shapes.values(), key=math.prod, default=())
         if math.prod(largest) > LARGEST:

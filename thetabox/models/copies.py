@@ -55,7 +55,7 @@ class Logits(nn.Module):
         self._straight[detours.replaced] = not detours.taken
         if not isinstance(answer, Tensor):
             raise InputError(
-                f"the network answers a {type(answer).__name__}; it must answer one tensor of logits [samples, "
+                f"the network returns a {type(answer).__name__}; it must return one tensor of logits [samples, "
                 "classes]: wrap it in a module that does"
             )
         return answer

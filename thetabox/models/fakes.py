@@ -46,12 +46,12 @@ def _holding(things: AbstractSet[int]) -> list[Any]:
     :func:`gc.get_referrers` compares every reference of the program with every one of the things, and a trace leaves
     thousands.
     """
-    objects, found = gc.get_objects(), []
+    objects, holders = gc.get_objects(), []
     for start in range(0, len(objects), TOGETHER):
         some = objects[start : start + TOGETHER]
         if not things.isdisjoint(map(id, gc.get_referents(*some))):
-            found += [thing for thing in some if not things.isdisjoint(map(id, gc.get_referents(thing)))]
-    return [thing for thing in found if thing is not objects]
+            holders += [thing for thing in some if not things.isdisjoint(map(id, gc.get_referents(thing)))]
+    return [thing for thing in holders if thing is not objects]
 
 
 def _is_ours(fake: FakeTensor) -> bool:

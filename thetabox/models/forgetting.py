@@ -48,12 +48,12 @@ def forget(module: nn.Module, way: str) -> None:
 def kept(module: nn.Module) -> list[tuple[dict[str, Any], str]]:
     """Each with the dictionary that holds it: of the module, of its buffers, of an object that it holds."""
     written = _stored_by(type(module), vars(module))
-    found = [(held, name) for held in (vars(module), module._buffers) for name in sorted(written)]
+    attributes = [(held, name) for held in (vars(module), module._buffers) for name in sorted(written)]
     for value in list(vars(module).values()):
         if hasattr(value, "__dict__") and not isinstance(value, NO_STORES):
             names = written | _stored_by(type(value), vars(value))
-            found += [(vars(value), name) for name in sorted(names)]
-    return [(held, name) for held, name in found if held.get(name) is not None]
+            attributes += [(vars(value), name) for name in sorted(names)]
+    return [(held, name) for held, name in attributes if held.get(name) is not None]
 
 
 def _stored_by(kind: type, attributes: Mapping[str, Any]) -> set[str]:

@@ -143,7 +143,7 @@ def _check_same(model: nn.Module, beside: nn.Module, x: Several, together: Tenso
     same = len(one) == len(other) and all(_are_same(a, b) for a, b in zip(one, other, strict=False))
     if not same:
         raise InputError(
-            "the network answers its inputs otherwise once they have gone through one tensor: its code asks for more "
+            "the network returns something else once its inputs have gone through one tensor: its code asks for more "
             "than their numbers, shapes and types"
         )
 
@@ -162,8 +162,8 @@ def _check_read(model: nn.Module, other: nn.Module, answer: Answer, x: Tensor) -
             given = run.raw(few)
     if not _are_same(given, wanted):
         raise InputError(
-            f"{type(model).__name__} answers otherwise where its answer is read by a hook, as one whose __call__ does "
-            "more than its forward; do it in forward, or let it answer logits"
+            f"{type(model).__name__} returns something else where its answer is read by a hook, as one whose __call__ "
+            "does more than its forward; do it in forward, or let it return logits"
         )
 
 

@@ -133,15 +133,15 @@ class Pool:
         # What was finished is worth having, whatever befell the others.
         for future in sorted(done, key=_failed):
             sent = self._sent.pop(future)
-            state, found = self._outcome(future)
+            state, payload = self._outcome(future)
             if state == DONE:
-                yield sent.number, unpickled(found)
+                yield sent.number, unpickled(payload)
             elif state == FAILED:
-                raise unpickled(found)
+                raise unpickled(payload)
             elif state == MISSING:
-                self._again(sent, found)
+                self._again(sent, payload)
             else:
-                raise WorkersLost(f"{found}, and this process {versions()}: install the same on all machines")
+                raise WorkersLost(f"{payload}, and this process {versions()}: install the same on all machines")
 
     def _again(self, sent: _Sent, worker: str) -> None:
         """Send a job that met a worker without the context, with it unless that is on its way there already."""
@@ -181,8 +181,8 @@ class Pool:
 
     def _outcome(self, future: Future[Any]) -> tuple[str, Any]:
         try:
-            state, found = future.result()
-            return state, found
+            state, payload = future.result()
+            return state, payload
         except WorkersLost:
             raise
         except CancelledError:

@@ -220,5 +220,5 @@ def test_no_description_at_all() -> None:
         def leaky_cells(self) -> list[LeakyCells]:
             return []
 
-    with pytest.raises(InputError, match="must answer a LeakyCells"):
+    with pytest.raises(InputError, match="must return a LeakyCells"):
         domain(Silent([6, 5]), inputs())

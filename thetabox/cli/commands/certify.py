@@ -79,9 +79,9 @@ def command(
         the_radii=radius and certificate.radius is None,
         the_attack=attack and attacked is None,
     )
-    found = {} if attacked is None else {"attack": attacked.to_json()}
+    upper_bound = {} if attacked is None else {"attack": attacked.to_json()}
     radii = {} if certificate.radius is None else {"radius": certificate.radius.tolist()}
-    answer({**certificate.to_json(), "seconds": certificate.seconds, **radii, **found, "report": str(page)})
+    answer({**certificate.to_json(), "seconds": certificate.seconds, **radii, **upper_bound, "report": str(page)})
     show(report.curve_table(certificate, attacked), *why, f"report: {page}")
 
 

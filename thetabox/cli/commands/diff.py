@@ -36,12 +36,12 @@ def command(before: Path, after: Path, max_lost: Decimal) -> None:
     than --max-lost allows. Samples that were gained weigh nothing against them. The networks may differ, and how they
     were proven; claims about other samples, another box or another noise are refused (2).
     """
-    found = tb.diff(_read(before), _read(after))
-    total, kept = found.label.numel(), (~found.lost).sum(1)
+    difference = tb.diff(_read(before), _read(after))
+    total, kept = difference.label.numel(), (~difference.lost).sum(1)
     passes = all(enough(int(count), total, Decimal(1) - max_lost) for count in kept)
-    answer({**found.to_json(), "max_lost": float(max_lost), "pass": passes})
-    _print(found)
-    most = int(found.lost.sum(1).max())
+    answer({**difference.to_json(), "max_lost": float(max_lost), "pass": passes})
+    _print(difference)
+    most = int(difference.lost.sum(1).max())
     show(f"{'pass' if passes else 'FAIL'}  lost at most {most}/{total} = {most / total:.4f}, {_allowed(max_lost)}")
     sys.exit(0 if passes else 1)
 
@@ -57,17 +57,17 @@ def _allowed(max_lost: Decimal) -> str:
     return f"allowed {written(max_lost)}" if max_lost else "none allowed"
 
 
-def _print(found: tb.Difference) -> None:
-    symbol, bound = ("ε", "margin") if found.kind == "epsilon" else ("σ", "failure probability")
+def _print(difference: tb.Difference) -> None:
+    symbol, bound = ("ε", "margin") if difference.kind == "epsilon" else ("σ", "failure probability")
     table = report.plain_table(symbol, "before", "after", "lost", "gained")
-    for row in found.to_json()["curve"]:
-        table.add_row(number(row[found.kind]), *(str(row[name]) for name in ("before", "after", "lost", "gained")))
-    show(table, *found.notes)
-    lost = list(found.samples())
+    for row in difference.to_json()["curve"]:
+        table.add_row(number(row[difference.kind]), *(str(row[name]) for name in ("before", "after", "lost", "gained")))
+    show(table, *difference.notes)
+    lost = list(difference.samples())
     if not lost:
         return
     samples = report.plain_table("lost sample", "label", f"from {symbol}", f"{bound} before", "after")
     for row in lost[:SHOWN]:
         ends = ("–" if row[name] is None else f"{row[name]:.3g}" for name in ("before", "after"))
-        samples.add_row(str(row["sample"]), str(row["label"]), number(row[found.kind]), *ends)
+        samples.add_row(str(row["sample"]), str(row["label"]), number(row[difference.kind]), *ends)
     show(samples, *([f"and {len(lost) - SHOWN} more: --json lists them all"] if len(lost) > SHOWN else []))

@@ -64,9 +64,9 @@ def command(
         )
     missing = sorted({operator.operator for operator in operators if not operator.rule})
     show(table, "", f"no rule for {', '.join(missing)}" if missing else "every operator has a rule")
-    found = cells(network, example if given is None else given, make_box(**box), spread=given is not None)
-    if found:
-        show("", *found)
+    described = cells(network, example if given is None else given, make_box(**box), spread=given is not None)
+    if described:
+        show("", *described)
     answer(
         {
             "network": type(network).__name__,
@@ -79,7 +79,7 @@ def command(
                 for o in operators
             ],
             "missing": missing,
-            "cells": found,
+            "cells": described,
         }
     )
 

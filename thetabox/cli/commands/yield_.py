@@ -113,8 +113,8 @@ def command(
             report.write_yield(folder, certificate)
             raise KeyboardInterrupt(f"interrupted; {folder}/report.html holds the proof, less the rest") from None
         page = report.write_yield(folder, certificate, sampled)
-    found = {} if sampled is None else {"sampled": sampled.to_json()}
-    answer({**certificate.to_json(), "seconds": certificate.seconds, **found, "report": str(page)})
+    estimate = {} if sampled is None else {"sampled": sampled.to_json()}
+    answer({**certificate.to_json(), "seconds": certificate.seconds, **estimate, "report": str(page)})
     if draws and not wanted:
         tell("thetabox: no chips were drawn, for these errors are a family of distributions and not one of them")
     notes = [] if sampled is None else [report.sampled_note(sampled)]

@@ -77,12 +77,12 @@ class Stored:
         stored, places = np.unique(self[key], return_inverse=True)
         with np.errstate(all="ignore"):
             best = np.asarray(inverse(stored), stored.dtype)
-            found = np.zeros(stored.shape, bool)
+            exact = np.zeros(stored.shape, bool)
             for candidate in _candidates(best):
-                hit = (formula(candidate) == stored) & ~found
+                hit = (formula(candidate) == stored) & ~exact
                 best = np.where(hit, candidate, best)
-                found |= hit
-                if found.all():
+                exact |= hit
+                if exact.all():
                     break
             best = best[places].reshape(self[key].shape)
             self.expect(key, formula(best), what)

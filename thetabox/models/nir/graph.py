@@ -65,8 +65,8 @@ class Graph:
 
     def before(self, name: str) -> list[str]:
         """Nodes that a node reads, those of this time step first."""
-        found = [edge for edge in self.edges if edge[1] == name]
-        return [edge[0] for edge in sorted(found, key=lambda edge: edge in self.recurrent)]
+        incoming = [edge for edge in self.edges if edge[1] == name]
+        return [edge[0] for edge in sorted(incoming, key=lambda edge: edge in self.recurrent)]
 
 
 def graph_of(path: Path, tree: Tree) -> Graph:
@@ -90,7 +90,7 @@ def graph_of(path: Path, tree: Tree) -> Graph:
 
 
 def _open(path: Path, tree: Tree, prefix: str, graph: Graph, depth: int) -> tuple[list[str], list[str]]:
-    """Put the nodes and edges of a graph, and of the graphs in it, into one; answer its inputs and outputs."""
+    """Put the nodes and edges of a graph, and of the graphs in it, into one; returns its inputs and outputs."""
     where = one_line(prefix.rstrip(".")) or "graph"
     nodes, edges, foreign = tree.get("nodes"), tree.get("edges"), sorted(set(tree) - BESIDE)
     if foreign:
@@ -183,28 +183,28 @@ def _distances(graph: Graph, after: Mapping[str, list[str]]) -> dict[str, int]:
 
 
 def _reachable(start: str, after: Mapping[str, list[str]]) -> set[str]:
-    found: set[str] = set()
+    reachable: set[str] = set()
     todo = list(after[start])
     while todo:
-        if (name := todo.pop()) not in found:
-            found.add(name)
+        if (name := todo.pop()) not in reachable:
+            reachable.add(name)
             todo.extend(after[name])
-    return found
+    return reachable
 
 
 def _first_cells(start: str, after: Mapping[str, list[str]], graph: Graph) -> set[str]:
     """Neurons that a value comes to first, from a node on."""
-    found, seen, todo = set(), set(), [start]
+    cells, seen, todo = set(), set(), [start]
     while todo:
         name = todo.pop()
         if name in seen:
             continue
         seen.add(name)
         if graph.nodes[name].kind in CELLS:
-            found.add(name)
+            cells.add(name)
         else:
             todo.extend(after[name])
-    return found
+    return cells
 
 
 def _ordered(path: Path, graph: Graph) -> list[str]:

@@ -74,9 +74,9 @@ class NirNetwork(RecurrentModule):
 
     def layer(self, name: str) -> NirLayer:
         """The module of a node."""
-        found = self.get_submodule(self.places[name])
-        assert isinstance(found, NirLayer)
-        return found
+        module = self.get_submodule(self.places[name])
+        assert isinstance(module, NirLayer)
+        return module
 
     def initial_state(self, batch: int) -> NirState:
         """Neurons at rest: potentials at their start, no current, no spikes; a tensor for each quantity."""
@@ -146,12 +146,12 @@ class NirNetwork(RecurrentModule):
     def spikes(self, x: Float[Tensor, "batch time inputs"]) -> dict[str, Float[Tensor, "batch time ..."]]:
         """What every layer of neurons gives out, by the names of the file's nodes: spikes, or a readout's potential."""
         state = self.initial_state(x.shape[0])
-        found: dict[str, list[Tensor]] = {n: [] for n in self.order if isinstance(self.layer(n), Cell)}
+        series: dict[str, list[Tensor]] = {n: [] for n in self.order if isinstance(self.layer(n), Cell)}
         for x_t in x.flatten(2).unbind(1):
             _, state, value = self._advance(x_t, state)
-            for name, taken in found.items():
+            for name, taken in series.items():
                 taken.append(value[name])
-        return {name: torch.stack(taken, 1) for name, taken in found.items()}
+        return {name: torch.stack(taken, 1) for name, taken in series.items()}
 
     def extra_repr(self) -> str:
         return f"dynamics={self.facts.get('dynamics')!r}"

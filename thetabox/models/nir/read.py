@@ -96,10 +96,10 @@ def _shapes(graph: Graph, layers: dict[str, NirLayer]) -> dict[str, Shape]:
             raise InputError(
                 f"values of shapes {list(wanted)} and {list(shapes[one])} come to {graph.nodes[other].where}"
             )
-    said, found = answer.values["output_type"]["output"], shapes[graph.answer]
-    if said is not None and prod(_said(answer.where, said)) != prod(found):
+    said, shape = answer.values["output_type"]["output"], shapes[graph.answer]
+    if said is not None and prod(_said(answer.where, said)) != prod(shape):
         raise InputError(
-            f"{answer.where} is said to be of shape {list(_said(answer.where, said))}, but {list(found)} comes"
+            f"{answer.where} is said to be of shape {list(_said(answer.where, said))}, but {list(shape)} comes"
         )
     return shapes
 

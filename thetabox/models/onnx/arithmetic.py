@@ -163,8 +163,8 @@ def _of_numbers(name: str, x: np.ndarray, keepdims: int) -> np.ndarray:
     }  # a table, several to a line  # fmt: skip
     if name not in functions or x.ndim != 1:
         raise InputError(f"{name} of whole numbers of sizes {list(x.shape)} is not read")
-    found = array([functions[name](whole(x))])
-    return found if keepdims else found.reshape(())
+    reduced = array([functions[name](whole(x))])
+    return reduced if keepdims else reduced.reshape(())
 
 
 def _product(x: Tensor, dims: list[int], keep: bool) -> Tensor:

@@ -123,15 +123,15 @@ def data_files(path: Path) -> list[Path]:
     Raises:
         InputError: as :func:`parse`.
     """
-    found = {}
+    files = {}
     for one in _proto(path).graph.initializer:
         for entry in one.external_data if one.data_location == EXTERNAL else ():
-            if entry.key == "location" and entry.value not in found:
+            if entry.key == "location" and entry.value not in files:
                 try:
-                    found[entry.value] = data_file(path, entry.value, one.name)
+                    files[entry.value] = data_file(path, entry.value, one.name)
                 except InputError as error:
                     raise InputError(f"{path}: {error}") from None
-    return [found[name] for name in sorted(found)]
+    return [files[name] for name in sorted(files)]
 
 
 def _proto(path: Path) -> Any:

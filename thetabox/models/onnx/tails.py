@@ -52,10 +52,10 @@ def scores(model: Model, output: str | None) -> Scores:
                 "its graph may be named"
             )
         return Scores(output, False, ())
-    found = {name: _behind(model, made, name) for name in model.outputs}
-    places = {(f.name, f.binary) for f in found.values()}
+    by_output = {name: _behind(model, made, name) for name in model.outputs}
+    places = {(s.name, s.binary) for s in by_output.values()}
     if len(places) == 1:
-        (name, binary), dropped = places.pop(), {op for f in found.values() for op in f.dropped}
+        (name, binary), dropped = places.pop(), {op for s in by_output.values() for op in s.dropped}
         return Scores(name, binary, tuple(sorted(dropped)))
     raise InputError(
         f"{model.path}: has several outputs, {shown(model.outputs)}, and which are the scores cannot be told; name it "

@@ -45,13 +45,13 @@ def weights(nodes: list[Node], tensors: Mapping[str, Tensor], constants: Mapping
         for place, name in enumerate(node.inputs):
             bound = node.operator == "Clip" and place > 0
             places[name] = places.get(name, False) or place in taken or (moves and not bound)
-    found = set()
+    names = set()
     for held, literal in ((tensors, False), (constants, True)):
         for name, tensor in held.items():
             number = tensor.dim() == 0 and (literal or MADE_UP.fullmatch(name) is not None)
             if places.get(name) and tensor.is_floating_point() and not number:
-                found.add(name)
-    return found
+                names.add(name)
+    return names
 
 
 def _without_input(nodes: list[Node], held: set[str]) -> set[str]:

@@ -102,17 +102,17 @@ class Archive:
         try:
             content = self.bytes(name)
             inner = _unzipped(content)
-            found = {str(argument) for op, argument, _ in pickletools.genops(inner) if op.name in ("GLOBAL", "INST")}
+            names = {str(argument) for op, argument, _ in pickletools.genops(inner) if op.name in ("GLOBAL", "INST")}
             stack = any(op.name == "STACK_GLOBAL" for op, _, _ in pickletools.genops(inner))
         except InputError:
             raise
         except Exception as error:  # damaged bytes make the reader raise whatever it likes
             raise InputError(f"{self.path}: {name} is damaged ({first_line(error)})") from None
-        foreign = sorted(f for f in found if not PLAIN.fullmatch(f))
+        foreign = sorted(n for n in names if not PLAIN.fullmatch(n))
         if foreign or stack:
             raise InputError(
                 f"{self.path}: refused, {name} is a pickle of more than tensors and could run code "
-                f"({shown(f.replace(' ', '.') for f in foreign) or 'names made at run time'}); export it with tensors "
+                f"({shown(n.replace(' ', '.') for n in foreign) or 'names made at run time'}); export it with tensors "
                 "as inputs"
             )
 

@@ -142,7 +142,7 @@ class _Reader:
                 raise InputError(f"{self.path}: refused, its graph has a result of the kind {kind}")
             results.append(entry["arg"])
         if len(results) != 1 or "as_tensor" not in results[0]:
-            raise InputError(f"{self.path}: the network answers {len(results)} results; it must answer one tensor")
+            raise InputError(f"{self.path}: the network returns {len(results)} results; it must return one tensor")
         return str(results[0]["as_tensor"]["name"])
 
     def _step(self, node: Any) -> Step | None:

@@ -41,9 +41,9 @@ def unmerged(steps: Sequence[Step], sizes: Sizes, operators: Sequence[str]) -> l
     renamed: dict[str, Reference] = {}
     for i, step in enumerate(steps):
         if operators[i] in MERGES and i not in changed:
-            found = _undone(i, steps, sizes, operators)
-            if found is not None:
-                inside, splits = found
+            undone = _undone(i, steps, sizes, operators)
+            if undone is not None:
+                inside, splits = undone
                 renamed |= {s.results[0] or "": s.args[0] for s in [step, *(steps[j] for j in splits)]}
                 changed |= dict.fromkeys([i, *splits], None)
                 changed |= {j: _on_rows(steps[j]) for j in inside if operators[j] == "aten.mm.default"}

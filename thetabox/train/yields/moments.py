@@ -62,7 +62,7 @@ def regions(net: Traced, x: Tensor, sigma: float, z: float) -> dict[int, Region]
     zero = torch.zeros_like(x)
     moments = {net.graph.inputs[0]: Moments(x, zero, zero)}
     values = {net.graph.inputs[0]: Span(x, x)}
-    found = {}
+    region_of = {}
     for operation in net.operations:
         moments[operation.index] = here = _step(net, operation, moments, sigma)
         if operation.operator in AFFINE:
@@ -76,8 +76,8 @@ def regions(net: Traced, x: Tensor, sigma: float, z: float) -> dict[int, Region]
         moved = z * ((here.variance - here.own).clamp(min=0.0) + SMALL).sqrt()
         mean = Span(here.mean - moved, here.mean + moved)
         square = here.mean.square() + here.variance
-        found[index] = Region(mean, (here.own + SMALL).sqrt(), values[index], square)
-    return found
+        region_of[index] = Region(mean, (here.own + SMALL).sqrt(), values[index], square)
+    return region_of
 
 
 def _step(net: Traced, operation: Operation, moments: dict[int, Moments], sigma: float) -> Moments:

@@ -164,8 +164,8 @@ def _transposed(function: Callable[[Tensor], Tensor], a: Tensor, like: Tensor) -
     with torch.enable_grad():
         zero = like.new_zeros(samples * number, *like.shape[1:]).requires_grad_()
         result = function(zero)
-        (found,) = torch.autograd.grad(result, zero, a.flatten(0, 1), create_graph=True)
-    return found.unflatten(0, (samples, number))
+        (vjp,) = torch.autograd.grad(result, zero, a.flatten(0, 1), create_graph=True)
+    return vjp.unflatten(0, (samples, number))
 
 
 def _moved(operation: Operation, row: BackwardRows, values: dict[int, Region]) -> dict[int, BackwardRows]:

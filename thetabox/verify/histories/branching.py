@@ -92,7 +92,7 @@ def _run(engine: Engine, samples: int) -> tuple[Circuit, list[_Layer]]:
     moving = Walk(nothing, 1, [Exact.silence(rows, layer.cells) for layer in nothing.layers], rows)
     moving.given_up[:] = True  # ties are decided for silence, and nothing forks
     place, steps = torch.arange(rows), drives[0].centre.shape[1]
-    found: list[list[list[Tensor]]] = [[[], [], []] for _ in nothing.layers]
+    series: list[list[list[Tensor]]] = [[[], [], []] for _ in nothing.layers]
     for time in range(steps):
         for state in moving.layers:
             state.advance(rows)
@@ -101,12 +101,14 @@ def _run(engine: Engine, samples: int) -> tuple[Circuit, list[_Layer]]:
             moved = potential(some, some.layers[n], drives[n], time, place, moving.hull)
             state.fire(own, _no_errors(state.cells), None, moving.given_up)
             for row, t in zip(
-                found[n], ((own.low + own.high) / 2, state.exact.z, (moved.high - moved.low) / (2 * SMALL)), strict=True
+                series[n],
+                ((own.low + own.high) / 2, state.exact.z, (moved.high - moved.low) / (2 * SMALL)),
+                strict=True,
             ):
                 row.append(t)
     layers = [
         _Layer(layer.cells, *(torch.stack(row, 1) for row in rows_of))
-        for layer, rows_of in zip(nothing.layers, found, strict=True)
+        for layer, rows_of in zip(nothing.layers, series, strict=True)
     ]
     return nothing, layers
 

@@ -105,13 +105,13 @@ class Histories(Domain):
         return Interval(torch.where(beyond, -torch.inf, ends.lower), torch.where(beyond, torch.inf, ends.upper))
 
     def facts(self, *, whole: bool) -> dict[str, Any]:
-        found: dict[str, Any] = {"cells": "as the network describes itself (leaky_cells)"}
+        facts: dict[str, Any] = {"cells": "as the network describes itself (leaky_cells)"}
         if not isinstance(self.problem.model, Leaky):
-            found["cells"] = f"recognised: {summary(recognised(self.problem).net)}"
+            facts["cells"] = f"recognised: {summary(recognised(self.problem).net)}"
         if whole:
             with sound_kernels(), suppress(InputError):  # of a box that even small errors take too far
-                found["branching_ratio"] = round(branching(self.engine, FLIPPED).ratio, 2)
-        return found
+                facts["branching_ratio"] = round(branching(self.engine, FLIPPED).ratio, 2)
+        return facts
 
     def profile(self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]) -> Profile | None:
         share = self.uncertain(which, epsilon)
@@ -147,12 +147,12 @@ def _plan(problem: Problem) -> tuple[Plan, Tensor, float]:
         check_description(problem, described)
         return LeakyPlan(problem, problem.x.shape[1]), problem.x, math.inf
     try:
-        found = recognised(problem)
+        cells = recognised(problem)
     except NotRecognised as error:
         raise InputError(
             f"the domain 'histories' is for networks of leaky cells, which {type(problem.model).__name__} does not say "
             f"it is (a method leaky_cells) and is not seen to be: {error} (docs/spiking-networks.md); {INSTEAD}, or "
             "'linear' for a network without time"
         ) from None
-    settings, x = problem.settings, found.inputs(problem.x)
-    return SpikingPlan(found.net, x.shape[1], settings.rounding, settings.device), x, found.net.largest
+    settings, x = problem.settings, cells.inputs(problem.x)
+    return SpikingPlan(cells.net, x.shape[1], settings.rounding, settings.device), x, cells.net.largest

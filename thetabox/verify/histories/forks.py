@@ -54,16 +54,16 @@ def _child(
 
     count, out = exact.count[rows, units], []
     for end, z in enumerate((low, high)):
-        found = {"spike": z, "count": count + z}
+        quantities = {"spike": z, "count": count + z}
         if "reset" in names:
-            found["reset"] = either("reset", end)
+            quantities["reset"] = either("reset", end)
         if "adaptation" in names:
-            found["adaptation"] = exact.b[end][rows, units]
+            quantities["adaptation"] = exact.b[end][rows, units]
         if cells.silent_steps is not None:
-            found["silent"] = z * cells.silent_steps[units]
+            quantities["silent"] = z * cells.silent_steps[units]
         if "potential" in names:
-            found["potential"] = either("v", end)
-        ends = [*(t[rows, units] for t in exact.h), *(found[name] for name in names)]
+            quantities["potential"] = either("v", end)
+        ends = [*(t[rows, units] for t in exact.h), *(quantities[name] for name in names)]
         out += ends if end == 0 else [-t for t in ends]
     child = torch.stack(out)
     return child.masked_fill_(low > high, math.inf) if cells.most > 1 else child

@@ -56,10 +56,10 @@ class Driver:
             return Drive(rows[0], rows[1], rows[2], rows[3])
         filters = Filters()
         places = [filters.place(chain) for chain in chains]
-        found = inputs.filtered(filters.traces)
+        traces = inputs.filtered(filters.traces)
         rows = [t.clone() for t in rows]
         for group, place in zip(self.groups, places, strict=True):
-            for t, more in zip(rows, inputs.through(*found[place], group.columns), strict=True):
+            for t, more in zip(rows, inputs.through(*traces[place], group.columns), strict=True):
                 t[..., group.columns] += more
         # What a sum of both loses.
         rows[2] += 2.0 * own * (rows[0].abs() + rows[2])

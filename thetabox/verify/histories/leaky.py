@@ -196,7 +196,7 @@ def description(model: nn.Module) -> tuple[LeakyCells, ...]:
     if isinstance(says, LeakyCells):
         return (says,)
     if not (isinstance(says, Sequence) and says and all(isinstance(layer, LeakyCells) for layer in says)):
-        raise InputError("leaky_cells must answer a LeakyCells, or a sequence of them for several layers")
+        raise InputError("leaky_cells must return a LeakyCells, or a sequence of them for several layers")
     return tuple(says)
 
 

@@ -59,7 +59,7 @@ class SpikingPlan(Plan):
 
     def _blocks(self, number: int, more: tuple[Pole, ...]) -> tuple[Connection, ...]:
         """What a layer reads of others, whose traces it asks for."""
-        neurons, found = self.spiking.layers[number], []
+        neurons, connections = self.spiking.layers[number], []
         for source, same_step, weights in sources(neurons):
             if source not in self.walked:
                 continue
@@ -68,15 +68,15 @@ class SpikingPlan(Plan):
             for group in self.groups[number]:
                 current = None if neurons.reset is None or not neurons.most else filters.place(group.current)
                 parts.append(held.part(filters.place(group.potential(more)), current, group.columns))
-            found.append(Connection(self.walked[source], same_step, tuple(parts)))
-        return tuple(found)
+            connections.append(Connection(self.walked[source], same_step, tuple(parts)))
+        return tuple(connections)
 
     def _potential_traces(self, number: int) -> list[int]:
         """Traces of a layer that potentials read."""
         place = self.walked[number]
         readers = [block for blocks in self.blocks.values() for block in blocks if block.source == place]
-        found = {part.trace for block in readers for part in block.parts}
-        return sorted(found | {r.trace for r in self.readout.reads if r.layer == place and r.trace is not None})
+        traces = {part.trace for block in readers for part in block.parts}
+        return sorted(traces | {r.trace for r in self.readout.reads if r.layer == place and r.trace is not None})
 
     def _driver(self, number: int, more: tuple[Pole, ...], currents: bool) -> Driver:
         neurons = self.spiking.layers[number]
@@ -97,18 +97,18 @@ class SpikingPlan(Plan):
         total = says.over == "sum"
         more = (Pole(1.0, 0.0),) if total else ()
         self.behind = self._driver(says.layer, more, False)
-        found = []
+        spike_sources = []
         for block in self._blocks(says.layer, more):
             for part in block.parts:
                 error = self._trace_error(block.source, part.trace)
                 own = Held(part.weight, part.error)
                 if not isinstance(part.columns, slice):
                     own = _spread_out(own, part.columns, self.spiking.layers[says.layer].units)
-                found.append(Source(Read(block.source, part.trace, block.same_step), error, own))
-        if not found:
+                spike_sources.append(Source(Read(block.source, part.trace, block.same_step), error, own))
+        if not spike_sources:
             raise InputError(f"no spike reaches what is read; {INSTEAD}")
         itself = _is_identity(weights)
-        return SpikingReadout(self.rounding, found, None if itself else weights, says.bias, kept=total)
+        return SpikingReadout(self.rounding, spike_sources, None if itself else weights, says.bias, kept=total)
 
     def _trace_error(self, place: int, trace: int) -> float:
         """How far a trace may be off at the end."""
@@ -121,15 +121,15 @@ class SpikingPlan(Plan):
     @cached_property
     def _influence(self) -> list[Tensor]:
         """How much hangs on each unit: its weights, and those of what is read."""
-        found = [
+        influence = [
             torch.zeros(self.spiking.layers[n].units, dtype=self.rounding.dtype, device=self.device)
             for n in self.walked
         ]
         for blocks in self.blocks.values():
             for block in blocks:
                 for part in block.parts:
-                    found[block.source] += part.weight.magnitude.sum(1)
-        return found
+                    influence[block.source] += part.weight.magnitude.sum(1)
+        return influence
 
     def circuit(self, context: Context) -> Circuit:
         layers = []
@@ -180,11 +180,11 @@ class SpikingPlan(Plan):
         return Constant(theta - radius, theta + radius)
 
     def drives(self, x: Interval) -> list[Drive]:
-        found = [driver.drive(x) for driver in self.drivers]
+        drives = [driver.drive(x) for driver in self.drivers]
         if self.behind is not None:
             last = self.behind.drive(x)
-            found.append(Drive(last.centre[:, -1:], last.spread[:, -1:], last.size[:, -1:]))
-        return found
+            drives.append(Drive(last.centre[:, -1:], last.spread[:, -1:], last.size[:, -1:]))
+        return drives
 
 
 @dataclass(frozen=True)
@@ -195,11 +195,11 @@ class _Decays:
     error: float
 
     @classmethod
-    def of(cls, found: list[Group], units: int, rounding: Rounding, device: torch.device) -> _Decays:
+    def of(cls, by_decay: list[Group], units: int, rounding: Rounding, device: torch.device) -> _Decays:
         alpha = torch.zeros(1, units, dtype=rounding.dtype, device=device)
-        for group in found:
+        for group in by_decay:
             alpha[0, group.columns] = group.decay.value
-        return cls(alpha, max(group.decay.error for group in found))
+        return cls(alpha, max(group.decay.error for group in by_decay))
 
 
 def _moved(drive: Drive, device: torch.device) -> Drive:

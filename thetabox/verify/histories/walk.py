@@ -145,14 +145,14 @@ class Walk:
 
     def read(self, reads: Sequence[Read]) -> tuple[Tensor, Tensor]:
         """Both ends of these quantities at the end."""
-        found = []
+        ends = []
         for read in reads:
             layer = self.layers[read.layer]
-            found.append(layer.counts() if read.trace is None else layer.hull(read.trace, read.same_step))
-        if not found:
+            ends.append(layer.counts() if read.trace is None else layer.hull(read.trace, read.same_step))
+        if not ends:
             nothing = self.layers[0].exact.z[:, :0]
             return nothing, nothing
-        return torch.cat([low for low, _ in found], 1), torch.cat([high for _, high in found], 1)
+        return torch.cat([low for low, _ in ends], 1), torch.cat([high for _, high in ends], 1)
 
     def give_up(self, prune: PruneRule) -> None:
         """Drop the active pairs of rows that have lost too much."""

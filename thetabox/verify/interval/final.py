@@ -67,7 +67,7 @@ class Final:
             evaluate(self.context, self.graph, self.values, self.head.operations, keep=True)
         value = self.values[output]
         if not isinstance(value, Interval) or value.lower.dim() != 2 or (value.batch, value.merged) != (0, 1):
-            raise InputError("the network must answer logits of shape [samples, classes]")
+            raise InputError("the network must return logits of shape [samples, classes]")
         return self.context.expanded(value)
 
 

@@ -81,7 +81,7 @@ class Linear(Domain):
         outputs = self.graph.outputs
         layout = self.graph.layouts.get(outputs[0]) if len(outputs) == 1 else None
         if layout is None or len(layout.shape) != 2 or (layout.batch, layout.merged) != (0, 1):
-            raise InputError("the network must answer logits of shape [samples, classes]")
+            raise InputError("the network must return logits of shape [samples, classes]")
         self.output, self.classes = outputs[0], int(layout.shape[1] or 1)
         self.rounding = Rounding(torch.float64, problem.settings.rounding.arithmetic)
         with torch.no_grad():

@@ -56,5 +56,5 @@ def only_output(graph: Graph) -> int:
     """
     leaves = [leaf for leaf in pytree.tree_leaves(graph.output) if isinstance(leaf, Ref)]
     if len(leaves) != 1:
-        raise InputError(f"the network must answer one tensor of logits, not {len(leaves)}")
+        raise InputError(f"the network must return one tensor of logits, not {len(leaves)}")
     return leaves[0].index

@@ -82,13 +82,13 @@ class RecurrentNetwork(Network):
         x_t = example_of(model, x)[:, 0]
         leaves, structure = pytree.tree_flatten(_first_state(model))
         if not all(isinstance(s, Tensor) for s in leaves):
-            raise InputError("initial_state must answer tensors, or tuples, lists or dictionaries of tensors")
+            raise InputError("initial_state must return tensors, or tuples, lists or dictionaries of tensors")
         self.initial = trace(model, _InitialState(model), "initial", [x_t], training=training)
         self.step = trace(model, _Step(model, structure), "step", [x_t, *leaves], training=training)
         answered = pytree.tree_leaves(self.step.output)
         if len(answered) != 1 + len(leaves) or not all(isinstance(part, Ref) for part in answered):
             raise InputError(
-                f"step must answer an output and the next state, {len(leaves)} tensors as in initial_state, and no "
+                f"step must return an output and the next state, {len(leaves)} tensors as in initial_state, and no "
                 "other values"
             )
         produced = self.step.layouts[answered[0].index]

@@ -64,15 +64,15 @@ def bound_part(question: Question, job: Job) -> Answer:
         epsilon = torch.full((1, len(job.members)), job.epsilon, dtype=torch.float64)
         margins = partial(bounds.margins, domain, job.members, epsilon, question.labels, job.criterion, meter)
         try:
-            found = guarded(margins)[0]
+            lower = guarded(margins)[0]
         finally:
             domain.unfinished = None
     except GaveUp as error:
         return Answer(why=str(error))
     if kept is None:
-        return Answer(found, meter.left)
+        return Answer(lower, meter.left)
     promise = [kept.promise((n, job.epsilon)) for n in job.members.tolist()]
-    return Answer(found, meter.left, torch.tensor(promise, dtype=torch.float64), kept.proofs)
+    return Answer(lower, meter.left, torch.tensor(promise, dtype=torch.float64), kept.proofs)
 
 
 @dataclass

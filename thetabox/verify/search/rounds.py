@@ -22,12 +22,12 @@ class _Round:
     line: Line
     place: int
     wanted: list[Request]
-    found: list[Part | None]
+    done: list[Part | None]
 
     def complete(self) -> list[Part] | None:
         """The round's parts, once all are there."""
-        known = [part for part in self.found if part is not None]
-        return known if len(known) == len(self.found) else None
+        known = [part for part in self.done if part is not None]
+        return known if len(known) == len(self.done) else None
 
 
 def run(
@@ -55,15 +55,15 @@ def run(
                 wanted = next(line) if before is None else line.send(before)
             except StopIteration:
                 return False
-            found = _Round(parts, line, place, wanted, [])
+            round_ = _Round(parts, line, place, wanted, [])
             for number, request in enumerate(wanted):
                 part = parts.held(request)
-                found.found.append(part)
+                round_.done.append(part)
                 if part is None:
-                    away[pool.add(bound_part, parts.job(request))] = found, number
+                    away[pool.add(bound_part, parts.job(request))] = round_, number
                 else:
                     note(place, number, part)
-            before = found.complete()
+            before = round_.complete()
             if before is None:
                 return True
 
@@ -79,10 +79,10 @@ def run(
     while away:
         for tag, answer in pool.answers(deadline.check):
             of, number = away.pop(tag)
-            part = of.found[number] = of.parts.finished(of.wanted[number], answer)
+            part = of.done[number] = of.parts.finished(of.wanted[number], answer)
             if of.wanted[number].name:
                 note(of.place, number, part)
-            found = of.complete()
-            if found is not None and not ask(of.parts, of.line, of.place, found):
+            complete = of.complete()
+            if complete is not None and not ask(of.parts, of.line, of.place, complete):
                 rounds -= 1
                 begin()

@@ -84,9 +84,9 @@ def proven_sigma(
                 before = largest[part]
                 start = torch.where(before > 0, before * (1.0 + step), top * START)
                 away[pool.add(search_sigmas, Job(place, part, start, before, asked, top, step, deadline))] = part
-            for number, found in pool.answers():
+            for number, sigmas in pool.answers():
                 part = away[number]
-                largest[part] = found
+                largest[part] = sigmas
                 if place == len(question.proofs) - 1 and progress is not None:
                     done += len(part)
                     progress(done, len(largest))

@@ -93,14 +93,14 @@ class Job:
 
 def search_group(question: Question, job: Job) -> tuple[SampleGroup, bool]:
     """What the proofs that fit find of a group, and whether no time was lacking."""
-    found = _GroupSearch(question, job)
+    search = _GroupSearch(question, job)
     for proof in question.proofs:
         if job.deadline.passed:
             break
-        found.by_proof(proof)
-    hardest = found.part.hardest
-    found.part.ledger = {} if hardest is None else found.spent[hardest]
-    return found.part, not job.deadline.passed
+        search.by_proof(proof)
+    hardest = search.part.hardest
+    search.part.ledger = {} if hardest is None else search.spent[hardest]
+    return search.part, not job.deadline.passed
 
 
 class _GroupSearch:

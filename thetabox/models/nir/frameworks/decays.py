@@ -20,7 +20,7 @@ def decay(stored: Stored, key: str, gain: str, low: float = 0.0, high: float = 1
         InputError: the gain is another, or the decay lies elsewhere.
     """
     name = "a decay of the current" if key == "tau_syn" else "a decay"
-    found = stored.solved(key, lambda b: DT / (1 - b), lambda t: 1 - DT / t, f"dt/(1 − {name})")
-    stored.between(key, found, low, high, name)
+    beta = stored.solved(key, lambda b: DT / (1 - b), lambda t: 1 - DT / t, f"dt/(1 − {name})")
+    stored.between(key, beta, low, high, name)
     stored.expect(gain, stored[key] / DT, f"{key}/dt with dt = {DT:g}")
-    return found
+    return beta

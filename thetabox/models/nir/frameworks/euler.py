@@ -25,9 +25,9 @@ def _builder(kind: str, dt: float) -> Builder:
 
     def rate(stored: Stored, key: str) -> Array:
         with np.errstate(all="ignore"):
-            found: Array = np.asarray(dt / stored[key])
-        stored.between(key, found, 1e-9, 1.0, "dt/τ")
-        return found
+            rates: Array = np.asarray(dt / stored[key])
+        stored.between(key, rates, 1e-9, 1.0, "dt/τ")
+        return rates
 
     def build(stored: Stored) -> Cell:
         constants = {"gain": stored["r"] * (1.0 if leaky else dt)}

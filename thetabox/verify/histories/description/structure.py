@@ -19,8 +19,9 @@ from torch import Tensor
 from thetabox.models.leaky import LeakyCells
 from thetabox.verify.histories.description.algebra import Algebra
 from thetabox.verify.histories.description.atoms import ONE, ZERO, Block
+from thetabox.verify.histories.description.cells import LayerAtoms
 from thetabox.verify.histories.description.evaluation import Evaluation
-from thetabox.verify.histories.description.following import Following, LayerAtoms
+from thetabox.verify.histories.description.following import Following
 from thetabox.verify.histories.description.products import Mismatch, column_of, products
 from thetabox.verify.histories.description.symbolic import ROWS, Symbolic
 from thetabox.verify.network import RecurrentNetwork
@@ -103,7 +104,7 @@ class _Structure:
             layer = self.layers[depth]
             units = layer.weight_in.shape[1]
             if len(spikes) != units:
-                raise Mismatch(f"step answers {len(spikes)} values a sample, not the {units} spikes of the last layer")
+                raise Mismatch(f"step returns {len(spikes)} values a sample, not the {units} spikes of the last layer")
             if depth == 0:
                 layer.below = self.input.copy()
             cells = [following.cell(layer, j, int(spikes[j])) for j in range(units)]
@@ -212,10 +213,10 @@ class _Structure:
             expected = np.array([self.algebra.scale(self.algebra.sum(c), Fraction(1, steps)) for c in columns])
         answer = symbolic.outputs()
         if len(answer) != 1:
-            raise Mismatch("readout must answer one tensor")
+            raise Mismatch("readout must return one tensor")
         logits = self._one_row(answer[0], "the answer of readout")
         if len(logits) != classes:
-            raise Mismatch(f"readout answers {len(logits)} logits, not {classes}")
+            raise Mismatch(f"readout returns {len(logits)} logits, not {classes}")
         for k, logit in enumerate(logits):
             left, rest = products(self.algebra, logit, ONE, 0)
             column = column_of(self.algebra, weight, self.zeros[weight.first], left.pop(weight.first, []), k, 0)

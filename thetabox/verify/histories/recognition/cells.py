@@ -71,12 +71,12 @@ class Reader:
 
     def _spiking(self, spike: int) -> Cell:
         count = self.spikes.count(spike)
-        found = self._potential(spike, self.spikes.gap(spike)) if count is None else self._rounded(spike, count)
-        if found is None:
+        crossing = self._potential(spike, self.spikes.gap(spike)) if count is None else self._rounded(spike, count)
+        if crossing is None:
             raise NotRecognised(
                 f"{self.algebra.show(-1 - spike)} decides a spike, and no state of the network is its potential"
             )
-        state, above, threshold = found
+        state, above, threshold = crossing
         after = self.spikes.rewritten(self.equations.next[state])
         quiet, fired = self._both(after, spike, above)
         old = self.spikes.old[spike]
@@ -181,10 +181,10 @@ class Reader:
 
     def _coefficient(self, p: int, state: int) -> int:
         """What a state is multiplied by."""
-        found = coefficients(self.algebra, p, lambda atom: atom == state)
-        if found is None:
+        cofactors = coefficients(self.algebra, p, lambda atom: atom == state)
+        if cofactors is None:
             raise NotRecognised(f"the potential of a cell becomes {self.algebra.show(p)}, not linear in itself")
-        factor = found.get(state, ZERO)
+        factor = cofactors.get(state, ZERO)
         if not self.constants.is_constant(factor):
             raise NotRecognised(f"the decay of a cell is {self.algebra.show(factor)}, which is no constant")
         return factor

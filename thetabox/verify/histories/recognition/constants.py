@@ -60,16 +60,16 @@ class Constants:
         Raises:
             NotRecognised: it holds something else, or a function that has no enclosure here.
         """
-        found = self._known.get(p)
-        if found is None:
+        interval = self._known.get(p)
+        if interval is None:
             low = high = Fraction(0)
             for monomial, coefficient in self.algebra.terms(p).items():
                 term = (Fraction(coefficient), Fraction(coefficient))
                 for atom, exponent in monomial:
                     term = _times(term, _power(self._atom(atom), exponent))
                 low, high = low + term[0], high + term[1]
-            found = self._known[p] = (low, high)
-        return found
+            interval = self._known[p] = (low, high)
+        return interval
 
     def _atom(self, atom: int) -> Interval:
         node = self.algebra.node(atom)
@@ -126,10 +126,10 @@ class Constants:
 
     def linear(self, p: int) -> dict[int | None, int]:
         """Entry of a tensor → the polynomial of numbers that it is multiplied by; ``None`` → the rest."""
-        found = coefficients(self.algebra, p, lambda atom: isinstance(self.algebra.node(atom), Block))
-        if found is None:
+        cofactors = coefficients(self.algebra, p, lambda atom: isinstance(self.algebra.node(atom), Block))
+        if cofactors is None:
             raise NotRecognised(f"a constant of a cell is {self.algebra.show(p)}, which is not linear in the box")
-        return found
+        return cofactors
 
     def entry(self, atom: int) -> tuple[Fraction, Fraction]:
         """Value of an entry of a tensor, and its radius at ε = 1."""

@@ -15,10 +15,10 @@ def coefficients(algebra: Algebra, p: int, chosen: Callable[[int], bool]) -> dic
     """
     sums: dict[int | None, Terms] = {}
     for monomial, coefficient in algebra.terms(p).items():
-        found = [(a, e) for a, e in monomial if chosen(a)]
-        if len(found) > 1 or any(e != 1 for _, e in found):
+        powers = [(a, e) for a, e in monomial if chosen(a)]
+        if len(powers) > 1 or any(e != 1 for _, e in powers):
             return None
-        atom = found[0][0] if found else None
+        atom = powers[0][0] if powers else None
         rest: Monomial = tuple((a, e) for a, e in monomial if a != atom)
         sums.setdefault(atom, {})[rest] = coefficient
     return {atom: algebra.number(terms) for atom, terms in sums.items()}

@@ -32,10 +32,10 @@ def of_loop(problem: Problem, network: Network) -> Equations:
         NotRecognised: it has no loop of like steps, or a value of one is no table of numbers of a sample.
     """
     try:
-        found = rolled(network.main)
+        loop = rolled(network.main)
     except NotRolled as error:
         raise NotRecognised(error.reason) from None
-    return _Loop(problem, found).equations()
+    return _Loop(problem, loop).equations()
 
 
 class _Loop:
@@ -95,14 +95,14 @@ class _Loop:
         return torch.cat([*columns, *(r.entries for r in self.reads)], 1)
 
     def _reads(self) -> list[Read]:
-        loop, found = self.loop, []
+        loop, reads = self.loop, []
         sequences = self._values(loop.drive, [rows(self.whole, self.x_layout)])
         for read, layout in zip(loop.reads, self.layouts, strict=False):
             parts = [read.at(sequences[read.source], t) for t in range(loop.steps)]
-            found.append(
+            reads.append(
                 read_of(self.algebra, self.whole, [one_row(part, layout, "what a step reads") for part in parts])
             )
-        return found
+        return reads
 
     def _start(self) -> list[Tensor]:
         """The state in front of the first step."""
@@ -180,7 +180,7 @@ class _Loop:
             before += size
         answer = self._values(graph, [*values, *self.same])
         if len(answer) != 1:
-            raise NotRecognised("it answers several tensors")
+            raise NotRecognised("it returns several tensors")
         row = one_row(answer[0], graph.layouts.get(graph.outputs[0]), "the answer")
         return read, row.reshape(-1).tolist()
 

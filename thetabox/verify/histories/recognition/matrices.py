@@ -92,8 +92,8 @@ def numbers(constants: Constants, polynomials: Iterable[int]) -> Number:
 
 def boxed(constants: Constants, polynomials: Iterable[int]) -> Boxed:
     """Numbers that a box may move."""
-    found = [constants.boxed(p) for p in polynomials]
-    columns = ([u.centre for u in found], [u.spread for u in found], [u.error for u in found])
+    uncertain = [constants.boxed(p) for p in polynomials]
+    columns = ([u.centre for u in uncertain], [u.spread for u in uncertain], [u.error for u in uncertain])
     return Boxed(*(torch.tensor(c, dtype=torch.float64) for c in columns))
 
 

@@ -77,8 +77,8 @@ class _Network:
 
     def spiking(self) -> Spiking:
         layers = tuple(self._layer(n, group) for n, group in enumerate(self.groups))
-        found = readout(self.logits, lambda s: self.where[s], self.reader, lambda n: len(self.groups[n]))
-        return Spiking(layers, found, self.reader.spikes.largest)
+        output = readout(self.logits, lambda s: self.where[s], self.reader, lambda n: len(self.groups[n]))
+        return Spiking(layers, output, self.reader.spikes.largest)
 
     def _layer(self, number: int, cells: list[Cell]) -> Neurons:
         constants = self.reader.constants

@@ -43,7 +43,7 @@ def of_protocol(problem: Problem, network: RecurrentNetwork) -> Equations:
     read = block_of(algebra, "outputs", layout, "input")
     answer = Evaluation(algebra, main, tensors.leaves(main, [rows(read, layout)])).outputs()
     if len(answer) != 1:
-        raise NotRecognised("its readout answers several tensors")
+        raise NotRecognised("its readout returns several tensors")
     count = math.prod(entered.shape)
     return Equations(
         algebra,

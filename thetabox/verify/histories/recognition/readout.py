@@ -96,7 +96,7 @@ class Logits:
             for state in sorted(states):
                 if self.reader.spikes.rewritten(self.equations.next[state]) == p:
                     return Logit([Term((POTENTIAL, state), SUM, None, 1)])
-            raise NotRecognised(f"a step answers {self.algebra.show(p)}, no potential as the step leaves it")
+            raise NotRecognised(f"a step returns {self.algebra.show(p)}, no potential as the step leaves it")
         entering = self.sums.entering(p)
         return Logit([Term(source, SUM, weight, factor) for source, weight, factor in _pairs(entering)], entering.rest)
 

@@ -81,7 +81,7 @@ class Spikes:
         self.instead: dict[int, int] = {a: -1 - a for a in self.now}
         for atom in compared:
             if atom not in self.old:
-                self._found_anew(atom)
+                self._compared_anew(atom)
         for state in equations.next:
             self._kept(state)
 
@@ -131,11 +131,11 @@ class Spikes:
 
     def _enters(self, p: int) -> bool:
         """Whether a polynomial holds what enters in this step: inputs, or sums of products with weights."""
-        found = self._moves.get(p)
-        if found is None:
+        enters = self._moves.get(p)
+        if enters is None:
             atoms = {a for m in self.algebra.terms(p) for a, _ in m}
-            found = self._moves[p] = any(self._atom_enters(a) for a in atoms)
-        return found
+            enters = self._moves[p] = any(self._atom_enters(a) for a in atoms)
+        return enters
 
     def _atom_enters(self, atom: int) -> bool:
         match self.algebra.node(atom):
@@ -145,7 +145,7 @@ class Spikes:
                 return True
         return any(self._enters(p) for p in self._inside(atom))
 
-    def _found_anew(self, atom: int) -> None:
+    def _compared_anew(self, atom: int) -> None:
         node = self.algebra.node(atom)
         if not isinstance(node, Sign):
             raise NotRecognised(f"{self.algebra.show(-1 - atom)} is no spike of the step before")
@@ -163,13 +163,13 @@ class Spikes:
         value = self.algebra.value(self.algebra.positive(gap))
         if value is not None:
             return int(value)
-        found = self.equations.constants.boxed(gap)
-        room = abs(found.centre) - found.error
+        boxed_gap = self.equations.constants.boxed(gap)
+        room = abs(boxed_gap.centre) - boxed_gap.error
         if room <= 0:
             raise NotRecognised(f"whether {self.algebra.show(-1 - atom)} in front of the first step is not known")
-        if found.spread:
-            self.largest = min(self.largest, math.nextafter(math.nextafter(room, 0.0) / found.spread, 0.0))
-        return int(found.centre > 0)
+        if boxed_gap.spread:
+            self.largest = min(self.largest, math.nextafter(math.nextafter(room, 0.0) / boxed_gap.spread, 0.0))
+        return int(boxed_gap.centre > 0)
 
     def _kept(self, state: int) -> None:
         """A state that becomes a number and another one by a comparison."""

@@ -60,11 +60,11 @@ class Sums:
             NotRecognised: it is not.
         """
         out = Entering()
-        found = coefficients(self.algebra, p, self._is_factor)
-        if found is None:
+        cofactors = coefficients(self.algebra, p, self._is_factor)
+        if cofactors is None:
             raise NotRecognised(f"what enters a cell is {self.algebra.show(p)}, not linear in weights")
-        rest = found.pop(None, ZERO)
-        for factor, times in found.items():
+        rest = cofactors.pop(None, ZERO)
+        for factor, times in cofactors.items():
             assert factor is not None
             if isinstance(dot := self.algebra.node(factor), Dot):
                 self._add_products(out, dot, times)
@@ -103,10 +103,10 @@ class Sums:
 
     def linear(self, q: int) -> Linear:
         """A polynomial as a sum of sources times numbers, and a number."""
-        found = self._known.get(q)
-        if found is None:
-            found = self._known[q] = self._linear(q)
-        return found
+        linear = self._known.get(q)
+        if linear is None:
+            linear = self._known[q] = self._linear(q)
+        return linear
 
     def _linear(self, q: int) -> Linear:
         read = coefficients(self.algebra, self.spikes.rewritten(q), self._is_source)
@@ -116,14 +116,14 @@ class Sums:
         pairs: list[tuple[Source, int]] = []
         for atom, factor in read.items():
             assert atom is not None
-            found, above = self._source(atom)
+            source, above = self._source(atom)
             if not self.reader.constants.is_constant(factor):
                 raise NotRecognised(f"weights are multiplied by {self.algebra.show(q)}, which is not linear in spikes")
             if not above:
                 # A comparison that holds where there is no spike is 1 less a spike.
                 rest_of_all = self.algebra.add(rest_of_all, factor)
                 factor = self.algebra.scale(factor, -1)
-            pairs.append((found, factor))
+            pairs.append((source, factor))
         if not self.reader.constants.is_constant(rest_of_all):
             raise NotRecognised(f"weights are multiplied by {self.algebra.show(q)}: neither inputs nor spikes")
         return pairs, rest_of_all

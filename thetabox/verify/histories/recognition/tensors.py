@@ -87,12 +87,12 @@ class Tensors:
 
 def _factors(graph: Graph) -> set[int]:
     """Positions of values that sums of products are made with."""
-    found: set[int] = set()
+    factors: set[int] = set()
     for operation in reversed(graph.operations):
         kind = operation.operator.split(".")[1] if operation.operator.startswith("aten.") else ""
-        if kind in PRODUCTS or (kind in MOVES and operation.index in found):
-            found.update(operation.inputs)
-    return found
+        if kind in PRODUCTS or (kind in MOVES and operation.index in factors):
+            factors.update(operation.inputs)
+    return factors
 
 
 def _same_memory(a: Tensor, b: Tensor) -> bool:

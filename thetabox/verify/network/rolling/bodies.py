@@ -110,34 +110,34 @@ class Loop:
     def follow(self) -> bool:
         """Find one more body, if it is there."""
         signatures, before = self.sequence.signatures, self.bodies[-1]
-        found: Body = [None] * self.period
+        body: Body = [None] * self.period
         cursor, end = self.ends[-1], len(signatures)
         for j, i in enumerate(self.pattern):
             if cursor == end:
                 break
-            if signatures[cursor] == signatures[i] and before[j] is not None and self._agrees(j, cursor, found):
-                found[j] = self.sequence.order[cursor].index
+            if signatures[cursor] == signatures[i] and before[j] is not None and self._agrees(j, cursor, body):
+                body[j] = self.sequence.order[cursor].index
                 cursor += 1
         if cursor == self.ends[-1]:
             return False
-        self.bodies.append(found)
+        self.bodies.append(body)
         self.ends.append(cursor)
         return True
 
-    def _agrees(self, j: int, cursor: int, found: Body) -> bool:
+    def _agrees(self, j: int, cursor: int, body: Body) -> bool:
         """Whether an operation is that of the pattern, on this body's operands."""
         if not self._reads_next(j, cursor):
             return False
         given = self.sequence.operands[cursor]
         slots = self.slots[j]
         if slots is None:
-            slots = self._slots(j, given, found)
+            slots = self._slots(j, given, body)
             if slots is None:
                 return False
             self.slots[j] = slots
         before = self.bodies[-1]
         for (kind, of), index in zip(slots, given, strict=True):
-            if index != (of if kind == "fixed" else found[of] if kind == "same" else before[of]):
+            if index != (of if kind == "fixed" else body[of] if kind == "same" else before[of]):
                 return False
         return True
 
@@ -153,19 +153,19 @@ class Loop:
             self.moving.add(j)
         return read.index == (step if j in self.moving else first.index)
 
-    def _slots(self, j: int, given: list[int], found: Body) -> list[Slot] | None:
+    def _slots(self, j: int, given: list[int], body: Body) -> list[Slot] | None:
         """What the third body reads, in the words of the second."""
         if len(self.bodies) != 1:
             return None
         pattern = self.bodies[0]
         of_pattern = {index: q for q, index in enumerate(pattern) if index is not None}
-        of_found = {index: q for q, index in enumerate(found) if index is not None}
+        of_body = {index: q for q, index in enumerate(body) if index is not None}
         slots = []
         for index, first in zip(given, self.sequence.operands[self.pattern[j]], strict=True):
             if index == first and self.in_front(index):
                 slots.append(Slot("fixed", index))
-            elif index in of_found and pattern[of_found[index]] == first:
-                slots.append(Slot("same", of_found[index]))
+            elif index in of_body and pattern[of_body[index]] == first:
+                slots.append(Slot("same", of_body[index]))
             elif index in of_pattern and self.in_front(first):
                 slots.append(Slot("state", of_pattern[index]))
             else:
@@ -193,11 +193,11 @@ def periods(signatures: Sequence[int], most: int = 12) -> list[int]:
 
 def runs(signatures: Sequence[int], period: int) -> list[tuple[int, int]]:
     """Stretches in which every operation is like the one a period later, the longest first."""
-    found, start = [], 0
+    stretches, start = [], 0
     count = len(signatures) - period
     for i in range(count + 1):
         if i == count or signatures[i] != signatures[i + period]:
             if i > start:
-                found.append((start, i))
+                stretches.append((start, i))
             start = i + 1
-    return sorted(found, key=lambda run: run[0] - run[1])
+    return sorted(stretches, key=lambda run: run[0] - run[1])

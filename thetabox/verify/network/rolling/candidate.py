@@ -122,11 +122,11 @@ class Candidate:
 
     def initials(self) -> dict[tuple[int, int], tuple[int, int]]:
         """For (operation, operand) that is a state: which operation's result, and its value where it is first read."""
-        found: dict[tuple[int, int], tuple[int, int]] = {}
+        states: dict[tuple[int, int], tuple[int, int]] = {}
         for j, slots in enumerate(self.slots()):
             given = self.sequence.operands[self.loop.pattern[j]] if self.first is None else self.first.given[j]
-            found |= {(j, i): (of, given[i]) for i, (kind, of) in enumerate(slots) if kind == "state"}
-        return found
+            states |= {(j, i): (of, given[i]) for i, (kind, of) in enumerate(slots) if kind == "state"}
+        return states
 
     def crossing(self) -> int:
         """How many values a step takes from the one before."""

@@ -108,9 +108,9 @@ def _of_first_step(loop: Loop) -> set[int]:
     """Values in front of the second body that depend on what a step reads at its index."""
     sequence = loop.sequence
     sources = {(r.source, r.dim) for j in loop.moving if (r := sequence.reads[loop.pattern[j]]) is not None}
-    found: set[int] = set()
+    dependent: set[int] = set()
     for operation, given, read in zip(sequence.order[: loop.start], sequence.operands, sequence.reads, strict=False):
         reads = read is not None and (read.source, read.dim) in sources
-        if reads or not found.isdisjoint(given):
-            found.add(operation.index)
-    return found
+        if reads or not dependent.isdisjoint(given):
+            dependent.add(operation.index)
+    return dependent

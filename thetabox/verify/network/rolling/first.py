@@ -34,25 +34,25 @@ def first_body(loop: Loop) -> FirstBody | None:
     body: Body = [sequence.order[i].index for i in places]
     of_first = {index: q for q, index in enumerate(body) if index is not None}
     of_pattern = {index: q for q, index in enumerate(loop.bodies[0]) if index is not None}
-    found = FirstBody(body, [], set(loop.moving), [sequence.operands[i] for i in places])
+    initial_body = FirstBody(body, [], set(loop.moving), [sequence.operands[i] for i in places])
     for j, (i, first) in enumerate(zip(loop.pattern, places, strict=True)):
         slots = loop.slots[j]
         if slots is None:
             slots = [_slot(loop, index, of_first, of_pattern) for index in sequence.operands[i]]
             read, earlier = sequence.reads[i], sequence.reads[first]
             if read is not None and earlier is not None and (earlier.index, read.index) == (0, 1):
-                found.moving.add(j)
-        found.slots.append(slots)
-        if not _reads_first(sequence.reads[first], sequence.reads[i], j in found.moving):
+                initial_body.moving.add(j)
+        initial_body.slots.append(slots)
+        if not _reads_first(sequence.reads[first], sequence.reads[i], j in initial_body.moving):
             return None
-        for (kind, of), second, index in zip(slots, sequence.operands[i], found.given[j], strict=True):
+        for (kind, of), second, index in zip(slots, sequence.operands[i], initial_body.given[j], strict=True):
             if kind == "state":
                 alike = second == body[of] and same_kind(sequence.values, index, second)
             else:
                 alike = index == (of if kind == "fixed" else body[of])
             if not alike:
                 return None
-    return found
+    return initial_body
 
 
 def _slot(loop: Loop, index: int, of_first: dict[int, int], of_pattern: dict[int, int]) -> Slot:

@@ -59,9 +59,9 @@ class _Graphs:
         waiting = list(needed)
         while waiting:
             j = waiting.pop()
-            found = {of for kind, of in self.slots[j] if kind != "fixed"} if j not in self.moving else set()
-            waiting += found - needed
-            needed |= found
+            inputs = {of for kind, of in self.slots[j] if kind != "fixed"} if j not in self.moving else set()
+            waiting += inputs - needed
+            needed |= inputs
         return needed
 
     def _check(self) -> None:
@@ -147,5 +147,5 @@ def _check_no_loop(graph: Graph) -> None:
         read = time_read(graph, operations, operation)
         if read is not None:
             indices.setdefault((read.source, read.dim, read.length), set()).add(read.index)
-        if joined or any(len(found) >= LEAST_STEPS for found in indices.values()):
+        if joined or any(len(steps) >= LEAST_STEPS for steps in indices.values()):
             raise SeveralLoops

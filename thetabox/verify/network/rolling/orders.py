@@ -30,7 +30,7 @@ def _reads_of_whole_axes(values: Values) -> set[int]:
         read = time_read(values.graph, operations, operation)
         if read is not None:
             groups[read.source, read.dim, read.length, read.size].setdefault(read.index, []).append(operation.index)
-    return {i for (*_, size), found in groups.items() if len(found) == size > 2 for at in found.values() for i in at}
+    return {i for (*_, size), reads in groups.items() if len(reads) == size > 2 for at in reads.values() for i in at}
 
 
 def _ordered(values: Values, late: set[int]) -> list[Operation]:

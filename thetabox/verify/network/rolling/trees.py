@@ -11,9 +11,9 @@ from thetabox.verify.network.graph import Operation, Ref, map_arg_refs
 
 def refs(tree: Any) -> list[int]:
     """Positions in a tree of arguments, in order, with repetitions."""
-    found: list[int] = []
-    map_arg_refs(tree, lambda ref: found.append(ref.index))
-    return found
+    positions: list[int] = []
+    map_arg_refs(tree, lambda ref: positions.append(ref.index))
+    return positions
 
 
 def operands(operation: Operation) -> list[int]:

@@ -61,19 +61,19 @@ def recognised(problem: Problem) -> Recognised:
         NotRecognised: it is not made of leaky cells, or cannot be seen to be.
     """
     held = _known.setdefault(problem.tensors, WeakKeyDictionary())
-    found = held.get(problem.network.main)
-    if found is None:
+    verdict = held.get(problem.network.main)
+    if verdict is None:
         try:
             with torch.no_grad():
-                found = _recognised(problem)
+                verdict = _recognised(problem)
         except NotRecognised as error:
-            found = str(error)
+            verdict = str(error)
         except (RecursionError, ZeroDivisionError):
-            found = "a step of it computes something that is not read here"
-        held[problem.network.main] = found
-    if isinstance(found, str):
-        raise NotRecognised(found)
-    return found
+            verdict = "a step of it computes something that is not read here"
+        held[problem.network.main] = verdict
+    if isinstance(verdict, str):
+        raise NotRecognised(verdict)
+    return verdict
 
 
 def looks_spiking(problem: Problem) -> bool:
@@ -84,7 +84,7 @@ def looks_spiking(problem: Problem) -> bool:
 
 def _products(problem: Problem) -> int:
     """Products of a sample in the layers of a step, each weight's once."""
-    found: dict[str, int] = {}
+    products: dict[str, int] = {}
     for graph in problem.network.graphs.values():
         for o in graph.operations:
             name = next((graph.tensors[i] for i in o.inputs[1:2] if i in graph.tensors), None)
@@ -92,8 +92,8 @@ def _products(problem: Problem) -> int:
                 weight = problem.tensors.values[name]
                 if weight.dim() >= 2:
                     count = math.prod(size for size in o.layout.shape if size is not None)
-                    found[name] = max(found.get(name, 0), count * weight[0].numel())
-    return sum(found.values())
+                    products[name] = max(products.get(name, 0), count * weight[0].numel())
+    return sum(products.values())
 
 
 def _recognised(problem: Problem) -> Recognised:
@@ -102,10 +102,10 @@ def _recognised(problem: Problem) -> Recognised:
     if _products(problem) > MOST_PRODUCTS:
         raise NotRecognised("its layers are larger than what is read here")
     equations = _equations(problem)
-    found = Recognised(spiking(equations), equations.columns)
-    if _differs(problem, found):
+    cells = Recognised(spiking(equations), equations.columns)
+    if _differs(problem, cells):
         raise NotRecognised("what was read of its cells does not run as the network does")
-    return found
+    return cells
 
 
 def _equations(problem: Problem) -> Equations:
@@ -113,10 +113,10 @@ def _equations(problem: Problem) -> Equations:
     return of_protocol(problem, network) if isinstance(network, RecurrentNetwork) else of_loop(problem, network)
 
 
-def _differs(problem: Problem, found: Recognised) -> bool:
+def _differs(problem: Problem, cells: Recognised) -> bool:
     """A second look: whether float64 runs of some samples part, but for those that come near to a threshold."""
     x = problem.x[:SAMPLES].double().to(problem.settings.device)
-    ran = run(found.net, found.inputs(x))
+    ran = run(cells.net, cells.inputs(x))
     with RUNNING:
         model = copy.deepcopy(problem.model).double().to(x.device).eval()
     try:
