@@ -28,7 +28,7 @@ FLOORS = (
     ("verify.search", "verify.arguments", "verify.cells"),
     ("verify.agreement", "verify.stored"),
     ("verify.certificate", "verify.radii"),
-    ("verify.certify", "verify.radius", "verify.worst_case", "verify.yields"),
+    ("verify.certify", "verify.logits", "verify.radius", "verify.worst_case", "verify.yields"),
     ("verify.difference",),
     ("verify",),
     ("train", "report"),

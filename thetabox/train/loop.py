@@ -124,13 +124,20 @@ def fit(
     with _surroundings(model, threads, where), TrainingBar(progress) as bar:
         training = Training(model.to(where), data, held_out, chosen, settings, where)
         keeper = Checkpointer(training, None if out is None else Path(out), {**facts, **(info or {})}, resume)
-        bar.begin(len(training.history) * training.batches, epochs * training.batches)
-        interrupted = _interrupted(training, keeper, bar, on_epoch)
-        if training.best.state:
-            model.load_state_dict(training.best.state)
-        model.eval()
-        keeper.close(interrupted)
-    best = training.best
+        return _trained(training, keeper, bar, on_epoch)
+
+
+def _trained(
+    training: Training, keeper: Checkpointer, bar: TrainingBar, on_epoch: Callable[[Epoch], None] | None
+) -> TrainResult:
+    """Train to the end or an interrupt, and leave the model at its best epoch."""
+    bar.begin(len(training.history) * training.batches, training.settings.epochs * training.batches)
+    interrupted = _interrupted(training, keeper, bar, on_epoch)
+    model, best = training.model, training.best
+    if best.state:
+        model.load_state_dict(best.state)
+    model.eval()
+    keeper.close(interrupted)
     return TrainResult(model, max(best.accuracy, 0.0), best.epoch, training.history, training.seconds(), interrupted)
 
 

@@ -33,16 +33,10 @@ FEW = 16
 def attention(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
     """``softmax(q kᵀ scale + mask) v``."""
     samples, rounding = walk.samples, walk.samples.rounding
-    indices = [walk.operand(operation, place) for place in range(3)]
+    indices = _checked(walk, operation)
     causal = len(operation.args) > 5 and bool(operation.args[5])
-    if not walk.frame.whole or not set(operation.kwargs) <= {"scale"} or len(operation.args) > 6:
-        raise Stop
-    if not len({samples.interval(i).lower.dim() for i in indices}) == 1:
-        raise Stop
     mask = _mask(walk, operation)
     (q, rq), (k, rk), (v, rv) = (_middle(*walk.ends(i)) for i in indices)
-    if q.shape[:-2] != k.shape[:-2] or k.shape[:-2] != v.shape[:-2]:
-        raise Stop
     with samples.at(operation) as context:
         query, key = (Interval(*walk.ends(i), batch=0) for i in indices[:2])
         factor = factor_of(context, query, operation.kwargs.get("scale"))
@@ -93,6 +87,20 @@ def attention(walk: Walk, operation: Operation, a: Tensor, region: Region | None
     walk.give(indices[2], torch.matmul(share[:, None].transpose(-1, -2), a))
     walk.give(indices[0], torch.matmul(rise, k[:, None]))
     walk.give(indices[1], torch.matmul(rise.transpose(-1, -2), q[:, None]))
+
+
+def _checked(walk: Walk, operation: Operation) -> list[int]:
+    """Where query, key and value stand.
+
+    Raises:
+        Stop: other forms of attention, or operands that spread over the samples or heads of others.
+    """
+    if not walk.frame.whole or not set(operation.kwargs) <= {"scale"} or len(operation.args) > 6:
+        raise Stop
+    indices = [walk.operand(operation, place) for place in range(3)]
+    if len({walk.samples.interval(i).lower.shape[:-2] for i in indices}) != 1:
+        raise Stop
+    return indices
 
 
 def _middle(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
