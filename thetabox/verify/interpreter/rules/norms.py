@@ -13,7 +13,7 @@ from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.interpreter.context import Context
 from thetabox.verify.interpreter.rules.elementwise import add, mul
-from thetabox.verify.interpreter.rules.moments import grouped
+from thetabox.verify.interpreter.rules.norm_bounds import grouped
 from thetabox.verify.interpreter.rules.normalise import batch_norm
 from thetabox.verify.interpreter.rules.table import rule
 

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.interpreter.rules.activation import EXPONENT
-from thetabox.verify.interpreter.rules.moments import normalised
 from thetabox.verify.interpreter.rules.monotone import ULPS
+from thetabox.verify.interpreter.rules.norm_bounds import normalised
 from thetabox.verify.interpreter.rules.softmax import sum_error
 from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.linear.region import Region
