@@ -124,3 +124,37 @@ def test_fold_is_compared_with_the_users_network() -> None:
     for net, told in ((hooked, "hooks"), (Called("once"), "folded"), (Proxied("once"), "folded")):
         with pytest.raises(tb.InputError, match=told):
             tb.certify(net, x, [0] * 4, 1e-4, box=tb.Box(fold=True))
+
+
+class Shifted(nn.Module):
+    """Several inputs and results."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, shift: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.net(x + shift), "shift": shift}
+
+
+@pytest.mark.parametrize("ending", [nn.Softmax(1), nn.LogSoftmax(1)], ids=["softmax", "log-softmax"])
+def test_a_folded_network_of_probabilities(ending: nn.Module) -> None:
+    """How its answers are read is a hook of this package, none of the user's."""
+    model, x = normalised(), torch.randn(8, 1, 4, 4)
+    y, epsilon, box = model(x).argmax(1), [0.0, 1e-3, 1e-2], tb.Box(fold=True)
+    certificate = tb.certify(nn.Sequential(*model, ending).eval(), x, y, epsilon, box=box)
+    assert torch.equal(certificate.margin, tb.certify(model, x, y, epsilon, box=box).margin)
+
+
+def test_a_folded_network_of_several_inputs_and_results() -> None:
+    model, x, shift = normalised(), torch.randn(8, 1, 4, 4), torch.randn(8, 1, 4, 4)
+    y, epsilon, box = model(x + shift).argmax(1), [0.0, 1e-3, 1e-2], tb.Box(fold=True)
+    net = Shifted(model).eval()
+    certificate = tb.certify(net, (x, shift), y, epsilon, box=box)
+    torch.testing.assert_close(certificate.margin, tb.certify(model, x + shift, y, epsilon, box=box).margin)
+    assert certificate.verified[0].all()
+    assert not net._forward_hooks
+    assert not net._forward_pre_hooks
+    net.register_forward_hook(lambda module, given, answer: answer)
+    with pytest.raises(tb.InputError, match="hooks"):
+        tb.certify(net, (x, shift), y, epsilon, box=box)

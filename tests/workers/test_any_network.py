@@ -86,6 +86,7 @@ NETWORKS: dict[str, tuple[Callable[..., nn.Module], Callable[[], Any], dict[str,
     "pruned": (pruned, FLAT, {"arithmetic": "float32"}),
     "program": (program, FLAT, {"arithmetic": "float32"}),
     "folded": (normalised, FLAT, {"box": tb.Box(fold=True, exclude="*bias")}),
+    "folded probabilities": (lambda: normalised().append(nn.Softmax(-1)), FLAT, {"box": tb.Box(fold=True)}),
     "softmax in float32": (
         lambda: normalised().append(nn.Softmax(-1)),
         FLAT,

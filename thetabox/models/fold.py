@@ -7,13 +7,15 @@ import logging
 from collections import Counter
 
 from torch import nn
-from torch.fx import Graph, Node, symbolic_trace
+from torch.fx import Graph, GraphModule, Node, symbolic_trace
 from torch.fx.experimental.optimization import fuse
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from thetabox.errors import InputError
+from thetabox.models.answers import Answer
 from thetabox.models.program import Program
 from thetabox.models.program_fold import folded_program
+from thetabox.models.several import Unpack
 
 
 def folded(model: nn.Module) -> nn.Module:
@@ -25,10 +27,44 @@ def folded(model: nn.Module) -> nn.Module:
         InputError: the model cannot be traced by ``torch.fx``, a batch norm follows no convolution, the two or their
             weights are used elsewhere too, or the model has hooks, which folding would drop.
     """
-    hooked = next((m for m in model.modules() if m._forward_hooks or m._forward_pre_hooks), None)
     copied = copy.deepcopy(model).eval()
     if not isinstance(copied, Program) and not any(isinstance(m, _BatchNorm) for m in copied.modules()):
         return copied
+    unpacks, answers = _own_hooks(copied)
+    fused = _folded(copied)
+    if (unpacks or answers) and isinstance(fused, GraphModule):
+        fused = _ordinary(fused)
+    for unpack in unpacks:
+        fused.register_forward_pre_hook(unpack, with_kwargs=True)
+    for answer in answers:
+        fused.register_forward_hook(answer)
+    return fused
+
+
+def _own_hooks(model: nn.Module) -> tuple[list[Unpack], list[Answer]]:
+    """How this package reads inputs and logits of a model, which is taken off it."""
+    before, after = model._forward_pre_hooks, model._forward_hooks
+    unpacks = {key: hook for key, hook in before.items() if isinstance(hook, Unpack)}
+    answers = {key: hook for key, hook in after.items() if isinstance(hook, Answer)}
+    for key in unpacks:
+        del before[key]
+    for key in answers:
+        del after[key]
+    return list(unpacks.values()), list(answers.values())
+
+
+def _ordinary(fused: GraphModule) -> nn.Module:
+    """A graph as a module like any other: ``torch.export`` passes over the hooks of a graph."""
+    kind = type("Folded", (nn.Module,), {"forward": type(fused).forward})
+    module: nn.Module = kind()
+    for held in ("_modules", "_parameters", "_buffers"):
+        vars(module)[held] = vars(fused)[held]
+    return module.eval()
+
+
+def _folded(copied: nn.Module) -> nn.Module:
+    """A model of our own, in evaluation mode, folded."""
+    hooked = next((m for m in copied.modules() if m._forward_hooks or m._forward_pre_hooks), None)
     if hooked is not None:
         raise InputError(
             f"cannot fold the batch norms of a network with hooks (on {type(hooked).__name__}); remove them"
@@ -43,7 +79,7 @@ def folded(model: nn.Module) -> nn.Module:
         fused = fuse(copied)
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"cannot fold the batch norms of {type(model).__name__}: {reason}") from error
+        raise InputError(f"cannot fold the batch norms of {type(copied).__name__}: {reason}") from error
     finally:
         logger.setLevel(level)
     _check_used_once(copied, graph)
