@@ -36,8 +36,13 @@ FLOORS = (
     ("cli",),
     ("__main__",),
 )
-# `Certificate.save` and `YieldCertificate.save` write a report, by a late import, and a report is made of certificates.
-MEANT = {("verify.certificate", "report"), ("verify.radii", "report"), ("verify.yields.certificate", "report")}
+# Results save and plot themselves, by a late import, and a report is made of results.
+MEANT = {
+    ("measure.attack", "report"),
+    ("verify.certificate", "report"),
+    ("verify.radii", "report"),
+    ("verify.yields.certificate", "report"),
+}
 
 
 def modules() -> dict[str, Path]:

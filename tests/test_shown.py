@@ -132,7 +132,7 @@ def test_without_pandas_it_is_one_line(results, monkeypatch):
         results["radii"].to_pandas()
 
 
-@pytest.mark.parametrize("name", ["certificate", "yield", "radii"])
+@pytest.mark.parametrize("name", ["certificate", "yield", "radii", "attack"])
 def test_a_figure_is_a_picture(results, name):
     assert results[name].plot()._repr_png_().startswith(b"\x89PNG")
 

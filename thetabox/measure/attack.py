@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from thetabox.measure.inputs import (
 from thetabox.measure.own_weights import OwnWeights
 from thetabox.models.fold import folded
 from thetabox.shown import Columns, Shown
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, repr=False)
@@ -70,6 +73,14 @@ class AttackResult(Correctness, Shown):
     def summary(self) -> tuple[list[str], list[list[str]]]:
         rows = zip(self.epsilon.tolist(), self.correct.sum(1).tolist(), strict=True)
         return ["ε", "not broken", "of"], [[f"{e:.4g}", str(count), str(len(self))] for e, count in rows]
+
+    def plot(self) -> Figure:
+        """What the attack leaves of the accuracy over ε; ``certificate.plot(attack)`` shows it above what is proven."""
+        # Late: a report is made of results.
+        from thetabox.report.measured_figures import attack_figure
+
+        title = f"{len(self)} samples, attacked"
+        return attack_figure(self.epsilon.numpy(), self.accuracy.numpy(), self.clean_accuracy, title)
 
     def to_json(self) -> dict[str, Any]:
         """The result without its samples, for a report or a file."""

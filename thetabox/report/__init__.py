@@ -1,9 +1,10 @@
 """Reports: folders, pages, figures, tables and JUnit files, made from result objects."""
 
 from thetabox.json_text import json_text
-from thetabox.report.figures import ageing_figure, landscape_figure, to_png
+from thetabox.report.figures import to_png
 from thetabox.report.folder import check_claim, output_folder, write_file, write_files
 from thetabox.report.junit import Case, write_junit
+from thetabox.report.measured_figures import ageing_figure, landscape_figure
 from thetabox.report.step_summary import append_summary
 from thetabox.report.tables import comparison_tables, curve_table, plain_table
 from thetabox.report.write import csv_text, write, write_comparison, write_proof

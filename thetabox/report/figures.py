@@ -12,9 +12,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
-from thetabox.report.results import Curve, Failure, RadiusSummary, duration, number
+from thetabox.report.results import Curve, Failure, RadiusSummary, number
 
 # Told apart with any colour vision, and in print (Okabe and Ito).
 VERIFIED, ATTACKED, BASELINE, CLEAN = "#0072b2", "#d55e00", "#8a8a8a", "#444444"
@@ -39,7 +39,7 @@ STYLE: dict[Any, Any] = {
 def accuracy_figure(curve: Curve, title: str = "") -> Figure:
     """Verified accuracy (proven from below) and attacked accuracy (found from above) over ε."""
     with mpl.rc_context(STYLE):
-        figure, axes = _figure(7.2, 3.9)
+        figure, axes = new_figure(7.2, 3.9)
         epsilon_axis(axes, curve.epsilon)
         if curve.attacked is not None:
             upper = np.maximum(curve.attacked, curve.verified)
@@ -112,7 +112,7 @@ def comparison_figure(groups: Sequence[tuple[str, Sequence[tuple[str, Curve]]]])
 def radius_figure(radii: RadiusSummary, epsilon: np.ndarray) -> Figure:
     """Histogram of certified radii on a logarithmic axis, or of the largest verified ε of the grid."""
     with mpl.rc_context(STYLE):
-        figure, axes = _figure(7.2, 2.9)
+        figure, axes = new_figure(7.2, 2.9)
         none = int((radii.values <= 0).sum())
         if radii.bisected:
             _radius_bars(axes, radii.proven)
@@ -132,7 +132,7 @@ def radius_figure(radii: RadiusSummary, epsilon: np.ndarray) -> Figure:
 def failure_figure(failure: Failure) -> Figure:
     """Uncertain spikes over time, uncertain ReLUs by layer or shares of the loss, one series for each positive ε."""
     with mpl.rc_context(STYLE):
-        figure, axes = _figure(7.2, 3.2)
+        figure, axes = new_figure(7.2, 3.2)
         rows = [(e, s) for e, s in zip(failure.epsilon, failure.share, strict=True) if e > 0]
         shades = mpl.colormaps["viridis"](np.linspace(0.0, 0.85, max(len(rows), 1)))
         if failure.kind == "steps":
@@ -160,66 +160,6 @@ def failure_figure(failure: Failure) -> Figure:
     return figure
 
 
-def ageing_figure(times: np.ndarray, accuracy: np.ndarray, clean: float, title: str = "") -> Figure:
-    """Accuracy of every chip over the time since it was programmed: mean, one standard deviation, worst, each chip.
-
-    Args:
-        times: [T], seconds.
-        accuracy: [T, S], of chip s at time t.
-        clean: accuracy of the network itself.
-        title: above the figure.
-    """
-    with mpl.rc_context(STYLE):
-        figure, axes = _figure(7.2, 3.9)
-        order = np.argsort(times, kind="stable")
-        times, accuracy = np.asarray(times, dtype=float)[order], np.asarray(accuracy)[order]
-        mean = accuracy.mean(1)
-        spread = accuracy.std(1, ddof=1 if accuracy.shape[1] > 1 else 0)
-        for chip in accuracy.T:
-            axes.plot(times, chip, color=BASELINE, alpha=0.25, linewidth=0.8)
-        axes.fill_between(
-            times, mean - spread, np.minimum(mean + spread, 1), color=VERIFIED, alpha=0.2, linewidth=0, label="± std"
-        )
-        axes.plot(times, mean, "o-", color=VERIFIED, label="mean", clip_on=False)
-        axes.plot(times, accuracy.min(1), "v--", color=ATTACKED, linewidth=1, label="worst chip", clip_on=False)
-        axes.axhline(clean, color=CLEAN, linestyle=":", linewidth=1, label="clean")
-        axes.set_xscale("symlog" if times[0] < 1 else "log")
-        if times[0] < 1:
-            axes.set_xlim(left=times[0])
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xticks(times, [duration(t) for t in times])
-        axes.set_xlabel("time since programming")
-        accuracy_axis(axes)
-        axes.set_title(title or f"{accuracy.shape[1]} chips", loc="left", fontsize=11)
-        axes.legend(loc="lower left" if accuracy.min() > 0.5 else "upper right" if accuracy.max() < 0.5 else "best")
-    return figure
-
-
-def landscape_figure(alpha: np.ndarray, loss: np.ndarray, title: str = "") -> Figure:
-    """Loss along random directions of weight error: each direction, and their mean.
-
-    Args:
-        alpha: [A], how far along the direction.
-        loss: [D, A], cross entropy of direction d at α.
-        title: above the figure.
-    """
-    with mpl.rc_context(STYLE):
-        figure, axes = _figure(7.2, 3.9)
-        order = np.argsort(alpha, kind="stable")
-        alpha, loss = np.asarray(alpha)[order], np.asarray(loss)[:, order]
-        for index, row in enumerate(loss):
-            label = None if index else f"{len(loss)} direction{'s' * (len(loss) > 1)}"
-            axes.plot(alpha, row, color=BASELINE, alpha=0.6, linewidth=0.9, label=label)
-        axes.plot(alpha, loss.mean(0), color=VERIFIED, linewidth=2, label="mean")
-        axes.set_xlim(alpha[0], alpha[-1])
-        axes.set_ylim(bottom=0)
-        axes.set_xlabel("α (weights θ + α ζ |θ| ξ)")
-        axes.set_ylabel("cross entropy")
-        axes.set_title(title, loc="left", fontsize=11)
-        axes.legend(loc="upper center")
-    return figure
-
-
 def to_png(figure: Figure, dpi: int = 160) -> bytes:
     """The figure as a PNG file."""
     return _saved(figure, lambda buffer: figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None}))
@@ -244,7 +184,8 @@ class Picture(Figure):
         return to_png(self, dpi=110)
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of so many inches, which belongs to no window, and its axes."""
     figure = Picture(figsize=(width, height))
     FigureCanvasAgg(figure)
     return figure, figure.subplots()
