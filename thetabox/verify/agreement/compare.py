@@ -134,7 +134,10 @@ def check(problem: Problem, epsilon: Float[Tensor, " sweeps"], x: Any = None) ->
         if own.run.wide and holds_narrow(problem):
             calls, answers = compare_precision(problem, narrow, own.logits, known)
             last = (len(problem.x) - 1) % at_once(problem.network) + 1
-            if not alike(widened(calls), last, widened(own.calls), own.batch):  # the code asks for the type
+            if not alike(widened(calls), last, widened(own.calls), own.batch):  # the code asks for the type or the size
+                narrow.forget()
+                own.compare_as_given()
+                own.run.forget()
                 _compared(OwnForward(problem, narrow), epsilon, unread)
         if verbatim:
             compare_verbatim(problem, narrow, x, own, known)
