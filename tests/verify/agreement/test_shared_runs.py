@@ -40,6 +40,7 @@ OTHERWISE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "the large size": lambda x, y: -y if rows(x) == LARGE else y,
     "rows behind the user's": lambda x, y: torch.cat([y[:12], -y[12:]]) if rows(x) == LARGE else y,
     "the user's size in its own precision": lambda x, y: -y if rows(x) == 12 and y.dtype is torch.float32 else y,
+    "places far behind": lambda x, y: y * (1.0 - 2.0 * (torch.ones_like(y).cumsum(0) > 100.0).to(y.dtype)),
     "all but large ones": lambda x, y: y if rows(x) >= LARGE else -y,
 }
 
@@ -49,6 +50,13 @@ def test_what_one_size_of_a_batch_does(name: str) -> None:
     x = torch.rand(12, 1, 4, 4)
     with pytest.raises(tb.InputError, match="is not the function that would be bounded"):
         tb.certify(Told(OTHERWISE[name]), x, [0] * 12, 1e-4)
+
+
+@pytest.mark.parametrize("name", ["the user's size", "the user's size, a little", "the large size"])
+def test_what_one_size_of_a_batch_does_in_double_precision(name: str) -> None:
+    x = torch.rand(12, 1, 4, 4).double()
+    with pytest.raises(tb.InputError, match="is not the function that would be bounded"):
+        tb.certify(Told(OTHERWISE[name]).double(), x, [0] * 12, 1e-4)
 
 
 def test_a_network_that_takes_no_large_batch() -> None:
