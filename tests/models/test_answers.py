@@ -116,9 +116,9 @@ REFUSED = {
     "no tensor in a dictionary": (lambda m, h: {}, "a dictionary of nothing"),
     "classes": (lambda m, h: m.three(h).argmax(1), "whole numbers or truth values"),
     "a sequence of logits": (lambda m, h: m.three(h)[:, None].repeat(1, 2, 1), r"not \[4, 2, 3\]"),
-    "text": (lambda m, h: "logits", "answers a str"),
-    "nothing": (lambda m, h: None, "answers a NoneType"),
-    "an empty tuple": (lambda m, h: (), "answers a tuple"),
+    "text": (lambda m, h: "logits", "returns a str"),
+    "nothing": (lambda m, h: None, "returns a NoneType"),
+    "an empty tuple": (lambda m, h: (), "returns a tuple"),
     "one sample alone": (lambda m, h: m.three(h)[0], "must return logits"),
     "one of two probabilities": (lambda m, h: m.three(h)[:, :2].softmax(1)[:, 1], "whether it is a logit or a prob"),
 }
