@@ -22,6 +22,7 @@ from thetabox.train.methods import METHODS
 from thetabox.verify import domains
 from thetabox.verify.interpreter.rules.table import TABLE
 from thetabox.verify.linear import BACKWARD
+from thetabox.verify.linear.walk import Walk
 
 DOCS = Path(__file__).parents[1] / "docs"
 OPERATOR = "aten.atan.default"
@@ -126,6 +127,26 @@ def test_a_rule_of_the_page_holds(options: dict[str, str]) -> None:
                 p.copy_(value * (1 + epsilon * (1 - 1e-9) * torch.randn_like(value).sign()))
             answer = net(x)
             assert ((bounds.lower <= answer) & (answer <= bounds.upper)).all()
+
+
+@pytest.mark.usefixtures("with_rules")
+def test_a_backward_rule_of_the_page_owes_what_a_float32_network_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No run shows it, for torch is more exact than what is allowed for: so what is taken off is looked at."""
+    owed, penalty = [], Walk.penalty
+
+    def noted(walk: Walk, a: Tensor, z: Tensor, relative: Any, least: Any = 0.0) -> None:
+        owed.append((sys._getframe(1).f_code.co_name, float(torch.as_tensor(relative).min())))
+        penalty(walk, a, z, relative, least)
+
+    monkeypatch.setattr(Walk, "penalty", noted)
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(4, 6), Arctangent(), nn.Linear(6, 3)), torch.randn(8, 4)
+    bounds = tb.logit_bounds(net, x, 0.0, domain="linear", arithmetic="float32")
+    own = [relative for rule, relative in owed if rule == "arctangent_backward"]
+    assert own
+    assert min(own) >= torch.finfo(torch.float32).eps / 2
+    answer = net(x).detach().double()
+    assert ((bounds.lower <= answer) & (answer <= bounds.upper)).all()
 
 
 @pytest.mark.usefixtures("with_rules")
