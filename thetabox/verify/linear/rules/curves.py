@@ -22,6 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from thetabox.verify.arithmetic.interval import Interval
+from thetabox.verify.arithmetic.rounding import Rounding
+from thetabox.verify.interpreter.context import Context
 from thetabox.verify.interpreter.rules.table import TABLE
 from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.linear.region import Region
@@ -168,18 +171,32 @@ def curved(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -
     walk.constant.add(dot(a.clamp(min=0.0), lines.below) + dot(a.clamp(max=0.0), lines.above))
     size = torch.maximum(lines.below.abs(), lines.above.abs())
     size = size + 2.0 * lines.slope.abs() * torch.maximum(lower.abs(), upper.abs())
-    walk.penalty(a, size, gamma_sum(2 * a[0, 0].numel() + FEW), library_error(walk.samples, operation))
+    error = library_error(walk.samples, operation)
+    if isinstance(error, Tensor):
+        error = walk.cut(error, region)
+    walk.penalty(a, size, gamma_sum(2 * a[0, 0].numel() + FEW), error)
     walk.give(index, a * lines.slope[:, None], region)
 
 
-def library_error(samples: Samples, operation: Operation) -> float:
-    """What the function itself may be off by, as the interval rule says, in the bounds and in the network."""
+def library_error(samples: Samples, operation: Operation) -> Tensor | float:
+    """What the function itself may be off by, as the interval rule says, in the bounds and in the network.
 
-    def compute() -> float:
+    A rule says it in its slack, or moves its ends by it, each by its own: then the error grows with the result's size,
+    and no value between is off by more than the ends.
+    """
+
+    def compute() -> Tensor | float:
         x = replace(samples.interval(operation.args[0].index), owned=False)
-        with samples.at(operation) as context:
-            out = TABLE[operation.operator](context, (x, *operation.args[1:]), dict(operation.kwargs))
-        return 2.0 * float(out.slack)
 
-    error: float = samples.once(("library", operation.index), compute)
+        def bounds(context: Context) -> Interval:
+            return TABLE[operation.operator](context, (x, *operation.args[1:]), dict(operation.kwargs))
+
+        with samples.at(operation) as context:
+            out = bounds(context)
+            exact = bounds(Context(context.sweep, Rounding(context.dtype), operation, context.kind))
+        slack = 2.0 * float(out.slack)
+        apart = torch.maximum(exact.lower - out.lower, out.upper - exact.upper).nan_to_num(torch.inf, torch.inf)
+        return slack + 2.0 * apart if bool((apart > 0.0).any()) else slack
+
+    error: Tensor | float = samples.once(("library", operation.index), compute)
     return error
