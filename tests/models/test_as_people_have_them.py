@@ -124,7 +124,7 @@ def test_weights_on_a_grid_are_bounded_by_what_they_may_become() -> None:
         with torch.no_grad():
             weight = torch.round(original * (1 + 0.0499 * noise) * 16) / 16
             hidden = torch.nn.functional.linear(X, weight, model[0].bias).relu()  # type: ignore[index]  # a sequence of layers
-            answer = model[2](hidden).double()  # type: ignore[index, operator]  # as above
+            answer = model[2](hidden).double()  # type: ignore[index, operator]  # a sequence of layers
         assert (answer >= bounds.lower - 1e-6).all()
         assert (answer <= bounds.upper + 1e-6).all()
 

@@ -63,7 +63,7 @@ def _is_ours(fake: FakeTensor) -> bool:
 def _attributes(owner: Any) -> Any:
     try:
         return getattr(owner, "__dict__", None)
-    except Exception:  # as above
+    except Exception:  # whatever it raises, it is not ours to tell
         return None
 
 

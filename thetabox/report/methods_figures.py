@@ -42,7 +42,7 @@ def violin_figure(accuracy: Mapping[str, np.ndarray], level: Sequence[float]) ->
 
 def _violin(axes: Axes, x: float, draws: np.ndarray, color: str) -> None:
     if np.ptp(draws) > 0:
-        body = axes.violinplot(draws, [x], widths=0.8, showextrema=False)["bodies"][0]  # type: ignore[index]  # a list
+        body = axes.violinplot(draws, [x], widths=0.8, showextrema=False)["bodies"][0]  # type: ignore[index]  # stubs say object, it is a list
         body.set_facecolor(color)
         body.set_alpha(0.6)
     axes.plot([x], [draws.mean()], "o", color=CLEAN, markersize=3)

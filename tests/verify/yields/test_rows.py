@@ -117,7 +117,7 @@ def _run(samples: object, held: dict[int, Tensor], x: Tensor) -> dict[int, Tenso
     """Values of a graph for drawn parameters."""
     graph = samples.graph  # type: ignore[attr-defined]  # samples of the proof
     values: dict[int, Tensor] = {**held, graph.inputs[0]: x}
-    for i, p in samples.values.items():  # type: ignore[attr-defined]  # as above
+    for i, p in samples.values.items():  # type: ignore[attr-defined]  # samples of the proof
         if i in graph.constants:
             values[i] = p.theta
     for operation in graph.operations:

@@ -47,7 +47,7 @@ class Tensors:
         for index, name in graph.tensors.items():
             leaves[index] = lambda index=index, name=name: self._read(graph, index, name, index in factors)  # type: ignore[misc]  # a lambda with its values bound
         for index, constant in graph.constants.items():
-            leaves[index] = lambda index=index, constant=constant: self._stored(  # type: ignore[misc]  # as above
+            leaves[index] = lambda index=index, constant=constant: self._stored(  # type: ignore[misc]  # a lambda with its values bound
                 graph, "a constant", constant, False
             )
         return leaves

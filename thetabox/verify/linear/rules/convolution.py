@@ -101,7 +101,7 @@ def layer(samples: Samples, operation: Operation) -> Convolution:
     padding, uneven = given["padding"], (0, 0)
     if padding == "same":
         total = tuple(dilation[d] * (kernel[d] - 1) for d in range(2))
-        padding, uneven = tuple(t // 2 for t in total), tuple(t % 2 for t in total)  # type: ignore[assignment]  # pairs
+        padding, uneven = tuple(t // 2 for t in total), tuple(t % 2 for t in total)  # type: ignore[assignment]  # of length 2
     else:
         padding = (0, 0) if padding == "valid" else _pair(padding, flat, 0)
     return Convolution(given["input"].index, weight, bias, stride, padding, dilation, given["groups"], flat, uneven)
