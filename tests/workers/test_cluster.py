@@ -112,6 +112,36 @@ def test_a_worker_of_a_cluster_killed_in_the_middle(cluster: Cluster, task: Task
     assert killed
 
 
+def test_the_worker_that_holds_the_only_copy_of_the_network_is_killed(
+    task: Task, alone: tb.Certificate, tmp_path: Path
+) -> None:
+    """Dask's scheduler thins out what it was told to send to every worker (its active memory manager)."""
+    own = Cluster(tmp_path)
+    killed = []
+
+    def kill(done: int, total: int) -> None:
+        if killed or done < total // 3:
+            return
+        with distributed.Client(own.address, set_as_default=False) as client:
+            for _ in range(100):
+                holders = {key: places for key, places in client.who_has().items() if key.startswith("bytes-")}
+                if [len(places) for places in holders.values()] == [1]:
+                    break
+                time.sleep(0.2)
+            ((only,),) = holders.values()
+            killed.append(client.run(os.getpid)[only])
+            os.kill(killed[0], signal.SIGKILL)
+            while only in client.scheduler_info()["workers"]:
+                time.sleep(0.1)
+
+    try:
+        with on_cluster(own.address) as executor:
+            assert same(tb.certify(*task, EPSILON, baseline=True, executor=executor, progress=kill), alone)
+    finally:
+        own.close()
+    assert killed
+
+
 def test_the_cells_of_a_comparison(cluster: Cluster, tmp_path: Path) -> None:
     few = {"epochs": 1}
     config = read_config(None, task="digits", methods=["standard", "dropout"], seeds=1, fit=few, samples=20, draws=2)

@@ -12,6 +12,8 @@ from thetabox.errors import InputError, in_one_line
 
 # Seconds to wait for a scheduler.
 PATIENCE = 10.0
+# Times that data are sent to workers of which some go away meanwhile.
+TRIES = 3
 
 
 @contextmanager
@@ -59,7 +61,24 @@ def cluster_of(executor: Executor | None) -> Any | None:
     return client if type(client).__module__.partition(".")[0] == "distributed" else None
 
 
+def lives(client: Any | None) -> bool:
+    """Whether a client's scheduler is there."""
+    return client is not None and client.status == "running"
+
+
 def scattered(executor: Executor, data: bytes) -> Any:
-    """Data in the memory of every worker of a cluster; as they are for another executor."""
+    """Data in the memory of every worker of a cluster; as they are for another executor.
+
+    Raises:
+        OSError: the cluster or its workers went away.
+    """
     client = cluster_of(executor)
-    return data if client is None else client.scatter(data, broadcast=True, hash=False)
+    if client is None:
+        return data
+    for _ in range(TRIES - 1):
+        try:
+            return client.scatter(data, broadcast=True, hash=False)
+        except OSError:  # A worker that went away meanwhile.
+            if not lives(client):
+                raise
+    return client.scatter(data, broadcast=True, hash=False)

@@ -12,10 +12,10 @@ from types import TracebackType
 from typing import Any
 
 from thetabox.errors import InputError, in_one_line
-from thetabox.workers.cluster import cluster_of, scattered
+from thetabox.workers.cluster import cluster_of, lives, scattered
 from thetabox.workers.local import WhereItPays, WorkersLost
 from thetabox.workers.pickled import pickled, unpickled
-from thetabox.workers.remote import DONE, FAILED, MISSING, MOST_SAID, versions, work
+from thetabox.workers.remote import DONE, FAILED, LOST, MISSING, MOST_SAID, versions, work
 
 Function = Callable[[Any, Any], Any]
 """(what all jobs read, job) → answer."""
@@ -24,6 +24,8 @@ Function = Callable[[Any, Any], Any]
 AHEAD = 2
 # Workers of an executor that does not say how many it has.
 UNTOLD = 16
+# Times that one job may be lost with the workers that held what it reads.
+LOSSES = 3
 # Seconds between two looks at the time and the keyboard.
 LOOK = 0.2
 
@@ -69,6 +71,7 @@ class Pool:
         self._served: set[str] = set()
         self._added = self._done = 0
         self._spent = 0.0
+        self._data: bytes | None = None
         self._bytes: Any = None
         self._key = ""
 
@@ -140,6 +143,8 @@ class Pool:
                 raise unpickled(payload)
             elif state == MISSING:
                 self._again(sent, payload)
+            elif state == LOST:
+                self._with_a_new_copy(sent)
             else:
                 raise WorkersLost(f"{payload}, and this process {versions()}: install the same on all machines")
 
@@ -149,6 +154,15 @@ class Pool:
         with_context = worker not in self._served or sent.trips > 2
         self._served.add(worker)
         self._submit(sent, with_context=with_context)
+
+    def _with_a_new_copy(self, sent: _Sent) -> None:
+        """Send a job that the scheduler gave up, since the workers that held the context are gone."""
+        sent.losses += 1
+        if sent.losses > LOSSES or not lives(cluster_of(self._executor)):
+            raise _lost(ConnectionError("their scheduler or pool has ended"))
+        if sent.context is self._bytes:
+            self._scatter()
+        self._submit(sent, with_context=False)
 
     def _send(self) -> None:
         assert self._executor is not None
@@ -162,6 +176,7 @@ class Pool:
             self._pickle_context()
         on_cluster = cluster_of(self._executor) is not None
         context = self._bytes if with_context or on_cluster else None
+        sent.context = context
         try:
             self._sent[self._executor.submit(work, versions(), self._key, context, sent.job)] = sent
         except (BrokenExecutor, RuntimeError, OSError) as error:
@@ -169,15 +184,22 @@ class Pool:
 
     def _pickle_context(self) -> None:
         try:
-            data = pickled(self._context)
+            self._data = pickled(self._context)
         except Exception as error:
             raise InputError(
                 f"the network cannot be sent to other processes ({in_one_line(error, MOST_SAID)}); run it in one, "
                 "with no executor (--workers 1)"
             ) from error
-        self._key = hashlib.sha256(data).hexdigest()
+        self._key = hashlib.sha256(self._data).hexdigest()
+        self._scatter()
+
+    def _scatter(self) -> None:
         assert self._executor is not None
-        self._bytes = scattered(self._executor, data)
+        assert self._data is not None
+        try:
+            self._bytes = scattered(self._executor, self._data)
+        except OSError as error:
+            raise _lost(error) from error
 
     def _outcome(self, future: Future[Any]) -> tuple[str, Any]:
         try:
@@ -186,7 +208,7 @@ class Pool:
         except WorkersLost:
             raise
         except CancelledError:
-            raise _lost(ConnectionError("their scheduler or pool has ended")) from None
+            return LOST, b""
         except (BrokenExecutor, OSError) as error:
             raise _lost(error) from error
         except Exception as error:
@@ -210,10 +232,11 @@ class Pool:
 
 
 class _Sent:
-    """A job that is away."""
+    """A job that is away, and with what it was sent."""
 
     def __init__(self, number: int, job: bytes) -> None:
-        self.number, self.job, self.trips = number, job, 0
+        self.number, self.job, self.trips, self.losses = number, job, 0, 0
+        self.context: Any = None
 
 
 def _failed(future: Future[Any]) -> bool:

@@ -25,7 +25,7 @@ from thetabox.workers.pickled import pickled, unpickled
 CONTEXTS_KEPT = 2
 # Characters of what an error of others says.
 MOST_SAID = 200
-DONE, FAILED, MISSING, OTHER = "done", "failed", "missing", "other version"
+DONE, FAILED, MISSING, LOST, OTHER = "done", "failed", "missing", "lost", "other version"
 # Of mallopt (glibc's malloc.h), and the most that it takes for the latter.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MOST = -1, -3, 32 << 20
 
