@@ -67,7 +67,7 @@ def certify(
         x: inputs ``[N, ...]``; those of a network of several, in a tuple or by name.
         y: labels ``[N]``.
         epsilon: one ε or several, each finite and at least 0.
-        domain: ``interval``; ``linear`` for networks without spikes; ``histories`` for spiking recurrent ones;
+        domain: ``interval``; ``linear`` for networks that trace to one graph; ``histories`` for spiking recurrent ones;
             ``lirpa``, a second opinion and no proof; or ``auto``: plain intervals on everything, then the stages of
             the tightest sound domain that the network allows on what is still open, cheap ones first. Every sound
             domain is intersected with plain intervals.

@@ -50,11 +50,12 @@ Answer = Callable[[Samples, Tensor], Tensor]
 
 
 class Linear(Domain):
-    """Backward linear bounds for networks without time.
+    """Backward linear bounds for networks that trace to one graph (``nn.LSTM`` and its kin included).
 
     Options: ``intermediate``: where the bounds of pre-activations come from: ``"interval"`` (CROWN-IBP: Zhang et al.,
-    ICLR 2020), or ``"backward"`` (default; CROWN: Zhang et al., NeurIPS 2018) from backward rows as well, for the
-    samples that intervals do not prove. All walks are in float64, whatever the ``precision``.
+    ICLR 2020), or ``"backward"`` (default; CROWN: Zhang et al., NeurIPS 2018) from backward rows as well, in front of
+    ReLUs and leaky ReLUs, for the samples that intervals do not prove; in front of other functions intervals remain.
+    All walks are in float64, whatever the ``precision``.
 
     Raises:
         InputError: unknown intermediate bounds, or a recurrent network.
@@ -75,7 +76,10 @@ class Linear(Domain):
                 f"{', '.join(INTERMEDIATE)}"
             )
         if isinstance(problem.network, RecurrentNetwork):
-            raise InputError("linear bounds are for networks without time; use 'histories' or 'interval' for this one")
+            raise InputError(
+                "linear bounds are for networks that trace to one graph, not for one walked step by step; use 'histories' "
+                "or 'interval' for this one"
+            )
         self.backward = self.options["intermediate"] == "backward"
         self.graph = samples_first(problem.network.main)
         outputs = self.graph.outputs

@@ -88,7 +88,7 @@ class Walk:
             if operation.index in self.coefficients:
                 self.step(operation, *self.coefficients.pop(operation.index))
         for index in list(self.coefficients):
-            self.end(index, *self.coefficients.pop(index))
+            self.concretise(index, *self.coefficients.pop(index))
         return self.constant.lower()
 
     def started(self, operation: Operation, places: Tensor, region: Region | None) -> None:
@@ -123,7 +123,7 @@ class Walk:
                     return
             except Stop:
                 pass
-        self.end(operation.index, a, region)
+        self.concretise(operation.index, a, region)
 
     def _few_numbers(self, operation: Operation) -> bool:
         """Whether all values up to an operation are so small that windows of them save little."""
@@ -190,11 +190,11 @@ class Walk:
                 wide = region.joined(there)
                 a, other, region = region.fitted(a, wide), there.fitted(other, wide), wide
             a = a + other
-            self.lose(a, index, region, 4)
+            self.lose_coefficients(a, index, region, 4)
         self.coefficients[index] = (a, region)
         self.widest = max(self.widest, a[0, 0].numel())
 
-    def lose(self, a: Tensor, index: int, region: Region | None, terms: int) -> None:
+    def lose_coefficients(self, a: Tensor, index: int, region: Region | None, terms: int) -> None:
         """Coefficients ``a`` on a value were computed by ``terms`` roundings each."""
         lower, upper = self.ends(index, region)
         self.penalty(a, lower.abs() if lower is upper else torch.maximum(lower.abs(), upper.abs()), gamma_sum(terms))
@@ -217,7 +217,7 @@ class Walk:
         samples = self.samples
         return UNDERFLOW * (1.0 + samples.epsilon[self.frame.samples]) * (1.0 + samples.size[self.frame.samples])
 
-    def end(self, index: int, a: Tensor, region: Region | None) -> None:
+    def concretise(self, index: int, a: Tensor, region: Region | None) -> None:
         """Put a value's interval in the place of the value."""
         lower, upper = self.ends(index, region)
         count = a[0, 0].numel()

@@ -32,7 +32,7 @@ NEAR_CREST = 1e-9
 @rule("aten.hardswish.default", slack=True)
 def hardswish(context: Context, a: Interval) -> Interval:
     """``a clamp(a + 3, 0, 6) / 6``; least -3/8 at -3/2, steepest 3/2 at 3 (Howard et al., ICCV 2019)."""
-    # A network computes a + 3 rounded, which a multiplies.
+    # A network rounds a + 3, and a multiplies its error: by |a||a + 3|u / 6 <= 3u, where the clamp does not hold.
     return dipped(context, a, F.hardswish, -1.5, -0.375 - 1e-9, 1.0, steepness=1.5, grown=6.0)
 
 

@@ -79,7 +79,15 @@ def dipped(
 ) -> Interval:
     """A function that falls to ``least`` at ``place`` and rises from there.
 
-    Its derivative is at most ``steepness``; ``grown`` times the result stands on the way to it.
+    Args:
+        context: of the operation.
+        a: operand.
+        function: of float64 numbers.
+        place, least: where it is least, and a number below that.
+        error: size of what is rounded on the way and whose error does not shrink with the result.
+        steepness: at least its derivative.
+        ulps: what the result itself may be off by, relative to its size.
+        grown: so many times the result stands on the way to it.
     """
     low, high = function(a.lower), None
     if a.is_point:

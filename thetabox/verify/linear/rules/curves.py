@@ -40,11 +40,11 @@ NARROW = 1e-6
 
 
 class Curve(NamedTuple):
-    """``function`` with its second derivative between the ``kinks``, at most ``bend`` of the ends in size.
+    """A function with ``|f''| <= bend`` between its ``kinks``.
 
     Attributes:
-        function: increasing or not.
-        bend: a number, or a function of both ends.
+        function: need not be monotone.
+        bend: a number, or a function of both ends of the interval; rounded up (1/3 is 0.33334).
         kinks: where the derivative jumps.
         jump: how far the function itself may jump somewhere.
     """
