@@ -59,9 +59,9 @@ def certificate(**changes: Any) -> tb.YieldCertificate:
 
 def draws(of: tb.YieldCertificate, **changes: Any) -> tb.SampledYield:
     """Chips that are right more often than is proven."""
-    count, sweeps = 500, len(of.sigma)
-    right = torch.linspace(0.99, 0.9, sweeps, dtype=torch.float64)
-    correct = torch.full((sweeps, of.label.numel()), count)
+    count, levels = 500, len(of.sigma)
+    right = torch.linspace(0.99, 0.9, levels, dtype=torch.float64)
+    correct = torch.full((levels, of.label.numel()), count)
     correct[:, -2:] = 0
     correct[:, 0] = 495  # 0.99 of them
     correct[:, 1] = 494

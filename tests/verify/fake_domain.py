@@ -62,7 +62,7 @@ class Fake(Domain):
         low = torch.tensor([[-torch.inf, 0.25, -1.0]], dtype=torch.float64).repeat(rows, 1)
         return Interval(low, torch.tensor([[0.5, torch.nan, 1.0]], dtype=torch.float64).repeat(rows, 1))
 
-    def samples_at_once(self, sweeps: int) -> int:
+    def samples_at_once(self, levels: int) -> int:
         return self.at_once
 
 

@@ -16,7 +16,7 @@ from thetabox.errors import InputError
 from thetabox.verify.arguments import settings
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import Rounding
-from thetabox.verify.interpreter.context import Context, Sweep
+from thetabox.verify.interpreter.context import Context, RowEpsilons
 from thetabox.verify.interpreter.walk import apply
 from thetabox.verify.interval.domain import PlainIntervals
 from thetabox.verify.network.graph import Layout, Operation
@@ -55,7 +55,7 @@ def bounds(
     operation = Operation(
         1, name, f"aten.{name}.default", operator, (), {}, Layout((None, 1), 0), (0,), "here", torch.float64
     )
-    context = Context(Sweep(torch.zeros(1, len(low), dtype=torch.float64)), rounding, operation)
+    context = Context(RowEpsilons(torch.zeros(1, len(low), dtype=torch.float64)), rounding, operation)
     value = Interval(low, high, slack, batch=0)
     out = apply(context, operation, (value, *arguments), kwargs)
     out = out.settled(rounding.own)
@@ -186,7 +186,7 @@ def test_functions_stay_tight(name: str) -> None:
         operation = Operation(1, name, f"aten.{name}.default", function, (), {}, Layout((None, 1), 0), (0,), "here")
         for one in range(len(value.lower)):
             part = value.lower[one : one + 1]
-            context = Context(Sweep(torch.zeros(1, 1, dtype=torch.float64)), rounding, operation)
+            context = Context(RowEpsilons(torch.zeros(1, 1, dtype=torch.float64)), rounding, operation)
             out = apply(context, operation, (Interval(part, part, batch=0),), {}).settled(rounding.own)
             assert float(out.upper - out.lower) <= relative * (1.0 + float(function(part).abs()))
 

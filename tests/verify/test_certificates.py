@@ -82,7 +82,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         computed.append(1)
         return plain(self, which, *args)
 
-    monkeypatch.setattr(Problem, "chunk_size", lambda self, sweeps: 4)
+    monkeypatch.setattr(Problem, "chunk_size", lambda self, levels: 4)
     monkeypatch.setattr(PlainIntervals, "margins", margins)
     return computed
 
@@ -116,7 +116,7 @@ import thetabox as tb
 from thetabox.verify.problem import Problem
 
 model, x, y = torch.load(sys.argv[1], weights_only=False)
-Problem.chunk_size = lambda self, sweeps: 4
+Problem.chunk_size = lambda self, levels: 4
 
 def progress(done, total):
     if done == 16:  # the kernel refuses to write any further, as on a full disk

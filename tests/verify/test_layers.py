@@ -17,7 +17,7 @@ import thetabox as tb
 from tests.oracles import layers
 from tests.oracles.rational import assert_contains, box_ends, exact
 from thetabox.verify import arguments
-from thetabox.verify.interpreter.context import Context, Sweep
+from thetabox.verify.interpreter.context import Context, RowEpsilons
 from thetabox.verify.interval.forward import run
 from thetabox.verify.problem import Problem
 
@@ -189,7 +189,7 @@ def test_exact_weights_on_an_input_known_but_for_rounding(name: str, kind: str, 
     radius = roundings * 2.0**-52
     shared = radius if roundings < 1000 else 0.0
     problem = Problem(module, arguments.settings("interval", None, "real", "float64", "cpu"), x)
-    context = Context(Sweep(torch.zeros(1, 2, dtype=torch.float64)), problem.settings.rounding, few_layers=True)
+    context = Context(RowEpsilons(torch.zeros(1, 2, dtype=torch.float64)), problem.settings.rounding, few_layers=True)
     given = tb.Interval(x - radius, x + radius, slack=shared, batch=0)
     with torch.no_grad():
         bounds = run(problem.network, context, problem.tensors, given).logits().settled(2.0**-53)

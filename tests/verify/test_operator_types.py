@@ -18,7 +18,7 @@ from thetabox.errors import InputError, OneEpsilonAtATime
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import Parameter, stored
 from thetabox.verify.arithmetic.rounding import Rounding
-from thetabox.verify.interpreter.context import Context, Sweep
+from thetabox.verify.interpreter.context import Context, RowEpsilons
 from thetabox.verify.interpreter.rules.table import TABLE
 from thetabox.verify.interpreter.walk import check_rules, evaluate
 from thetabox.verify.network.graph import BatchSize, Graph, Layout, Operation, Ref, map_arg_refs
@@ -125,7 +125,7 @@ class Trial:
     def _bounds(
         self, graph: Graph, places: dict[int, Any], rounding: Rounding, epsilon: tuple[float, ...]
     ) -> list[Interval | None]:
-        context = Context(Sweep(torch.tensor(epsilon, dtype=torch.float64)[:, None].repeat(1, SAMPLES)), rounding)
+        context = Context(RowEpsilons(torch.tensor(epsilon, dtype=torch.float64)[:, None].repeat(1, SAMPLES)), rounding)
         values: dict[int, Any] = {}
         for index, place in places.items():
             if isinstance(place, BatchSize):

@@ -20,7 +20,7 @@ from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import stored
 from thetabox.verify.arithmetic.rounding import Rounding, gamma
 from thetabox.verify.effort import forward_pass
-from thetabox.verify.interpreter.context import Context, Memo, Sweep
+from thetabox.verify.interpreter.context import Context, Memo, RowEpsilons
 from thetabox.verify.interpreter.rules.recurrent_forms import walked
 from thetabox.verify.interpreter.rules.recurrent_steps import Weights, driven
 from thetabox.verify.interval.domain import PlainIntervals
@@ -300,8 +300,8 @@ def correlated(module: nn.Module, x: Tensor, epsilon: float, generators: int, ar
     """Bounds of the graph where recurrent layers are affine forms through time."""
     chosen = tb.verify.arguments.settings("interval", None, arithmetic, "float64", "cpu")
     problem = Problem(module, chosen, x)
-    sweep = Sweep(torch.full((1, len(x)), epsilon, dtype=torch.float64))
-    context = Context(sweep, chosen.rounding, correlated=generators)
+    rows = RowEpsilons(torch.full((1, len(x)), epsilon, dtype=torch.float64))
+    context = Context(rows, chosen.rounding, correlated=generators)
     with torch.no_grad(), sound_kernels():
         final = run(problem.network, context, problem.tensors, input_interval(x, chosen))
         return final.logits().settled(chosen.rounding.own)
@@ -346,7 +346,7 @@ def test_affine_forms_by_themselves(kind: str, most: int, spread: float) -> None
     shapes = ((gates, features), (gates, units), (gates,), (gates,))
     tensors = [torch.randn(shape, generator=generator, dtype=torch.float64) * 1.5 for shape in shapes]
     rounding = Rounding(torch.float64)
-    context = Context(Sweep(torch.full((1, rows), epsilon, dtype=torch.float64)), rounding, correlated=most)
+    context = Context(RowEpsilons(torch.full((1, rows), epsilon, dtype=torch.float64)), rounding, correlated=most)
     weights = Weights(*(stored("it", t, rounding, 1.0) for t in tensors))
     states = [torch.randn(rows, units, generator=generator, dtype=torch.float64) for _ in range(1 + (kind == "lstm"))]
     x = torch.randn(steps, rows, features, generator=generator, dtype=torch.float64)
@@ -374,7 +374,7 @@ def test_affine_forms_by_themselves(kind: str, most: int, spread: float) -> None
 
 def one_step(kind: str, tensors: list[Tensor], h: Interval, rounding: Rounding) -> tb.Interval:
     """The forms' output of one step from ``h`` at exact weights and no input."""
-    context = Context(Sweep(torch.zeros(1, len(h.lower), dtype=torch.float64)), rounding, correlated=100)
+    context = Context(RowEpsilons(torch.zeros(1, len(h.lower), dtype=torch.float64)), rounding, correlated=100)
     weights = Weights(*(stored("it", t, rounding) for t in tensors))
     x = torch.zeros(1, len(h.lower), tensors[0].shape[1], dtype=torch.float64)
     found = walked(context, kind, driven(context, Interval(x, x, batch=1), weights), (h,), weights, backwards=False)

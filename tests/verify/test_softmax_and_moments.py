@@ -15,7 +15,7 @@ from torch import Tensor
 
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import Rounding
-from thetabox.verify.interpreter.context import Context, Sweep
+from thetabox.verify.interpreter.context import Context, RowEpsilons
 from thetabox.verify.interpreter.walk import apply
 from thetabox.verify.network.graph import Layout, Operation
 
@@ -40,7 +40,7 @@ def bounds(
     target = getattr(getattr(torch.ops.aten, packet), overload)
     layout = Layout((None, *low.shape[1:]), 0)
     operation = Operation(1, name, f"aten.{name}", target, (), {}, layout, (0,), "here", torch.float32)
-    context = Context(Sweep(torch.zeros(1, len(low), dtype=torch.float64)), rounding, operation)
+    context = Context(RowEpsilons(torch.zeros(1, len(low), dtype=torch.float64)), rounding, operation)
     lower = low.to(rounding.dtype)
     x = Interval(lower, lower if high is low else high.to(rounding.dtype), slack, batch=0)
     out = apply(context, operation, (x, *others, *args), kwargs)

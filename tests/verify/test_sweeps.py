@@ -59,7 +59,7 @@ def test_one_epsilon_after_the_other_and_chunks_by_the_network_alone() -> None:
     model, x = tb.models.MLP([4, 8, 3]), torch.randn(6, 4)
     problem = Problem(model, settings("interval", None, "real", "float64", "cpu"), x)
     assert PlainIntervals.together == 1
-    assert len({problem.chunk_size(sweeps) for sweeps in (1, 5, 100)}) == 1
+    assert len({problem.chunk_size(levels) for levels in (1, 5, 100)}) == 1
     few = Problem(model, settings("interval", None, "real", "float64", "cpu"), x[:2])
     assert few.chunk_size(1) == problem.chunk_size(1)
 

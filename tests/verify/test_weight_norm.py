@@ -13,7 +13,7 @@ import thetabox as tb
 from tests.verify.contract import Case, RuleContract, assert_inside, evaluate, points
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import Rounding
-from thetabox.verify.interpreter.context import Context, Sweep
+from thetabox.verify.interpreter.context import Context, RowEpsilons
 from thetabox.verify.interpreter.rules.weight_norm import weight_norm
 
 pytestmark = pytest.mark.usefixtures("traced_once")
@@ -39,7 +39,7 @@ class TestWeightNorm(RuleContract):
 
 
 def context(arithmetic: str = "real") -> Context:
-    return Context(Sweep(torch.zeros(1, 1, dtype=torch.float64)), Rounding(torch.float64, arithmetic))
+    return Context(RowEpsilons(torch.zeros(1, 1, dtype=torch.float64)), Rounding(torch.float64, arithmetic))
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -110,7 +110,7 @@ def comparison_figure(groups: Sequence[tuple[str, Sequence[tuple[str, Curve]]]])
 
 
 def radius_figure(radii: RadiusSummary, epsilon: np.ndarray) -> Figure:
-    """Histogram of certified radii on a logarithmic axis, or of the largest verified ε of the grid."""
+    """Histogram of certified radii on a logarithmic axis, or of the largest verified ε of the sweep."""
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(7.2, 2.9)
         none = int((radii.values <= 0).sum())
@@ -118,9 +118,9 @@ def radius_figure(radii: RadiusSummary, epsilon: np.ndarray) -> Figure:
             _radius_bars(axes, radii.proven)
             axes.set_xlabel("certified radius ε")
         else:
-            grid = [e for e in epsilon if e > 0]
-            counts = [int((radii.values == e).sum()) for e in grid]
-            bars = axes.bar([number(e) for e in grid], counts, color=VERIFIED, width=0.7)
+            sweep = [e for e in epsilon if e > 0]
+            counts = [int((radii.values == e).sum()) for e in sweep]
+            bars = axes.bar([number(e) for e in sweep], counts, color=VERIFIED, width=0.7)
             axes.bar_label(bars, fontsize=8)
             axes.set_xlabel("largest verified ε of the sweep")
         axes.set_ylabel("samples")

@@ -156,15 +156,15 @@ def _rows(curve: Curve) -> list[dict[str, Any]]:
 
 
 def _summary_table(data: str, curves: Sequence[tuple[str, Curve]]) -> dict[str, Any]:
-    grid = sorted({float(e) for _, curve in curves for e in curve.epsilon})
+    sweep = sorted({float(e) for _, curve in curves for e in curve.epsilon})
 
     def spread(curve: Curve, values: np.ndarray) -> list[str]:
         by_epsilon = dict(zip(curve.epsilon.tolist(), values.tolist(), strict=True))
-        return [percent(by_epsilon[e]) if e in by_epsilon else "–" for e in grid]
+        return [percent(by_epsilon[e]) if e in by_epsilon else "–" for e in sweep]
 
     return {
         "title": data,
-        "epsilon": [number(e) for e in grid],
+        "epsilon": [number(e) for e in sweep],
         "rows": [
             {
                 "name": name,

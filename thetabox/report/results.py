@@ -50,7 +50,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class RadiusSummary:
-    """Largest proven ε of every sample; ``exact`` when searched for, else the largest verified ε of the grid."""
+    """Largest proven ε of every sample; ``exact`` when searched for, else the largest verified ε of the sweep."""
 
     values: np.ndarray
     bisected: bool
@@ -145,7 +145,7 @@ def _stages(certificate: Certificate, order: np.ndarray) -> dict[str, np.ndarray
 
 
 def radii_of(certificate: Certificate) -> RadiusSummary:
-    """Certified radii [N] where they were computed, else the largest verified ε of the grid (0 where none)."""
+    """Certified radii [N] where they were computed, else the largest verified ε of the sweep (0 where none)."""
     radius = certificate.radius
     if radius is not None:
         return RadiusSummary(_array(radius), True)

@@ -37,11 +37,11 @@ def comparison_tables(entries: Sequence[Entry]) -> list[Table]:
     """One table a data set: verified (attacked) accuracy of every network at every ε."""
     tables = []
     for data, curves in grouped(entries):
-        grid = sorted({float(e) for _, curve in curves for e in curve.epsilon})
-        table = plain_table(f"{data}: verified (attacked)", "clean", *(f"ε={number(e)}" for e in grid), text=1)
+        sweep = sorted({float(e) for _, curve in curves for e in curve.epsilon})
+        table = plain_table(f"{data}: verified (attacked)", "clean", *(f"ε={number(e)}" for e in sweep), text=1)
         for name, curve in curves:
             cells = []
-            for e in grid:
+            for e in sweep:
                 at = np.flatnonzero(curve.epsilon == e)
                 if not len(at):
                     cells.append("–")

@@ -44,8 +44,8 @@ class Certificate(Shown):
             samples of which nothing more is known.
     """
 
-    epsilon: Float[Tensor, " sweeps"]
-    margin: Float[Tensor, "sweeps samples"]
+    epsilon: Float[Tensor, " levels"]
+    margin: Float[Tensor, "levels samples"]
     label: Int[Tensor, " samples"]
     predicted: Int[Tensor, " samples"]
     domain: str = "interval"
@@ -59,18 +59,18 @@ class Certificate(Shown):
     data_info: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     radius: Float[Tensor, " samples"] | None = None
-    baseline: Float[Tensor, " sweeps"] | None = None
+    baseline: Float[Tensor, " levels"] | None = None
     profile: Profile | None = None
     finished: bool = True
     checked: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def verified(self) -> Bool[Tensor, "sweeps samples"]:
+    def verified(self) -> Bool[Tensor, "levels samples"]:
         """Samples whose margin is proven to be above 0; a tie is not."""
         return self.margin > 0
 
     @property
-    def verified_accuracy(self) -> Float[Tensor, " sweeps"]:
+    def verified_accuracy(self) -> Float[Tensor, " levels"]:
         """Verified samples divided by samples, ``[E]``."""
         return self.verified.double().mean(1)
 

@@ -169,8 +169,8 @@ def _packed(task: sweep.Task, proof: sweep.Proof, agreed: agreement.Agreement, *
 
 
 def _own_class_decides(
-    margin: Float[Tensor, "sweeps samples"], agreed: agreement.Agreement, labels: Tensor
-) -> Float[Tensor, "sweeps samples"]:
+    margin: Float[Tensor, "levels samples"], agreed: agreement.Agreement, labels: Tensor
+) -> Float[Tensor, "levels samples"]:
     """Not verified: what the network in its own precision does not answer right, whatever holds in real numbers."""
     known = arguments.margins_of(agreed.logits, labels)
     wrong = agreed.reclassified & (known < 0)
@@ -196,7 +196,7 @@ def _proof(task: sweep.Task, clean: Float[Tensor, "samples classes"], effort: fl
     return proof
 
 
-def _baseline(task: sweep.Task) -> Float[Tensor, " sweeps"] | None:
+def _baseline(task: sweep.Task) -> Float[Tensor, " levels"] | None:
     """Verified accuracy by disjoint intervals of the logits; ``None`` where the time did not suffice."""
     beside = replace(task, criterion="logits", store=ChunkStore(None, [], 0), progress=None)
     proof = sweep.grid(beside, PlainIntervals.name)

@@ -33,7 +33,7 @@ class Profile:
 
     kind: str
     names: list[str]
-    share: Float[Tensor, "sweeps places"]
+    share: Float[Tensor, "levels places"]
     unit: str = ""
     caption: str = ""
 
@@ -90,8 +90,8 @@ class Domain(ABC):
 
     @abstractmethod
     def margins(
-        self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]
-    ) -> Float[Tensor, "sweeps samples"]:
+        self, which: Which, epsilon: Float[Tensor, "levels samples"], y: Int[Tensor, " all"]
+    ) -> Float[Tensor, "levels samples"]:
         """Proven lower bounds of ``min_k (logit_y - logit_k)``, float64 on the CPU; minus infinity where there is none.
 
         Args:
@@ -101,12 +101,12 @@ class Domain(ABC):
         """
 
     @abstractmethod
-    def logits(self, which: Which, epsilon: Float[Tensor, "sweeps samples"]) -> Interval:
+    def logits(self, which: Which, epsilon: Float[Tensor, "levels samples"]) -> Interval:
         """Bounds of the logits, rows ``[E samples, K]``, float64 on the CPU."""
 
     def logit_margins(
-        self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]
-    ) -> Float[Tensor, "sweeps samples"]:
+        self, which: Which, epsilon: Float[Tensor, "levels samples"], y: Int[Tensor, " all"]
+    ) -> Float[Tensor, "levels samples"]:
         """The least logit of class y less the largest of another; arguments as for :meth:`margins`."""
         ends = known_ends(self.logits(which, epsilon))
         label = y[which].repeat(len(epsilon))[:, None]
@@ -127,15 +127,15 @@ class Domain(ABC):
         """Whether a proof that ended for want of effort can go on with more (branch and bound); see ``unfinished``."""
         return False
 
-    def samples_at_once(self, sweeps: int) -> int:
-        """How many samples, each with ``sweeps`` ε, fit memory together."""
-        return self.problem.chunk_size(sweeps)
+    def samples_at_once(self, levels: int) -> int:
+        """How many samples, each with ``levels`` ε, fit memory together."""
+        return self.problem.chunk_size(levels)
 
     def facts(self, *, whole: bool) -> dict[str, Any]:
         """What the domain found out about the network, for the certificate; with ``whole`` also what takes a second."""
         return {}
 
-    def profile(self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]) -> Profile | None:
+    def profile(self, which: Which, epsilon: Float[Tensor, "levels samples"], y: Int[Tensor, " all"]) -> Profile | None:
         """Where the proof of these samples loses its certainty, by layer or time step, where the domain can tell."""
         return None
 

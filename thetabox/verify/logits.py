@@ -81,7 +81,7 @@ def logit_bounds(
     return Interval(low, high)
 
 
-def _ends(problem: Problem, values: Float[Tensor, "sweeps samples"]) -> Iterator[Interval]:
+def _ends(problem: Problem, values: Float[Tensor, "levels samples"]) -> Iterator[Interval]:
     """Bounds of the logits in each of the domains that are intersected."""
     plain, name = PlainIntervals(problem), problem.settings.domain
     chosen = None
@@ -99,7 +99,7 @@ def _ends(problem: Problem, values: Float[Tensor, "sweeps samples"]) -> Iterator
                 return
 
 
-def _logits(domain: Domain, values: Float[Tensor, "sweeps samples"]) -> Interval:
+def _logits(domain: Domain, values: Float[Tensor, "levels samples"]) -> Interval:
     """In chunks, and one ε after the other where they share no work."""
     samples = values.shape[1]
     size = max(1, domain.samples_at_once(1))

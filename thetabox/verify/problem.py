@@ -99,7 +99,7 @@ class Problem:
         constants = [t for graph in graphs.values() for t in graph.constants.values()]
         return repr((__version__, tensor_hash(constants), {role: graph.describe() for role, graph in graphs.items()}))
 
-    def chunk_size(self, sweeps: int) -> int:
+    def chunk_size(self, levels: int) -> int:
         """Samples that fit memory together."""
         kind = self.settings.device.type
         width = torch.finfo(self.settings.rounding.dtype).bits // 8

@@ -14,7 +14,7 @@ Pair = tuple[int, float]
 Proof = TypeVar("Proof")
 
 
-def pairs(samples: Int[Tensor, " samples"], epsilon: Float[Tensor, "sweeps samples"]) -> list[Pair]:
+def pairs(samples: Int[Tensor, " samples"], epsilon: Float[Tensor, "levels samples"]) -> list[Pair]:
     """The pairs of a call, those of the first row of ε first."""
     return [(n, e) for row in epsilon.tolist() for n, e in zip(samples.tolist(), row, strict=True)]
 

@@ -14,7 +14,7 @@ from thetabox.models.recurrent import is_recurrent
 from thetabox.verify import agreement, arguments
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import Rounding
-from thetabox.verify.interpreter.context import Context, Sweep
+from thetabox.verify.interpreter.context import Context, RowEpsilons
 from thetabox.verify.interpreter.tensors import Tensors
 from thetabox.verify.interval.forward import run
 from thetabox.verify.kernels import sound_kernels
@@ -51,12 +51,12 @@ def worst_margins(
     first = next(model.parameters())
     dtype = torch.float64 if is_recurrent(model) else first.dtype
     rounding = Rounding(dtype)
-    sweep = Sweep(torch.full((1, len(x)), epsilon, dtype=torch.float64, device=first.device))
+    rows = RowEpsilons(torch.full((1, len(x)), epsilon, dtype=torch.float64, device=first.device))
     with sound_kernels():
         tensors = Tensors(model, box or Box(), rounding, first.device, weights)
         inputs = Interval.point(x.to(dtype))
         inputs.batch = 0
-        context = Context(sweep, rounding, surrogate=surrogate)
+        context = Context(rows, rounding, surrogate=surrogate)
         traced = network(model, x, training=True)
         _check_once(model, traced, x, box or Box())
         return run(traced, context, tensors, inputs).class_margins(y)

@@ -11,7 +11,7 @@ from thetabox.box import Box
 from thetabox.noise import Noise
 from thetabox.verify import agreement, arguments
 from thetabox.verify.arithmetic.interval import Interval
-from thetabox.verify.interpreter.context import Context, Sweep
+from thetabox.verify.interpreter.context import Context, RowEpsilons
 from thetabox.verify.linear.domain import margin_rows
 from thetabox.verify.linear.own_rows import POINT
 from thetabox.verify.linear.region import Frame
@@ -40,7 +40,7 @@ def bounded(made: Martingale, x: Tensor, sigma: float) -> NoisySamples:
     count = len(x)
     rows = torch.full((count,), sigma, dtype=torch.float64)
     ledger = Ledger(torch.full((count,), 0.1, dtype=torch.float64), made.plan.shares(), "gaussian")
-    context = Context(Sweep(torch.ones(1, count, dtype=torch.float64)), made.rounding)
+    context = Context(RowEpsilons(torch.ones(1, count, dtype=torch.float64)), made.rounding)
     point = Interval.point(x)
     point.batch = 0
     return NoisySamples(

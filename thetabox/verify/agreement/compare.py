@@ -65,7 +65,7 @@ class Agreement:
 
 
 def checked_problem(
-    model: nn.Module, settings: Settings, held: Tensor, epsilon: Float[Tensor, " sweeps"], x: Any
+    model: nn.Module, settings: Settings, held: Tensor, epsilon: Float[Tensor, " levels"], x: Any
 ) -> tuple[Problem, Agreement]:
     """What every public function that bounds begins with: the network traced, its box looked at, the two compared.
 
@@ -103,7 +103,7 @@ def _no_fakes() -> Iterator[None]:
         raise
 
 
-def check(problem: Problem, epsilon: Float[Tensor, " sweeps"], x: Any = None) -> Agreement:
+def check(problem: Problem, epsilon: Float[Tensor, " levels"], x: Any = None) -> Agreement:
     """Compare the problem's graph with its module.
 
     Args:

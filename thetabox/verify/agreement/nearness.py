@@ -13,7 +13,7 @@ from thetabox.errors import InputError
 from thetabox.models.running import Running
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import SAFETY, Rounding, gamma
-from thetabox.verify.interpreter.context import Context, Sweep
+from thetabox.verify.interpreter.context import Context, RowEpsilons
 from thetabox.verify.interval.forward import run
 from thetabox.verify.network.operators import JUMPS
 from thetabox.verify.problem import Problem, input_interval
@@ -103,8 +103,8 @@ def at_zero(
     tensors = problem.tensors.around(values, rounding)
     parts = []
     for places in torch.arange(len(problem.x))[which].split(problem.chunk_size(1)):
-        sweep = Sweep(torch.zeros(1, len(places), dtype=torch.float64, device=settings.device))
-        context = Context(sweep, rounding, few_layers=problem.network.few_layers, compared=True)
+        at_zero = RowEpsilons(torch.zeros(1, len(places), dtype=torch.float64, device=settings.device))
+        context = Context(at_zero, rounding, few_layers=problem.network.few_layers, compared=True)
         final = run(problem.network.answering, context, tensors, input_interval(problem.x[places], settings))
         parts.append(final.logits().settled(rounding.own))
     lower, upper = (torch.cat([getattr(p, end).double().cpu() for p in parts]) for end in ("lower", "upper"))

@@ -91,14 +91,14 @@ class Histories(Domain):
         )
 
     def margins(
-        self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]
-    ) -> Float[Tensor, "sweeps samples"]:
+        self, which: Which, epsilon: Float[Tensor, "levels samples"], y: Int[Tensor, " all"]
+    ) -> Float[Tensor, "levels samples"]:
         self.engine.unfinished = self.unfinished
         with torch.no_grad(), sound_kernels():
             margins = self.engine.margins(which, epsilon, y[which], self.meter)
         return torch.where(epsilon > self._largest, -torch.inf, margins)
 
-    def logits(self, which: Which, epsilon: Float[Tensor, "sweeps samples"]) -> Interval:
+    def logits(self, which: Which, epsilon: Float[Tensor, "levels samples"]) -> Interval:
         with torch.no_grad(), sound_kernels():
             ends = self.engine.logits(which, epsilon)
         beyond = epsilon.reshape(-1, 1) > self._largest
@@ -113,12 +113,12 @@ class Histories(Domain):
                 facts["branching_ratio"] = round(branching(self.engine, FLIPPED).ratio, 2)
         return facts
 
-    def profile(self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]) -> Profile | None:
+    def profile(self, which: Which, epsilon: Float[Tensor, "levels samples"], y: Int[Tensor, " all"]) -> Profile | None:
         share = self.uncertain(which, epsilon)
         caption = "Share of neurons with more than one history at a time step, over up to 64 of the samples."
         return Profile("steps", [str(t) for t in range(share.shape[1])], share, "neurons", caption)
 
-    def uncertain(self, which: Which, epsilon: Float[Tensor, "sweeps samples"]) -> Float[Tensor, "sweeps time"]:
+    def uncertain(self, which: Which, epsilon: Float[Tensor, "levels samples"]) -> Float[Tensor, "levels time"]:
         """Share of neurons with more than one history at each time step, over the samples."""
         with torch.no_grad(), sound_kernels():
             return self.engine.uncertain(which, epsilon)
@@ -128,8 +128,8 @@ class Histories(Domain):
         each = self._plan.units * self.options["histories"] * 16 * 8
         return max(1, SLOT_BYTES[device] // each)
 
-    def samples_at_once(self, sweeps: int) -> int:
-        return max(1, self._rows_at_once() // max(sweeps, 1))
+    def samples_at_once(self, levels: int) -> int:
+        return max(1, self._rows_at_once() // max(levels, 1))
 
 
 def _plan(problem: Problem) -> tuple[Plan, Tensor, float]:

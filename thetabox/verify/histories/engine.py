@@ -16,7 +16,7 @@ from thetabox.verify.histories.errors import Errors, errors
 from thetabox.verify.histories.records import Given, State
 from thetabox.verify.histories.splits import Tree, grow, split
 from thetabox.verify.histories.walk import PruneRule, Walked, walk
-from thetabox.verify.interpreter.context import Context, Sweep
+from thetabox.verify.interpreter.context import Context, RowEpsilons
 from thetabox.verify.interpreter.margin import known
 from thetabox.verify.problem import Settings, input_interval
 from thetabox.verify.unfinished import Pair, Unfinished, pairs
@@ -94,7 +94,7 @@ class Engine:
     _last: tuple[list[Drive], float, list[list[Errors]]] | None = None
 
     def margins(self, which: slice | Tensor, epsilon: Tensor, labels: Tensor, meter: Meter) -> Tensor:
-        """Of some samples, each at several ε ``[sweeps, samples]``, with the samples' labels."""
+        """Of some samples, each at several ε ``[levels, samples]``, with the samples' labels."""
         drives, largest = self.drives(which)
         device = self.settings.device
         samples = torch.arange(epsilon.shape[1], device=device).repeat(len(epsilon))
@@ -153,7 +153,7 @@ class Engine:
             upper.append(torch.where(unknown, torch.inf, ends.upper).double().cpu())
         return Interval(torch.cat(lower), torch.cat(upper))
 
-    def uncertain(self, which: slice | Tensor, epsilon: Tensor) -> Float[Tensor, "sweeps time"]:
+    def uncertain(self, which: slice | Tensor, epsilon: Tensor) -> Float[Tensor, "levels time"]:
         """Share of neurons with more than one history at each time step, over the samples."""
         shares = [self.run(self.circuit(rows.values), rows).open_share for rows in self.unlabelled(which, epsilon)]
         # The first steps of layers that run late are not the last layer's yet.
@@ -169,7 +169,7 @@ class Engine:
 
     def circuit(self, values: Float[Tensor, " rows"]) -> Circuit:
         """The network at the ε of rows."""
-        return self.plan.circuit(Context(Sweep(values[None].to(self.settings.device)), self.settings.rounding))
+        return self.plan.circuit(Context(RowEpsilons(values[None].to(self.settings.device)), self.settings.rounding))
 
     def run(self, circuit: Circuit, rows: Rows, since: Since | None = None) -> Walked:
         """Walk rows through time."""
@@ -191,7 +191,7 @@ class Engine:
 
     def _errors(self, circuit: Circuit, rows: Rows) -> list[list[Errors]]:
         """What rounding may add; the same for all walks of the same inputs whose largest ε is the same."""
-        largest = circuit.context.sweep.largest
+        largest = circuit.context.row_epsilon.largest
         if self._last is None or self._last[0] is not rows.drives or self._last[1] != largest:
             own = None if circuit.inputs is not None else rows.drives[: len(circuit.layers)]
             self._last = rows.drives, largest, errors(circuit, rows.largest, rows.steps, own)

@@ -22,7 +22,7 @@ from thetabox.verify.histories.cells import Adaptation, Cells, Constant, Trace
 from thetabox.verify.histories.circuit import CellLayer, Circuit, Connection, Drive, Link, Loss, Plan, Read, Readout
 from thetabox.verify.histories.description.check import INSTEAD, check_description
 from thetabox.verify.histories.layers import layer_of
-from thetabox.verify.interpreter.context import Context, Sweep
+from thetabox.verify.interpreter.context import Context, RowEpsilons
 from thetabox.verify.interpreter.margin import row_margins
 from thetabox.verify.interpreter.rules.dense import linear
 from thetabox.verify.problem import Problem
@@ -216,7 +216,7 @@ class LeakyPlan(Plan):
         self.readout = MeanCounts(cells, steps)
 
     def _context(self, values: Tensor) -> Context:
-        return Context(Sweep(values[None].to(self.problem.settings.device)), self.problem.settings.rounding)
+        return Context(RowEpsilons(values[None].to(self.problem.settings.device)), self.problem.settings.rounding)
 
     def _cells(self, context: Context) -> AdaptiveCells:
         return AdaptiveCells(self.problem, context)

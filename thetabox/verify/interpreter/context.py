@@ -24,7 +24,7 @@ Value = Interval | Parameter
 
 
 @dataclass(frozen=True)
-class Sweep:
+class RowEpsilons:
     """ε of every row: ``E`` values for each of ``N`` samples, row ``e * N + n`` in every tensor of rows.
 
     Values that do not depend on ε are kept once a sample (``N`` rows) until they meet one that does.
@@ -33,7 +33,7 @@ class Sweep:
     values: Tensor
 
     @property
-    def sweeps(self) -> int:
+    def per_sample(self) -> int:
         """Number of ε a sample."""
         return self.values.shape[0]
 
@@ -54,13 +54,13 @@ class Sweep:
         return self.largest if same else None
 
     @cached_property
-    def by_sweep(self) -> bool:
-        """Whether all samples of one sweep share their ε."""
+    def shared(self) -> bool:
+        """Whether each of a sample's ε is that of all samples."""
         return bool((self.values == self.values[:, :1]).all())
 
-    def repeated(self, times: int) -> Sweep:
-        """The sweep of ``times`` copies of each sample, copies outermost (``[E, times * N]``)."""
-        return Sweep(self.values.repeat(1, times))
+    def repeated(self, times: int) -> RowEpsilons:
+        """Of ``times`` copies of each sample, copies outermost (``[E, times * N]``)."""
+        return RowEpsilons(self.values.repeat(1, times))
 
 
 class Memo:
@@ -89,7 +89,7 @@ class Context:
     """State of one evaluation.
 
     Attributes:
-        sweep: ε of every row.
+        row_epsilon: ε of every row.
         rounding: errors of the bounds' and the network's evaluation.
         operation: the operation whose rule runs.
         kind: torch's types of it.
@@ -102,7 +102,7 @@ class Context:
         compared: the bounds are for a run to be compared with, and need be no tighter than its own rounding.
     """
 
-    sweep: Sweep
+    row_epsilon: RowEpsilons
     rounding: Rounding
     operation: Operation | None = None
     kind: Kind | None = None
@@ -129,7 +129,7 @@ class Context:
         return self._epsilon[factor]
 
     def _rounded_up(self, factor: float) -> Tensor:
-        values = self.sweep.values
+        values = self.row_epsilon.values
         if factor != 1.0:
             values = torch.nextafter(values * factor, torch.full_like(values, math.inf))
         rounded = values.to(self.dtype)
@@ -142,13 +142,13 @@ class Context:
     def uniform(self, factor: float) -> float | None:
         """``factor`` times ε, rounded up, where all rows share it."""
         if factor not in self._uniform:
-            one = self.sweep.uniform is not None
+            one = self.row_epsilon.uniform is not None
             self._uniform[factor] = 0.0 if factor == 0.0 else float(self.epsilon(factor)[0, 0]) if one else None
         return self._uniform[factor]
 
     def largest(self, factor: float) -> float:
         """Upper bound of ``factor`` times ε over all rows."""
-        return self.sweep.largest * factor * SAFETY
+        return self.row_epsilon.largest * factor * SAFETY
 
     def rows(self, x: Interval) -> int:
         """How many rows the batched value has: ``N`` or ``E N``."""
@@ -167,11 +167,11 @@ class Context:
 
     def expanded(self, x: Interval) -> Interval:
         """The batched value with one row for every ε and sample."""
-        sweeps = self.sweep.sweeps
-        if x.batch is None or sweeps == 1 or self.rows(x) == sweeps * self.sweep.samples:
+        per_sample = self.row_epsilon.per_sample
+        if x.batch is None or per_sample == 1 or self.rows(x) == per_sample * self.row_epsilon.samples:
             return x
         dim = x.batch
-        return x.moved(lambda t: torch.cat([t] * sweeps, dim))
+        return x.moved(lambda t: torch.cat([t] * per_sample, dim))
 
     def interval(self, parameter: Parameter) -> Interval:
         """The box of a parameter as an interval, one a row where rows differ in ε."""
@@ -210,9 +210,9 @@ class Context:
                 return values
             rank = len(layout.shape)
             return [self._lead(v, rank) for v in values]
-        differs = self.sweep.sweeps > 1 and (
+        differs = self.row_epsilon.per_sample > 1 and (
             any(v.by_row for v in values)
-            or any(v.batch is not None and self.rows(v) != self.sweep.samples for v in values)
+            or any(v.batch is not None and self.rows(v) != self.row_epsilon.samples for v in values)
         )
         out = []
         for v in values:

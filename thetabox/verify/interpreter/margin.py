@@ -29,10 +29,10 @@ def row_margins(
     weight: Parameter,
     bias: Parameter | None,
     labels: Int[Tensor, " samples"],
-) -> Float[Tensor, "sweeps samples"]:
+) -> Float[Tensor, "levels samples"]:
     """Proven lower bound of ``min_k (logit_y - logit_k)`` of every row; arguments as for :func:`class_margins`."""
     margins, size = class_margins(context, hidden, weight, bias, labels)
-    samples = context.sweep.samples
+    samples = context.row_epsilon.samples
     own = labels.repeat(len(margins) // samples)[:, None]
     least_margin = margins.scatter(1, own, torch.inf).amin(1)
     least_margin = least_margin - context.rounding.of_operation(8) * least_margin.abs().clamp(
@@ -63,13 +63,13 @@ def class_margins(
     weight, bias = _spread(weight, bias)
     bias = None if bias is None else bias.moved(lambda t: t.reshape(-1))
     hidden = context.expanded(hidden).settled(context.rounding.own)
-    sweeps, samples = context.sweep.sweeps, context.sweep.samples
+    levels, samples = context.row_epsilon.per_sample, context.row_epsilon.samples
     rows = hidden.lower.shape[0]
-    if rows != sweeps * samples:
-        sweeps = 1
+    if rows != levels * samples:
+        levels = 1
     lower, upper = hidden.lower, hidden.upper
     features = weight.theta.shape[1]
-    label = labels.repeat(sweeps)
+    label = labels.repeat(levels)
     epsilon = context.epsilon(weight.factor).reshape(-1) if weight.factor else lower.new_zeros(rows)
     # Rounding of every row: relative to Σ (|θ_y| + |θ_k|)(1 + ε) max|h|.
     reach = upper if hidden.nonnegative else torch.maximum(lower.abs(), upper.abs())
@@ -79,8 +79,8 @@ def class_margins(
     relative = context.rounding.of_dot(2 * features + 8) + 4.0 * weight.theta_error
     rounding = around.gather(1, label[:, None]) + around
     rounding = rounding * (relative * (1.0 + relative) * SAFETY) + context.rounding.subnormal * features * 16
-    if hidden.nonnegative and (context.sweep.by_sweep or not weight.factor):
-        sums = _by_class(lower, upper, weight.theta, weight.unit_radius, epsilon.view(sweeps, -1)[:, 0], labels)
+    if hidden.nonnegative and (context.row_epsilon.shared or not weight.factor):
+        sums = _by_class(lower, upper, weight.theta, weight.unit_radius, epsilon.view(levels, -1)[:, 0], labels)
     else:
         sums = _row_by_row(lower, upper, weight.theta, weight.unit_radius, epsilon, label)
     margins = sums - rounding
@@ -108,9 +108,9 @@ def _reach(context: Context, reach: Tensor, weight: Tensor) -> Tensor:
 
 
 def _by_class(lower: Tensor, upper: Tensor, theta: Tensor, radius: Tensor, epsilon: Tensor, labels: Tensor) -> Tensor:
-    """Sums for hidden values of at least 0 and one ε a sweep: two matrix products for each class."""
-    sweeps, features = len(epsilon), theta.shape[1]
-    low, high = lower.reshape(sweeps, -1, features), upper.reshape(sweeps, -1, features)
+    """Sums for hidden values of at least 0 and one ε a level: two matrix products for each class."""
+    levels, features = len(epsilon), theta.shape[1]
+    low, high = lower.reshape(levels, -1, features), upper.reshape(levels, -1, features)
     # Whole chunks come in the order of their classes, other rows are brought into it.
     order = None if bool((labels[1:] >= labels[:-1]).all()) else labels.argsort(stable=True)
     if order is not None:
@@ -119,8 +119,8 @@ def _by_class(lower: Tensor, upper: Tensor, theta: Tensor, radius: Tensor, epsil
     sizes = counts.tolist()
     sums = []
     groups = zip(low.split(sizes, 1), high.split(sizes, 1), strict=True)
-    for classes in present.split(max(1, SLOPES // (sweeps * theta.numel()))):
-        # [classes, sweeps, features, other classes]: one way up, one down.
+    for classes in present.split(max(1, SLOPES // (levels * theta.numel()))):
+        # [classes, levels, features, other classes]: one way up, one down.
         slope = (theta[classes, None] - theta)[:, None]
         slope = slope - epsilon[:, None, None] * (radius[classes, None] + radius)[:, None]
         rising, falling = (s.transpose(2, 3).unbind() for s in (slope.clamp(min=0), slope.clamp(max=0)))
@@ -161,16 +161,16 @@ def _bias_radius(context: Context, bias: Parameter) -> Tensor:
 
 def logit_margins(
     context: Context, logits: Interval, labels: Int[Tensor, " samples"]
-) -> Float[Tensor, "sweeps samples"]:
+) -> Float[Tensor, "levels samples"]:
     """Lower bound from two separate intervals: the baseline criterion of Büchel, Faber, Muir (ICLR 2022)."""
     logits = context.expanded(logits).settled(context.rounding.own)
-    sweeps = logits.lower.shape[0] // labels.numel()
-    label = labels.repeat(sweeps)[:, None]
+    levels = logits.lower.shape[0] // labels.numel()
+    label = labels.repeat(levels)[:, None]
     others = logits.upper.scatter(1, label, -torch.inf).amax(1)
     own = logits.lower.gather(1, label).squeeze(1)
     size = own.abs() + others.abs()
     margin = own - others - 2.0 * context.rounding.own * torch.where(size.isfinite(), size, 0.0)
-    return known(margin).view(sweeps, labels.numel())
+    return known(margin).view(levels, labels.numel())
 
 
 def known(margin: Tensor) -> Tensor:

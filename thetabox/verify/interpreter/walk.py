@@ -188,7 +188,7 @@ def apply(context: Context, operation: Operation, args: tuple[Any, ...], kwargs:
         else:
             result = _row_by_row(context, operation, rule, args, kwargs)
             return nowhere_infinite(result) if context.rounding.network else result
-    elif (by_row or context.sweep.sweeps > 1) and len(intervals) > 1:
+    elif (by_row or context.row_epsilon.per_sample > 1) and len(intervals) > 1:
         if rule.elementwise and isinstance(operation.layout, Layout):
             args, kwargs = _align(context, operation.layout, intervals, args, kwargs)
         elif len({context.rows(v) for v in intervals if v.batch is not None}) > 1:
@@ -243,7 +243,7 @@ def _row_by_row(context: Context, operation: Operation, rule: Rule, args: Any, k
 
         return _called(context, operation, rule, _each(args, one), _each(kwargs, one))
 
-    results = [call(row) for row in range(context.sweep.sweeps * context.sweep.samples)]
+    results = [call(row) for row in range(context.row_epsilon.per_sample * context.row_epsilon.samples)]
     if not all(isinstance(r, Interval) for r in results):
         raise OneEpsilonAtATime(f"{operation.describe()} answers several values that depend on ε alone")
     lower = torch.stack([r.lower for r in results])

@@ -68,7 +68,7 @@ def computed(
     if casts and kind.result is not None and isinstance(args[0], Tensor):
         _check_cast(operation, args[0], kind.result)
     if "device" in kwargs:
-        kwargs = {**kwargs, "device": context.sweep.values.device}
+        kwargs = {**kwargs, "device": context.row_epsilon.values.device}
     answer = operation.target(*args, **kwargs)
     assert isinstance(answer, Tensor)
     return stored(operation.describe(), answer, context.rounding)

@@ -31,16 +31,16 @@ class PlainIntervals(Domain):
     together = 1
 
     def margins(
-        self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]
-    ) -> Float[Tensor, "sweeps samples"]:
+        self, which: Which, epsilon: Float[Tensor, "levels samples"], y: Int[Tensor, " all"]
+    ) -> Float[Tensor, "levels samples"]:
         return self._by_criterion("margin", which, epsilon, y)
 
     def logit_margins(
-        self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]
-    ) -> Float[Tensor, "sweeps samples"]:
+        self, which: Which, epsilon: Float[Tensor, "levels samples"], y: Int[Tensor, " all"]
+    ) -> Float[Tensor, "levels samples"]:
         return self._by_criterion("logits", which, epsilon, y)
 
-    def logits(self, which: Which, epsilon: Float[Tensor, "sweeps samples"]) -> Interval:
+    def logits(self, which: Which, epsilon: Float[Tensor, "levels samples"]) -> Interval:
         def ends(final: Final) -> Tensor:
             logits = final.logits().settled(self.problem.settings.rounding.own)
             return torch.stack([logits.lower, logits.upper], -1)
@@ -48,7 +48,7 @@ class PlainIntervals(Domain):
         lower, upper = self._part_by_part(ends, which, epsilon).unbind(-1)
         return Interval(lower, upper)
 
-    def profile(self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]) -> Profile | None:
+    def profile(self, which: Which, epsilon: Float[Tensor, "levels samples"], y: Int[Tensor, " all"]) -> Profile | None:
         return profile_of(self.problem, which, epsilon)
 
     def _by_criterion(self, criterion: str, which: Which, epsilon: Tensor, y: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thetabox.verify.arithmetic.interval import Interval
-from thetabox.verify.interpreter.context import Context, Memo, Sweep
+from thetabox.verify.interpreter.context import Context, Memo, RowEpsilons
 from thetabox.verify.interpreter.tensors import Tensors
 from thetabox.verify.interval.final import Final, StepObserver, finish
 from thetabox.verify.interval.recurrent import run_recurrent
@@ -29,13 +29,13 @@ def run(
 def run_problem(
     problem: Problem,
     which: Which,
-    epsilon: Float[Tensor, "sweeps samples"],
+    epsilon: Float[Tensor, "levels samples"],
     observe: StepObserver | None = None,
     memo: Memo | None = None,
 ) -> Final:
     """The samples ``which`` (a range or places) at their ε; called inside ``sound_kernels``."""
     settings, network = problem.settings, problem.network
     values = epsilon.to(settings.device, torch.float64)
-    context = Context(Sweep(values), settings.rounding, memo=memo, few_layers=network.few_layers)
+    context = Context(RowEpsilons(values), settings.rounding, memo=memo, few_layers=network.few_layers)
     x = input_interval(problem.x[which], settings, nonnegative=problem.nonnegative)
     return run(network, context, problem.tensors, x, observe)

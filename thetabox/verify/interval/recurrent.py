@@ -84,18 +84,18 @@ def _at(time: int, observe: StepObserver | None) -> Observer | None:
 
 def _block(network: RecurrentNetwork, context: Context) -> int:
     """Time steps whose drive is computed together: long enough for the products, short enough for the cache."""
-    width = largest_of(network.step) * context.sweep.values.numel() * torch.finfo(context.dtype).bits // 8
+    width = largest_of(network.step) * context.row_epsilon.values.numel() * torch.finfo(context.dtype).bits // 8
     return max(1, min(network.steps, DRIVE_BYTES // width))
 
 
 def _drive(network: RecurrentNetwork, context: Context, tensors: Tensors, x: Interval) -> list[dict[int, Value]]:
     """Everything that depends on the input alone, a dictionary a time step: rows ``[E, T, N]`` while computed."""
     steps = x.shape[1]
-    everywhere = Context(context.sweep.repeated(steps), context.rounding, memo=context.memo, time=context.time)
+    everywhere = Context(context.row_epsilon.repeated(steps), context.rounding, memo=context.memo, time=context.time)
     values = tensors.of(network.step)
     values[network.step.inputs[0]] = x.moved(lambda t: t.transpose(0, 1).flatten(0, 1))
     evaluate(everywhere, network.step, values, network.driven, keep=True)
-    apart = [_unstacked(_interval(context, values[i]), steps, context.sweep.samples) for i in network.drive]
+    apart = [_unstacked(_interval(context, values[i]), steps, context.row_epsilon.samples) for i in network.drive]
     return [{i: step[t] for i, step in zip(network.drive, apart, strict=True)} for t in range(steps)]
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from thetabox.verify.arithmetic.interval import Interval
-from thetabox.verify.interpreter.context import Context, Sweep
+from thetabox.verify.interpreter.context import Context, RowEpsilons
 
 # Rows are left out once they are this share of those still computed: to leave some out copies the state.
 LEAST_SHARE = 0.1
@@ -41,8 +41,8 @@ class Remaining:
     def __init__(self, context: Context, steps: int, *, truths: bool) -> None:
         self.whole = self.context = context
         self.samples: Int[Tensor, " samples"] | None = None
-        self.memo = context.memo if truths and context.sweep.by_sweep else None
-        values = context.sweep.values
+        self.memo = context.memo if truths and context.row_epsilon.shared else None
+        values = context.row_epsilon.values
         self.left = self.stay = torch.empty(0, dtype=torch.long, device=values.device)
         # The step from which on a smaller ε knew nothing; and the same at the largest one here, as far as it has come.
         self.leaves = torch.full(values.shape[1:], steps, device=values.device)
@@ -64,7 +64,7 @@ class Remaining:
 
     def rows_of(self, samples: Int[Tensor, " samples"]) -> Int[Tensor, " rows"]:
         """Rows of some samples, at every ε."""
-        first = torch.arange(self.whole.sweep.sweeps, device=samples.device) * self.whole.sweep.samples
+        first = torch.arange(self.whole.row_epsilon.per_sample, device=samples.device) * self.whole.row_epsilon.samples
         return (first[:, None] + samples).flatten()
 
     def leaves_some(self, time: int) -> bool:
@@ -82,7 +82,7 @@ class Remaining:
         self.before = len(places)
         self.left, self.stay, self.samples = places[~goes_on], goes_on.nonzero().squeeze(1), places[goes_on]
         # Without the memo: the products there are those of all samples.
-        self.context = Context(Sweep(self.whole.sweep.values[:, self.samples]), self.whole.rounding)
+        self.context = Context(RowEpsilons(self.whole.row_epsilon.values[:, self.samples]), self.whole.rounding)
         return True
 
     def stayed(self, x: Interval) -> Interval:
@@ -91,20 +91,20 @@ class Remaining:
 
     def of_all(self, x: Interval) -> Interval:
         """Of a value of all samples, that of those that remain."""
-        return taken(x, self.samples, self.whole.sweep.samples)
+        return taken(x, self.samples, self.whole.row_epsilon.samples)
 
     def note(self, outputs: Interval, time: int) -> None:
         """Note which samples know something of their outputs, at the largest ε."""
         if self.memo is None:
             return
-        known = ~unknown_rows(outputs).view(self.context.sweep.sweeps, -1)
-        known = known[int(self.context.sweep.values[:, 0].argmax())]
+        known = ~unknown_rows(outputs).view(self.context.row_epsilon.per_sample, -1)
+        known = known[int(self.context.row_epsilon.values[:, 0].argmax())]
         self.known_until[known if self.samples is None else self.samples[known]] = time + 1
 
     def remember(self) -> None:
         """For the next ε of the sweep."""
         if self.memo is not None:
-            self.memo.known_until = (self.whole.sweep.largest, self.known_until)
+            self.memo.known_until = (self.whole.row_epsilon.largest, self.known_until)
 
 
 def taken(x: Interval, places: Int[Tensor, " places"] | None, samples: int) -> Interval:

@@ -20,7 +20,7 @@ from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import Rounding
 from thetabox.verify.domain import Domain, Profile
 from thetabox.verify.effort import FREE, Meter, forward_pass
-from thetabox.verify.interpreter.context import Context, Sweep
+from thetabox.verify.interpreter.context import Context, RowEpsilons
 from thetabox.verify.interpreter.tensors import Tensors
 from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.linear import rules, through_time  # noqa: F401  # the rules fill the table
@@ -77,8 +77,8 @@ class Linear(Domain):
             )
         if isinstance(problem.network, RecurrentNetwork):
             raise InputError(
-                "linear bounds are for networks that trace to one graph, not for one walked step by step; use 'histories' "
-                "or 'interval' for this one"
+                "linear bounds are for networks that trace to one graph, not for one walked step by step; use "
+                "'histories' or 'interval' for this one"
             )
         self.backward = self.options["intermediate"] == "backward"
         self.graph = samples_first(problem.network.main)
@@ -110,8 +110,8 @@ class Linear(Domain):
         return walks * ((INTERVALS if self.norms is None else INTERVALS_AND_BALLS) + ROW * rows) + through_time
 
     def margins(
-        self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]
-    ) -> Float[Tensor, "sweeps samples"]:
+        self, which: Which, epsilon: Float[Tensor, "levels samples"], y: Int[Tensor, " all"]
+    ) -> Float[Tensor, "levels samples"]:
         """Proven lower bounds of ``min_k (logit_y - logit_k)``; see :class:`~thetabox.verify.domain.Domain`."""
         labels = y[which].repeat(len(epsilon))
 
@@ -134,7 +134,7 @@ class Linear(Domain):
             margins[asked] = torch.maximum(margins[asked], better)
         return margins.view(epsilon.shape)
 
-    def logits(self, which: Which, epsilon: Float[Tensor, "sweeps samples"]) -> Interval:
+    def logits(self, which: Which, epsilon: Float[Tensor, "levels samples"]) -> Interval:
         """Bounds of the logits, rows ``[E samples, K]``."""
         one = torch.eye(self.classes, dtype=torch.float64)
 
@@ -152,8 +152,8 @@ class Linear(Domain):
         return Interval(ends[:, : self.classes], -ends[:, self.classes :])
 
     def losses(
-        self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]
-    ) -> tuple[list[str], Float[Tensor, "sweeps layers"]]:
+        self, which: Which, epsilon: Float[Tensor, "levels samples"], y: Int[Tensor, " all"]
+    ) -> tuple[list[str], Float[Tensor, "levels layers"]]:
         r"""What the proof loses at each operation, averaged over samples.
 
         With :math:`v` the values of the unperturbed network, an operation loses :math:`\langle A, f(v) \rangle -
@@ -185,7 +185,7 @@ class Linear(Domain):
         names = [n if names.count(n) == 1 else f"{n} ({o.name})" for n, o in zip(names, passed, strict=True)]
         return names, table.view(*epsilon.shape, -1).nanmean(1)
 
-    def profile(self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]) -> Profile | None:
+    def profile(self, which: Which, epsilon: Float[Tensor, "levels samples"], y: Int[Tensor, " all"]) -> Profile | None:
         """How the loss is shared out over the operations, for as many samples as are quickly done."""
         places = torch.arange(len(self.problem.x))[which][: max(1, PROFILED_ROWS // len(epsilon))]
         cheap = self if not self.backward else Linear(self.problem, {"intermediate": "interval"})
@@ -209,9 +209,9 @@ class Linear(Domain):
         walk.give(self.output, rows)
         return walk.run().masked_fill(~samples.finite[:, None], -torch.inf)
 
-    def samples_at_once(self, sweeps: int) -> int:
+    def samples_at_once(self, levels: int) -> int:
         """How many samples fit memory: walks are cut into chunks of their own, so only inputs count."""
-        return max(1, min(4 * MOST_ITEMS, (1 << 24) // (self.problem.x[:1].numel() * max(sweeps, 1))))
+        return max(1, min(4 * MOST_ITEMS, (1 << 24) // (self.problem.x[:1].numel() * max(levels, 1))))
 
     def _provable(self, x: Tensor, labels: Tensor, places: Tensor) -> Tensor:
         """Those of the places where the unperturbed network is right: nothing else can be proven."""
@@ -271,7 +271,9 @@ class Linear(Domain):
         settings = replace(self.problem.settings, rounding=self.rounding)
         inputs = input_interval(x, settings)
         context = Context(
-            Sweep(epsilon.to(settings.device)[None]), self.rounding, correlated=self.generators[tighten is not None]
+            RowEpsilons(epsilon.to(settings.device)[None]),
+            self.rounding,
+            correlated=self.generators[tighten is not None],
         )
         balls = None if self.norms is None else Balls(self.norms)
         return Samples(self.graph, self.tensors, inputs, context, tighten, meter, balls)

@@ -49,7 +49,7 @@ class Samples:
         norms: Tighten | None = None,
     ) -> None:
         self.graph, self.context, self.rounding = graph, context, context.rounding
-        self.epsilon: Float[Tensor, " samples"] = context.sweep.values[0]
+        self.epsilon: Float[Tensor, " samples"] = context.row_epsilon.values[0]
         epsilon = self.epsilon
         self.values: dict[int, Value] = {**tensors, graph.inputs[0]: x}
         self.makers: dict[int, Operation] = {o.index: o for o in graph.operations}

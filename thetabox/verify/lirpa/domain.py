@@ -60,8 +60,8 @@ class Lirpa(Domain):
             raise InputError(f"{error}; the domain interval takes this network") from None
 
     def margins(
-        self, which: Which, epsilon: Float[Tensor, "sweeps samples"], y: Int[Tensor, " all"]
-    ) -> Float[Tensor, "sweeps samples"]:
+        self, which: Which, epsilon: Float[Tensor, "levels samples"], y: Int[Tensor, " all"]
+    ) -> Float[Tensor, "levels samples"]:
         """Bounds of all ``logit_y - logit_k`` as rows of their own; not proven."""
         value = self._one(epsilon)
         classes = self.logits(slice(0, 1), epsilon.new_zeros(1, 1)).lower.shape[1]
@@ -71,12 +71,12 @@ class Lirpa(Domain):
         lower, _ = self._bounds(which, value, rows, self.options["method"])
         return lower.amin(1)[None].expand(len(epsilon), -1)
 
-    def logits(self, which: Which, epsilon: Float[Tensor, "sweeps samples"]) -> Interval:
+    def logits(self, which: Which, epsilon: Float[Tensor, "levels samples"]) -> Interval:
         """Bounds of the logits; not proven."""
         lower, upper = self._bounds(which, self._one(epsilon), None, self.options["method"])
         return Interval(lower.repeat(len(epsilon), 1), upper.repeat(len(epsilon), 1))
 
-    def samples_at_once(self, sweeps: int) -> int:
+    def samples_at_once(self, levels: int) -> int:
         return AT_ONCE
 
     def _one(self, epsilon: Tensor) -> float:

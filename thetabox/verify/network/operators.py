@@ -6,7 +6,7 @@ RELU = ("aten.relu.default", "aten.relu_.default")
 # Two slopes that meet in 0: what linear bounds have lines for.
 TWO_SLOPES = (*RELU, "aten.leaky_relu.default")
 # Whatever is linear on pieces, and uncertain where a kink lies inside an interval.
-KINKS = (*TWO_SLOPES, "aten.hardtanh.default")
+PIECEWISE_LINEAR = (*TWO_SLOPES, "aten.hardtanh.default")
 COMPARISONS = tuple(f"aten.{name}.{kind}" for name in ("gt", "ge", "lt", "le") for kind in ("Tensor", "Scalar"))
 # Operators that jump, beside those that return a truth value, or are so steep somewhere that rounding becomes large.
 JUMPS = ("sign", "floor", "ceil", "round", "trunc", "sqrt", "rsqrt", "reciprocal", "div", "log", "pow")

@@ -25,11 +25,11 @@ ROUNDINGS = 128.0
 def margins(
     domain: Domain,
     which: Which,
-    epsilon: Float[Tensor, "sweeps samples"],
+    epsilon: Float[Tensor, "levels samples"],
     y: Int[Tensor, " all"],
     criterion: str = "margin",
     meter: Meter = FREE,
-) -> Float[Tensor, "sweeps samples"]:
+) -> Float[Tensor, "levels samples"]:
     """Lower bounds of the margin in this domain; minus infinity where nothing is known.
 
     Args:
@@ -50,7 +50,7 @@ def margins(
         return behind_logits(domain.problem, bounded)
 
 
-def behind_logits(problem: Problem, margin: Float[Tensor, "sweeps samples"]) -> Float[Tensor, "sweeps samples"]:
+def behind_logits(problem: Problem, margin: Float[Tensor, "levels samples"]) -> Float[Tensor, "levels samples"]:
     r"""Margins above 0 only where what stands behind the logits tells the classes apart, in the network's arithmetic.
 
     In real numbers a softmax keeps every difference. In float32 the probabilities of two logits are equal where these
@@ -66,7 +66,7 @@ def behind_logits(problem: Problem, margin: Float[Tensor, "sweeps samples"]) -> 
 
 
 def logits(
-    domain: Domain, which: Which, epsilon: Float[Tensor, "sweeps samples"], meter: Meter | None = None
+    domain: Domain, which: Which, epsilon: Float[Tensor, "levels samples"], meter: Meter | None = None
 ) -> Interval:
     """Bounds of the logits in this domain, rows ``[E samples, K]``; infinite where nothing is known."""
 
@@ -99,13 +99,13 @@ def _rows(
                 if len(epsilon.unique()) == 1 and len(epsilon) == 1:
                     raise
             places, answer = torch.arange(len(domain.problem.x))[which], None
-            for sweep, values in enumerate(epsilon):
+            for level, values in enumerate(epsilon):
                 for value in values.unique():
                     members = (values == value).nonzero().squeeze(1)
-                    domain.meter = meter.part(sweep * len(values) + members)
+                    domain.meter = meter.part(level * len(values) + members)
                     part = bound(places[members], value.expand(1, len(members)))[0]
                     answer = part.new_empty(*epsilon.shape, *part.shape[1:]) if answer is None else answer
-                    answer[sweep, members] = part
+                    answer[level, members] = part
     finally:
         domain.meter = before
     assert answer is not None

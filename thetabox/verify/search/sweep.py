@@ -40,7 +40,7 @@ class Proof:
         left_out: stage → why it gave up, or was not begun; if no domain would take the network, domain → why.
     """
 
-    margin: Float[Tensor, "sweeps samples"]
+    margin: Float[Tensor, "levels samples"]
     domain: Domain
     finished: bool = True
     by: dict[str, list[int]] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class Task:
     """
 
     question: Question
-    sweep: Float[Tensor, " sweeps"]
+    sweep: Float[Tensor, " levels"]
     criterion: str
     pool: Pool
     store: ChunkStore
@@ -177,7 +177,7 @@ def _in_stage(task: Task, stage: cascade.Stage, order: Tensor, left: Tensor, pro
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some samples, each at some ε ``[sweeps, samples]``, as a job: in which domain, by which criterion, until when."""
+    """Some samples, each at some ε ``[levels, samples]``, as a job: in which domain, by which criterion, until when."""
 
     domain: str
     criterion: str
@@ -186,7 +186,7 @@ class Chunk:
     deadline: Deadline
 
 
-def bound_chunk(question: Question, chunk: Chunk) -> Float[Tensor, "sweeps samples"]:
+def bound_chunk(question: Question, chunk: Chunk) -> Float[Tensor, "levels samples"]:
     """Margins of a chunk."""
     domain, meter = question.domain(chunk.domain), Meter(deadline=chunk.deadline)
     return bounds.margins(domain, chunk.members, chunk.epsilon, question.labels, chunk.criterion, meter)

@@ -69,7 +69,7 @@ def samples(path: Path, stored: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]
         _demand(said, path, f"{where} is {row.cells[5]} of being verified at a margin of {row.cells[4]}")
         predicted = not row.holds or row.label == row.predicted
         _demand(predicted, path, f"{where} is verified for a class that is not predicted")
-        margin[row.sweep, row.sample] = bound
+        margin[row.level, row.sample] = bound
     of_sample = [(row.label, row.predicted) for row in table[:total]]
     counts = (margin > 0).sum(1).tolist()
     _demand(counts == [point["verified"] for point in stored["curve"]], path, "its counts are not the certificate's")

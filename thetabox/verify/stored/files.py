@@ -62,7 +62,7 @@ class Row(NamedTuple):
     """One sample at one ε or σ.
 
     Attributes:
-        sweep, sample: which.
+        level, sample: which.
         where: its line, for messages.
         label, predicted: of the sample.
         bound: what is proven.
@@ -70,7 +70,7 @@ class Row(NamedTuple):
         cells: as they are written.
     """
 
-    sweep: int
+    level: int
     sample: int
     where: str
     label: int
@@ -106,7 +106,7 @@ def rows(
         raise InputError(f"{path} has {len(table)} rows, the {kind} speaks of {total * len(values)}")
     of_sample: list[tuple[int, int]] = []
     for line, cells in enumerate(table):
-        sweep, sample = divmod(line, total)
+        level, sample = divmod(line, total)
         where = f"line {line + 2}"
         demand(kind, len(cells) == len(columns), path, f"{where} has {len(cells)} columns")
         try:
@@ -116,14 +116,14 @@ def rows(
         except (ValueError, KeyError):
             raise InputError(f"{path} cannot be read at {where}") from None
         demand(kind, number == sample, path, f"{where} is of sample {number}, where sample {sample} belongs")
-        demand(kind, value == values[sweep], path, f"{where} is of another {symbol} than the curve's")
+        demand(kind, value == values[level], path, f"{where} is of another {symbol} than the curve's")
         classes = all(0 <= one < LARGEST_WHOLE for one in (label, predicted))
         demand(kind, classes, path, f"{where} has a class that is none")
-        if sweep == 0:
+        if level == 0:
             of_sample.append((label, predicted))
         same = of_sample[sample] == (label, predicted)
         demand(kind, same, path, f"{where} has another label or prediction than before")
-        yield Row(sweep, sample, where, label, predicted, bound, holds, cells)
+        yield Row(level, sample, where, label, predicted, bound, holds, cells)
 
 
 def is_number(value: Any) -> bool:

@@ -50,8 +50,8 @@ class YieldCertificate(Shown):
         finished: whether every proof that was planned was tried; what a time limit cut leaves what was proven.
     """
 
-    sigma: Float[Tensor, " sweeps"]
-    delta: Float[Tensor, "sweeps samples"]
+    sigma: Float[Tensor, " levels"]
+    delta: Float[Tensor, "levels samples"]
     asked: float
     label: Int[Tensor, " samples"]
     predicted: Int[Tensor, " samples"]
@@ -68,17 +68,17 @@ class YieldCertificate(Shown):
     finished: bool = True
 
     @property
-    def proven(self) -> Bool[Tensor, "sweeps samples"]:
+    def proven(self) -> Bool[Tensor, "levels samples"]:
         """Samples that a chip classifies right with a probability of at least 1 - ``asked``."""
         return self.delta <= self.asked
 
     @property
-    def proven_share(self) -> Float[Tensor, " sweeps"]:
+    def proven_share(self) -> Float[Tensor, " levels"]:
         """Proven samples divided by samples, ``[S]``."""
         return self.proven.double().mean(1)
 
     @property
-    def mean_accuracy(self) -> Float[Tensor, " sweeps"]:
+    def mean_accuracy(self) -> Float[Tensor, " levels"]:
         """Mean over chips of the accuracy on these samples, at least, ``[S]``."""
         return mean_accuracy(self.delta)
 
@@ -87,7 +87,7 @@ class YieldCertificate(Shown):
         """Accuracy without errors."""
         return float((self.predicted == self.label).double().mean())
 
-    def chips(self, share: float = 0.99) -> Float[Tensor, " sweeps"]:
+    def chips(self, share: float = 0.99) -> Float[Tensor, " levels"]:
         r"""Accuracy on these samples that at least ``share`` of all chips reach, ``[S]``.
 
         By Markov's inequality over every sample's :math:`\delta_n`: more than m of the samples S fail with probability

@@ -18,7 +18,7 @@ from thetabox.errors import InputError
 from thetabox.verify.linear.constant import gamma_sum
 
 
-def accuracy_of_chips(failure: Float[Tensor, "sweeps samples"], share: float) -> Float[Tensor, " sweeps"]:
+def accuracy_of_chips(failure: Float[Tensor, "levels samples"], share: float) -> Float[Tensor, " levels"]:
     """Accuracy that at least ``share`` of all chips reach; S and m are chosen so that it is largest.
 
     Args:
@@ -45,6 +45,6 @@ def _reached(failure: list[float], may_miss: Fraction) -> float:
     return most / len(failure)
 
 
-def mean_accuracy(failure: Float[Tensor, "sweeps samples"]) -> Float[Tensor, " sweeps"]:
+def mean_accuracy(failure: Float[Tensor, "levels samples"]) -> Float[Tensor, " levels"]:
     """Proven mean over chips of the accuracy on these samples, rounded down."""
     return ((1.0 - failure).mean(1) * (1.0 - gamma_sum(failure.shape[1]))).clamp(min=0.0)

@@ -15,7 +15,7 @@ from thetabox.models.memory import identity, named_tensors
 from thetabox.noise import Noise
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import Rounding
-from thetabox.verify.interpreter.context import Context, Sweep
+from thetabox.verify.interpreter.context import Context, RowEpsilons
 from thetabox.verify.interpreter.tensors import Tensors
 from thetabox.verify.interpreter.walk import Value
 from thetabox.verify.kernels import sound_kernels
@@ -159,7 +159,7 @@ class Martingale:
     def _of(self, x: Tensor, y: Tensor, sigma: Tensor, spent: Tensor, tensors: dict[int, Value]) -> Failure:
         settings = replace(self.problem.settings, rounding=self.rounding)
         inputs = input_interval(x, settings)
-        context = Context(Sweep(torch.ones(1, len(x), dtype=torch.float64)), self.rounding)
+        context = Context(RowEpsilons(torch.ones(1, len(x), dtype=torch.float64)), self.rounding)
         ledger = Ledger(spent, self.plan.shares(), self.noise.kind)
         samples = NoisySamples(
             self.graph, tensors, inputs, context, sigma, self.sizes, self.shared, self.tied, self.plan, ledger

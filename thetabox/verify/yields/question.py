@@ -63,7 +63,7 @@ class Question:
         model: nn.Module,
         x: arguments.Inputs,
         y: arguments.Array,
-        sigmas: Float[Tensor, " sweeps"],
+        sigmas: Float[Tensor, " levels"],
         noise: Noise | None,
         box: Box | None,
         method: str,

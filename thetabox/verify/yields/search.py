@@ -186,26 +186,26 @@ class Search:
         done = total - len(members) * len(sigmas)
         self._tell(done, total)
 
-        def take(sweep: int, place: int, part: SampleGroup) -> None:
+        def take(level: int, place: int, part: SampleGroup) -> None:
             nonlocal done
-            rows[sweep][place] = part
+            rows[level][place] = part
             done += len(part.members)
             self._tell(done, total)
 
-        for sweep, sigma in enumerate(sigmas):
+        for level, sigma in enumerate(sigmas):
             for place, which in enumerate(groups):
                 held = self._held(_name(sigma, place), which)
                 if held is not None:
-                    take(sweep, place, held)
+                    take(level, place, held)
                 else:
-                    away[self.pool.add(search_group, Job(sigma, which, self.asked, self.deadline))] = sweep, place
+                    away[self.pool.add(search_group, Job(sigma, which, self.asked, self.deadline))] = level, place
         for number, (part, whole) in self.pool.answers():
-            sweep, place = away.pop(number)
+            level, place = away.pop(number)
             if whole:
-                self.store.write_part(_name(sigmas[sweep], place), part.tensors())
+                self.store.write_part(_name(sigmas[level], place), part.tensors())
             # What a search was cut at may still fall.
             self.finished &= whole
-            take(sweep, place, part)
+            take(level, place, part)
         for row in rows:
             self._add([part for part in row if part is not None])
 

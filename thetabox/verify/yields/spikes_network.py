@@ -17,7 +17,7 @@ from thetabox.verify.histories.description.check import INSTEAD, check_descripti
 from thetabox.verify.histories.description.runs import NEURON
 from thetabox.verify.histories.layers import Layer, layer_of
 from thetabox.verify.histories.leaky import AdaptiveCells, description
-from thetabox.verify.interpreter.context import Context, Sweep
+from thetabox.verify.interpreter.context import Context, RowEpsilons
 from thetabox.verify.network import RecurrentNetwork
 from thetabox.verify.problem import Problem
 from thetabox.verify.yields.martingale import SHIFT_ERROR
@@ -58,7 +58,7 @@ class SpikingNetwork:
         self.held = named_tensors(problem.model)
         self.own = {identity(self.held[name]): name for name in sizes}
         with torch.no_grad():
-            context = Context(Sweep(torch.zeros(1, 1, dtype=torch.float64, device=self.device)), FLOAT64)
+            context = Context(RowEpsilons(torch.zeros(1, 1, dtype=torch.float64, device=self.device)), FLOAT64)
             try:
                 self.cells = AdaptiveCells(problem, context)
             except InputError as error:

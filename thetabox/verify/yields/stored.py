@@ -69,7 +69,7 @@ def facts(path: Path) -> dict[str, Any]:
 
 def samples(
     path: Path, stored: Mapping[str, Any]
-) -> tuple[Float[Tensor, "sweeps samples"], Int[Tensor, " samples"], Int[Tensor, " samples"]]:
+) -> tuple[Float[Tensor, "levels samples"], Int[Tensor, " samples"], Int[Tensor, " samples"]]:
     """(delta ``[S, N]``, label ``[N]``, predicted ``[N]``) of ``samples.csv``, each row in its place.
 
     Raises:
@@ -86,7 +86,7 @@ def samples(
         _demand(said, path, f"{where} is {row.cells[5]} of being proven at a failure probability of {row.cells[4]}")
         right = row.label == row.predicted or failure == 1.0
         _demand(right, path, f"{where} bounds the failures of a class that is not predicted")
-        delta[row.sweep, row.sample] = failure
+        delta[row.level, row.sample] = failure
     of_sample = [(row.label, row.predicted) for row in table[:total]]
     labels, predictions = zip(*of_sample, strict=True)
     return delta, torch.tensor(labels), torch.tensor(predictions)
@@ -111,7 +111,7 @@ def compare(path: Path, stored: Mapping[str, Any], follows: Mapping[str, Any]) -
             _demand(_same(point.get(key), own.get(key)), path, what)
 
 
-def check_ledger(path: Path, stored: Mapping[str, Any], delta: Float[Tensor, "sweeps samples"]) -> None:
+def check_ledger(path: Path, stored: Mapping[str, Any], delta: Float[Tensor, "levels samples"]) -> None:
     """A ledger holds one proof's events, which add up to the largest failure probability that is proven.
 
     Raises:

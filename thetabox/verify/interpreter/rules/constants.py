@@ -51,12 +51,12 @@ def arange(context: Context, *args: Any, **kwargs: Any) -> Interval:
     """Numbers in order."""
     if context.layout.batch is not None:
         raise InputError(f"{context.where} counts samples")
-    out = Interval.point(torch.arange(*args, dtype=context.dtype, device=context.sweep.values.device))
+    out = Interval.point(torch.arange(*args, dtype=context.dtype, device=context.row_epsilon.values.device))
     if not all(isinstance(a, int) for a in args) or out.magnitude >= 2.0**24:
         out.slack = 4 * context.rounding.of_operation() * out.magnitude
     return out
 
 
 def _constant(context: Context, value: Any) -> Interval:
-    sizes = context.layout.sizes(context.sweep.samples)
-    return literal(context, in_result(context, value), sizes, context.sweep.values.device)
+    sizes = context.layout.sizes(context.row_epsilon.samples)
+    return literal(context, in_result(context, value), sizes, context.row_epsilon.values.device)

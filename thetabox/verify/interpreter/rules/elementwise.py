@@ -49,7 +49,7 @@ def add(context: Context, a: Operand, b: Operand, alpha: Number = 1) -> Interval
 
 def truth(context: Context, v: Operand) -> Interval:
     """A truth value, which a number of the graph stands for unless it is 0."""
-    return v if isinstance(v, Interval) else literal(context, float(v != 0), (), context.sweep.values.device)
+    return v if isinstance(v, Interval) else literal(context, float(v != 0), (), context.row_epsilon.values.device)
 
 
 def either(a: Interval, b: Interval) -> Interval:

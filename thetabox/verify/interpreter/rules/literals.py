@@ -31,7 +31,7 @@ def literal(context: Context, value: float, size: Sequence[int], device: torch.d
 
 def held(context: Context, value: float) -> Interval:
     """A literal that is computed with before it meets a tensor."""
-    return literal(context, value, (), context.sweep.values.device)
+    return literal(context, value, (), context.row_epsilon.values.device)
 
 
 def literal_error(context: Context, value: float) -> float:

@@ -67,7 +67,7 @@ def embedding(context: Context, table: Interval | Parameter, places: Any, paddin
             places = context.expanded(places)
             if len(at) != places.shape[places.batch or 0]:
                 repeat = [1] * at.dim()
-                repeat[places.batch or 0] = context.sweep.sweeps
+                repeat[places.batch or 0] = context.row_epsilon.per_sample
                 theta, radius = (t.repeat(*repeat, 1) for t in (theta, radius))
             spread = radius * context.column(context.epsilon(factor), places)[..., None]
         else:

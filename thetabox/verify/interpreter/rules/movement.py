@@ -48,7 +48,7 @@ def reshape(context: Context, x: Value, *args: Any, **kwargs: Any) -> Value:
     expanding = context.operation is not None and "expand" in context.operation.operator
     if isinstance(x, Parameter) and layout.batch is not None:
         x = context.aligned([context.interval(x)], layout)[0]
-    rows = context.rows(x) if isinstance(x, Interval) and x.batch is not None else context.sweep.samples
+    rows = context.rows(x) if isinstance(x, Interval) and x.batch is not None else context.row_epsilon.samples
     sizes = layout.sizes(rows)
     if expanding:
         return _moved(x, lambda t: t.expand(sizes))

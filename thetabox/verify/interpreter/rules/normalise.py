@@ -72,7 +72,7 @@ def batch_norm(
     if shift is not None:
         out = add(real, *_matched(context, out, shift, layout))
     if size is not None:
-        rows = size if len(size) == len(out.lower) else torch.cat([size] * context.sweep.sweeps)
+        rows = size if len(size) == len(out.lower) else torch.cat([size] * context.row_epsilon.per_sample)
         affine = [None if v is None else _size(v, own) for v in (scale, shift)]
         error = network_error(context.rounding, rows, _size(centre, own), _size(factor, own), *affine)
         out = _widened(out, error, own)

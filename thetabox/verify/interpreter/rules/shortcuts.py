@@ -60,10 +60,10 @@ def known_input(
         # By the sizes also where no other ε needs them, so that an ε is answered alone as it is beside others.
         return ends(context, middle, around, relative, factor, keep=kept, sizes=parts.sizes)
     scale = (context.epsilon(weight.factor) + relative) * ((1.0 + relative) * SAFETY)
-    sweeps = context.sweep.sweeps if context.rows(x) == context.sweep.samples else 1
-    scale = scale.reshape(sweeps, -1).repeat_interleave(x.merged, 1)
+    levels = context.row_epsilon.per_sample if context.rows(x) == context.row_epsilon.samples else 1
+    scale = scale.reshape(levels, -1).repeat_interleave(x.merged, 1)
     batch = samples(x, middle.dim())
-    shape = [sweeps] + [1] * middle.dim()
+    shape = [levels] + [1] * middle.dim()
     shape[batch + 1] = scale.shape[1]
     out = ends(context, middle[None], around[None] * scale.view(shape), relative, keep=kept)
     merged = out.moved(lambda t: t.movedim(0, batch).flatten(batch, batch + 1))

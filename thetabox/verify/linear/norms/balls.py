@@ -27,7 +27,7 @@ from thetabox.verify.linear.samples import Samples
 from thetabox.verify.linear.walk import Stop, flat
 from thetabox.verify.network.graph import Graph, Operation
 from thetabox.verify.network.kinds import kinds
-from thetabox.verify.network.operators import KINKS
+from thetabox.verify.network.operators import PIECEWISE_LINEAR
 
 # Of fewer kinks in a row intervals are tighter, and nothing is gained.
 DEEP = 8
@@ -80,7 +80,7 @@ def deep(graph: Graph) -> bool:
     kinks: dict[int, int] = {}
     for operation in graph.operations:
         before = max((kinks.get(i, 0) for i in operation.inputs), default=0)
-        kinks[operation.index] = before + (operation.operator in KINKS)
+        kinks[operation.index] = before + (operation.operator in PIECEWISE_LINEAR)
     return max(kinks.values(), default=0) >= DEEP
 
 

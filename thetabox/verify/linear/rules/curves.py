@@ -193,7 +193,7 @@ def library_error(samples: Samples, operation: Operation) -> Tensor | float:
 
         with samples.at(operation) as context:
             out = bounds(context)
-            exact = bounds(Context(context.sweep, Rounding(context.dtype), operation, context.kind))
+            exact = bounds(Context(context.row_epsilon, Rounding(context.dtype), operation, context.kind))
         slack = 2.0 * float(out.slack)
         apart = torch.maximum(exact.lower - out.lower, out.upper - exact.upper).nan_to_num(torch.inf, torch.inf)
         return slack + 2.0 * apart if bool((apart > 0.0).any()) else slack
