@@ -118,11 +118,9 @@ def certify(
     model, inputs = asked.model, asked.x
     labels = arguments.labels(y, len(inputs))
     problem, agreed = agreement.checked_problem(model, chosen, inputs, eps, asked.given)
-    clean = agreed.logits
-    arguments.check_labels(labels, clean.shape[1])
+    arguments.check_labels(labels, agreed.logits.shape[1])
     known = model_facts(model, chosen.box)
-    facts = {**known, **asked.facts, **(model_info or {})}
-    facts |= _left_out(problem, facts)
+    facts = _with_what_is_left_out(problem, known | asked.facts | (model_info or {}))
     key = [known["sha256"], problem.signature(), tensor_hash([inputs, labels, eps]), repr(chosen), criterion]
     effort = float(chosen.options.get("effort", DEFAULT)) if domain == domains.AUTO else None
     started = time.perf_counter()
@@ -130,7 +128,7 @@ def certify(
     with Pool(executor, question) as pool:
         with ChunkStore(resume, key, len(inputs)) as store:
             task = sweep.Task(question, eps, criterion, pool, store, progress, deadline)
-            proof = _proof(task, clean, effort)
+            proof = _proof(task, agreed.logits, effort)
         seconds = time.perf_counter() - started
         base = _baseline(task) if baseline else None
     whole = profile and not deadline.passed
@@ -177,11 +175,13 @@ def _own_class_decides(
     return torch.where(wrong & (margin > 0), known.to(margin), margin)
 
 
-def _left_out(problem: Problem, facts: dict[str, Any]) -> dict[str, Any]:
-    """What the certificate records of functions behind the logits, which keep the order of the classes."""
+def _with_what_is_left_out(problem: Problem, facts: dict[str, Any]) -> dict[str, Any]:
+    """What the certificate records, functions behind the logits among it, which keep the order of the classes."""
     ending = problem.network.ending
+    if not ending:
+        return facts
     read = facts.get("answer", "logits")
-    return {"answer": f"{read}; bounded in front of the {ending}, which keeps their order"} if ending else {}
+    return facts | {"answer": f"{read}; bounded in front of the {ending}, which keeps their order"}
 
 
 def _proof(task: sweep.Task, clean: Float[Tensor, "samples classes"], effort: float | None) -> sweep.Proof:
