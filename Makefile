@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test lint format site clean
 MAKEFLAGS += --no-print-directory
 
 VENV ?= .venv
@@ -26,6 +26,7 @@ help:
 	@echo "make test    run the test suite (TESTS= for the slow tests too, PYTEST_ARGS=… for more)"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  ruff format and safe fixes"
+	@echo "make site    the pages of docs/ as a site, in site/"
 	@echo "make clean   remove the environment, caches and the demo's output"
 
 setup: $(STAMP)
@@ -41,7 +42,7 @@ $(BIN)/python:
 # auto_LiRPA 0.3 asks for torch < 1.13 in its metadata though it runs with newer ones, so it goes in by itself.
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing thetabox and what it needs into $(VENV) (once, a few minutes)"
-	@$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[audio,ecg,check,nir,onnx,test]"
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[audio,check,docs,ecg,nir,onnx,test]"
 	@$(BIN)/python -m pip install --quiet -c constraints.txt appdirs tqdm packaging ninja pyyaml
 	@$(BIN)/python -m pip install --quiet --no-deps auto_LiRPA==0.3
 	@touch $@
@@ -61,6 +62,10 @@ format: $(STAMP)
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+# A broken link, a name that the reference does not find: any warning is an error.
+site: $(STAMP)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf "$(VENV)" "$(DEMO_OUT)" build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf "$(VENV)" "$(DEMO_OUT)" build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find thetabox tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
