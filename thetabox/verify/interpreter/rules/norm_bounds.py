@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,10 +18,29 @@ from thetabox.verify.interpreter.rules.moments import Group, least_variance, mom
 MANY = 256
 
 
+class Sizes(NamedTuple):
+    """What a network forms on the way to a norm, of each number, at most.
+
+    Attributes:
+        steep: ``1 / sqrt(variance + eps)``.
+        reach: a number and the mean of its group, as sizes, added.
+    """
+
+    steep: Interval
+    reach: Interval
+
+
 def grouped(context: Context, x: Interval, eps: tuple[float, float], first: int, *, centred: bool = True) -> Interval:
+    """The ends of :func:`grouped_with_sizes` alone."""
+    return grouped_with_sizes(context, x, eps, first, centred=centred)[0]
+
+
+def grouped_with_sizes(
+    context: Context, x: Interval, eps: tuple[float, float], first: int, *, centred: bool = True
+) -> tuple[Interval, Sizes | None]:
     """All numbers from dimension ``first`` on as one group; with ``centred`` their mean is subtracted.
 
-    ``eps`` is the least and greatest number that is added to the variance.
+    ``eps`` is the least and greatest number that is added to the variance. Sizes are of a network that rounds.
     """
     if not (math.isfinite(eps[1]) and eps[0] >= 0.0):
         raise InputError(f"{context.where} adds {eps[0]} to a variance; give it a finite number of at least 0")
@@ -28,15 +48,26 @@ def grouped(context: Context, x: Interval, eps: tuple[float, float], first: int,
     shape = x.shape
     low, high = (t.reshape(*shape[:first], -1) for t in (x.lower, x.upper))
     group = scaled(context, low, high, eps, centred)
-    lower, upper = _centred(context, group) if centred else _uncentred(context, group)
+    lower, upper, floor = _centred(context, group) if centred else _uncentred(context, group)
     if centred and 1 < low.shape[-1] <= MANY:
         lower, upper = _by_tangent(context, group, lower, upper)
     lower, upper = lower - context.rounding.flushed, upper + context.rounding.flushed
-    lower, upper = (torch.where(_known(context, low, high), t, torch.nan).reshape(shape) for t in (lower, upper))
+    known, sizes = _known(context, low, high), None
+    if context.rounding.network:
+        steep = (floor.rsqrt() / group.scale) * (1.0 + context.rounding.of_operation(8))
+        reach = torch.maximum(low.abs(), high.abs()).amax(-1, keepdim=True) * (2.0 + context.rounding.of_operation(8))
+        # Some kernels multiply the numbers and their mean by it apart.
+        known = known & (steep * reach * 2.0 < context.rounding.overflow)
+        sizes = Sizes(*(replace(x, **_both(t.expand_as(low).reshape(shape))) for t in (steep, reach)))
+    lower, upper = (torch.where(known, t, torch.nan).reshape(shape) for t in (lower, upper))
     out = Interval(lower, upper, batch=x.batch, merged=x.merged)
     if not centred:
         out.nonnegative = x.nonnegative
-    return out
+    return out, sizes
+
+
+def _both(t: Tensor) -> dict[str, Any]:
+    return {"lower": t, "upper": t, "slack": 0.0, "bound": None, "nonnegative": True, "owned": False}
 
 
 class Normalised(NamedTuple):
@@ -122,8 +153,8 @@ def _by_tangent(context: Context, group: Group, lower: Tensor, upper: Tensor) ->
     return torch.where(better, low, lower), torch.where(better, high, upper)
 
 
-def _centred(context: Context, group: Group) -> tuple[Tensor, Tensor]:
-    r"""Ends of ``(x - mean) / sqrt(variance + eps)``.
+def _centred(context: Context, group: Group) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Ends of ``(x - mean) / sqrt(variance + eps)``, and the least of what the root is taken of.
 
     With :math:`\mu, v` the mean and variance of the n numbers of a group, :math:`N_i = x_i - \mu` and :math:`v'_i` the
     variance of the others, :math:`v = N_i^2/(n-1) + \frac{n-1}{n} v'_i`, so
@@ -146,7 +177,7 @@ def _centred(context: Context, group: Group) -> tuple[Tensor, Tensor]:
     n = group.centre.shape[-1]
     if n == 1:
         zero = torch.zeros_like(group.centre)
-        return zero, zero
+        return zero, zero, group.eps[0]
     off, mean_error, every, wide, moved, lost, error = moments(context, group)
     r, size, lost = group.radius, off.abs() + mean_error, lost + group.lost
     spread = (1.0 - 1.0 / n) * r + (r.sum(-1, keepdim=True) - r) / n
@@ -172,11 +203,11 @@ def _centred(context: Context, group: Group) -> tuple[Tensor, Tensor]:
 
     upper, lower = most(off + spread), -most(spread - off)
     gone = floor <= 0.0
-    return torch.where(gone, torch.nan, lower), torch.where(gone, torch.nan, upper)
+    return torch.where(gone, torch.nan, lower), torch.where(gone, torch.nan, upper), floor
 
 
-def _uncentred(context: Context, group: Group) -> tuple[Tensor, Tensor]:
-    """Ends of ``x / sqrt(mean(x ** 2) + eps)``, exact: own and other operands are independent."""
+def _uncentred(context: Context, group: Group) -> tuple[Tensor, Tensor, Tensor]:
+    """Ends of ``x / sqrt(mean(x ** 2) + eps)``, exact (own and other operands are independent), and as above."""
     n = group.centre.shape[-1]
     error = 4.0 * (n + 16) * context.rounding.own
     low, high = group.centre - group.radius, group.centre + group.radius
@@ -193,5 +224,6 @@ def _uncentred(context: Context, group: Group) -> tuple[Tensor, Tensor]:
         return torch.where(reach > 0, size * (1.0 + few), torch.where(reach < 0, size * (1.0 - few), 0.0))
 
     upper, lower = end(high), -end(-low)
+    floor = least * max(1.0 - error - few, 0.0) + group.eps[0]
     gone = least * (1.0 - error) + group.eps[0] <= 0.0
-    return torch.where(gone, torch.nan, lower), torch.where(gone, torch.nan, upper)
+    return torch.where(gone, torch.nan, lower), torch.where(gone, torch.nan, upper), floor

@@ -52,7 +52,7 @@ def batch_norm(
 
     own = context.rounding.own
     network = context.rounding.network > 0.0
-    size = _size(x, own) if network else None  # x itself may be written over
+    size = size_of(x, own) if network else None  # x itself may be written over
     centre, spread, scale, shift = channels(mean), channels(variance), channels(weight), channels(bias)
     assert centre is not None
     assert spread is not None
@@ -73,9 +73,9 @@ def batch_norm(
         out = add(real, *_matched(context, out, shift, layout))
     if size is not None:
         rows = size if len(size) == len(out.lower) else torch.cat([size] * context.row_epsilon.per_sample)
-        affine = [None if v is None else _size(v, own) for v in (scale, shift)]
-        error = network_error(context.rounding, rows, _size(centre, own), _size(factor, own), *affine)
-        out = _widened(out, error, own)
+        affine = [None if v is None else size_of(v, own) for v in (scale, shift)]
+        error = network_error(context.rounding, rows, size_of(centre, own), size_of(factor, own), *affine)
+        out = widened(out, error, own)
     return out
 
 
@@ -107,13 +107,13 @@ def network_error(
     return torch.where(fits, error * (1.0 + 64.0 * rounding.own), math.inf)
 
 
-def _size(v: Interval, own: float) -> Tensor:
+def size_of(v: Interval, own: float) -> Tensor:
     """Absolute values of the ends, rounded up."""
     size = v.lower.abs() if v.is_point else torch.maximum(v.lower.abs(), v.upper.abs())
     return (size + v.slack) * (1.0 + 4.0 * own)
 
 
-def _widened(out: Interval, error: Tensor, own: float) -> Interval:
+def widened(out: Interval, error: Tensor, own: float) -> Interval:
     """With an error of each number in its ends."""
     wide = error + out.slack
     wide = (wide + 4.0 * own * (torch.maximum(out.lower.abs(), out.upper.abs()) + wide)) * SAFETY

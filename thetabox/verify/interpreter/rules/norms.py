@@ -7,14 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.interpreter.context import Context
 from thetabox.verify.interpreter.rules.elementwise import add, mul
-from thetabox.verify.interpreter.rules.norm_bounds import grouped
-from thetabox.verify.interpreter.rules.normalise import batch_norm
+from thetabox.verify.interpreter.rules.norm_bounds import Sizes, grouped, grouped_with_sizes
+from thetabox.verify.interpreter.rules.normalise import batch_norm, size_of, widened
 from thetabox.verify.interpreter.rules.table import rule
 
 Operand = Interval | Parameter | None
@@ -34,8 +35,7 @@ def layer_norm(
     first = x.lower.dim() - len(shape)
     if x.batch is not None and x.batch >= first:
         raise InputError(f"{context.where} mixes samples")
-    out = grouped(context, x, (eps, eps), first)
-    return _affine(context, out, weight, bias, 0)
+    return _affine(context, grouped(context, x, (eps, eps), first), weight, bias, 0)
 
 
 @rule("aten.native_layer_norm.default", parameters=True, slack=True)
@@ -59,9 +59,13 @@ def group_norm(
     x = _samples_first(context, x)
     shape = x.shape
     apart = x.moved(lambda t: t.reshape(t.shape[0], groups, -1))
-    out = grouped(context, apart, (eps, eps), 2)
-    out = replace(out.moved(lambda t: t.reshape(shape)), batch=0, merged=x.merged)
-    return _affine(context, out, weight, bias, len(shape) - 2)
+    out, sizes = grouped_with_sizes(context, apart, (eps, eps), 2)
+
+    def together(v: Interval) -> Interval:
+        return replace(v.moved(lambda t: t.reshape(shape)), batch=0, merged=x.merged)
+
+    sizes = None if sizes is None else Sizes(*map(together, sizes))
+    return _affine(context, together(out), weight, bias, len(shape) - 2, sizes)
 
 
 @rule("aten.native_group_norm.default", parameters=True, slack=True, honours=("N", "C", "HxW"))
@@ -120,19 +124,28 @@ def rms_norm(
     return _affine(context, out, weight, None, 0)
 
 
-def _affine(context: Context, out: Interval, weight: Operand, bias: Operand, after: int) -> Interval:
-    """``out * weight + bias``, parameters with ``after`` dimensions behind the channels."""
+def _affine(
+    context: Context, out: Interval, weight: Operand, bias: Operand, after: int, sizes: Sizes | None = None
+) -> Interval:
+    """``out * weight + bias``, parameters with ``after`` dimensions behind the channels.
+
+    With ``sizes`` for a network that multiplies the weight by the norm's own factor first, as torch's group norm does.
+    """
     layout = context.layout
 
-    def aligned(v: Interval | Parameter) -> list[Interval]:
+    def aligned(v: Interval | Parameter, *beside: Interval) -> list[Interval]:
         v = context.interval(v) if isinstance(v, Parameter) else v
         v = v.moved(lambda t: t.reshape(*t.shape, *[1] * after))
-        return context.aligned([replace(out, batch=layout.batch, merged=layout.merged), v], layout)
+        held = [replace(o, batch=layout.batch, merged=layout.merged) for o in (out, *beside)]
+        return context.aligned([*held, v], layout)
 
     lost = 0.0
     if weight is not None:
-        left, right = aligned(weight)
+        left, *beside, right = aligned(weight, *(sizes or ()))
+        network = None if sizes is None else _factor_first(context, Sizes(*beside), right)
         out = mul(context, left, right)
+        if network is not None:
+            out = widened(out, network, context.rounding.own)
         # A network may multiply the mean by the weight before it subtracts it.
         lost = context.rounding.of_operation(4) * out.magnitude + context.rounding.subnormal
     if bias is not None:
@@ -141,6 +154,15 @@ def _affine(context: Context, out: Interval, weight: Operand, bias: Operand, aft
         out = add(context, left, right)
     out.slack += lost
     return out
+
+
+def _factor_first(context: Context, sizes: Sizes, weight: Interval) -> Tensor:
+    """What ``weight * steep`` may lose by underflow, and what overflows, before it is multiplied by the numbers."""
+    rounding, (steep, reach) = context.rounding, sizes
+    product = size_of(weight, rounding.own) * steep.upper
+    terms = product * reach.upper
+    fits = torch.maximum(product, terms) * 2.0 < rounding.overflow
+    return torch.where(fits, 4.0 * rounding.underflow * (2.0 + reach.upper), torch.inf)
 
 
 def _value(context: Context, x: Interval | Parameter) -> Interval:
