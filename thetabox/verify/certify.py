@@ -128,7 +128,7 @@ def certify(
     with Pool(executor, question) as pool:
         with ChunkStore(resume, key, len(inputs)) as store:
             task = sweep.Task(question, eps, criterion, pool, store, progress, deadline)
-            proof = _proof(task, agreed.logits, effort)
+            proof = _proof(task, agreed, effort)
         seconds = time.perf_counter() - started
         base = _baseline(task) if baseline else None
     whole = profile and not deadline.passed
@@ -184,13 +184,15 @@ def _with_what_is_left_out(problem: Problem, facts: dict[str, Any]) -> dict[str,
     return facts | {"answer": f"{read}; bounded in front of the {ending}, which keeps their order"}
 
 
-def _proof(task: sweep.Task, clean: Float[Tensor, "samples classes"], effort: float | None) -> sweep.Proof:
+def _proof(task: sweep.Task, agreed: agreement.Agreement, effort: float | None) -> sweep.Proof:
     """In the stages of ``auto`` where there is an effort, else in the domain that was asked for."""
     with sound_kernels():
         if effort is None:
             proof = sweep.in_domain(task)
         else:
-            proof = sweep.in_stages(task, arguments.margins_of(clean, task.labels), effort)
+            proof = sweep.in_stages(task, arguments.margins_of(agreed.logits, task.labels), effort)
+        if proof.domain.sound:
+            agreement.check_margins(task.question.problem, agreed.answers, task.labels, task.sweep, proof.margin)
     # What was finished is worth keeping for a run with more time.
     task.store.keep = not proof.finished
     return proof

@@ -107,6 +107,11 @@ def certified_radius(
             insisted(domain, partial(question.domain, domain))
             first = start / INTERVAL_SHARE if domain == "interval" else start
             radius = insisted(domain, partial(search.over, domain, right, first))
+        if domains.is_sound(domain):
+            # What is certified at a radius is so at all smaller ε: the sign of the margins.
+            tried = torch.tensor([0.0, agreement.FAR], dtype=torch.float64)
+            claimed = torch.where(radius >= tried[:, None].clamp(min=FLOOR), 0.0, -torch.inf)
+            agreement.check_margins(problem, agreed.answers, labels, tried, claimed)
     if not details:
         if deadline.passed:
             warnings.warn(f"the time of {timeout:g} s is over: radii may be larger", RuntimeWarning, stacklevel=2)

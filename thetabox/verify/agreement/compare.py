@@ -38,8 +38,10 @@ from thetabox.models.recurrent import called
 from thetabox.models.running import running
 from thetabox.models.twins import RUNNING, untouched
 from thetabox.verify.agreement.batches import LARGE, at_once
+from thetabox.verify.agreement.claims import Answers
 from thetabox.verify.agreement.folding import compare_folded
 from thetabox.verify.agreement.given import as_given, ordinary, takes
+from thetabox.verify.agreement.nearness import ANY_ORDER, nearness
 from thetabox.verify.agreement.own import OwnForward
 from thetabox.verify.agreement.precision import compare_cast, compare_precision, holds_narrow
 from thetabox.verify.agreement.verbatim import answer_as_given, compare_verbatim
@@ -57,11 +59,13 @@ class Agreement:
         logits: of the unperturbed network, float64; as it computes them itself where that gives another class.
         reclassified: samples of which that is so.
         record: for the certificate.
+        answers: what the network returned in the box, of which nothing that is claimed may be untrue.
     """
 
     logits: Float[Tensor, "samples classes"]
     reclassified: Bool[Tensor, " samples"]
     record: dict[str, Any]
+    answers: list[Answers]
 
 
 def checked_problem(
@@ -125,14 +129,14 @@ def check(problem: Problem, epsilon: Float[Tensor, " levels"], x: Any = None) ->
             if traced is None or OwnForward(problem, narrow).is_traced():
                 own = OwnForward(problem, narrow)
             narrow.forget()
-        record = _compared(own, epsilon, unread)
+        record, in_box = _compared(own, epsilon, unread)
         own.run.forget()
-        answers = own.logits
+        answers = narrow_answers = own.logits
         verbatim = isinstance(x, Tensor | np.ndarray) and (len(problem.x) <= LARGE or not ordinary(problem, x))
         # One call for two comparisons, where that with a copy of the inputs is the same.
         known = answer_as_given(problem, narrow, x) if verbatim and ordinary(problem, x) else None
         if own.run.wide and holds_narrow(problem):
-            calls, answers = compare_precision(problem, narrow, own.logits, known)
+            calls, answers, narrow_answers = compare_precision(problem, narrow, own.logits, known)
             last = (len(problem.x) - 1) % at_once(problem.network) + 1
             if not alike(widened(calls), last, widened(own.calls), own.batch):  # the code asks for the type or the size
                 narrow.forget()
@@ -144,11 +148,21 @@ def check(problem: Problem, epsilon: Float[Tensor, " levels"], x: Any = None) ->
     _check_constants(problem, unread)
     constants = sum(t.numel() for graph in problem.network.graphs.values() for t in graph.constants.values())
     reclassified = (answers != own.logits).any(1)
-    return Agreement(answers, reclassified, {**record, "unread": unread, "constants": constants})
+    in_box += _at_own_weights(own, narrow_answers, narrow.dtype)
+    return Agreement(answers, reclassified, {**record, "unread": unread, "constants": constants}, in_box)
 
 
-def _compared(own: OwnForward, epsilon: Tensor, unread: list[str]) -> dict[str, Any]:
-    """The module at its own weights and at others, and what the certificate records of that.
+def _at_own_weights(own: OwnForward, narrow: Tensor, dtype: torch.dtype) -> list[Answers]:
+    """What the network returned in double precision, and where a claim is for float32, in that."""
+    everything = torch.arange(len(own.logits))
+    found = [Answers(0.0, everything, own.logits, nearness(own.run), own=True)] if own.run.wide else []
+    if own.problem.settings.rounding.network and dtype is torch.float32:
+        found.append(Answers(0.0, everything, narrow, ANY_ORDER))
+    return found
+
+
+def _compared(own: OwnForward, epsilon: Tensor, unread: list[str]) -> tuple[dict[str, Any], list[Answers]]:
+    """The module at its own weights and at others: what the certificate records of that, and what it returned there.
 
     Args:
         own: the module in a run.
@@ -157,13 +171,14 @@ def _compared(own: OwnForward, epsilon: Tensor, unread: list[str]) -> dict[str, 
     """
     own.compare_all()
     own.compare_sizes()
-    moved = compare_moved(own.problem, epsilon, own, unread)
-    return {
+    in_box = compare_moved(own.problem, epsilon, own, unread)
+    record = {
         "samples": len(own.logits),
         "batch_sizes": own.sizes,
-        "tensors_moved": moved,
+        "tensors_moved": len(own.problem.tensors.boxed),
         "precision": "float64" if own.run.wide else str(own.run.dtype).removeprefix("torch."),
     }
+    return record, in_box
 
 
 def _unread(problem: Problem) -> list[str]:

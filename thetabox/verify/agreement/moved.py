@@ -10,8 +10,9 @@ from torch import Tensor
 from thetabox.errors import InputError, OneEpsilonAtATime
 from thetabox.models.running import Running
 from thetabox.verify.agreement.batches import at_once, repeated
+from thetabox.verify.agreement.claims import Answers
 from thetabox.verify.agreement.given import asked, asked_in
-from thetabox.verify.agreement.nearness import NEAR_OWN, around, explained, near, nearness, outside
+from thetabox.verify.agreement.nearness import NEAR_OWN, around, explained, jumps, near, nearness, outside
 from thetabox.verify.agreement.points import FAR, POINTS, BoxPoints
 from thetabox.verify.agreement.refusal import refuse
 from thetabox.verify.arithmetic.interval import Interval
@@ -51,6 +52,12 @@ class Moving:
         self.corner = self.points.at(FAR, "corner")
         self.expected = torch.empty(0)
         self._answers: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def answered(self, epsilon: float) -> list[Answers]:
+        """What the network returned at the points of the box of that ε; nothing where rounding may become anything."""
+        if not self.run.wide or jumps(self.problem):
+            return []
+        return [Answers(epsilon, self.few[rows], answer, NEAR_OWN) for answer, rows, _ in self._answers]
 
     def compare_corner(self) -> None:
         """The module with all tensors at the corner, where they stay, against the graph."""

@@ -151,7 +151,7 @@ def explained(
     if len(outside(bounds, answer, nearness(run))):
         return False
     width = (bounds.upper - bounds.lower).amax(1)
-    return _jumps(problem) or bool((width <= NEAR_OWN * answer.abs().amax(1)).all())
+    return jumps(problem) or bool((width <= NEAR_OWN * answer.abs().amax(1)).all())
 
 
 def outside(bounds: Interval, logits: Tensor, relative: float) -> Tensor:
@@ -163,7 +163,7 @@ def outside(bounds: Interval, logits: Tensor, relative: float) -> Tensor:
     return (~inside.all(1)).nonzero().squeeze(1)
 
 
-def _jumps(problem: Problem) -> bool:
+def jumps(problem: Problem) -> bool:
     """Whether rounding may become a difference that is seen, at a jump or a pole: bounds then tell what it may be."""
     operations = [o for graph in problem.network.answering.graphs.values() for o in graph.operations]
     return any(o.dtype is torch.bool or o.operator.split(".")[1:2] in [[name] for name in JUMPS] for o in operations)

@@ -28,7 +28,7 @@ def holds_narrow(problem: Problem) -> bool:
 
 def compare_precision(
     problem: Problem, run: Running, wide: Tensor, given: Answer | None = None
-) -> tuple[Sequence[Call], Tensor]:
+) -> tuple[Sequence[Call], Tensor, Tensor]:
     """Every sample in the network's own precision: near the answers in double precision, or within its rounding.
 
     Args:
@@ -38,15 +38,15 @@ def compare_precision(
         given: to the caller's very inputs, where a copy of them makes the same call.
 
     Returns:
-        What the code asked of torch for them, and answers: in double precision, and in the network's own where that
-        gives another class, beyond what the rounding of a sum does.
+        What the code asked of torch for them; answers in double precision, and in the network's own where that gives
+        another class, beyond what the rounding of a sum does; all answers in its own.
     """
     run.recording = True
     if given is not None and near(given[0], wide, NEAR_OWN):
         # Some code knows the very object; a few samples show whether it does.
         copied = asked(problem, run, slice(FEW)).double()
         if alike(run.calls, len(copied), given[1], len(wide)) and near(copied, wide[:FEW], NEAR_OWN):
-            return given[1], wide
+            return given[1], wide, given[0].double()
     run.move({})
     own = logits(problem, run)
     calls = run.calls
@@ -54,7 +54,7 @@ def compare_precision(
     places = apart(own, wide, NEAR_OWN)
     bounds = around(problem, places, run) if len(places) else None
     if bounds is None:
-        return calls, wide
+        return calls, wide, own
     # Of what overflowed nothing is known, neither of the number nor of its bounds, which know no half precision.
     exact = torch.finfo(run.dtype).eps < NEAR_OWN**2
     known = bounds.upper.isfinite() & (own[places].isfinite() | exact)
@@ -66,7 +66,7 @@ def compare_precision(
     others = places[own[places].isfinite().all(1) & (known < own[places].amax(1))]
     answers = wide.clone()
     answers[others] = own[others]
-    return calls, answers
+    return calls, answers, own
 
 
 def compare_cast(problem: Problem) -> None:

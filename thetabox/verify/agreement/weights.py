@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from thetabox.models.lsnn import LSNN
 from thetabox.models.recurrent import RecurrentModule, is_recurrent
 from thetabox.verify.agreement.batches import FEW, at_once, branching
+from thetabox.verify.agreement.claims import Answers
 from thetabox.verify.agreement.moved import Moving
 from thetabox.verify.agreement.own import OwnForward
 from thetabox.verify.agreement.written import compare_written
@@ -21,8 +22,8 @@ OVERRIDABLE = {"__call__", "forward", "outputs"}
 OURS = {getattr(kind, name) for kind in (RecurrentModule, LSNN) for name in OVERRIDABLE}
 
 
-def compare_moved(problem: Problem, epsilon: Tensor, own: OwnForward, unread: Sequence[str]) -> int:
-    """The module with its parameters moved in place beside the graph with the same; how many tensors were moved.
+def compare_moved(problem: Problem, epsilon: Tensor, own: OwnForward, unread: Sequence[str]) -> list[Answers]:
+    """The module with its parameters moved in place beside the graph with the same; what it returned in the box.
 
     What was found of a trace holds as long as the trace does, so this is done once for each; but for a recurrent
     network with a forward of its own, of which the trace says nothing, nor of the batch sizes at which it may branch.
@@ -38,7 +39,7 @@ def compare_moved(problem: Problem, epsilon: Tensor, own: OwnForward, unread: Se
     checked = problem.network.main.checked
     traced = forward_is_traced(problem.model)
     if (traced and key in checked) or not names:
-        return len(names)
+        return []
     run.recording = False
     # Where the code asks for numbers that it computes, which no trace shows, a few samples do not stand for the others.
     few = at_once(problem.network) if run.twins.asked else FEW if traced else MANY
@@ -54,10 +55,11 @@ def compare_moved(problem: Problem, epsilon: Tensor, own: OwnForward, unread: Se
     moving.back(names)
     if (top := float(epsilon.max())) > 0:
         moving.compare_points(top)
+    answers = moving.answered(top)
     for name in names:
         moving.compare_alone(name)
     checked.add(key)
-    return len(names)
+    return answers
 
 
 def forward_is_traced(model: nn.Module) -> bool:
