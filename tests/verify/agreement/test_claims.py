@@ -187,3 +187,37 @@ def test_a_second_opinion_is_no_claim(task: Task, fake: Any, monkeypatch: pytest
     assert not tb.certify(model, x, (y + 1) % 3, 0.0, domain="unsound").sound
     with pytest.raises(tb.InputError, match=WRONG):
         tb.certify(model, x, (y + 1) % 3, 0.0, domain="fake")
+
+
+def test_every_level_whose_box_holds_the_weights_is_compared() -> None:
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(2, 2).double(), torch.ones(1, 2, dtype=torch.float64), torch.tensor([0])
+    settings = arguments.settings("auto", None, "real", "float64", "auto", None)
+    problem, _ = agreement.checked_problem(model, settings, x, torch.zeros(1, dtype=torch.float64), x)
+    given = [Answers(0.1, torch.tensor([0]), torch.tensor([[3.0, 1.0]], dtype=torch.float64), 1e-3)]
+    levels = torch.tensor([0.05, 0.1, 0.2], dtype=torch.float64)
+
+    def claims(*bounds: float) -> None:
+        agreement.check_margins(problem, given, y, levels, torch.tensor(bounds, dtype=torch.float64)[:, None])
+
+    claims(9.0, 2.0, 1.0)  # weights that are not in the box of the first
+    claims(9.0, 2.0 + 5e-3, 1.0)  # off by what the answer may be off by
+    for bounds in ((0.0, 2.1, 1.0), (0.0, 1.0, 2.1)):
+        with pytest.raises(tb.InputError, match=WRONG):
+            claims(*bounds)
+
+    own = given[0].logits.expand(3, 1, 2)
+    epsilon = levels[:, None]
+
+    def holds(lower: Tensor, upper: Tensor) -> None:
+        agreement.check_logits(problem, given, epsilon, lower, upper)
+
+    holds(own + torch.tensor([1.0, 0.0, 0.0])[:, None, None], own)
+    holds(own + 2e-3, own - 2e-3)
+    for place in (1, 2):
+        off = torch.zeros(3, 1, 1, dtype=torch.float64)
+        off[place] = 0.1
+        with pytest.raises(tb.InputError, match=r"logit 0 of sample 0 that it lies in \[3.1"):
+            holds(own + off, own + 1.0)
+        with pytest.raises(tb.InputError, match="the network itself has 3"):
+            holds(own - 1.0, own - off)
