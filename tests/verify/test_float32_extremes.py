@@ -187,3 +187,52 @@ def test_float32_lies_inside(name: str, draws: int) -> None:
         except InputError:
             continue
     assert finite > 0  # something was said of some of them
+
+
+def _normed(norm: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Ends of a norm at ε = 0 for a network in float32, and what torch returns."""
+    model = nn.Sequential(norm, nn.Flatten()).eval()
+    problem = Problem(model, settings("interval", None, "float32", "float64", "cpu"), x)
+    ends = bounds.logits(PlainIntervals(problem), slice(None), torch.zeros(1, len(x), dtype=torch.float64))
+    with torch.no_grad():
+        return ends.lower, ends.upper, model(x).double()
+
+
+@pytest.mark.parametrize("size", [1.0, 1e3, 1e6, 1e18])
+def test_a_group_of_one_number_is_not_exactly_nothing(size: float) -> None:
+    """torch multiplies the number and its mean by the factor apart, and what is left is rounding."""
+    torch.manual_seed(0)
+    norm = nn.GroupNorm(4, 4)
+    norm.bias.data.fill_(0.2)
+    low, high, answer = _normed(norm, size * torch.randn(50, 4))
+    assert ((low <= answer) & (answer <= high)).all()
+    if size == 1.0:
+        assert (high - low).max() < 1e-2
+        low, high, _ = _normed(nn.GroupNorm(4, 4), torch.zeros(2, 4))
+        assert (high - low).max() < 1e-30
+
+
+def test_a_bias_that_overflows_with_the_mean() -> None:
+    norm = nn.GroupNorm(1, 2)
+    norm.weight.data.fill_(2e37)
+    norm.bias.data.fill_(-3.1e38)
+    low, high, answer = _normed(norm, torch.tensor([[1.0, 2.0], [2.0, 1.0]]))
+    gone = ~answer.isfinite()
+    assert gone.any()
+    assert (low[gone] == -torch.inf).all()
+    norm.bias.data.fill_(-1e37)
+    low, high, answer = _normed(norm, torch.tensor([[1.0, 2.0], [2.0, 1.0]]))
+    assert ((low <= answer) & (answer <= high)).all()
+    assert high.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.LayerNorm(4, eps=0.0), nn.GroupNorm(1, 4, eps=0.0), nn.RMSNorm(4, eps=1e-45)], ids=repr
+)
+def test_squares_that_underflow(norm: nn.Module) -> None:
+    torch.manual_seed(0)
+    for size in (1e-19, 1e-21, 1e-23, 1e-30):
+        low, high, answer = _normed(norm, size * torch.randn(6, 4))
+        gone = ~answer.isfinite()
+        assert ((low <= answer) | (gone & (low == -torch.inf))).all(), size
+        assert ((high >= answer) | (gone & (high == torch.inf))).all(), size

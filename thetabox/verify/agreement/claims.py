@@ -29,14 +29,14 @@ class Answers:
         samples: places of the samples.
         logits: float64; what is no number is known of nothing, and must not be claimed.
         room: how far, relative to the largest logit of a sample, a logit may be off those that a claim speaks of.
-        own: at its own weights in double precision: bounds at ε = 0 tell how far rounding may go.
+        exact: a claim speaks of these very numbers; else bounds at ε = 0 tell how far rounding may go.
     """
 
     epsilon: float
     samples: Int[Tensor, " answered"]
     logits: Float[Tensor, "answered classes"]
     room: float
-    own: bool = False
+    exact: bool = False
 
     @property
     def rooms(self) -> Float[Tensor, "answered 1"]:
@@ -61,6 +61,7 @@ def check_margins(
     Raises:
         InputError: a bound is above a margin.
     """
+    margin = margin.nan_to_num(-torch.inf, torch.inf, -torch.inf)
     if problem.network.ending:
         margin = torch.where(margin > 0, 0.0, -torch.inf)
     for given in answers:
@@ -69,11 +70,16 @@ def check_margins(
             continue
         at = labels[given.samples]
         claimed, level = margin[levels][:, given.samples].max(0)
-        highest = margins_of(given.logits, at).nan_to_num(0.0, torch.inf, -torch.inf) + 2.0 * given.rooms.squeeze(1)
+        own = margins_of(given.logits, at)
+        # Nothing is proven of what is no number: a claim of 0 stands for one that is above it.
+        highest = torch.where(own.isnan(), -torch.finfo(own.dtype).tiny, own + 2.0 * given.rooms.squeeze(1))
         places = (claimed > highest).nonzero().squeeze(1)
-        if given.own and len(places):
+        if not given.exact and len(places):
             ends = at_zero(problem, given.samples[places], {})
-            places = places[claimed[places] > _highest_margin(ends, at[places])]
+            limit = _highest_margin(ends, at[places])
+            if given.epsilon > 0.0:  # at other weights rounding goes about as far
+                limit = highest[places] + 4.0 * (ends.upper - ends.lower).amax(1)
+            places = places[claimed[places] > limit]
         if len(places):
             first = places[0]
             _contradicted(
@@ -102,9 +108,13 @@ def check_logits(
         low = torch.where(in_box, lower[:, given.samples], -torch.inf).amax(0)
         high = torch.where(in_box, upper[:, given.samples], torch.inf).amin(0)
         places = _beyond(low, high, given.logits - given.rooms, given.logits + given.rooms)
-        if given.own and len(places):
+        if not given.exact and len(places):
             ends = at_zero(problem, given.samples[places], {})
-            places = places[_beyond(low[places], high[places], ends.lower, ends.upper)]
+            lowest, highest = ends.lower, ends.upper
+            if given.epsilon > 0.0:
+                room = given.rooms[places] + 4.0 * (ends.upper - ends.lower).amax(1, keepdim=True)
+                lowest, highest = given.logits[places] - room, given.logits[places] + room
+            places = places[_beyond(low[places], high[places], lowest, highest)]
         if len(places):
             first = places[0]
             over = (given.logits[first] - high[first]).maximum(low[first] - given.logits[first]).argmax()
@@ -133,5 +143,5 @@ def _contradicted(problem: Problem, claim: str, answer: float) -> None:
     raise InputError(
         f"domain {problem.settings.domain!r} says of {claim}, where the network itself has {answer:.6g}: the bounds "
         "are wrong, so there is no certificate; the fault is in a rule or a domain (one of your own, if you registered "
-        "any; else please report it with the network)"
+        "any), or in parts that an earlier run kept (resume=, --out); else please report it with the network"
     )

@@ -65,7 +65,13 @@ def scaled(context: Context, low: Tensor, high: Tensor, eps: tuple[float, float]
     held = (max(eps[0] - literal_error(context, eps[0]), 0.0), eps[1] + literal_error(context, eps[1]))
     least, greatest = (torch.full_like(scale, e) / scale / scale for e in held)
     ends = (least * (1.0 - 8.0 * unit), greatest * (1.0 + 8.0 * unit) + limits.tiny)
-    return Group(centre, radius, room, ends, square * (8.0 * (n + 8) * more), scale)
+    lost = square * (8.0 * (n + 8) * more) + underflowed(context, scale)
+    return Group(centre, radius, room, ends, lost, scale)
+
+
+def underflowed(context: Context, scale: Tensor) -> Tensor:
+    """What a float32 network's mean of squares may lose where squares underflow, in units of ``scale`` squared."""
+    return (4.0 * context.rounding.flushed if context.rounding.network else 0.0) / scale / scale
 
 
 class Moments(NamedTuple):

@@ -12,7 +12,7 @@ from torch import Tensor
 from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.interpreter.context import Context
-from thetabox.verify.interpreter.rules.moments import Group, least_variance, moments, scaled
+from thetabox.verify.interpreter.rules.moments import Group, least_variance, moments, scaled, underflowed
 
 # Groups of more numbers are not worth all pairs of them.
 MANY = 256
@@ -176,8 +176,10 @@ def _centred(context: Context, group: Group) -> tuple[Tensor, Tensor, Tensor]:
     """
     n = group.centre.shape[-1]
     if n == 1:
-        zero = torch.zeros_like(group.centre)
-        return zero, zero, group.eps[0]
+        # A number less itself; but a network may multiply both first.
+        gone, floor = group.eps[0] <= 0.0, group.eps[0]
+        room = torch.where(gone, torch.nan, group.room * floor.rsqrt() * (1.0 + context.rounding.of_operation(16)))
+        return -room, room, floor
     off, mean_error, every, wide, moved, lost, error = moments(context, group)
     r, size, lost = group.radius, off.abs() + mean_error, lost + group.lost
     spread = (1.0 - 1.0 / n) * r + (r.sum(-1, keepdim=True) - r) / n
@@ -218,12 +220,14 @@ def _uncentred(context: Context, group: Group) -> tuple[Tensor, Tensor, Tensor]:
     above = most * (1.0 + error) - outer / n + group.eps[1]
     # A network's mean of squares errs relatively, in any order.
     few = context.rounding.of_sum(n) + context.rounding.of_operation(16)
+    under = underflowed(context, group.scale)
+    below, above = (below - under).clamp(min=0.0), above + under
 
     def end(reach: Tensor) -> Tensor:
         size = reach / (reach * reach / n + torch.where(reach >= 0, below, above)).sqrt()
         return torch.where(reach > 0, size * (1.0 + few), torch.where(reach < 0, size * (1.0 - few), 0.0))
 
     upper, lower = end(high), -end(-low)
-    floor = least * max(1.0 - error - few, 0.0) + group.eps[0]
-    gone = least * (1.0 - error) + group.eps[0] <= 0.0
+    floor = (least * max(1.0 - error - few, 0.0) - under).clamp(min=0.0) + group.eps[0]
+    gone = (least * (1.0 - error) - under).clamp(min=0.0) + group.eps[0] <= 0.0
     return torch.where(gone, torch.nan, lower), torch.where(gone, torch.nan, upper), floor

@@ -142,7 +142,8 @@ def _affine(
     lost = 0.0
     if weight is not None:
         left, *beside, right = aligned(weight, *(sizes or ()))
-        network = None if sizes is None else _factor_first(context, Sizes(*beside), right)
+        shift = None if bias is None else aligned(bias)[-1]
+        network = None if sizes is None else _factor_first(context, Sizes(*beside), right, shift)
         out = mul(context, left, right)
         if network is not None:
             out = widened(out, network, context.rounding.own)
@@ -156,11 +157,13 @@ def _affine(
     return out
 
 
-def _factor_first(context: Context, sizes: Sizes, weight: Interval) -> Tensor:
+def _factor_first(context: Context, sizes: Sizes, weight: Interval, bias: Interval | None) -> Tensor:
     """What ``weight * steep`` may lose by underflow, and what overflows, before it is multiplied by the numbers."""
     rounding, (steep, reach) = context.rounding, sizes
     product = size_of(weight, rounding.own) * steep.upper
     terms = product * reach.upper
+    if bias is not None:
+        terms = terms + size_of(bias, rounding.own)
     fits = torch.maximum(product, terms) * 2.0 < rounding.overflow
     return torch.where(fits, 4.0 * rounding.underflow * (2.0 + reach.upper), torch.inf)
 
