@@ -173,7 +173,8 @@ def test_norm_of_equal_entries_and_of_one() -> None:
         assert (found.upper >= 0).all()
         assert found.upper.max() < (1e-10 if rounding is REAL else 0.1)
         one = bounds("layer_norm.default", same[:, :1], same[:, :1] + 1, ([1], None, None, 1e-5), rounding)
-        assert float(one.lower.abs().max() + one.upper.abs().max()) < 1e-30
+        # A network in float32 may multiply the number and its mean apart, as torch's group norm does.
+        assert float(one.lower.abs().max() + one.upper.abs().max()) < (1e-30 if rounding is REAL else 0.1)
         # Without anything added, nothing is known where the variance may be zero.
         assert bounds("layer_norm.default", same, same, ([6], None, None, 0.0), rounding).lower.isnan().all()
     wide = bounds("layer_norm.default", same - 1, same + 1, ([6], None, None, 1e-5))
