@@ -96,7 +96,7 @@ def compare_verbatim(problem: Problem, run: Running, x: Any, own: OwnForward, kn
             differs |= not alike(widened(asked), count, widened(own.calls), own.batch)
             # Where a number of its own precision overflows, that of a plain tensor does as well.
             if expected is None or not answer.isfinite().all():
-                expected = logits(problem, run).double()
+                expected = logits(problem, run)
             if not _same(problem, run, answer, expected):
                 raise InputError(
                     "the network is not the function that would be bounded: for x as it is given "
