@@ -69,6 +69,9 @@ ROWS = {
     "Fashion-MNIST, forward-noise+ibp 0.05": Row(
         "forward-noise+ibp", {"noise": 0.3}, FASHION, task="fashion-mnist", domains=("interval",)
     ),
+    "Fashion-MNIST, forward-noise+ibp 0.05, noise 0.1": Row(
+        "forward-noise+ibp", {"noise": 0.1}, FASHION, task="fashion-mnist", domains=("interval",)
+    ),
 }
 
 

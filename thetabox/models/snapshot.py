@@ -33,7 +33,7 @@ class Snapshot:
         self._slots: list[tuple[Any, str, Any]] = []
         self._generators: list[tuple[torch.Generator, Tensor]] = []
         tensors = [t for t in [*model.parameters(), *model.buffers()] if not is_lazy(t)]
-        self._memory = [(t, t.data) for t in tensors]
+        self._memory = [(t, t.data, _layout(t)) for t in tensors]
         self._outside = Outside(model)
         seen = {id(t) for t in tensors}
         todo: list[Any] = [*model.modules(), *(t.__dict__ for t in tensors)]
@@ -84,10 +84,14 @@ class Snapshot:
                     setattr(thing, name, value)
         for generator, state in self._generators:
             generator.set_state(state)
-        for t, data in self._memory:
-            if (t.data_ptr(), t.dtype, t.shape, t.stride()) != (data.data_ptr(), data.dtype, data.shape, data.stride()):
+        for t, data, layout in self._memory:
+            if _layout(t) != layout:
                 t.data = data
         for t, value in self._numbers or ():
             if not t.is_meta and not torch.equal(t.detach(), value):
                 with torch.no_grad():
                     t.detach().copy_(value)
+
+
+def _layout(t: Tensor) -> tuple[Any, ...]:
+    return t.data_ptr(), t.dtype, t.shape, t.stride()

@@ -26,7 +26,6 @@ from thetabox.models.outside import plain_parametrizations
 from thetabox.models.snapshot import Snapshot
 
 SEQUENCES = (tuple, list)
-OPERANDS = (Tensor, tuple, list)
 NARROW = (torch.float32, torch.float16, torch.bfloat16)
 # How Python reads numbers of tensors: by ``item()``, in a condition, or comparing two.
 ASKING = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default, torch.ops.aten.is_nonzero.default)
@@ -111,14 +110,20 @@ class Twins(TorchDispatchMode):
                 # A tensor that the module merely reaches is the caller's as much as its weights are.
                 if (at := place(t)) is not None and at[0] not in self._made:
                     self._enter(t)
-        args = [self.twins(a) if isinstance(a, OPERANDS) else a for a in args]
+        # A call costs as much as a small operator, so a tensor is not asked twice what it is.
+        args = [
+            self.twin(a) if isinstance(a, Tensor) else self.twins(a) if isinstance(a, SEQUENCES) else a for a in args
+        ]
         if kwargs:
             kwargs = {k: self.twins(v) for k, v in kwargs.items()}
         result = widely(func, args, kwargs) if self.wide else func(*args, **kwargs)
-        if type(result) is Tensor and (at := place(result)) is not None and at[0] in self._made:
-            return result  # in memory that is known, as most are once the code runs again
-        if made := _places(result) - self._made:
+        if type(result) is not Tensor:
+            made = _places(result) - self._made
             self._made |= made - _places((*args, *kwargs.values()))
+        elif (at := place(result)) is not None and at[0] not in self._made:
+            # In memory that is known, as most are once the code runs again; else of its own, or of an operand.
+            if at[0] not in _places((*args, *kwargs.values())):
+                self._made.add(at[0])
         return result
 
 
@@ -150,7 +155,7 @@ def _places(values: Any) -> set[int]:
 
 def widely(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """The operator's result where every number is float64: operands are already, dtypes and new tensors become so."""
-    args = [_wide(a) if isinstance(a, torch.dtype) else a for a in args]
+    args = [_wide(a) if type(a) is torch.dtype else a for a in args]
     if kwargs:
         kwargs = {k: _wide(v) for k, v in kwargs.items()}
     result = operator(*args, **kwargs)
