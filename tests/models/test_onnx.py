@@ -49,6 +49,10 @@ def quietly(path: Path, **config: Any) -> Program:
     return made
 
 
+# Their exporter wrote down a start value for each sample of its example, though it says that the batch is free.
+OF_AN_EXAMPLE = {"spiking_old_free": 3}
+
+
 def runtime(path: Path, x: torch.Tensor, *outputs: str) -> list[Any]:
     """What onnxruntime answers, a sample at a time where the file has a batch of one."""
     ort = pytest.importorskip("onnxruntime", reason="onnxruntime, the other implementation, is not installed")
@@ -56,7 +60,7 @@ def runtime(path: Path, x: torch.Tensor, *outputs: str) -> list[Any]:
     options.log_severity_level, options.intra_op_num_threads = 4, 1
     session = ort.InferenceSession(str(path), options, ["CPUExecutionProvider"])
     (source,) = session.get_inputs()
-    size = 1 if source.shape[0] == 1 else len(x)
+    size = 1 if source.shape[0] == 1 else OF_AN_EXAMPLE.get(path.stem, len(x))
     parts = [session.run(list(outputs) or None, {source.name: rows.numpy()}) for rows in x.split(size)]
     return [np.concatenate(p) if isinstance(p[0], np.ndarray) else p[0] for p in zip(*parts, strict=True)]
 
@@ -71,6 +75,7 @@ def check_inside(network: Program, x: torch.Tensor, logits: torch.Tensor) -> Non
 @pytest.mark.parametrize("name", OF_TORCH)
 def test_files_of_torch(name: str) -> None:
     network, x = quietly(FILES / f"{name}.onnx"), digits()
+    x = x[: len(x) - len(x) % OF_AN_EXAMPLE.get(name, 1)]
     with torch.no_grad():
         logits = network(x)
     (expected,) = runtime(FILES / f"{name}.onnx", x)
@@ -81,7 +86,72 @@ def test_files_of_torch(name: str) -> None:
     facts = certificate.model_info["file"]
     assert facts["format"] == "onnx"
     assert facts["batch_norm"].startswith("kept" if name.endswith("_kept") else "none in the file")
-    assert ("batch" in facts) == name.endswith("_one")
+    assert ("batch" in facts) == (name.endswith("_one") or name in OF_AN_EXAMPLE)
+
+
+@pytest.mark.parametrize("kind", ["old_free", "old_one"])
+def test_a_spiking_network_is_the_module_that_was_exported(kind: str) -> None:
+    """Its start values, masks and factors of 1 are no weights, and all of its time steps are one product."""
+    module, x = runpy.run_path(str(FILES / "make.py"))["network"]("spiking"), digits()
+    network = quietly(FILES / f"spiking_{kind}.onnx")
+    named = {**dict(module.named_parameters()), **{f"net.{n}": b for n, b in module.net.named_buffers()}}
+    assert dict(network.named_parameters()).keys() == named.keys() - {"net.off_diagonal"}
+    with torch.no_grad():
+        torch.testing.assert_close(network(x), module(x), rtol=0, atol=1e-6)
+    box = tb.Box(exclude="net.tau,net.tau_adapt,net.threshold,net.beta")
+    found, expected = (
+        tb.certify(m, x, module(x).argmax(1), [0.0, 1e-4, 1e-3], domain="interval", box=box) for m in (network, module)
+    )
+    assert found.verified.tolist() == expected.verified.tolist()
+    torch.testing.assert_close(found.margin[:2], expected.margin[:2], rtol=0, atol=1e-9)
+
+
+def test_one_row_of_a_start_value_that_is_broadcast(tmp_path: Path) -> None:
+    """Where it is not one row of the samples that a constant holds, it stays what it is."""
+    state = np.full((4, 2), 0.5, F)
+    weight = np.arange(4, dtype=F).reshape(2, 2)
+    start = [
+        helper.make_node("Tanh", ["state"], ["h"]),
+        helper.make_node("MatMul", ["h", "w"], ["r"]),
+        helper.make_node("Add", ["x", "r"], ["y"]),
+    ]
+    x = torch.rand(6, 2)
+    network = quietly(written(start, {"state": state, "w": weight}, tmp_path))
+    assert network.facts["batch"] == "exported with 4, made free"
+    with torch.no_grad():
+        expected = x + torch.tanh(torch.tensor([0.5, 0.5])) @ torch.from_numpy(weight)
+        torch.testing.assert_close(network(x), expected)
+    for node in (
+        helper.make_node("MatMul", ["x", "state"], ["y"]),  # a layer whose rows are the same
+        helper.make_node("Concat", ["x", "state"], ["y"], axis=1),
+        helper.make_node("Gemm", ["state", "x"], ["y"], transA=1),
+    ):
+        shape = [None, 4] if node.op_type == "MatMul" else [None, 2]
+        path = written([node], {"state": state}, tmp_path, shape=shape, name=f"{node.op_type}.onnx")
+        if node.op_type == "MatMul":
+            assert dict(quietly(path).named_parameters())["state"].shape == (4, 2)
+        else:
+            with pytest.raises(InputError, match="free batch"):
+                quietly(path)
+
+
+def test_numbers_in_constants_are_weights_where_layers_are(tmp_path: Path) -> None:
+    """Of a file that keeps its layers' matrices in constants, a bias of one number may be one of them."""
+
+    def constant(name: str, value: list[Any]) -> Any:
+        return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.array(value, F)))
+
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("Mul", ["h", "one"], ["s"]),
+        helper.make_node("Add", ["s", "b"], ["y"]),
+    ]
+    matrix = np.array([[1.0, -2.0], [0.5, 3.0]], F)
+    beside = [constant("one", [1.0]), constant("b", [0.25])]
+    network = quietly(written([*beside, *nodes], {"w": matrix}, tmp_path))
+    assert [name for name, _ in network.named_parameters()] == ["w"]
+    network = quietly(written([constant("w", matrix.tolist()), *beside, *nodes], {}, tmp_path, name="all.onnx"))
+    assert {name for name, _ in network.named_parameters()} == {"w", "one", "b"}
 
 
 def test_a_box_of_kept_batch_norm_is_another() -> None:
@@ -261,7 +331,7 @@ def test_a_batch_written_into_the_graph(size: int, tmp_path: Path) -> None:
 
 
 def test_a_batch_that_cannot_be_told(tmp_path: Path) -> None:
-    held = {"mask": np.ones((4, 2), F)}
+    held = {"mask": np.arange(8, dtype=F).reshape(4, 2)}
     path = written([helper.make_node("Mul", ["x", "mask"], ["y"])], held, tmp_path, shape=[4, 2])
     with pytest.raises(InputError, match="batch of 4") as caught:
         load(path)

@@ -96,6 +96,8 @@ CASES: dict[str, tuple[str, tuple[object, ...], Callable[[Tensor], Tensor]]] = {
         "abs": torch.abs,
         "sigmoid": torch.sigmoid,
         "tanh": torch.tanh,
+        "atan": torch.atan,
+        "asinh": torch.asinh,
         "exp": torch.exp,
         "selu": F.selu,
         "silu": F.silu,

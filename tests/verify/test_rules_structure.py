@@ -172,6 +172,10 @@ class TestOtherProducts(RuleContract):
         "vector plus product": Case(
             Held(lambda h, b, w: torch.addmv(b.expand(h.shape[0]), h[:, 0], w)[:, None] * w[:2], (1,), (5,)), SIGNAL),
         "outer product": Case(Held(lambda h, w: h * torch.outer(w[:2], w), (5,)), SIGNAL),
+        "plus product": Case(Held(lambda h, w: torch.addcmul(h, h.relu(), w, value=-1.5), (5,)), SIGNAL),
+        "plus product of parameters": Case(Held(lambda h, w: torch.addcmul(w, h, w.exp()), (5,)), SIGNAL),
+        "plus quotient": Case(
+            Held(lambda h, w: torch.addcdiv(w, h, h.square() + 1.0, value=0.75), (5,)), SIGNAL),
         "tensordot": Case(Held(lambda h, w: torch.tensordot(h, w, dims=1), (5, 2)), SIGNAL),
     }  # one case a line  # fmt: skip
 

@@ -246,6 +246,14 @@ def _logic(operator: str) -> Iterator[Call]:
     yield from binary(operator)
 
 
+@cases("aten.clamp.Tensor")
+def _clamped_by_values(operator: str) -> Iterator[Call]:
+    for number, (a, b) in enumerate(pairs(operator)):
+        for network in networks(a, b):
+            args, named = (((a, b), {}), ((a, None, b), {}), ((a,), {"max": b}), ((a, b), {"max": b}))[number % 4]
+            yield Call(operator, args, named, network)
+
+
 @cases("aten.mul.Scalar", "aten.div.Scalar", "aten.gt.Scalar", "aten.ge.Scalar", "aten.lt.Scalar", "aten.le.Scalar",
        "aten.eq.Scalar", "aten.ne.Scalar")  # a list of operators  # fmt: skip
 def _numbers(operator: str) -> Iterator[Call]:
@@ -253,10 +261,11 @@ def _numbers(operator: str) -> Iterator[Call]:
 
 
 @cases("aten.neg.default", "aten.relu.default", "aten.relu_.default", "aten.abs.default", "aten.sigmoid.default",
-       "aten.tanh.default", "aten.exp.default", "aten.selu.default", "aten.silu.default", "aten.hardsigmoid.default",
-       "aten.relu6.default", "aten.sign.default", "aten.logical_not.default", "aten.bitwise_not.default",
-       "aten.clone.default", "aten.alias.default", "aten.detach.default", "aten.contiguous.default",
-       "aten.lift_fresh_copy.default", "aten.reciprocal.default")  # a list of operators  # fmt: skip
+       "aten.tanh.default", "aten.atan.default", "aten.asinh.default", "aten.exp.default", "aten.selu.default",
+       "aten.silu.default", "aten.hardsigmoid.default", "aten.relu6.default", "aten.sign.default",
+       "aten.logical_not.default", "aten.bitwise_not.default", "aten.clone.default", "aten.alias.default",
+       "aten.detach.default", "aten.contiguous.default", "aten.lift_fresh_copy.default",
+       "aten.reciprocal.default")  # a list of operators  # fmt: skip
 def _functions(operator: str) -> Iterator[Call]:
     yield from unary(operator)
 

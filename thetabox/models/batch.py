@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -40,22 +41,35 @@ def free_batch(path: Any, program: Program, shape: Sequence[int], dtype: torch.d
     Raises:
         InputError: the size stands somewhere else than at the front of a list of sizes.
     """
-    size = shape[0]
-    shapes = _shapes(path, program, shape, dtype)
-    from_input = {program.source}
-    steps = []
-    for step in program.steps:
+    wrong = (
+        f"the batch of {shape[0]} with which it was exported is written into the graph, where it cannot be told from "
+        "other sizes"
+    )
+    sizes: dict[int, list[int]] = {}
+    shapes = shapes_of(path, program, shape, dtype, sizes)
+    steps = list(program.steps)
+    program.with_steps(_all_freed(program.source, steps, shape[0], shapes))
+    try:
+        check_batch(path, program, shape[1:], dtype, wrong, advice)
+    except InputError:
+        if not sizes:
+            raise
+        # Sizes that the graph computes, of which a part is a number: those of this batch, written out.
+        written = [changed(s, s.sizes, sizes[i]) if i in sizes else s for i, s in enumerate(steps)]
+        program.with_steps(_all_freed(program.source, written, shape[0], shapes))
+        check_batch(path, program, shape[1:], dtype, wrong, advice)
+    return program
+
+
+def _all_freed(source: str, steps: Sequence[Step], size: int, shapes: dict[str, tuple[int, ...]]) -> list[Step]:
+    from_input = {source}
+    freed = []
+    for step in steps:
         of_input = bool(from_input.intersection(step.reads))
         if of_input:
             from_input.update(r for r in step.results if r is not None)
-        steps.append(_freed(step, size, shapes, of_input=of_input))
-    program.with_steps(steps)
-    wrong = (
-        f"the batch of {size} with which it was exported is written into the graph, where it cannot be told from other "
-        "sizes"
-    )
-    check_batch(path, program, shape[1:], dtype, wrong, advice)
-    return program
+        freed.append(_freed(step, size, shapes, of_input=of_input))
+    return freed
 
 
 def check_batch(path: Any, program: Program, shape: Sequence[int], dtype: torch.dtype, wrong: str, advice: str) -> None:
@@ -127,22 +141,42 @@ def _leads(operand: Sequence[int], result: Sequence[int], place: int, size: int)
     return behind < 0 or operand[behind] != size
 
 
-def _shapes(path: Any, program: Program, shape: Sequence[int], dtype: torch.dtype) -> dict[str, tuple[int, ...]]:
+def shapes_of(
+    path: Any,
+    program: Program,
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    sizes: dict[int, list[int]] | None = None,
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of all values in a run on an input of this shape, without numbers.
+
+    Args:
+        path: for messages.
+        program: of the file.
+        shape: of the input.
+        dtype: of the input.
+        sizes: filled with the lists of sizes that the graph computes, by place of the step that takes one.
+
+    Raises:
+        InputError: it does not run.
+    """
     try:
-        return _on_meta(program, shape, dtype)
+        return _on_meta(program, shape, dtype, sizes)
     except InputError:
         raise
     except Exception as error:
         raise InputError(f"{path}: its graph does not run on its own input: {first_line(error)}") from None
 
 
-def _on_meta(program: Program, shape: Sequence[int], dtype: torch.dtype) -> dict[str, tuple[int, ...]]:
+def _on_meta(
+    program: Program, shape: Sequence[int], dtype: torch.dtype, sizes: dict[int, list[int]] | None = None
+) -> dict[str, tuple[int, ...]]:
     """Shapes of all values of a run without numbers, which takes no memory."""
     shapes: dict[str, tuple[int, ...]] = {}
     held: dict[str, Tensor] = {**dict(program.named_parameters()), **dict(program.named_buffers())}
     empty = {name: torch.empty_like(t, device="meta") for name, t in held.items()}
     steps = program.steps
-    program.with_steps([_noting(step, shapes) for step in steps])
+    program.with_steps([_noting(step, shapes, sizes, place) for place, step in enumerate(steps)])
     try:
         with torch.no_grad(), torch.device("meta"):
             functional_call(program, empty, (torch.empty(tuple(shape), dtype=dtype),))
@@ -151,10 +185,17 @@ def _on_meta(program: Program, shape: Sequence[int], dtype: torch.dtype) -> dict
     return shapes
 
 
-def _noting(step: Step, shapes: dict[str, tuple[int, ...]]) -> Step:
-    """A step that writes down the shapes of its results."""
+def _noting(
+    step: Step, shapes: dict[str, tuple[int, ...]], sizes: dict[int, list[int]] | None = None, place: int = 0
+) -> Step:
+    """A step that writes down the shapes of its results, and the sizes that it was handed."""
+    computes = sizes is not None and step.sized and step.sizes < len(step.args)
+    computes = computes and isinstance(step.args[step.sizes], Reference)
 
     def function(*args: Any, **kwargs: Any) -> Any:
+        if computes and sizes is not None:
+            with suppress(TypeError, ValueError):  # of another kind than whole numbers
+                sizes[place] = [int(n) for n in args[step.sizes]]
         try:
             result = step.function(*args, **kwargs)
         except Exception as error:

@@ -120,10 +120,11 @@ class Twins(TorchDispatchMode):
         if type(result) is not Tensor:
             made = _places(result) - self._made
             self._made |= made - _places((*args, *kwargs.values()))
-        elif (at := place(result)) is not None and at[0] not in self._made:
-            # In memory that is known, as most are once the code runs again; else of its own, or of an operand.
-            if at[0] not in _places((*args, *kwargs.values())):
-                self._made.add(at[0])
+            return result
+        at = place(result)
+        # In memory that is known, as most are once the code runs again; else of its own, or of an operand.
+        if at is not None and at[0] not in self._made and at[0] not in _places((*args, *kwargs.values())):
+            self._made.add(at[0])
         return result
 
 

@@ -18,6 +18,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 from torch import Tensor, nn
 
+from thetabox.models import LSNN
+
 HERE = Path(__file__).parent
 
 
@@ -61,7 +63,20 @@ class Sequence(nn.Module):
         return self.head(self.cells(x[:, 0, ::3])[0][:, -1])
 
 
+class Spiking(nn.Module):
+    """The rows of an image, one a time step of a recurrent spiking network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = LSNN(8, 6, 10, dt=0.5)
+        nn.init.normal_(self.net.b_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x[:, 0, ::2])
+
+
 NETS = {
+    "spiking": Spiking,
     "lstm": lambda: Sequence(nn.LSTM),
     "gru": lambda: Sequence(nn.GRU),
     "mlp": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10)),

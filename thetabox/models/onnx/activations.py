@@ -90,9 +90,10 @@ def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
 def clip(x: Any, low: Any = None, high: Any = None, *, min: float | None = None, max: float | None = None) -> Tensor:
     """Cut at two bounds, which are attributes before opset 11."""
     low, high = (min if low is None else low), (max if high is None else high)
-    if low is None and high is None:
-        return x
-    return torch.clamp(x, low, high)
+    if isinstance(low, Tensor) or isinstance(high, Tensor):  # a weight, or computed
+        x = x if low is None else torch.maximum(x, torch.as_tensor(low, dtype=x.dtype))
+        return x if high is None else torch.minimum(x, torch.as_tensor(high, dtype=x.dtype))
+    return x if low is None and high is None else torch.clamp(x, low, high)
 
 
 @onnx_operator("Softmax")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from thetabox.errors import InputError, Notice
-from thetabox.models.batch import check_batch, free_batch
+from thetabox.models.batch import check_batch, free_batch, shapes_of
 from thetabox.models.onnx.defaults import defaults_of
 from thetabox.models.onnx.file import ML, Model, Node, parse, unmapped
 from thetabox.models.onnx.functions import CheckedScores, explained, scaled, two_logits
 from thetabox.models.onnx.numbers import checked
+from thetabox.models.onnx.start_rows import one_row, sizes_of_rows
 from thetabox.models.onnx.table import OPERATORS, Operator
 from thetabox.models.onnx.tails import Scores, linear_classifier, scores
 from thetabox.models.onnx.weights import weights
@@ -79,6 +81,8 @@ class _Builder:
         self.buffers: dict[str, Tensor] = {}
         self.renamed: dict[str, str] = {}
         self.steps: list[Step] = []
+        # By the first result of a step.
+        self.operators: dict[str, str] = {}
         for name, tensor in model.tensors.items():
             self._hold(name, tensor)
 
@@ -112,14 +116,39 @@ class _Builder:
         program = Program(model.source, self._rows(), self.buffers, self.steps, answer, facts)
         if model.shape and model.shape[0] is not None and None not in model.shape:
             sizes = [size for size in model.shape if size is not None]
-            program = free_batch(model.path, program, sizes, model.dtype, FREE)
+            program = free_batch(model.path, self._with_one_row(program, sizes), sizes, model.dtype, FREE)
             program.facts["batch"] = f"exported with {sizes[0]}, made free"
         elif model.shape and None not in model.shape[1:]:
-            sizes = [size for size in model.shape[1:] if size is not None]
-            check_batch(model.path, program, sizes, model.dtype, "its graph does not run on a batch of any size", FREE)
+            program = self._of_any_batch(program, [size for size in model.shape[1:] if size is not None])
         elif model.shape and model.shape[0] is not None:
             raise InputError(f"its input has the batch {model.shape[0]}, but free sizes behind it; {FREE}")
         return program
+
+    def _of_any_batch(self, program: Program, sizes: list[int]) -> Program:
+        """The network of a file whose batch is free, also where a tensor of it has the samples of an example."""
+        model = self.model
+        wrong = "its graph does not run on a batch of any size"
+        try:
+            check_batch(model.path, program, sizes, model.dtype, wrong, FREE)
+        except InputError:
+            for size in sizes_of_rows(program):
+                with suppress(InputError):
+                    freed = self._with_one_row(program, [size, *sizes])
+                    check_batch(model.path, freed, sizes, model.dtype, wrong, FREE)
+                    freed.facts["batch"] = f"exported with {size}, made free"
+                    return freed
+            raise
+        return program
+
+    def _with_one_row(self, program: Program, sizes: list[int]) -> Program:
+        """The program with one row of tensors that hold the same for each sample of an example of those sizes."""
+        shapes = shapes_of(self.model.path, program, sizes, self.model.dtype)
+        rows = one_row(program, {program.source: tuple(sizes), **shapes}, self.operators, sizes[0])
+        if not rows:
+            return program
+        parameters = {**self._rows(), **{n: t for n, t in rows.items() if n in self.parameters}}
+        buffers = {**self.buffers, **{n: t for n, t in rows.items() if n in self.buffers}}
+        return Program(program.source, parameters, buffers, self.steps, program.answer, program.facts)
 
     def _rows(self) -> dict[str, Tensor]:
         """Weights; biases ``[1, n]`` that are added to rows of a product as ``[n]``, which is the same sum."""
@@ -161,6 +190,8 @@ class _Builder:
         args = tuple(self._argument(operator, place, name) for place, name in enumerate(inputs))
         results = tuple(name or None for name in node.outputs)
         function = explained(operator.function, node)
+        if results and results[0] is not None:
+            self.operators[results[0]] = node.operator
         self.steps.append(Step(function, args, kwargs, results, node.describe(), operator.sized, operator.sizes))
         return None
 

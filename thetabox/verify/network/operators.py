@@ -74,6 +74,8 @@ COMPOSITE = frozenset(f"aten.{name}" for name in ("batch_norm.default", "flatten
 COMPOSITE |= RECURRENT.keys()
 # Those of which a decomposition has looser bounds.
 TIGHTER = frozenset({"aten.hardshrink.default", "aten.softshrink.default"})
+# Those of which there is a rule: the table of rules adds each.
+RULED: set[str] = set()
 # Why some operators have no rule, and what to write instead.
 PLACES = "answers a place, which jumps; a certificate bounds values, so return them instead (amax, logits)"
 ORDERED = "puts values into an order, which jumps; take amax or amin, or a fixed order"

@@ -200,6 +200,13 @@ def minimum(context: Context, a: Interval, b: Interval) -> Interval:
     return Interval(lower, upper, max(a.slack, b.slack), nonnegative=a.nonnegative and b.nonnegative)
 
 
+@rule("aten.clamp.Tensor", elementwise=True, slack=True, types="whole")
+def clamp_between(context: Context, a: Interval, min: Interval | None = None, max: Interval | None = None) -> Interval:
+    """Cut at bounds that are values; the upper one everywhere where the two are the wrong way round."""
+    a = a if min is None else maximum(context, a, min)
+    return a if max is None else minimum(context, a, max)
+
+
 @rule("aten.sign.default", slack=True, types="whole")
 def sign(context: Context, a: Interval) -> Interval:
     """-1, 0 or 1."""

@@ -42,6 +42,18 @@ def mish(context: Context, a: Interval) -> Interval:
     return dipped(context, a, F.mish, -1.1924312, -0.3088402 - 1e-6, 0.0, ulps=4 * ULPS)
 
 
+@rule("aten.atan.default", slack=True)
+def atan(context: Context, a: Interval) -> Interval:
+    """Arc tangent."""
+    return replace(increasing(context, a, torch.atan, 1.0), nonnegative=a.nonnegative)
+
+
+@rule("aten.asinh.default", slack=True)
+def asinh(context: Context, a: Interval) -> Interval:
+    """Inverse hyperbolic sine."""
+    return replace(increasing(context, a, torch.asinh, 1.0), nonnegative=a.nonnegative)
+
+
 @rule("aten.erf.default", slack=True)
 def erf(context: Context, a: Interval) -> Interval:
     """The error function."""

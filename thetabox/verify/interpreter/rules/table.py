@@ -18,6 +18,7 @@ from inspect import Parameter, signature
 from typing import Any, Literal, NamedTuple
 
 from thetabox.verify.network.graph import Operation, Ref
+from thetabox.verify.network.operators import RULED
 
 RuleFunction = Callable[..., Any]
 Types = Literal["real", "whole", "moves", "casts"]
@@ -122,6 +123,7 @@ def rule(
             TABLE[operator] = Rule(
                 function, elementwise, parameters, slack, rows or elementwise, types, frozenset(honours)
             )
+            RULED.add(operator)
         return function
 
     return register
