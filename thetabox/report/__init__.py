@@ -1,7 +1,7 @@
 """Reports: folders, pages, figures, tables and JUnit files, made from result objects."""
 
 from thetabox.json_text import json_text
-from thetabox.report.figures import to_png
+from thetabox.report.figures import picture_files, to_pdf, to_png
 from thetabox.report.folder import check_claim, output_folder, write_file, write_files
 from thetabox.report.junit import Case, Suite, write_junit, write_suites
 from thetabox.report.measured_figures import ageing_figure, landscape_figure
@@ -31,10 +31,12 @@ __all__ = [
     "json_text",
     "landscape_figure",
     "output_folder",
+    "picture_files",
     "plain_table",
     "sampled_note",
     "sampled_table",
     "sampled_text",
+    "to_pdf",
     "to_png",
     "write",
     "write_comparison",

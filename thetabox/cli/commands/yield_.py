@@ -79,8 +79,8 @@ def command(
 ) -> None:
     """At least 1 - δ of all chips, whose parameters are off by random errors of size σ, classify each proven sample
     right: proven, without drawing any. Random draws stand beside, labelled as statistical. The folder gets yield.json,
-    samples.csv, yield.png, report.html and sampled.json. Ctrl-C keeps the finished part; the same command goes
-    on from there. So does one that --timeout has cut, given more time.
+    samples.csv, yield.png, yield.pdf, report.html and sampled.json. Ctrl-C keeps the finished part; the same command
+    goes on from there. So does one that --timeout has cut, given more time.
     """
     noise = make_noise(source)
     limit = arguments.seconds(timeout)
