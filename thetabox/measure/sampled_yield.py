@@ -22,10 +22,11 @@ from thetabox.measure.drawn_chips import DrawnChips
 from thetabox.measure.inputs import Levels, checked, levels, numbers_for, precise_copy
 from thetabox.models.fold import folded
 from thetabox.noise import Noise
+from thetabox.shown import Headed
 
 
-@dataclass(frozen=True)
-class SampledYield:
+@dataclass(frozen=True, repr=False)
+class SampledYield(Headed):
     """What draws say of all chips: statistics with a confidence, and no proof.
 
     Attributes:
@@ -59,6 +60,18 @@ class SampledYield:
     def mean(self) -> Float[Tensor, " sigma"]:
         """Mean accuracy of the draws."""
         return self.accuracies.mean(1)
+
+    def headline(self) -> str:
+        known = f"{self.probability.shape[1]} samples, clean accuracy {self.clean_accuracy:.3f}"
+        how = f"{self.draws} chips a σ, {self.noise.kind} errors"
+        return f"{known}; {how}; statistical, {self.confidence:g} confidence, no proof"
+
+    def summary(self) -> tuple[list[str], list[list[str]]]:
+        rows = zip(
+            *(one.tolist() for one in (self.sigma, self.accuracy, self.mean, self.accuracies.amin(1))), strict=True
+        )
+        names = ["σ", f"accuracy of {self.share:g} of chips", "mean", "worst"]
+        return names, [[f"{sigma:.4g}", *(f"{one:.4f}" for one in found)] for sigma, *found in rows]
 
     def to_json(self) -> dict[str, Any]:
         """The result, for a report or a file."""
