@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -132,6 +133,29 @@ def test_models_and_what_is_stored_of_them_side_by_side(run, cnn, mlp, tmp_path)
     own = [line.split(": ", 1) for line in result.stdout.splitlines()]
     assert [name for name, _ in own] == [f"pass  {path}" for path in (cnn, mlp, tmp_path / "out")]
     assert own[0][1] == own[2][1]
+
+
+def test_a_word_on_a_file_that_is_gone_names_what_it_is_about(run, cnn, stored, tmp_path):
+    shutil.copy(cnn, tmp_path / "gone.safetensors")
+    given = (
+        "--data",
+        "digits",
+        "--samples",
+        4,
+        "--epsilon",
+        "1e-3",
+        "--domain",
+        "interval",
+        "--no-attack",
+        "--no-radius",
+    )
+    assert run("certify", tmp_path / "gone.safetensors", *given, "--out", tmp_path / "out").exit_code == 0
+    (tmp_path / "gone.safetensors").unlink()
+    said = f"{tmp_path / 'gone.safetensors'} is not here, so whether it has changed since the proof was not looked at"
+    claim = ("--epsilon", "1e-3", "--min-verified", 0)
+    assert run("gate", tmp_path / "out", *claim).stderr == f"thetabox: {said}\n"
+    result = run("gate", "good/box", tmp_path / "out", *claim)
+    assert (result.exit_code, result.stderr) == (0, f"thetabox: {tmp_path / 'out'}: {said}\n")
 
 
 def test_a_claim_that_is_none_is_one_line(run, stored, tmp_path):
