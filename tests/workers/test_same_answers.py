@@ -123,6 +123,23 @@ def test_draws_of_a_yield(task: Task, two: LocalProcesses) -> None:
         tb.sampled_yield(*task, executor=2)  # type: ignore[arg-type]  # what is refused
 
 
+def test_landscapes(task: Task, two: LocalProcesses) -> None:
+    told: list[tuple[int, int]] = []
+    how: dict[str, Any] = {"directions": 3, "seed": 5}
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = tb.landscape(*task, **how)
+    finally:
+        torch.set_num_threads(threads)
+    found = tb.landscape(*task, executor=two, progress=lambda done, total: told.append((done, total)), **how)
+    assert (len(told), told[-1]) == (3, (153, 153))
+    assert torch.equal(found.loss, alone.loss)
+    assert found.loss.unique().numel() > 100
+    with pytest.raises(InputError, match="executor"):
+        tb.landscape(*task, executor="two")  # type: ignore[arg-type]  # what is refused
+
+
 @pytest.mark.parametrize("keep", [False, True])
 def test_attacks(task: Task, two: LocalProcesses, keep: bool) -> None:
     told: list[tuple[int, int]] = []

@@ -22,13 +22,12 @@ from thetabox.measure.batched_draws import ManyWeights
 from thetabox.measure.binomial import draws_needed, probability_at_least, worst_that_counts
 from thetabox.measure.drawn_chips import DrawnChips
 from thetabox.measure.inputs import Levels, checked, levels, numbers_for, precise_copy
+from thetabox.measure.stretches import stretches
 from thetabox.models.fold import folded
 from thetabox.noise import Noise
 from thetabox.shown import Headed
 from thetabox.workers import OnlyFields, Pool, check_executor
 
-# Draws that go to a worker together: a network that is faster in batches of draws has room for its trial.
-TOGETHER = 64
 Found = tuple[Int[Tensor, "sigma sample"], Float[Tensor, " draw"]]
 """How many of some draws classify each sample right, and each draw's accuracy."""
 
@@ -260,17 +259,10 @@ def _drawn(pool: Pool, chips: _Chips, total: int, progress: Callable[[int, int],
     if not pool.several:
         return chips.found(0, total, None if progress is None else lambda done: progress(done, total))
     right = torch.zeros(len(chips.sigmas), len(chips.y), dtype=torch.int64)
-    accuracies, away, done = torch.zeros(total, dtype=torch.float64), {}, 0
-    for first in range(0, total, TOGETHER):
-        which = first, min(first + TOGETHER, total)
-        away[pool.add(_some, which)] = which
-    for number, (counts, own) in pool.answers():
-        first, stop = away[number]
+    accuracies = torch.zeros(total, dtype=torch.float64)
+    for some, (counts, own) in stretches(pool, _some, total, progress):
         right += counts
-        accuracies[first:stop] = own
-        done += stop - first
-        if progress is not None:
-            progress(done, total)
+        accuracies[some] = own
     return right, accuracies
 
 
