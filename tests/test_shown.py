@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import builtins
 import csv
+import pickle
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -30,6 +32,8 @@ def results(given) -> dict[str, object]:
         "yield": tb.certify_yield(*given, [0.01, 0.3]),
         "radii": tb.certified_radius(*given, domain="interval", details=True),
         "attack": tb.attack(*given, EPSILON),
+        "sampled": tb.sampled_yield(*given, [0.01, 0.3], draws=21, share=0.8),
+        "operators": tb.inspect(given[0], given[1]),
     }
 
 
@@ -52,7 +56,7 @@ class Cells(HTMLParser):
             self.cells.append(data)
 
 
-@pytest.mark.parametrize("name", ["certificate", "yield", "radii", "attack"])
+@pytest.mark.parametrize("name", ["certificate", "yield", "radii", "attack", "sampled", "operators"])
 def test_what_is_shown(results, name):
     result = results[name]
     names, rows = result.summary()
@@ -68,6 +72,33 @@ def test_counts_are_those_of_the_certificate(results):
     found = results["certificate"]
     assert [row[1:] for row in found.summary()[1]] == [[str(int(n)), "5"] for n in found.verified.sum(1)]
     assert repr(found).startswith("Certificate: 5 samples, clean accuracy 0.800; ")
+
+
+def test_what_draws_say_is_no_proof(results):
+    found = results["sampled"]
+    first, *rows = repr(found).splitlines()
+    how = "21 chips a σ, gaussian errors; statistical, 0.99 confidence, no proof"
+    assert first == f"SampledYield: 5 samples, clean accuracy 0.800; {how}"
+    worst = found.accuracies.amin(1).tolist()
+    assert rows == [
+        f"  σ {sigma}; accuracy of 0.8 of chips {float(reached):.4f}; mean {float(mean):.4f}; worst {least:.4f}"
+        for sigma, reached, mean, least in zip((0.01, 0.3), found.accuracy, found.mean, worst, strict=True)
+    ]
+
+
+def test_operators_are_a_list_that_tells_what_has_no_rule(results):
+    (one,) = results["operators"]
+    assert results["operators"] == [one]
+    assert repr(results["operators"]).splitlines()[0] == "Operators: 1 operator of 1 kind, every one has a rule"
+    unknown = replace(one, operator="aten.sort.default", rule=False)
+    lines = repr(type(results["operators"])([one, one, unknown])).splitlines()
+    assert lines == [
+        "Operators: 3 operators of 2 kinds, 1 without a rule",
+        "  operator aten.sort.default; times 1; rule NO",
+        "  operator aten.linear.default; times 2; rule yes",
+    ]
+    assert pickle.loads(pickle.dumps(results["operators"])) == [one]
+    assert "0 operators" in repr(type(results["operators"])())
 
 
 @pytest.mark.parametrize("name", ["certificate", "yield", "attack"])

@@ -112,3 +112,14 @@ def test_every_input_is_used():
     text = (ROOT / "action.yml").read_text()
     assert [name for name in ACTION["inputs"] if f"inputs.{name} " not in text] == []
     assert all("${{" not in step["run"] for step in ACTION["runs"]["steps"])
+
+
+def test_several_models_one_a_line(act, stored, tmp_path):
+    shutil.copytree(stored, tmp_path / "work" / "-other folder")
+    claim = {"epsilon": "1e-4", "min-verified": "0.5"}
+    assert act(model=f"{stored}\n-other folder\n", **claim).returncode == 0
+    assert summary(tmp_path).count("✅ pass") == 2
+    assert "| ✅ pass | -other folder | verified accuracy at epsilon 0.0001" in summary(tmp_path)
+    assert act(model=f"{stored}\n$(touch hacked)", **claim).returncode == 2
+    assert act(model="", **claim).returncode == 2
+    assert not (tmp_path / "work" / "hacked").exists()

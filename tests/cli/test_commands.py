@@ -53,7 +53,13 @@ def test_tasks_and_methods(run):
 def test_certify_writes_the_folder(run, cnn, tmp_path):
     out = tmp_path / "out"
     result = ok(run("certify", cnn, *SMALL, "--epsilon", "0,1e-4,1e-2", "--attack-steps", 3, "--out", out))
-    assert names(out) == ["certificate.json", "report.html", "samples.csv", "verified_accuracy.png"]
+    assert names(out) == [
+        "certificate.json",
+        "report.html",
+        "samples.csv",
+        "verified_accuracy.pdf",
+        "verified_accuracy.png",
+    ]
     found = json.loads((out / "certificate.json").read_text())
     assert list(found) == [
         *("schema", "tool", "model", "data", "box", "domain", "options", "sound", "arithmetic", "precision"),
@@ -262,7 +268,13 @@ def test_interrupt_keeps_finished_chunks(start, tmp_path, sent):
     process = start(*given, "--out", out)
     process.communicate(timeout=300)
     assert process.returncode == 0
-    assert names(out) == ["certificate.json", "report.html", "samples.csv", "verified_accuracy.png"]
+    assert names(out) == [
+        "certificate.json",
+        "report.html",
+        "samples.csv",
+        "verified_accuracy.pdf",
+        "verified_accuracy.png",
+    ]
     process = start(*given, "--out", tmp_path / "whole")
     process.communicate(timeout=300)
     assert (out / "samples.csv").read_bytes() == (tmp_path / "whole" / "samples.csv").read_bytes()
@@ -291,7 +303,7 @@ def test_demo_into_a_file_is_refused(run, tmp_path):
 def test_pcm(run, cnn, tmp_path):
     given = ("pcm", cnn, *SMALL, "--times", "25s,1d,1y", "--draws", 2)
     text = ok(run(*given, "--out", tmp_path / "a")).output
-    assert names(tmp_path / "a") == ["pcm.csv", "pcm.json", "pcm.png"]
+    assert names(tmp_path / "a") == ["pcm.csv", "pcm.json", "pcm.pdf", "pcm.png"]
     assert all(word in text for word in ("2 chips", "25 s", "1 d", "1 y", "worst chip"))
     # The command says what the library says.
     test = tb.data.load("digits").subset(10)
@@ -324,7 +336,7 @@ def test_pcm_of_a_spiking_network(run, lsnn, tmp_path):
 def test_landscape(run, cnn, tmp_path):
     given = ("landscape", cnn, *SMALL, "--zeta", 0.3, "--reach", 1.5, "--points", 7, "--directions", 2)
     text = ok(run(*given, "--out", tmp_path)).output
-    assert names(tmp_path) == ["landscape.csv", "landscape.json", "landscape.png"]
+    assert names(tmp_path) == ["landscape.csv", "landscape.json", "landscape.pdf", "landscape.png"]
     assert "2 directions" in text
     # The command says what the library says.
     test = tb.data.load("digits").subset(10)

@@ -33,7 +33,7 @@ def test_a_timeout_is_told_of_and_the_same_command_goes_on(run, cnn, tmp_path):
     result = ok(run(*certify, "--timeout", 0))
     assert "not finished: 0 s were over before all of the proof" in result.output
     assert sorted(p.name for p in out.iterdir()) == [
-        *("certificate.json", "report.html", "samples.csv", "verified_accuracy.png")
+        *("certificate.json", "report.html", "samples.csv", "verified_accuracy.pdf", "verified_accuracy.png")
     ]
     assert json.loads((out / "certificate.json").read_text())["finished"] is False
     assert not tb.Certificate.load(out).finished

@@ -22,7 +22,7 @@ import thetabox as tb
 from tests.cli.conftest import ROOT
 from tests.cli.gated import OF_THE_RUN, copied, written
 from tests.cli.test_bad_input import refused
-from thetabox.cli.commands import gate
+from thetabox.cli.commands import gate, gate_box
 
 SMALL = ("--data", "digits", "--samples", 10)
 HERE = ("--epsilon", "1e-4", "--min-verified", 0.1)
@@ -314,7 +314,7 @@ def test_a_share_of_ten_samples(share, status):
     margin = torch.ones(1, 10, dtype=torch.float64)
     margin[0, 0] = -1
     nine = tb.Certificate(torch.tensor([0.1]).double(), margin, torch.zeros(10).long(), torch.zeros(10).long())
-    assert (gate._case(nine, 0.1, Decimal(share)).failure is not None) == status
+    assert (gate_box._case(nine, 0.1, Decimal(share)).failure is not None) == status
 
 
 # --- who reads the answer
@@ -381,7 +381,7 @@ def test_an_interrupted_gate_leaves_no_answer(run, made, tmp_path, monkeypatch):
         assert "the gate did not end" in file.read_text(encoding="utf-8")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(gate, "_stored", interrupt)
+    monkeypatch.setattr(gate_box, "_stored", interrupt)
     assert run("gate", made, *HERE, "--junit", file).exit_code == 130
     assert ElementTree.parse(file).getroot().attrib["errors"] == "1"
 

@@ -25,7 +25,7 @@ DIGITS = ("--data", "digits", "--samples", 10)
 # The quickest proof.
 SMALL = (*DIGITS, "--method", "martingale")
 QUICK = (*SMALL, "--draws", 0)
-FILES = ["report.html", "samples.csv", "yield.json", "yield.png"]
+FILES = ["report.html", "samples.csv", "yield.json", "yield.pdf", "yield.png"]
 
 
 def test_it_writes_the_folder_and_says_the_claims(run, mlp, tmp_path):
@@ -258,7 +258,7 @@ def test_finished_parts_are_kept_and_not_proven_again(run, mlp, tmp_path, monkey
     ok(run(*given, tmp_path / "out"))
     assert asked + rest == all_
     assert names(tmp_path / "out") == FILES
-    for name in ("yield.json", "samples.csv", "yield.png"):
+    for name in ("yield.json", "samples.csv", "yield.png", "yield.pdf"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 

@@ -298,7 +298,7 @@ def test_interrupted_anywhere_it_ends_the_same(config: Config, tmp_path: Path) -
     now = times(parts)
     assert all(now[name] == stamp for name, stamp in kept.items() if name.endswith(".json"))
     assert not (parts / "missing.txt").exists()
-    for name in ("results.json", "tables.md", "config.toml", "random-mismatch.png", "proven.png"):
+    for name in ("results.json", "tables.md", "config.toml", "random-mismatch.png", "proven.png", "proven.pdf"):
         assert (parts / name).read_bytes() == (whole / name).read_bytes()
 
     def page(out: Path) -> str:

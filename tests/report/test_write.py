@@ -17,7 +17,7 @@ import thetabox as tb
 from thetabox.errors import InputError
 from thetabox.report import write, write_comparison, write_files
 
-FILES = ["certificate.json", "report.html", "samples.csv", "verified_accuracy.png"]
+FILES = ["certificate.json", "report.html", "samples.csv", "verified_accuracy.pdf", "verified_accuracy.png"]
 
 
 def names(folder: Path) -> list[str]:

@@ -22,7 +22,7 @@ from thetabox.report import sampled_note, sampled_table, to_png, write_yield, wr
 from thetabox.report.yield_curve import STATISTICAL, at_least, complement, share_of, yield_curve
 from thetabox.report.yield_figure import yield_figure
 
-FILES = ["report.html", "samples.csv", "yield.json", "yield.png"]
+FILES = ["report.html", "samples.csv", "yield.json", "yield.pdf", "yield.png"]
 SIGMA = [0.1, 0.02, 0.05]
 SAMPLES = 40
 

@@ -105,6 +105,70 @@ def test_draws(task: Task, two: LocalProcesses) -> None:
     assert (chips.stored, chips.converted) == (tb.measure.pcm(*task, samples=1).stored,) * 2
 
 
+def test_draws_of_a_yield(task: Task, two: LocalProcesses) -> None:
+    told: list[tuple[int, int]] = []
+    noise = tb.Noise("gaussian", correlated={"chip": 0.3, "layer": 0.2}, drift={"*": -0.01})
+    how: dict[str, Any] = {"sigma": [0.1, 0.2, 0.3], "draws": 50, "share": 0.9, "noise": noise, "seed": 3}
+    alone = tb.sampled_yield(*task, **how)
+    found = tb.sampled_yield(*task, executor=two, progress=lambda done, total: told.append((done, total)), **how)
+    assert told[-1] == (150, 150)
+    assert len(told) == 3
+    for name in ("accuracy", "probability", "correct", "accuracies"):
+        assert torch.equal(getattr(found, name), getattr(alone, name)), name
+    assert alone.accuracies.unique().numel() > 10
+    assert {**found.to_json(), "seconds": 0} == {**alone.to_json(), "seconds": 0}
+    with ThreadPoolExecutor(1) as one:
+        assert torch.equal(tb.sampled_yield(*task, executor=one, **how).accuracies, alone.accuracies)
+    with pytest.raises(InputError, match="executor"):
+        tb.sampled_yield(*task, executor=2)  # type: ignore[arg-type]  # what is refused
+
+
+def test_landscapes(task: Task, two: LocalProcesses) -> None:
+    told: list[tuple[int, int]] = []
+    how: dict[str, Any] = {"directions": 3, "seed": 5}
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = tb.landscape(*task, **how)
+    finally:
+        torch.set_num_threads(threads)
+    found = tb.landscape(*task, executor=two, progress=lambda done, total: told.append((done, total)), **how)
+    assert (len(told), told[-1]) == (3, (153, 153))
+    assert torch.equal(found.loss, alone.loss)
+    assert found.loss.unique().numel() > 100
+    with pytest.raises(InputError, match="executor"):
+        tb.landscape(*task, executor="two")  # type: ignore[arg-type]  # what is refused
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_attacks(task: Task, two: LocalProcesses, keep: bool) -> None:
+    told: list[tuple[int, int]] = []
+    model, x, y = task
+    with torch.no_grad():
+        right = (model(x).argmax(1) == y).nonzero()[:12, 0]
+    few = model, x[right], y[right]
+    # Not in rising order, one of them twice, and close enough to be one number in float32.
+    how: dict[str, Any] = {"epsilon": [0.1, 1e-4, 1e-4 + 1e-14, 0.1], "steps": 5, "chunk": 5, "keep_weights": keep}
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = tb.attack(*few, **how)
+    finally:
+        torch.set_num_threads(threads)
+    found = tb.attack(*few, executor=two, progress=lambda done, total: told.append((done, total)), **how)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert (len(told), told[-1]) == (3, (48, 48))
+    for name in ("epsilon", "margin", "correct", "predicted"):
+        assert torch.equal(getattr(found, name), getattr(alone, name)), name
+    assert bool((alone.margin[0] < alone.margin[1]).any())
+    if keep:
+        for one, other in zip(found.weights, alone.weights, strict=True):
+            assert one.keys() == other.keys()
+            assert all(torch.equal(one[name], other[name]) for name in one)
+    with pytest.raises(InputError, match="executor"):
+        tb.attack(*few, 0.1, executor="two")  # type: ignore[arg-type]  # what is refused
+
+
 def test_settings_of_the_program_that_asks_change_nothing(
     task: Task, alone: tb.Certificate, two: LocalProcesses
 ) -> None:

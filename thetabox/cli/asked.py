@@ -11,6 +11,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from thetabox.cli.console import tell
 from thetabox.cli.inputs import read_data
 from thetabox.cli.values import literals
 from thetabox.data import load as load_data
@@ -22,7 +23,7 @@ from thetabox.verify import Certificate, YieldCertificate, arguments, domains
 from thetabox.verify.problem import model_facts, tensor_hash
 
 NOT_OF_THE_PROOF = frozenset(
-    {"model", "epsilon", "min_verified", "sigma", "min_yield", "min_accuracy"}
+    {"models", "epsilon", "min_verified", "sigma", "min_yield", "min_accuracy"}
     | {"json", "quiet", "junit", "summary", "seed", "threads", "device", "timeout", "workers", "cluster"}
 )
 """Options that ask nothing of the certificate: what is required of it, where the answer goes, how one is computed."""
@@ -70,6 +71,17 @@ def check(context: click.Context, certificate: Stored, path: Path) -> None:
             )
     if context.params["data"] is not None:
         _check_data(context.params, certificate, path)
+
+
+def tell_changed(context: click.Context, certificate: Stored, path: Path) -> None:
+    """Say of each file that is not here that it was not compared; one that is must be as when the proof was made.
+
+    Raises:
+        InputError: as :func:`changed`.
+    """
+    of = f"{path}: " if len(context.params["models"]) > 1 else ""
+    for note in changed(certificate, path, data=context.params["data"] is None):
+        tell(f"thetabox: {of}{note}")
 
 
 def changed(certificate: Stored, path: Path, *, data: bool) -> list[str]:

@@ -45,9 +45,18 @@ def _way(way: str, name: str, text: str) -> click.Option:
 
 def model_options(function: Function) -> Function:
     """Which network: a checkpoint, and how to read one that does not say what it holds."""
-    return _apply(
-        function,
-        click.argument("model", metavar="MODEL", type=click.Path(path_type=Path)),
+    argument = click.argument("model", metavar="MODEL", type=click.Path(path_type=Path))
+    return _apply(function, argument, *_reading())
+
+
+def several_models_options(function: Function) -> Function:
+    """Which networks, one or more, all of them read in the same way."""
+    argument = click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=Path))
+    return _apply(function, argument, *_reading())
+
+
+def _reading() -> tuple[Callable[[Function], Function], ...]:
+    return (
         click.option(
             "--model",
             "architecture",

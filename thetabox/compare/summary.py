@@ -24,7 +24,7 @@ from thetabox.compare.tables import (
     yield_table,
 )
 from thetabox.json_text import json_text
-from thetabox.report.figures import to_png, to_svg
+from thetabox.report.figures import picture_files, to_svg
 from thetabox.report.folder import write_files
 from thetabox.report.html import render
 from thetabox.report.methods_figures import landscapes_figure, lines_figure, violin_figure
@@ -82,7 +82,7 @@ def write_report(out: Path, comparison: Comparison) -> Path:
     for part in parts:
         figure = part.pop("drawn")
         if figure is not None:
-            files[f"{part['id']}.png"] = to_png(figure)
+            files |= picture_files(part["id"], figure)
         pages.append(part | {"figure": None if figure is None else Markup(to_svg(figure, part["id"]))})
     files["report.html"] = render(
         "methods.html.j2",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +30,7 @@ from thetabox.measure.inputs import (
 from thetabox.measure.own_weights import OwnWeights
 from thetabox.models.fold import folded
 from thetabox.shown import Columns, Shown
+from thetabox.workers import OnlyFields, Pool, check_executor
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -115,6 +118,7 @@ def attack(
     progress: Callable[[int, int], None] | None = None,
     give_up: bool = True,
     keep_weights: bool = False,
+    executor: Executor | None = None,
 ) -> AttackResult:
     r"""Search the box for weights that change a prediction, for every sample by itself.
 
@@ -149,6 +153,8 @@ def attack(
         give_up: leave a sample alone at an ε where the first steps take little off its margin (about twice as fast;
             the accuracies of LSNN and CNN were the same in all cases tried).
         keep_weights: keep the worst weights of every sample and ε (E·N copies of the parameters).
+        executor: whose workers take the chunks (:mod:`thetabox.workers`); this process where ``None``. A chunk holds
+            the same samples either way, so that margins are the same bits on as many threads; a worker has one.
 
     Raises:
         InputError: anything wrong with the arguments.
@@ -165,6 +171,7 @@ def attack(
         tensor([1., 0.], dtype=torch.float64)
     """
     started = time.perf_counter()
+    check_executor(executor)
     epsilons = levels(epsilon, "epsilon")
     if steps < 1 or restarts < 1:
         raise InputError(f"steps is {steps} and restarts is {restarts}; both must be at least 1")
@@ -173,12 +180,21 @@ def attack(
     model, inputs, labels = checked(model, x, y)
     where = choose_device(device)
     box = box or Box()
-    network = OwnWeights(folded(model) if box.fold else model, box, where)
-    class_count(network.precise, numbers_for(inputs[:1], where, torch.float64), labels)
+    model = folded(model) if box.fold else model
     runs = Runs.of(steps, restarts, give_up)
-    margin, predicted, weights = _searched(
-        network, runs, inputs, labels, epsilons, seed, chunk or network.chunk(), progress, keep_weights
-    )
+    search = _Search(model, box, where, runs, inputs, labels, sorted(epsilons), seed, keep_weights)
+    class_count(search.network.precise, numbers_for(inputs[:1], where, torch.float64), labels)
+    chunks = [(int(some[0]), int(some[-1]) + 1) for some in torch.arange(len(inputs)).split(chunk or search.chunk())]
+    with Pool(executor, search) as pool:
+        parts = _searched(pool, search, chunks, progress)
+    # Back into the order in which the ε were given.
+    rank = torch.tensor(epsilons, dtype=torch.float64).argsort(stable=True).argsort()
+    margin = torch.cat([part.margin for part in parts], 1)[rank]
+    predicted = torch.cat([part.predicted for part in parts])
+    weights = [
+        {name: torch.cat([part.weights[r][name] for part in parts]) for name in search.network.tensors}
+        for r in (rank.tolist() if keep_weights else ())
+    ]
     return AttackResult(
         epsilon=torch.tensor(epsilons, dtype=torch.float64),
         correct=(predicted == labels) & ~(margin < 0),
@@ -194,38 +210,78 @@ def attack(
     )
 
 
-def _searched(
-    network: OwnWeights,
-    runs: Runs,
-    inputs: Tensor,
-    labels: Tensor,
-    epsilons: list[float],
-    seed: int,
-    chunk: int,
-    progress: Callable[[int, int], None] | None,
-    keep: bool,
-) -> tuple[Tensor, Tensor, list[Weights]]:
-    """Least margins [E, N], predictions [N], and for each ε the weights, if they are kept."""
-    order = sorted(range(len(epsilons)), key=epsilons.__getitem__)
-    parts: list[tuple[Tensor, Tensor, list[Weights]]] = []
-    for some in torch.arange(len(inputs)).split(chunk):
-        first = int(some[0])
-        streams = range(seed * 1_000_003 + first, seed * 1_000_003 + first + len(some))
-        x, y = (values[some].to(network.device) for values in (inputs, labels))
-        part = Descent(network, runs, x, y, streams, keep)
+@dataclass(frozen=True)
+class _Part:
+    """What was found for some samples: least margins [E, n], ε rising, predictions [n], weights of each ε if kept."""
+
+    margin: Tensor
+    predicted: Tensor
+    weights: list[Weights]
+
+
+@dataclass
+class _Search(OnlyFields):
+    """The search of one run, which each chunk of samples goes through by itself."""
+
+    model: nn.Module
+    box: Box
+    device: torch.device
+    runs: Runs
+    inputs: Tensor
+    labels: Tensor
+    epsilons: list[float]
+    seed: int
+    keep: bool
+
+    @cached_property
+    def network(self) -> OwnWeights:
+        """With weights for each sample."""
+        return OwnWeights(self.model, self.box, self.device)
+
+    def chunk(self) -> int:
+        """Samples at once."""
+        return self.network.chunk()
+
+    @torch.no_grad()
+    def found(self, first: int, stop: int, progress: Callable[[int], None] | None = None) -> _Part:
+        """For the samples from ``first`` up to ``stop``; ``progress`` is called with the number of ε done."""
+        streams = range(self.seed * 1_000_003 + first, self.seed * 1_000_003 + stop)
+        x, y = (values[first:stop].to(self.device) for values in (self.inputs, self.labels))
+        descent = Descent(self.network, self.runs, x, y, streams, self.keep)
         margins, kept = [], []
-        for place, index in enumerate(order, 1):
-            margins.append(part.run(epsilons[index]).cpu())
-            if keep:
-                kept.append(part.worst_weights())
+        for done, epsilon in enumerate(self.epsilons, 1):
+            margins.append(descent.run(epsilon).cpu())
+            if self.keep:
+                kept.append(descent.worst_weights())
             if progress is not None:
-                progress(first * len(order) + place * len(some), len(inputs) * len(order))
-        parts.append((torch.stack(margins), part.predicted.cpu(), kept))
-    rank = torch.tensor(order).argsort()
-    margin = torch.cat([part[0] for part in parts], 1)[rank]
-    predicted = torch.cat([part[1] for part in parts])
-    weights = [
-        {name: torch.cat([part[2][r][name] for part in parts]) for name in network.tensors}
-        for r in (rank.tolist() if keep else ())
-    ]
-    return margin, predicted, weights
+                progress(done)
+        return _Part(torch.stack(margins), descent.predicted.cpu(), kept)
+
+
+def _some(search: _Search, which: tuple[int, int]) -> _Part:
+    return search.found(*which)
+
+
+def _searched(
+    pool: Pool, search: _Search, chunks: list[tuple[int, int]], progress: Callable[[int, int], None] | None
+) -> list[_Part]:
+    """All chunks, in their order."""
+    levels, total = len(search.epsilons), len(search.labels) * len(search.epsilons)
+
+    def tell(rows: int) -> None:
+        if progress is not None:
+            progress(rows, total)
+
+    def here(first: int, stop: int) -> _Part:
+        return search.found(first, stop, lambda done: tell(first * levels + done * (stop - first)))
+
+    if not pool.several:
+        return [here(*which) for which in chunks]
+    away = {pool.add(_some, which): place for place, which in enumerate(chunks)}
+    parts: dict[int, _Part] = {}
+    done = 0
+    for number, part in pool.answers():
+        parts[away[number]] = part
+        done += len(part.predicted)
+        tell(done * levels)
+    return [parts[place] for place in range(len(chunks))]

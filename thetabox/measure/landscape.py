@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,9 @@ from thetabox.device import choose_device
 from thetabox.errors import InputError
 from thetabox.measure.batched_draws import ManyWeights, loss_sum
 from thetabox.measure.inputs import boxed, checked, class_count, numbers_for
+from thetabox.measure.stretches import stretches
 from thetabox.models.fold import folded
+from thetabox.workers import OnlyFields, Pool, check_executor
 
 WINDOW = 5
 
@@ -90,6 +93,7 @@ def landscape(
     chunk: int = 500,
     batch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    executor: Executor | None = None,
 ) -> LandscapeResult:
     r"""Cross entropy along random directions through the weights.
 
@@ -110,6 +114,8 @@ def landscape(
         chunk: samples of the data in one forward pass.
         batch: points in one call; by default whatever is fastest.
         progress: called with (done, total) points.
+        executor: whose workers take the points (:mod:`thetabox.workers`); this process where ``None``. Losses are the
+            same bits on as many threads; a worker has one.
 
     Raises:
         InputError: anything wrong with the arguments.
@@ -118,6 +124,7 @@ def landscape(
     of the authors' code.
     """
     started = time.perf_counter()
+    check_executor(executor)
     steps = torch.linspace(-2, 2, 51, dtype=torch.float64) if alpha is None else _steps(alpha)
     if directions < 1 or chunk < 1:
         raise InputError(f"directions is {directions} and chunk is {chunk}; both must be at least 1")
@@ -126,24 +133,16 @@ def landscape(
     model, inputs, labels = checked(model, x, y)
     where, chosen = choose_device(device), box or Box()
     model = folded(model) if chosen.fold else model
-    many = ManyWeights(model, inputs, labels, where, chunk, batch)
-    class_count(many.network, numbers_for(inputs[:1], where, many.dtype), labels)
-    tensors = boxed(model, chosen)
-
-    @lru_cache(maxsize=1)
-    def direction(index: int) -> dict[str, Tensor]:
-        stream = torch.Generator().manual_seed(seed * 1_000_003 + index)
-        return {
-            name: zeta * r * torch.randn(t.shape, generator=stream, dtype=torch.float32)
-            for name, (t, r) in tensors.items()
-        }
-
-    def weights(point: int) -> dict[str, Tensor]:
-        which, step = divmod(point, len(steps))
-        return {name: tensors[name][0] + float(steps[step]) * d for name, d in direction(which).items()}
-
+    points = _Points(model, inputs, labels, where, chunk, batch, chosen, zeta, seed, steps)
+    class_count(points.many.network, numbers_for(inputs[:1], where, points.many.dtype), labels)
     total = directions * len(steps)
-    sums = many.scores(weights, total, loss_sum, None if progress is None else lambda done: progress(done, total))
+    with Pool(executor, points) as pool:
+        if pool.several:
+            sums = torch.empty(total, dtype=torch.float64)
+            for some, own in stretches(pool, _some_points, total, progress):
+                sums[some] = own
+        else:
+            sums = points.losses(0, total, None if progress is None else lambda done: progress(done, total))
     return LandscapeResult(
         alpha=steps,
         loss=(sums / len(labels)).reshape(directions, len(steps)),
@@ -152,6 +151,59 @@ def landscape(
         box=chosen,
         seconds=time.perf_counter() - started,
     )
+
+
+@dataclass
+class _Points(OnlyFields):
+    """Points of the landscape, by number: direction after direction, each at all steps."""
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    device: torch.device
+    chunk: int
+    batch: int | None
+    box: Box
+    zeta: float
+    seed: int
+    steps: Tensor
+
+    @cached_property
+    def many(self) -> ManyWeights:
+        """The network on the data."""
+        return ManyWeights(self.model, self.x, self.y, self.device, self.chunk, self.batch)
+
+    @cached_property
+    def tensors(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """What moves, and its unit."""
+        return boxed(self.model, self.box)
+
+    @cached_property
+    def direction(self) -> Callable[[int], dict[str, Tensor]]:
+        """A direction by its number; the last one is kept, for its points come one after the other."""
+
+        def drawn(index: int) -> dict[str, Tensor]:
+            stream = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
+            return {
+                name: self.zeta * r * torch.randn(t.shape, generator=stream, dtype=torch.float32)
+                for name, (t, r) in self.tensors.items()
+            }
+
+        return lru_cache(maxsize=1)(drawn)
+
+    def losses(self, first: int, stop: int, progress: Callable[[int], None] | None = None) -> Float[Tensor, " point"]:
+        """Cross entropy, summed over the samples, at points from ``first`` up to ``stop``."""
+
+        def weights(index: int) -> dict[str, Tensor]:
+            which, step = divmod(first + index, len(self.steps))
+            far = float(self.steps[step])
+            return {name: self.tensors[name][0] + far * d for name, d in self.direction(which).items()}
+
+        return self.many.scores(weights, stop - first, loss_sum, progress)
+
+
+def _some_points(points: _Points, which: tuple[int, int]) -> Tensor:
+    return points.losses(*which)
 
 
 def _steps(alpha: Tensor | np.ndarray | list[float]) -> Tensor:

@@ -27,12 +27,11 @@ from thetabox.measure.inputs import (
     precise_copy,
 )
 from thetabox.measure.spread import Spread
+from thetabox.measure.stretches import stretches
 from thetabox.models.fold import folded
 from thetabox.noise import Noise
 from thetabox.workers import OnlyFields, Pool, check_executor
 
-# Draws that go to a worker together: a network that is faster in batches of draws has room for its trial.
-TOGETHER = 64
 PAPER_LEVELS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7)
 """Mismatch levels of the paper's Table 1."""
 
@@ -210,16 +209,9 @@ def _some_draws(draws: _Draws, which: tuple[int, int]) -> Tensor:
 
 def _by_workers(pool: Pool, total: int, progress: Callable[[int, int], None] | None) -> Float[Tensor, " draw"]:
     """All draws, some at a time."""
-    right, away, done = torch.empty(total, dtype=torch.float64), {}, 0
-    for first in range(0, total, TOGETHER):
-        which = first, min(first + TOGETHER, total)
-        away[pool.add(_some_draws, which)] = which
-    for number, counts in pool.answers():
-        first, stop = away[number]
-        right[first:stop] = counts
-        done += stop - first
-        if progress is not None:
-            progress(done, total)
+    right = torch.empty(total, dtype=torch.float64)
+    for some, counts in stretches(pool, _some_draws, total, progress):
+        right[some] = counts
     return right
 
 

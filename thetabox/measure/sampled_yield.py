@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,12 +22,18 @@ from thetabox.measure.batched_draws import ManyWeights
 from thetabox.measure.binomial import draws_needed, probability_at_least, worst_that_counts
 from thetabox.measure.drawn_chips import DrawnChips
 from thetabox.measure.inputs import Levels, checked, levels, numbers_for, precise_copy
+from thetabox.measure.stretches import stretches
 from thetabox.models.fold import folded
 from thetabox.noise import Noise
+from thetabox.shown import Headed
+from thetabox.workers import OnlyFields, Pool, check_executor
+
+Found = tuple[Int[Tensor, "sigma sample"], Float[Tensor, " draw"]]
+"""How many of some draws classify each sample right, and each draw's accuracy."""
 
 
-@dataclass(frozen=True)
-class SampledYield:
+@dataclass(frozen=True, repr=False)
+class SampledYield(Headed):
     """What draws say of all chips: statistics with a confidence, and no proof.
 
     Attributes:
@@ -59,6 +67,18 @@ class SampledYield:
     def mean(self) -> Float[Tensor, " sigma"]:
         """Mean accuracy of the draws."""
         return self.accuracies.mean(1)
+
+    def headline(self) -> str:
+        known = f"{self.probability.shape[1]} samples, clean accuracy {self.clean_accuracy:.3f}"
+        how = f"{self.draws} chips a σ, {self.noise.kind} errors"
+        return f"{known}; {how}; statistical, {self.confidence:g} confidence, no proof"
+
+    def summary(self) -> tuple[list[str], list[list[str]]]:
+        rows = zip(
+            *(one.tolist() for one in (self.sigma, self.accuracy, self.mean, self.accuracies.amin(1))), strict=True
+        )
+        names = ["σ", f"accuracy of {self.share:g} of chips", "mean", "worst"]
+        return names, [[f"{sigma:.4g}", *(f"{one:.4f}" for one in found)] for sigma, *found in rows]
 
     def to_json(self) -> dict[str, Any]:
         """The result, for a report or a file."""
@@ -103,6 +123,7 @@ def sampled_yield(
     chunk: int = 500,
     batch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    executor: Executor | None = None,
 ) -> SampledYield:
     r"""Draw chips and say, with a confidence, how all chips do.
 
@@ -128,6 +149,7 @@ def sampled_yield(
         chunk: samples of the data in one forward pass.
         batch: draws in one call; by default whatever is fastest in a short trial.
         progress: called with (done, total) draws.
+        executor: whose workers draw the chips (:mod:`thetabox.workers`); this process where ``None``.
 
     Raises:
         InputError: anything wrong with the arguments, too few draws for the share and the confidence among it.
@@ -144,6 +166,7 @@ def sampled_yield(
         tensor([1., 0.], dtype=torch.float64)
     """
     started = time.perf_counter()
+    check_executor(executor)
     sigmas = levels(sigma, "sigma")
     draws, chunk = _counted(draws, "draws"), _counted(chunk, "chunk")
     batch = None if batch is None else _counted(batch, "batch")
@@ -157,9 +180,11 @@ def sampled_yield(
     where, chosen, errors = choose_device(device), box or Box(), noise or Noise()
     model = folded(model) if chosen.fold else model
     precise = precise_copy(model, inputs, labels, where)
-    many = ManyWeights(model, inputs, labels, where, chunk, batch)
-    chips = DrawnChips(model, chosen, errors, seed)
-    right, accuracies = _drawn(many, chips, sigmas, draws, len(labels), progress)
+    chips = _Chips(model, inputs, labels, where, chunk, batch, chosen, errors, seed, sigmas)
+    number = chips.drawn.seed  # What is wrong with noise, box or seed is said here, before any work.
+    with Pool(executor, chips) as pool:
+        right, accuracies = _drawn(pool, chips, draws * len(sigmas), progress)
+    accuracies = accuracies.reshape(draws, len(sigmas))
     clean = [precise(numbers_for(part, where, torch.float64)).argmax(1).cpu() for part in inputs.split(chunk)]
     single = 1.0 - (1.0 - sure) / len(labels)
     return SampledYield(
@@ -173,41 +198,71 @@ def sampled_yield(
         confidence=sure,
         share=most,
         rank=rank,
-        seed=chips.seed,
+        seed=number,
         noise=errors,
         box=chosen,
         seconds=time.perf_counter() - started,
     )
 
 
-def _drawn(
-    many: ManyWeights,
-    chips: DrawnChips,
-    sigmas: list[float],
-    draws: int,
-    samples: int,
-    progress: Callable[[int, int], None] | None,
-) -> tuple[Int[Tensor, "sigma sample"], Float[Tensor, "draw sigma"]]:
-    """How many draws classify each sample right, and each draw's accuracy."""
-    total = draws * len(sigmas)
-    right = torch.zeros(len(sigmas), samples, dtype=torch.int64)
-    accuracies = torch.zeros(draws, len(sigmas), dtype=torch.float64)
+@dataclass
+class _Chips(OnlyFields):
+    """The draws of a measurement, by number: chip after chip, each at all σ."""
 
-    def weights(index: int) -> dict[str, Tensor]:
-        draw, row = divmod(index, len(sigmas))
-        return chips.weights(draw, sigmas[row])
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    device: torch.device
+    chunk: int
+    batch: int | None
+    box: Box
+    noise: Noise
+    seed: int
+    sigmas: Sequence[float]
 
-    def see(part: slice, logits: list[Tensor]) -> None:
-        hits = torch.cat(
-            [_right(one, y.to(one.device)).cpu() for one, (_, y) in zip(logits, many.parts, strict=True)], -1
-        )
-        hits = hits.reshape(part.stop - part.start, -1)
-        for index, row in zip(range(part.start, part.stop), hits, strict=True):
-            draw, level = divmod(index, len(sigmas))
-            right[level] += row
-            accuracies[draw, level] = row.double().mean()
+    @cached_property
+    def many(self) -> ManyWeights:
+        """The network on the data."""
+        return ManyWeights(self.model, self.x, self.y, self.device, self.chunk, self.batch)
 
-    many.visit(weights, total, see, None if progress is None else lambda done: progress(done, total))
+    @cached_property
+    def drawn(self) -> DrawnChips:
+        """The weights."""
+        return DrawnChips(self.model, self.box, self.noise, self.seed)
+
+    def found(self, first: int, stop: int, progress: Callable[[int], None] | None = None) -> Found:
+        """Of the draws from ``first`` up to ``stop``."""
+        right = torch.zeros(len(self.sigmas), len(self.y), dtype=torch.int64)
+        accuracies = torch.zeros(stop - first, dtype=torch.float64)
+
+        def weights(index: int) -> dict[str, Tensor]:
+            chip, level = divmod(first + index, len(self.sigmas))
+            return self.drawn.weights(chip, self.sigmas[level])
+
+        def see(part: slice, logits: list[Tensor]) -> None:
+            hits = torch.cat([_right(one, y).cpu() for one, (_, y) in zip(logits, self.many.parts, strict=True)], -1)
+            hits = hits.reshape(part.stop - part.start, -1)
+            for index, row in zip(range(part.start, part.stop), hits, strict=True):
+                right[(first + index) % len(self.sigmas)] += row
+                accuracies[index] = row.double().mean()
+
+        self.many.visit(weights, stop - first, see, progress)
+        return right, accuracies
+
+
+def _some(chips: _Chips, which: tuple[int, int]) -> Found:
+    return chips.found(*which)
+
+
+def _drawn(pool: Pool, chips: _Chips, total: int, progress: Callable[[int, int], None] | None) -> Found:
+    """Of all draws, by workers some at a time."""
+    if not pool.several:
+        return chips.found(0, total, None if progress is None else lambda done: progress(done, total))
+    right = torch.zeros(len(chips.sigmas), len(chips.y), dtype=torch.int64)
+    accuracies = torch.zeros(total, dtype=torch.float64)
+    for some, (counts, own) in stretches(pool, _some, total, progress):
+        right += counts
+        accuracies[some] = own
     return right, accuracies
 
 

@@ -1,9 +1,9 @@
 """Reports: folders, pages, figures, tables and JUnit files, made from result objects."""
 
 from thetabox.json_text import json_text
-from thetabox.report.figures import to_png
+from thetabox.report.figures import picture_files, to_pdf, to_png
 from thetabox.report.folder import check_claim, output_folder, write_file, write_files
-from thetabox.report.junit import Case, write_junit
+from thetabox.report.junit import Case, Suite, write_junit, write_suites
 from thetabox.report.measured_figures import ageing_figure, landscape_figure
 from thetabox.report.step_summary import append_summary
 from thetabox.report.tables import comparison_tables, curve_table, plain_table
@@ -21,6 +21,7 @@ from thetabox.report.yields import (
 __all__ = [
     "SAMPLED",
     "Case",
+    "Suite",
     "ageing_figure",
     "append_summary",
     "check_claim",
@@ -30,10 +31,12 @@ __all__ = [
     "json_text",
     "landscape_figure",
     "output_folder",
+    "picture_files",
     "plain_table",
     "sampled_note",
     "sampled_table",
     "sampled_text",
+    "to_pdf",
     "to_png",
     "write",
     "write_comparison",
@@ -41,6 +44,7 @@ __all__ = [
     "write_files",
     "write_junit",
     "write_proof",
+    "write_suites",
     "write_yield",
     "write_yield_proof",
     "yield_table",

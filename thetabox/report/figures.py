@@ -1,4 +1,4 @@
-"""Figures of a report: PNG for the folder, inline SVG for the page."""
+"""Figures of a report: PNG and PDF for the folder, inline SVG for the page."""
 
 from __future__ import annotations
 
@@ -163,6 +163,21 @@ def failure_figure(failure: Failure) -> Figure:
 def to_png(figure: Figure, dpi: int = 160) -> bytes:
     """The figure as a PNG file."""
     return _saved(figure, lambda buffer: figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None}))
+
+
+def to_pdf(figure: Figure) -> bytes:
+    """The figure as a PDF file of one page: lines and letters, with no date, the same bytes whenever it is drawn.
+
+    Letters are TrueType (type 42), as journals ask for.
+    """
+    nothing = {"Creator": None, "Producer": None, "CreationDate": None}
+    with mpl.rc_context({**STYLE, "pdf.fonttype": 42}):
+        return _saved(figure, lambda buffer: figure.savefig(buffer, format="pdf", metadata=nothing))
+
+
+def picture_files(name: str, figure: Figure) -> dict[str, bytes]:
+    """What a folder holds of a figure: ``name.png`` to be looked at, ``name.pdf`` for a paper."""
+    return {f"{name}.png": to_png(figure), f"{name}.pdf": to_pdf(figure)}
 
 
 def to_svg(figure: Figure, name: str) -> str:

@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from markupsafe import Markup
 
+from thetabox.report.by_layer import by_layer, heads, rows
 from thetabox.report.facts import answer, count_text, origin, patterns, source
 from thetabox.report.figures import accuracy_figure, comparison_figure, failure_figure, radius_figure, to_svg
 from thetabox.report.results import (
     FLOAT32_WARNING,
     UNSOUND_WARNING,
     Curve,
+    Failure,
     RadiusSummary,
     curve_of,
     failure_of,
@@ -116,12 +118,33 @@ def _section(name: str, certificate: Certificate, attack: Any, index: int) -> di
             if failure.kind == "steps"
             else "Share of ReLUs whose sign is not certain, by layer, over up to 64 of the samples."
         )
-        section["failure"] = {
-            "figure": Markup(to_svg(failure_figure(failure), f"{key}-failure")),
-            "caption": failure.caption or caption,
-            "sentences": failure.sentences(),
-        }
+        section["failure"] = _failure(failure, failure.caption or caption, f"{key}-failure")
     return section
+
+
+def _failure(failure: Failure, caption: str, key: str) -> dict[str, Any]:
+    """The profile, by layer where it has many entries; those are given in full below then."""
+    layers = by_layer(failure)
+    if layers is None:
+        figure = Markup(to_svg(failure_figure(failure), key))
+        return {"figure": figure, "caption": caption, "sentences": failure.sentences(), "layers": None}
+    joined = (
+        f"Summed over all that a layer does, in every step: {len(layers.entries)} layers, {len(failure.names)} entries."
+        if failure.kind == "losses"
+        else "Of a layer that runs several times the largest share is shown."
+    )
+    counted = zip(rows(layers.failure), layers.entries, strict=True)
+    return {
+        "figure": Markup(to_svg(failure_figure(layers.failure), key)),
+        "caption": f"{caption} {joined}",
+        # The first uncertain activation stands in one step of a layer; a loss is known by what it adds up to.
+        "sentences": (layers.failure if failure.kind == "losses" else failure).sentences(),
+        "layers": {
+            "heads": heads(failure),
+            "rows": [[name, str(count), *shares] for (name, *shares), count in counted],
+            "entries": rows(failure),
+        },
+    }
 
 
 def _cards(curve: Curve, radii: RadiusSummary) -> list[dict[str, str]]:

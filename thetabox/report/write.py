@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thetabox.json_text import json_text
-from thetabox.report.figures import accuracy_figure, comparison_figure, to_png
+from thetabox.report.figures import accuracy_figure, comparison_figure, picture_files
 from thetabox.report.folder import check_claim, output_folder, write_files
 from thetabox.report.html import Entry, comparison_page, grouped, single_page
 from thetabox.report.results import curve_of
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def write(
     out: str | os.PathLike[str], certificate: Certificate, attack: Any = None, *, title: str | None = None
 ) -> Path:
-    """Write a certificate's folder: certificate.json, samples.csv, verified_accuracy.png, report.html.
+    """Write a certificate's folder: certificate.json, samples.csv, verified_accuracy.png and .pdf, report.html.
 
     Args:
         out: the folder, made when absent.
@@ -38,8 +38,9 @@ def write(
         InputError: the folder is a file, holds a proven yield or cannot be written, the disk is full (nothing is left
             then), or the attack was run at other ε.
     """
-    files = _certificate_files(certificate) | {
-        "verified_accuracy.png": to_png(accuracy_figure(curve_of(certificate, attack))),
+    files = {
+        **_certificate_files(certificate),
+        **picture_files("verified_accuracy", accuracy_figure(curve_of(certificate, attack))),
         "report.html": single_page(certificate, attack, title),
     }
     with output_folder(out) as folder:
@@ -73,13 +74,13 @@ def write_comparison(out: str | os.PathLike[str], entries: Sequence[Entry], *, t
         InputError: as :func:`write`.
     """
     page = comparison_page(entries, title)
-    picture = to_png(comparison_figure(grouped(entries)))
+    pictures = picture_files("verified_accuracy", comparison_figure(grouped(entries)))
     with output_folder(out) as folder:
         check_claim(folder, "")
         for name, certificate, _ in entries:
             with output_folder(folder / _slug(name)) as own:
                 write_files(own, _certificate_files(certificate))
-        write_files(folder, {"verified_accuracy.png": picture, "report.html": page})
+        write_files(folder, {**pictures, "report.html": page})
     return folder / "report.html"
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from thetabox.json_text import json_text
-from thetabox.report.figures import to_png
+from thetabox.report.figures import picture_files
 from thetabox.report.folder import check_claim, output_folder, write_files
 from thetabox.report.results import number, percent
 from thetabox.report.tables import plain_table
@@ -34,13 +34,13 @@ def write_yield(
     *,
     title: str | None = None,
 ) -> Path:
-    """Write a proven yield's folder: yield.json, samples.csv, yield.png, report.html; sampled.json if chips were drawn.
+    """Write a proven yield's folder: yield.json, samples.csv, yield.png, yield.pdf, report.html.
 
     Args:
         out: the folder, made when absent.
         certificate: what :func:`thetabox.certify_yield` returned.
-        sampled: what :func:`thetabox.sampled_yield` returned for the same σ, samples, noise and box; it stands beside,
-            labelled as statistical.
+        sampled: what :func:`thetabox.sampled_yield` returned for the same σ, samples, noise and box; it stands beside
+            in sampled.json and in the report, labelled as statistical.
         title: heading of the report.
 
     Returns:
@@ -51,8 +51,9 @@ def write_yield(
             is left then), or the draws are of another question.
     """
     curve = yield_curve(certificate, sampled)
-    files = _proof_files(certificate) | {
-        "yield.png": to_png(yield_figure(curve)),
+    files = {
+        **_proof_files(certificate),
+        **picture_files("yield", yield_figure(curve)),
         "report.html": yield_page(certificate, curve, title),
     }
     if sampled is not None:

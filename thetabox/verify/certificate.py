@@ -147,7 +147,7 @@ class Certificate(Shown):
         return accuracy_figure(curve_of(self, attack))
 
     def save(self, out: str | Path, attack: AttackResult | None = None) -> None:
-        """Write certificate.json, samples.csv, verified_accuracy.png and report.html into the folder ``out``."""
+        """Write certificate.json, samples.csv, verified_accuracy.png and .pdf, report.html into the folder ``out``."""
         # Late, and the one circle that is meant: a report is made of certificates.
         from thetabox import report
 

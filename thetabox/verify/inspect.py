@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,6 +14,7 @@ from torch import Tensor, nn
 from thetabox.models.plain import plain
 from thetabox.models.several import Several
 from thetabox.models.twins import RUNNING
+from thetabox.shown import Headed
 from thetabox.verify.interpreter.rules.table import TABLE
 from thetabox.verify.network import network
 from thetabox.verify.network.graph import Layout
@@ -34,8 +38,31 @@ class Operator:
     shape: tuple[int, ...] | None
 
 
-def inspect(model: nn.Module, x: Float[Tensor, "batch ..."] | Several) -> list[Operator]:
-    """Operators of a network in order of evaluation.
+class Operators(Headed, list[Operator]):
+    """Operators in order of evaluation: a list, which shows itself by kind, those without a rule first.
+
+    Example:
+        >>> Operators([Operator("forward: out", "aten.linear.default", True, (-1, 2))])
+        Operators: 1 operator of 1 kind, every one has a rule
+          operator aten.linear.default; times 1; rule yes
+    """
+
+    def headline(self) -> str:
+        kinds = {operator.operator for operator in self}
+        missing = {operator.operator for operator in self if not operator.rule}
+        ruled = f"{len(missing)} without a rule" if missing else "every one has a rule"
+        return f"{_count(self, 'operator')} of {_count(kinds, 'kind')}, {ruled}"
+
+    def summary(self) -> tuple[list[str], list[list[str]]]:
+        times = Counter((operator.operator, operator.rule) for operator in self)
+        # Of what is equal, the first to be evaluated.
+        kinds = sorted(times.items(), key=lambda kind: (kind[0][1], -kind[1]))
+        rows = [[name, str(count), "yes" if rule else "NO"] for (name, rule), count in kinds]
+        return ["operator", "times", "rule"], rows
+
+
+def inspect(model: nn.Module, x: Float[Tensor, "batch ..."] | Several) -> Operators:
+    """Operators of a network in order of evaluation; in a notebook or at the prompt a line a kind.
 
     Args:
         model: any network that torch.export can trace, or a recurrent one that implements the protocol.
@@ -55,7 +82,7 @@ def inspect(model: nn.Module, x: Float[Tensor, "batch ..."] | Several) -> list[O
     with torch.no_grad(), RUNNING:
         asked = plain(model, x)
         graphs = network(asked.model, asked.x).answering.graphs
-    return [
+    return Operators(
         Operator(
             name=": ".join([role, ".".join(part for part in (operation.where, operation.name) if part)]),
             operator=operation.operator,
@@ -64,7 +91,11 @@ def inspect(model: nn.Module, x: Float[Tensor, "batch ..."] | Several) -> list[O
         )
         for role, graph in graphs.items()
         for operation in graph.operations
-    ]
+    )
+
+
+def _count(things: Collection[Any], name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
 
 
 def _shape(layout: Layout | tuple[Layout | None, ...] | None) -> tuple[int, ...] | None:

@@ -66,7 +66,7 @@ def test_it_reads_back_to_the_last_digit(written: Path, certificate: tb.YieldCer
 
 def test_a_second_writing_is_the_same_files(written: Path, tmp_path: Path) -> None:
     tb.YieldCertificate.load(written).save(tmp_path)
-    for name in ("yield.json", "samples.csv", "yield.png"):
+    for name in ("yield.json", "samples.csv", "yield.png", "yield.pdf"):
         assert (tmp_path / name).read_bytes() == (written / name).read_bytes(), name
 
 

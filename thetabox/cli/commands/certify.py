@@ -46,8 +46,8 @@ def command(
     radius: bool,
     **source: Any,
 ) -> None:
-    """The folder gets certificate.json, samples.csv, verified_accuracy.png and report.html. Ctrl-C keeps the finished
-    part; the same command goes on from there. So does one that --timeout has cut, given more time.
+    """The folder gets certificate.json, samples.csv, verified_accuracy.png and .pdf, and report.html. Ctrl-C keeps the
+    finished part; the same command goes on from there. So does one that --timeout has cut, given more time.
     """
     how = proof_settings(source, timeout)
     with nothing_kept("the proof had not begun"):

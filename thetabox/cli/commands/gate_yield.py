@@ -12,7 +12,7 @@ import click
 import thetabox as tb
 from thetabox import report
 from thetabox.cli import asked, options, values
-from thetabox.cli.console import Steps, progress_bar, tell
+from thetabox.cli.console import Steps, progress_bar
 from thetabox.cli.counts import enough, written
 from thetabox.cli.executors import chosen_executor
 from thetabox.cli.inputs import read_all
@@ -64,6 +64,8 @@ def asked_for(context: click.Context) -> bool:
             raise InputError(
                 f"{_option(name)} has no part in a claim of {'yield' if of_yield else 'a box'}; leave it out"
             )
+    if of_yield:
+        _share(context.params["min_yield"])
     return bool(of_yield)
 
 
@@ -99,8 +101,7 @@ def _stored(context: click.Context, path: Path) -> tb.YieldCertificate:
         raise InputError(f"{path} holds the certificate of a box, which says nothing of σ; ask with --epsilon")
     certificate = tb.YieldCertificate.load(path)
     asked.check(context, certificate, path)
-    for note in asked.changed(certificate, path, data=context.params["data"] is None):
-        tell(f"thetabox: {note}")
+    asked.tell_changed(context, certificate, path)
     return certificate
 
 

@@ -40,7 +40,7 @@ def command(
 ) -> None:
     """Cross entropy at weights θ + α ζ |θ| ξ, over α, for several random directions ξ.
 
-    With --out: landscape.json, landscape.csv and landscape.png.
+    With --out: landscape.json, landscape.csv, landscape.png and landscape.pdf.
     """
     given = read_all(**source)
     alpha = [reach * (2 * index / (points - 1) - 1) for index in range(points)]  # exactly 0 in the middle
@@ -76,7 +76,7 @@ def command(
             files: dict[str, bytes | str] = {
                 "landscape.json": json_text(finite(facts | result.to_json())),
                 "landscape.csv": report.csv_text(("direction", "alpha", "loss"), rows),
-                "landscape.png": report.to_png(figure),
+                **report.picture_files("landscape", figure),
             }
             report.write_files(folder, files)
     answer(facts | result.to_json())

@@ -48,7 +48,7 @@ def command(
     **source: Any,
 ) -> None:
     """Every weight matrix lies on pairs of devices, many times drawn: programming noise, drift and read noise as
-    measured on real ones (Joshi et al. 2020). With --out: pcm.json, pcm.csv and pcm.png.
+    measured on real ones (Joshi et al. 2020). With --out: pcm.json, pcm.csv, pcm.png and pcm.pdf.
     """
     given = read_all(**source, box_kind="relative", scale=())
 
@@ -86,7 +86,7 @@ def command(
             files: dict[str, bytes | str] = {
                 "pcm.json": report.json_text(facts | result.to_json()),
                 "pcm.csv": report.csv_text(("time", "chip", "accuracy"), rows),
-                "pcm.png": report.to_png(figure),
+                **report.picture_files("pcm", figure),
             }
             report.write_files(folder, files)
     answer(facts | result.to_json())

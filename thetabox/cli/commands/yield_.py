@@ -79,8 +79,8 @@ def command(
 ) -> None:
     """At least 1 - δ of all chips, whose parameters are off by random errors of size σ, classify each proven sample
     right: proven, without drawing any. Random draws stand beside, labelled as statistical. The folder gets yield.json,
-    samples.csv, yield.png, report.html and sampled.json. Ctrl-C keeps the finished part; the same command goes
-    on from there. So does one that --timeout has cut, given more time.
+    samples.csv, yield.png, yield.pdf, report.html and sampled.json. Ctrl-C keeps the finished part; the same command
+    goes on from there. So does one that --timeout has cut, given more time.
     """
     noise = make_noise(source)
     limit = arguments.seconds(timeout)
@@ -96,12 +96,12 @@ def command(
     if sampled_only:
         _draw_alone(given, sigma, sampling, out)
         return
-    with report.output_folder(out) as folder, progress_bar() as bar:
+    with report.output_folder(out) as folder, progress_bar() as bar, chosen_executor(device) as executor:
         report.check_claim(folder, "yield.json")
         doubt(given, folder / "yield.json")
         how = {"delta": delta, "noise": noise, "method": method, "device": device, "timeout": deadline.left}
-        with chosen_executor(device) as how["executor"]:
-            certificate = _certify(given, sigma, how, folder, Steps(bar, "yield"))
+        sampling["executor"] = how["executor"] = executor
+        certificate = _certify(given, sigma, how, folder, Steps(bar, "yield"))
         sampled = None
         wanted = draws > 0 and noise.drawable
         if wanted:
@@ -149,8 +149,9 @@ def _draw(given: Given, sigma: list[float], sampling: dict[str, Any], progress: 
 
 def _draw_alone(given: Given, sigma: list[float], sampling: dict[str, Any], out: Path) -> None:
     with report.output_folder(out) as folder:
-        with nothing_kept("not all chips were drawn yet"), progress_bar() as bar:
-            sampled = _draw(given, sigma, sampling, Steps(bar, "draws"))
+        drawing = nothing_kept("not all chips were drawn yet")
+        with drawing, progress_bar() as bar, chosen_executor(sampling["device"]) as executor:
+            sampled = _draw(given, sigma, sampling | {"executor": executor}, Steps(bar, "draws"))
         report.write_files(folder, {"sampled.json": report.sampled_text(sampled, given.model_info, given.data_info)})
     about = {"schema": report.SAMPLED, "model": given.model_info, "data": given.data_info}
     answer({**about, **sampled.to_json(), "written": str(folder / "sampled.json")})

@@ -181,7 +181,7 @@ class YieldCertificate(Shown):
         return yield_figure(yield_curve(self, sampled))
 
     def save(self, out: str | Path, sampled: SampledYield | None = None) -> None:
-        """Write yield.json, samples.csv, yield.png and report.html into the folder ``out``.
+        """Write yield.json, samples.csv, yield.png, yield.pdf and report.html into the folder ``out``.
 
         Args:
             out: the folder, made when absent.
