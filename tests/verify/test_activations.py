@@ -97,7 +97,6 @@ CASES: dict[str, tuple[str, tuple[object, ...], Callable[[Tensor], Tensor]]] = {
         "sigmoid": torch.sigmoid,
         "tanh": torch.tanh,
         "atan": torch.atan,
-        "asinh": torch.asinh,
         "exp": torch.exp,
         "selu": F.selu,
         "silu": F.silu,

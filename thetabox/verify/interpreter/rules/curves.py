@@ -48,12 +48,6 @@ def atan(context: Context, a: Interval) -> Interval:
     return replace(increasing(context, a, torch.atan, 1.0), nonnegative=a.nonnegative)
 
 
-@rule("aten.asinh.default", slack=True)
-def asinh(context: Context, a: Interval) -> Interval:
-    """Inverse hyperbolic sine."""
-    return replace(increasing(context, a, torch.asinh, 1.0), nonnegative=a.nonnegative)
-
-
 @rule("aten.erf.default", slack=True)
 def erf(context: Context, a: Interval) -> Interval:
     """The error function."""

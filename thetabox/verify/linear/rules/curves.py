@@ -64,7 +64,6 @@ SIMPLE: dict[str, Curve] = {
     "aten.hardswish.default": Curve(F.hardswish, 0.33334, (-3.0, 3.0)),
     "aten.erf.default": Curve(torch.erf, 0.96795),
     "aten.atan.default": Curve(torch.atan, 0.649520),
-    "aten.asinh.default": Curve(torch.asinh, 0.384901),
     "aten.log_sigmoid.default": Curve(F.logsigmoid, 0.25001),
     "aten.sin.default": Curve(torch.sin, 1.0),
     "aten.cos.default": Curve(torch.cos, 1.0),
