@@ -32,7 +32,7 @@ from thetabox.verify.network.rolling.trees import refs
 
 
 def graph_of(model: nn.Module, x: Tensor) -> Graph:
-    return network(model, x).answering.main
+    return network(model, x).with_ending.main
 
 
 @cache

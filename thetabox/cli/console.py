@@ -24,11 +24,11 @@ class Output(Console):
         _unread(self.file)
 
 
-# How a command answers, of those that are on.
+# How a command prints, of those that are on.
 JSON, QUIET = "thetabox.json", "thetabox.quiet"
 
 
-def answer(document: Mapping[str, Any]) -> None:
+def print_json(document: Mapping[str, Any]) -> None:
     """Print what a command found, where it was asked for as JSON: one document and nothing else.
 
     What is no number for JSON is null.

@@ -154,7 +154,7 @@ def set_threads(threads: int | None, model: nn.Module) -> None:
 
 
 def _fitting(model: nn.Module, data: Dataset) -> Plain:
-    """The network as one that answers logits to the data's inputs, a few of which it is asked.
+    """The network as one that returns logits for the data's inputs, a few of which are tried.
 
     Raises:
         InputError: it does not take them, or the labels are not those of its classes.

@@ -164,8 +164,8 @@ def _drawn(
         return placed(ends[row], delta(draw), torch.float64)
 
     def see(stretch: slice, logits: list[Tensor]) -> None:
-        answers = torch.cat([part.argmax(-1) for part in logits], -1).cpu().reshape(-1, len(labels))
-        for index, right in enumerate(answers == labels, stretch.start):
+        classes = torch.cat([part.argmax(-1) for part in logits], -1).cpu().reshape(-1, len(labels))
+        for index, right in enumerate(classes == labels, stretch.start):
             draw, row = divmod(index, len(epsilons))
             correct[row] &= right
             shared[draw, row] = right.double().mean()

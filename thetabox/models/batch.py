@@ -77,10 +77,10 @@ def check_batch(path: Any, program: Program, shape: Sequence[int], dtype: torch.
             shapes = _on_meta(program, (samples, *shape), dtype)
         except Exception as error:  # torch raises whatever it likes where sizes do not fit
             raise InputError(f"{path}: {wrong} ({first_line(error)}); {advice}") from None
-        answer = shapes.get(program.answer, (samples, *shape) if program.answer == program.source else ())
-        if not answer or answer[0] != samples:
+        returned = shapes.get(program.output, (samples, *shape) if program.output == program.source else ())
+        if not returned or returned[0] != samples:
             raise InputError(
-                f"{path}: with a batch of {samples} it returns {list(answer)}, not a row for each sample; {advice}"
+                f"{path}: with a batch of {samples} it returns {list(returned)}, not a row for each sample; {advice}"
             )
         largest = max(shapes.values(), key=math.prod, default=())
         if math.prod(largest) > LARGEST:

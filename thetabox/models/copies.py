@@ -44,7 +44,7 @@ class Logits(nn.Module):
             if not self._straight.get(detours.replaced, False):
                 stack.enter_context(detours)
             try:
-                answer = logits(self.network, x)
+                output = logits(self.network, x)
             except RuntimeError as error:
                 if "mutate a captured Tensor" not in str(error):
                     raise
@@ -53,18 +53,18 @@ class Logits(nn.Module):
                     "be taken; let it compute a new one"
                 ) from error
         self._straight[detours.replaced] = not detours.taken
-        if not isinstance(answer, Tensor):
+        if not isinstance(output, Tensor):
             raise InputError(
-                f"the network returns a {type(answer).__name__}; it must return one tensor of logits [samples, "
+                f"the network returns a {type(output).__name__}; it must return one tensor of logits [samples, "
                 "classes]: wrap it in a module that does"
             )
-        return answer
+        return output
 
     def under(self, weights: dict[str, Tensor], x: Tensor) -> Tensor:
         """The logits with other weights, by the network's names, in the place of its own."""
         named = {f"network.{name}": value for name, value in weights.items()}
-        answer: Tensor = functional_call(self, named, (x,))
-        return answer
+        output: Tensor = functional_call(self, named, (x,))
+        return output
 
     def prepare(self) -> Logits:
         """Learn where the tensors of the network lie, once they are where they stay."""

@@ -34,7 +34,7 @@ PRODUCTS = {"linear", "addmm", "matmul", "__matmul__", "__rmatmul__", "mm"}
 class Makers(TorchFunctionMode):
     """Remembers for each memory the last function that wrote to it, views of it aside.
 
-    The order of calls tells nothing of one of several results: a network that answers ``(logit, sigmoid(logit))`` has
+    The order of calls tells nothing of one of several results: a network that returns ``(logit, sigmoid(logit))`` has
     called sigmoid last.
 
     Args:

@@ -51,7 +51,7 @@ def folded_program(program: Program) -> Program:
     kept = [step for step in changed if step is not None]
     parameters = {n: t for n, t in tensors.items() if isinstance(t, nn.Parameter)}
     buffers = {n: t for n, t in tensors.items() if n not in parameters}
-    return Program(program.source, parameters, buffers, kept, program.answer, program.facts, names)
+    return Program(program.source, parameters, buffers, kept, program.output, program.facts, names)
 
 
 def _fused(weight: Tensor, held: list[Any], epsilon: float) -> tuple[Tensor, Tensor]:

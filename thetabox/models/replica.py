@@ -78,7 +78,7 @@ class Replica:
         Raises:
             Unfaithful: it reads a tensor of the network itself, or fails.
         """
-        return _answer(self.copy, _widened(x), _Watch(self._originals, wide=True))
+        return _returned(self.copy, _widened(x), _Watch(self._originals, wide=True))
 
 
 class Swapped:
@@ -100,7 +100,7 @@ class Swapped:
         Raises:
             Unfaithful: it reads what could not be put elsewhere, or fails.
         """
-        return _answer(self._model, x.clone(), _Watch(self._originals, wide=False))
+        return _returned(self._model, x.clone(), _Watch(self._originals, wide=False))
 
 
 @contextmanager
@@ -168,15 +168,15 @@ def _widened(x: Tensor) -> Tensor:
     return x.to(torch.float64 if x.is_floating_point() else x.dtype, copy=True)
 
 
-def _answer(model: nn.Module, x: Tensor, watch: _Watch) -> Tensor:
+def _returned(model: nn.Module, x: Tensor, watch: _Watch) -> Tensor:
     with torch.no_grad(), watch:
         try:
-            answer = copy_context().run(called, model, x)
+            output = copy_context().run(called, model, x)
         except Exception as error:  # a network raises whatever it likes
             raise Unfaithful from error
-    if not isinstance(answer, Tensor):
+    if not isinstance(output, Tensor):
         raise Unfaithful
-    return answer.double().cpu()
+    return output.double().cpu()
 
 
 class _Watch(Twins):

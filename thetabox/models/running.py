@@ -115,9 +115,9 @@ class Running:
         Raises:
             InputError: the module fails, or does not return logits.
         """
-        return self.answer(copied(x).to(self.device) if as_given else self.inputs(x), mode)
+        return self.logits(copied(x).to(self.device) if as_given else self.inputs(x), mode)
 
-    def answer(self, x: Any, mode: str = "no_grad") -> Float[Tensor, "samples classes"]:
+    def logits(self, x: Any, mode: str = "no_grad") -> Float[Tensor, "samples classes"]:
         """Logits of the very object ``x``, which torch writes to no more than to the weights.
 
         Raises:
@@ -137,7 +137,7 @@ class Running:
         context = copy_context()
         try:
             with MODES[mode](), self.twins, calls if watched else nullcontext():
-                answer = context.run(called, self.model, x)
+                output = context.run(called, self.model, x)
         except (InputError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # a network raises whatever it likes
@@ -152,20 +152,20 @@ class Running:
             self.forget()
             return self.raw(x, mode)
         self.calls = calls.made
-        return answer
+        return output
 
 
-def _logits(answer: object, samples: int) -> Tensor:
-    if not isinstance(answer, Tensor):
+def _logits(output: object, samples: int) -> Tensor:
+    if not isinstance(output, Tensor):
         raise InputError(
-            f"the network returns a {type(answer).__name__}; it must return one tensor of logits [samples, classes]: "
+            f"the network returns a {type(output).__name__}; it must return one tensor of logits [samples, classes]: "
             "wrap it in a module that does"
         )
-    if isinstance(answer, FakeTensor):
+    if isinstance(output, FakeTensor):
         raise InputError(HIDDEN)
-    if answer.dim() != 2 or len(answer) != samples or not answer.shape[1]:
-        raise InputError(f"the network must return logits [samples, classes], not {list(answer.shape)}")
-    return answer
+    if output.dim() != 2 or len(output) != samples or not output.shape[1]:
+        raise InputError(f"the network must return logits [samples, classes], not {list(output.shape)}")
+    return output
 
 
 @contextmanager

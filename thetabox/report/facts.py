@@ -42,8 +42,8 @@ def origin(certificate: Certificate | YieldCertificate) -> Rows:
     ]
 
 
-def answer(model: Mapping[str, Any]) -> Rows:
-    """How inputs and answers of the network are read, where they are not one tensor of each."""
+def interface(model: Mapping[str, Any]) -> Rows:
+    """How inputs and outputs of the network are read, where they are not one tensor of each."""
     rows: Rows = []
     if "inputs" in model:
         rows.append(("inputs", ", ".join(str(shape) for shape in model["inputs"])))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from markupsafe import Markup
 
-from thetabox.report.facts import answer, count_text, origin, patterns, source
+from thetabox.report.facts import count_text, interface, origin, patterns, source
 from thetabox.report.figures import accuracy_figure, comparison_figure, failure_figure, radius_figure, to_svg
 from thetabox.report.results import (
     FLOAT32_WARNING,
@@ -190,7 +190,7 @@ def _facts(certificate: Certificate) -> list[tuple[str, str | Markup]]:
         *origin(certificate),
         ("box", f"{box['kind']}: {boxes.get(box['kind'], '')}; {patterns(box)}"),
         ("domain", certificate.domain + _options(certificate.options)),
-        *answer(certificate.model_info),
+        *interface(certificate.model_info),
         ("criterion", _criterion(certificate.criterion)),
         ("sound", "yes, rounding outward throughout" if certificate.sound else "no: a second opinion, not a proof"),
         ("arithmetic covered", _arithmetic(certificate.arithmetic)),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from thetabox.report.facts import Rows, answer, count_text, origin, patterns, source
+from thetabox.report.facts import Rows, count_text, interface, origin, patterns, source
 from thetabox.report.figures import to_svg
 from thetabox.report.html import render
 from thetabox.report.results import number, percent
@@ -150,7 +150,7 @@ def _facts(certificate: YieldCertificate) -> Rows:
         ("δ asked for", number(certificate.asked)),
         ("method", certificate.method),
         *_proofs(certificate),
-        *answer(certificate.model_info),
+        *interface(certificate.model_info),
         ("arithmetic covered", "real numbers: parameters, inputs and σ as stored, everything computed from them exact"),
         ("time", f"{certificate.seconds:.1f} s"),
     ]

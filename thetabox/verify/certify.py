@@ -61,7 +61,7 @@ def certify(
 
     Args:
         model: any ``nn.Module`` that ``torch.export`` can trace and whose operators have rules, or a recurrent network
-            that implements the protocol of :class:`thetabox.models.Recurrent`. Left as it was. It answers logits
+            that implements the protocol of :class:`thetabox.models.Recurrent`. Left as it was. It returns logits
             ``[N, K]``, alone, first in a tuple or called ``logits`` in a dictionary; probabilities of K classes, whose
             order is that of the logits in front of a softmax; or one logit for two classes (class 1 above 0).
         x: inputs ``[N, ...]``; those of a network of several, in a tuple or by name.
@@ -169,7 +169,7 @@ def _packed(task: sweep.Task, proof: sweep.Proof, agreed: agreement.Agreement, *
 def _own_class_decides(
     margin: Float[Tensor, "levels samples"], agreed: agreement.Agreement, labels: Tensor
 ) -> Float[Tensor, "levels samples"]:
-    """Not verified: what the network in its own precision does not answer right, whatever holds in real numbers."""
+    """Not verified: what the network in its own precision does not classify right, whatever holds in real numbers."""
     known = arguments.margins_of(agreed.logits, labels)
     wrong = agreed.reclassified & (known < 0)
     return torch.where(wrong & (margin > 0), known.to(margin), margin)
@@ -192,7 +192,7 @@ def _proof(task: sweep.Task, agreed: agreement.Agreement, effort: float | None) 
         else:
             proof = sweep.in_stages(task, arguments.margins_of(agreed.logits, task.labels), effort)
         if proof.domain.sound:
-            agreement.check_margins(task.question.problem, agreed.answers, task.labels, task.sweep, proof.margin)
+            agreement.check_margins(task.question.problem, agreed.observed, task.labels, task.sweep, proof.margin)
     # What was finished is worth keeping for a run with more time.
     task.store.keep = not proof.finished
     return proof

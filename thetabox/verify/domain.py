@@ -43,10 +43,10 @@ class Domain(ABC):
 
     Attributes:
         name: as users give it.
-        sound: whether its answers are proofs.
+        sound: whether its bounds are proofs.
         defaults: option → default.
         renamed: former option → its name and values today, which are still taken.
-        shares: whether the ε of a sweep share work, with the same answers.
+        shares: whether the ε of a sweep share work, with the same bounds.
         cascade: what ``auto`` tries after plain intervals: options of each stage, cheap ones first.
         meter: what each pair of the present call may cost, to be paid by a stage that costs more than its
             :meth:`passes`, and looked at by any that takes long.

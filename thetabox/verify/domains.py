@@ -143,7 +143,7 @@ def recorded(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_sound(name: str) -> bool:
-    """Whether a domain's answers are proofs; an unknown name is taken at its word."""
+    """Whether a domain's bounds are proofs; an unknown name is taken at its word."""
     return name not in names() or name == AUTO or domain_class(name).sound
 
 

@@ -111,7 +111,7 @@ def certified_radius(
             # What is certified at a radius is so at all smaller ε: the sign of the margins.
             tried = torch.tensor([0.0, agreement.FAR], dtype=torch.float64)
             claimed = torch.where(radius >= tried[:, None].clamp(min=FLOOR), 0.0, -torch.inf)
-            agreement.check_margins(problem, agreed.answers, labels, tried, claimed)
+            agreement.check_margins(problem, agreed.observed, labels, tried, claimed)
     if not details:
         if deadline.passed:
             warnings.warn(f"the time of {timeout:g} s is over: radii may be larger", RuntimeWarning, stacklevel=2)
@@ -200,9 +200,9 @@ class RadiusSearch:
         for members in todo.split(max(1, self.question.domain(name).samples_at_once(1))) if len(todo) else ():
             job = Job(self.how, members, start[members], radius[members], name)
             away[self.pool.add(search_radii, job)] = members
-        for number, answer in self.pool.answers():
+        for number, result in self.pool.answers():
             members = away[number]
-            radius[members] = answer
+            radius[members] = result
             done += len(members)
             self.tell(done)
         self.tell(len(radius))
@@ -229,12 +229,12 @@ class RadiusSearch:
             for members in todo.split(cascade.part_size(stage)):
                 job = Job(self.how, members, first[members], radius[members], stage.name, left)
                 away[self.pool.add(search_in_stage, job)] = members
-            for number, answer in self.pool.answers():
+            for number, result in self.pool.answers():
                 members = away[number]
-                if answer is None:
+                if result is None:
                     todo = todo[~torch.isin(todo, members)]
                 else:
-                    radius[members] = answer
+                    radius[members] = result
                 done += len(members)
                 self.tell(done)
         self.tell(len(radius))

@@ -11,7 +11,7 @@ import click
 import thetabox as tb
 from thetabox import report
 from thetabox.cli import options
-from thetabox.cli.console import Steps, answer, progress_bar, show
+from thetabox.cli.console import Steps, print_json, progress_bar, show
 from thetabox.cli.doubts import doubt
 from thetabox.cli.executors import chosen_executor
 from thetabox.cli.inputs import Given, proof_settings, read_all
@@ -81,7 +81,7 @@ def command(
     )
     upper_bound = {} if attacked is None else {"attack": attacked.to_json()}
     radii = {} if certificate.radius is None else {"radius": certificate.radius.tolist()}
-    answer({**certificate.to_json(), "seconds": certificate.seconds, **radii, **upper_bound, "report": str(page)})
+    print_json({**certificate.to_json(), "seconds": certificate.seconds, **radii, **upper_bound, "report": str(page)})
     show(report.curve_table(certificate, attacked), *why, f"report: {page}")
 
 

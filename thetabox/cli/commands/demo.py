@@ -11,7 +11,7 @@ import click
 
 from thetabox import report
 from thetabox.cli import options, values
-from thetabox.cli.console import answer, show
+from thetabox.cli.console import print_json, show
 from thetabox.cli.jobs_bar import jobs_bar
 from thetabox.processes import Tell, run_all
 
@@ -76,7 +76,7 @@ def command(
             results = run_all(_one, [(job, plan) for job in JOBS], processes, event)
         entries = [(JOBS[i].name, *results[i]) for i in SHOWN]
         page = report.write_comparison(folder, entries, title="Four networks and what is proven of them")
-    answer({"networks": {name: cert.to_json() for name, cert, _ in entries}, "report": str(page)})
+    print_json({"networks": {name: cert.to_json() for name, cert, _ in entries}, "report": str(page)})
     for table in report.comparison_tables(entries):
         show("", table)
     show("", f"{time.perf_counter() - started:.0f} s; report: {page}")

@@ -15,7 +15,7 @@ import thetabox as tb
 from thetabox import report
 from thetabox.cli import asked, options, values
 from thetabox.cli.commands import gate_yield
-from thetabox.cli.console import Steps, answer, progress_bar, show, tell
+from thetabox.cli.console import Steps, print_json, progress_bar, show, tell
 from thetabox.cli.counts import enough, written
 from thetabox.cli.executors import chosen_executor
 from thetabox.cli.group import explained
@@ -47,16 +47,16 @@ def _ended(junit: Path | None, summary: Path | None) -> Iterator[None]:
                 _write_error(junit, explained(error)[0])
         with suppress(InputError):
             if summary is not None:
-                report.append_summary(summary, SUITE, [_no_answer(explained(error)[0])])
+                report.append_summary(summary, SUITE, [_no_verdict(explained(error)[0])])
         raise
 
 
-def _no_answer(why: str) -> report.Case:
+def _no_verdict(why: str) -> report.Case:
     return report.Case("the gate ends", error=why)
 
 
 def _write_error(junit: Path, why: str) -> None:
-    report.write_junit(junit, SUITE, [_no_answer(why)])
+    report.write_junit(junit, SUITE, [_no_verdict(why)])
 
 
 class Gate(options.Command):
@@ -108,22 +108,22 @@ def command(context: click.Context, model: Path, junit: Path | None, summary: Pa
     with _ended(junit, summary):
         certificate: tb.Certificate | tb.YieldCertificate
         if gate_yield.asked_for(context):
-            certificate, cases = gate_yield.answer(context, model, source)
+            certificate, cases = gate_yield.judged(context, model, source)
         else:
-            certificate, cases = _answer(context, model, source)
+            certificate, cases = _judged(context, model, source)
         if junit is not None:
             report.write_junit(junit, SUITE, cases, certificate.seconds)
         if summary is not None:
             report.append_summary(summary, SUITE, cases)
         passes = all(case.failure is None for case in cases)
         claims = [{"claim": case.name, "pass": case.failure is None, "found": case.output} for case in cases]
-        answer({"pass": passes, "finished": certificate.finished, "claims": claims})
+        print_json({"pass": passes, "finished": certificate.finished, "claims": claims})
         for case in cases:
             show(f"{_verdict(case, certificate)}  {case.output}")
     sys.exit(0 if passes else 1)
 
 
-def _answer(context: click.Context, model: Path, source: dict[str, Any]) -> tuple[tb.Certificate, list[report.Case]]:
+def _judged(context: click.Context, model: Path, source: dict[str, Any]) -> tuple[tb.Certificate, list[report.Case]]:
     epsilon, least = context.params["epsilon"], context.params["min_verified"]
     if model.is_dir() or model.suffix == ".json":
         certificate = _stored(context, model)

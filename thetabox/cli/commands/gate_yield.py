@@ -67,7 +67,7 @@ def asked_for(context: click.Context) -> bool:
     return bool(of_yield)
 
 
-def answer(
+def judged(
     context: click.Context, model: Path, source: dict[str, Any]
 ) -> tuple[tb.YieldCertificate, list[report.Case]]:
     """The proven yield, stored or computed, and whether it is enough at each σ.

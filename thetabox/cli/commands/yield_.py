@@ -10,7 +10,7 @@ import click
 import thetabox as tb
 from thetabox import report
 from thetabox.cli import options, values
-from thetabox.cli.console import Steps, answer, progress_bar, show, tell
+from thetabox.cli.console import Steps, print_json, progress_bar, show, tell
 from thetabox.cli.doubts import doubt
 from thetabox.cli.executors import chosen_executor
 from thetabox.cli.inputs import Given, read_all
@@ -114,7 +114,7 @@ def command(
             raise KeyboardInterrupt(f"interrupted; {folder}/report.html holds the proof, less the rest") from None
         page = report.write_yield(folder, certificate, sampled)
     estimate = {} if sampled is None else {"sampled": sampled.to_json()}
-    answer({**certificate.to_json(), "seconds": certificate.seconds, **estimate, "report": str(page)})
+    print_json({**certificate.to_json(), "seconds": certificate.seconds, **estimate, "report": str(page)})
     if draws and not wanted:
         tell("thetabox: no chips were drawn, for these errors are a family of distributions and not one of them")
     notes = [] if sampled is None else [report.sampled_note(sampled)]
@@ -153,5 +153,5 @@ def _draw_alone(given: Given, sigma: list[float], sampling: dict[str, Any], out:
             sampled = _draw(given, sigma, sampling, Steps(bar, "draws"))
         report.write_files(folder, {"sampled.json": report.sampled_text(sampled, given.model_info, given.data_info)})
     about = {"schema": report.SAMPLED, "model": given.model_info, "data": given.data_info}
-    answer({**about, **sampled.to_json(), "written": str(folder / "sampled.json")})
+    print_json({**about, **sampled.to_json(), "written": str(folder / "sampled.json")})
     show(report.sampled_table(sampled), report.sampled_note(sampled), f"written: {folder / 'sampled.json'}")

@@ -49,7 +49,7 @@ class Graph:
     Attributes:
         nodes: by name.
         edges: from node to node, in the order of the file.
-        source, answer: the nodes that are its input and its output.
+        source, sink: the nodes that are its input and its output.
         recurrent: edges along which a value arrives one time step later.
         feeds_back: nodes of neurons to which those edges lead from each node.
         order: of the nodes, in which each reads what is known before it, or since the step before.
@@ -58,7 +58,7 @@ class Graph:
     nodes: dict[str, Node] = field(default_factory=dict)
     edges: list[tuple[str, str]] = field(default_factory=list)
     source: str = ""
-    answer: str = ""
+    sink: str = ""
     recurrent: set[tuple[str, str]] = field(default_factory=set)
     feeds_back: dict[str, set[str]] = field(default_factory=dict)
     order: list[str] = field(default_factory=list)
@@ -81,7 +81,7 @@ def graph_of(path: Path, tree: Tree) -> Graph:
     for ends, word in ((inputs, "input"), (outputs, "output")):
         if len(ends) != 1:
             raise InputError(f"{path}: its graph has {len(ends)} {word}s ({shown(ends)}); one is read")
-    graph.source, graph.answer = inputs[0], outputs[0]
+    graph.source, graph.sink = inputs[0], outputs[0]
     for name, node in graph.nodes.items():
         if name != graph.source and not graph.before(name):
             raise InputError(f"{path}: {node.where} has no input")

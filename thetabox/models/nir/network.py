@@ -45,7 +45,7 @@ class NirNetwork(RecurrentModule):
         super().__init__()
         self.facts, self.shapes = dict(facts), dict(shapes)
         self.inputs = _size(shapes[graph.source])
-        self.source, self.answer, self.order = graph.source, graph.answer, list(graph.order)
+        self.source, self.sink, self.order = graph.source, graph.sink, list(graph.order)
         self.reads = {
             name: [(one, (one, name) in graph.recurrent) for one in graph.before(name)] for name in graph.order
         }
@@ -116,7 +116,7 @@ class NirNetwork(RecurrentModule):
             after.update({f"{name}.{quantity}": t for quantity, t in zip(layer.remembers, held, strict=True)})
         for name in self.kept:
             after[self._late(name)] = value[name]
-        y = value[self.answer]
+        y = value[self.sink]
         return y if y.dim() == 2 else y.flatten(1), {name: after[name] for name in state}, value
 
     def _late(self, name: str) -> str:

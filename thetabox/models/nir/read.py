@@ -79,7 +79,7 @@ def _shapes(graph: Graph, layers: dict[str, NirLayer]) -> dict[str, Shape]:
     Raises:
         InputError: a node does not take what comes to it, or values of several shapes come to one.
     """
-    source, answer = graph.nodes[graph.source], graph.nodes[graph.answer]
+    source, sink = graph.nodes[graph.source], graph.nodes[graph.sink]
     shapes = {graph.source: _said(source.where, source.values["input_type"]["input"])}
     waiting = [name for name in graph.order if name != graph.source]
     while waiting:
@@ -96,10 +96,10 @@ def _shapes(graph: Graph, layers: dict[str, NirLayer]) -> dict[str, Shape]:
             raise InputError(
                 f"values of shapes {list(wanted)} and {list(shapes[one])} come to {graph.nodes[other].where}"
             )
-    said, shape = answer.values["output_type"]["output"], shapes[graph.answer]
-    if said is not None and prod(_said(answer.where, said)) != prod(shape):
+    said, shape = sink.values["output_type"]["output"], shapes[graph.sink]
+    if said is not None and prod(_said(sink.where, said)) != prod(shape):
         raise InputError(
-            f"{answer.where} is said to be of shape {list(_said(answer.where, said))}, but {list(shape)} comes"
+            f"{sink.where} is said to be of shape {list(_said(sink.where, said))}, but {list(shape)} comes"
         )
     return shapes
 

@@ -98,18 +98,18 @@ class _Builder:
         model = self.model
         for node in self.nodes:
             self._add(node)
-        answer = self.renamed.get(self.chosen.name, self.chosen.name)
+        output = self.renamed.get(self.chosen.name, self.chosen.name)
         if self.chosen.binary:
-            self.steps.append(Step(two_logits, (Reference(answer),), {}, ("",), "the logits of two classes"))
-            answer = ""
+            self.steps.append(Step(two_logits, (Reference(output),), {}, ("",), "the logits of two classes"))
+            output = ""
         elif self.chosen.dropped:
             self.steps = [
-                replace(s, function=CheckedScores(s.function)) if s.results == (answer,) else s for s in self.steps
+                replace(s, function=CheckedScores(s.function)) if s.results == (output,) else s for s in self.steps
             ]
-        if answer in self.known or answer in self.parameters or answer in self.buffers:
-            raise InputError(f"its answer {answer!r} does not depend on its input")
+        if output in self.known or output in self.parameters or output in self.buffers:
+            raise InputError(f"its answer {output!r} does not depend on its input")
         facts = {**model.facts, "output": self.chosen.name}
-        program = Program(model.source, self._rows(), self.buffers, self.steps, answer, facts)
+        program = Program(model.source, self._rows(), self.buffers, self.steps, output, facts)
         if model.shape and model.shape[0] is not None and None not in model.shape:
             sizes = [size for size in model.shape if size is not None]
             program = free_batch(model.path, program, sizes, model.dtype, FREE)
@@ -236,8 +236,8 @@ class _Builder:
         self.steps.append(Step(scaled, (source, *map(Reference, named)), {}, (node.outputs[0],), node.describe()))
 
 
-def _needed(nodes: list[Node], answer: str) -> list[Node]:
-    needed, kept = {answer}, list[Node]()
+def _needed(nodes: list[Node], output: str) -> list[Node]:
+    needed, kept = {output}, list[Node]()
     for node in reversed(nodes):
         if needed.intersection(name for name in node.outputs if name):
             kept.append(node)

@@ -31,7 +31,7 @@ def weights(nodes: list[Node], tensors: Mapping[str, Tensor], constants: Mapping
     """Names of the tensors that are weights.
 
     Args:
-        nodes: that the answer needs.
+        nodes: that the output needs.
         tensors: initializers.
         constants: tensors of ``Constant`` nodes.
     """

@@ -85,10 +85,10 @@ class _Reader:
             raise InputError(f"{self.path}: its network has {len(inputs)} inputs ({shown(inputs)}); one is read")
         (source,) = inputs
         self.known = {source, *parameters, *buffers}
-        answer = self._answer()
+        output = self._output()
         steps = [s for s in (self._step(node) for node in self.graph["nodes"]) if s is not None]
-        if answer not in self.known:
-            raise InputError(f"{self.path}: its graph returns {answer!r}, which nothing computes")
+        if output not in self.known:
+            raise InputError(f"{self.path}: its graph returns {output!r}, which nothing computes")
         sizes = {name: meta["sizes"] for name, meta in self.graph["tensor_values"].items()}
         steps = unmerged(steps, sizes, [step.where.partition(" at ")[0] for step in steps])
         kept = any("batch_norm" in node["target"] for node in self.graph["nodes"])
@@ -99,7 +99,7 @@ class _Reader:
             "batch_norm": "kept" if kept else "none in the file",
         }
         names, also = self._names(wanted_by, {name for step in steps for name in step.reads})
-        program = Program(source, parameters, buffers, steps, answer, facts, names, also)
+        program = Program(source, parameters, buffers, steps, output, facts, names, also)
         meta = self.graph["tensor_values"][source]
         batch = meta["sizes"][0] if meta["sizes"] else {}
         if "as_int" in batch:
@@ -129,7 +129,7 @@ class _Reader:
             raise InputError(f"{self.path}: an input of its network is no tensor")
         return str(argument["as_tensor"]["name"])
 
-    def _answer(self) -> str:
+    def _output(self) -> str:
         results = []
         for spec in self.signature["output_specs"]:
             ((kind, entry),) = spec.items()

@@ -91,8 +91,8 @@ def _readout(
     silent = torch.zeros_like(outputs[:1])
 
     def readout(spikes: Tensor) -> Tensor:
-        answer: Tensor = functional_call(_Readout(model), {f"model.{n}": w for n, w in theta.items()}, (spikes,))
-        return answer[0]
+        result: Tensor = functional_call(_Readout(model), {f"model.{n}": w for n, w in theta.items()}, (spikes,))
+        return result[0]
 
     bias = readout(silent)
     by_spike = torch.func.jacrev(readout)(silent)[:, 0]  # [classes, time, units]

@@ -49,23 +49,23 @@ class _LogNdtr(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        answer = torch.special.log_ndtr(x)
-        ctx.save_for_backward(x, answer)
-        return answer
+        log_cdf = torch.special.log_ndtr(x)
+        ctx.save_for_backward(x, log_cdf)
+        return log_cdf
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        x, answer = ctx.saved_tensors
+        x, log_cdf = ctx.saved_tensors
         # φ/Φ tends to -x.
-        ratio = torch.exp(-0.5 * x.square() - answer) / math.sqrt(2 * math.pi)
+        ratio = torch.exp(-0.5 * x.square() - log_cdf) / math.sqrt(2 * math.pi)
         return grad * torch.where(x < FAR, -x, ratio)
 
 
 def log_ndtr(x: Tensor) -> Tensor:
     """Ln Φ(x)."""
-    answer: Tensor = _LogNdtr.apply(x)
-    return answer
+    log_cdf: Tensor = _LogNdtr.apply(x)
+    return log_cdf
 
 
 def mean_relu(mu: Tensor, s: Tensor) -> Tensor:

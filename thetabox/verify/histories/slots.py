@@ -85,7 +85,7 @@ class Slots:
         Args:
             cells: constants.
             row, unit: of each neuron.
-            traces: what :meth:`traces_ahead` answered of these neurons, if it was asked.
+            traces: what :meth:`traces_ahead` returned for these neurons, if it was called.
         """
         spike = self.quantity("spike")
         if traces is None:

@@ -29,7 +29,7 @@ from thetabox.verify.histories.state import LayerState
 
 @dataclass(frozen=True)
 class PruneRule:
-    """When a row is given up: a saving, its answer is then that nothing is known.
+    """When a row is given up: a saving, its bound is then minus infinity.
 
     Half the width of what the readout reads so far, weighed by it, stands for what the margin against a class has lost
     (counts rarely come together again); a row that lost more than its margin has no proof to expect.

@@ -69,9 +69,9 @@ def computed(
         _check_cast(operation, args[0], kind.result)
     if "device" in kwargs:
         kwargs = {**kwargs, "device": context.row_epsilon.values.device}
-    answer = operation.target(*args, **kwargs)
-    assert isinstance(answer, Tensor)
-    return stored(operation.describe(), answer, context.rounding)
+    result = operation.target(*args, **kwargs)
+    assert isinstance(result, Tensor)
+    return stored(operation.describe(), result, context.rounding)
 
 
 def _exact(value: Any, dtype: torch.dtype | None, *, real: bool) -> Tensor:

@@ -22,7 +22,7 @@ class PlainIntervals(Domain):
 
     Attributes:
         together: how many ε of a sweep go through the network as rows of one batch. One: rows of one batch share
-            numbers of their rounding and order of summation, so an ε would be answered a little differently beside
+            numbers of their rounding and order of summation, so the bounds of an ε would be a little different beside
             others than alone. What is known without ε is shared all the same.
     """
 

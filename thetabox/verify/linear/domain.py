@@ -45,8 +45,8 @@ INTERVALS, ROW = 4.0, 4.0
 # The same with balls, whose centres take seven products a layer where rounding is all there is.
 INTERVALS_AND_BALLS = 10.0
 
-# Samples → what a walk returns for them.
-Answer = Callable[[Samples, Tensor], Tensor]
+# Samples, and their indices → bounds that a walk returns for them.
+BoundFunction = Callable[[Samples, Tensor], Tensor]
 
 
 class Linear(Domain):
@@ -115,7 +115,7 @@ class Linear(Domain):
         """Proven lower bounds of ``min_k (logit_y - logit_k)``; see :class:`~thetabox.verify.domain.Domain`."""
         labels = y[which].repeat(len(epsilon))
 
-        def answer(samples: Samples, places: Tensor) -> Tensor:
+        def bound(samples: Samples, places: Tensor) -> Tensor:
             return self.walked(samples, margin_rows(labels[places].to(epsilon.device), self.classes)).amin(
                 1, keepdim=True
             )
@@ -125,12 +125,12 @@ class Linear(Domain):
         if self.follows and self.backward:
             margins, asked = flat.new_full((len(flat),), -torch.inf), everything
         else:
-            margins = self._bounded(x, flat, everything, answer, self.classes - 1, None)[:, 0]
+            margins = self._bounded(x, flat, everything, bound, self.classes - 1, None)[:, 0]
             asked = everything[:0]
             if self.backward and self.refines:
                 asked = self._provable(x, labels, (margins <= 0).nonzero().squeeze(1))
         if len(asked) and self.refines:
-            better = self._bounded(x, flat, asked, answer, self.classes - 1, self.tighten)[:, 0]
+            better = self._bounded(x, flat, asked, bound, self.classes - 1, self.tighten)[:, 0]
             margins[asked] = torch.maximum(margins[asked], better)
         return margins.view(epsilon.shape)
 
@@ -138,7 +138,7 @@ class Linear(Domain):
         """Bounds of the logits, rows ``[E samples, K]``."""
         one = torch.eye(self.classes, dtype=torch.float64)
 
-        def answer(samples: Samples, places: Tensor) -> Tensor:
+        def bound(samples: Samples, places: Tensor) -> Tensor:
             rows = torch.cat([one, -one]).to(samples.epsilon.device).expand(len(places), -1, -1)
             value = samples.interval(self.output)
             plain = torch.cat([value.lower, -value.upper], 1)
@@ -146,9 +146,9 @@ class Linear(Domain):
 
         x, flat = self._spread(which, epsilon)
         everything = torch.arange(len(flat))
-        ends = self._bounded(x, flat, everything, answer, 2 * self.classes, None)
+        ends = self._bounded(x, flat, everything, bound, 2 * self.classes, None)
         if self.backward and self.refines:
-            ends = torch.maximum(ends, self._bounded(x, flat, everything, answer, 2 * self.classes, self.tighten))
+            ends = torch.maximum(ends, self._bounded(x, flat, everything, bound, 2 * self.classes, self.tighten))
         return Interval(ends[:, : self.classes], -ends[:, self.classes :])
 
     def losses(
@@ -216,14 +216,14 @@ class Linear(Domain):
     def _provable(self, x: Tensor, labels: Tensor, places: Tensor) -> Tensor:
         """Those of the places where the unperturbed network is right: nothing else can be proven."""
 
-        def answer(samples: Samples, part: Tensor) -> Tensor:
+        def bound(samples: Samples, part: Tensor) -> Tensor:
             logits = samples.interval(self.output)
             rows = margin_rows(labels[part].to(samples.epsilon.device), self.classes)
             highest = rows.clamp(min=0) @ logits.upper[..., None] + rows.clamp(max=0) @ logits.lower[..., None]
             return highest[..., 0].amin(1, keepdim=True)
 
         zero = torch.zeros(len(x), dtype=torch.float64)
-        highest = self._bounded(x, zero, places, answer, self.classes - 1, None)[:, 0]
+        highest = self._bounded(x, zero, places, bound, self.classes - 1, None)[:, 0]
         return places[~(highest <= 0)]
 
     def _spread(self, which: Which, epsilon: Tensor) -> tuple[Tensor, Tensor]:
@@ -232,9 +232,9 @@ class Linear(Domain):
         return x.repeat(len(epsilon), *[1] * (x.dim() - 1)), epsilon.reshape(-1).double()
 
     def _bounded(
-        self, x: Tensor, epsilon: Tensor, places: Tensor, answer: Answer, rows: int, tighten: Tighten | None
+        self, x: Tensor, epsilon: Tensor, places: Tensor, bound: BoundFunction, rows: int, tighten: Tighten | None
     ) -> Tensor:
-        """``answer`` of the samples ``places``, in chunks that fit memory; on the CPU."""
+        """``bound`` of the samples ``places``, in chunks that fit memory; on the CPU."""
         size = self._size(rows)
         with torch.no_grad(), sound_kernels():
             chunks = []
@@ -244,11 +244,11 @@ class Linear(Domain):
             parts = [p for group in (places[~alone], places[alone]) if len(group) for p in group.split(size)]
             for part in parts:
                 try:
-                    chunks.append(self._chunk(x, epsilon, part, answer, tighten))
+                    chunks.append(self._chunk(x, epsilon, part, bound, tighten))
                 except OneEpsilonAtATime:
                     if len(epsilon[part].unique()) == 1:
                         raise
-                    chunks.append(torch.cat([self._chunk(x, epsilon, one, answer, tighten) for one in part.split(1)]))
+                    chunks.append(torch.cat([self._chunk(x, epsilon, one, bound, tighten) for one in part.split(1)]))
         if not chunks:
             return torch.zeros(0, rows, dtype=torch.float64)
         together = torch.cat(chunks)
@@ -258,11 +258,11 @@ class Linear(Domain):
         """Samples of one walk."""
         return max(1, min(MOST_ITEMS, WALK_NUMBERS // (rows * self.problem.network.largest())))
 
-    def _chunk(self, x: Tensor, epsilon: Tensor, part: Tensor, answer: Answer, tighten: Tighten | None) -> Tensor:
+    def _chunk(self, x: Tensor, epsilon: Tensor, part: Tensor, bound: BoundFunction, tighten: Tighten | None) -> Tensor:
         meter = self.meter.part(part)
         meter.check_time()
         samples = self.samples(x[part], epsilon[part], tighten, meter)
-        return answer(samples, part).cpu().masked_fill(samples.stopped[:, None], -torch.inf)
+        return bound(samples, part).cpu().masked_fill(samples.stopped[:, None], -torch.inf)
 
     def samples(
         self, x: Tensor, epsilon: Float[Tensor, " samples"], tighten: Tighten | None = None, meter: Meter = FREE

@@ -85,13 +85,13 @@ class RecurrentNetwork(Network):
             raise InputError("initial_state must return tensors, or tuples, lists or dictionaries of tensors")
         self.initial = trace(model, _InitialState(model), "initial", [x_t], training=training)
         self.step = trace(model, _Step(model, structure), "step", [x_t, *leaves], training=training)
-        answered = pytree.tree_leaves(self.step.output)
-        if len(answered) != 1 + len(leaves) or not all(isinstance(part, Ref) for part in answered):
+        results = pytree.tree_leaves(self.step.output)
+        if len(results) != 1 + len(leaves) or not all(isinstance(part, Ref) for part in results):
             raise InputError(
                 f"step must return an output and the next state, {len(leaves)} tensors as in initial_state, and no "
                 "other values"
             )
-        produced = self.step.layouts[answered[0].index]
+        produced = self.step.layouts[results[0].index]
         outputs = torch.zeros(
             (1, self.steps, *[s or 1 for s in produced.shape[1:]]), dtype=x_t.dtype, device=x_t.device
         )

@@ -20,7 +20,7 @@ from thetabox.verify.unfinished import Pair, Unfinished
 
 
 @dataclass(frozen=True)
-class Job:
+class PartJob:
     """A part as it is given to a process.
 
     Attributes:
@@ -43,7 +43,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Answer:
+class PartResult:
     """What a process says of a part: bounds, effort that is left, promises and open proofs; or why it gave up."""
 
     bounds: Tensor | None = None
@@ -53,7 +53,7 @@ class Answer:
     why: str = ""
 
 
-def bound_part(question: Question, job: Job) -> Answer:
+def bound_part(question: Question, job: PartJob) -> PartResult:
     """Bound the margins of a part."""
     try:
         domain = guarded(partial(question.stage, job.stage)).domain
@@ -68,11 +68,11 @@ def bound_part(question: Question, job: Job) -> Answer:
         finally:
             domain.unfinished = None
     except GaveUp as error:
-        return Answer(why=str(error))
+        return PartResult(why=str(error))
     if kept is None:
-        return Answer(lower, meter.left)
+        return PartResult(lower, meter.left)
     promise = [kept.promise((n, job.epsilon)) for n in job.members.tolist()]
-    return Answer(lower, meter.left, torch.tensor(promise, dtype=torch.float64), kept.proofs)
+    return PartResult(lower, meter.left, torch.tensor(promise, dtype=torch.float64), kept.proofs)
 
 
 @dataclass
@@ -170,11 +170,11 @@ class Parts:
         self.left[request.members] = held["left"]
         return Part(request.members, request.given, held["found"], promise=held.get("promise"), more=request.more)
 
-    def job(self, request: Request) -> Job:
+    def job(self, request: Request) -> PartJob:
         """What a process is to do."""
         pairs = [(n, self.epsilon) for n in request.members.tolist()] if request.more else []
         proofs = {pair: kept for pair in pairs if (kept := self.kept.taken(pair)) is not None}
-        return Job(
+        return PartJob(
             self.stage.name,
             self.epsilon,
             self.criterion,
@@ -185,21 +185,21 @@ class Parts:
             self.deadline,
         )
 
-    def finished(self, request: Request, answer: Answer) -> Part:
+    def finished(self, request: Request, result: PartResult) -> Part:
         """Take in what came of it."""
-        for pair, (promise, proof) in answer.proofs.items():
+        for pair, (promise, proof) in result.proofs.items():
             self.kept.keep(pair, proof, promise)
         if not request.name:
             return Part(request.members, request.given)
-        if answer.bounds is None or answer.left is None:
+        if result.bounds is None or result.left is None:
             self.left[request.members] = 0.0
-            return Part(request.members, request.given, why=answer.why, more=request.more)
-        self.left[request.members] = answer.left
-        tensors = {"members": request.members, "given": request.given, "found": answer.bounds, "left": answer.left}
-        if answer.promise is not None:
-            tensors["promise"] = answer.promise
+            return Part(request.members, request.given, why=result.why, more=request.more)
+        self.left[request.members] = result.left
+        tensors = {"members": request.members, "given": request.given, "found": result.bounds, "left": result.left}
+        if result.promise is not None:
+            tensors["promise"] = result.promise
         self.store.write_part(self._name(request), tensors)
-        return Part(request.members, request.given, answer.bounds, promise=answer.promise, more=request.more)
+        return Part(request.members, request.given, result.bounds, promise=result.promise, more=request.more)
 
     def _name(self, request: Request) -> str:
         return f"{self.stage.name}-{self.label}-{request.name}"

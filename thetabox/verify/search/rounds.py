@@ -77,9 +77,9 @@ def run(
 
     begin()
     while away:
-        for tag, answer in pool.answers(deadline.check):
+        for tag, result in pool.answers(deadline.check):
             of, number = away.pop(tag)
-            part = of.done[number] = of.parts.finished(of.wanted[number], answer)
+            part = of.done[number] = of.parts.finished(of.wanted[number], result)
             if of.wanted[number].name:
                 note(of.place, number, part)
             complete = of.complete()

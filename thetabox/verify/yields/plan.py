@@ -30,7 +30,7 @@ class Plan:
         depends: values that depend on noise.
         first: noisy operations whose operands know no noise, so that their own is all there is.
         rows: values that get bounds by backward rows.
-        unread: noisy operations whose result is what the network answers and nothing reads: no ends are needed.
+        unread: noisy operations whose result is what the network returns and nothing reads: no ends are needed.
         single: values that know no noise but that of ``first`` operations.
         groups: position → name of the group of its events.
         differences: position of a convolution → group of the differences that a max-pool behind it compares.

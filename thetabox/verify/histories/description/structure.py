@@ -211,10 +211,10 @@ class _Structure:
             symbolic = Evaluation(self.algebra, graph, self._leaves(graph, [self._rows(every)]))
             columns = self._entries(every, (steps, units)).T.tolist()
             expected = np.array([self.algebra.scale(self.algebra.sum(c), Fraction(1, steps)) for c in columns])
-        answer = symbolic.outputs()
-        if len(answer) != 1:
+        outputs = symbolic.outputs()
+        if len(outputs) != 1:
             raise Mismatch("readout must return one tensor")
-        logits = self._one_row(answer[0], "the answer of readout")
+        logits = self._one_row(outputs[0], "the answer of readout")
         if len(logits) != classes:
             raise Mismatch(f"readout returns {len(logits)} logits, not {classes}")
         for k, logit in enumerate(logits):

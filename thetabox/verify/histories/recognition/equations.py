@@ -1,4 +1,4 @@
-"""One step of a network in time as equations: what each number of its state becomes, and what it answers."""
+"""One step of a network in time as equations: what each number of its state becomes, and what it returns."""
 
 from __future__ import annotations
 

@@ -178,10 +178,10 @@ class _Loop:
                     raise NotRecognised("its steps' results are joined in a way that is not read here")
                 read.update({-1 - atom: (t, before + n) for n, atom in enumerate(row.tolist())})
             before += size
-        answer = self._values(graph, [*values, *self.same])
-        if len(answer) != 1:
+        outputs = self._values(graph, [*values, *self.same])
+        if len(outputs) != 1:
             raise NotRecognised("it returns several tensors")
-        row = one_row(answer[0], graph.layouts.get(graph.outputs[0]), "the answer")
+        row = one_row(outputs[0], graph.layouts.get(graph.outputs[0]), "the answer")
         return read, row.reshape(-1).tolist()
 
 

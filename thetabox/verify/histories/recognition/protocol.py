@@ -41,8 +41,8 @@ def of_protocol(problem: Problem, network: RecurrentNetwork) -> Equations:
     ]
     layout = layout_at(main, main.inputs[0])
     read = block_of(algebra, "outputs", layout, "input")
-    answer = Evaluation(algebra, main, tensors.leaves(main, [rows(read, layout)])).outputs()
-    if len(answer) != 1:
+    outputs = Evaluation(algebra, main, tensors.leaves(main, [rows(read, layout)])).outputs()
+    if len(outputs) != 1:
         raise NotRecognised("its readout returns several tensors")
     count = math.prod(entered.shape)
     return Equations(
@@ -54,6 +54,6 @@ def of_protocol(problem: Problem, network: RecurrentNetwork) -> Equations:
         table(states, after),
         table(states, start),
         output.reshape(-1).tolist(),
-        one_row(answer[0], main.layouts.get(main.outputs[0]), "the answer").reshape(-1).tolist(),
+        one_row(outputs[0], main.layouts.get(main.outputs[0]), "the answer").reshape(-1).tolist(),
         {read.first + n: divmod(n, output.numel()) for n in range(read.count)},
     )

@@ -1,4 +1,4 @@
-"""What a network answers: sums over time of spikes or of a silent cell's potentials, times weights."""
+"""What a network returns: sums over time of spikes or of a silent cell's potentials, times weights."""
 
 from __future__ import annotations
 

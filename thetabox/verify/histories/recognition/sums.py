@@ -14,7 +14,7 @@ from thetabox.verify.histories.recognition.linear import coefficients
 from thetabox.verify.histories.recognition.spikes import Spikes
 
 INPUT, NOW, OLD, READ = "input", "now", "old", "read"
-"""Kinds of sources: an input, a spike of this step or of the step before, what a step has answered."""
+"""Kinds of sources: an input, a spike of this step or of the step before, what a step has returned."""
 
 Source = tuple[str, int]
 """Its kind, and its place among the inputs or the atom of the comparison that its spike is."""

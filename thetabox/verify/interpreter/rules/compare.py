@@ -1,7 +1,7 @@
 """Comparisons, logic, selection, elementwise extremes. A truth value is an interval of 0 and 1.
 
 ``must`` is asked as "strictly on one side" and ``may`` as "not certainly on the other": an end that is not a number
-then leaves both answers open.
+then leaves both results open.
 """
 
 from __future__ import annotations

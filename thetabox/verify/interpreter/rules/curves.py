@@ -79,7 +79,7 @@ def logit(context: Context, a: Interval, eps: Number | None = None) -> Interval:
     room = context.rounding.of_operation(ULPS) * (size + 1.0) + context.rounding.flushed
     nothing = outside | room.isinf() | room.isnan()
     lower, upper = ends[0] - room, ends[1] + room
-    # The answer may be no number, which nothing behind it makes one.
+    # The result may be no number, which nothing behind it makes one.
     lower, upper = lower.masked_fill(nothing, torch.nan), upper.masked_fill(nothing, torch.nan)
     return replace(a, lower=lower, upper=upper, slack=0.0, bound=None, nonnegative=False, owned=False)
 

@@ -31,7 +31,7 @@ def sum_and_product(
 
 @rule("aten.bilinear.default", parameters=True, slack=True)
 def bilinear(context: Context, x: Interval, y: Interval, weight: Operand, bias: Operand = None) -> Interval:
-    """``xᵀ W y + b`` for each matrix ``W`` of a stack: a layer on ``x``, and the product of its answers with ``y``."""
+    """``xᵀ W y + b`` for each matrix ``W`` of a stack: a layer on ``x``, and the product of its outputs with ``y``."""
     x, y = (context.interval(v) if isinstance(v, Parameter) else v for v in (x, y))
     if not isinstance(weight, Parameter):
         raise OneEpsilonAtATime(f"{context.where} multiplies by weights computed from perturbed parameters")

@@ -219,5 +219,5 @@ def _mean(context: Context, z: Interval, n: Interval, h: Interval) -> Interval:
 
 
 def _kept(value: Interval, batch: int | None) -> Interval:
-    """A state: read in the next step, and part of the answer."""
+    """A state: read in the next step, and part of the result."""
     return replace(value, batch=batch, owned=False)

@@ -44,7 +44,7 @@ def hardshrink(context: Context, a: Interval, lambd: Number = 0.5) -> Interval:
     """0 where ``|a| <= lambda``, else ``a``; increasing."""
     width = _width(context, lambd)
     room = literal_error(context, width)
-    # Which side of a rounded lambda an end lies on is open: the lower end takes the lesser answer.
+    # Which side of a rounded lambda an end lies on is open: the lower end takes the lesser value.
     lower = torch.where((a.lower < -(width - room)) | (a.lower > width + room), a.lower, 0.0 * a.lower)
     upper = torch.where((a.upper > width - room) | (a.upper < -(width + room)), a.upper, 0.0 * a.upper)
     return Interval(lower, lower if a.is_point and torch.equal(lower, upper) else upper)

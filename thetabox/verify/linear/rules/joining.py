@@ -139,8 +139,8 @@ def written(walk: Walk, operation: Operation, a: Tensor, region: Region | None) 
     both = [walk.operand(operation, place) for place in (0, 1)]
     with torch.enable_grad():
         x = [a.new_zeros(count, *samples.shape(i)).requires_grad_() for i in both]
-        answer = operation.target(*x, *operation.args[2:], **operation.kwargs)
-        parts = torch.autograd.grad(answer, x, a.flatten(0, 1))
+        result = operation.target(*x, *operation.args[2:], **operation.kwargs)
+        parts = torch.autograd.grad(result, x, a.flatten(0, 1))
     for index, part in zip(both, parts, strict=True):
         walk.give(index, part.unflatten(0, a.shape[:2]))
 

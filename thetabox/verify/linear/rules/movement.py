@@ -225,8 +225,8 @@ def transposed(walk: Walk, operation: Operation, a: Tensor, region: Region | Non
     count = a.shape[0] * a.shape[1]
     with torch.enable_grad():
         x = a.new_zeros(count, *walk.samples.shape(index)).requires_grad_()
-        answer = operation.target(x, *plain_arguments(operation, count, walk.samples.values), **_named(operation))
-        (first,) = torch.autograd.grad(answer, x, a.flatten(0, 1))
+        result = operation.target(x, *plain_arguments(operation, count, walk.samples.values), **_named(operation))
+        (first,) = torch.autograd.grad(result, x, a.flatten(0, 1))
     return index, first.unflatten(0, a.shape[:2])
 
 

@@ -1,4 +1,4 @@
-"""The values of a traced graph that its answer needs, in fewer words.
+"""The values of a traced graph that its output needs, in fewer words.
 
 Operators of a trace write to nothing and draw nothing (:func:`values_of` makes sure), so two calls of one operator on
 the same arguments have the same result. Views of the input are merged, questions for the number of samples, and lifted

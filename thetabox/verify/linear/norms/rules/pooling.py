@@ -32,8 +32,8 @@ def max_pool(balls: Balls, samples: Samples, operation: Operation) -> Ball:
     tiled = pair(args[3] or 1) == (1, 1)
     overlap = math.prod(-(-k // s) if tiled else k for k, s in zip(kernel, stride, strict=True))
     radius = x.radius * (math.sqrt(overlap) * ROUNDED_UP)
-    answer = operation.target(x.centre, *operation.args[1:], **operation.kwargs)
-    centre = answer[0] if isinstance(answer, tuple) else answer
+    result = operation.target(x.centre, *operation.args[1:], **operation.kwargs)
+    centre = result[0] if isinstance(result, tuple) else result
     if x.low is None:
         return Ball(centre, radius)
     padding, ceil = pair(args[2] or 0), bool(args[4])
