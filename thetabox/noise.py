@@ -109,7 +109,7 @@ class Noise:
         known = tensor_names(model)
         tensors = {name: known[name] for name in names}
 
-        def own(what: str) -> dict[str, float]:
+        def by_name(what: str) -> dict[str, float]:
             given: Mapping[str, float] = getattr(self, what)
             for pattern in given:
                 if not any(name.matches(pattern) for several in tensors.values() for name in several):
@@ -122,7 +122,7 @@ class Noise:
                     factors[escape(name)] = matching[0]
             return factors
 
-        return replace(self, scale=own("scale"), drift=own("drift"), drift_bound=own("drift_bound"))
+        return replace(self, scale=by_name("scale"), drift=by_name("drift"), drift_bound=by_name("drift_bound"))
 
     def describe(self) -> dict[str, Any]:
         """The ``noise`` entry of ``yield.json``."""

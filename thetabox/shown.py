@@ -93,9 +93,9 @@ class Shown(Headed):
             raise IndexError(f"there are {count} samples, none of number {at}")
         at %= count
         known = self.columns()
-        own = {name: column[at] for name, column in known.samples.items()}
+        columns = {name: column[at] for name, column in known.samples.items()}
         cells = {name: [row[at] for row in rows] for name, rows in known.cells.items()}
-        return {"sample": at, **own, **{name: list(column) for name, column in known.levels.items()}, **cells}
+        return {"sample": at, **columns, **{name: list(column) for name, column in known.levels.items()}, **cells}
 
     def to_pandas(self) -> pd.DataFrame:
         """One row a sample and level, in the order and with the columns of the CSV file.

@@ -136,7 +136,7 @@ def bounds_of(module: nn.Module, x: Tensor, epsilon: float, arithmetic: str = "r
     problem = Problem(module, tb.verify.arguments.settings("interval", None, arithmetic, "float64", "cpu"), x)
     with torch.no_grad():
         ends = run_problem(problem, slice(0, len(x)), torch.full((1, len(x)), epsilon, dtype=torch.float64)).logits()
-    return ends.settled(problem.settings.rounding.own)
+    return ends.settled(problem.settings.rounding.roundoff)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -304,7 +304,7 @@ def correlated(module: nn.Module, x: Tensor, epsilon: float, generators: int, ar
     context = Context(rows, chosen.rounding, correlated=generators)
     with torch.no_grad(), sound_kernels():
         final = run(problem.network, context, problem.tensors, input_interval(x, chosen))
-        return final.logits().settled(chosen.rounding.own)
+        return final.logits().settled(chosen.rounding.roundoff)
 
 
 @settings(deadline=None, max_examples=5)

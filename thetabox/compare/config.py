@@ -133,11 +133,11 @@ class Config:
         """
         rows = []
         for name in self.methods:
-            own = {f"{part}.{p}": p for part in _parts(name) for p in hyper_parameters(kind_of(part))}
-            swept = {p: v for p, v in self.sweep.items() if p in own or p in own.values() or p in FIT}
+            hyper = {f"{part}.{p}": p for part in _parts(name) for p in hyper_parameters(kind_of(part))}
+            swept = {p: v for p, v in self.sweep.items() if p in hyper or p in hyper.values() or p in FIT}
             for values in itertools.product(*swept.values()):
                 chosen = dict(zip(swept, values, strict=True))
-                settings = {p: v for p, v in self.set.items() if p in own or p in own.values()}
+                settings = {p: v for p, v in self.set.items() if p in hyper or p in hyper.values()}
                 settings |= {p: v for p, v in self.only.get(name, {}).items() if p not in FIT}
                 settings |= {p: v for p, v in chosen.items() if p not in FIT}
                 arguments = dict(self.fit) | {p: v for p, v in self.only.get(name, {}).items() if p in FIT}

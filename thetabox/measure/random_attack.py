@@ -61,8 +61,13 @@ class RandomAttackResult(Correctness):
             "box": self.box.describe(),
             "clean_accuracy": self.clean_accuracy,
             "curve": [
-                {"epsilon": float(e), "accuracy": float(own), "shared_accuracy": float(worst), "shared_mean": float(m)}
-                for e, own, worst, m in rows
+                {
+                    "epsilon": float(e),
+                    "accuracy": float(accuracy),
+                    "shared_accuracy": float(worst),
+                    "shared_mean": float(m),
+                }
+                for e, accuracy, worst, m in rows
             ],
             "seconds": self.seconds,
         }

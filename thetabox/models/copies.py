@@ -122,23 +122,23 @@ class _Detours(TorchFunctionMode):
     def _tensor(self, t: Tensor) -> Tensor:
         at = place(t)
         owners = () if at is None else self._owners.get(at, ())
-        for name, own in owners:
+        for name, original in owners:
             now = self.now[name]
             if now is t:
                 return t
-            view = self._view(t, name, own)
+            view = self._view(t, name, original)
             if view is not None:
-                self.taken = self.taken or now is not own
+                self.taken = self.taken or now is not original
                 return view.of(now)
         if at is not None and self.dtype is torch.float64 and t.dtype in NARROW and not t.requires_grad:
             self.taken = True
             return t.double()
         return t
 
-    def _view(self, t: Tensor, name: str, own: Tensor) -> View | None:
+    def _view(self, t: Tensor, name: str, original: Tensor) -> View | None:
         key = name, tuple(t.shape), t.stride(), t.storage_offset()
         if key not in self._views:
-            self._views[key] = view_on(name, own, t)
+            self._views[key] = view_on(name, original, t)
         return self._views[key]
 
 

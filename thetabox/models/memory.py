@@ -49,9 +49,9 @@ def copied(t: Tensor) -> Tensor:
     reach = sum((size - 1) * step for size, step in zip(t.shape, t.stride(), strict=True)) + 1
     if not t.numel() or reach > SPARSE * t.numel():
         return t.clone()
-    own = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device)
-    write(own, t)
-    return own
+    fresh = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device)
+    write(fresh, t)
+    return fresh
 
 
 def identity(t: Tensor) -> Hashable:

@@ -34,10 +34,10 @@ def folded_program(program: Program) -> Program:
         if not norm.where.startswith(NORMS):
             continue
         conv = made.get(_name(norm, 0) or "")
-        own = [n for s in (conv, norm) if s is not None for n in s.reads[1:]]
+        operands = [n for s in (conv, norm) if s is not None for n in s.reads[1:]]
         if conv is None or not conv.where.startswith(CONVOLUTIONS):
             raise InputError(f"cannot fold {norm.where}: no convolution stands before it")
-        if any(reads[n or ""] > 1 for n in (conv.results[0], *own)) or not all(n in tensors for n in own):
+        if any(reads[n or ""] > 1 for n in (conv.results[0], *operands)) or not all(n in tensors for n in operands):
             raise InputError(f"cannot fold {norm.where}: {conv.where} or their weights are used elsewhere too")
         w, b = _name(conv, 1) or "", _name(conv, 2)
         held = [None if n is None else tensors[n] for n in (b, *(_name(norm, i) for i in (3, 4, 1, 2)))]

@@ -42,8 +42,8 @@ class Replica:
         _check_ordinary(model)
         memo: dict[int, Any] = {}
         self._originals: set[int] = set()
-        for t, own in _elsewhere(model, wide=True):
-            memo[id(t)] = nn.Parameter(own, t.requires_grad) if isinstance(t, nn.Parameter) else own
+        for t, original in _elsewhere(model, wide=True):
+            memo[id(t)] = nn.Parameter(original, t.requires_grad) if isinstance(t, nn.Parameter) else original
             self._originals.add(t.untyped_storage().data_ptr())
         try:
             self.copy: nn.Module = copy.deepcopy(model, memo)
@@ -63,10 +63,10 @@ class Replica:
     def move(self, values: Mapping[str, Tensor]) -> None:
         """Write parameters by name; their versions are then above those of the network's own."""
         for name, value in values.items():
-            own, held = self._own[name], self._tensors[name]
+            original, held = self._own[name], self._tensors[name]
             write(held, value)
-            if held._version <= own._version:
-                torch._C._autograd._unsafe_set_version_counter((held,), (own._version + 1,))
+            if held._version <= original._version:
+                torch._C._autograd._unsafe_set_version_counter((held,), (original._version + 1,))
 
     def forget(self, way: str) -> None:
         """Lose what earlier calls may have kept in the module (:mod:`.forgetting`)."""
@@ -122,8 +122,8 @@ def swapped(model: nn.Module) -> Iterator[Swapped]:
         originals = {t.untyped_storage().data_ptr() for t, _ in moved}
         try:
             try:
-                for t, own in moved:
-                    t.data = own
+                for t, original in moved:
+                    t.data = original
             except (RuntimeError, TypeError) as error:
                 raise Unfaithful from error
             yield Swapped(model, originals)
@@ -143,9 +143,13 @@ def _check_ordinary(model: nn.Module) -> None:
         raise Unfaithful  # compiled code keeps its weights to itself
 
 
-def _apart(own: Tensor, copied: Tensor | None) -> bool:
+def _apart(original: Tensor, copied: Tensor | None) -> bool:
     """Whether a tensor of a copy is of the same form, in memory of its own."""
-    return copied is not None and copied.shape == own.shape and (place(own) is None or place(copied) != place(own))
+    return (
+        copied is not None
+        and copied.shape == original.shape
+        and (place(original) is None or place(copied) != place(original))
+    )
 
 
 def _elsewhere(model: nn.Module, *, wide: bool) -> Iterator[tuple[Tensor, Tensor]]:

@@ -84,9 +84,9 @@ class Twins(TorchDispatchMode):
             return None
         if key not in self._flat:
             with torch.no_grad():
-                own = whole(t)
-                twin = own.double() if self._widens(t.dtype) else own.clone()
-                self._flat[key] = own, twin
+                base = whole(t)
+                twin = base.double() if self._widens(t.dtype) else base.clone()
+                self._flat[key] = base, twin
                 self._made.add(twin.untyped_storage().data_ptr())
         return self._flat[key]
 
@@ -264,8 +264,8 @@ def _check_same(stored: Sequence[tuple[Tensor, Tensor]]) -> None:
 
 def _overrides_mode(module: nn.Module) -> bool:
     kind = type(module)
-    own = kind.train is not nn.Module.train or kind.eval is not nn.Module.eval or "training" not in vars(module)
-    return own and not isinstance(module, torch.jit.ScriptModule)
+    overrides = kind.train is not nn.Module.train or kind.eval is not nn.Module.eval or "training" not in vars(module)
+    return overrides and not isinstance(module, torch.jit.ScriptModule)
 
 
 def _stored(model: nn.Module) -> list[tuple[Tensor, Tensor]]:

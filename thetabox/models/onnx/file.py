@@ -167,11 +167,11 @@ def _check_text(path: Path, proto: Any) -> None:
 
 def _check_functions(path: Path, proto: Any) -> None:
     """Raise InputError where a file says for itself what an operator is that has a function here."""
-    own = {("" if one.domain in OWN else one.domain, one.name) for one in proto.functions}
+    functions = {("" if one.domain in OWN else one.domain, one.name) for one in proto.functions}
     for node in proto.graph.node:
         key = ("" if node.domain in OWN else node.domain, node.op_type)
         overload: str = getattr(node, "overload", "")
-        if key in own or overload:
+        if key in functions or overload:
             raise InputError(
                 f"{path}: it holds a function of its own for operator {node.op_type} (node {node.name!r}), which is "
                 "not read; inline its functions before (onnx.inliner)"

@@ -117,10 +117,10 @@ class _Reader:
         """A name for each tensor that steps read, of several the first, as of a module; and its further names."""
         names: dict[str, str] = {}
         also: dict[str, str] = {}
-        for argument, own in wanted.items():
+        for argument, parameter in wanted.items():
             if argument in read:
-                same = [n for n, t in self.tensors.items() if t is self.tensors[own]]
-                names[argument] = own if same[0] in names.values() else same[0]
+                same = [n for n, t in self.tensors.items() if t is self.tensors[parameter]]
+                names[argument] = parameter if same[0] in names.values() else same[0]
                 also |= dict.fromkeys(same, argument)
         return names, {name: argument for name, argument in also.items() if name not in names.values()}
 

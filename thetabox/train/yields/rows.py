@@ -73,8 +73,8 @@ def row_margins(
     values = regions(net, x, sigma, BOXES)
     logits = values[net.output].mean.centre
     clean = logits.gather(1, y[:, None]) - logits
-    own = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, y[:, None], True)
-    rivals = clean.detach().masked_fill(own, torch.inf).topk(min(RIVALS, clean.shape[1] - 1), 1, largest=False).indices
+    is_label = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, y[:, None], True)
+    rivals = clean.detach().masked_fill(is_label, torch.inf).topk(min(RIVALS, clean.shape[1] - 1), 1, largest=False).indices
     identity = torch.eye(clean.shape[1], dtype=x.dtype, device=x.device)
     a = identity[y][:, None] - identity[rivals]
     rows = {net.output: BackwardRows(a, a)}

@@ -34,19 +34,19 @@ class Evaluated(Rounding):
     """Bounds of a network whose every operation is off by a little, in whatever order it is evaluated.
 
     Attributes:
-        roundoff: relative error of an operation.
+        operation_error: relative error of an operation.
     """
 
-    roundoff: float = ANY_ORDER
+    operation_error: float = ANY_ORDER
 
     def of_dot(self, terms: int) -> float:
-        return super().of_dot(terms) + 1.01 * gamma(terms + 4, self.roundoff)
+        return super().of_dot(terms) + 1.01 * gamma(terms + 4, self.operation_error)
 
     def of_sum(self, terms: int) -> float:
-        return super().of_sum(terms) + gamma(terms + 4, self.roundoff)
+        return super().of_sum(terms) + gamma(terms + 4, self.operation_error)
 
     def of_operation(self, roundings: int = 1) -> float:
-        return super().of_operation(roundings) + roundings * self.roundoff * SAFETY
+        return super().of_operation(roundings) + roundings * self.operation_error * SAFETY
 
 
 def nearness(run: Running) -> float:
@@ -106,7 +106,7 @@ def at_zero(
         at_zero = RowEpsilons(torch.zeros(1, len(samples), dtype=torch.float64, device=settings.device))
         context = Context(at_zero, rounding, few_layers=problem.network.few_layers, compared=True)
         final = run(problem.network.with_ending, context, tensors, input_interval(problem.x[samples], settings))
-        parts.append(final.logits().settled(rounding.own))
+        parts.append(final.logits().settled(rounding.roundoff))
     lower, upper = (torch.cat([getattr(p, end).double().cpu() for p in parts]) for end in ("lower", "upper"))
     # Of what has no end nothing is known.
     return Interval(

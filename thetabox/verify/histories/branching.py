@@ -97,12 +97,12 @@ def _run(engine: Engine, samples: int) -> tuple[Circuit, list[_Layer]]:
         for state in moving.layers:
             state.advance(rows)
         for n, state in enumerate(moving.layers):
-            own = potential(nothing, nothing.layers[n], drives[n], time, place, moving.hull)
+            alone = potential(nothing, nothing.layers[n], drives[n], time, place, moving.hull)
             moved = potential(some, some.layers[n], drives[n], time, place, moving.hull)
-            state.fire(own, _no_errors(state.cells), None, moving.given_up)
+            state.fire(alone, _no_errors(state.cells), None, moving.given_up)
             for row, t in zip(
                 series[n],
-                ((own.low + own.high) / 2, state.exact.z, (moved.high - moved.low) / (2 * SMALL)),
+                ((alone.low + alone.high) / 2, state.exact.z, (moved.high - moved.low) / (2 * SMALL)),
                 strict=True,
             ):
                 row.append(t)
@@ -185,12 +185,12 @@ def _changed(circuit: Circuit, layers: list[_Layer], flips: _Flips) -> Float[Ten
     """How many other cells have another train, for each flip."""
     counts = torch.zeros(len(flips.unit), dtype=torch.float64)
     for source, layer in enumerate(layers):
-        own = (flips.layer == source).nonzero().squeeze(1)
-        if not len(own):
+        flipped = (flips.layer == source).nonzero().squeeze(1)
+        if not len(flipped):
             continue
-        some = flips.take(own)
+        some = flips.take(flipped)
         train, _ = _replayed(layer.cells, layer.q[some.sample], (some.time, some.unit))
-        rows = torch.arange(len(own))
+        rows = torch.arange(len(flipped))
         difference = train[rows, :, some.unit] - layer.z[some.sample, :, some.unit]
         for target, reader in enumerate(circuit.layers):
             blocks = [block for block in reader.blocks if block.source == source]
@@ -203,7 +203,7 @@ def _changed(circuit: Circuit, layers: list[_Layer], flips: _Flips) -> Float[Ten
             other = (then != layers[target].z[some.sample]).any(1)
             if target == source:
                 other[rows, some.unit] = False
-            counts[own] += other.sum(1).double()
+            counts[flipped] += other.sum(1).double()
     return counts
 
 

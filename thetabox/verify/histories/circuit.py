@@ -42,8 +42,8 @@ class Link:
         weight = self.weight
         radius = weight.unit_radius
         sums = weight.magnitude.sum(0) + epsilon * weight.factor * radius.sum(0)
-        sums = sums * (1.0 + 4.0 * len(radius) * rounding.own + 4.0 * weight.theta_error)
-        return sums if self.error is None else sums + self.error.sum(0) * (1.0 + 4.0 * len(radius) * rounding.own)
+        sums = sums * (1.0 + 4.0 * len(radius) * rounding.roundoff + 4.0 * weight.theta_error)
+        return sums if self.error is None else sums + self.error.sum(0) * (1.0 + 4.0 * len(radius) * rounding.roundoff)
 
 
 @dataclass(frozen=True)

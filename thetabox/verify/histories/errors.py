@@ -60,16 +60,16 @@ class Followed:
 
     def step(self) -> None:
         """One more step; sizes and errors never fall."""
-        own, tiny = self.rounding.own, 64.0 * self.rounding.subnormal
+        roundoff, tiny = self.rounding.roundoff, 64.0 * self.rounding.subnormal
         for i, trace in enumerate(self.traces):
             size, error = self.source, self.source_error
             if trace.parent is not None:
                 size, error = self.sizes[trace.parent], self.errors[trace.parent]
             slow = trace.value + trace.error
             gain = abs(trace.gain) + trace.gain_error
-            grown = (slow * self.sizes[i] + gain * size) * (1.0 + 8.0 * own) + tiny
+            grown = (slow * self.sizes[i] + gain * size) * (1.0 + 8.0 * roundoff) + tiny
             lost = slow * self.errors[i] + trace.error * self.sizes[i] + gain * error + trace.gain_error * size
-            self.errors[i] = (lost + 3.0 * own * grown + tiny) * SAFETY
+            self.errors[i] = (lost + 3.0 * roundoff * grown + tiny) * SAFETY
             self.sizes[i] = grown * SAFETY
 
 
@@ -90,33 +90,33 @@ class _OfLayer:
 
     def level(self) -> tuple[float, float]:
         """Size and error of A."""
-        own, tiny = self.rounding.own, 64.0 * self.rounding.subnormal
+        roundoff, tiny = self.rounding.roundoff, 64.0 * self.rounding.subnormal
         adaptation = self.cells.adaptation
         if adaptation is None:
-            return self.threshold * (1.0 + 16.0 * own), 8.0 * own * self.threshold + tiny
+            return self.threshold * (1.0 + 16.0 * roundoff), 8.0 * roundoff * self.threshold + tiny
         beta = self.beta
-        self.b = (self.b + 2.0 * adaptation.rho_error + 6.0 * own + tiny) * SAFETY
-        level = (self.threshold + beta) * (1.0 + 16.0 * own)
-        return level, beta * self.b + 8.0 * own * level + tiny
+        self.b = (self.b + 2.0 * adaptation.rho_error + 6.0 * roundoff + tiny) * SAFETY
+        level = (self.threshold + beta) * (1.0 + 16.0 * roundoff)
+        return level, beta * self.b + 8.0 * roundoff * level + tiny
 
     def subtracted(self, level: float, level_error: float) -> None:
         """One step of R, of what spikes take."""
-        cells, own, tiny = self.cells, self.rounding.own, 64.0 * self.rounding.subnormal
+        cells, roundoff, tiny = self.cells, self.rounding.roundoff, 64.0 * self.rounding.subnormal
         if cells.drop is None:
             drop, off = cells.dt * level, cells.dt * level_error
         else:
             drop, off = self.drop, 0.0
         before = self.reset_size
-        self.reset_size = (self.fastest * before + drop) * (1.0 + 8.0 * own)
-        lost = self.fastest * self.reset + cells.alpha_error * self.reset_size + off + 8.0 * own * self.reset_size
+        self.reset_size = (self.fastest * before + drop) * (1.0 + 8.0 * roundoff)
+        lost = self.fastest * self.reset + cells.alpha_error * self.reset_size + off + 8.0 * roundoff * self.reset_size
         self.reset = (lost + tiny) * SAFETY
 
     def replaced(self, potential: float, size: float) -> None:
         """R after spikes that set potentials to a value, and a step of its decay; of deferred potentials' errors."""
-        own, tiny = self.rounding.own, 64.0 * self.rounding.subnormal
-        self.reset_size = max(self.reset_size, (size + self.value) * (1.0 + 8.0 * own))
+        roundoff, tiny = self.rounding.roundoff, 64.0 * self.rounding.subnormal
+        self.reset_size = max(self.reset_size, (size + self.value) * (1.0 + 8.0 * roundoff))
         self.reset = max(self.reset, potential) if math.isfinite(potential) else math.inf
-        lost = self.fastest * self.reset + (self.cells.alpha_error + 16.0 * own) * self.reset_size
+        lost = self.fastest * self.reset + (self.cells.alpha_error + 16.0 * roundoff) * self.reset_size
         self.reset = (lost + tiny) * SAFETY
 
 
@@ -198,22 +198,22 @@ class _Reached:
 
 
 def _of_step(layer: _OfLayer, reached: _Reached) -> Errors:
-    cells, own, tiny = layer.cells, layer.rounding.own, 64.0 * layer.rounding.subnormal
+    cells, roundoff, tiny = layer.cells, layer.rounding.roundoff, 64.0 * layer.rounding.subnormal
     size, error, terms = reached.size, reached.error, reached.terms
     current, current_error = reached.current, reached.current_error
     level, level_error = layer.level()
     if cells.value is None and cells.resets:
         layer.subtracted(level, level_error)
-    total = error + 16.0 * own * (size + layer.reset_size + level)
-    total = (total + layer.reset + level_error + terms * tiny) * (1.0 + 64.0 * own)
+    total = error + 16.0 * roundoff * (size + layer.reset_size + level)
+    total = (total + layer.reset + level_error + terms * tiny) * (1.0 + 64.0 * roundoff)
     if cells.value is None:
         return Errors(total)
     # v ← α v + j + c: v is no further from 0 than where it was, or where a spike or a threshold put it.
     held = layer.v_size.clamp(min=max(layer.value, level))
-    step = (cells.alpha_error + 8.0 * own) * held + current_error + 16.0 * own * current + (terms + 1) * tiny
-    layer.v_size = ((cells.alpha + cells.alpha_error) * held + current + step) * (1.0 + 16.0 * own)
+    step = (cells.alpha_error + 8.0 * roundoff) * held + current_error + 16.0 * roundoff * current + (terms + 1) * tiny
+    layer.v_size = ((cells.alpha + cells.alpha_error) * held + current + step) * (1.0 + 16.0 * roundoff)
     layer.replaced(float(total.max()), float(size.max()))
-    return Errors(total, step * (1.0 + 64.0 * own))
+    return Errors(total, step * (1.0 + 64.0 * roundoff))
 
 
 def _sizes(layer: CellLayer, drive: Drive, epsilon: float) -> tuple[Tensor, Tensor]:

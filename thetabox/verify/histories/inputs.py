@@ -45,12 +45,12 @@ class Driver:
         return drive
 
     def _of(self, x: Interval, constants: Drive, inputs: _Inputs | None, chains: list[tuple[Pole, ...]]) -> Drive:
-        dtype, own = self.rounding.dtype, self.rounding.own
+        dtype, roundoff = self.rounding.dtype, self.rounding.roundoff
         centre, error = constants.centre.to(dtype), upward(constants.size, dtype)
         spread = upward(constants.spread, dtype)
         assert constants.credit is not None
-        credit = constants.credit.to(dtype) - 4.0 * own * spread
-        size = error + 2.0 * own * centre.abs() * (dtype != torch.float64)
+        credit = constants.credit.to(dtype) - 4.0 * roundoff * spread
+        size = error + 2.0 * roundoff * centre.abs() * (dtype != torch.float64)
         rows = [t.expand(len(x.lower), -1, -1) for t in (centre, spread, size, credit)]
         if inputs is None:
             return Drive(rows[0], rows[1], rows[2], rows[3])
@@ -62,9 +62,9 @@ class Driver:
             for t, more in zip(rows, inputs.through(*traces[place], group.columns), strict=True):
                 t[..., group.columns] += more
         # What a sum of both loses.
-        rows[2] += 2.0 * own * (rows[0].abs() + rows[2])
-        rows[1] *= 1.0 + 4.0 * own
-        rows[3] -= 4.0 * own * rows[1]
+        rows[2] += 2.0 * roundoff * (rows[0].abs() + rows[2])
+        rows[1] *= 1.0 + 4.0 * roundoff
+        rows[3] -= 4.0 * roundoff * rows[1]
         return Drive(rows[0], rows[1], rows[2], rows[3])
 
 
@@ -81,9 +81,9 @@ class _Inputs:
         x, off = self.x.lower, self.x.slack
         if not self.x.is_point:
             x, off = (x + self.x.upper) * 0.5, off + float((self.x.upper - x).max())
-        size = self.x.magnitude * (1.0 + 8.0 * self.rounding.own)
+        size = self.x.magnitude * (1.0 + 8.0 * self.rounding.roundoff)
         if not self.x.is_point:
-            off += 4.0 * self.rounding.own * size
+            off += 4.0 * self.rounding.roundoff * size
         followed = Followed(traces, size, self.rounding, off)
         now = [torch.zeros_like(x[:, 0]) for _ in traces]
         rows: list[list[Tensor]] = [[] for _ in traces]
@@ -99,14 +99,14 @@ class _Inputs:
     def through(self, g: Tensor, error: Tensor, columns: slice | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Centre, radius at ε = 1, rounding and credit of a trace times the weights of some cells."""
         held = self.weights.columns(columns)
-        weight, own = held.weight, self.rounding.own
+        weight, roundoff = held.weight, self.rounding.roundoff
         terms = len(weight.theta)
         relative = self.rounding.of_dot(terms + 8) + 4.0 * weight.theta_error
-        upward_sum = 1.0 + 4.0 * terms * own
+        upward_sum = 1.0 + 4.0 * terms * roundoff
         size = g.abs()
         reach = size @ weight.magnitude
         # How far the trace is off, through all weights.
-        error = error[:, None] * (1.0 + 4.0 * own)
+        error = error[:, None] * (1.0 + 4.0 * roundoff)
         rounding = reach * (relative * (1.0 + 4.0 * relative)) + error * (
             (weight.magnitude + held.off).sum(0) * upward_sum
         )

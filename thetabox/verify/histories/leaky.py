@@ -75,7 +75,7 @@ class AdaptiveCells:
         alpha = torch.zeros(1, self.units, dtype=self.rounding.dtype, device=self.weight_in.theta.device)
         for decay in self.decays:
             alpha[0, decay.units] = decay.value
-        traces = [Trace(d.value, d.error, 1.0 - d.value, d.error + self.rounding.own) for d in self.decays]
+        traces = [Trace(d.value, d.error, 1.0 - d.value, d.error + self.rounding.roundoff) for d in self.decays]
         adaptation = None
         if layer.beta is not None and layer.tau_adapt is not None:
             rho, rho_error = self._rho(layer.tau_adapt)
@@ -115,13 +115,15 @@ class AdaptiveCells:
 
     def _ends(self, parameter: Parameter) -> Constant:
         theta = parameter.theta.reshape(1, -1).expand(1, self.units)
-        own, subnormal = self.rounding.own, self.rounding.subnormal
+        roundoff, subnormal = self.rounding.roundoff, self.rounding.subnormal
         if parameter.factor == 0.0 and parameter.theta_error == 0.0:
             return Constant(theta, theta)
         epsilon = self.context.epsilon(parameter.factor).reshape(-1, 1) if parameter.factor else theta.new_zeros(1, 1)
         radius = epsilon * parameter.unit_radius.reshape(1, -1)
         radius = (
-            radius * (1.0 + 4.0 * own) + (theta.abs() + radius) * (2.0 * own + 2.0 * parameter.theta_error) + subnormal
+            radius * (1.0 + 4.0 * roundoff)
+            + (theta.abs() + radius) * (2.0 * roundoff + 2.0 * parameter.theta_error)
+            + subnormal
         )
         return Constant(theta - radius, theta + radius)
 
@@ -176,9 +178,9 @@ def decay(dt: float, tau: float, rounding: Rounding, theta_error: float) -> tupl
     exponent = dt / tau
     factor = math.exp(-exponent)
     held = float(torch.tensor(factor, dtype=rounding.dtype))
-    # Where the exponential underflows to 0, ``own`` is far more than it is.
+    # Where the exponential underflows to 0, ``roundoff`` is far more than it is.
     relative = (8.0 + 4.0 * exponent) * ROUNDOFF + 2.0 * theta_error * exponent if factor else 0.0
-    return held, (factor * relative + rounding.own) * SAFETY
+    return held, (factor * relative + rounding.roundoff) * SAFETY
 
 
 def description(model: nn.Module) -> tuple[LeakyCells, ...]:
@@ -257,12 +259,17 @@ class MeanCounts(Readout):
     reads = (Read(0, None),)
 
     def __init__(self, cells: AdaptiveCells, steps: int) -> None:
-        self.weight, self.bias, self.steps, self.own = cells.weight_out, cells.bias_out, steps, cells.rounding.own
+        self.weight, self.bias, self.steps, self.roundoff = (
+            cells.weight_out,
+            cells.bias_out,
+            steps,
+            cells.rounding.roundoff,
+        )
 
     def _hidden(self, counts: Interval) -> Interval:
         """Whole numbers divided by one."""
         lower, upper = counts.lower / self.steps, counts.upper / self.steps
-        hidden = Interval(lower, upper, slack=4.0 * self.own, nonnegative=True)
+        hidden = Interval(lower, upper, slack=4.0 * self.roundoff, nonnegative=True)
         hidden.batch = 0
         return hidden
 
@@ -270,7 +277,7 @@ class MeanCounts(Readout):
         return row_margins(context, self._hidden(read), self.weight, self.bias, labels)[0]
 
     def logits(self, context: Context, read: Interval, drive: Drive | None) -> Interval:
-        return linear(context, self._hidden(read), self.weight, self.bias).settled(context.rounding.own)
+        return linear(context, self._hidden(read), self.weight, self.bias).settled(context.rounding.roundoff)
 
     def losses(self, read: Tensor, drive: Drive | None, labels: Tensor) -> tuple[list[Loss], Tensor]:
         """What margins may lose, and margins on all T steps."""

@@ -109,7 +109,7 @@ def product(circuit: Circuit, part: Link, ends: Pair) -> tuple[Tensor, Tensor]:
     low, high = ends
     weight, epsilon, relative = _weight(circuit, part, len(low))
     middle, half = (low + high) * 0.5, (high - low) * 0.5
-    noise = (4.0 * circuit.rounding.own + relative) * high
+    noise = (4.0 * circuit.rounding.roundoff + relative) * high
     if epsilon is None or weight.absolute is not None:
         spread = half + noise
     else:
@@ -155,7 +155,7 @@ def _in_parts(circuit: Circuit, part: Link, ends: Pair) -> tuple[Tensor, Tensor,
     weight, epsilon, relative = _weight(circuit, part, len(low))
     middle, half = (low + high) * 0.5, (high - low) * 0.5
     moved = middle @ weight.theta
-    apart = ((half + (4.0 * circuit.rounding.own + relative) * high) @ weight.magnitude) * (1.0 + 4.0 * relative)
+    apart = ((half + (4.0 * circuit.rounding.roundoff + relative) * high) @ weight.magnitude) * (1.0 + 4.0 * relative)
     nothing = torch.zeros_like(moved[:1])
     most, least = nothing, nothing
     if epsilon is not None and weight.absolute is None:

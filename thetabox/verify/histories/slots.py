@@ -23,7 +23,7 @@ from thetabox.verify.histories.equations import (
 from thetabox.verify.histories.merge import merged
 from thetabox.verify.histories.places import Places
 from thetabox.verify.histories.potential import Bounds
-from thetabox.verify.histories.records import Given
+from thetabox.verify.histories.records import GivenSpikes
 
 # Between histories of different last spikes the key leaves this much room: they are merged last.
 FAR = 1e6
@@ -118,11 +118,11 @@ class Slots:
         for place, trace in enumerate(cells.traces):
             for end in (0, 1):
                 parent = spike[end] if trace.parent is None else values[end * half + trace.parent]
-                own = values[end * half + place]
+                end_values = values[end * half + place]
                 if trace.value == 0.0:  # which would make no number of what is not there
-                    own.copy_(torch.where(own == math.inf, math.inf, parent * trace.gain))
+                    end_values.copy_(torch.where(end_values == math.inf, math.inf, parent * trace.gain))
                 else:
-                    own.mul_(trace.value).add_(parent, alpha=trace.gain)
+                    end_values.mul_(trace.value).add_(parent, alpha=trace.gain)
 
     def traces_ahead(self, cells: Cells) -> Tensor:
         """Traces up to this step's spikes: lower ends, then the negated upper ones."""
@@ -132,7 +132,7 @@ class Slots:
         return out
 
     def after_spikes(
-        self, cells: Cells, unit: Tensor, bounds: Bounds, value: Pair | None, given: Given | None
+        self, cells: Cells, unit: Tensor, bounds: Bounds, value: Pair | None, given: GivenSpikes | None
     ) -> Tensor | None:
         """Children of every history, at most K of them, written over; which neurons may spike beyond all counting.
 
@@ -162,7 +162,7 @@ class Slots:
         if cells.most > 1:
             endless = without_end(potential[1], level, cells.most)
             beyond = None if endless is None else (endless & there).any(1)
-            spikes = several_spikes(*potential, (level, -level_above), cells.most, cells.rounding.own)
+            spikes = several_spikes(*potential, (level, -level_above), cells.most, cells.rounding.roundoff)
             if given is not None:
                 least = torch.minimum(given.least[:, None].to(spikes[1].dtype), spikes[1])
                 most = given.most[:, None].to(spikes[1].dtype).maximum(spikes[0])

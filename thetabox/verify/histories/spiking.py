@@ -101,10 +101,10 @@ class SpikingPlan(Plan):
         for block in self._blocks(says.layer, more):
             for part in block.parts:
                 error = self._trace_error(block.source, part.trace)
-                own = Held(part.weight, part.error)
+                held = Held(part.weight, part.error)
                 if not isinstance(part.columns, slice):
-                    own = _spread_out(own, part.columns, self.spiking.layers[says.layer].units)
-                spike_sources.append(Source(Read(block.source, part.trace, block.same_step), error, own))
+                    held = _spread_out(held, part.columns, self.spiking.layers[says.layer].units)
+                spike_sources.append(Source(Read(block.source, part.trace, block.same_step), error, held))
         if not spike_sources:
             raise InputError(f"no spike reaches what is read; {INSTEAD}")
         itself = _is_identity(weights)
@@ -146,7 +146,7 @@ class SpikingPlan(Plan):
             neurons.start.value.to(self.device)[None].double(),
             neurons.start.error.to(self.device)[None].double(),
         )
-        off = off + (start.abs() + off) * 4.0 * self.rounding.own
+        off = off + (start.abs() + off) * 4.0 * self.rounding.roundoff
         dtype = self.rounding.dtype
         return Cells(
             rounding=self.rounding,
@@ -168,7 +168,7 @@ class SpikingPlan(Plan):
         )
 
     def _ends(self, boxed: Boxed, context: Context) -> Constant:
-        dtype, own = self.rounding.dtype, self.rounding.own
+        dtype, roundoff = self.rounding.dtype, self.rounding.roundoff
         centre = boxed.centre.to(self.device).double()[None]
         theta = centre.to(dtype)
         error = boxed.error.to(self.device).double()[None] + (theta.double() - centre).abs() * 2.0
@@ -176,7 +176,7 @@ class SpikingPlan(Plan):
             return Constant(theta, theta)
         spread = upward(boxed.spread.to(self.device)[None], dtype)
         radius = context.epsilon(1.0).reshape(-1, 1) * spread + upward(error, dtype)
-        radius = radius * (1.0 + 4.0 * own) + (theta.abs() + radius) * 2.0 * own + self.rounding.subnormal
+        radius = radius * (1.0 + 4.0 * roundoff) + (theta.abs() + radius) * 2.0 * roundoff + self.rounding.subnormal
         return Constant(theta - radius, theta + radius)
 
     def drives(self, x: Interval) -> list[Drive]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from thetabox.verify.effort import Meter
-from thetabox.verify.histories.records import Given, State, all_joined, taken
+from thetabox.verify.histories.records import GivenSpikes, State, all_joined, taken
 from thetabox.verify.histories.walk import Walked
 
 # Rows that are walked through time together, and those among them of one tree: fixed, so that a tree grows in the same
@@ -31,7 +31,7 @@ class Leaf:
 
     time: int
     state: tuple[State, int]
-    given: Given
+    given: GivenSpikes
     depth: int
     margin: float
 
@@ -70,7 +70,7 @@ class Tree:
 
 
 # (places of the (sample, ε) pairs, first step, state in front of it, given spikes) → where that ends, and margins.
-Run = Callable[[Tensor, Tensor, State, Given], tuple[Walked, Tensor]]
+Run = Callable[[Tensor, Tensor, State, GivenSpikes], tuple[Walked, Tensor]]
 
 
 def split(trees: list[Tree], most: int, run: Run, meter: Meter, passes: float, steps: int) -> None:
@@ -92,7 +92,7 @@ def split(trees: list[Tree], most: int, run: Run, meter: Meter, passes: float, s
         places = torch.tensor([place for place, _ in chosen])
         since = torch.tensor([leaf.time for _, leaf in chosen])
         start = all_joined([taken(leaf.state[0], torch.tensor([leaf.state[1]])) for _, leaf in chosen])
-        walked, margins = run(places, since, start, Given.stacked([leaf.given for _, leaf in chosen]))
+        walked, margins = run(places, since, start, GivenSpikes.stacked([leaf.given for _, leaf in chosen]))
         for row, ((place, leaf), margin) in enumerate(zip(chosen, margins.tolist(), strict=True)):
             grow(trees[place], walked, row, margin, leaf.depth, most)
 

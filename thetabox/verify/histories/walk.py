@@ -23,7 +23,7 @@ from torch import Tensor
 from thetabox.verify.histories.circuit import Circuit, Drive, Loss, Read
 from thetabox.verify.histories.errors import Errors
 from thetabox.verify.histories.potential import potential
-from thetabox.verify.histories.records import Exact, Fork, Given, State, taken
+from thetabox.verify.histories.records import Exact, Fork, GivenSpikes, State, taken
 from thetabox.verify.histories.state import LayerState
 
 
@@ -81,7 +81,7 @@ def walk(
     reads: Sequence[Read] = (),
     since: Int[Tensor, " rows"] | None = None,
     start: State | None = None,
-    given: Given | None = None,
+    given: GivenSpikes | None = None,
     prune: PruneRule | None = None,
     before_step: Callable[[], None] | None = None,
 ) -> Walked:
@@ -173,7 +173,7 @@ class Walk:
         time: int,
         sample: Tensor,
         errors: Sequence[Errors],
-        given: Given | None,
+        given: GivenSpikes | None,
         remember: Fork | None,
     ) -> None:
         """One time step of the first ``len(sample)`` rows, whose active pairs are all there are."""
@@ -183,8 +183,8 @@ class Walk:
         for place, (layer, units) in enumerate(zip(self.layers, self.circuit.units, strict=True)):
             wired = self.circuit.layers[place]
             bounds = potential(self.circuit, wired, drives[place], time, sample, self.hull)
-            own = None if given is None else given.units(units)
-            forks, fewest = layer.fire(bounds, errors[place], own, self.given_up)
+            given_here = None if given is None else given.units(units)
+            forks, fewest = layer.fire(bounds, errors[place], given_here, self.given_up)
             if remember is not None:
                 first = forks.any(1) & (remember.time[: len(sample)] > time)
                 if bool(first.any()):
@@ -203,7 +203,7 @@ class Walk:
         before: State,
         forks: Tensor,
         fewest: Tensor,
-        given: Given | None,
+        given: GivenSpikes | None,
     ) -> None:
         rows = first.nonzero().squeeze(1)
         unit = torch.where(forks[rows], self.circuit.layers[layer].cells.influence, -1.0).argmax(1)

@@ -132,7 +132,7 @@ class Held:
         common = 0.0
         if bool(error.any()):
             # Relative to the weights where that is hardly more than what sums of them lose anyway.
-            common = COMMON_ERROR * rounding.own
+            common = COMMON_ERROR * rounding.roundoff
             if bool((error <= common * 0.99 * theta.double().abs()).all()):
                 error = torch.zeros_like(error)
             else:
@@ -155,8 +155,8 @@ class Held:
 
     def part(self, trace: int, current: int | None, columns: slice | Tensor) -> Link:
         """What some cells read of some traces."""
-        own = self.columns(columns)
-        return Link(trace, current, columns, own.weight, own.error)
+        held = self.columns(columns)
+        return Link(trace, current, columns, held.weight, held.error)
 
     @property
     def spread(self) -> Tensor:

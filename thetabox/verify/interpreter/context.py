@@ -192,7 +192,7 @@ class Context:
             radius, by_row = parameter.unit_radius * column, True
         out = Interval(theta - radius, theta + radius, by_row=by_row)
         out.slack = (
-            4.0 * self.rounding.own + parameter.theta_error * (1.0 + self.largest(parameter.factor))
+            4.0 * self.rounding.roundoff + parameter.theta_error * (1.0 + self.largest(parameter.factor))
         ) * out.magnitude
         out.slack += 4.0 * self.rounding.subnormal
         low = float(out.lower.detach().amin()) if out.lower.numel() else 0.0

@@ -194,8 +194,8 @@ def apply(context: Context, operation: Operation, args: tuple[Any, ...], kwargs:
         elif len({context.rows(v) for v in intervals if v.batch is not None}) > 1:
             args = _each(args, lambda v: context.expanded(v) if isinstance(v, Interval) else v)
     if not rule.slack and any(v.slack for v in intervals):
-        own = context.rounding.own
-        args, kwargs = _each((args, kwargs), lambda v: v.settled(own) if isinstance(v, Interval) else v)
+        roundoff = context.rounding.roundoff
+        args, kwargs = _each((args, kwargs), lambda v: v.settled(roundoff) if isinstance(v, Interval) else v)
     result = _labelled(_called(context, operation, rule, args, kwargs), operation.layout, intervals)
     if by_row and isinstance(result, Interval) and result.batch is None and not result.by_row:
         result = replace(result, by_row=True)
@@ -239,7 +239,7 @@ def _row_by_row(context: Context, operation: Operation, rule: Rule, args: Any, k
             if v.by_row:
                 at = 0 if v.shape[0] == 1 else row
                 v = replace(v.moved(lambda t: t[at]), by_row=False)
-            return v if rule.slack else v.settled(context.rounding.own)
+            return v if rule.slack else v.settled(context.rounding.roundoff)
 
         return _called(context, operation, rule, _each(args, one), _each(kwargs, one))
 

@@ -100,7 +100,7 @@ def fits(context: Context, value: Any, dtype: torch.dtype) -> bool:
     if isinstance(value, Interval):
         if not value.lower.numel():
             return True
-        value = value.settled(context.rounding.own)
+        value = value.settled(context.rounding.roundoff)
         return least <= float(value.lower.detach().amin()) and float(value.upper.detach().amax()) <= most
     return not isinstance(value, int | float) or least <= value <= most
 
@@ -157,7 +157,7 @@ def within_range(context: Context, operation: Operation, kind: Kind, result: Int
     truth = kind.result is torch.bool
     if not result.lower.numel() or (truth and result.slack == 0.0 and result.bound == 1.0 and result.nonnegative):
         return result
-    settled = result.settled(context.rounding.own)
+    settled = result.settled(context.rounding.roundoff)
     lower = settled.lower.ceil()
     upper = lower if result.is_point and result.slack == 0.0 else settled.upper.floor()
     low, high = float(lower.detach().amin()), float(upper.detach().amax())
@@ -195,7 +195,7 @@ def in_float32(context: Context, value: Any, *, whole: bool = False) -> Any:
         value = context.interval(value)
     if not isinstance(value, Interval):
         return value
-    value = value.settled(context.rounding.own)
+    value = value.settled(context.rounding.roundoff)
     return replace(value.moved(lambda t: t.float().to(context.dtype)), bound=None)
 
 

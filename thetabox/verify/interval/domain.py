@@ -42,7 +42,7 @@ class PlainIntervals(Domain):
 
     def logits(self, which: Which, epsilon: Float[Tensor, "levels samples"]) -> Interval:
         def ends(final: Final) -> Tensor:
-            logits = final.logits().settled(self.problem.settings.rounding.own)
+            logits = final.logits().settled(self.problem.settings.rounding.roundoff)
             return torch.stack([logits.lower, logits.upper], -1)
 
         lower, upper = self._part_by_part(ends, which, epsilon).unbind(-1)

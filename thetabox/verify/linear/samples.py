@@ -91,7 +91,7 @@ class Samples:
             self.values[index] = self._settled(value)
 
     def _settled(self, value: Interval) -> Interval:
-        value = value.settled(self.rounding.own)
+        value = value.settled(self.rounding.roundoff)
         assert value.batch is not None
         for end in (value.lower,) if value.is_point else (value.lower, value.upper):
             # Minus infinity at both ends is what a mask filled in.

@@ -114,8 +114,8 @@ def _chain(model: nn.Module, x: Tensor, radii: dict[str, Tensor]) -> list[FlatLa
         with torch.no_grad(), default_dtype(example.dtype):
             expected, output, shape = model(example), example.flatten(1), example.shape[1:]
             for name, module in copies:
-                own = {k: radii[n] for k in ("weight", "bias") if (n := f"{name}.{k}" if name else k) in radii}
-                layer, shape = lowered(module, own, shape)
+                layer_radii = {k: radii[n] for k in ("weight", "bias") if (n := f"{name}.{k}" if name else k) in radii}
+                layer, shape = lowered(module, layer_radii, shape)
                 output = layer.module(output)
                 layers.append(layer)
     except RuntimeError as error:

@@ -80,7 +80,7 @@ class NoisySamples(Noisy):
         elif set(once) & set(operation.inputs):
             self.noise[operation.index] = variance(self, operation, once)
         result: Any = self.values[operation.index]
-        first = (result[0] if isinstance(result, tuple) else result).settled(self.rounding.own)
+        first = (result[0] if isinstance(result, tuple) else result).settled(self.rounding.roundoff)
         z = self.coarse
         if operation.index in self.plan.unread:
             z = torch.full_like(self.sigma, torch.inf)

@@ -182,7 +182,7 @@ class _NoisyWalk:
             a, rest = g, torch.zeros_like(g)
             if len(weights.theta) > g.shape[1]:
                 low, high = self.layer.hull(place, False)
-                half = (high - low) * 0.5 + 4.0 * cells.rounding.own * high
+                half = (high - low) * 0.5 + 4.0 * cells.rounding.roundoff * high
                 a, rest = torch.cat([g, (low + high) * 0.5], 1), torch.cat([rest, half], 1)
             sums = Sums(weights, a, torch.zeros_like(a[:1]))
             lost = sums.product_error() + sums.around() + sums.beyond(rest + inputs.off[place][time], self.reach)

@@ -98,7 +98,7 @@ def trace_errors(
 ) -> Float[Tensor, "steps terms"]:
     """How far the traces of numbers of at most ``largest`` in size may be off, as in :func:`errors`."""
     rounding = cells.rounding
-    each = (2.0 * decay.error + 6.0 * rounding.own) * largest + 64.0 * rounding.subnormal
+    each = (2.0 * decay.error + 6.0 * rounding.roundoff) * largest + 64.0 * rounding.subnormal
     error, by_step = torch.zeros_like(largest), []
     for _ in range(steps):
         error = ((decay.value + decay.error) * error + each) * SAFETY

@@ -80,9 +80,13 @@ class Following:
 
     def _choices(self, layer: LayerAtoms, entries: list[int]) -> Iterator[tuple[int, int | None]]:
         """Those of the cell before first."""
-        own = [a for a in entries if a in self.algebra.support(self.next[a])]
+        dependent = [a for a in entries if a in self.algebra.support(self.next[a])]
         pairs: list[tuple[int, int | None]]
-        pairs = [(v, b) for v in own for b in own if v != b] if layer.beta is not None else [(v, None) for v in own]
+        pairs = (
+            [(v, b) for v in dependent for b in dependent if v != b]
+            if layer.beta is not None
+            else [(v, None) for v in dependent]
+        )
 
         def unlike(pair: tuple[int, int | None]) -> bool:
             return (self._place(pair[0]), None if pair[1] is None else self._place(pair[1])) != self.places

@@ -108,8 +108,8 @@ class Polynomials:
         """Entries, comparisons and functions that it depends on, in functions too; not what weights multiply."""
         support = self._support.get(p)
         if support is None:
-            own = (m for m in self.terms(p) if not self._weighted(m))
-            support = frozenset().union(*(self._support_of(a) for m in own for a, _ in m))
+            unweighted = (m for m in self.terms(p) if not self._weighted(m))
+            support = frozenset().union(*(self._support_of(a) for m in unweighted for a, _ in m))
             self._support[p] = support
         return support
 

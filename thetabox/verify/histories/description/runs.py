@@ -53,10 +53,10 @@ def differs(problem: Problem, described: Sequence[LeakyCells]) -> bool:
 
 
 def _inputs(x: Tensor, generator: torch.Generator) -> Tensor:
-    own = x[:OWN].double()
-    size = float(own.abs().max()) or 1.0
-    noise = [size * s * (2.0 * torch.rand(own.shape, generator=generator, dtype=torch.float64) - 1.0) for s in NOISES]
-    return torch.cat([own, *noise])
+    some = x[:OWN].double()
+    size = float(some.abs().max()) or 1.0
+    noise = [size * s * (2.0 * torch.rand(some.shape, generator=generator, dtype=torch.float64) - 1.0) for s in NOISES]
+    return torch.cat([some, *noise])
 
 
 def _elsewhere(name: str, value: Tensor, kind: str, generator: torch.Generator) -> Tensor:

@@ -114,7 +114,7 @@ def tanh(context: Context, a: Interval) -> Interval:
 def exp(context: Context, a: Interval) -> Interval:
     """Exponential; a small slack of what belongs to no sample stays one, times the largest result."""
     if a.slack > SMALL:
-        a = a.settled(context.rounding.own)
+        a = a.settled(context.rounding.roundoff)
     out = within_range(context, replace(a.map(torch.exp), nonnegative=True, slack=0.0), 1.0)
     # exp(s) - 1 <= s (1 + s) for s below 1.
     if a.batch is not None:
@@ -183,7 +183,7 @@ def elu(context: Context, a: Interval, alpha: Number = 1, scale: Number = 1, inp
     outer, rounding = alpha * scale, context.rounding
     growing = inner < 0.0  # the exponential, with no bound of its derivative
     if growing:
-        a = a.settled(rounding.own)
+        a = a.settled(rounding.roundoff)
 
     def function(t: Tensor) -> Tensor:
         return torch.where(t <= 0, torch.expm1(t.clamp(max=0.0) * inner) * outer, t * scale)

@@ -157,11 +157,11 @@ def _interval_weight(context: Context, x: Interval, weight: Interval, product: P
     """Weights that are the result of a computation: :math:`|W_c| r + W_r (|c| + r)`."""
     if weight.by_row or x.by_row:
         raise OneEpsilonAtATime(f"{context.where} multiplies by weights computed from perturbed parameters")
-    own = context.rounding.own
+    roundoff = context.rounding.roundoff
     relative = context.rounding.of_dot(terms)
-    x, weight = x.settled(own), weight.settled(own)
-    centre, radius = centre_radius(x, own, context.rounding.floor)
-    middle_weight, spread_weight = centre_radius(weight, own, context.rounding.subnormal)
+    x, weight = x.settled(roundoff), weight.settled(roundoff)
+    centre, radius = centre_radius(x, roundoff, context.rounding.floor)
+    middle_weight, spread_weight = centre_radius(weight, roundoff, context.rounding.subnormal)
     reach = centre.abs() + radius
     middle = product(centre, middle_weight, None)
     around = product(radius + reach * (2.0 * relative), middle_weight.abs(), None)
@@ -177,12 +177,12 @@ def product_of_values(context: Context, a: Interval, b: Interval) -> Interval:
     """Midpoint-radius product of two values (Rump, Fast and parallel interval arithmetic, BIT 39, 1999)."""
     if a.by_row or b.by_row:
         raise OneEpsilonAtATime(f"{context.where} multiplies by weights computed from perturbed parameters")
-    own = context.rounding.own
+    roundoff = context.rounding.roundoff
     terms = a.shape[-1]
     relative = context.rounding.of_dot(terms)
-    a, b = a.settled(own), b.settled(own)
-    ca, ra = centre_radius(a, own, context.rounding.floor)
-    cb, rb = centre_radius(b, own, context.rounding.floor)
+    a, b = a.settled(roundoff), b.settled(roundoff)
+    ca, ra = centre_radius(a, roundoff, context.rounding.floor)
+    cb, rb = centre_radius(b, roundoff, context.rounding.floor)
     middle = torch.matmul(ca, cb)
     reach = cb.abs() + rb
     around = torch.matmul(ca.abs(), rb + reach * (2.0 * relative)) + torch.matmul(ra, reach * (1.0 + 2.0 * relative))

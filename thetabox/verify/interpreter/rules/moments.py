@@ -47,7 +47,7 @@ def scaled(context: Context, low: Tensor, high: Tensor, eps: tuple[float, float]
     :math:`2(n + 8)u E|x|`, and the difference, or the product with :math:`1/\sqrt{v + e}` taken apart as
     :math:`x s - \mu s`, by :math:`8u(|x| + |\mu|)`.
     """
-    own, unit, n = context.rounding.own, context.rounding.of_operation(), low.shape[-1]
+    roundoff, unit, n = context.rounding.roundoff, context.rounding.of_operation(), low.shape[-1]
     size = torch.maximum(low.abs(), high.abs())
     shift = ((low + high) / 2).detach().mean(-1, keepdim=True) if centred else torch.zeros_like(low[..., :1])
     near, far = low - shift, high - shift
@@ -57,9 +57,9 @@ def scaled(context: Context, low: Tensor, high: Tensor, eps: tuple[float, float]
     near, far, size = near / scale, far / scale, size / scale
     centre, radius = (near + far) / 2, (far - near) / 2
     # The shift rounds each end, by a relative error of what is left.
-    radius = radius * (1.0 + 8.0 * own) + centre.abs() * (8.0 * own) + 4.0 * limits.tiny
+    radius = radius * (1.0 + 8.0 * roundoff) + centre.abs() * (8.0 * roundoff) + 4.0 * limits.tiny
     # What a network adds to the rounding of the bounds, which it covers twice over by itself.
-    more = unit - own if unit > 2.0 * own else 0.0
+    more = unit - roundoff if unit > 2.0 * roundoff else 0.0
     mean, square = size.mean(-1, keepdim=True), (size * size).mean(-1, keepdim=True)
     room = (2.0 * (n + 8) * more) * mean + (8.0 * more) * (size + mean)
     held = (max(eps[0] - literal_error(context, eps[0]), 0.0), eps[1] + literal_error(context, eps[1]))
@@ -98,7 +98,7 @@ class Moments(NamedTuple):
 
 def moments(context: Context, group: Group) -> Moments:
     """Mean and variance of a group, and what its radii and rounding may change of them."""
-    error = 4.0 * (group.centre.shape[-1] + 16) * context.rounding.own
+    error = 4.0 * (group.centre.shape[-1] + 16) * context.rounding.roundoff
     off, r = group.centre - group.centre.mean(-1, keepdim=True), group.radius
     mean_error = group.centre.abs().mean(-1, keepdim=True) * error
     every, wide = (off * off).mean(-1, keepdim=True), (r * r).mean(-1, keepdim=True)

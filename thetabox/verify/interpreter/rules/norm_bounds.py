@@ -44,7 +44,7 @@ def grouped_with_sizes(
     """
     if not (math.isfinite(eps[1]) and eps[0] >= 0.0):
         raise InputError(f"{context.where} adds {eps[0]} to a variance; give it a finite number of at least 0")
-    x = x.settled(context.rounding.own)
+    x = x.settled(context.rounding.roundoff)
     shape = x.shape
     low, high = (t.reshape(*shape[:first], -1) for t in (x.lower, x.upper))
     group = scaled(context, low, high, eps, centred)
@@ -92,14 +92,14 @@ class Normalised(NamedTuple):
 def normalised(context: Context, low: Tensor, high: Tensor, eps: float) -> Normalised:
     """What tangents of a norm of operands in ``[low, high]`` need; not finite where little is known."""
     x = grouped(context, Interval(low, high), (eps, eps), low.dim() - 1)
-    own = context.rounding.own
+    roundoff = context.rounding.roundoff
     group = scaled(context, low, high, (eps, eps), centred=True)
     scale = group.scale
     off, _, every, wide, moved, lost, error = moments(context, group)
     steep = (every + group.eps[1]).rsqrt()
     floor = (every - moved - lost).clamp(min=0.0) + group.eps[0]
     steepest, flattest = floor.rsqrt(), (every + moved + wide + lost + group.eps[1]).rsqrt()
-    apart = torch.maximum(steepest - steep, steep - flattest) * (1.0 + error) + steep * (8.0 * own)
+    apart = torch.maximum(steepest - steep, steep - flattest) * (1.0 + error) + steep * (8.0 * roundoff)
     largest = torch.maximum(x.lower.abs(), x.upper.abs())
     network = torch.zeros_like(group.centre)
     if bool((group.lost > 0).any()):
@@ -144,9 +144,9 @@ def _by_tangent(context: Context, group: Group, lower: Tensor, upper: Tensor) ->
     others = sums * (1.0 + error) - (1.0 + middle * middle) * r * (1.0 - error)
     size = middle.abs()
     bent = size * (apart * r).sum(-1, keepdim=True) + apart * ((size + apart) * r).sum(-1, keepdim=True)
-    own = (n - 1.0 - (size - apart).clamp(min=0.0).square()).clamp(min=0.0) * r
-    reach = floor.rsqrt() / n * (others + bent + own) * (1.0 + 2.0 * error + few) + known
-    if context.rounding.of_operation() > 2.0 * context.rounding.own:
+    diagonal = (n - 1.0 - (size - apart).clamp(min=0.0).square()).clamp(min=0.0) * r
+    reach = floor.rsqrt() / n * (others + bent + diagonal) * (1.0 + 2.0 * error + few) + known
+    if context.rounding.of_operation() > 2.0 * context.rounding.roundoff:
         reach = reach + _network_error(context, group, size + apart, floor)
     better = reach.isfinite() & middle.isfinite() & lower.isfinite() & upper.isfinite()
     low, high = torch.maximum(lower, middle - reach), torch.minimum(upper, middle + reach)
@@ -211,7 +211,7 @@ def _centred(context: Context, group: Group) -> tuple[Tensor, Tensor, Tensor]:
 def _uncentred(context: Context, group: Group) -> tuple[Tensor, Tensor, Tensor]:
     """Ends of ``x / sqrt(mean(x ** 2) + eps)``, exact (own and other operands are independent), and as above."""
     n = group.centre.shape[-1]
-    error = 4.0 * (n + 16) * context.rounding.own
+    error = 4.0 * (n + 16) * context.rounding.roundoff
     low, high = group.centre - group.radius, group.centre + group.radius
     inner = torch.maximum(low.clamp(min=0.0), (-high).clamp(min=0.0)).square()
     outer = torch.maximum(low.abs(), high.abs()).square()

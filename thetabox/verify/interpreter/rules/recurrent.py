@@ -204,7 +204,7 @@ def _narrowed(
 
 def _within(context: Context, box: Interval, ends: tuple[Tensor, Tensor]) -> Interval:
     """The intersection; what is no number in one of them is known by the other alone."""
-    box = box.settled(context.rounding.own)
+    box = box.settled(context.rounding.roundoff)
     if box.shape != ends[0].shape:
         box = context.expanded(box)
     lower, upper = torch.fmax(box.lower, ends[0]), torch.fmin(box.upper, ends[1])

@@ -93,10 +93,10 @@ class Steps:
         self.epsilon, self.bias_epsilon = epsilon
         self.most = most
         self.relative = rounding.of_dot(weights.terms) + 2.0 * self.weight.theta_error
-        self.own, self.both = 64.0 * rounding.own, rounding.of_operation(8)
+        self.of_bounds, self.of_both = 64.0 * rounding.roundoff, rounding.of_operation(8)
         self.of_function = rounding.of_operation(2 * ULPS) + 2.0 * rounding.flushed
         self.tiny = 4.0 * rounding.subnormal * weights.terms
-        self.inflate = 1.0 + 4.0 * gamma(most + 4 * self.weight.theta.shape[1] + 64, rounding.own)
+        self.inflate = 1.0 + 4.0 * gamma(most + 4 * self.weight.theta.shape[1] + 64, rounding.roundoff)
 
     def recurrent(self, h: Form) -> Form:
         """``W h + b`` over the boxes of the weights."""
@@ -113,21 +113,21 @@ class Steps:
 
     def sum(self, drive: Interval, form: Form) -> Form:
         """With the input's part, known up to its ends; how a network rounds this sum, its parts are charged with."""
-        centre, radius = _middle(drive, self.own)
+        centre, radius = _middle(drive, self.of_bounds)
         total = form.centre + centre
-        rounded = (form.centre.abs() + centre.abs() + radius + form.radius) * (self.own + self.both)
+        rounded = (form.centre.abs() + centre.abs() + radius + form.radius) * (self.of_bounds + self.of_both)
         return Form(total, form.generators, (form.radius + radius + rounded) * self.inflate)
 
     def line(self, form: Form, function: str) -> Line:
         """The least slope inside the interval, which an end has: both derivatives fall away from 0."""
-        reach = form.reach(self.inflate) * (1.0 + self.own) + form.centre.abs() * self.own
+        reach = form.reach(self.inflate) * (1.0 + self.of_bounds) + form.centre.abs() * self.of_bounds
         f = torch.sigmoid if function == "sigmoid" else torch.tanh
         low, high = f(form.centre - reach), f(form.centre + reach)
         ends = (low * (1 - low), high * (1 - high)) if function == "sigmoid" else (1 - low * low, 1 - high * high)
-        slope = (torch.minimum(*ends) - self.own).clamp(min=0.0)
+        slope = (torch.minimum(*ends) - self.of_bounds).clamp(min=0.0)
         # f less the line rises, so its ends are the extremes.
         middle, half = (low + high) / 2, (high - low) / 2
-        rounded = self.of_function + self.own * (1.0 + slope * reach)
+        rounded = self.of_function + self.of_bounds * (1.0 + slope * reach)
         error = (half - slope * reach).clamp(min=0.0) + rounded
         return Line(middle, slope, error, half + rounded)
 
@@ -141,8 +141,8 @@ class Steps:
         generators += _scaled(f.generators, c.centre * lf.slope)
         generators += _scaled(g.generators, li.middle * lg.slope)
         generators += _scaled(i.generators, lg.middle * li.slope)
-        radius = c.centre.abs() * _own(lf, f) + lf.reach * reach + li.middle.abs() * _own(lg, g)
-        radius = radius + lg.middle.abs() * _own(li, i) + li.reach * lg.reach
+        radius = c.centre.abs() * _line_radius(lf, f) + lf.reach * reach + li.middle.abs() * _line_radius(lg, g)
+        radius = radius + lg.middle.abs() * _line_radius(li, i) + li.reach * lg.reach
         size = (lf.middle + lf.reach) * (c.centre.abs() + reach) + (li.middle + li.reach) * (lg.middle.abs() + lg.reach)
         radius = self._rounded(radius, size)
         old = generators.shape[1]
@@ -150,7 +150,7 @@ class Steps:
         t = self.line(c, "tanh")
         generators = _scaled(c.generators, lo.middle * t.slope)
         generators[:, :old] += _scaled(o.generators, t.middle * lo.slope)
-        radius = lo.middle * t.error + t.middle.abs() * _own(lo, o) + lo.reach * t.reach
+        radius = lo.middle * t.error + t.middle.abs() * _line_radius(lo, o) + lo.reach * t.reach
         radius = self._rounded(radius, (lo.middle + lo.reach) * (t.middle.abs() + t.reach))
         new = torch.diag_embed(radius)
         h = Form(lo.middle * t.middle, torch.cat([generators, new], 1), torch.zeros_like(radius))
@@ -165,7 +165,7 @@ class Steps:
         lr, lz = self.line(r, "sigmoid"), self.line(z, "sigmoid")
         reach = bn.reach(self.inflate)
         generators = _scaled(bn.generators, lr.middle) + _scaled(r.generators, bn.centre * lr.slope)
-        radius = lr.middle * bn.radius + bn.centre.abs() * _own(lr, r) + lr.reach * reach
+        radius = lr.middle * bn.radius + bn.centre.abs() * _line_radius(lr, r) + lr.reach * reach
         radius = self._rounded(radius, (lr.middle + lr.reach) * (bn.centre.abs() + reach))
         n = self.sum(an, Form(lr.middle * bn.centre, generators, radius))
         ln, keep = self.line(n, "tanh"), lz.middle
@@ -173,7 +173,7 @@ class Steps:
         generators = _scaled(n.generators, (1 - keep) * ln.slope) + _scaled(h.generators, keep)
         generators += _scaled(z.generators, apart * lz.slope)
         width = h.reach(self.inflate)
-        radius = (1 - keep) * _own(ln, n) + apart.abs() * _own(lz, z) + lz.reach * (width + ln.reach)
+        radius = (1 - keep) * _line_radius(ln, n) + apart.abs() * _line_radius(lz, z) + lz.reach * (width + ln.reach)
         radius = self._rounded(radius, h.centre.abs() + width + ln.middle.abs() + ln.reach)
         centre = ln.middle + keep * apart
         return self._reduced(
@@ -183,13 +183,13 @@ class Steps:
     def rnn_tanh(self, drive: Interval, h: Form) -> tuple[Form, ...]:
         a = self.sum(drive, self.recurrent(h))
         line = self.line(a, "tanh")
-        radius = self._rounded(_own(line, a), line.middle.abs() + line.reach)
+        radius = self._rounded(_line_radius(line, a), line.middle.abs() + line.reach)
         generators = torch.cat([_scaled(a.generators, line.slope), torch.diag_embed(radius)], 1)
         return self._reduced(Form(line.middle, generators, torch.zeros_like(radius)))
 
     def _rounded(self, radius: Tensor, size: Tensor) -> Tensor:
         """With the rounding of a few operations on values, and their generators, of some size."""
-        return (radius + size * (self.own + self.both) + self.tiny) * self.inflate
+        return (radius + size * (self.of_bounds + self.of_both) + self.tiny) * self.inflate
 
     def _gates(self, form: Form, count: int) -> list[Form]:
         parts = (t.chunk(count, -1) for t in (form.centre, form.generators, form.radius))
@@ -221,8 +221,8 @@ def walked(
         return None
     if weights.projection is not None or not hasattr(Steps, kind) or drive.batch != 1:
         return None
-    own = context.rounding.own
-    drive, state = drive.settled(own), tuple(s.settled(own) for s in state)
+    roundoff = context.rounding.roundoff
+    drive, state = drive.settled(roundoff), tuple(s.settled(roundoff) for s in state)
     rows, times = drive.shape[1], drive.shape[0]
     if any(s.shape[0] != rows for s in state):
         return None
@@ -233,14 +233,14 @@ def walked(
         factor = 0.0 if parameter is None else parameter.factor
         uniform = context.uniform(factor)
         each = context.epsilon(factor).reshape(-1) if uniform is None else drive.lower.new_full((rows,), uniform)
-        epsilons.append(each[:, None] * (1.0 + 8.0 * own))
+        epsilons.append(each[:, None] * (1.0 + 8.0 * roundoff))
         if len(each) != rows:
             return None
     widest = max(1, min(most, len(state) * units * times)) * weights.hidden.theta.shape[0]
     pieces = []
     for part in torch.arange(rows, device=drive.lower.device).split(max(1, NUMBERS // widest)):
         steps = Steps(context, weights, (epsilons[0][part], epsilons[1][part]), most)
-        forms = _initial(state, part, steps.own)
+        forms = _initial(state, part, steps.of_bounds)
         step = getattr(steps, kind)
         narrow: list[tuple[Tensor, Tensor]] = [(drive.lower, drive.upper)] * times
         for time in reversed(range(times)) if backwards else range(times):
@@ -251,9 +251,9 @@ def walked(
     return _together(outputs), _together(last)
 
 
-def _initial(state: tuple[Interval, ...], part: Tensor, own: float) -> tuple[Form, ...]:
+def _initial(state: tuple[Interval, ...], part: Tensor, roundoff: float) -> tuple[Form, ...]:
     """Each unit's own radius as a generator."""
-    middles = [_middle(Interval(s.lower[part], s.upper[part]), own) for s in state]
+    middles = [_middle(Interval(s.lower[part], s.upper[part]), roundoff) for s in state]
     moves = [bool((radius > 0).any()) for _, radius in middles]
     forms = []
     for place, (centre, radius) in enumerate(middles):
@@ -267,14 +267,14 @@ def _initial(state: tuple[Interval, ...], part: Tensor, own: float) -> tuple[For
     return tuple(forms)
 
 
-def _middle(x: Interval, own: float) -> tuple[Tensor, Tensor]:
+def _middle(x: Interval, roundoff: float) -> tuple[Tensor, Tensor]:
     centre = (x.lower + x.upper) / 2
     # Further from one end than half of the width by rounding.
-    return centre, torch.maximum(x.upper - centre, centre - x.lower) * (1.0 + own)
+    return centre, torch.maximum(x.upper - centre, centre - x.lower) * (1.0 + roundoff)
 
 
 def _ends(form: Form, steps: Steps) -> tuple[Tensor, Tensor]:
-    reach = (form.reach(steps.inflate) + form.centre.abs() * steps.own) * (1.0 + steps.own)
+    reach = (form.reach(steps.inflate) + form.centre.abs() * steps.of_bounds) * (1.0 + steps.of_bounds)
     return form.centre - reach, form.centre + reach
 
 
@@ -286,7 +286,7 @@ def _scaled(generators: Tensor, by: Tensor) -> Tensor:
     return generators * by[:, None]
 
 
-def _own(line: Line, form: Form) -> Tensor:
+def _line_radius(line: Line, form: Form) -> Tensor:
     """What a line leaves to each unit by itself."""
     return line.slope * form.radius + line.error
 

@@ -60,8 +60,8 @@ def log_softmax(context: Context, x: Interval, dim: int, dtype: Any = None) -> I
     few = rounding.of_operation(8)
     sums = sum_error(rounding, terms)
 
-    def logarithm(own: Tensor, others: Tensor, outward: float) -> Tensor:
-        exponent, total = rivals(own, others, place)
+    def logarithm(entry: Tensor, others: Tensor, outward: float) -> Tensor:
+        exponent, total = rivals(entry, others, place)
         z = exponent + total.log()
         z = z + outward * (few * z.abs().nan_to_num(0.0, 0.0, 0.0) + 3.0 * sums)
         odds = z.clamp(min=0.0) + torch.log1p(torch.exp(-z.abs()))
@@ -105,8 +105,8 @@ def softmax_ends(rounding: Rounding, low: Tensor, high: Tensor, dim: int, *, ulp
     sums = sum_error(rounding, low.shape[dim] if low.dim() else 1, ulps)
     unit = rounding.of_operation()
 
-    def share(own: Tensor, others: Tensor, outward: float) -> Tensor:
-        exponent, total = rivals(own, others, dim)
+    def share(entry: Tensor, others: Tensor, outward: float) -> Tensor:
+        exponent, total = rivals(entry, others, dim)
         reach = exponent.detach().abs().clamp(max=EXPONENT) * (4.0 * unit) + 3.0 * sums
         return 1.0 / (1.0 + torch.exp(exponent) * total * (1.0 + outward * reach))
 
@@ -122,16 +122,16 @@ def softmax_ends(rounding: Rounding, low: Tensor, high: Tensor, dim: int, *, ulp
     return Interval(lower, upper, nonnegative=True)
 
 
-def rivals(own: Tensor, others: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+def rivals(entry: Tensor, others: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     r""":math:`d` and :math:`s` with :math:`e^{d_i} s_i = \sum_{j \ne i} e^{o_j - w_i}`.
 
     Args:
-        own: :math:`w`, one end of the operands.
+        entry: :math:`w`, one end of the operands.
         others: :math:`o`, the other end.
         dim: dimension of the entries.
     """
     if others.dim() == 0 or others.shape[dim] == 1:
-        return torch.full_like(own, -torch.inf), torch.zeros_like(own)
+        return torch.full_like(entry, -torch.inf), torch.zeros_like(entry)
     first, place = others.max(dim, keepdim=True)
     leads = torch.zeros_like(others, dtype=torch.bool).scatter(dim, place, value=True)
     second = others.masked_fill(leads, -torch.inf).amax(dim, keepdim=True)
@@ -139,9 +139,9 @@ def rivals(own: Tensor, others: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     terms = torch.exp((others - first).masked_fill(none, -torch.inf))
     behind = torch.exp((others - second).masked_fill(leads | none, -torch.inf)).sum(dim, keepdim=True)
     total = torch.where(leads, behind, terms.sum(dim, keepdim=True) - terms)
-    exponent = torch.where(leads, second, first) - own
+    exponent = torch.where(leads, second, first) - entry
     # An entry that may be masked loses to any other.
-    lost = own == -torch.inf
+    lost = entry == -torch.inf
     return exponent.masked_fill(lost, torch.inf), total.masked_fill(lost, 1.0)
 
 

@@ -77,7 +77,7 @@ def vector_norm(
 @rule("aten.prod.dim_int", slack=True)
 def product(context: Context, x: Interval, dim: int, keepdim: bool = False, *, dtype: Any = None) -> Interval:
     """Product of all values, in whatever order."""
-    x = first_cast(context, x, dtype).settled(context.rounding.own)
+    x = first_cast(context, x, dtype).settled(context.rounding.roundoff)
     (place,) = dimensions(context, x, dim)
     count = x.shape[place] if x.shape else 1
     factors = [x.moved(partial(torch.select, dim=place, index=i)) for i in range(count)] if x.shape else [x]
@@ -111,7 +111,7 @@ def variance(
     terms = prod(x.shape[d] for d in dims) if x.shape else 1
     if terms <= correction:
         raise InputError(f"{context.where} divides by {terms - correction}")
-    x = x.settled(context.rounding.own)
+    x = x.settled(context.rounding.roundoff)
     share, divisor = 1.0 / terms, float(terms - correction)
     low, high = (t.sum(dims, keepdim=True) for t in (x.lower, x.upper))
     least = x.lower * (1.0 - share) - (high - x.upper) * share
@@ -142,8 +142,8 @@ def deviation(
     context: Context, x: Interval, dim: Any = None, *, correction: Any = None, keepdim: bool = False
 ) -> Interval:
     """Root of the variance."""
-    own = context.rounding.own
-    return sqrt(context, variance(context, x, dim, correction=correction, keepdim=keepdim).settled(own))
+    roundoff = context.rounding.roundoff
+    return sqrt(context, variance(context, x, dim, correction=correction, keepdim=keepdim).settled(roundoff))
 
 
 @rule("aten.var_mean.correction", slack=True)

@@ -108,9 +108,9 @@ def relaxed(samples: Samples, operation: Operation) -> PoolRelaxation:
         least, most = least - room, most + room
         _, above, offset = lines(least, most)
         above, offset = above.masked_fill(itself, 0.0), offset.masked_fill(itself, 0.0).sum(-3)
-        own = 1.0 - above.sum(-3, keepdim=True)
+        remainder = 1.0 - above.sum(-3, keepdim=True)
         offset = offset + gamma_sum(2 * low.shape[-3]) * (size.sum(-3) * (1.0 + above.sum(-3)) + offset)
-        above = above.scatter(-3, reference, own)
+        above = above.scatter(-3, reference, remainder)
         highest = high.amax(-3)
         flat = (above * centre).sum(-3) + offset > highest
         above = torch.where(flat.unsqueeze(-3), 0.0, above)

@@ -119,5 +119,7 @@ def _relaxed(lower: Tensor, upper: Tensor, table: Tensor) -> Relaxation:
     flat = (above * centre.masked_fill(~inside, 0.0)).sum(-1) + offset > highest
     above = above.masked_fill(flat.unsqueeze(-1), 0.0)
     offset = torch.where(flat, highest, offset)
-    own = torch.zeros_like(low).scatter_(-1, reference, 1.0)
-    return Relaxation(reference.squeeze(-1), above, offset, ((above.abs() + own) * size).sum(-1) + offset.abs())
+    is_reference = torch.zeros_like(low).scatter_(-1, reference, 1.0)
+    return Relaxation(
+        reference.squeeze(-1), above, offset, ((above.abs() + is_reference) * size).sum(-1) + offset.abs()
+    )
