@@ -200,10 +200,10 @@ def _plain(path: Path, name: str, value: Tensor) -> Tensor:
 
 def _widen(model: nn.Module, expected: State, state: State, any_type: bool) -> None:
     """Give the module a floating type that holds every number of the file, unless it has one."""
-    given = [value.dtype for value in state.values() if value.is_floating_point()]
-    if not given:
+    dtypes = [value.dtype for value in state.values() if value.is_floating_point()]
+    if not dtypes:
         return
-    needed = functools.reduce(torch.promote_types, given)
+    needed = functools.reduce(torch.promote_types, dtypes)
     if any_type:
         if needed in (torch.float32, torch.float64):
             model.to(needed)

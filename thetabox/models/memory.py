@@ -46,8 +46,8 @@ def write(t: Tensor, value: Tensor) -> None:
 
 def copied(t: Tensor) -> Tensor:
     """A copy with the same strides, but for a thin part of much memory."""
-    reach = sum((size - 1) * step for size, step in zip(t.shape, t.stride(), strict=True)) + 1
-    if not t.numel() or reach > SPARSE * t.numel():
+    span = sum((size - 1) * step for size, step in zip(t.shape, t.stride(), strict=True)) + 1
+    if not t.numel() or span > SPARSE * t.numel():
         return t.clone()
     fresh = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device)
     write(fresh, t)
@@ -88,8 +88,8 @@ def _bounds(t: Tensor) -> tuple[int, int] | None:
         start = t.data_ptr()
     except RuntimeError:  # fake, or a wrapper of others
         return None
-    reach = sum((size - 1) * step for size, step in zip(t.shape, t.stride(), strict=True))
-    return (start, start + (reach + 1) * t.itemsize) if start else None
+    span = sum((size - 1) * step for size, step in zip(t.shape, t.stride(), strict=True))
+    return (start, start + (span + 1) * t.itemsize) if start else None
 
 
 def _bytes(t: Tensor, grain: int) -> np.ndarray:

@@ -38,13 +38,13 @@ class Plain:
     Attributes:
         model: the network that was given where it is one.
         x: inputs ``[samples, ...]``, finite.
-        given: the same as the user has them, or ``x`` where they are several.
+        x_as_given: the same as the user has them, or ``x`` where they are several.
         facts: for the certificate: ``answer``, ``inputs``, where something was read in another way than it stands.
     """
 
     model: nn.Module
     x: Shaped[Tensor, "samples ..."]
-    given: Any = None
+    x_as_given: Any = None
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -159,8 +159,8 @@ def _check_read(model: nn.Module, other: nn.Module, to_logits: OutputToLogits, x
             few = run.inputs(x[:FEW])
             wanted = to_logits(model, None, run.raw(few))
         with running(other, x, wide=False) as run:
-            given = run.raw(few)
-    if not _are_same(given, wanted):
+            hooked = run.raw(few)
+    if not _are_same(hooked, wanted):
         raise InputError(
             f"{type(model).__name__} returns something else where its answer is read by a hook, as one whose __call__ "
             "does more than its forward; do it in forward, or let it return logits"

@@ -88,9 +88,9 @@ def packed(x: Several, what: str = "x") -> tuple[Float[Tensor, "samples numbers"
     if isinstance(x, Mapping) and not all(isinstance(name, str) for name in x):
         raise InputError(f"{what} must name its inputs by text, not by {', '.join(map(repr, x))[:80]}")
     names: Sequence[str | None] = list(x) if isinstance(x, Mapping) else [None] * len(x)
-    given = list(x.values()) if isinstance(x, Mapping) else list(x)
+    values = list(x.values()) if isinstance(x, Mapping) else list(x)
     labels = [f"{what}[{place if name is None else name!r}]" for place, name in enumerate(names)]
-    tensors = [checks.array(t, label) for t, label in zip(given, labels, strict=True)]
+    tensors = [checks.array(t, label) for t, label in zip(values, labels, strict=True)]
     counts = [len(t) for t in tensors]
     if len(set(counts)) != 1:
         raise InputError(

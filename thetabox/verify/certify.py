@@ -117,7 +117,7 @@ def certify(
     asked = arguments.network(model, x, chosen)
     model, inputs = asked.model, asked.x
     labels = arguments.labels(y, len(inputs))
-    problem, agreed = agreement.checked_problem(model, chosen, inputs, eps, asked.given)
+    problem, agreed = agreement.checked_problem(model, chosen, inputs, eps, asked.x_as_given)
     arguments.check_labels(labels, agreed.logits.shape[1])
     known = model_facts(model, chosen.box)
     facts = _with_what_is_left_out(problem, known | asked.facts | (model_info or {}))

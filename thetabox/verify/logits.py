@@ -72,7 +72,7 @@ def logit_bounds(
     if each and len(eps) != len(inputs):
         raise InputError(f"epsilon has {len(eps)} values for {len(inputs)} samples")
     values = eps[None] if each else eps[:, None].expand(-1, len(inputs))
-    problem, agreed = agreement.checked_problem(model, chosen, inputs, eps, asked.given)
+    problem, agreed = agreement.checked_problem(model, chosen, inputs, eps, asked.x_as_given)
     problem = problem.with_ending
     with sound_kernels():
         interval = functools.reduce(bounds.intersected, _ends(problem, values))

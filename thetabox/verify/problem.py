@@ -57,15 +57,15 @@ class Problem:
     Attributes:
         model, settings: whose question it is, and how it is decided.
         x: inputs as floats.
-        given: inputs in the type and memory layout in which the user has them, where the model takes them so and that
-            is not the same call; else ``None``.
+        x_as_given: inputs in the type and memory layout in which the user has them, where the model takes them so and
+            that is not the same call; else ``None``.
         traced: the network, where it was traced before.
     """
 
     model: nn.Module
     settings: Settings
     x: Tensor
-    given: Tensor | None = None
+    x_as_given: Tensor | None = None
     traced: InitVar[Network | None] = None
 
     def __post_init__(self, traced: Network | None) -> None:

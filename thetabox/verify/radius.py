@@ -91,7 +91,7 @@ def certified_radius(
         chosen,
         inputs,
         torch.tensor([FLOOR, agreement.FAR], dtype=torch.float64),
-        asked.given,
+        asked.x_as_given,
     )
     clean = agreed.logits
     arguments.check_labels(labels, clean.shape[1])

@@ -77,7 +77,7 @@ def test_no_line_is_above_the_entropic_value_anywhere_in_its_box(variance: bool,
     for n in proven.nonzero().flatten().tolist():
         ends = [float(t[n]) for t in neurons[:4]]
         inside = torch.rand(2, generator=stream).tolist()
-        u = float(neurons.reach[n]) if neurons.reach is not None else math.inf
+        u = float(neurons.event_upper[n]) if neurons.event_upper is not None else math.inf
         for mean in (ends[0], ends[1], min(ends[0] + inside[0] * (ends[1] - ends[0]), ends[1])):
             for spread in (ends[2], ends[3], min(ends[2] + inside[1] * (ends[3] - ends[2]), ends[3])):
                 line = arb(float(slope[n])) * arb(mean) + arb(float(constant[n]))

@@ -152,12 +152,12 @@ def _find_recurrent(path: Path, graph: Graph) -> None:
     for one, other in graph.edges:
         after[one].append(other)
     far = _distances(graph, after)
-    reach = {name: _reachable(name, after) for name in graph.nodes}
+    descendants = {name: _reachable(name, after) for name in graph.nodes}
     for edge in graph.edges:
         one, other = edge
-        if graph.nodes[one].kind not in CELLS or one not in reach[other] | {other}:
+        if graph.nodes[one].kind not in CELLS or one not in descendants[other] | {other}:
             continue
-        first = {name for name in _first_cells(other, after, graph) if one in reach[name] | {name}}
+        first = {name for name in _first_cells(other, after, graph) if one in descendants[name] | {name}}
         back = {name for name in first if far[name] <= far[one]}
         if back and back != first:
             raise InputError(

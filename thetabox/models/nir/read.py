@@ -88,8 +88,8 @@ def _shapes(graph: Graph, layers: dict[str, NirLayer]) -> dict[str, Shape]:
         if name is None:
             raise InputError(f"{graph.nodes[waiting[0]].where} is not reached from the input")
         waiting.remove(name)
-        given = next(shapes[one] for one in graph.before(name) if one in shapes)
-        shapes[name] = _through(graph.nodes[name], layers[name], given)
+        incoming = next(shapes[one] for one in graph.before(name) if one in shapes)
+        shapes[name] = _through(graph.nodes[name], layers[name], incoming)
     for one, other in graph.edges:
         wanted = shapes[graph.before(other)[0]]
         if shapes[one] != wanted:

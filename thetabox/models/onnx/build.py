@@ -191,18 +191,18 @@ class _Builder:
             raise InputError(
                 f"{node.describe()} has attribute {unheard}={node.attributes[unheard]!r}, which is not read"
             )
-        given = {**defaults, **node.attributes}
-        kwargs = {name: given[name] for name in operator.attributes if name in given}
+        attributes = {**defaults, **node.attributes}
+        kwargs = {name: attributes[name] for name in operator.attributes if name in attributes}
         context = {"opset": self.model.opset, "outputs": len(node.outputs), "device": Device()}
         return {**kwargs, **{name: context[name] for name in operator.context}}
 
     def _fold(self, node: Node, operator: Operator, inputs: list[str], kwargs: dict[str, Any]) -> bool:
         """Whether a node of known numbers alone could be computed once and for all."""
-        given = {k: None if isinstance(v, Device) else v for k, v in kwargs.items()}
+        arguments = {k: None if isinstance(v, Device) else v for k, v in kwargs.items()}
         held = [self.known[name] if name else None for name in inputs]
         if operator.sized and any(isinstance(v, Tensor) for v in held):
             return False
-        results = explained(operator.function, node)(*held, **given)
+        results = explained(operator.function, node)(*held, **arguments)
         for name, value in zip(node.outputs, results if len(node.outputs) > 1 else (results,), strict=True):
             self._hold(name, checked(value))
         return True

@@ -100,12 +100,12 @@ def _keeps_numbers(node: Node) -> bool:
 
 def _keeps_order(node: Node) -> bool:
     """Whether a decision, or what scales scores, goes by the largest score of each sample."""
-    given = node.attributes
+    attributes = node.attributes
     if node.operator == "Normalizer":
-        return given.get("norm", "MAX") in ("L1", "L2")  # a largest number may be negative
+        return attributes.get("norm", "MAX") in ("L1", "L2")  # a largest number may be negative
     # The axis of ArgMax is the batch where none is said, that of the others the last.
-    axis = given.get("axis", 0 if node.operator == "ArgMax" else -1)
-    return axis in (1, -1) and given.get("largest", 1) == 1 and given.get("select_last_index", 0) == 0
+    axis = attributes.get("axis", 0 if node.operator == "ArgMax" else -1)
+    return axis in (1, -1) and attributes.get("largest", 1) == 1 and attributes.get("select_last_index", 0) == 0
 
 
 def _of_two(model: Model, made: Mapping[str, Node], node: Node) -> str | None:
@@ -126,11 +126,13 @@ def linear_classifier(model: Model, node: Node) -> tuple[Tensor, Tensor]:
     Raises:
         InputError: a kind that is not read, or numbers that are not those of its classes.
     """
-    given: dict[str, Any] = node.attributes
-    labels = given.get("classlabels_ints") or given.get("classlabels_strings") or []
-    flat, intercepts = given.get("coefficients") or [], given.get("intercepts") or [0.0] * len(labels)
-    if given.get("post_transform", "NONE") not in ("NONE", "SOFTMAX", "LOGISTIC"):
-        raise InputError(f"{model.path}: {node.describe()} transforms by {given['post_transform']}, which is not read")
+    attributes: dict[str, Any] = node.attributes
+    labels = attributes.get("classlabels_ints") or attributes.get("classlabels_strings") or []
+    flat, intercepts = attributes.get("coefficients") or [], attributes.get("intercepts") or [0.0] * len(labels)
+    if attributes.get("post_transform", "NONE") not in ("NONE", "SOFTMAX", "LOGISTIC"):
+        raise InputError(
+            f"{model.path}: {node.describe()} transforms by {attributes['post_transform']}, which is not read"
+        )
     rows = len(intercepts)
     if not labels or rows != len(labels) or not flat or len(flat) % rows:
         raise InputError(

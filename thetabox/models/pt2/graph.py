@@ -151,13 +151,13 @@ class _Reader:
             return None
         function = operator_of(self.path, target)
         where = f"{target.removeprefix('torch.ops.')} at {node.get('name') or ''}".removesuffix(" at ")
-        given = {str(entry["name"]): self._value(entry["arg"]) for entry in node["inputs"]}
+        named = {str(entry["name"]): self._value(entry["arg"]) for entry in node["inputs"]}
         schema = getattr(function, "_schema", None)
         if schema is None:
-            args, kwargs = tuple(given.values()), dict[str, Any]()
+            args, kwargs = tuple(named.values()), dict[str, Any]()
         else:
-            self._check_mode(target, given, schema)
-            args, kwargs = _by_place(schema, given)
+            self._check_mode(target, named, schema)
+            args, kwargs = _by_place(schema, named)
         results = tuple(name for output in node["outputs"] for name in _results(output))
         if not results or self.known.intersection(r for r in results if r is not None):
             raise InputError(f"{self.path}: two values of its graph have one name ({shown(r or '' for r in results)})")
@@ -165,12 +165,12 @@ class _Reader:
         does, place = sized(target)
         return Step(COMPOSED.get(target, function), args, kwargs, results, where, does, place)
 
-    def _check_mode(self, target: str, given: dict[str, Any], schema: Any) -> None:
+    def _check_mode(self, target: str, named: dict[str, Any], schema: Any) -> None:
         names = [a.name for a in schema.arguments if a.name in ("train", "training")]
         # Where nothing is said, a dropout may take it for granted.
-        training = any(given.get(name, True if "dropout" in target else None) not in (False, None) for name in names)
-        training |= "native_dropout" in target and given.get("train") is not False
-        if training or (target.startswith("torch.ops.aten.scaled_dot_product") and given.get("dropout_p")):
+        training = any(named.get(name, True if "dropout" in target else None) not in (False, None) for name in names)
+        training |= "native_dropout" in target and named.get("train") is not False
+        if training or (target.startswith("torch.ops.aten.scaled_dot_product") and named.get("dropout_p")):
             raise InputError(
                 f"{self.path}: exported in training mode ({target.removeprefix('torch.ops.')} is in it); {TRAINING}"
             )
@@ -225,15 +225,15 @@ def _hint(size: Any) -> Any:
     return size.get("as_expr", {}).get("hint", {}).get("as_int")
 
 
-def _by_place(schema: Any, given: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _by_place(schema: Any, named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Arguments as the operator's schema has them: by place, those behind the last that is given left out."""
-    unknown = set(given) - {a.name for a in schema.arguments}
+    unknown = set(named) - {a.name for a in schema.arguments}
     if unknown:
         raise ValueError(f"{schema.name} has no argument {shown(sorted(unknown))}")
     places = [a for a in schema.arguments if not a.kwarg_only]
-    last = max((i for i, a in enumerate(places) if a.name in given), default=-1)
-    args = tuple(given[a.name] if a.name in given else _default(schema, a) for a in places[: last + 1])
-    return args, {a.name: given[a.name] for a in schema.arguments if a.kwarg_only and a.name in given}
+    last = max((i for i, a in enumerate(places) if a.name in named), default=-1)
+    args = tuple(named[a.name] if a.name in named else _default(schema, a) for a in places[: last + 1])
+    return args, {a.name: named[a.name] for a in schema.arguments if a.kwarg_only and a.name in named}
 
 
 def _default(schema: Any, argument: Any) -> Any:

@@ -81,8 +81,8 @@ def _boxes(
             first, last = mean_relu(before.lower, before.least)[:, 0], mean_relu(before.upper, before.most)[:, 0]
             centre, radius = (first + last) / 2, (last - first) / 2
             moved = end * (before.most[:, 0].square() @ layer[0].square().T + SMALL).sqrt()
-            middle, reach = _affine(centre, layer), radius @ layer[0].abs().T + moved
-            lower, upper = middle - reach, middle + reach
+            middle, radius_sums = _affine(centre, layer), radius @ layer[0].abs().T + moved
+            lower, upper = middle - radius_sums, middle + radius_sums
         least, most = _own(smallest, layer, sigma), _own(largest, layer, sigma)
         smallest, largest = (lower - events * most).relu(), (upper + events * most).relu()
         ends = (lower[:, None],) * 2 if upper is lower else (lower[:, None], upper[:, None])

@@ -197,8 +197,8 @@ def patches(operation: Operation, kernel: Sequence[int], x: Tensor) -> Tensor:
     padding, dilation = named["padding"], _pair(named["dilation"])
     if isinstance(padding, str):
         # "same" puts the odd one behind, "valid" none.
-        reach = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, kernel, strict=True)]
-        x = F.pad(x, (reach[1] // 2, reach[1] - reach[1] // 2, reach[0] // 2, reach[0] - reach[0] // 2))
+        padded = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, kernel, strict=True)]
+        x = F.pad(x, (padded[1] // 2, padded[1] - padded[1] // 2, padded[0] // 2, padded[0] - padded[0] // 2))
         padding = 0
     return F.unfold(x, tuple(kernel), dilation, _pair(padding), _pair(named["stride"])).transpose(1, 2)
 

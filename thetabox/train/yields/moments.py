@@ -66,8 +66,8 @@ def regions(net: Traced, x: Tensor, sigma: float, z: float) -> dict[int, Region]
     for operation in net.operations:
         moments[operation.index] = here = _step(net, operation, moments, sigma)
         if operation.operator in AFFINE:
-            reach = REACH * (here.variance + SMALL).sqrt()
-            values[operation.index] = Span(here.mean - reach, here.mean + reach)
+            deviation = REACH * (here.variance + SMALL).sqrt()
+            values[operation.index] = Span(here.mean - deviation, here.mean + deviation)
         else:
             values[operation.index] = Span(
                 rising(operation, lambda i: values[i].lower), rising(operation, lambda i: values[i].upper)

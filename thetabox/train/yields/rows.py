@@ -74,7 +74,9 @@ def row_margins(
     logits = values[net.output].mean.centre
     clean = logits.gather(1, y[:, None]) - logits
     is_label = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, y[:, None], True)
-    rivals = clean.detach().masked_fill(is_label, torch.inf).topk(min(RIVALS, clean.shape[1] - 1), 1, largest=False).indices
+    rivals = (
+        clean.detach().masked_fill(is_label, torch.inf).topk(min(RIVALS, clean.shape[1] - 1), 1, largest=False).indices
+    )
     identity = torch.eye(clean.shape[1], dtype=x.dtype, device=x.device)
     a = identity[y][:, None] - identity[rivals]
     rows = {net.output: BackwardRows(a, a)}
@@ -142,8 +144,8 @@ def _variance(net: Traced, operation: Operation, one: ReadingLayer, row: Backwar
     kernel = one.weight.shape[2:]
     ends = (value.centre, value.radius, value.most)
     centre, radius, most = (patches(operation, kernel, t)[:, None] for t in ends)
-    reach = torch.cat([slope.abs(), doubt], 3) @ torch.cat([radius, most], 2)
-    inner = (slope @ centre).abs() + reach
+    radius_sums = torch.cat([slope.abs(), doubt], 3) @ torch.cat([radius, most], 2)
+    inner = (slope @ centre).abs() + radius_sums
     return total + (inner.square() * one.weight_size.flatten(1).square()).sum((2, 3))
 
 

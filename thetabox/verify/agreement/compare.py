@@ -87,9 +87,9 @@ def checked_problem(
         problem = Problem(model, settings, held)
         settings.box.check(problem.model)
         problem.tensors.check_reach(epsilon)
-        given = as_given(x)
-        if given is not None and takes(problem, given):
-            problem.given = given
+        unchanged = as_given(x)
+        if unchanged is not None and takes(problem, unchanged):
+            problem.x_as_given = unchanged
         agreed = check(problem, epsilon, x)
         compare_cast(problem)
         if problem.model is not model:

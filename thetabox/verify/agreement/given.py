@@ -35,13 +35,13 @@ def as_given(x: Any) -> Tensor | None:
     return copied(tensor.detach().cpu().resolve_neg()) if plain else None
 
 
-def takes(problem: Problem, given: Tensor) -> bool:
+def takes(problem: Problem, x: Tensor) -> bool:
     """Whether a module can be called with inputs as they were given, and that is not the call that is made anyway."""
-    if given.dtype == input_type(problem.model, problem.x)[0] and _in_rows(given):
+    if x.dtype == input_type(problem.model, problem.x)[0] and _in_rows(x):
         return False
     with torch.no_grad(), running(problem.model, problem.x, wide=False) as run:
         try:
-            run(given[: at_once(problem.network)], as_given=True)
+            run(x[: at_once(problem.network)], as_given=True)
         except InputError:
             return False
     return True
@@ -62,9 +62,9 @@ def ordinary(problem: Problem, x: Any) -> bool:
 
 def logits_of(problem: Problem, run: Running, which: Which, *, mode: str = "no_grad") -> Tensor:
     """What a run returns for some samples, in the type and memory layout in which the user has them."""
-    if problem.given is None:
+    if problem.x_as_given is None:
         return run(problem.x[which], mode=mode)
-    return run(problem.given[which], mode=mode, as_given=True)
+    return run(problem.x_as_given[which], mode=mode, as_given=True)
 
 
 def logits_in(problem: Problem, run: Running, which: Which, mode: str) -> Tensor:

@@ -76,7 +76,7 @@ class OwnForward:
         """
         problem, run = self.problem, self.run
         narrow_follows = run.wide and holds_narrow(problem)
-        if narrow_follows and problem.given is None and len(problem.x) < LARGE <= at_once(problem.network):
+        if narrow_follows and problem.x_as_given is None and len(problem.x) < LARGE <= at_once(problem.network):
             with suppress(InputError):
                 everything = repeated(torch.arange(len(problem.x)), LARGE)
                 self._compare_logits(run(problem.x[everything]).double())

@@ -31,10 +31,10 @@ def _reason(problem: Problem) -> str:
     x = problem.x[:1]
     try:
         with running(problem.model, problem.x) as run:
-            if problem.given is not None and not _same_as_floats(problem, run):
+            if problem.x_as_given is not None and not _same_as_floats(problem, run):
                 return (
-                    f"its answer depends on the type or memory layout of x ({_layout(problem.given)}); give x as the "
-                    "floats that it computes with, contiguous"
+                    f"its answer depends on the type or memory layout of x ({_layout(problem.x_as_given)}); give x as "
+                    "the floats that it computes with, contiguous"
                 )
             first = run(x).double()
 

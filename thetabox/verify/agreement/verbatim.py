@@ -56,7 +56,7 @@ def _as_it_was(x: Any) -> Iterator[None]:
 
 def run_as_given(problem: Problem, run: Running, x: Any) -> RecordedRun | None:
     """What a run returns for the very ``x`` at its own weights; ``None`` where it takes it not, or not at once."""
-    if problem.given is not None or len(problem.x) > at_once(problem.network):
+    if problem.x_as_given is not None or len(problem.x) > at_once(problem.network):
         return None
     run.recording = True
     run.move({})

@@ -198,7 +198,7 @@ def _changed(circuit: Circuit, layers: list[_Layer], flips: _Flips) -> Float[Ten
                 continue
             moved = layers[target].q[some.sample].clone()
             for block in blocks:
-                _reach(moved, block, layer.cells, difference, some.unit)
+                _add_change(moved, block, layer.cells, difference, some.unit)
             then, _ = _replayed(layers[target].cells, moved, None)
             other = (then != layers[target].z[some.sample]).any(1)
             if target == source:
@@ -207,7 +207,7 @@ def _changed(circuit: Circuit, layers: list[_Layer], flips: _Flips) -> Float[Ten
     return counts
 
 
-def _reach(moved: Tensor, block: Connection, cells: Cells, difference: Tensor, unit: Tensor) -> None:
+def _add_change(moved: Tensor, block: Connection, cells: Cells, difference: Tensor, unit: Tensor) -> None:
     """Add what a change of one train a row does to the potentials of a layer."""
     traces = [torch.zeros_like(difference[:, 0]) for _ in cells.traces]
     last = torch.zeros_like(difference[:, 0])

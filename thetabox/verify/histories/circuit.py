@@ -37,7 +37,7 @@ class Link:
     weight: Parameter
     error: Tensor | None = None
 
-    def reach(self, rounding: Rounding, epsilon: float) -> Float[Tensor, " cells"]:
+    def magnitude_sums(self, rounding: Rounding, epsilon: float) -> Float[Tensor, " cells"]:
         """Σ over sources of the largest |weight| in its box, rounded up."""
         weight = self.weight
         radius = weight.unit_radius

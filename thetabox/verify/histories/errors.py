@@ -134,17 +134,17 @@ def errors(
     rounding = circuit.rounding
     epsilon = circuit.context.largest(1.0)
     layers = [_OfLayer(layer, rounding) for layer in circuit.layers]
-    reaches = [
-        [(block, part, part.reach(rounding, epsilon)) for block in layer.blocks for part in block.parts]
+    connections = [
+        [(block, part, part.magnitude_sums(rounding, epsilon)) for block in layer.blocks for part in block.parts]
         for layer in circuit.layers
     ]
     known: list[tuple[Tensor, Tensor]] = []
     if drives is not None:
         known = [_sizes(layer, d, epsilon) for layer, d in zip(circuit.layers, drives, strict=True)]
-    inputs, reach_in = None, None
+    inputs, weight_sums_in = None, None
     if circuit.inputs is not None:
         inputs = Followed(circuit.layers[0].cells.traces, largest_input, rounding)
-        reach_in = circuit.inputs.reach(rounding, epsilon)[None]
+        weight_sums_in = circuit.inputs.magnitude_sums(rounding, epsilon)[None]
     by_step = []
     for time in range(steps):
         if inputs is not None:
@@ -154,14 +154,14 @@ def errors(
         of_step = []
         for place, layer in enumerate(layers):
             reached = _Reached(layer.cells.alpha)
-            if inputs is not None and reach_in is not None:
-                reached.size = largest_input * reach_in
-                reached.error = max(inputs.errors) * reach_in
+            if inputs is not None and weight_sums_in is not None:
+                reached.size = largest_input * weight_sums_in
+                reached.error = max(inputs.errors) * weight_sums_in
                 reached.terms += len(circuit.inputs.weight.theta)  # type: ignore[union-attr]  # given with reach_in
             if known:
                 reached.size, reached.current = known[place][0][time], known[place][1][time]
-            for block, part, reach in reaches[place]:
-                reached.add(layers[block.source].trains, part, reach)
+            for block, part, weight_sums in connections[place]:
+                reached.add(layers[block.source].trains, part, weight_sums)
             of_step.append(_of_step(layer, reached))
         by_step.append(of_step)
     return by_step
@@ -181,14 +181,14 @@ class _Reached:
         self.size = self.error = self.current = self.current_error = zero
         self.terms = 0
 
-    def add(self, trains: Followed, part: Link, reach: Tensor) -> None:
+    def add(self, trains: Followed, part: Link, weight_sums: Tensor) -> None:
         """What some trains do to some cells."""
         self.terms += len(part.weight.theta)
 
         def plus(old: Tensor, factor: float) -> Tensor:
             if isinstance(part.columns, slice):
-                return old + factor * reach
-            return old.index_add(1, part.columns, factor * reach[None])
+                return old + factor * weight_sums
+            return old.index_add(1, part.columns, factor * weight_sums[None])
 
         self.size = plus(self.size, trains.sizes[part.trace])
         self.error = plus(self.error, trains.errors[part.trace])

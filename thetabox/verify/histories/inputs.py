@@ -37,11 +37,11 @@ class Driver:
 
     def drive(self, x: Interval) -> Drive:
         """Of some samples ``[samples, T, inputs]``, all potentials of which are of the cells' full shape."""
-        given = None if self.weights is None else _Inputs(self.rounding, x, self.weights)
-        drive = self._of(x, self.constants, given, [g.potential(self.more) for g in self.groups])
+        weighted = None if self.weights is None else _Inputs(self.rounding, x, self.weights)
+        drive = self._of(x, self.constants, weighted, [g.potential(self.more) for g in self.groups])
         if self.currents:
             assert self.constants.current is not None
-            drive.current = self._of(x, self.constants.current, given, [g.current for g in self.groups])
+            drive.current = self._of(x, self.constants.current, weighted, [g.current for g in self.groups])
         return drive
 
     def _of(self, x: Interval, constants: Drive, inputs: _Inputs | None, chains: list[tuple[Pole, ...]]) -> Drive:
@@ -104,10 +104,10 @@ class _Inputs:
         relative = self.rounding.of_dot(terms + 8) + 4.0 * weight.theta_error
         upward_sum = 1.0 + 4.0 * terms * roundoff
         size = g.abs()
-        reach = size @ weight.magnitude
+        magnitude_sums = size @ weight.magnitude
         # How far the trace is off, through all weights.
         error = error[:, None] * (1.0 + 4.0 * roundoff)
-        rounding = reach * (relative * (1.0 + 4.0 * relative)) + error * (
+        rounding = magnitude_sums * (relative * (1.0 + 4.0 * relative)) + error * (
             (weight.magnitude + held.off).sum(0) * upward_sum
         )
         if held.error is not None:
@@ -117,7 +117,7 @@ class _Inputs:
             nothing = torch.zeros_like(rounding)
             return g @ weight.theta, nothing, rounding, nothing
         factor = weight.factor
-        least = reach if weight.absolute is None else size @ weight.absolute
+        least = magnitude_sums if weight.absolute is None else size @ weight.absolute
         off = error * (held.spread.sum(0) * upward_sum)
         spread = least * (factor * (1.0 + 4.0 * relative)) + off
         # Inputs of both signs may fall as they please.

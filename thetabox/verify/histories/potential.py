@@ -94,13 +94,13 @@ def _plain(
         for part in block.parts:
             trace = part.trace if potentials else part.current
             assert trace is not None
-            moved, reach = product(circuit, part, hull(block.source, trace, block.same_step))
+            moved, moved_radius = product(circuit, part, hull(block.source, trace, block.same_step))
             if isinstance(part.columns, slice):
-                centre, radius = centre + moved, radius + reach
+                centre, radius = centre + moved, radius + moved_radius
             else:
                 centre, radius = centre.clone(), radius.clone()
                 centre[:, part.columns] += moved
-                radius[:, part.columns] += reach
+                radius[:, part.columns] += moved_radius
     return centre - radius, centre + radius
 
 
@@ -117,12 +117,12 @@ def product(circuit: Circuit, part: Link, ends: Pair) -> tuple[Tensor, Tensor]:
         small = epsilon <= 1.0
         spread = torch.where(small, half + epsilon * middle, epsilon * high) + noise
         middle = torch.where(small, middle + epsilon * half, high)
-    moved, reach = middle @ weight.theta, spread @ weight.magnitude
+    moved, radius = middle @ weight.theta, spread @ weight.magnitude
     if weight.absolute is not None and epsilon is not None:
-        reach = reach + epsilon * (high @ weight.absolute)
+        radius = radius + epsilon * (high @ weight.absolute)
     if part.error is not None:
-        reach = reach + high @ part.error
-    return moved, reach * (1.0 + 4.0 * relative)
+        radius = radius + high @ part.error
+    return moved, radius * (1.0 + 4.0 * relative)
 
 
 def _weight(circuit: Circuit, part: Link, rows: int) -> tuple[Parameter, Tensor | None, float]:

@@ -72,9 +72,9 @@ def class_margins(
     label = labels.repeat(levels)
     epsilon = context.epsilon(weight.factor).reshape(-1) if weight.factor else lower.new_zeros(rows)
     # Rounding of every row: relative to Σ (|θ_y| + |θ_k|)(1 + ε) max|h|.
-    reach = upper if hidden.nonnegative else torch.maximum(lower.abs(), upper.abs())
-    around = _reach(context, reach, weight.magnitude)
-    moves = around if weight.absolute is None else _reach(context, reach, weight.absolute)
+    magnitude = upper if hidden.nonnegative else torch.maximum(lower.abs(), upper.abs())
+    around = _magnitude_sums(context, magnitude, weight.magnitude)
+    moves = around if weight.absolute is None else _magnitude_sums(context, magnitude, weight.absolute)
     around = around + moves * epsilon[:, None]
     relative = context.rounding.of_dot(2 * features + 8) + 4.0 * weight.theta_error
     rounding = around.gather(1, label[:, None]) + around
@@ -100,11 +100,11 @@ def _spread(weight: Parameter, bias: Parameter | None) -> tuple[Parameter, Param
     return weight, bias.spread(classes)
 
 
-def _reach(context: Context, reach: Tensor, weight: Tensor) -> Tensor:
+def _magnitude_sums(context: Context, magnitude: Tensor, weight: Tensor) -> Tensor:
     """``Σ |w| max|h|`` for every row and class, or an upper bound without a product where it is only rounding."""
     if context.rounding.network:
-        return reach @ weight.T
-    return reach.amax(1)[:, None] * weight.sum(1)
+        return magnitude @ weight.T
+    return magnitude.amax(1)[:, None] * weight.sum(1)
 
 
 def _by_class(lower: Tensor, upper: Tensor, theta: Tensor, radius: Tensor, epsilon: Tensor, labels: Tensor) -> Tensor:

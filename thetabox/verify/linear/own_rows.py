@@ -177,12 +177,12 @@ def alike(counts: Tensor) -> int:
     return max(1, int((filled <= FILLED * counts.cumsum(0)).sum()))
 
 
-def _groups(counts: Tensor, room: int) -> Iterator[tuple[int, int]]:
-    """Runs of samples (most rows first) whose rows fit ``room`` together."""
+def _groups(counts: Tensor, capacity: int) -> Iterator[tuple[int, int]]:
+    """Runs of samples (most rows first) whose rows fit ``capacity`` together."""
     start, total = 0, len(counts)
     numbers = counts.tolist()
     while start < total and numbers[start]:
-        count = min(max(1, room // numbers[start]), total - start)
+        count = min(max(1, capacity // numbers[start]), total - start)
         count = alike(counts[start : start + count])
         yield start, count
         start += count

@@ -153,8 +153,8 @@ def _noise(library: Any, radius: Tensor) -> Any:
 
     class Elementwise(library.PerturbationLpNorm):
         def get_input_bounds(self, x: Tensor, A: Any) -> tuple[Tensor, Tensor]:
-            reach = radius.reshape(x.shape) if x.numel() == radius.numel() else radius
-            return x - reach, x + reach
+            shaped = radius.reshape(x.shape) if x.numel() == radius.numel() else radius
+            return x - shaped, x + shaped
 
         def init(self, x: Tensor, aux: Any = None, forward: bool = False) -> Any:
             low, high = self.get_input_bounds(x, None)

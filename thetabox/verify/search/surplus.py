@@ -74,7 +74,7 @@ def _by_promise(parts: Parts, first: list[Part]) -> deque[tuple[int, float]]:
     for part in first:
         if part.bounds is None or part.promise is None:
             continue
-        used = part.given - parts.left[part.members]
+        used = part.effort - parts.left[part.members]
         for sample, margin, promise, cost in zip(
             part.members.tolist(), part.bounds.tolist(), part.promise.tolist(), used.tolist(), strict=True
         ):

@@ -146,12 +146,12 @@ class Walk:
         self.layers, self.x = layers, x
         # Rounded up, by far more than its sizes, which may have been rounded up themselves.
         self.variance = (sigma.square() * (1.0 + FEW))[:, None]
-        first, room = layers[0], gamma_sum(layers[0].weight.shape[1])
+        first, relative = layers[0], gamma_sum(layers[0].weight.shape[1])
         mean, square = x @ first.weight.T + first.bias, self._variance(x.square(), first)
-        self.error = room * (x.abs() @ first.magnitude.T + first.bias.abs()) + TINY
+        self.error = relative * (x.abs() @ first.magnitude.T + first.bias.abs()) + TINY
         self.nominal, self.spread = [mean], [square.sqrt()]
         self.neurons = [
-            Neurons(mean - self.error, mean + self.error, *(square.sqrt() * (1.0 + d * room) for d in (-1.0, 1.0)))
+            Neurons(mean - self.error, mean + self.error, *(square.sqrt() * (1.0 + d * relative) for d in (-1.0, 1.0)))
         ]
 
     def go_on(self, means: Float[Tensor, "samples 1"], spreads: Float[Tensor, "samples 1"]) -> None:
@@ -168,12 +168,12 @@ class Walk:
         v = self.variance[..., None] * layer.square * (1.0 + FEW)
         own = self.variance * layer.bias_square
         few, more = self._squares(place, v, spreads)
-        room = gamma_sum(layer.weight.shape[1])
+        relative = gamma_sum(layer.weight.shape[1])
         box = Neurons(
             torch.minimum(lower, upper),
             torch.maximum(lower, upper),
-            (few + own).sqrt() * (1.0 - room),
-            (more + own).sqrt() * (1.0 + room) + TINY,
+            (few + own).sqrt() * (1.0 - relative),
+            (more + own).sqrt() * (1.0 + relative) + TINY,
         )
         self.nominal.append(mean)
         self.spread.append(spread)
@@ -209,10 +209,10 @@ class Walk:
 
     def _known(self, weight: Tensor, v: Tensor, bias: Tensor, own: Tensor) -> Tensor:
         """A single layer: margins are Gaussian."""
-        x, room = self.x[..., None], gamma_sum(self.x.shape[1])
+        x, relative = self.x[..., None], gamma_sum(self.x.shape[1])
         mean = (weight @ x)[..., 0] + bias
-        mean = mean - room * ((weight.abs() @ x.abs())[..., 0] + bias.abs()) - TINY
-        spread = ((v @ x.square())[..., 0] + own).sqrt() * (1.0 + room) + TINY
+        mean = mean - relative * ((weight.abs() @ x.abs())[..., 0] + bias.abs()) - TINY
+        spread = ((v @ x.square())[..., 0] + own).sqrt() * (1.0 + relative) + TINY
         return tail("exact", mean / spread)
 
     def _variance(self, squares: Tensor, layer: DenseLayer) -> Tensor:
@@ -224,9 +224,9 @@ class Walk:
 
     def _most_squares(self, place: int, v: Float[Tensor, "samples rows units"], cost: Tensor) -> Tensor:
         most = torch.full_like(v[..., 0], torch.inf)
-        reach = (v * self._about(place)[:, None]).amax(-1)
+        largest = (v * self._about(place)[:, None]).amax(-1)
         for share in SQUARES:
-            rate = (share / reach.clamp(min=TINY)).sqrt()
+            rate = (share / largest.clamp(min=TINY)).sqrt()
             value = self._value(place, None, v, rate)
             exponent = cost - rate * value + SLACK * (cost + rate * value.abs())
             most = torch.fmin(most, 2.0 * exponent / rate.square() * (1.0 + FEW))

@@ -50,7 +50,7 @@ HUGE = 1e100
 # Largest |μ| / s that is computed with: beyond it, spreads are enlarged (chord) or left out (tangent).
 FAR = 1e7
 # Least 1 - λ²vs²: below it, nothing is proven.
-LEAST_ROOM = 1e-2
+LEAST_COMPLEMENT = 1e-2
 
 
 class Neurons(NamedTuple):
@@ -59,14 +59,14 @@ class Neurons(NamedTuple):
     Attributes:
         lower, upper: ends of μ, ``[samples, *units]``.
         least, most: ends of the spread s, at least 0, same shape.
-        reach: upper ends U of ``μ + s n`` on the events, same shape; None where no event says so.
+        event_upper: upper ends U of ``μ + s n`` on the events, same shape; None where no event says so.
     """
 
     lower: Tensor
     upper: Tensor
     least: Tensor
     most: Tensor
-    reach: Tensor | None = None
+    event_upper: Tensor | None = None
 
 
 class Lines(NamedTuple):
@@ -114,10 +114,10 @@ def mean_relu(mean: Float[Tensor, "*any"], spread: Float[Tensor, "*any"]) -> tup
     density = spread * torch.exp(-0.5 * u * u) * (1.0 / math.sqrt(2.0 * math.pi))
     # Not `ndtr`, which has no correct digits far below 0.
     share = mean * torch.special.log_ndtr(u).exp()
-    value, room = share + density, 4.0 * SLACK * (share.abs() + density) + TINY * (1.0 + spread)
+    value, complement = share + density, 4.0 * SLACK * (share.abs() + density) + TINY * (1.0 + spread)
     least = mean.clamp(min=0.0)
     most = least + 0.4 * spread * (1.0 + FEW)
-    return torch.fmax(value - room, least), torch.fmin(value + room, most)
+    return torch.fmax(value - complement, least), torch.fmin(value + complement, most)
 
 
 class _Box(NamedTuple):
@@ -129,7 +129,7 @@ class _Box(NamedTuple):
     most: Tensor
     rate: Tensor
     centre: Tensor
-    reach: Tensor | None
+    event_upper: Tensor | None
 
     @classmethod
     def of(cls, neurons: Neurons, rate: Tensor, centre: Tensor, shape: torch.Size) -> _Box:
@@ -138,15 +138,15 @@ class _Box(NamedTuple):
 
         rate = torch.where((rate > 1.0 / HUGE) & (rate < HUGE), rate, torch.nan).expand(shape)
         most = torch.where((neurons.most >= 0) & (neurons.most < HUGE), neurons.most, torch.nan)
-        reach = None if neurons.reach is None else rows(neurons.reach)
+        event_upper = None if neurons.event_upper is None else rows(neurons.event_upper)
         ends = rows(neurons.lower), rows(neurons.upper), rows(neurons.least), rows(most)
-        return cls(*ends, rate, centre.expand(shape), reach)
+        return cls(*ends, rate, centre.expand(shape), event_upper)
 
     def at(self, where: Bool[Tensor, "samples rows *units"]) -> _Box:
         """Flat, of some places."""
-        reach = None if self.reach is None else self.reach[where]
+        event_upper = None if self.event_upper is None else self.event_upper[where]
         others = self.lower, self.upper, self.least, self.most, self.rate, self.centre
-        return _Box._make([*(t[where] for t in others), reach])
+        return _Box._make([*(t[where] for t in others), event_upper])
 
 
 def _merge(where: Tensor, yes: Lines, no: Lines) -> Lines:
@@ -169,22 +169,22 @@ def _with_variance(a: Tensor, v: Tensor, box: _Box) -> Lines:
     rising = a > 0
     inside, steep, less = box.at(~rising), a[~rising], v[~rising]
     falling = _chord(steep, less, inside)
-    if box.reach is not None:
+    if box.event_upper is not None:
         # Where λ²vs² is too large for an integral over all z.
         lacking = ~falling.constant.isfinite()
         others = Lines(falling.slope[~lacking], falling.constant[~lacking])
         falling = _merge(lacking, _linear(steep[lacking], less[lacking], inside.at(lacking)), others)
     inside, a, v = box.at(rising), a[rising], v[rising]
     best = _better(_chord(torch.zeros_like(a), v, inside), _chord(a, v, inside, rectified=False), inside)
-    if box.reach is not None:
+    if box.event_upper is not None:
         best = _better(best, _linear(a, v, inside), inside)
     return _merge(rising, best, falling)
 
 
 def _linear(a: Tensor, v: Tensor, box: _Box) -> Lines:
     """``h² ≤ U h`` on the events, for flat tensors."""
-    assert box.reach is not None
-    most = box.reach.clamp(min=0.0)
+    assert box.event_upper is not None
+    most = box.event_upper.clamp(min=0.0)
     lost = 0.5 * box.rate * v * most
     less = a - lost - FEW * (a.abs() + lost) - TINY
     less = torch.where(less.abs() < HUGE, less, torch.nan)
@@ -209,11 +209,11 @@ def _moment(u: Tensor, b: Tensor, w: Tensor | None) -> _Moment:
     exponent, slack, t = 0.5 * (b * (b - 2.0 * u)), b * (b.abs() + 2.0 * u.abs()), u - b
     slack = slack.abs()
     if w is not None:
-        room = 1.0 - w
-        room = torch.where(room >= LEAST_ROOM, room, torch.nan)
+        complement = 1.0 - w
+        complement = torch.where(complement >= LEAST_COMPLEMENT, complement, torch.nan)
         square = w * u * u
-        exponent = (exponent + 0.5 * square) / room - 0.5 * room.log()
-        slack, t = (slack + square) / room + 5.0, t * room.rsqrt()
+        exponent = (exponent + 0.5 * square) / complement - 0.5 * complement.log()
+        slack, t = (slack + square) / complement + 5.0, t * complement.rsqrt()
     # Of the argument's own error: the logarithm's slope there is at most |t| + 1.
     slack = SLACK * (1.0 + slack + t.clamp(max=0.0).square())
     below = torch.special.log_ndtr(-u)
@@ -234,10 +234,10 @@ def _chord(a: Tensor, v: Tensor | None, box: _Box, *, rectified: bool = True) ->
             log = _moment(u + FEW * u.abs() + TINY, b - FEW * b.abs() - TINY, w).log
         else:
             assert w is not None
-            room = 1.0 - w
-            room = torch.where(room >= LEAST_ROOM, room, torch.nan)
-            size = (b * b + 2.0 * (u * b).abs() + w * u * u) / room
-            log = 0.5 * (b * (b - 2.0 * u) + w * u * u) / room - 0.5 * room.log() + SLACK * (6.0 + size)
+            complement = 1.0 - w
+            complement = torch.where(complement >= LEAST_COMPLEMENT, complement, torch.nan)
+            size = (b * b + 2.0 * (u * b).abs() + w * u * u) / complement
+            log = 0.5 * (b * (b - 2.0 * u) + w * u * u) / complement - 0.5 * complement.log() + SLACK * (6.0 + size)
         values.append(-(log + SLACK * log.abs()) / box.rate)
     width = ends[1] - ends[0]
     slope = torch.where(width > 1e-9 * spread, (values[1] - values[0]) / width, 0.0)

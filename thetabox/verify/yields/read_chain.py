@@ -150,11 +150,11 @@ class _Reader:
         return bias, size, of_bias
 
     def _convolution(self, operation: Operation) -> Convolution:
-        given = arguments(operation)
-        weight, size = self._tensor(given["weight"])
-        if weight.dim() != 4 or given["groups"] != 1 or pair(given["dilation"]) != (1, 1):
+        named = arguments(operation)
+        weight, size = self._tensor(named["weight"])
+        if weight.dim() != 4 or named["groups"] != 1 or pair(named["dilation"]) != (1, 1):
             raise _NoChain
-        stride, padding = pair(given["stride"]), given["padding"]
+        stride, padding = pair(named["stride"]), named["padding"]
         height, width = weight.shape[2:]
         if padding == "same":
             above, left = (height - 1) // 2, (width - 1) // 2
@@ -162,7 +162,7 @@ class _Reader:
         else:
             rows, columns = (0, 0) if padding == "valid" else pair(padding)
             around = (columns, columns, rows, rows)
-        return Convolution(weight, *self._bias(given.get("bias"), len(weight), size), stride, around)
+        return Convolution(weight, *self._bias(named.get("bias"), len(weight), size), stride, around)
 
     def _flattens(self, operation: Operation) -> None:
         """Nothing, or all of a sample in one row."""
@@ -192,13 +192,13 @@ class _Reader:
             raise _NoChain
 
     def _pool(self, operation: Operation, *, largest: bool) -> Pool:
-        given = arguments(operation)
-        kernel = pair(given["kernel_size"])
-        stride: Pair = pair(given["stride"]) if given["stride"] else kernel
-        plain = pair(given["padding"]) == (0, 0) and not given["ceil_mode"]
+        named = arguments(operation)
+        kernel = pair(named["kernel_size"])
+        stride: Pair = pair(named["stride"]) if named["stride"] else kernel
+        plain = pair(named["padding"]) == (0, 0) and not named["ceil_mode"]
         if largest:
-            plain = plain and pair(given["dilation"]) == (1, 1)
-        elif given.get("divisor_override") is not None:
+            plain = plain and pair(named["dilation"]) == (1, 1)
+        elif named.get("divisor_override") is not None:
             plain = False
         if not plain:
             raise _NoChain

@@ -68,8 +68,8 @@ def _overlaps(t: Tensor) -> bool:
     """Whether two entries of a tensor are one number in memory."""
     if t.is_contiguous():
         return False
-    reach = sum((size - 1) * step for size, step in zip(t.shape, t.stride(), strict=True)) + 1
-    return torch.arange(reach).as_strided(t.shape, t.stride()).unique().numel() < t.numel()
+    span = sum((size - 1) * step for size, step in zip(t.shape, t.stride(), strict=True)) + 1
+    return torch.arange(span).as_strided(t.shape, t.stride()).unique().numel() < t.numel()
 
 
 def at_places(graph: Graph, model: nn.Module, sizes: Mapping[str, Tensor]) -> dict[int, Tensor]:

@@ -61,8 +61,8 @@ def as_function(samples: Samples, operation: Operation) -> Bilinear:
     index = values[0]
 
     def call(h: Tensor, tensors: list[Tensor]) -> Tensor:
-        given = dict(zip(parameters, tensors, strict=True)) | {index: h}
-        args, kwargs = map_arg_refs((operation.args, operation.kwargs), lambda ref: given[ref.index])
+        values = dict(zip(parameters, tensors, strict=True)) | {index: h}
+        args, kwargs = map_arg_refs((operation.args, operation.kwargs), lambda ref: values[ref.index])
         out: Tensor = operation.target(*args, **kwargs)
         return out
 

@@ -119,8 +119,8 @@ class _Structure:
 
     def _leaves(self, graph: Graph, inputs: Sequence[Tensor]) -> dict[int, Callable[[], Tensor]]:
         leaves: dict[int, Callable[[], Tensor]] = {}
-        for index, given in zip(graph.inputs, inputs, strict=True):
-            leaves[index] = lambda given=given: given  # type: ignore[misc]  # a lambda with its value bound
+        for index, value in zip(graph.inputs, inputs, strict=True):
+            leaves[index] = lambda value=value: value  # type: ignore[misc]  # a lambda with its value bound
         for index, name in graph.tensors.items():
             leaves[index] = lambda index=index, name=name: self._read(graph, index, name)  # type: ignore[misc]  # a lambda with its values bound
         for index, constant in graph.constants.items():

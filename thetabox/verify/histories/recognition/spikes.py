@@ -164,11 +164,11 @@ class Spikes:
         if value is not None:
             return int(value)
         boxed_gap = self.equations.constants.boxed(gap)
-        room = abs(boxed_gap.centre) - boxed_gap.error
-        if room <= 0:
+        distance = abs(boxed_gap.centre) - boxed_gap.error
+        if distance <= 0:
             raise NotRecognised(f"whether {self.algebra.show(-1 - atom)} in front of the first step is not known")
         if boxed_gap.spread:
-            self.largest = min(self.largest, math.nextafter(math.nextafter(room, 0.0) / boxed_gap.spread, 0.0))
+            self.largest = min(self.largest, math.nextafter(math.nextafter(distance, 0.0) / boxed_gap.spread, 0.0))
         return int(boxed_gap.centre > 0)
 
     def _kept(self, state: int) -> None:

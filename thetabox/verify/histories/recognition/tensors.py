@@ -41,8 +41,8 @@ class Tensors:
     def leaves(self, graph: Graph, inputs: Sequence[Tensor]) -> Leaves:
         """What stands at the graph's inputs, parameters and constants."""
         leaves: Leaves = {}
-        for index, given in zip(graph.inputs, inputs, strict=True):
-            leaves[index] = lambda given=given: given  # type: ignore[misc]  # a lambda with its value bound
+        for index, value in zip(graph.inputs, inputs, strict=True):
+            leaves[index] = lambda value=value: value  # type: ignore[misc]  # a lambda with its value bound
         factors = _factors(graph)
         for index, name in graph.tensors.items():
             leaves[index] = lambda index=index, name=name: self._read(graph, index, name, index in factors)  # type: ignore[misc]  # a lambda with its values bound

@@ -121,12 +121,12 @@ def _weighted(context: Context, low: Tensor, high: Tensor, value: Interval) -> I
     lower = torch.matmul(least, down.clamp(min=0.0)) + torch.matmul(most, down.clamp(max=0.0))
     upper = torch.matmul(most, up.clamp(min=0.0)) + torch.matmul(least, up.clamp(max=0.0))
     relative = weights_error(context, low, high) + (rounding.of_dot(keys) + 16.0 * roundoff)
-    reach = torch.matmul(most, size * (1.0 + 4.0 * roundoff)) * relative + (keys + 2) * 4.0 * rounding.flushed * (
+    radius = torch.matmul(most, size * (1.0 + 4.0 * roundoff)) * relative + (keys + 2) * 4.0 * rounding.flushed * (
         1.0 + size.detach().amax()
     )
     if rounding.network:
-        reach = torch.where(reach < relative * rounding.overflow / 4.0, reach, torch.nan)
-    return Interval(lower + middle - reach, upper + middle + reach)
+        radius = torch.where(radius < relative * rounding.overflow / 4.0, radius, torch.nan)
+    return Interval(lower + middle - radius, upper + middle + radius)
 
 
 def weights_error(context: Context, low: Tensor, high: Tensor) -> Tensor:

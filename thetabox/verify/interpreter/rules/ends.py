@@ -34,8 +34,8 @@ def ends(
     limit = context.rounding.overflow
     # A partial sum of the network may overflow once Σ|w||x| does; around holds at least relative times it.
     if limit < math.inf:
-        reach = float(around.detach().max()) if sizes is None else sizes[1]
-        if not reach * scale < relative * limit:
+        largest = float(around.detach().max()) if sizes is None else sizes[1]
+        if not largest * scale < relative * limit:
             around, sizes = torch.where(around * scale < relative * limit, around, torch.inf), None
     lower = torch.sub(middle, around, alpha=scale)
     if keep or middle.shape != lower.shape:

@@ -22,17 +22,17 @@ class Group:
 
     Attributes:
         centre, radius: of each number.
-        room: what a network's own subtraction of the mean may be off by.
+        centring_error: what a network's own subtraction of the mean may be off by.
         eps: what is added to the variance, at least and at most.
-        lost: what a network's own variance may be off by.
+        variance_error: what a network's own variance may be off by.
         scale: what all are divided by.
     """
 
     centre: Tensor
     radius: Tensor
-    room: Tensor
+    centring_error: Tensor
     eps: tuple[Tensor, Tensor]
-    lost: Tensor
+    variance_error: Tensor
     scale: Tensor
 
 
@@ -61,12 +61,12 @@ def scaled(context: Context, low: Tensor, high: Tensor, eps: tuple[float, float]
     # What a network adds to the rounding of the bounds, which it covers twice over by itself.
     more = unit - roundoff if unit > 2.0 * roundoff else 0.0
     mean, square = size.mean(-1, keepdim=True), (size * size).mean(-1, keepdim=True)
-    room = (2.0 * (n + 8) * more) * mean + (8.0 * more) * (size + mean)
+    centring_error = (2.0 * (n + 8) * more) * mean + (8.0 * more) * (size + mean)
     held = (max(eps[0] - literal_error(context, eps[0]), 0.0), eps[1] + literal_error(context, eps[1]))
     least, greatest = (torch.full_like(scale, e) / scale / scale for e in held)
     ends = (least * (1.0 - 8.0 * unit), greatest * (1.0 + 8.0 * unit) + limits.tiny)
-    lost = square * (8.0 * (n + 8) * more) + underflowed(context, scale)
-    return Group(centre, radius, room, ends, lost, scale)
+    variance_error = square * (8.0 * (n + 8) * more) + underflowed(context, scale)
+    return Group(centre, radius, centring_error, ends, variance_error, scale)
 
 
 def underflowed(context: Context, scale: Tensor) -> Tensor:

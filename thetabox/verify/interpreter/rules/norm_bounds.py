@@ -23,11 +23,11 @@ class Sizes(NamedTuple):
 
     Attributes:
         steep: ``1 / sqrt(variance + eps)``.
-        reach: a number and the mean of its group, as sizes, added.
+        numerator: a number and the mean of its group, as sizes, added.
     """
 
     steep: Interval
-    reach: Interval
+    numerator: Interval
 
 
 def grouped(context: Context, x: Interval, eps: tuple[float, float], first: int, *, centred: bool = True) -> Interval:
@@ -55,10 +55,12 @@ def grouped_with_sizes(
     known, sizes = _known(context, low, high), None
     if context.rounding.network:
         steep = (floor.rsqrt() / group.scale) * (1.0 + context.rounding.of_operation(8))
-        reach = torch.maximum(low.abs(), high.abs()).amax(-1, keepdim=True) * (2.0 + context.rounding.of_operation(8))
+        numerator = torch.maximum(low.abs(), high.abs()).amax(-1, keepdim=True) * (
+            2.0 + context.rounding.of_operation(8)
+        )
         # Some kernels multiply the numbers and their mean by it apart.
-        known = known & (steep * reach * 2.0 < context.rounding.overflow)
-        sizes = Sizes(*(replace(x, **_both(t.expand_as(low).reshape(shape))) for t in (steep, reach)))
+        known = known & (steep * numerator * 2.0 < context.rounding.overflow)
+        sizes = Sizes(*(replace(x, **_both(t.expand_as(low).reshape(shape))) for t in (steep, numerator)))
     lower, upper = (torch.where(known, t, torch.nan).reshape(shape) for t in (lower, upper))
     out = Interval(lower, upper, batch=x.batch, merged=x.merged)
     if not centred:
@@ -102,7 +104,7 @@ def normalised(context: Context, low: Tensor, high: Tensor, eps: float) -> Norma
     apart = torch.maximum(steepest - steep, steep - flattest) * (1.0 + error) + steep * (8.0 * roundoff)
     largest = torch.maximum(x.lower.abs(), x.upper.abs())
     network = torch.zeros_like(group.centre)
-    if bool((group.lost > 0).any()):
+    if bool((group.variance_error > 0).any()):
         network = _network_error(context, group, largest, floor)
     return Normalised(x.lower, x.upper, off * steep, steep / scale, apart / scale, network)
 
@@ -119,9 +121,11 @@ def _known(context: Context, low: Tensor, high: Tensor) -> Tensor:
 def _network_error(context: Context, group: Group, largest: Tensor, floor: Tensor) -> Tensor:
     """What a network's own quotient may be off by; infinite where it loses as much as the variance."""
     few = context.rounding.of_operation(16)
-    left = floor - group.lost
+    left = floor - group.variance_error
     steeper = torch.where(left > 0, left, 1.0).rsqrt()
-    return (group.room * steeper + largest * (group.lost / left)).where(left > 0, torch.inf) + few * largest
+    return (group.centring_error * steeper + largest * (group.variance_error / left)).where(
+        left > 0, torch.inf
+    ) + few * largest
 
 
 def _by_tangent(context: Context, group: Group, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,18 +142,18 @@ def _by_tangent(context: Context, group: Group, lower: Tensor, upper: Tensor) ->
     flat, steep = (every + lost + group.eps[1]).rsqrt(), ((every - lost).clamp(min=0.0) + group.eps[0]).rsqrt()
     few = context.rounding.of_operation(16)
     middle = off * (flat + steep) / 2
-    known = (off.abs() + mean_error) * (steep - flat) + mean_error * steep + few * off.abs() * steep
+    middle_error = (off.abs() + mean_error) * (steep - flat) + mean_error * steep + few * off.abs() * steep
     apart = torch.maximum(upper - middle, middle - lower).clamp(min=0.0)
     sums = torch.matmul((middle[..., :, None] * middle[..., None, :] + 1.0).abs(), r[..., None])[..., 0]
     others = sums * (1.0 + error) - (1.0 + middle * middle) * r * (1.0 - error)
     size = middle.abs()
     bent = size * (apart * r).sum(-1, keepdim=True) + apart * ((size + apart) * r).sum(-1, keepdim=True)
     diagonal = (n - 1.0 - (size - apart).clamp(min=0.0).square()).clamp(min=0.0) * r
-    reach = floor.rsqrt() / n * (others + bent + diagonal) * (1.0 + 2.0 * error + few) + known
+    radius = floor.rsqrt() / n * (others + bent + diagonal) * (1.0 + 2.0 * error + few) + middle_error
     if context.rounding.of_operation() > 2.0 * context.rounding.roundoff:
-        reach = reach + _network_error(context, group, size + apart, floor)
-    better = reach.isfinite() & middle.isfinite() & lower.isfinite() & upper.isfinite()
-    low, high = torch.maximum(lower, middle - reach), torch.minimum(upper, middle + reach)
+        radius = radius + _network_error(context, group, size + apart, floor)
+    better = radius.isfinite() & middle.isfinite() & lower.isfinite() & upper.isfinite()
+    low, high = torch.maximum(lower, middle - radius), torch.minimum(upper, middle + radius)
     return torch.where(better, low, lower), torch.where(better, high, upper)
 
 
@@ -178,10 +182,12 @@ def _centred(context: Context, group: Group) -> tuple[Tensor, Tensor, Tensor]:
     if n == 1:
         # A number less itself; but a network may multiply both first.
         gone, floor = group.eps[0] <= 0.0, group.eps[0]
-        room = torch.where(gone, torch.nan, group.room * floor.rsqrt() * (1.0 + context.rounding.of_operation(16)))
-        return -room, room, floor
+        bound = torch.where(
+            gone, torch.nan, group.centring_error * floor.rsqrt() * (1.0 + context.rounding.of_operation(16))
+        )
+        return -bound, bound, floor
     off, mean_error, every, wide, moved, lost, error = moments(context, group)
-    r, size, lost = group.radius, off.abs() + mean_error, lost + group.lost
+    r, size, lost = group.radius, off.abs() + mean_error, lost + group.variance_error
     spread = (1.0 - 1.0 / n) * r + (r.sum(-1, keepdim=True) - r) / n
     spread = spread * (1.0 + error) + off.abs() * error + mean_error
     # What the variance of the others leaves of that of all, as sums divided by n.
@@ -193,14 +199,14 @@ def _centred(context: Context, group: Group) -> tuple[Tensor, Tensor, Tensor]:
     floor = (least - lost).clamp(min=0.0) + group.eps[0]
     few = context.rounding.of_operation(16)
     # No quotient is larger, whatever the variance, but for what a network loses of it.
-    cap = ((n - 1) * (1.0 + group.lost / floor)).sqrt()
+    cap = ((n - 1) * (1.0 + group.variance_error / floor)).sqrt()
 
-    def most(reach: Tensor) -> Tensor:
-        """The largest quotient whose numerator, before a network's rounding of it, is at most ``reach``."""
-        top, rounded = reach.clamp(min=0.0), reach + group.room
-        whole = torch.where(below >= 0, torch.maximum(reach * reach / (n - 1) + below, floor), floor)
+    def most(numerator: Tensor) -> Tensor:
+        """The largest quotient whose numerator, before a network's rounding of it, is at most ``numerator``."""
+        top, rounded = numerator.clamp(min=0.0), numerator + group.centring_error
+        whole = torch.where(below >= 0, torch.maximum(numerator * numerator / (n - 1) + below, floor), floor)
         positive = torch.minimum(top / whole.sqrt(), cap) + (rounded.clamp(min=0.0) - top) / floor.sqrt()
-        negative = rounded / (reach * reach / (n - 1) + above).sqrt()
+        negative = rounded / (numerator * numerator / (n - 1) + above).sqrt()
         return torch.where(rounded >= 0, positive * (1.0 + few), negative * (1.0 - few))
 
     upper, lower = most(off + spread), -most(spread - off)
@@ -223,9 +229,9 @@ def _uncentred(context: Context, group: Group) -> tuple[Tensor, Tensor, Tensor]:
     under = underflowed(context, group.scale)
     below, above = (below - under).clamp(min=0.0), above + under
 
-    def end(reach: Tensor) -> Tensor:
-        size = reach / (reach * reach / n + torch.where(reach >= 0, below, above)).sqrt()
-        return torch.where(reach > 0, size * (1.0 + few), torch.where(reach < 0, size * (1.0 - few), 0.0))
+    def end(numerator: Tensor) -> Tensor:
+        size = numerator / (numerator * numerator / n + torch.where(numerator >= 0, below, above)).sqrt()
+        return torch.where(numerator > 0, size * (1.0 + few), torch.where(numerator < 0, size * (1.0 - few), 0.0))
 
     upper, lower = end(high), -end(-low)
     floor = (least * max(1.0 - error - few, 0.0) - under).clamp(min=0.0) + group.eps[0]

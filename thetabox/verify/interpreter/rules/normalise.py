@@ -99,10 +99,12 @@ def network_error(
             :math:`1 / \sqrt{v + e}`.
     """
     times = torch.ones_like(factor) if scale is None else scale
-    reach, product = x + mean, times * factor
-    terms = reach * product if shift is None else reach * product + shift
-    error = 16.0 * rounding.network * terms + 4.0 * rounding.underflow * (2.0 + reach + factor + times)
-    largest = torch.stack(torch.broadcast_tensors(terms, product, reach * factor, reach * times, reach)).amax(0)
+    numerator, product = x + mean, times * factor
+    terms = numerator * product if shift is None else numerator * product + shift
+    error = 16.0 * rounding.network * terms + 4.0 * rounding.underflow * (2.0 + numerator + factor + times)
+    largest = torch.stack(
+        torch.broadcast_tensors(terms, product, numerator * factor, numerator * times, numerator)
+    ).amax(0)
     fits = largest * 2.0 < rounding.overflow
     return torch.where(fits, error * (1.0 + 64.0 * rounding.roundoff), math.inf)
 

@@ -62,18 +62,18 @@ class Form:
     generators: Tensor
     radius: Tensor
 
-    def reach(self, inflate: float) -> Tensor:
+    def deviation(self, inflate: float) -> Tensor:
         """Largest deviation from the centre, with the rounding of its own sum."""
         return (self.generators.abs().sum(1) + self.radius) * inflate
 
 
 class Line(NamedTuple):
-    """``f(a)`` lies in ``middle + slope (a - centre) ± error``, and within ``reach`` of the middle."""
+    """``f(a)`` lies in ``middle + slope (a - centre) ± error``, and within ``deviation`` of the middle."""
 
     middle: Tensor
     slope: Tensor
     error: Tensor
-    reach: Tensor
+    deviation: Tensor
 
 
 class Steps:
@@ -100,7 +100,7 @@ class Steps:
 
     def recurrent(self, h: Form) -> Form:
         """``W h + b`` over the boxes of the weights."""
-        weight, size = self.weight, h.centre.abs() + h.reach(self.inflate)
+        weight, size = self.weight, h.centre.abs() + h.deviation(self.inflate)
         radius = F.linear(size, weight.unit_radius) * self.epsilon
         radius = radius + F.linear(size, weight.magnitude) * ((1.0 + self.epsilon) * (4.0 * self.relative)) + self.tiny
         centre = F.linear(h.centre, weight.theta)
@@ -120,38 +120,40 @@ class Steps:
 
     def line(self, form: Form, function: str) -> Line:
         """The least slope inside the interval, which an end has: both derivatives fall away from 0."""
-        reach = form.reach(self.inflate) * (1.0 + self.of_bounds) + form.centre.abs() * self.of_bounds
+        deviation = form.deviation(self.inflate) * (1.0 + self.of_bounds) + form.centre.abs() * self.of_bounds
         f = torch.sigmoid if function == "sigmoid" else torch.tanh
-        low, high = f(form.centre - reach), f(form.centre + reach)
+        low, high = f(form.centre - deviation), f(form.centre + deviation)
         ends = (low * (1 - low), high * (1 - high)) if function == "sigmoid" else (1 - low * low, 1 - high * high)
         slope = (torch.minimum(*ends) - self.of_bounds).clamp(min=0.0)
         # f less the line rises, so its ends are the extremes.
         middle, half = (low + high) / 2, (high - low) / 2
-        rounded = self.of_function + self.of_bounds * (1.0 + slope * reach)
-        error = (half - slope * reach).clamp(min=0.0) + rounded
+        rounded = self.of_function + self.of_bounds * (1.0 + slope * deviation)
+        error = (half - slope * deviation).clamp(min=0.0) + rounded
         return Line(middle, slope, error, half + rounded)
 
     def lstm(self, drive: Interval, h: Form, c: Form) -> tuple[Form, ...]:
         gates = self.sum(drive, self.recurrent(h))
         i, f, g, o = self._gates(gates, 4)
         li, lf, lg, lo = self.line(i, "sigmoid"), self.line(f, "sigmoid"), self.line(g, "tanh"), self.line(o, "sigmoid")
-        reach = c.reach(self.inflate)
+        deviation = c.deviation(self.inflate)
         centre = lf.middle * c.centre + li.middle * lg.middle
         generators = _scaled(c.generators, lf.middle)
         generators += _scaled(f.generators, c.centre * lf.slope)
         generators += _scaled(g.generators, li.middle * lg.slope)
         generators += _scaled(i.generators, lg.middle * li.slope)
-        radius = c.centre.abs() * _line_radius(lf, f) + lf.reach * reach + li.middle.abs() * _line_radius(lg, g)
-        radius = radius + lg.middle.abs() * _line_radius(li, i) + li.reach * lg.reach
-        size = (lf.middle + lf.reach) * (c.centre.abs() + reach) + (li.middle + li.reach) * (lg.middle.abs() + lg.reach)
+        radius = c.centre.abs() * _line_radius(lf, f) + lf.deviation * deviation + li.middle.abs() * _line_radius(lg, g)
+        radius = radius + lg.middle.abs() * _line_radius(li, i) + li.deviation * lg.deviation
+        size = (lf.middle + lf.deviation) * (c.centre.abs() + deviation) + (li.middle + li.deviation) * (
+            lg.middle.abs() + lg.deviation
+        )
         radius = self._rounded(radius, size)
         old = generators.shape[1]
         c = Form(centre, torch.cat([generators, torch.diag_embed(radius)], 1), torch.zeros_like(radius))
         t = self.line(c, "tanh")
         generators = _scaled(c.generators, lo.middle * t.slope)
         generators[:, :old] += _scaled(o.generators, t.middle * lo.slope)
-        radius = lo.middle * t.error + t.middle.abs() * _line_radius(lo, o) + lo.reach * t.reach
-        radius = self._rounded(radius, (lo.middle + lo.reach) * (t.middle.abs() + t.reach))
+        radius = lo.middle * t.error + t.middle.abs() * _line_radius(lo, o) + lo.deviation * t.deviation
+        radius = self._rounded(radius, (lo.middle + lo.deviation) * (t.middle.abs() + t.deviation))
         new = torch.diag_embed(radius)
         h = Form(lo.middle * t.middle, torch.cat([generators, new], 1), torch.zeros_like(radius))
         c.generators = torch.cat([c.generators, torch.zeros_like(new)], 1)
@@ -163,18 +165,20 @@ class Steps:
         ar, az, an = _parts(drive, 3)
         r, z = self.sum(ar, br), self.sum(az, bz)
         lr, lz = self.line(r, "sigmoid"), self.line(z, "sigmoid")
-        reach = bn.reach(self.inflate)
+        deviation = bn.deviation(self.inflate)
         generators = _scaled(bn.generators, lr.middle) + _scaled(r.generators, bn.centre * lr.slope)
-        radius = lr.middle * bn.radius + bn.centre.abs() * _line_radius(lr, r) + lr.reach * reach
-        radius = self._rounded(radius, (lr.middle + lr.reach) * (bn.centre.abs() + reach))
+        radius = lr.middle * bn.radius + bn.centre.abs() * _line_radius(lr, r) + lr.deviation * deviation
+        radius = self._rounded(radius, (lr.middle + lr.deviation) * (bn.centre.abs() + deviation))
         n = self.sum(an, Form(lr.middle * bn.centre, generators, radius))
         ln, keep = self.line(n, "tanh"), lz.middle
         apart = h.centre - ln.middle
         generators = _scaled(n.generators, (1 - keep) * ln.slope) + _scaled(h.generators, keep)
         generators += _scaled(z.generators, apart * lz.slope)
-        width = h.reach(self.inflate)
-        radius = (1 - keep) * _line_radius(ln, n) + apart.abs() * _line_radius(lz, z) + lz.reach * (width + ln.reach)
-        radius = self._rounded(radius, h.centre.abs() + width + ln.middle.abs() + ln.reach)
+        width = h.deviation(self.inflate)
+        radius = (
+            (1 - keep) * _line_radius(ln, n) + apart.abs() * _line_radius(lz, z) + lz.deviation * (width + ln.deviation)
+        )
+        radius = self._rounded(radius, h.centre.abs() + width + ln.middle.abs() + ln.deviation)
         centre = ln.middle + keep * apart
         return self._reduced(
             Form(centre, torch.cat([generators, torch.diag_embed(radius)], 1), torch.zeros_like(radius))
@@ -183,7 +187,7 @@ class Steps:
     def rnn_tanh(self, drive: Interval, h: Form) -> tuple[Form, ...]:
         a = self.sum(drive, self.recurrent(h))
         line = self.line(a, "tanh")
-        radius = self._rounded(_line_radius(line, a), line.middle.abs() + line.reach)
+        radius = self._rounded(_line_radius(line, a), line.middle.abs() + line.deviation)
         generators = torch.cat([_scaled(a.generators, line.slope), torch.diag_embed(radius)], 1)
         return self._reduced(Form(line.middle, generators, torch.zeros_like(radius)))
 
@@ -274,8 +278,8 @@ def _middle(x: Interval, roundoff: float) -> tuple[Tensor, Tensor]:
 
 
 def _ends(form: Form, steps: Steps) -> tuple[Tensor, Tensor]:
-    reach = (form.reach(steps.inflate) + form.centre.abs() * steps.of_bounds) * (1.0 + steps.of_bounds)
-    return form.centre - reach, form.centre + reach
+    deviation = (form.deviation(steps.inflate) + form.centre.abs() * steps.of_bounds) * (1.0 + steps.of_bounds)
+    return form.centre - deviation, form.centre + deviation
 
 
 def _together(pieces: tuple[list[tuple[Tensor, Tensor]], ...]) -> list[tuple[Tensor, Tensor]]:

@@ -116,18 +116,18 @@ def place_error(operation: Operation, inputs: Sequence[int], outputs: Sequence[i
         if scale is not None and not aligned:
             ratio = 1 / Fraction(scale)
         exact = ratio.denominator & (ratio.denominator - 1) == 0
-        reach = ratio.numerator * (2 * size + 1), 2 * ratio.denominator
-        if not (exact and max(reach) < EXACT_PLACES):
+        integers = ratio.numerator * (2 * size + 1), 2 * ratio.denominator
+        if not (exact and max(integers) < EXACT_PLACES):
             total += float(ratio) * (size + 1) + 1.0
     return total
 
 
 def _scales(operation: Operation, rank: int) -> list[float | None]:
     """The scale of each dimension that was given, ``None`` where sizes were."""
-    given = arguments(operation)
-    if "scale_factors" in given:
-        return list(given["scale_factors"] or [None] * rank)
-    return [v for name, v in given.items() if name.startswith("scales")]
+    named = arguments(operation)
+    if "scale_factors" in named:
+        return list(named["scale_factors"] or [None] * rank)
+    return [v for name, v in named.items() if name.startswith("scales")]
 
 
 def _each(value: Any) -> Sequence[Any]:

@@ -107,8 +107,8 @@ def softmax_ends(rounding: Rounding, low: Tensor, high: Tensor, dim: int, *, ulp
 
     def share(entry: Tensor, others: Tensor, outward: float) -> Tensor:
         exponent, total = rivals(entry, others, dim)
-        reach = exponent.detach().abs().clamp(max=EXPONENT) * (4.0 * unit) + 3.0 * sums
-        return 1.0 / (1.0 + torch.exp(exponent) * total * (1.0 + outward * reach))
+        exponent_error = exponent.detach().abs().clamp(max=EXPONENT) * (4.0 * unit) + 3.0 * sums
+        return 1.0 / (1.0 + torch.exp(exponent) * total * (1.0 + outward * exponent_error))
 
     lower, upper = share(low, high, 1.0), share(high, low, -1.0)
     # How far below the maximum an operand may lie.

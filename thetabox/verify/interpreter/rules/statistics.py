@@ -92,9 +92,9 @@ def product(context: Context, x: Interval, dim: int, keepdim: bool = False, *, d
     out = replace(out, bound=None, batch=None)
     # Any part of the product is at most this, and what underflows in it is multiplied by no more.
     most = max(1.0, x.magnitude)
-    reach = most**count if count * math.log2(most) < 1000 else math.inf
+    largest = most**count if count * math.log2(most) < 1000 else math.inf
     out.slack = (context.rounding.of_operation(2 * count) * out.magnitude) * SAFETY
-    out.slack += context.rounding.beyond(reach) + count * context.rounding.subnormal * min(reach, 1e300)
+    out.slack += context.rounding.beyond(largest) + count * context.rounding.subnormal * min(largest, 1e300)
     return out
 
 

@@ -63,10 +63,10 @@ class Rule:
 
     @cached_property
     def _named(self) -> Named:
-        given = list(signature(self.function).parameters.values())[1:]
-        kinds = {p.kind for p in given}
-        places = [p for p in given if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
-        names = [p.name for p in given if p.kind in (Parameter.KEYWORD_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
+        parameters = list(signature(self.function).parameters.values())[1:]
+        kinds = {p.kind for p in parameters}
+        places = [p for p in parameters if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
+        names = [p.name for p in parameters if p.kind in (Parameter.KEYWORD_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
         return Named(len(places), frozenset(names), Parameter.VAR_POSITIONAL in kinds, Parameter.VAR_KEYWORD in kinds)
 
     def __call__(self, context: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -68,7 +68,7 @@ def add_bias(walk: Walk, a: Tensor, bias: Parameter | None, channels: int) -> No
         walk.constant.lose(spread * walk.epsilon(walk.samples.factor(bias), 2), a[0, 0].numel())
 
 
-def reach(
+def term_sizes(
     samples: Samples, operation: Operation, x: int, weight: Parameter, bias: Parameter | None, product: object
 ) -> Tensor:
     """Upper bound of ``Z`` for all samples, ``[samples, *outputs]``; computed once."""
@@ -88,7 +88,7 @@ def reach(
                 z = z + bias.unit_radius.view(spread) * samples.factor(bias).view(shape)
         return z * (1.0 + gamma_sum(weight.theta.numel()))
 
-    radii: Tensor = samples.once(("reach", operation.index), compute)
+    radii: Tensor = samples.once(("term sizes", operation.index), compute)
     return radii
 
 
@@ -138,7 +138,7 @@ def dense(walk: Walk, operation: Operation, a: Tensor, region: Region | None) ->
     index, weight, bias = layer(samples, operation)
     if region is not None:
         raise Stop
-    z = walk.cut(reach(samples, operation, index, weight, bias, _product), None)
+    z = walk.cut(term_sizes(samples, operation, index, weight, bias, _product), None)
     outputs, inputs = weight.theta.shape
     first = a @ weight.theta
     if weight.factor:
@@ -182,6 +182,6 @@ def start_dense(walk: Walk, operation: Operation, places: Tensor) -> None:
         if bias.factor:
             around = bias.unit_radius[places] * walk.epsilon(samples.factor(bias), 2)
             walk.constant.lose(torch.cat([around, around], 1), 1)
-    z = walk.cut(reach(samples, operation, index, weight, bias, _product), None).gather(1, places)
+    z = walk.cut(term_sizes(samples, operation, index, weight, bias, _product), None).gather(1, places)
     lose_start(walk, z, relative_error(samples, inputs, 8, weight, bias), inputs)
     walk.give(index, first)

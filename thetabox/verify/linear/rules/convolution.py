@@ -23,7 +23,7 @@ from torch import Tensor
 
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.linear.region import Pair, Region
-from thetabox.verify.linear.rules.affine import add_bias, chord, lose_start, parameter, reach, relative_error
+from thetabox.verify.linear.rules.affine import add_bias, chord, lose_start, parameter, relative_error, term_sizes
 from thetabox.verify.linear.samples import Samples
 from thetabox.verify.linear.walk import Stop, Walk, backward, dot
 from thetabox.verify.network.graph import Operation
@@ -88,23 +88,23 @@ def layer(samples: Samples, operation: Operation) -> Convolution:
         Stop: its weights are computed, or its input is no batch of samples.
     """
     names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-    given: dict[str, Any] = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
-    given |= dict(zip(names, operation.args, strict=False)) | operation.kwargs
+    named: dict[str, Any] = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+    named |= dict(zip(names, operation.args, strict=False)) | operation.kwargs
     weight, bias = parameter(samples, operation, 1), parameter(samples, operation, 2)
-    if weight is None or set(given) - set(names) or not samples.depends(given["input"].index):
+    if weight is None or set(named) - set(names) or not samples.depends(named["input"].index):
         raise Stop
     flat = weight.theta.dim() == 3
     if flat:
         weight = weight.moved(lambda t: t[:, :, None])
     kernel = (weight.theta.shape[-2], weight.theta.shape[-1])
-    stride, dilation = _pair(given["stride"], flat, 1), _pair(given["dilation"], flat, 1)
-    padding, uneven = given["padding"], (0, 0)
+    stride, dilation = _pair(named["stride"], flat, 1), _pair(named["dilation"], flat, 1)
+    padding, uneven = named["padding"], (0, 0)
     if padding == "same":
         total = tuple(dilation[d] * (kernel[d] - 1) for d in range(2))
         padding, uneven = tuple(t // 2 for t in total), tuple(t % 2 for t in total)  # type: ignore[assignment]  # of length 2
     else:
         padding = (0, 0) if padding == "valid" else _pair(padding, flat, 0)
-    return Convolution(given["input"].index, weight, bias, stride, padding, dilation, given["groups"], flat, uneven)
+    return Convolution(named["input"].index, weight, bias, stride, padding, dilation, named["groups"], flat, uneven)
 
 
 def _pair(value: Any, flat: bool, other: int) -> Pair:
@@ -119,7 +119,7 @@ def convolution(walk: Walk, operation: Operation, a: Tensor, region: Region | No
     """A 1d or 2d convolution."""
     samples = walk.samples
     conv = layer(samples, operation)
-    z = walk.cut(reach(samples, operation, conv.x, conv.weight, conv.bias, conv.product), region)
+    z = walk.cut(term_sizes(samples, operation, conv.x, conv.weight, conv.bias, conv.product), region)
     sums = 2 * a[0, 0].numel() + conv.weight.theta.numel()
     relative = relative_error(samples, conv.inputs, sums, conv.weight, conv.bias)
     add_bias(walk, a, conv.bias, 2)
@@ -260,7 +260,7 @@ def start_convolution(walk: Walk, operation: Operation, places: Tensor) -> None:
         if conv.bias.factor:
             noise = conv.bias.unit_radius[places] * walk.epsilon(samples.factor(conv.bias), 2)
             walk.constant.lose(torch.cat([noise, noise], 1), 1)
-    z = walk.cut(reach(samples, operation, conv.x, conv.weight, conv.bias, conv.product), spot)
+    z = walk.cut(term_sizes(samples, operation, conv.x, conv.weight, conv.bias, conv.product), spot)
     z = z.flatten(1).gather(1, places)
     lose_start(walk, z, relative_error(samples, conv.inputs, 8, conv.weight, conv.bias), conv.inputs)
     if conv.dilation != (1, 1):

@@ -16,7 +16,7 @@ from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.interpreter.rules.einsum import names, read
 from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.linear.region import Region
-from thetabox.verify.linear.rules.affine import less_noise, reach, relative_error
+from thetabox.verify.linear.rules.affine import less_noise, relative_error, term_sizes
 from thetabox.verify.linear.walk import NeedsImages, Stop, Walk, backward
 from thetabox.verify.network.graph import Operation
 
@@ -71,7 +71,7 @@ def einsum(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -
         return
     weight = held[weights[0]]
     product = f"{forward[0]},{columns}->{forward[1]}"
-    z = walk.cut(reach(samples, operation, index, weight, None, lambda x, w: torch.einsum(product, x, w)), None)
+    z = walk.cut(term_sizes(samples, operation, index, weight, None, lambda x, w: torch.einsum(product, x, w)), None)
     transposed = f"{rows},{columns}->{inputs}"
     first = spread_out(torch.einsum(transposed, a, weight.theta))
     if weight.factor:

@@ -81,10 +81,10 @@ def nearest(walk: Walk, operation: Operation, a: Tensor, region: Region | None) 
 @backward("aten.constant_pad_nd.default", "aten.pad.default")
 def padded(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
     """Zeros around, or other values."""
-    given = arguments(operation)
-    if given.get("value"):
+    named = arguments(operation)
+    if named.get("value"):
         raise Stop
-    if given.get("mode", "constant") == "constant":
+    if named.get("mode", "constant") == "constant":
         moved(walk, operation, a, region)
         return
     if not walk.frame.whole:
@@ -144,11 +144,11 @@ def _average(operation: Operation, shape: tuple[int, ...], out: tuple[int, ...])
             raise NeedsImages
         kernel = (shape[-2] // out[-2], shape[-1] // out[-1])
         return kernel, kernel, (0, 0)
-    given = arguments(operation)
-    kernel, padding = pair(given["kernel_size"]), pair(given["padding"])
-    stride = pair(given["stride"] or given["kernel_size"])
-    uneven = given["ceil_mode"] or (any(padding) and not given["count_include_pad"])
-    if uneven or given.get("divisor_override") is not None:
+    named = arguments(operation)
+    kernel, padding = pair(named["kernel_size"]), pair(named["padding"])
+    stride = pair(named["stride"] or named["kernel_size"])
+    uneven = named["ceil_mode"] or (any(padding) and not named["count_include_pad"])
+    if uneven or named.get("divisor_override") is not None:
         raise NeedsImages
     return kernel, stride, padding
 

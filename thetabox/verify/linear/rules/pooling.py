@@ -32,7 +32,7 @@ class PoolRelaxation(NamedTuple):
         above: of each place of the window.
         offset: of each window.
         lower, upper: of the largest value.
-        reach: size of all terms, for their rounding.
+        term_size: size of all terms, for their rounding.
     """
 
     reference: Tensor
@@ -40,7 +40,7 @@ class PoolRelaxation(NamedTuple):
     offset: Tensor
     lower: Tensor
     upper: Tensor
-    reach: Tensor
+    term_size: Tensor
 
 
 def window(operation: Operation) -> PoolWindow:
@@ -104,8 +104,8 @@ def relaxed(samples: Samples, operation: Operation) -> PoolRelaxation:
         itself = torch.zeros_like(low, dtype=torch.bool).scatter_(-3, reference, True)
         size = torch.maximum(low.abs(), high.abs())
         # The ends of a difference are themselves rounded.
-        room = gamma_sum(FEW) * (size + size.gather(-3, reference))
-        least, most = least - room, most + room
+        rounding_error = gamma_sum(FEW) * (size + size.gather(-3, reference))
+        least, most = least - rounding_error, most + rounding_error
         _, above, offset = lines(least, most)
         above, offset = above.masked_fill(itself, 0.0), offset.masked_fill(itself, 0.0).sum(-3)
         remainder = 1.0 - above.sum(-3, keepdim=True)
@@ -115,8 +115,8 @@ def relaxed(samples: Samples, operation: Operation) -> PoolRelaxation:
         flat = (above * centre).sum(-3) + offset > highest
         above = torch.where(flat.unsqueeze(-3), 0.0, above)
         offset = torch.where(flat, highest, offset)
-        reach = ((above.abs() + itself.double()) * size).sum(-3) + offset.abs()
-        return PoolRelaxation(reference.squeeze(-3), above, offset, low.amax(-3), highest, reach)
+        term_size = ((above.abs() + itself.double()) * size).sum(-3) + offset.abs()
+        return PoolRelaxation(reference.squeeze(-3), above, offset, low.amax(-3), highest, term_size)
 
     relaxation: PoolRelaxation = samples.once(("pool", operation.index), compute)
     return relaxation
@@ -135,7 +135,7 @@ def max_pool(walk: Walk, operation: Operation, a: Tensor, region: Region | None)
     relaxation = relaxed(samples, operation)
     count = a[0, 0].numel()
     overlap = pool.kernel[0] * pool.kernel[1]
-    most = walk.cut(relaxation.reach, region)
+    most = walk.cut(relaxation.term_size, region)
     if rectified:
         # The lines' slopes are at most 1, so the rows do not grow in front of the ReLU.
         lower, upper = walk.cut(relaxation.lower, region), walk.cut(relaxation.upper, region)

@@ -22,7 +22,7 @@ from torch import Tensor
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.interpreter.rules.dense import outputs_first
 from thetabox.verify.linear.region import Region
-from thetabox.verify.linear.rules.affine import add_bias, parameter, reach, relative_error
+from thetabox.verify.linear.rules.affine import add_bias, parameter, relative_error, term_sizes
 from thetabox.verify.linear.rules.convolution import BLOCK
 from thetabox.verify.linear.samples import Samples
 from thetabox.verify.linear.walk import NeedsImages, Stop, Walk, backward
@@ -96,14 +96,14 @@ def layer(samples: Samples, operation: Operation) -> Sliding:
     weight, bias = parameter(samples, operation, 1), parameter(samples, operation, 2)
     if weight is None or any(name in operation.kwargs for name in ("input", "weight", "bias")):
         raise Stop
-    given, index = arguments(operation), operation.args[0].index
+    named, index = arguments(operation), operation.args[0].index
     if not samples.plain(index):
         raise Stop
     turned = "transpose" in operation.operator
-    rank, groups = weight.theta.dim() - 2, int(given["groups"])
+    rank, groups = weight.theta.dim() - 2, int(named["groups"])
     kernel = tuple(weight.theta.shape[2:])
-    stride, dilation = _each(given["stride"], rank), _each(given["dilation"], rank)
-    padding = given["padding"]
+    stride, dilation = _each(named["stride"], rank), _each(named["dilation"], rank)
+    padding = named["padding"]
     if padding == "same":
         padding = [d * (k - 1) // 2 for k, d in zip(kernel, dilation, strict=True)]
     before = (0,) * rank if padding == "valid" else _each(padding, rank)
@@ -129,7 +129,7 @@ def sliding(walk: Walk, operation: Operation, a: Tensor, region: Region | None) 
     samples = walk.samples
     conv = layer(samples, operation)
     inputs = conv.weight.theta[0].numel()
-    z = walk.cut(reach(samples, operation, conv.x, conv.weight, conv.bias, conv.product), None)
+    z = walk.cut(term_sizes(samples, operation, conv.x, conv.weight, conv.bias, conv.product), None)
     sums = 2 * a[0, 0].numel() + conv.weight.theta.numel()
     relative = relative_error(samples, inputs, sums, conv.weight, conv.bias)
     add_bias(walk, a, conv.bias, 2)

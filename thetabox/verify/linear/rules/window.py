@@ -98,9 +98,9 @@ class _Patches:
         apart = ca - cb
         middle = self._product(apart, weight.theta)
         around = torch.zeros_like(middle) if self.known else self._shared_radius(first, second)
-        reach = self._product(apart.abs() + ra + rb, weight.unit_radius) * self.epsilon if weight.factor else 0.0
+        noise = self._product(apart.abs() + ra + rb, weight.unit_radius) * self.epsilon if weight.factor else 0.0
         size = self._product(ca.abs() + cb.abs() + ra + rb, weight.magnitude) * (error * 4.0)
-        return middle, around * (1.0 + error) + reach * (1.0 + error) + size
+        return middle, around * (1.0 + error) + noise * (1.0 + error) + size
 
     def _product(self, x: Tensor, weight: Tensor) -> Tensor:
         return torch.nn.functional.conv2d(x, weight, None, self.step, 0, self.conv.dilation, self.conv.groups)

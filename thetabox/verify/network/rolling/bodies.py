@@ -128,15 +128,15 @@ class Loop:
         """Whether an operation is that of the pattern, on this body's operands."""
         if not self._reads_next(j, cursor):
             return False
-        given = self.sequence.operands[cursor]
+        operands = self.sequence.operands[cursor]
         slots = self.slots[j]
         if slots is None:
-            slots = self._slots(j, given, body)
+            slots = self._slots(j, operands, body)
             if slots is None:
                 return False
             self.slots[j] = slots
         before = self.bodies[-1]
-        for (kind, of), index in zip(slots, given, strict=True):
+        for (kind, of), index in zip(slots, operands, strict=True):
             if index != (of if kind == "fixed" else body[of] if kind == "same" else before[of]):
                 return False
         return True
@@ -153,7 +153,7 @@ class Loop:
             self.moving.add(j)
         return read.index == (step if j in self.moving else first.index)
 
-    def _slots(self, j: int, given: list[int], body: Body) -> list[Slot] | None:
+    def _slots(self, j: int, operands: list[int], body: Body) -> list[Slot] | None:
         """What the third body reads, in the words of the second."""
         if len(self.bodies) != 1:
             return None
@@ -161,7 +161,7 @@ class Loop:
         of_pattern = {index: q for q, index in enumerate(pattern) if index is not None}
         of_body = {index: q for q, index in enumerate(body) if index is not None}
         slots = []
-        for index, first in zip(given, self.sequence.operands[self.pattern[j]], strict=True):
+        for index, first in zip(operands, self.sequence.operands[self.pattern[j]], strict=True):
             if index == first and self.in_front(index):
                 slots.append(Slot("fixed", index))
             elif index in of_body and pattern[of_body[index]] == first:

@@ -105,8 +105,8 @@ class Candidate:
         pattern = self.loop.bodies[0]
         known: dict[int, Slot] = {}
         for place, row in zip(self.loop.pattern, self.loop.slots, strict=True):
-            given = zip(row or [], self.sequence.operands[place], strict=False)
-            known |= {index: slot for slot, index in given if slot.kind == "state"}
+            indices = zip(row or [], self.sequence.operands[place], strict=False)
+            known |= {index: slot for slot, index in indices if slot.kind == "state"}
         operation = self.sequence.order[self.loop.pattern[j]]
         slots = []
         for index in operands(operation):
@@ -124,8 +124,8 @@ class Candidate:
         """For (operation, operand) that is a state: which operation's result, and its value where it is first read."""
         states: dict[tuple[int, int], tuple[int, int]] = {}
         for j, slots in enumerate(self.slots()):
-            given = self.sequence.operands[self.loop.pattern[j]] if self.first is None else self.first.given[j]
-            states |= {(j, i): (of, given[i]) for i, (kind, of) in enumerate(slots) if kind == "state"}
+            indices = self.sequence.operands[self.loop.pattern[j]] if self.first is None else self.first.operands[j]
+            states |= {(j, i): (of, indices[i]) for i, (kind, of) in enumerate(slots) if kind == "state"}
         return states
 
     def crossing(self) -> int:

@@ -16,13 +16,13 @@ class FirstBody:
         body: its results.
         slots: of the pattern, of every operation.
         moving: as :attr:`Loop.moving`.
-        given: for each operation, what it reads.
+        operands: for each operation, what it reads.
     """
 
     body: Body
     slots: list[list[Slot]]
     moving: set[int]
-    given: list[list[int]]
+    operands: list[list[int]]
 
 
 def first_body(loop: Loop) -> FirstBody | None:
@@ -45,7 +45,7 @@ def first_body(loop: Loop) -> FirstBody | None:
         initial_body.slots.append(slots)
         if not _reads_first(sequence.reads[first], sequence.reads[i], j in initial_body.moving):
             return None
-        for (kind, of), second, index in zip(slots, sequence.operands[i], initial_body.given[j], strict=True):
+        for (kind, of), second, index in zip(slots, sequence.operands[i], initial_body.operands[j], strict=True):
             if kind == "state":
                 alike = second == body[of] and same_kind(sequence.values, index, second)
             else:

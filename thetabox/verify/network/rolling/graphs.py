@@ -119,13 +119,13 @@ class _Graphs:
                 read = self.candidate.read(j)
                 places[j] = of_read[read.source, read.dim, read.length]
                 continue
-            given = []
+            operands = []
             for i, (kind, of) in enumerate(self.slots[j]):
                 if kind == "fixed":
-                    given.append(builder.known[of])
+                    operands.append(builder.known[of])
                 else:
-                    given.append(places[of] if kind == "same" else of_state[self.initials[j, i]])
-            places[j] = builder.placed(order[self.candidate.loop.pattern[j]], given)
+                    operands.append(places[of] if kind == "same" else of_state[self.initials[j, i]])
+            places[j] = builder.placed(order[self.candidate.loop.pattern[j]], operands)
         return builder.graph([places[j] for j in [*self.results, *(q for q, _ in self.states)]])
 
     def _zeroth(self, j: int) -> int:

@@ -92,7 +92,7 @@ class Read:
         return cls(stage, taps_low, taps_high, windows.taps(middle), middle.flatten(1), largest.flatten(1), most)
 
     @cached_property
-    def reach(self) -> Float[Tensor, "channels places candidates"]:
+    def term_sizes(self) -> Float[Tensor, "channels places candidates"]:
         """Upper bounds of ``⟨magnitude of kernel, |h|⟩ + |bias|``."""
         stage = self.stage
         whole = torch.einsum("ckq,oq->cok", stage.magnitude, self.sizes) + stage.bias.abs()[:, None, None]

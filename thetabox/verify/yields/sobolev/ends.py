@@ -45,7 +45,7 @@ def count(candidates: int, *, first: bool) -> int:
 def known(read: Read, probability: float) -> Ends:
     """Of the first stage, which reads the sample: its values are Gaussian; each fails with at most ``probability``."""
     z = float(quantile("exact", torch.tensor(probability, dtype=torch.float64)))
-    lost = read.reach * (gamma_sum(read.sizes.shape[1]) + read.stage.kernel_error)
+    lost = read.term_sizes * (gamma_sum(read.sizes.shape[1]) + read.stage.kernel_error)
     apart = read.means - read.of_reference(read.means)[..., None]
     lost_apart = torch.where(read.reference > 0, 0.0, lost + read.of_reference(lost)[..., None])
     own, between = read.spreads

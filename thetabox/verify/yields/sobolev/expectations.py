@@ -80,7 +80,7 @@ def _combined(read: Read, weights: Tensor, constant: Tensor, gate: Tensor, sizes
     weights, constant = weights * gate[..., None], constant * gate
     slopes = torch.einsum("cok,ckq->coq", weights, read.stage.kernels)
     bias = (weights * read.stage.bias[:, None, None]).sum(-1)
-    size = ((sizes * read.reach).sum(-1) + constant.abs()) * gate * (1.0 + SLACK)
+    size = ((sizes * read.term_sizes).sum(-1) + constant.abs()) * gate * (1.0 + SLACK)
     return Form(slopes, bias + constant, size)
 
 
@@ -101,8 +101,8 @@ def upper(read: Read, ends: Ends, pattern: Pattern) -> Form:
     sizes = read.reference * (slope + apart.sum(-1))[..., None] + apart + alone
     starts = torch.where(by_itself, alone_start, apart_start) * others
     form = _combined(read, weights, start + starts.sum(-1), live, sizes)
-    room = form.size + (start.abs() + starts.abs().sum(-1)) * live
-    return Form(form.slopes, form.constant + SLACK * room, room)
+    total_size = form.size + (start.abs() + starts.abs().sum(-1)) * live
+    return Form(form.slopes, form.constant + SLACK * total_size, total_size)
 
 
 def lower(read: Read, ends: Ends, pattern: Pattern) -> list[Below]:

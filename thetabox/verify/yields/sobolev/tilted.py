@@ -128,8 +128,8 @@ class Tilted:
 def _chances(far: Float[Tensor, "*places"]) -> Float[Tensor, "*places grid"]:
     """Upper bounds of the mean chance, over tilts up to each reach of the grid, that a coordinate exceeds ``far``."""
     far = far.nan_to_num(-40.0).clamp(-40.0, 1e3)[..., None]
-    reach = torch.tensor(GRID, dtype=far.dtype)
+    tilts = torch.tensor(GRID, dtype=far.dtype)
     least = mean_relu(-far, torch.ones_like(far))[0]
-    further = reach - far
+    further = tilts - far
     rise = mean_relu(further, torch.ones_like(further))[1] - least
-    return (rise / reach + SLACK).clamp(max=1.0)
+    return (rise / tilts + SLACK).clamp(max=1.0)
