@@ -94,8 +94,8 @@ def _bounds(t: Tensor) -> tuple[int, int] | None:
 
 def _bytes(t: Tensor, grain: int) -> np.ndarray:
     """Addresses of all entries, in pieces of ``grain`` bytes."""
-    places = np.zeros((), np.int64)
+    offsets = np.zeros((), np.int64)
     for size, step in zip(t.shape, t.stride(), strict=True):
-        places = np.add.outer(places, np.arange(size if step else 1, dtype=np.int64) * step)
-    starts = t.data_ptr() + places.reshape(-1) * t.itemsize
+        offsets = np.add.outer(offsets, np.arange(size if step else 1, dtype=np.int64) * step)
+    starts = t.data_ptr() + offsets.reshape(-1) * t.itemsize
     return np.add.outer(starts, np.arange(0, t.itemsize, grain)).reshape(-1)

@@ -129,12 +129,12 @@ def _check_same(model: nn.Module, beside: nn.Module, x: Several, together: Tenso
         return held.to(dtype) if held.is_floating_point() else held
 
     by_name = {name: given(part) for name, part in x.items()} if isinstance(x, Mapping) else {}
-    places = () if isinstance(x, Mapping) else tuple(given(part) for part in x)
+    positional = () if isinstance(x, Mapping) else tuple(given(part) for part in x)
     with torch.no_grad(), running(beside, together, wide=False) as run:
         output = run.raw(run.inputs(together[few]))
     with torch.no_grad(), same_draws(), untouched(model):
         try:
-            direct = model(*places, **by_name)
+            direct = model(*positional, **by_name)
         except Exception as error:  # a network raises whatever it likes
             if by_name:
                 return  # names of a file, which the network beside translates

@@ -31,13 +31,13 @@ KINDS = {
 def yield_page(certificate: YieldCertificate, curve: YieldCurve, title: str | None = None) -> str:
     """The page, from a certificate and the numbers of :func:`~thetabox.report.yield_curve.yield_curve`."""
     data = certificate.data_info.get("name") or f"{count_text(curve.samples)} samples"
-    places = curve.order.tolist()
+    indices = curve.order.tolist()
     return render(
         "yield.html.j2",
         title=title or f"Proven yield of {source(certificate)} on {data}",
         finished=certificate.finished,
         cards=_cards(curve),
-        claims=[certificate.claim(place) for place in places],
+        claims=[certificate.claim(place) for place in indices],
         figure=Markup(to_svg(yield_figure(curve), "yield")),
         samples=curve.samples,
         delta=number(curve.delta),
@@ -47,7 +47,7 @@ def yield_page(certificate: YieldCertificate, curve: YieldCurve, title: str | No
         draws=_draws(curve),
         ledgers=[
             _ledger(sigma, certificate.ledger[place] if certificate.ledger else {})
-            for sigma, place in zip(curve.sigma.tolist(), places, strict=True)
+            for sigma, place in zip(curve.sigma.tolist(), indices, strict=True)
         ],
         assumed=_assumed(certificate.noise, certificate.box),
         facts=_facts(certificate),

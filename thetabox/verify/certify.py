@@ -119,9 +119,9 @@ def certify(
     labels = arguments.labels(y, len(inputs))
     problem, agreed = agreement.checked_problem(model, chosen, inputs, eps, asked.x_as_given)
     arguments.check_labels(labels, agreed.logits.shape[1])
-    known = model_facts(model, chosen.box)
-    facts = _with_what_is_left_out(problem, known | asked.facts | (model_info or {}))
-    key = [known["sha256"], problem.signature(), tensor_hash([inputs, labels, eps]), repr(chosen), criterion]
+    about = model_facts(model, chosen.box)
+    facts = _with_what_is_left_out(problem, about | asked.facts | (model_info or {}))
+    key = [about["sha256"], problem.signature(), tensor_hash([inputs, labels, eps]), repr(chosen), criterion]
     effort = float(chosen.options.get("effort", DEFAULT)) if domain == domains.AUTO else None
     started = time.perf_counter()
     question = Question(problem, labels)
@@ -170,9 +170,9 @@ def _own_class_decides(
     margin: Float[Tensor, "levels samples"], agreed: agreement.Agreement, labels: Tensor
 ) -> Float[Tensor, "levels samples"]:
     """Not verified: what the network in its own precision does not classify right, whatever holds in real numbers."""
-    known = arguments.margins_of(agreed.logits, labels)
-    wrong = agreed.reclassified & (known < 0)
-    return torch.where(wrong & (margin > 0), known.to(margin), margin)
+    margins = arguments.margins_of(agreed.logits, labels)
+    wrong = agreed.reclassified & (margins < 0)
+    return torch.where(wrong & (margin > 0), margins.to(margin), margin)
 
 
 def _with_what_is_left_out(problem: Problem, facts: dict[str, Any]) -> dict[str, Any]:

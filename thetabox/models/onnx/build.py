@@ -74,7 +74,7 @@ class _Builder:
         }
         constants = {name: t for name, a in made.items() if isinstance(t := a.get("value"), Tensor)}
         self.weights = weights(self.nodes, model.tensors, constants)
-        self.known: dict[str, Any] = {}
+        self.values: dict[str, Any] = {}
         self.parameters: dict[str, Tensor] = {}
         self.buffers: dict[str, Tensor] = {}
         self.renamed: dict[str, str] = {}
@@ -88,11 +88,11 @@ class _Builder:
             check_finite(self.model.path, name, value)  # a mask or a bound of a Clip may be infinite
             self.parameters[name] = value
         elif isinstance(value, Tensor) and not value.is_floating_point() and value.numel() <= SIZES:
-            self.known[name] = value.numpy()
+            self.values[name] = value.numpy()
         elif isinstance(value, Tensor) and value.dim():
             self.buffers[name] = value
         else:
-            self.known[name] = value
+            self.values[name] = value
 
     def program(self) -> Program:
         model = self.model
@@ -106,7 +106,7 @@ class _Builder:
             self.steps = [
                 replace(s, function=CheckedScores(s.function)) if s.results == (output,) else s for s in self.steps
             ]
-        if output in self.known or output in self.parameters or output in self.buffers:
+        if output in self.values or output in self.parameters or output in self.buffers:
             raise InputError(f"its answer {output!r} does not depend on its input")
         facts = {**model.facts, "output": self.chosen.name}
         program = Program(model.source, self._rows(), self.buffers, self.steps, output, facts)
@@ -155,7 +155,7 @@ class _Builder:
             raise InputError(f"{node.describe()} has {len(node.inputs)} inputs, of which {operator.inputs} are read")
         kwargs = self._attributes(node, operator)
         inputs = [self.renamed.get(name, name) for name in node.inputs]
-        known = all(not name or name in self.known for name in inputs) and operator.sized != "create"
+        known = all(not name or name in self.values for name in inputs) and operator.sized != "create"
         if known and self._fold(node, operator, inputs, kwargs):
             return None
         args = tuple(self._argument(operator, place, name) for place, name in enumerate(inputs))
@@ -166,8 +166,8 @@ class _Builder:
 
     def _rename(self, new: str, old: str) -> None:
         old = self.renamed.get(old, old)
-        if old in self.known:
-            self.known[new] = self.known[old]
+        if old in self.values:
+            self.values[new] = self.values[old]
         else:
             self.renamed[new] = old
 
@@ -176,9 +176,9 @@ class _Builder:
             return None
         if place in operator.factors and name in self.buffers:
             return [float(v) for v in self.buffers[name].reshape(-1).tolist()]
-        if name not in self.known:
+        if name not in self.values:
             return Reference(name)
-        value = self.known[name]
+        value = self.values[name]
         if isinstance(value, Tensor):
             return value.item()
         sizes = operator.sized and place == operator.sizes and isinstance(value, np.ndarray)
@@ -199,7 +199,7 @@ class _Builder:
     def _fold(self, node: Node, operator: Operator, inputs: list[str], kwargs: dict[str, Any]) -> bool:
         """Whether a node of known numbers alone could be computed once and for all."""
         arguments = {k: None if isinstance(v, Device) else v for k, v in kwargs.items()}
-        held = [self.known[name] if name else None for name in inputs]
+        held = [self.values[name] if name else None for name in inputs]
         if operator.sized and any(isinstance(v, Tensor) for v in held):
             return False
         results = explained(operator.function, node)(*held, **arguments)

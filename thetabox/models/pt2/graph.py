@@ -60,7 +60,7 @@ class _Reader:
         self.path, self.content = path, content
         self.graph, self.signature = content["graph_module"]["graph"], content["graph_module"]["signature"]
         self.tensors = {**constants, **weights}
-        self.known: set[str] = set()
+        self.defined: set[str] = set()
 
     def program(self) -> Program:
         parameters: dict[str, Any] = {}
@@ -84,10 +84,10 @@ class _Reader:
         if len(inputs) != 1:
             raise InputError(f"{self.path}: its network has {len(inputs)} inputs ({shown(inputs)}); one is read")
         (source,) = inputs
-        self.known = {source, *parameters, *buffers}
+        self.defined = {source, *parameters, *buffers}
         output = self._output()
         steps = [s for s in (self._step(node) for node in self.graph["nodes"]) if s is not None]
-        if output not in self.known:
+        if output not in self.defined:
             raise InputError(f"{self.path}: its graph returns {output!r}, which nothing computes")
         sizes = {name: meta["sizes"] for name, meta in self.graph["tensor_values"].items()}
         steps = unmerged(steps, sizes, [step.where.partition(" at ")[0] for step in steps])
@@ -159,9 +159,9 @@ class _Reader:
             self._check_mode(target, named, schema)
             args, kwargs = _by_place(schema, named)
         results = tuple(name for output in node["outputs"] for name in _results(output))
-        if not results or self.known.intersection(r for r in results if r is not None):
+        if not results or self.defined.intersection(r for r in results if r is not None):
             raise InputError(f"{self.path}: two values of its graph have one name ({shown(r or '' for r in results)})")
-        self.known.update(r for r in results if r is not None)
+        self.defined.update(r for r in results if r is not None)
         does, place = sized(target)
         return Step(COMPOSED.get(target, function), args, kwargs, results, where, does, place)
 
@@ -212,7 +212,7 @@ class _Reader:
         return self._read(content) if kind == "as_name" else float(content) if kind == "as_float" else int(content)
 
     def _read(self, name: str) -> Reference:
-        if name not in self.known:
+        if name not in self.defined:
             raise InputError(f"{self.path}: its graph reads {str(name)[:80]!r} before anything computes it")
         return Reference(name)
 

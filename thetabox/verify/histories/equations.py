@@ -56,9 +56,9 @@ def several_spikes(low: Tensor, high: Tensor, level: Pair, most: int, roundoff: 
     least, largest = low / level[1], high / level[0]
     least = torch.ceil(least - 4.0 * roundoff * least.abs()) - 1.0
     largest = torch.floor(largest + 4.0 * roundoff * largest.abs())
-    known = (level[0] > 0) & ~least.isnan() & ~largest.isnan()
-    least = torch.where(known, least, 0.0).clamp(0.0, most)
-    largest = torch.where(known, largest, float(most)).clamp(0.0, most)
+    valid = (level[0] > 0) & ~least.isnan() & ~largest.isnan()
+    least = torch.where(valid, least, 0.0).clamp(0.0, most)
+    largest = torch.where(valid, largest, float(most)).clamp(0.0, most)
     return least, torch.maximum(least, largest)
 
 

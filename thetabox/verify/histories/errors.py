@@ -138,9 +138,9 @@ def errors(
         [(block, part, part.magnitude_sums(rounding, epsilon)) for block in layer.blocks for part in block.parts]
         for layer in circuit.layers
     ]
-    known: list[tuple[Tensor, Tensor]] = []
+    sizes_of_drives: list[tuple[Tensor, Tensor]] = []
     if drives is not None:
-        known = [_sizes(layer, d, epsilon) for layer, d in zip(circuit.layers, drives, strict=True)]
+        sizes_of_drives = [_sizes(layer, d, epsilon) for layer, d in zip(circuit.layers, drives, strict=True)]
     inputs, weight_sums_in = None, None
     if circuit.inputs is not None:
         inputs = Followed(circuit.layers[0].cells.traces, largest_input, rounding)
@@ -158,8 +158,8 @@ def errors(
                 reached.size = largest_input * weight_sums_in
                 reached.error = max(inputs.errors) * weight_sums_in
                 reached.terms += len(circuit.inputs.weight.theta)  # type: ignore[union-attr]  # given with reach_in
-            if known:
-                reached.size, reached.current = known[place][0][time], known[place][1][time]
+            if sizes_of_drives:
+                reached.size, reached.current = sizes_of_drives[place][0][time], sizes_of_drives[place][1][time]
             for block, part, weight_sums in connections[place]:
                 reached.add(layers[block.source].trains, part, weight_sums)
             of_step.append(_of_step(layer, reached))

@@ -89,10 +89,10 @@ def split(trees: list[Tree], most: int, run: Run, meter: Meter, passes: float, s
         if not chosen:
             return
         chosen.sort(key=lambda pair: pair[1].time)
-        places = torch.tensor([place for place, _ in chosen])
+        indices = torch.tensor([place for place, _ in chosen])
         since = torch.tensor([leaf.time for _, leaf in chosen])
         start = all_joined([taken(leaf.state[0], torch.tensor([leaf.state[1]])) for _, leaf in chosen])
-        walked, margins = run(places, since, start, GivenSpikes.stacked([leaf.given for _, leaf in chosen]))
+        walked, margins = run(indices, since, start, GivenSpikes.stacked([leaf.given for _, leaf in chosen]))
         for row, ((place, leaf), margin) in enumerate(zip(chosen, margins.tolist(), strict=True)):
             grow(trees[place], walked, row, margin, leaf.depth, most)
 

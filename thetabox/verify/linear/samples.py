@@ -96,8 +96,8 @@ class Samples:
         for end in (value.lower,) if value.is_point else (value.lower, value.upper):
             # Minus infinity at both ends is what a mask filled in.
             masked = value.upper == -torch.inf
-            known = (end.isfinite() | masked).movedim(value.batch, 0)
-            self.finite &= known.reshape(len(self.epsilon), -1).all(1)
+            finite = (end.isfinite() | masked).movedim(value.batch, 0)
+            self.finite &= finite.reshape(len(self.epsilon), -1).all(1)
             size = end.abs().masked_fill(masked, 0.0)
             self.size += size.movedim(value.batch, 0).reshape(len(self.epsilon), -1).sum(1)
         return value

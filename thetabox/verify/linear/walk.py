@@ -91,8 +91,8 @@ class Walk:
             self.concretise(index, *self.coefficients.pop(index))
         return self.constant.lower()
 
-    def started(self, operation: Operation, places: Tensor, region: Region | None) -> None:
-        """Called where a walk started in front of an operation: at outputs ``places``, then at their negatives."""
+    def started(self, operation: Operation, neurons: Tensor, region: Region | None) -> None:
+        """Called where a walk started in front of an operation: at outputs ``neurons``, then at their negatives."""
 
     def account(self, nominal: dict[int, Tensor]) -> None:
         """Keep account of :attr:`losses` from now on (walks of whole images only)."""
@@ -239,7 +239,7 @@ class Walk:
             raise Stop
         return argument.index
 
-    def known(self, index: int) -> bool:
+    def is_exact_input(self, index: int) -> bool:
         """Whether a value is an input that is known exactly."""
         value = self.samples.values[index]
         return index in self.samples.graph.inputs and isinstance(value, Interval) and value.is_point

@@ -68,9 +68,9 @@ class _Recorder(Twins):
         return type(value).__name__, repr(value)
 
     def _tensor(self, value: Tensor) -> Any:
-        known = self._number.get(id(value))
-        if known is not None:
-            return known
+        number = self._number.get(id(value))
+        if number is not None:
+            return number
         at = place(value)
         name = None if at is None else self._names.get(at)
         if name is not None:

@@ -98,12 +98,12 @@ def _rows(
             except OneEpsilonAtATime:
                 if len(epsilon.unique()) == 1 and len(epsilon) == 1:
                     raise
-            places, together = torch.arange(len(domain.problem.x))[which], None
+            indices, together = torch.arange(len(domain.problem.x))[which], None
             for level, values in enumerate(epsilon):
                 for value in values.unique():
                     members = (values == value).nonzero().squeeze(1)
                     domain.meter = meter.part(level * len(values) + members)
-                    part = bound(places[members], value.expand(1, len(members)))[0]
+                    part = bound(indices[members], value.expand(1, len(members)))[0]
                     together = part.new_empty(*epsilon.shape, *part.shape[1:]) if together is None else together
                     together[level, members] = part
     finally:

@@ -26,8 +26,8 @@ class _Round:
 
     def complete(self) -> list[Part] | None:
         """The round's parts, once all are there."""
-        known = [part for part in self.done if part is not None]
-        return known if len(known) == len(self.done) else None
+        finished = [part for part in self.done if part is not None]
+        return finished if len(finished) == len(self.done) else None
 
 
 def run(

@@ -203,29 +203,29 @@ def grid(task: Task, name: str) -> Proof:
     size = max(1, domain.samples_at_once(1))
     done = 0
 
-    def take(places: slice, members: Tensor, part: Tensor) -> None:
+    def take(levels: slice, members: Tensor, part: Tensor) -> None:
         nonlocal done
-        margin[places, members] = part
+        margin[levels, members] = part
         done += part.numel()
         task.tell(done)
 
     away: dict[int, tuple[slice, Tensor, tuple[int, int, str]]] = {}
-    for places in together:
-        prefix = f"{name}-" if domain.shares else f"{name}-{places.start}-"
+    for levels in together:
+        prefix = f"{name}-" if domain.shares else f"{name}-{levels.start}-"
         for members, start in zip(order.split(size), range(0, len(order), size), strict=True):
             where = (start, start + len(members), prefix)
             part = task.store.read(*where)
             if part is not None:
-                take(places, members, part)
+                take(levels, members, part)
                 continue
-            epsilon = task.sweep[places, None].expand(-1, len(members))
+            epsilon = task.sweep[levels, None].expand(-1, len(members))
             chunk = Chunk(name, task.criterion, members, epsilon, task.deadline)
-            away[task.pool.add(bound_chunk, chunk)] = places, members, where
+            away[task.pool.add(bound_chunk, chunk)] = levels, members, where
     try:
         for number, part in task.pool.answers(task.deadline.check):
-            places, members, (start, stop, prefix) = away.pop(number)
+            levels, members, (start, stop, prefix) = away.pop(number)
             task.store.write(start, stop, part, prefix)
-            take(places, members, part)
+            take(levels, members, part)
     except OutOfTime:
         proof.finished = False
     return proof

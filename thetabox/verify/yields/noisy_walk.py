@@ -75,10 +75,10 @@ class NoisyWalk(Walk):
             self.tied[name] = self.tied[name] + mine if name in self.tied else mine
         super().step(operation, a, region)
 
-    def started(self, operation: Operation, places: Tensor, region: Region | None) -> None:
+    def started(self, operation: Operation, neurons: Tensor, region: Region | None) -> None:
         noise = self.samples.noise.get(operation.index)
         if noise is not None:
-            own = self.cut(noise.outputs, region).flatten(1).gather(1, places)
+            own = self.cut(noise.outputs, region).flatten(1).gather(1, neurons)
             self._add(torch.cat([own, own], 1))
 
     def run(self) -> Float[Tensor, "samples rows"]:

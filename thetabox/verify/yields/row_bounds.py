@@ -49,7 +49,7 @@ class RowBounds(Tighten):
             window = pooling.window(pool)
         except Stop:
             return alive
-        low, high = pooling.places(value.lower, window), pooling.places(value.upper, window)
+        low, high = pooling.by_window(value.lower, window), pooling.by_window(value.upper, window)
         wanted = high >= low.amax(-3, keepdim=True)
         return alive & pooling.placed_back(wanted, window, value.lower)
 

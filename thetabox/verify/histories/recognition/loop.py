@@ -64,7 +64,7 @@ class _Loop:
         entering = [self.whole] * self._reads_whole + [r.block for r in self.reads]
         return Equations(
             self.algebra,
-            Constants(self.algebra, self.tensors.known),
+            Constants(self.algebra, self.tensors.by_first),
             {atom: n for n, atom in enumerate(a for b in entering for a in range(b.first, b.first + b.count))},
             self._columns(),
             self.states,

@@ -47,7 +47,7 @@ def of_protocol(problem: Problem, network: RecurrentNetwork) -> Equations:
     count = math.prod(entered.shape)
     return Equations(
         algebra,
-        Constants(algebra, tensors.known),
+        Constants(algebra, tensors.by_first),
         {entered.first + n: n for n in range(entered.count)},
         torch.arange(network.steps * count).reshape(network.steps, count),
         states,

@@ -34,7 +34,7 @@ class Tensors:
     def __init__(self, algebra: Algebra, problem: Problem) -> None:
         self.algebra, self.problem = algebra, problem
         self.values = problem.tensors.values
-        self.known: dict[int, constants.Tensor] = {}
+        self.by_first: dict[int, constants.Tensor] = {}
         self._blocks: dict[int, Block] = {}
         self._boxed = [v for v in self.values.values() if id(v) in problem.tensors.factors]
 
@@ -81,7 +81,7 @@ class Tensors:
         radius = unit * factor
         if factor not in (0.0, 1.0):
             radius = np.nextafter(radius, np.inf)
-        self.known[block.first] = constants.Tensor(name, theta, radius, factor if held.absolute is None else 0.0)
+        self.by_first[block.first] = constants.Tensor(name, theta, radius, factor if held.absolute is None else 0.0)
         return block
 
 

@@ -52,8 +52,8 @@ def ends(
         size = size if size < torch.finfo(lower.dtype).max else math.inf
     if math.isfinite(size):
         return Interval(lower, upper, bound=size, owned=True)
-    known = torch.isfinite(lower) & torch.isfinite(upper)
-    return Interval(torch.where(known, lower, -torch.inf), torch.where(known, upper, torch.inf))
+    finite = torch.isfinite(lower) & torch.isfinite(upper)
+    return Interval(torch.where(finite, lower, -torch.inf), torch.where(finite, upper, torch.inf))
 
 
 def centre_radius(x: Interval, roundoff: float, floor: float) -> tuple[Tensor, Tensor]:

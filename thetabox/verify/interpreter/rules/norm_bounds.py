@@ -52,16 +52,16 @@ def grouped_with_sizes(
     if centred and 1 < low.shape[-1] <= MANY:
         lower, upper = _by_tangent(context, group, lower, upper)
     lower, upper = lower - context.rounding.flushed, upper + context.rounding.flushed
-    known, sizes = _known(context, low, high), None
+    valid, sizes = _valid(context, low, high), None
     if context.rounding.network:
         steep = (floor.rsqrt() / group.scale) * (1.0 + context.rounding.of_operation(8))
         numerator = torch.maximum(low.abs(), high.abs()).amax(-1, keepdim=True) * (
             2.0 + context.rounding.of_operation(8)
         )
         # Some kernels multiply the numbers and their mean by it apart.
-        known = known & (steep * numerator * 2.0 < context.rounding.overflow)
+        valid = valid & (steep * numerator * 2.0 < context.rounding.overflow)
         sizes = Sizes(*(replace(x, **_both(t.expand_as(low).reshape(shape))) for t in (steep, numerator)))
-    lower, upper = (torch.where(known, t, torch.nan).reshape(shape) for t in (lower, upper))
+    lower, upper = (torch.where(valid, t, torch.nan).reshape(shape) for t in (lower, upper))
     out = Interval(lower, upper, batch=x.batch, merged=x.merged)
     if not centred:
         out.nonnegative = x.nonnegative
@@ -109,13 +109,13 @@ def normalised(context: Context, low: Tensor, high: Tensor, eps: float) -> Norma
     return Normalised(x.lower, x.upper, off * steep, steep / scale, apart / scale, network)
 
 
-def _known(context: Context, low: Tensor, high: Tensor) -> Tensor:
+def _valid(context: Context, low: Tensor, high: Tensor) -> Tensor:
     """Groups whose numbers are all known, and of which no network's sum of squares overflows."""
-    known = (low.isfinite() & high.isfinite()).all(-1, keepdim=True)
+    valid = (low.isfinite() & high.isfinite()).all(-1, keepdim=True)
     if context.rounding.network:
         largest = torch.maximum(low.detach().abs(), high.detach().abs()).amax(-1, keepdim=True)
-        known = known & (largest * largest * (4.0 * low.shape[-1]) < context.rounding.overflow)
-    return known
+        valid = valid & (largest * largest * (4.0 * low.shape[-1]) < context.rounding.overflow)
+    return valid
 
 
 def _network_error(context: Context, group: Group, largest: Tensor, floor: Tensor) -> Tensor:

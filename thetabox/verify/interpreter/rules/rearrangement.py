@@ -114,7 +114,7 @@ def _leaves(args: Iterable[Any]) -> list[Any]:
 @rule("aten.gather.default", parameters=True, slack=True, types="moves", honours=("sparse_grad",))
 def gather(context: Context, x: Value, dim: int, index: Value) -> Value:
     """Entries at constant places, which each sample may hold a copy of."""
-    place = places(context, index)
+    place = constant_positions(context, index)
     if isinstance(x, Parameter) and isinstance(index, Interval) and index.batch is not None:
         x = context.interval(x)
     if isinstance(x, Interval) and x.by_row:
@@ -124,7 +124,7 @@ def gather(context: Context, x: Value, dim: int, index: Value) -> Value:
     return moved(x, lambda t: t.gather(dim, place))
 
 
-def places(context: Context, index: Value) -> Tensor:
+def constant_positions(context: Context, index: Value) -> Tensor:
     """A tensor of indices that is known to the last bit.
 
     Raises:

@@ -50,9 +50,9 @@ def attention(walk: Walk, operation: Operation, a: Tensor, region: Region | None
         gone, -torch.inf
     )
     share = scores.softmax(-1).nan_to_num(0.0)
-    known = scores.masked_fill(gone, 0.0)
-    radius = torch.maximum(high - known, known - low).masked_fill(gone, 0.0) * (1.0 + gamma_sum(FEW))
-    radius = radius + known.abs() * gamma_sum(q.shape[-1] + FEW)
+    finite_scores = scores.masked_fill(gone, 0.0)
+    radius = torch.maximum(high - finite_scores, finite_scores - low).masked_fill(gone, 0.0) * (1.0 + gamma_sum(FEW))
+    radius = radius + finite_scores.abs() * gamma_sum(q.shape[-1] + FEW)
     off = torch.maximum(most - share, share - least).clamp(min=0.0)
     # The second term: weights, by the tangent or by their intervals.
     weight = torch.matmul(a, v[:, None].transpose(-1, -2))

@@ -155,8 +155,8 @@ def parallels(curve: Curve, lower: Tensor, upper: Tensor, least: Tensor, most: T
     bend = curve.bend(lower, upper) if callable(curve.bend) else curve.bend
     error = step * step * (bend * (1.0 + 1e-9) / 8.0) + curve.jump
     low, high = low - error, high + error
-    known = slope.isfinite() & low.isfinite() & high.isfinite() & (high - low < most - least)
-    return Parallels(*(torch.where(known, t, other) for t, other in ((slope, 0.0), (low, least), (high, most))))
+    finite = slope.isfinite() & low.isfinite() & high.isfinite() & (high - low < most - least)
+    return Parallels(*(torch.where(finite, t, other) for t, other in ((slope, 0.0), (low, least), (high, most))))
 
 
 @backward(*SIMPLE, "aten.gelu.default", "aten.softplus.default", "aten.elu.default", "aten.celu.default",

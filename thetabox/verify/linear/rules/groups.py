@@ -78,8 +78,8 @@ def softmax(walk: Walk, operation: Operation, a: Tensor, region: Region | None) 
     share = centre.softmax(-1).masked_fill(masked, 0.0)
     centre, radius = centre.masked_fill(masked, 0.0), radius.masked_fill(masked, 0.0)
     # What may be masked has no middle.
-    known = (radius.isfinite() & share.isfinite()).all(-1, keepdim=True)
-    centre, radius, share = (torch.where(known, t, 0.0) for t in (centre, radius, share))
+    finite = (radius.isfinite() & share.isfinite()).all(-1, keepdim=True)
+    centre, radius, share = (torch.where(finite, t, 0.0) for t in (centre, radius, share))
     radius = radius * (1.0 + gamma_sum(FEW)) + centre.abs() * gamma_sum(FEW)
     off = torch.maximum(most - share, share - least).clamp(min=0.0)
     average = (rows * share[:, None]).sum(-1)
@@ -87,7 +87,7 @@ def softmax(walk: Walk, operation: Operation, a: Tensor, region: Region | None) 
     rise = apart * share[:, None]
     moved = (apart.abs() * off[:, None]).sum(-1, keepdim=True) * (1.0 + gamma_sum(n))
     change = apart.abs() * off[:, None] + moved * most[:, None]
-    lost = torch.where(known[:, None], change * radius[:, None], torch.inf)
+    lost = torch.where(finite[:, None], change * radius[:, None], torch.inf)
     first = tangent(walk, rows, rise, lost, average, (centre, radius), (least, most))
     size = centre.abs() + radius
     term_size = most * (1.0 + size + (most * size).sum(-1, keepdim=True))
@@ -127,15 +127,15 @@ def layer_norm(walk: Walk, operation: Operation, a: Tensor, region: Region | Non
     change = norm.off[:, None] * slanted.abs() + (norm.steep + norm.off)[:, None] * wide
     rise = slanted * norm.steep[:, None]
     at = (scale * norm.middle[:, None]).sum(-1)
-    known = (norm.error + norm.steep + norm.off).isfinite().all(-1, keepdim=True)
-    lost = torch.where(known[:, None], change * radius[:, None], torch.inf)
+    finite = (norm.error + norm.steep + norm.off).isfinite().all(-1, keepdim=True)
+    lost = torch.where(finite[:, None], change * radius[:, None], torch.inf)
     coefficients = tangent(walk, scale, rise, lost, at, (centre, radius), (norm.least, norm.most))
     most = torch.maximum(norm.least.abs(), norm.most.abs())
     size = centre.abs() + radius
     term_size = (norm.steep + norm.off) * (
         size + size.mean(-1, keepdim=True) + most * (most * size).mean(-1, keepdim=True)
     )
-    term_size = torch.where(known, term_size * gamma_sum(8 * n + count + FEW) + norm.error, 0.0) + most * gamma_sum(
+    term_size = torch.where(finite, term_size * gamma_sum(8 * n + count + FEW) + norm.error, 0.0) + most * gamma_sum(
         2 * count
     )
     walk.penalty(scale, term_size, 1.0 + 1e-9, 2.0 * samples.rounding.flushed)

@@ -160,9 +160,9 @@ def interpolated(walk: Walk, operation: Operation, a: Tensor, region: Region | N
     lower, upper = walk.ends(index)
     largest = flat(torch.maximum(lower.abs(), upper.abs()), 1).amax(1)
     rounding, rank = walk.samples.rounding, lower.dim() - 2
-    places = place_error(operation, lower.shape[2:], a.shape[3:])
+    position_error = place_error(operation, lower.shape[2:], a.shape[3:])
     relative = gamma_sum(a[0, 0].numel() + (8 << rank)) + rounding.of_sum(8 << rank)
-    relative += places * rounding.of_operation(2 * ROUNDINGS)
+    relative += position_error * rounding.of_operation(2 * ROUNDINGS)
     most = largest.view(-1, *[1] * (a.dim() - 2)).expand(len(a), *a.shape[2:])
     walk.penalty(a, most, relative, rounding.underflow * (1 << rank))
     walk.give(index, first)

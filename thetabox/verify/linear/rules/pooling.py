@@ -68,14 +68,14 @@ def source(samples: Samples, operation: Operation) -> tuple[int, bool]:
     return index, False
 
 
-def places(t: Tensor, pool: PoolWindow) -> Tensor:
+def by_window(t: Tensor, pool: PoolWindow) -> Tensor:
     """Values by window: ``[..., places, h, w]``."""
     patches = t.unfold(-2, pool.kernel[0], pool.stride[0]).unfold(-2, pool.kernel[1], pool.stride[1])
     return patches.flatten(-2).movedim(-1, -3)
 
 
 def placed_back(chosen: Tensor, pool: PoolWindow, like: Tensor) -> Tensor:
-    """Which numbers of an image, of the shape of ``like``, some window chooses; undoes :func:`places`."""
+    """Which numbers of an image, of the shape of ``like``, some window chooses; undoes :func:`by_window`."""
     back = torch.zeros_like(like, dtype=torch.bool)
     height, width = chosen.shape[-2:]
     for place in range(chosen.shape[-3]):
@@ -93,7 +93,7 @@ def relaxed(samples: Samples, operation: Operation) -> PoolRelaxation:
         pool = window(operation)
         index, _ = source(samples, operation)
         value = samples.interval(index)
-        low, high = places(value.lower, pool), places(value.upper, pool)
+        low, high = by_window(value.lower, pool), by_window(value.upper, pool)
         centre = (low + high) / 2
         reference = centre.argmax(-3, keepdim=True)
         own_low, own_high = low.gather(-3, reference), high.gather(-3, reference)

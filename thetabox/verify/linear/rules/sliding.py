@@ -135,28 +135,28 @@ def sliding(walk: Walk, operation: Operation, a: Tensor, region: Region | None) 
     add_bias(walk, a, conv.bias, 2)
     walk.penalty(a, z, relative, samples.rounding.underflow * inputs)
     lower, upper = walk.ends(conv.x)
-    known = walk.known(conv.x)
+    exact = walk.is_exact_input(conv.x)
     epsilon = walk.epsilon(samples.factor(conv.weight), 5)
     step = max(1, BLOCK // (a[0].numel() + a.shape[1] * (conv.weight.theta.numel() + lower[0].numel())))
     first, constants = [], []
     for start in range(0, len(a), step):
         part = slice(start, start + step)
-        block = _Block(conv, a[part], lower[part], upper[part], epsilon[part], known)
+        block = _Block(conv, a[part], lower[part], upper[part], epsilon[part], exact)
         first.append(block.coefficients)
         constants.append(block.constant)
     walk.constant.add(torch.cat(constants))
-    if not known:
+    if not exact:
         walk.give(conv.x, torch.cat(first))
 
 
 class _Block:
     """Coefficients on the input and the constant, for some samples; the pairs of one tap at a time."""
 
-    def __init__(self, conv: Sliding, a: Tensor, lower: Tensor, upper: Tensor, epsilon: Tensor, known: bool) -> None:
+    def __init__(self, conv: Sliding, a: Tensor, lower: Tensor, upper: Tensor, epsilon: Tensor, exact: bool) -> None:
         count, rows = a.shape[:2]
         taps, self.conv = conv.taps, conv
         size = lower.shape[1:]
-        centre, radius = (lower, lower) if known else ((lower + upper) / 2, (upper - lower) / 2)
+        centre, radius = (lower, lower) if exact else ((lower + upper) / 2, (upper - lower) / 2)
         if conv.turned:
             a = taps.padded(a)
         else:
@@ -169,9 +169,9 @@ class _Block:
         for tap, view in taps.views():
             w, u = theta[(..., *tap)][None, :, None], spread[(..., *tap)][None, :, None]
             grouped = self._rows(a[view] if conv.turned else a)
-            if known or noisy:
+            if exact or noisy:
                 g = self._gradient(grouped, centre if conv.turned else centre[view])
-            if known:
+            if exact:
                 self.constant += (g * w).sum((1, 3, 4)) - (g.abs() * u * epsilon).sum((1, 3, 4))
                 continue
             if noisy:

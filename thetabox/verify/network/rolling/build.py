@@ -18,8 +18,8 @@ class Builder:
 
     Args:
         values: where they come from.
-        inputs: what enters the new graph, in order: positions of values whose shape and type each has. ``known`` says
-            where in the new graph a value of the old one stands; a value that several inputs are like is the first.
+        inputs: what enters the new graph, in order: positions of values whose shape and type each has. ``position_of``
+            says where in the new graph a value of the old one stands; a value that several inputs are like is the first.
     """
 
     def __init__(self, values: Values, inputs: Sequence[int]) -> None:
@@ -32,9 +32,9 @@ class Builder:
         self.operations: list[Operation] = []
         self.count = 0
         self.inputs = [self._place(index) for index in inputs]
-        self.known: dict[int, int] = {}
+        self.position_of: dict[int, int] = {}
         for index, place in zip(inputs, self.inputs, strict=True):
-            self.known.setdefault(index, place)
+            self.position_of.setdefault(index, place)
 
     def _place(self, like: int) -> int:
         """A new position for a value."""
@@ -48,19 +48,19 @@ class Builder:
 
     def copy(self, wanted: Iterable[int]) -> None:
         """Make values known, by all operations that they need."""
-        needed = {i for i in wanted if i not in self.known}
+        needed = {i for i in wanted if i not in self.position_of}
         for operation in reversed(self.values.operations):
             if operation.index in needed and operation.operator != SIZE:
-                needed.update(i for i in operation.inputs if i not in self.known)
+                needed.update(i for i in operation.inputs if i not in self.position_of)
         for operation in self.values.operations:
             if operation.index in needed:
-                self.known[operation.index] = self.operation(operation, operands(operation))
-        for index in needed - self.known.keys():
+                self.position_of[operation.index] = self.operation(operation, operands(operation))
+        for index in needed - self.position_of.keys():
             self._leaf(index)
 
     def operation(self, operation: Operation, reads: Sequence[int]) -> int:
         """Copy one operation that reads values that are known or leaves; its new position."""
-        if operation.operator == SIZE and reads[0] not in self.known:
+        if operation.operator == SIZE and reads[0] not in self.position_of:
             return self._size(operation)
         return self.placed(operation, [self._leaf(i) for i in reads])
 
@@ -71,9 +71,9 @@ class Builder:
         return place
 
     def _leaf(self, index: int) -> int:
-        if index not in self.known:
+        if index not in self.position_of:
             graph = self.values.graph
-            place = self.known[index] = self._place(index)
+            place = self.position_of[index] = self._place(index)
             if index in graph.tensors:
                 self.tensors[place] = graph.tensors[index]
                 if index in graph.views:
@@ -82,7 +82,7 @@ class Builder:
                 self.constants[place] = graph.constants[index]
             else:
                 raise NotRolled("a step reads the network's whole input")
-        return self.known[index]
+        return self.position_of[index]
 
     def _size(self, operation: Operation) -> int:
         """The number of samples, asked of an input of this graph."""
@@ -113,4 +113,4 @@ def part(values: Values, inputs: Sequence[int], results: Sequence[int]) -> Graph
     """The graph from some values to others."""
     builder = Builder(values, inputs)
     builder.copy(results)
-    return builder.graph([builder.known[i] for i in results])
+    return builder.graph([builder.position_of[i] for i in results])

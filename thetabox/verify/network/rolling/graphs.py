@@ -110,7 +110,7 @@ class _Graphs:
         entries = iter(builder.inputs)
         of_read = {key: next(entries) for key in self.reads}
         # Values are known by what they are in the step, not by where the second body happens to find them.
-        builder.known = {index: next(entries) for index in self.constants}
+        builder.position_of = {index: next(entries) for index in self.constants}
         of_state = {state: next(entries) for state in self.states}
         builder.copy(i for i in self.fixed if i in self.values.settled)
         places: dict[int, int] = {}
@@ -122,7 +122,7 @@ class _Graphs:
             operands = []
             for i, (kind, of) in enumerate(self.slots[j]):
                 if kind == "fixed":
-                    operands.append(builder.known[of])
+                    operands.append(builder.position_of[of])
                 else:
                     operands.append(places[of] if kind == "same" else of_state[self.initials[j, i]])
             places[j] = builder.placed(order[self.candidate.loop.pattern[j]], operands)

@@ -15,7 +15,7 @@ from thetabox.verify.linear.norms.operands import operand, sizes
 from thetabox.verify.linear.norms.spectral import ROUNDED_UP
 from thetabox.verify.linear.region import pair
 from thetabox.verify.linear.rules.movement import plain_arguments
-from thetabox.verify.linear.rules.pooling import places
+from thetabox.verify.linear.rules.pooling import by_window
 from thetabox.verify.linear.rules.window import PoolWindow
 from thetabox.verify.linear.samples import Samples
 from thetabox.verify.linear.walk import Stop
@@ -40,7 +40,7 @@ def max_pool(balls: Balls, samples: Samples, operation: Operation) -> Ball:
     if not tiled or ceil or operation.kwargs:
         return Ball(centre, (radius + norm(x.low) * math.sqrt(overlap)) * ROUNDED_UP)
     edges = (padding[1], padding[1], padding[0], padding[0])
-    high, low = (places(F.pad(t, edges, value=-math.inf), PoolWindow(kernel, stride)) for t in (x.centre, x.low))
+    high, low = (by_window(F.pad(t, edges, value=-math.inf), PoolWindow(kernel, stride)) for t in (x.centre, x.low))
     return Ball(centre, radius, torch.where(high == centre.unsqueeze(-3), low, -math.inf).amax(-3))
 
 
