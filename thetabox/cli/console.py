@@ -62,7 +62,7 @@ def show(*things: Any) -> None:
         console.print(thing, crop=False)
 
 
-class Steps:
+class ProgressLine:
     """Callable as ``progress(done, total)`` for one line of a progress bar."""
 
     def __init__(self, bar: Progress, title: str) -> None:

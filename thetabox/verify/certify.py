@@ -127,7 +127,7 @@ def certify(
     question = Question(problem, labels)
     with Pool(executor, question) as pool:
         with ChunkStore(resume, key, len(inputs)) as store:
-            task = sweep.Task(question, eps, criterion, pool, store, progress, deadline)
+            task = sweep.SweepTask(question, eps, criterion, pool, store, progress, deadline)
             proof = _proof(task, agreed, effort)
         seconds = time.perf_counter() - started
         base = _baseline(task) if baseline else None
@@ -147,7 +147,7 @@ def certify(
     )
 
 
-def _packed(task: sweep.Task, proof: sweep.Proof, agreed: agreement.Agreement, **rest: Any) -> Certificate:
+def _packed(task: sweep.SweepTask, proof: sweep.SweepResult, agreed: agreement.Agreement, **rest: Any) -> Certificate:
     """What was asked, compared and proven, as a certificate; ``rest`` are fields of it."""
     settings = task.problem.settings
     return Certificate(
@@ -184,7 +184,7 @@ def _with_what_is_left_out(problem: Problem, facts: dict[str, Any]) -> dict[str,
     return facts | {"answer": f"{read}; bounded in front of the {ending}, which keeps their order"}
 
 
-def _proof(task: sweep.Task, agreed: agreement.Agreement, effort: float | None) -> sweep.Proof:
+def _proof(task: sweep.SweepTask, agreed: agreement.Agreement, effort: float | None) -> sweep.SweepResult:
     """In the stages of ``auto`` where there is an effort, else in the domain that was asked for."""
     with sound_kernels():
         if effort is None:
@@ -198,7 +198,7 @@ def _proof(task: sweep.Task, agreed: agreement.Agreement, effort: float | None) 
     return proof
 
 
-def _baseline(task: sweep.Task) -> Float[Tensor, " levels"] | None:
+def _baseline(task: sweep.SweepTask) -> Float[Tensor, " levels"] | None:
     """Verified accuracy by disjoint intervals of the logits; ``None`` where the time did not suffice."""
     beside = replace(task, criterion="logits", store=ChunkStore(None, [], 0), progress=None)
     proof = sweep.grid(beside, PlainIntervals.name)

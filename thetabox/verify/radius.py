@@ -98,7 +98,7 @@ def certified_radius(
     right = clean.argmax(1) == labels
     start = first_order_radius(problem.model, inputs, labels, chosen.box)
     effort = float(chosen.options.get("effort", DEFAULT))
-    question, how = Question(problem, labels), Search(criterion, top, rtol, deadline)
+    question, how = Question(problem, labels), SearchSettings(criterion, top, rtol, deadline)
     with sound_kernels(), Pool(executor, question) as pool:
         search = RadiusSearch(question, how, pool, progress)
         if domain == domains.AUTO:
@@ -123,7 +123,7 @@ def certified_radius(
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchSettings:
     """How each sample's radius is searched: by which criterion, up to where, how finely and until when."""
 
     criterion: str
@@ -133,7 +133,7 @@ class Search:
 
 
 @dataclass(frozen=True)
-class Job:
+class RadiusJob:
     """Samples whose radii are searched together, in one domain or stage.
 
     Attributes:
@@ -144,7 +144,7 @@ class Job:
         left: forward passes that a trial may take beyond its least, if there is a limit.
     """
 
-    search: Search
+    search: SearchSettings
     members: Tensor
     start: Tensor
     proven: Tensor
@@ -152,7 +152,7 @@ class Job:
     left: float | None = None
 
 
-def search_radii(question: Question, job: Job) -> Tensor:
+def search_radii(question: Question, job: RadiusJob) -> Tensor:
     """Radii of some samples in one domain, intersected with plain intervals where it is sound."""
     how, members = job.search, job.members
     domain = question.domain(job.domain) if job.left is None else question.stage(job.domain).domain
@@ -171,7 +171,7 @@ def search_radii(question: Question, job: Job) -> Tensor:
         return largest_proven(margins, job.start, job.proven, how.top, how.rtol)
 
 
-def search_in_stage(question: Question, job: Job) -> Tensor | None:
+def search_in_stage(question: Question, job: RadiusJob) -> Tensor | None:
     """The same; nothing where the stage gave up."""
     try:
         return guarded(partial(search_radii, question, job))
@@ -184,7 +184,7 @@ class RadiusSearch:
     """One search for radii."""
 
     question: Question
-    how: Search
+    how: SearchSettings
     pool: Pool
     progress: Progress | None
 
@@ -198,7 +198,7 @@ class RadiusSearch:
         done = len(radius) - len(todo)
         away = {}
         for members in todo.split(max(1, self.question.domain(name).samples_at_once(1))) if len(todo) else ():
-            job = Job(self.how, members, start[members], radius[members], name)
+            job = RadiusJob(self.how, members, start[members], radius[members], name)
             away[self.pool.add(search_radii, job)] = members
         for number, result in self.pool.answers():
             members = away[number]
@@ -227,7 +227,7 @@ class RadiusSearch:
             first = torch.where(radius > 0, 0.0, start) if stage.domain.follows else start
             away = {}
             for members in todo.split(cascade.part_size(stage)):
-                job = Job(self.how, members, first[members], radius[members], stage.name, left)
+                job = RadiusJob(self.how, members, first[members], radius[members], stage.name, left)
                 away[self.pool.add(search_in_stage, job)] = members
             for number, result in self.pool.answers():
                 members = away[number]

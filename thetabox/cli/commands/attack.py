@@ -10,7 +10,7 @@ import click
 import thetabox as tb
 from thetabox import report
 from thetabox.cli import options
-from thetabox.cli.console import Steps, print_json, progress_bar, show
+from thetabox.cli.console import ProgressLine, print_json, progress_bar, show
 from thetabox.cli.inputs import read_all
 from thetabox.report.results import number, percent
 
@@ -44,7 +44,7 @@ def command(
                 box=given.box,
                 seed=seed,
                 device=device,
-                progress=Steps(bar, "attack"),
+                progress=ProgressLine(bar, "attack"),
             )
 
     facts = {"schema": "thetabox.attack/1", "model": given.model_info, "data": given.data_info}

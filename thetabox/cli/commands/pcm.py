@@ -10,7 +10,7 @@ import click
 import thetabox as tb
 from thetabox import report
 from thetabox.cli import options, values
-from thetabox.cli.console import Steps, print_json, progress_bar, show
+from thetabox.cli.console import ProgressLine, print_json, progress_bar, show
 from thetabox.cli.executors import chosen_executor
 from thetabox.cli.inputs import read_all
 from thetabox.report.results import duration, percent
@@ -67,7 +67,7 @@ def command(
                 tile=tile,
                 box=given.box,
                 device=device,
-                progress=Steps(bar, "pcm"),
+                progress=ProgressLine(bar, "pcm"),
                 executor=executor,
             )
 

@@ -11,7 +11,7 @@ import click
 import thetabox as tb
 from thetabox import report
 from thetabox.cli import options, values
-from thetabox.cli.console import Steps, print_json, progress_bar, show
+from thetabox.cli.console import ProgressLine, print_json, progress_bar, show
 from thetabox.cli.doubts import doubt
 from thetabox.cli.executors import chosen_executor
 from thetabox.cli.inputs import proof_settings, read_all
@@ -55,7 +55,7 @@ def command(
             box=given.box,
             device=device,
             details=True,
-            progress=Steps(bar, "radius"),
+            progress=ProgressLine(bar, "radius"),
             executor=executor,
             **how,
         )

@@ -14,7 +14,7 @@ from thetabox.errors import InputError
 from thetabox.models.contents import first_line, one_line
 from thetabox.models.nir.constants import Stored
 from thetabox.models.nir.file import tree_of
-from thetabox.models.nir.graph import CELLS, Graph, Node, graph_of
+from thetabox.models.nir.graph import CELLS, NirGraph, NirNode, graph_of
 from thetabox.models.nir.layers import NirLayer, layer
 from thetabox.models.nir.network import NirNetwork, Shape
 from thetabox.models.nir.presets import Preset, preset_of
@@ -54,13 +54,13 @@ def read(path: Path, dynamics: str | None) -> NirNetwork:
     return NirNetwork(graph, layers, shapes, facts)
 
 
-def _dtype(graph: Graph) -> torch.dtype:
+def _dtype(graph: NirGraph) -> torch.dtype:
     """That of the widest weights: constants of neurons are often written with more digits than they are used with."""
     weights = [np.asarray(node.values[key]) for node in graph.nodes.values() for key in WEIGHTS if key in node.values]
     return torch.float64 if any(w.dtype == np.float64 for w in weights) else torch.float32
 
 
-def _module(graph: Graph, name: str, preset: Preset, dtype: torch.dtype) -> NirLayer:
+def _module(graph: NirGraph, name: str, preset: Preset, dtype: torch.dtype) -> NirLayer:
     node = graph.nodes[name]
     if node.kind not in CELLS:
         return layer(node, dtype, preset.dt)
@@ -73,7 +73,7 @@ def _module(graph: Graph, name: str, preset: Preset, dtype: torch.dtype) -> NirL
     return cell
 
 
-def _shapes(graph: Graph, layers: dict[str, NirLayer]) -> dict[str, Shape]:
+def _shapes(graph: NirGraph, layers: dict[str, NirLayer]) -> dict[str, Shape]:
     """Shape of a sample's value as it leaves each node.
 
     Raises:
@@ -115,7 +115,7 @@ def _said(where: str, sizes: Any) -> Shape:
     return shape
 
 
-def _through(node: Node, module: NirLayer, shape: Shape) -> Shape:
+def _through(node: NirNode, module: NirLayer, shape: Shape) -> Shape:
     """Shape after a node, found without computing: on the meta device no sizes that a file names take memory."""
     hollow: dict[int, Any] = {id(t): t.detach().to("meta") for t in [*module.parameters(), *module.buffers()]}
     dtype = next((t.dtype for t in module.parameters()), torch.float32)

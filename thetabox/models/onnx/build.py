@@ -16,7 +16,7 @@ from torch import Tensor
 from thetabox.errors import InputError, Notice
 from thetabox.models.batch import check_batch, free_batch
 from thetabox.models.onnx.defaults import defaults_of
-from thetabox.models.onnx.file import ML, Model, Node, parse, unmapped
+from thetabox.models.onnx.file import ML, Model, OnnxNode, parse, unmapped
 from thetabox.models.onnx.functions import CheckedScores, explained, scaled, two_logits
 from thetabox.models.onnx.numbers import checked
 from thetabox.models.onnx.table import OPERATORS, Operator
@@ -132,7 +132,7 @@ class _Builder:
                 rows[name] = tensor.reshape(-1)
         return rows
 
-    def _add(self, node: Node) -> None:
+    def _add(self, node: OnnxNode) -> None:
         if node.domain == ML and node.operator == "LinearClassifier":
             return self._add_linear(node)
         if node.domain == ML and node.operator == "Scaler":
@@ -184,7 +184,7 @@ class _Builder:
         sizes = operator.sized and place == operator.sizes and isinstance(value, np.ndarray)
         return [int(v) for v in value.reshape(-1).tolist()] if sizes else value
 
-    def _attributes(self, node: Node, operator: Operator) -> dict[str, Any]:
+    def _attributes(self, node: OnnxNode, operator: Operator) -> dict[str, Any]:
         defaults = defaults_of(node, self.model.opset)
         unheard = operator.unheard(node.attributes, defaults)
         if unheard is not None:
@@ -196,7 +196,7 @@ class _Builder:
         context = {"opset": self.model.opset, "outputs": len(node.outputs), "device": Device()}
         return {**kwargs, **{name: context[name] for name in operator.context}}
 
-    def _fold(self, node: Node, operator: Operator, inputs: list[str], kwargs: dict[str, Any]) -> bool:
+    def _fold(self, node: OnnxNode, operator: Operator, inputs: list[str], kwargs: dict[str, Any]) -> bool:
         """Whether a node of known numbers alone could be computed once and for all."""
         arguments = {k: None if isinstance(v, Device) else v for k, v in kwargs.items()}
         held = [self.values[name] if name else None for name in inputs]
@@ -207,7 +207,7 @@ class _Builder:
             self._hold(name, checked(value))
         return True
 
-    def _add_constant(self, node: Node) -> None:
+    def _add_constant(self, node: OnnxNode) -> None:
         ((kind, value),) = node.attributes.items() if len(node.attributes) == 1 else [("", None)]
         if kind in ("value_float", "value_floats"):
             value = torch.tensor(value)
@@ -217,7 +217,7 @@ class _Builder:
             raise InputError(f"{node.describe()} holds no tensor of numbers")
         self._hold(node.outputs[0], value)
 
-    def _add_linear(self, node: Node) -> None:
+    def _add_linear(self, node: OnnxNode) -> None:
         coefficients, intercepts = linear_classifier(self.model, node)
         named = {
             f"{node.name or node.operator}.{n}": t
@@ -227,7 +227,7 @@ class _Builder:
         source = Reference(self.renamed.get(node.inputs[0], node.inputs[0]))
         self.steps.append(Step(F.linear, (source, *map(Reference, named)), {}, (self.chosen.name,), node.describe()))
 
-    def _add_scaler(self, node: Node) -> None:
+    def _add_scaler(self, node: OnnxNode) -> None:
         named = {
             f"{node.name or node.operator}.{n}": torch.tensor(node.attributes.get(n) or [d]) for n, d in SCALER.items()
         }
@@ -236,8 +236,8 @@ class _Builder:
         self.steps.append(Step(scaled, (source, *map(Reference, named)), {}, (node.outputs[0],), node.describe()))
 
 
-def _needed(nodes: list[Node], output: str) -> list[Node]:
-    needed, kept = {output}, list[Node]()
+def _needed(nodes: list[OnnxNode], output: str) -> list[OnnxNode]:
+    needed, kept = {output}, list[OnnxNode]()
     for node in reversed(nodes):
         if needed.intersection(name for name in node.outputs if name):
             kept.append(node)

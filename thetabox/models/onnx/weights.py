@@ -18,7 +18,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from thetabox.models.onnx.file import Node
+from thetabox.models.onnx.file import OnnxNode
 from thetabox.models.onnx.table import OPERATORS
 
 MADE_UP = re.compile(
@@ -27,7 +27,7 @@ MADE_UP = re.compile(
 MOVES = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Cast", "Expand", "Slice", "Concat", "Flatten")
 
 
-def weights(nodes: list[Node], tensors: Mapping[str, Tensor], constants: Mapping[str, Tensor]) -> set[str]:
+def weights(nodes: list[OnnxNode], tensors: Mapping[str, Tensor], constants: Mapping[str, Tensor]) -> set[str]:
     """Names of the tensors that are weights.
 
     Args:
@@ -54,7 +54,7 @@ def weights(nodes: list[Node], tensors: Mapping[str, Tensor], constants: Mapping
     return names
 
 
-def _without_input(nodes: list[Node], held: set[str]) -> set[str]:
+def _without_input(nodes: list[OnnxNode], held: set[str]) -> set[str]:
     """Names of values that are the same for every input."""
     fixed = {*held, ""}
     for node in nodes:

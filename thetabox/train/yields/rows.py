@@ -31,7 +31,7 @@ from thetabox.train.yields.graph import (
     rising,
 )
 from thetabox.train.yields.intervals import SMALL, Span
-from thetabox.train.yields.moments import Region, regions
+from thetabox.train.yields.moments import ValueRegion, regions
 from thetabox.train.yields.neuron import mean_relu
 from thetabox.train.yields.tails import Spent
 from thetabox.verify.network.graph import Operation
@@ -104,7 +104,7 @@ def row_margins(
     return clean.scatter(1, rivals, centre - math.sqrt(2 * spent.exponent) * (variance + SMALL).sqrt())
 
 
-def _relu(row: BackwardRows, of: Region) -> tuple[BackwardRows, Tensor]:
+def _relu(row: BackwardRows, of: ValueRegion) -> tuple[BackwardRows, Tensor]:
     lower, upper = of.mean.lower[:, None], of.mean.upper[:, None]
     spread = of.spread[:, None]
     negative, positive = row.mean.clamp(max=0.0), row.mean.clamp(min=0.0)
@@ -122,7 +122,7 @@ def _relu(row: BackwardRows, of: Region) -> tuple[BackwardRows, Tensor]:
     return BackwardRows(negative * chord + positive * tangent, slope, doubt), constant
 
 
-def _variance(net: Traced, operation: Operation, one: ReadingLayer, row: BackwardRows, of: Region) -> Tensor:
+def _variance(net: Traced, operation: Operation, one: ReadingLayer, row: BackwardRows, of: ValueRegion) -> Tensor:
     """Of a row, by the layer's own noise at σ = 1."""
     doubt = torch.zeros_like(row.slope) if row.doubt is None else row.doubt
     total = torch.zeros_like(row.mean.flatten(2).sum(2))
@@ -170,7 +170,7 @@ def _transposed(function: Callable[[Tensor], Tensor], a: Tensor, like: Tensor) -
     return vjp.unflatten(0, (samples, number))
 
 
-def _moved(operation: Operation, row: BackwardRows, values: dict[int, Region]) -> dict[int, BackwardRows]:
+def _moved(operation: Operation, row: BackwardRows, values: dict[int, ValueRegion]) -> dict[int, BackwardRows]:
     if operation.operator == ADD:
         return dict.fromkeys(operation.inputs, row)
     first = operation.inputs[0]

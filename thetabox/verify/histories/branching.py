@@ -21,7 +21,7 @@ from thetabox.verify.histories.engine import Engine
 from thetabox.verify.histories.errors import Errors
 from thetabox.verify.histories.potential import potential
 from thetabox.verify.histories.records import Exact
-from thetabox.verify.histories.walk import Walk
+from thetabox.verify.histories.walk import HistoryWalk
 
 # Flips of a sample.
 FLIPS = 4
@@ -89,7 +89,7 @@ def _run(engine: Engine, samples: int) -> tuple[Circuit, list[_Layer]]:
     drives, _ = engine.drives(which)
     rows = len(drives[0].centre)
     nothing, some = (engine.circuit(torch.full((rows,), e, dtype=torch.float64)) for e in (0.0, SMALL))
-    moving = Walk(nothing, 1, [Exact.silence(rows, layer.cells) for layer in nothing.layers], rows)
+    moving = HistoryWalk(nothing, 1, [Exact.silence(rows, layer.cells) for layer in nothing.layers], rows)
     moving.given_up[:] = True  # ties are decided for silence, and nothing forks
     place, steps = torch.arange(rows), drives[0].centre.shape[1]
     series: list[list[list[Tensor]]] = [[[], [], []] for _ in nothing.layers]

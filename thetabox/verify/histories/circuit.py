@@ -106,7 +106,7 @@ class CellLayer:
 
 
 @dataclass(frozen=True)
-class Read:
+class ReadoutQuantity:
     """A quantity that a readout reads: a trace of a layer's trains, or how many spikes there were."""
 
     layer: int
@@ -118,7 +118,7 @@ class Read:
 class Loss:
     """What the margins lose where a quantity is not known: its half width times these, ``[rows, units, classes]``."""
 
-    read: Read
+    read: ReadoutQuantity
     weight: Tensor
 
     def take(self, rows: Tensor) -> Loss:
@@ -126,14 +126,14 @@ class Loss:
         return Loss(self.read, self.weight[rows])
 
 
-class Readout(ABC):
+class CircuitReadout(ABC):
     """From what was read at the end of a walk to logits.
 
     Attributes:
         reads: the quantities, one behind the other.
     """
 
-    reads: tuple[Read, ...]
+    reads: tuple[ReadoutQuantity, ...]
 
     @abstractmethod
     def margins(self, context: Context, read: Interval, drive: Drive | None, labels: Tensor) -> Tensor:
@@ -186,7 +186,7 @@ class Circuit:
         return self.units[-1].stop
 
 
-class Plan(ABC):
+class CircuitPlan(ABC):
     """A network of leaky cells and its inputs, at every ε.
 
     Attributes:
@@ -198,7 +198,7 @@ class Plan(ABC):
 
     units: int
     extra_steps: int = 0
-    readout: Readout
+    readout: CircuitReadout
 
     @abstractmethod
     def circuit(self, context: Context) -> Circuit:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.effort import Meter
-from thetabox.verify.histories.circuit import Circuit, Drive, Plan
+from thetabox.verify.histories.circuit import Circuit, CircuitPlan, Drive
 from thetabox.verify.histories.errors import Errors, errors
 from thetabox.verify.histories.records import GivenSpikes, State
 from thetabox.verify.histories.splits import Tree, grow, split
@@ -83,7 +83,7 @@ class Engine:
         unfinished: where trees are kept that ended for want of effort; a call for one of them goes on with it.
     """
 
-    plan: Plan
+    plan: CircuitPlan
     x: Float[Tensor, "samples time inputs"]
     settings: Settings
     histories: int

@@ -12,7 +12,7 @@ from thetabox.verify.arithmetic.rounding import Rounding
 from thetabox.verify.histories.cells import Trace
 from thetabox.verify.histories.circuit import Drive
 from thetabox.verify.histories.errors import Followed
-from thetabox.verify.histories.wiring import Filters, Group, Held, Pole, upward
+from thetabox.verify.histories.wiring import DecayGroup, Filters, Held, Pole, upward
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Driver:
     rounding: Rounding
     constants: Drive
     weights: Held | None
-    groups: list[Group]
+    groups: list[DecayGroup]
     more: tuple[Pole, ...]
     currents: bool
 

@@ -18,8 +18,18 @@ from thetabox.models.leaky import Leaky, LeakyCells
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import ROUNDOFF, SAFETY, Rounding
-from thetabox.verify.histories.cells import Adaptation, Cells, Constant, Trace
-from thetabox.verify.histories.circuit import CellLayer, Circuit, Connection, Drive, Link, Loss, Plan, Read, Readout
+from thetabox.verify.histories.cells import Adaptation, Cells, Trace, UnitConstant
+from thetabox.verify.histories.circuit import (
+    CellLayer,
+    Circuit,
+    CircuitPlan,
+    CircuitReadout,
+    Connection,
+    Drive,
+    Link,
+    Loss,
+    ReadoutQuantity,
+)
 from thetabox.verify.histories.description.check import INSTEAD, check_description
 from thetabox.verify.histories.layers import layer_of
 from thetabox.verify.interpreter.context import Context, RowEpsilons
@@ -113,11 +123,11 @@ class AdaptiveCells:
         layer = CellLayer(self.cells, blocks, self.weight_in.factor)
         return Circuit(self.context, (layer,), Link(0, None, slice(None), self.weight_in))
 
-    def _ends(self, parameter: Parameter) -> Constant:
+    def _ends(self, parameter: Parameter) -> UnitConstant:
         theta = parameter.theta.reshape(1, -1).expand(1, self.units)
         roundoff, subnormal = self.rounding.roundoff, self.rounding.subnormal
         if parameter.factor == 0.0 and parameter.theta_error == 0.0:
-            return Constant(theta, theta)
+            return UnitConstant(theta, theta)
         epsilon = self.context.epsilon(parameter.factor).reshape(-1, 1) if parameter.factor else theta.new_zeros(1, 1)
         radius = epsilon * parameter.unit_radius.reshape(1, -1)
         radius = (
@@ -125,7 +135,7 @@ class AdaptiveCells:
             + (theta.abs() + radius) * (2.0 * roundoff + 2.0 * parameter.theta_error)
             + subnormal
         )
-        return Constant(theta - radius, theta + radius)
+        return UnitConstant(theta - radius, theta + radius)
 
     def _decays(self, tau: Parameter) -> list[Decay]:
         if tau.factor:
@@ -146,13 +156,13 @@ class AdaptiveCells:
             decays.append(Decay(factor, error, (values == value).nonzero().squeeze(1)))
         return decays
 
-    def _rho(self, tau: Parameter) -> tuple[Constant, float]:
+    def _rho(self, tau: Parameter) -> tuple[UnitConstant, float]:
         """ρ and its error beside its ends."""
         ends = self._ends(tau)
         if ends.exact:
             pairs = [decay(self.dt, value, self.rounding, tau.theta_error) for value in ends.lower[0].tolist()]
             value = ends.lower.new_tensor([[factor for factor, _ in pairs]])
-            return Constant(value, value), max(error for _, error in pairs)
+            return UnitConstant(value, value), max(error for _, error in pairs)
         if float(ends.lower.min()) <= 0.0:
             raise InputError(f"a time constant's box reaches zero; the domain 'histories' cannot bound it, {INSTEAD}")
         out = []
@@ -163,7 +173,7 @@ class AdaptiveCells:
             rounded = (factor + side * error).to(self.rounding.dtype)
             away = torch.full_like(rounded, side * math.inf)
             out.append(torch.nextafter(torch.nextafter(rounded, away), away).clamp(0.0, 1.0))
-        return Constant(*out), 0.0
+        return UnitConstant(*out), 0.0
 
 
 def _columns(weight: Parameter, units: Tensor) -> Parameter:
@@ -202,7 +212,7 @@ def description(model: nn.Module) -> tuple[LeakyCells, ...]:
     return tuple(says)
 
 
-class LeakyPlan(Plan):
+class LeakyPlan(CircuitPlan):
     """A network that says it is made of :class:`thetabox.models.LeakyCells`.
 
     Args:
@@ -248,7 +258,7 @@ class LeakyPlan(Plan):
         return [Drive(centre, spread, size)]
 
 
-class MeanCounts(Readout):
+class MeanCounts(CircuitReadout):
     """Logits of mean spikes a step.
 
     Args:
@@ -256,7 +266,7 @@ class MeanCounts(Readout):
         steps: of time.
     """
 
-    reads = (Read(0, None),)
+    reads = (ReadoutQuantity(0, None),)
 
     def __init__(self, cells: AdaptiveCells, steps: int) -> None:
         self.weight, self.bias, self.steps, self.roundoff = (

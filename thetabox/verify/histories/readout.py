@@ -16,7 +16,7 @@ from torch import Tensor
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import SAFETY, Rounding
-from thetabox.verify.histories.circuit import Drive, Loss, Read, Readout
+from thetabox.verify.histories.circuit import CircuitReadout, Drive, Loss, ReadoutQuantity
 from thetabox.verify.histories.neurons import Boxed
 from thetabox.verify.histories.wiring import Held, upward
 from thetabox.verify.interpreter.context import Context
@@ -34,12 +34,12 @@ class Source:
         weights: ``[units, columns]``: logits, or the cells in front of them.
     """
 
-    read: Read
+    read: ReadoutQuantity
     error: float
     weights: Held
 
 
-class SpikingReadout(Readout):
+class SpikingReadout(CircuitReadout):
     """Logits of a sum of spikes, or of potentials.
 
     Args:

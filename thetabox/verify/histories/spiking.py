@@ -11,22 +11,22 @@ from torch import Tensor
 from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import Rounding
-from thetabox.verify.histories.cells import Cells, Constant
-from thetabox.verify.histories.circuit import CellLayer, Circuit, Connection, Drive, Plan, Read
+from thetabox.verify.histories.cells import Cells, UnitConstant
+from thetabox.verify.histories.circuit import CellLayer, Circuit, CircuitPlan, Connection, Drive, ReadoutQuantity
 from thetabox.verify.histories.constants import constant_drive
 from thetabox.verify.histories.description.check import INSTEAD
 from thetabox.verify.histories.errors import Followed
 from thetabox.verify.histories.inputs import Driver
 from thetabox.verify.histories.neurons import Boxed, Neurons, Spiking
 from thetabox.verify.histories.readout import Source, SpikingReadout
-from thetabox.verify.histories.wiring import Filters, Group, Held, Pole, groups, sources, upward
+from thetabox.verify.histories.wiring import DecayGroup, Filters, Held, Pole, groups, sources, upward
 from thetabox.verify.interpreter.context import Context
 
 # Whole numbers up to here are exact in each precision.
 WHOLE = {torch.float64: 2.0**52, torch.float32: 2.0**23}
 
 
-class SpikingPlan(Plan):
+class SpikingPlan(CircuitPlan):
     """A spiking network that is walked for a number of steps.
 
     Args:
@@ -92,7 +92,7 @@ class SpikingPlan(Plan):
                 raise InputError(
                     f"the domain 'histories' reads sums of spikes, not the potential behind one; {INSTEAD}"
                 )
-            source = Source(Read(self.walked[says.layer], None), 0.0, weights)
+            source = Source(ReadoutQuantity(self.walked[says.layer], None), 0.0, weights)
             return SpikingReadout(self.rounding, [source], None, says.bias, kept=True)
         total = says.over == "sum"
         more = (Pole(1.0, 0.0),) if total else ()
@@ -104,7 +104,7 @@ class SpikingPlan(Plan):
                 held = Held(part.weight, part.error)
                 if not isinstance(part.columns, slice):
                     held = _spread_out(held, part.columns, self.spiking.layers[says.layer].units)
-                spike_sources.append(Source(Read(block.source, part.trace, block.same_step), error, held))
+                spike_sources.append(Source(ReadoutQuantity(block.source, part.trace, block.same_step), error, held))
         if not spike_sources:
             raise InputError(f"no spike reaches what is read; {INSTEAD}")
         itself = _is_identity(weights)
@@ -167,17 +167,17 @@ class SpikingPlan(Plan):
             key=self.keys[number],
         )
 
-    def _ends(self, boxed: Boxed, context: Context) -> Constant:
+    def _ends(self, boxed: Boxed, context: Context) -> UnitConstant:
         dtype, roundoff = self.rounding.dtype, self.rounding.roundoff
         centre = boxed.centre.to(self.device).double()[None]
         theta = centre.to(dtype)
         error = boxed.error.to(self.device).double()[None] + (theta.double() - centre).abs() * 2.0
         if not bool(error.any()) and not bool(boxed.spread.any()):
-            return Constant(theta, theta)
+            return UnitConstant(theta, theta)
         spread = upward(boxed.spread.to(self.device)[None], dtype)
         radius = context.epsilon(1.0).reshape(-1, 1) * spread + upward(error, dtype)
         radius = radius * (1.0 + 4.0 * roundoff) + (theta.abs() + radius) * 2.0 * roundoff + self.rounding.subnormal
-        return Constant(theta - radius, theta + radius)
+        return UnitConstant(theta - radius, theta + radius)
 
     def drives(self, x: Interval) -> list[Drive]:
         drives = [driver.drive(x) for driver in self.drivers]
@@ -195,7 +195,7 @@ class _Decays:
     error: float
 
     @classmethod
-    def of(cls, by_decay: list[Group], units: int, rounding: Rounding, device: torch.device) -> _Decays:
+    def of(cls, by_decay: list[DecayGroup], units: int, rounding: Rounding, device: torch.device) -> _Decays:
         alpha = torch.zeros(1, units, dtype=rounding.dtype, device=device)
         for group in by_decay:
             alpha[0, group.columns] = group.decay.value

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from thetabox.verify.histories.circuit import Circuit, Drive, Loss, Read
+from thetabox.verify.histories.circuit import Circuit, Drive, Loss, ReadoutQuantity
 from thetabox.verify.histories.errors import Errors
 from thetabox.verify.histories.potential import potential
 from thetabox.verify.histories.records import Exact, Fork, GivenSpikes, State, taken
@@ -78,7 +78,7 @@ def walk(
     sample: Int[Tensor, " rows"],
     *,
     histories: int,
-    reads: Sequence[Read] = (),
+    reads: Sequence[ReadoutQuantity] = (),
     since: Int[Tensor, " rows"] | None = None,
     start: State | None = None,
     given: GivenSpikes | None = None,
@@ -106,7 +106,7 @@ def walk(
     if since is None or start is None:
         since = torch.zeros(rows, dtype=torch.long, device=device)
         start = [Exact.silence(rows, layer.cells) for layer in circuit.layers]
-    moving = Walk(circuit, histories, start, rows)
+    moving = HistoryWalk(circuit, histories, start, rows)
     fork = Fork.none(rows, circuit.count, steps, device) if prune is not None else None
     shares = sample.new_zeros(rows, steps, dtype=circuit.rounding.dtype)
     for time in range(int(since.min()), steps):
@@ -128,7 +128,7 @@ def walk(
     return Walked(least, most, moving.read(reads), fork, shares, unknown)
 
 
-class Walk:
+class HistoryWalk:
     """All layers of some rows."""
 
     def __init__(self, circuit: Circuit, histories: int, start: State, rows: int) -> None:
@@ -143,7 +143,7 @@ class Walk:
         active = self.layers[0].active if len(self.layers) == 1 else torch.cat([s.active for s in self.layers], 1)
         return active.to(self.circuit.rounding.dtype).mean(1)
 
-    def read(self, reads: Sequence[Read]) -> tuple[Tensor, Tensor]:
+    def read(self, reads: Sequence[ReadoutQuantity]) -> tuple[Tensor, Tensor]:
         """Both ends of these quantities at the end."""
         ends = []
         for read in reads:

@@ -32,7 +32,7 @@ class Pole:
 
 
 @dataclass(frozen=True)
-class Group:
+class DecayGroup:
     """Cells of one layer that have the same decays.
 
     Attributes:
@@ -55,7 +55,7 @@ class Group:
         return (Pole(0.0, 0.0) if self.synapse is None else self.synapse,)
 
 
-def groups(neurons: Neurons, rounding: Rounding) -> list[Group]:
+def groups(neurons: Neurons, rounding: Rounding) -> list[DecayGroup]:
     """The cells of a layer by their decays.
 
     Raises:
@@ -77,7 +77,7 @@ def groups(neurons: Neurons, rounding: Rounding) -> list[Group]:
         )
     device = neurons.decay.value.device
     return [
-        Group(s, d, slice(None) if len(by_values) == 1 else torch.tensor(units, device=device))
+        DecayGroup(s, d, slice(None) if len(by_values) == 1 else torch.tensor(units, device=device))
         for (s, d), units in by_values.items()
     ]
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.effort import fan
-from thetabox.verify.linear.constant import Constant, gamma_sum
+from thetabox.verify.linear.constant import WalkConstant, gamma_sum
 from thetabox.verify.linear.region import Frame, Region, placed
 from thetabox.verify.linear.samples import Samples, first_layout
 from thetabox.verify.network.graph import Operation, Ref
@@ -71,7 +71,7 @@ class Walk:
     def __init__(self, samples: Samples, frame: Frame, rows: int, *, coarse: bool = False) -> None:
         self.samples, self.frame, self.rows, self.coarse = samples, frame, rows, coarse
         count = len(samples.epsilon[frame.samples])
-        self.constant = Constant(count, rows, samples.epsilon.device)
+        self.constant = WalkConstant(count, rows, samples.epsilon.device)
         self.coefficients: dict[int, tuple[Tensor, Region | None]] = {}
         self.widest = 1
         # Multiply-adds of a row so far, as a forward pass counts them.

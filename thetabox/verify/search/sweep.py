@@ -29,7 +29,7 @@ from thetabox.workers import Pool
 
 
 @dataclass
-class Proof:
+class SweepResult:
     """What was proven.
 
     Attributes:
@@ -48,7 +48,7 @@ class Proof:
 
 
 @dataclass(frozen=True)
-class Task:
+class SweepTask:
     """What is to be proven, and what the run has at hand.
 
     Attributes:
@@ -88,7 +88,7 @@ class Task:
             self.progress(done, self.pairs)
 
 
-def in_domain(task: Task) -> Proof:
+def in_domain(task: SweepTask) -> SweepResult:
     """In the one domain that the settings name, every sample at every ε; a sound one intersected with intervals."""
     name = task.problem.settings.domain
     if name == PlainIntervals.name:
@@ -102,7 +102,7 @@ def in_domain(task: Task) -> Proof:
     return proof
 
 
-def in_stages(task: Task, clean: Float[Tensor, " samples"], effort: float) -> Proof:
+def in_stages(task: SweepTask, clean: Float[Tensor, " samples"], effort: float) -> SweepResult:
     """``auto``: plain intervals on everything, then each stage on the samples and ε that are still open.
 
     Args:
@@ -139,7 +139,7 @@ def in_stages(task: Task, clean: Float[Tensor, " samples"], effort: float) -> Pr
     return proof
 
 
-def _in_stage(task: Task, stage: cascade.Stage, order: Tensor, left: Tensor, proof: Proof) -> None:
+def _in_stage(task: SweepTask, stage: cascade.Stage, order: Tensor, left: Tensor, proof: SweepResult) -> None:
     """One stage on everything that is open at each ε; writes what it proves and takes into ``proof`` and ``left``."""
     before = proof.margin.clone()
     open_ = _open(before)
@@ -192,11 +192,11 @@ def bound_chunk(question: Question, chunk: Chunk) -> Float[Tensor, "levels sampl
     return bounds.margins(domain, chunk.members, chunk.epsilon, question.labels, chunk.criterion, meter)
 
 
-def grid(task: Task, name: str) -> Proof:
+def grid(task: SweepTask, name: str) -> SweepResult:
     """Margins of every sample at every ε in one domain, in chunks that the store keeps."""
     domain = task.question.domain(name)
     margin = torch.full((len(task.sweep), len(task.labels)), -torch.inf, dtype=torch.float64)
-    proof = Proof(margin, domain)
+    proof = SweepResult(margin, domain)
     # Samples of one class together: the margin's products are one for each class of a chunk.
     order = torch.argsort(task.labels, stable=True)
     together = [slice(None)] if domain.shares else [slice(e, e + 1) for e in range(len(task.sweep))]
@@ -231,7 +231,7 @@ def grid(task: Task, name: str) -> Proof:
     return proof
 
 
-def recorded(proof: Proof, effort: float | None, options: Mapping[str, Any]) -> dict[str, Any]:
+def recorded(proof: SweepResult, effort: float | None, options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of the certificate: those of the domain, or what ``auto`` did."""
     if effort is None:
         return domains.recorded(options)

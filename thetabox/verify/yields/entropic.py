@@ -38,7 +38,7 @@ from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.yields.chain import Chain, Dense
 from thetabox.verify.yields.last_noise import beyond_chernoff
-from thetabox.verify.yields.neuron import FEW, SLACK, TINY, Neurons, relax
+from thetabox.verify.yields.neuron import FEW, SLACK, TINY, NoisyNeurons, relax
 from thetabox.verify.yields.tails import tail
 
 # Shares of what intermediate events may fail with; of those groups that a chain has.
@@ -116,7 +116,7 @@ def failure(
     parts = []
     with torch.no_grad(), sound_kernels():
         for part in torch.arange(len(x)).split(max(1, NUMBERS // (rows * wide))):
-            walk = Walk(layers, x[part], sigmas[part])
+            walk = EntropicWalk(layers, x[part], sigmas[part])
             costs = {g: _cost(amounts[part] * share / max(count, 1)) for g, (count, share) in shares.items()}
             while len(walk.neurons) < len(layers) - 1:
                 walk.go_on(costs["means"], costs["spreads"])
@@ -133,7 +133,7 @@ def _cost(probability: Float[Tensor, " part"]) -> Float[Tensor, "part 1"]:
     return (-probability.log() * (1.0 + SLACK) + SLACK)[:, None]
 
 
-class Walk:
+class EntropicWalk:
     """Some samples, layer by layer.
 
     Attributes:
@@ -151,7 +151,9 @@ class Walk:
         self.error = relative * (x.abs() @ first.magnitude.T + first.bias.abs()) + TINY
         self.nominal, self.spread = [mean], [square.sqrt()]
         self.neurons = [
-            Neurons(mean - self.error, mean + self.error, *(square.sqrt() * (1.0 + d * relative) for d in (-1.0, 1.0)))
+            NoisyNeurons(
+                mean - self.error, mean + self.error, *(square.sqrt() * (1.0 + d * relative) for d in (-1.0, 1.0))
+            )
         ]
 
     def go_on(self, means: Float[Tensor, "samples 1"], spreads: Float[Tensor, "samples 1"]) -> None:
@@ -169,7 +171,7 @@ class Walk:
         own = self.variance * layer.bias_square
         few, more = self._squares(place, v, spreads)
         relative = gamma_sum(layer.weight.shape[1])
-        box = Neurons(
+        box = NoisyNeurons(
             torch.minimum(lower, upper),
             torch.maximum(lower, upper),
             (few + own).sqrt() * (1.0 - relative),

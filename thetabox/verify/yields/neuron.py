@@ -53,7 +53,7 @@ FAR = 1e7
 LEAST_COMPLEMENT = 1e-2
 
 
-class Neurons(NamedTuple):
+class NoisyNeurons(NamedTuple):
     """What is known of the neurons ``μ + s n`` of a layer.
 
     Attributes:
@@ -69,7 +69,7 @@ class Neurons(NamedTuple):
     event_upper: Tensor | None = None
 
 
-class Lines(NamedTuple):
+class LowerLines(NamedTuple):
     """``slope μ + constant`` below g; the constant is minus infinity (and the slope 0) where nothing is proven."""
 
     slope: Tensor
@@ -81,8 +81,8 @@ def relax(
     v: Float[Tensor, "samples rows *units"] | None,
     rate: Float[Tensor, "samples rows *ones"],
     centre: Float[Tensor, "samples rows_or_1 *units"],
-    neurons: Neurons,
-) -> Lines:
+    neurons: NoisyNeurons,
+) -> LowerLines:
     """Lines below the entropic value of each neuron, for each row.
 
     Args:
@@ -100,7 +100,7 @@ def relax(
     else:
         lines = _with_variance(a, torch.where(v.abs() < HUGE, v, torch.nan), box)
     proven = lines.slope.isfinite() & lines.constant.isfinite()
-    return Lines(lines.slope.where(proven, 0.0), lines.constant.where(proven, -torch.inf))
+    return LowerLines(lines.slope.where(proven, 0.0), lines.constant.where(proven, -torch.inf))
 
 
 def mean_relu(mean: Float[Tensor, "*any"], spread: Float[Tensor, "*any"]) -> tuple[Tensor, Tensor]:
@@ -132,7 +132,7 @@ class _Box(NamedTuple):
     event_upper: Tensor | None
 
     @classmethod
-    def of(cls, neurons: Neurons, rate: Tensor, centre: Tensor, shape: torch.Size) -> _Box:
+    def of(cls, neurons: NoisyNeurons, rate: Tensor, centre: Tensor, shape: torch.Size) -> _Box:
         def rows(t: Tensor) -> Tensor:
             return t.unsqueeze(1).expand(shape)
 
@@ -149,30 +149,30 @@ class _Box(NamedTuple):
         return _Box._make([*(t[where] for t in others), event_upper])
 
 
-def _merge(where: Tensor, yes: Lines, no: Lines) -> Lines:
+def _merge(where: Tensor, yes: LowerLines, no: LowerLines) -> LowerLines:
     slope = yes.slope.new_empty(where.shape)
     constant = torch.empty_like(slope)
     slope[where], constant[where] = yes.slope, yes.constant
     slope[~where], constant[~where] = no.slope, no.constant
-    return Lines(slope, constant)
+    return LowerLines(slope, constant)
 
 
-def _better(one: Lines, other: Lines, box: _Box) -> Lines:
+def _better(one: LowerLines, other: LowerLines, box: _Box) -> LowerLines:
     """The larger at the centre; what is no number is the smaller."""
     first = (one.slope * box.centre + one.constant).nan_to_num(-torch.inf)
     second = (other.slope * box.centre + other.constant).nan_to_num(-torch.inf)
     take = second > first
-    return Lines(torch.where(take, other.slope, one.slope), torch.where(take, other.constant, one.constant))
+    return LowerLines(torch.where(take, other.slope, one.slope), torch.where(take, other.constant, one.constant))
 
 
-def _with_variance(a: Tensor, v: Tensor, box: _Box) -> Lines:
+def _with_variance(a: Tensor, v: Tensor, box: _Box) -> LowerLines:
     rising = a > 0
     inside, steep, less = box.at(~rising), a[~rising], v[~rising]
     falling = _chord(steep, less, inside)
     if box.event_upper is not None:
         # Where λ²vs² is too large for an integral over all z.
         lacking = ~falling.constant.isfinite()
-        others = Lines(falling.slope[~lacking], falling.constant[~lacking])
+        others = LowerLines(falling.slope[~lacking], falling.constant[~lacking])
         falling = _merge(lacking, _linear(steep[lacking], less[lacking], inside.at(lacking)), others)
     inside, a, v = box.at(rising), a[rising], v[rising]
     best = _better(_chord(torch.zeros_like(a), v, inside), _chord(a, v, inside, rectified=False), inside)
@@ -181,7 +181,7 @@ def _with_variance(a: Tensor, v: Tensor, box: _Box) -> Lines:
     return _merge(rising, best, falling)
 
 
-def _linear(a: Tensor, v: Tensor, box: _Box) -> Lines:
+def _linear(a: Tensor, v: Tensor, box: _Box) -> LowerLines:
     """``h² ≤ U h`` on the events, for flat tensors."""
     assert box.event_upper is not None
     most = box.event_upper.clamp(min=0.0)
@@ -220,7 +220,7 @@ def _moment(u: Tensor, b: Tensor, w: Tensor | None) -> _Moment:
     return _Moment(below * (1.0 - SLACK) + SLACK, exponent + torch.special.log_ndtr(t) + slack, slack)
 
 
-def _chord(a: Tensor, v: Tensor | None, box: _Box, *, rectified: bool = True) -> Lines:
+def _chord(a: Tensor, v: Tensor | None, box: _Box, *, rectified: bool = True) -> LowerLines:
     """For ``a ≤ 0``, or any a where ``a z - λ/2 v z²`` stands for the ReLU's; flat tensors."""
     ends = box.lower, box.upper
     spread = torch.maximum(box.most, torch.maximum(ends[0].abs(), ends[1].abs()) * (1.0 / FAR)).clamp(min=TINY)
@@ -245,10 +245,10 @@ def _chord(a: Tensor, v: Tensor | None, box: _Box, *, rectified: bool = True) ->
     for end, value in zip(ends, values, strict=True):
         part = slope * end
         constants.append(value - part - FEW * (value.abs() + part.abs()) - TINY)
-    return Lines(slope, torch.minimum(*constants))
+    return LowerLines(slope, torch.minimum(*constants))
 
 
-def _tangent(a: Tensor, box: _Box) -> Lines:
+def _tangent(a: Tensor, box: _Box) -> LowerLines:
     """For ``a > 0, v = 0``; flat tensors. Zero where that is better."""
     at, rate = box.centre, box.rate
     kink = (box.least * FAR <= at.abs()) | (box.least <= TINY)
@@ -273,4 +273,4 @@ def _tangent(a: Tensor, box: _Box) -> Lines:
     lost = wrong * wide + further + SLACK * (wrong * wide + further) + FEW * (value.abs() + start.abs()) + TINY
     constant = value - start - lost
     zero = ~(slope * at + constant > 0)
-    return Lines(slope.masked_fill(zero, 0.0), constant.masked_fill(zero, 0.0))
+    return LowerLines(slope.masked_fill(zero, 0.0), constant.masked_fill(zero, 0.0))

@@ -12,7 +12,7 @@ from thetabox.verify.linear.samples import Samples
 from thetabox.verify.linear.walk import Walk
 from thetabox.verify.network.graph import Operation
 from thetabox.verify.yields.ledger import Ledger
-from thetabox.verify.yields.plan import Plan
+from thetabox.verify.yields.plan import NoisePlan
 from thetabox.verify.yields.tied import Derivative, derivative
 from thetabox.verify.yields.variance import Variance
 
@@ -40,7 +40,7 @@ class Noisy(Samples):
     reads_tied: dict[int, list[int]]
     size_of: dict[str, Tensor]
     largest: float
-    plan: Plan
+    plan: NoisePlan
     ledger: Ledger
 
 

@@ -31,7 +31,7 @@ def failure_probability(delta: Any) -> float:
 
 
 @dataclass(frozen=True)
-class Question:
+class YieldQuestion:
     """A network, its samples and its noise, looked at before any proof.
 
     Attributes:
@@ -68,7 +68,7 @@ class Question:
         box: Box | None,
         method: str,
         device: str,
-    ) -> Question:
+    ) -> YieldQuestion:
         """Checked and traced.
 
         Raises:

@@ -25,7 +25,7 @@ from thetabox.verify.yields.gains import with_gains
 from thetabox.verify.yields.ledger import Ledger
 from thetabox.verify.yields.noisy_walk import FLOOR, Noisy
 from thetabox.verify.yields.operators import variance
-from thetabox.verify.yields.plan import COARSE, Plan
+from thetabox.verify.yields.plan import COARSE, NoisePlan
 from thetabox.verify.yields.row_bounds import RowBounds
 from thetabox.verify.yields.tied import mean_of_ends, readers
 
@@ -53,7 +53,7 @@ class NoisySamples(Noisy):
         sizes: dict[int, Tensor],
         gains: dict[int, Tensor],
         tied: dict[int, str],
-        plan: Plan,
+        plan: NoisePlan,
         ledger: Ledger,
     ) -> None:
         self.sigma, self.sizes, self.gains, self.plan, self.ledger = sigma, sizes, gains, plan, ledger

@@ -38,7 +38,7 @@ from thetabox.verify.problem import Problem
 from thetabox.verify.yields.ledger import Ledger
 from thetabox.verify.yields.martingale import Failure
 from thetabox.verify.yields.spikes_history import trace_errors
-from thetabox.verify.yields.spikes_matrix import NoisyMatrix, Sums, margins
+from thetabox.verify.yields.spikes_matrix import NoisyMatrix, NoisySums, margins
 from thetabox.verify.yields.spikes_network import SpikingNetwork
 from thetabox.verify.yields.tails import tail
 
@@ -184,7 +184,7 @@ class _NoisyWalk:
                 low, high = self.layer.hull(place, False)
                 half = (high - low) * 0.5 + 4.0 * cells.rounding.roundoff * high
                 a, rest = torch.cat([g, (low + high) * 0.5], 1), torch.cat([rest, half], 1)
-            sums = Sums(weights, a, torch.zeros_like(a[:1]))
+            sums = NoisySums(weights, a, torch.zeros_like(a[:1]))
             lost = sums.product_error() + sums.around() + sums.beyond(rest + inputs.off[place][time], self.error_limit)
             centre[:, decay.units] = a @ weights.theta
             radius[:, decay.units] = (self.deviation * sums.length() + lost) * (1.0 + gamma_sum(4))

@@ -21,7 +21,7 @@ from thetabox.verify.arithmetic.rounding import SAFETY
 from thetabox.verify.histories.equations import silent_left
 from thetabox.verify.histories.errors import errors
 from thetabox.verify.histories.leaky import AdaptiveCells, Decay
-from thetabox.verify.yields.spikes_matrix import NoisyMatrix, Sums
+from thetabox.verify.yields.spikes_matrix import NoisyMatrix, NoisySums
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class History:
         free: where a spike depends on v: steps of the network at which the unit is not refractory.
     """
 
-    potentials: list[tuple[Decay, Sums]]
+    potentials: list[tuple[Decay, NoisySums]]
     difference: Float[Tensor, "samples steps units"]
     error: Float[Tensor, "samples steps units"]
     spike: Bool[Tensor, "samples steps units"]
@@ -87,7 +87,7 @@ def history(cells: AdaptiveCells, weights: NoisyMatrix, x: Float[Tensor, "sample
     potentials = []
     for place, decay in enumerate(cells.decays):
         off = trace_errors(cells, decay, largest, len(difference))
-        sums = Sums(weights.columns(decay.units), torch.stack(traces[place], 1), off)
+        sums = NoisySums(weights.columns(decay.units), torch.stack(traces[place], 1), off)
         error[..., decay.units] += sums.product_error()
         potentials.append((decay, sums))
     return History(potentials, torch.stack(difference, 1), error * SAFETY, torch.stack(spike, 1), torch.stack(free, 1))

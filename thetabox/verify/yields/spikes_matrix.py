@@ -59,7 +59,7 @@ class NoisyMatrix:
 
 
 @dataclass(frozen=True)
-class Sums:
+class NoisySums:
     r"""Sums :math:`\sum_k a_k \theta'_{ki}` of the columns, ``[..., columns]`` each.
 
     Attributes:
@@ -129,7 +129,7 @@ def margins(
     y: Int[Tensor, " rows"],
 ) -> Margins:
     """Of logits that read ``a`` give or take ``rest``, where no error is above ``error_limit / σ``; 0 against y."""
-    sums = Sums(readout, a, torch.zeros_like(a[:1]))
+    sums = NoisySums(readout, a, torch.zeros_like(a[:1]))
 
     def margin(t: Tensor) -> Tensor:
         return t.gather(1, y[:, None]) - t

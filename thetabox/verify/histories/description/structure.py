@@ -18,7 +18,7 @@ from torch import Tensor
 
 from thetabox.models.leaky import LeakyCells
 from thetabox.verify.histories.description.algebra import Algebra
-from thetabox.verify.histories.description.atoms import ONE, ZERO, Block
+from thetabox.verify.histories.description.atoms import ONE, ZERO, AtomBlock
 from thetabox.verify.histories.description.cells import LayerAtoms
 from thetabox.verify.histories.description.evaluation import Evaluation
 from thetabox.verify.histories.description.following import Following
@@ -47,7 +47,7 @@ class _Structure:
         self.problem, self.network, self.described = problem, problem.network, described
         self.algebra = Algebra()
         self.values = problem.tensors.values
-        self.blocks: dict[int, Block] = {}
+        self.blocks: dict[int, AtomBlock] = {}
         self.zeros: dict[int, np.ndarray] = {}
         for says in described:
             for role, name in vars(says).items():
@@ -68,7 +68,7 @@ class _Structure:
         self.zeros[block.first] = fixed.expand(value.shape).numpy()
 
     def _layer(self, says: LeakyCells) -> LayerAtoms:
-        def block(name: str) -> Block:
+        def block(name: str) -> AtomBlock:
             return self.blocks[id(self.values[name])]
 
         weight_in = block(says.weight_in)
@@ -151,10 +151,10 @@ class _Structure:
     def _named(self) -> list[str]:
         return [name for says in self.described for name in vars(says).values() if isinstance(name, str)]
 
-    def _entries(self, block: Block, shape: Sequence[int]) -> Tensor:
+    def _entries(self, block: AtomBlock, shape: Sequence[int]) -> Tensor:
         return -1 - torch.arange(block.first, block.first + block.count).reshape(tuple(shape))
 
-    def _rows(self, block: Block) -> Tensor:
+    def _rows(self, block: AtomBlock) -> Tensor:
         return self._entries(block, block.shape).expand(ROWS, *block.shape)
 
     def _one_row(self, value: Tensor, what: str) -> list[int]:

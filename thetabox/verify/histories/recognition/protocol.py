@@ -11,7 +11,7 @@ from thetabox.verify.histories.description.evaluation import Evaluation
 from thetabox.verify.histories.recognition.constants import Constants
 from thetabox.verify.histories.recognition.equations import Equations, block_of, layout_at, one_row, rows, table
 from thetabox.verify.histories.recognition.failure import NotRecognised
-from thetabox.verify.histories.recognition.tensors import Tensors
+from thetabox.verify.histories.recognition.tensors import TensorAtoms
 from thetabox.verify.network import RecurrentNetwork
 from thetabox.verify.problem import Problem
 
@@ -23,7 +23,7 @@ def of_protocol(problem: Problem, network: RecurrentNetwork) -> Equations:
         NotRecognised: a value of it is no table of numbers of a sample.
     """
     algebra = Algebra()
-    tensors = Tensors(algebra, problem)
+    tensors = TensorAtoms(algebra, problem)
     graph, initial, main = network.step, network.initial, network.main
     layouts = [layout_at(graph, i) for i in graph.inputs]
     entered = block_of(algebra, "x", layouts[0], "input")

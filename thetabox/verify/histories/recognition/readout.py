@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from thetabox.verify.histories.description.atoms import ZERO
 from thetabox.verify.histories.neurons import Readout
-from thetabox.verify.histories.recognition.cells import Reader
+from thetabox.verify.histories.recognition.cells import CellReader
 from thetabox.verify.histories.recognition.equations import Equations
 from thetabox.verify.histories.recognition.failure import NotRecognised
 from thetabox.verify.histories.recognition.matrices import Matrix, boxed
-from thetabox.verify.histories.recognition.sums import NOW, READ, Entering, Source, Sums
+from thetabox.verify.histories.recognition.sums import NOW, READ, Entering, Source, SumReader
 
 SUM, LAST = "sum", "last"
 POTENTIAL = "potential"
@@ -42,12 +42,12 @@ class Logit:
     rest: int = ZERO
 
 
-class Logits:
+class LogitReader:
     """Reads all logits of a network."""
 
-    def __init__(self, equations: Equations, reader: Reader, sums: Sums) -> None:
+    def __init__(self, equations: Equations, reader: CellReader, sums: SumReader) -> None:
         self.equations, self.reader, self.sums, self.algebra = equations, reader, sums, equations.algebra
-        self._read = Sums(reader, reader.spikes, self._as_read)
+        self._read = SumReader(reader, reader.spikes, self._as_read)
         self._outputs: dict[int, Logit] = {}
 
     def _as_read(self, atom: int) -> Source | None:
@@ -145,7 +145,7 @@ def _pairs(entering: Entering) -> list[tuple[Source, int | None, int]]:
 
 
 def readout(
-    logits: list[Logit], where: Callable[[Source], tuple[int, int]], reader: Reader, units: Callable[[int], int]
+    logits: list[Logit], where: Callable[[Source], tuple[int, int]], reader: CellReader, units: Callable[[int], int]
 ) -> Readout:
     """The readout of a network.
 

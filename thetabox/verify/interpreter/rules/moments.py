@@ -17,7 +17,7 @@ STEPS = 24
 
 
 @dataclass(frozen=True)
-class Group:
+class NormGroup:
     """Numbers of a group in the last dimension, shifted and divided by their size: ``centre ± radius``.
 
     Attributes:
@@ -36,7 +36,7 @@ class Group:
     scale: Tensor
 
 
-def scaled(context: Context, low: Tensor, high: Tensor, eps: tuple[float, float], centred: bool) -> Group:
+def scaled(context: Context, low: Tensor, high: Tensor, eps: tuple[float, float], centred: bool) -> NormGroup:
     r"""Numbers in ``[low, high]`` shifted by about the group's mean where ``centred``, and divided by their size.
 
     **Rounding** of the bounds: each number errs relative to the group's spread. **Of a float32 network**: kernels of
@@ -66,7 +66,7 @@ def scaled(context: Context, low: Tensor, high: Tensor, eps: tuple[float, float]
     least, greatest = (torch.full_like(scale, e) / scale / scale for e in held)
     ends = (least * (1.0 - 8.0 * unit), greatest * (1.0 + 8.0 * unit) + limits.tiny)
     variance_error = square * (8.0 * (n + 8) * more) + underflowed(context, scale)
-    return Group(centre, radius, centring_error, ends, variance_error, scale)
+    return NormGroup(centre, radius, centring_error, ends, variance_error, scale)
 
 
 def underflowed(context: Context, scale: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ def underflowed(context: Context, scale: Tensor) -> Tensor:
     return (4.0 * context.rounding.flushed if context.rounding.network else 0.0) / scale / scale
 
 
-class Moments(NamedTuple):
+class GroupMoments(NamedTuple):
     """Of a group's middle, as sums divided by n.
 
     Attributes:
@@ -96,7 +96,7 @@ class Moments(NamedTuple):
     error: float
 
 
-def moments(context: Context, group: Group) -> Moments:
+def moments(context: Context, group: NormGroup) -> GroupMoments:
     """Mean and variance of a group, and what its radii and rounding may change of them."""
     error = 4.0 * (group.centre.shape[-1] + 16) * context.rounding.roundoff
     off, r = group.centre - group.centre.mean(-1, keepdim=True), group.radius
@@ -105,10 +105,10 @@ def moments(context: Context, group: Group) -> Moments:
     size = off.abs() + mean_error
     moved = 2.0 * (1.0 + error) * (size * r).mean(-1, keepdim=True)
     lost = (every + wide + moved) * error + 2.0 * mean_error * size.mean(-1, keepdim=True) + torch.finfo(off.dtype).tiny
-    return Moments(off, mean_error, every, wide, moved, lost, error)
+    return GroupMoments(off, mean_error, every, wide, moved, lost, error)
 
 
-def least_variance(group: Group, wanted: Tensor) -> Tensor:
+def least_variance(group: NormGroup, wanted: Tensor) -> Tensor:
     r"""Least :math:`\sum_j \mathrm{dist}(t, [l_j, u_j])^2 / n` over t, where it is wanted; else 0.
 
     It is convex in t: with g its derivative at t and w the width of what holds the minimum, it is at least the value at

@@ -12,7 +12,7 @@ from torch import Tensor
 from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.interpreter.context import Context
-from thetabox.verify.interpreter.rules.moments import Group, least_variance, moments, scaled, underflowed
+from thetabox.verify.interpreter.rules.moments import NormGroup, least_variance, moments, scaled, underflowed
 
 # Groups of more numbers are not worth all pairs of them.
 MANY = 256
@@ -118,7 +118,7 @@ def _valid(context: Context, low: Tensor, high: Tensor) -> Tensor:
     return valid
 
 
-def _network_error(context: Context, group: Group, largest: Tensor, floor: Tensor) -> Tensor:
+def _network_error(context: Context, group: NormGroup, largest: Tensor, floor: Tensor) -> Tensor:
     """What a network's own quotient may be off by; infinite where it loses as much as the variance."""
     few = context.rounding.of_operation(16)
     left = floor - group.variance_error
@@ -128,7 +128,7 @@ def _network_error(context: Context, group: Group, largest: Tensor, floor: Tenso
     ) + few * largest
 
 
-def _by_tangent(context: Context, group: Group, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+def _by_tangent(context: Context, group: NormGroup, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     r"""The same ends by the mean value theorem, which for narrow intervals counts every operand once.
 
     .. math:: |y_i(x) - y_i(c)| \le \sum_j r_j \sup |\delta_{ij} - (1 + y_i y_j) / n| / \sqrt{v + e} ,
@@ -157,7 +157,7 @@ def _by_tangent(context: Context, group: Group, lower: Tensor, upper: Tensor) ->
     return torch.where(better, low, lower), torch.where(better, high, upper)
 
 
-def _centred(context: Context, group: Group) -> tuple[Tensor, Tensor, Tensor]:
+def _centred(context: Context, group: NormGroup) -> tuple[Tensor, Tensor, Tensor]:
     r"""Ends of ``(x - mean) / sqrt(variance + eps)``, and the least of what the root is taken of.
 
     With :math:`\mu, v` the mean and variance of the n numbers of a group, :math:`N_i = x_i - \mu` and :math:`v'_i` the
@@ -214,7 +214,7 @@ def _centred(context: Context, group: Group) -> tuple[Tensor, Tensor, Tensor]:
     return torch.where(gone, torch.nan, lower), torch.where(gone, torch.nan, upper), floor
 
 
-def _uncentred(context: Context, group: Group) -> tuple[Tensor, Tensor, Tensor]:
+def _uncentred(context: Context, group: NormGroup) -> tuple[Tensor, Tensor, Tensor]:
     """Ends of ``x / sqrt(mean(x ** 2) + eps)``, exact (own and other operands are independent), and as above."""
     n = group.centre.shape[-1]
     error = 4.0 * (n + 16) * context.rounding.roundoff

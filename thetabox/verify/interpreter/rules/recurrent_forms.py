@@ -28,7 +28,7 @@ from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import gamma
 from thetabox.verify.interpreter.context import Context
 from thetabox.verify.interpreter.rules.monotone import ULPS
-from thetabox.verify.interpreter.rules.recurrent_steps import Weights
+from thetabox.verify.interpreter.rules.recurrent_steps import RecurrentWeights
 
 # Numbers in the largest tensor of generators.
 NUMBERS = 1 << 22
@@ -52,7 +52,7 @@ def work(operator: str, wanted: int, units: int, steps: int) -> int:
 
 
 @dataclass
-class Form:
+class AffineForm:
     """``centre + Σ generators ξ ± radius``, the radius of each unit by itself.
 
     Centre and radius are ``[rows, units]``, generators ``[rows, K, units]``.
@@ -76,7 +76,7 @@ class Line(NamedTuple):
     deviation: Tensor
 
 
-class Steps:
+class RecurrentSteps:
     """The steps of one layer and direction, for some of the rows.
 
     Args:
@@ -86,7 +86,7 @@ class Steps:
         most: generators that are kept.
     """
 
-    def __init__(self, context: Context, weights: Weights, epsilon: tuple[Tensor, Tensor], most: int) -> None:
+    def __init__(self, context: Context, weights: RecurrentWeights, epsilon: tuple[Tensor, Tensor], most: int) -> None:
         rounding = context.rounding
         assert isinstance(weights.hidden, Parameter)
         self.weight, self.bias = weights.hidden, weights.hidden_bias
@@ -98,7 +98,7 @@ class Steps:
         self.tiny = 4.0 * rounding.subnormal * weights.terms
         self.inflate = 1.0 + 4.0 * gamma(most + 4 * self.weight.theta.shape[1] + 64, rounding.roundoff)
 
-    def recurrent(self, h: Form) -> Form:
+    def recurrent(self, h: AffineForm) -> AffineForm:
         """``W h + b`` over the boxes of the weights."""
         weight, size = self.weight, h.centre.abs() + h.deviation(self.inflate)
         radius = F.linear(size, weight.unit_radius) * self.epsilon
@@ -109,16 +109,16 @@ class Steps:
             relative = 4.0 * (self.relative + self.bias.theta_error)
             radius = radius + self.bias.unit_radius * self.bias_epsilon + self.bias.magnitude * relative
         # Radii of a state are generators by now.
-        return Form(centre, F.linear(h.generators, weight.theta), radius * self.inflate)
+        return AffineForm(centre, F.linear(h.generators, weight.theta), radius * self.inflate)
 
-    def sum(self, drive: Interval, form: Form) -> Form:
+    def sum(self, drive: Interval, form: AffineForm) -> AffineForm:
         """With the input's part, known up to its ends; how a network rounds this sum, its parts are charged with."""
         centre, radius = _middle(drive, self.of_bounds)
         total = form.centre + centre
         rounded = (form.centre.abs() + centre.abs() + radius + form.radius) * (self.of_bounds + self.of_both)
-        return Form(total, form.generators, (form.radius + radius + rounded) * self.inflate)
+        return AffineForm(total, form.generators, (form.radius + radius + rounded) * self.inflate)
 
-    def line(self, form: Form, function: str) -> Line:
+    def line(self, form: AffineForm, function: str) -> Line:
         """The least slope inside the interval, which an end has: both derivatives fall away from 0."""
         deviation = form.deviation(self.inflate) * (1.0 + self.of_bounds) + form.centre.abs() * self.of_bounds
         f = torch.sigmoid if function == "sigmoid" else torch.tanh
@@ -131,7 +131,7 @@ class Steps:
         error = (half - slope * deviation).clamp(min=0.0) + rounded
         return Line(middle, slope, error, half + rounded)
 
-    def lstm(self, drive: Interval, h: Form, c: Form) -> tuple[Form, ...]:
+    def lstm(self, drive: Interval, h: AffineForm, c: AffineForm) -> tuple[AffineForm, ...]:
         gates = self.sum(drive, self.recurrent(h))
         i, f, g, o = self._gates(gates, 4)
         li, lf, lg, lo = self.line(i, "sigmoid"), self.line(f, "sigmoid"), self.line(g, "tanh"), self.line(o, "sigmoid")
@@ -148,18 +148,18 @@ class Steps:
         )
         radius = self._rounded(radius, size)
         old = generators.shape[1]
-        c = Form(centre, torch.cat([generators, torch.diag_embed(radius)], 1), torch.zeros_like(radius))
+        c = AffineForm(centre, torch.cat([generators, torch.diag_embed(radius)], 1), torch.zeros_like(radius))
         t = self.line(c, "tanh")
         generators = _scaled(c.generators, lo.middle * t.slope)
         generators[:, :old] += _scaled(o.generators, t.middle * lo.slope)
         radius = lo.middle * t.error + t.middle.abs() * _line_radius(lo, o) + lo.deviation * t.deviation
         radius = self._rounded(radius, (lo.middle + lo.deviation) * (t.middle.abs() + t.deviation))
         new = torch.diag_embed(radius)
-        h = Form(lo.middle * t.middle, torch.cat([generators, new], 1), torch.zeros_like(radius))
+        h = AffineForm(lo.middle * t.middle, torch.cat([generators, new], 1), torch.zeros_like(radius))
         c.generators = torch.cat([c.generators, torch.zeros_like(new)], 1)
         return self._reduced(h, c)
 
-    def gru(self, drive: Interval, h: Form) -> tuple[Form, ...]:
+    def gru(self, drive: Interval, h: AffineForm) -> tuple[AffineForm, ...]:
         recurrent = self.recurrent(h)
         (br, bz, bn) = self._gates(recurrent, 3)
         ar, az, an = _parts(drive, 3)
@@ -169,7 +169,7 @@ class Steps:
         generators = _scaled(bn.generators, lr.middle) + _scaled(r.generators, bn.centre * lr.slope)
         radius = lr.middle * bn.radius + bn.centre.abs() * _line_radius(lr, r) + lr.deviation * deviation
         radius = self._rounded(radius, (lr.middle + lr.deviation) * (bn.centre.abs() + deviation))
-        n = self.sum(an, Form(lr.middle * bn.centre, generators, radius))
+        n = self.sum(an, AffineForm(lr.middle * bn.centre, generators, radius))
         ln, keep = self.line(n, "tanh"), lz.middle
         apart = h.centre - ln.middle
         generators = _scaled(n.generators, (1 - keep) * ln.slope) + _scaled(h.generators, keep)
@@ -181,25 +181,25 @@ class Steps:
         radius = self._rounded(radius, h.centre.abs() + width + ln.middle.abs() + ln.deviation)
         centre = ln.middle + keep * apart
         return self._reduced(
-            Form(centre, torch.cat([generators, torch.diag_embed(radius)], 1), torch.zeros_like(radius))
+            AffineForm(centre, torch.cat([generators, torch.diag_embed(radius)], 1), torch.zeros_like(radius))
         )
 
-    def rnn_tanh(self, drive: Interval, h: Form) -> tuple[Form, ...]:
+    def rnn_tanh(self, drive: Interval, h: AffineForm) -> tuple[AffineForm, ...]:
         a = self.sum(drive, self.recurrent(h))
         line = self.line(a, "tanh")
         radius = self._rounded(_line_radius(line, a), line.middle.abs() + line.deviation)
         generators = torch.cat([_scaled(a.generators, line.slope), torch.diag_embed(radius)], 1)
-        return self._reduced(Form(line.middle, generators, torch.zeros_like(radius)))
+        return self._reduced(AffineForm(line.middle, generators, torch.zeros_like(radius)))
 
     def _rounded(self, radius: Tensor, size: Tensor) -> Tensor:
         """With the rounding of a few operations on values, and their generators, of some size."""
         return (radius + size * (self.of_bounds + self.of_both) + self.tiny) * self.inflate
 
-    def _gates(self, form: Form, count: int) -> list[Form]:
+    def _gates(self, form: AffineForm, count: int) -> list[AffineForm]:
         parts = (t.chunk(count, -1) for t in (form.centre, form.generators, form.radius))
-        return [Form(*part) for part in zip(*parts, strict=True)]
+        return [AffineForm(*part) for part in zip(*parts, strict=True)]
 
-    def _reduced(self, *state: Form) -> tuple[Form, ...]:
+    def _reduced(self, *state: AffineForm) -> tuple[AffineForm, ...]:
         """With fewer generators once there are too many: the smallest become radii (Girard, HSCC 2005)."""
         count, units = state[0].generators.shape[1:]
         if count + 2 * units <= self.most:
@@ -213,17 +213,23 @@ class Steps:
             sorted_ = form.generators.gather(1, order)
             radius = sorted_[:, kept:].abs().sum(1) * self.inflate
             blocks = [torch.diag_embed(radius if place == at else torch.zeros_like(radius)) for at in range(len(state))]
-            out.append(Form(form.centre, torch.cat([sorted_[:, :kept], *blocks], 1), form.radius))
+            out.append(AffineForm(form.centre, torch.cat([sorted_[:, :kept], *blocks], 1), form.radius))
         return tuple(out)
 
 
 def walked(
-    context: Context, kind: str, drive: Interval, state: tuple[Interval, ...], weights: Weights, *, backwards: bool
+    context: Context,
+    kind: str,
+    drive: Interval,
+    state: tuple[Interval, ...],
+    weights: RecurrentWeights,
+    *,
+    backwards: bool,
 ) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]] | None:
     """Ends of the output of every step (in order of time) and of the last state; ``None`` where this does not apply."""
     if not isinstance(weights.hidden, Parameter) or not isinstance(weights.hidden_bias, Parameter | None):
         return None
-    if weights.projection is not None or not hasattr(Steps, kind) or drive.batch != 1:
+    if weights.projection is not None or not hasattr(RecurrentSteps, kind) or drive.batch != 1:
         return None
     roundoff = context.rounding.roundoff
     drive, state = drive.settled(roundoff), tuple(s.settled(roundoff) for s in state)
@@ -243,7 +249,7 @@ def walked(
     widest = max(1, min(most, len(state) * units * times)) * weights.hidden.theta.shape[0]
     pieces = []
     for part in torch.arange(rows, device=drive.lower.device).split(max(1, NUMBERS // widest)):
-        steps = Steps(context, weights, (epsilons[0][part], epsilons[1][part]), most)
+        steps = RecurrentSteps(context, weights, (epsilons[0][part], epsilons[1][part]), most)
         forms = _initial(state, part, steps.of_bounds)
         step = getattr(steps, kind)
         narrow: list[tuple[Tensor, Tensor]] = [(drive.lower, drive.upper)] * times
@@ -255,7 +261,7 @@ def walked(
     return _together(outputs), _together(last)
 
 
-def _initial(state: tuple[Interval, ...], part: Tensor, roundoff: float) -> tuple[Form, ...]:
+def _initial(state: tuple[Interval, ...], part: Tensor, roundoff: float) -> tuple[AffineForm, ...]:
     """Each unit's own radius as a generator."""
     middles = [_middle(Interval(s.lower[part], s.upper[part]), roundoff) for s in state]
     moves = [bool((radius > 0).any()) for _, radius in middles]
@@ -267,7 +273,7 @@ def _initial(state: tuple[Interval, ...], part: Tensor, roundoff: float) -> tupl
             if moved
         ]
         empty = centre.new_zeros(len(centre), 0, centre.shape[1])
-        forms.append(Form(centre, torch.cat([empty, *blocks], 1), torch.zeros_like(radius)))
+        forms.append(AffineForm(centre, torch.cat([empty, *blocks], 1), torch.zeros_like(radius)))
     return tuple(forms)
 
 
@@ -277,7 +283,7 @@ def _middle(x: Interval, roundoff: float) -> tuple[Tensor, Tensor]:
     return centre, torch.maximum(x.upper - centre, centre - x.lower) * (1.0 + roundoff)
 
 
-def _ends(form: Form, steps: Steps) -> tuple[Tensor, Tensor]:
+def _ends(form: AffineForm, steps: RecurrentSteps) -> tuple[Tensor, Tensor]:
     deviation = (form.deviation(steps.inflate) + form.centre.abs() * steps.of_bounds) * (1.0 + steps.of_bounds)
     return form.centre - deviation, form.centre + deviation
 
@@ -290,7 +296,7 @@ def _scaled(generators: Tensor, by: Tensor) -> Tensor:
     return generators * by[:, None]
 
 
-def _line_radius(line: Line, form: Form) -> Tensor:
+def _line_radius(line: Line, form: AffineForm) -> Tensor:
     """What a line leaves to each unit by itself."""
     return line.slope * form.radius + line.error
 

@@ -34,7 +34,7 @@ Body = list[int | None]
 
 
 @dataclass(frozen=True)
-class Trace:
+class OperationOrder:
     """Operations in some order, with what is compared of them.
 
     Attributes:
@@ -54,7 +54,7 @@ class Trace:
     place: dict[int, int]
 
 
-def sequence_of(values: Values, order: Sequence[Operation]) -> Trace:
+def sequence_of(values: Values, order: Sequence[Operation]) -> OperationOrder:
     """The operations that may repeat: all but the number of samples."""
     operations = {o.index: o for o in values.operations}
     leaves = {*values.graph.tensors, *values.graph.constants, *values.graph.inputs}
@@ -69,7 +69,7 @@ def sequence_of(values: Values, order: Sequence[Operation]) -> Trace:
         key = (operation.target, tree, operation.layout, operation.dtype, None if read is None else read.length)
         signatures.append(numbers.setdefault(key, len(numbers)))
     place = {o.index: i for i, o in enumerate(order)}
-    return Trace(values, order, [operands(o) for o in order], reads, signatures, place)
+    return OperationOrder(values, order, [operands(o) for o in order], reads, signatures, place)
 
 
 class Loop:
@@ -92,7 +92,7 @@ class Loop:
         NotRolled: no two bodies are alike.
     """
 
-    def __init__(self, sequence: Trace, start: int, period: int) -> None:
+    def __init__(self, sequence: OperationOrder, start: int, period: int) -> None:
         self.sequence, self.start, self.period = sequence, start, period
         self.pattern = range(start, start + period)
         self.slots: list[list[Slot] | None] = [None] * period

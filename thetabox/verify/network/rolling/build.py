@@ -19,7 +19,7 @@ class Builder:
     Args:
         values: where they come from.
         inputs: what enters the new graph, in order: positions of values whose shape and type each has. ``position_of``
-            says where in the new graph a value of the old one stands; a value that several inputs are like is the first.
+            says where in the new graph a value of the old one stands; one that several inputs are like is the first.
     """
 
     def __init__(self, values: Values, inputs: Sequence[int]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from thetabox.verify.network.rolling.bodies import Body, Loop, Slot, Trace, same_kind
+from thetabox.verify.network.rolling.bodies import Body, Loop, OperationOrder, Slot, same_kind
 from thetabox.verify.network.rolling.reads import TimeRead
 
 
@@ -73,7 +73,7 @@ def _reads_first(first: TimeRead | None, second: TimeRead | None, moving: bool) 
     return first.index == second.index
 
 
-def aligned(sequence: Trace, start: int, period: int) -> list[int] | None:
+def aligned(sequence: OperationOrder, start: int, period: int) -> list[int] | None:
     """Where in front of the second body the operations of a first one may be, others between them; else ``None``."""
     places = []
     cursor = start

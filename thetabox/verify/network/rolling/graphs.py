@@ -8,7 +8,7 @@ from thetabox.verify.network.rolling.build import Builder, part
 from thetabox.verify.network.rolling.candidate import LEAST_STEPS, Candidate
 from thetabox.verify.network.rolling.ending import JOINS, Ending
 from thetabox.verify.network.rolling.reads import time_read
-from thetabox.verify.network.rolling.result import Output, Read, Rolled
+from thetabox.verify.network.rolling.result import ReadoutInput, Rolled, StepRead
 from thetabox.verify.network.rolling.trees import refs
 from thetabox.verify.network.rolling.values import NotRolled, SeveralLoops
 
@@ -93,12 +93,15 @@ class _Graphs:
         return Rolled(
             steps=self.count + 1,
             drive=part(values, x, self.sources),
-            reads=tuple(Read(self.sources.index(source), dim, length) for source, dim, length in self.reads),
+            reads=tuple(StepRead(self.sources.index(source), dim, length) for source, dim, length in self.reads),
             constant=part(values, x, self.constants),
             initial=initial,
             first=first,
             step=self._step(),
-            outputs=(*(Output(o.join, o.dim) for o in ending.joined), *(Output("last") for _ in ending.last)),
+            outputs=(
+                *(ReadoutInput(o.join, o.dim) for o in ending.joined),
+                *(ReadoutInput("last") for _ in ending.last),
+            ),
             readout=readout,
         )
 

@@ -10,7 +10,7 @@ from thetabox.verify.network.graph import Graph
 
 
 @dataclass(frozen=True)
-class Read:
+class StepRead:
     """How a step reads a sequence.
 
     Attributes:
@@ -32,7 +32,7 @@ class Read:
 
 
 @dataclass(frozen=True)
-class Output:
+class ReadoutInput:
     """How the readout reads a result of the steps.
 
     Attributes:
@@ -80,12 +80,12 @@ class Rolled:
 
     steps: int
     drive: Graph
-    reads: tuple[Read, ...]
+    reads: tuple[StepRead, ...]
     constant: Graph
     initial: Graph | None
     first: Graph | None
     step: Graph
-    outputs: tuple[Output, ...]
+    outputs: tuple[ReadoutInput, ...]
     readout: Graph
 
     @property

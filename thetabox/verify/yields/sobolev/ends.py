@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from thetabox.verify.linear.constant import gamma_sum
-from thetabox.verify.yields.sobolev.convolved import FEW, Read
+from thetabox.verify.yields.sobolev.convolved import FEW, StageInputs
 from thetabox.verify.yields.tails import quantile
 
 
@@ -42,7 +42,7 @@ def count(candidates: int, *, first: bool) -> int:
     return values if first else values + 2 * candidates + 2 * (candidates - 1)
 
 
-def known(read: Read, probability: float) -> Ends:
+def known(read: StageInputs, probability: float) -> Ends:
     """Of the first stage, which reads the sample: its values are Gaussian; each fails with at most ``probability``."""
     z = float(quantile("exact", torch.tensor(probability, dtype=torch.float64)))
     lost = read.term_sizes * (gamma_sum(read.sizes.shape[1]) + read.stage.kernel_error)

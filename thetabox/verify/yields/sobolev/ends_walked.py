@@ -12,14 +12,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from thetabox.verify.yields.sobolev.convolved import FEW, TINY, Read
+from thetabox.verify.yields.sobolev.convolved import FEW, TINY, StageInputs
 from thetabox.verify.yields.sobolev.ends import Ends
 from thetabox.verify.yields.sobolev.rules import Quantile
 from thetabox.verify.yields.sobolev.walk import Passed, lower_bounds
 from thetabox.verify.yields.sobolev.windows import LinearForms
 
 
-def walked(read: Read, before: list[Passed], probability: float) -> Ends:
+def walked(read: StageInputs, before: list[Passed], probability: float) -> Ends:
     """Of a later stage; each fails with at most ``probability``."""
     whole = torch.where(read.reference > 0, 0.0, read.term_sizes + read.of_reference(read.term_sizes)[..., None])
     whole = whole * (1.0 + FEW)
@@ -50,7 +50,7 @@ def walked(read: Read, before: list[Passed], probability: float) -> Ends:
 class _Place(NamedTuple):
     """One place of all channels."""
 
-    read: Read
+    read: StageInputs
     before: list[Passed]
     n: int
     rule: Quantile

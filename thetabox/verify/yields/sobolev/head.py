@@ -16,7 +16,7 @@ from torch import Tensor
 
 from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.yields.chain import Dense
-from thetabox.verify.yields.neuron import Neurons, relax
+from thetabox.verify.yields.neuron import NoisyNeurons, relax
 from thetabox.verify.yields.sobolev.convolved import FEW, TINY
 from thetabox.verify.yields.sobolev.rules import Quantile, Rate, Rule
 from thetabox.verify.yields.sobolev.walk import Passed, lower_bounds
@@ -33,11 +33,11 @@ LITTLE = 1e-2
 class Hidden(NamedTuple):
     """A hidden dense layer: its neurons ``[1, units]``, and about where their means are, ``[units]``."""
 
-    neurons: Neurons
+    neurons: NoisyNeurons
     centre: Tensor
 
 
-class Head:
+class DenseHead:
     """The dense layers behind convolutions whose events are known.
 
     Args:
@@ -86,7 +86,7 @@ class Head:
         far = self.z * most_spread * (1.0 + FEW)
         error = FEW * (torch.maximum(lower.abs(), upper.abs()) + far) + TINY
         highest, lowest = upper + far + error, lower - far - error
-        neurons = Neurons(lower[None], upper[None], least_spread[None], most_spread[None], highest[None])
+        neurons = NoisyNeurons(lower[None], upper[None], least_spread[None], most_spread[None], highest[None])
         self.hidden.append(Hidden(neurons, centre))
         return lowest.clamp(min=0.0), highest.clamp(min=0.0)
 
