@@ -75,7 +75,7 @@ def always_on(sigma: float) -> tuple[Chain, Tensor, Tensor, Tensor]:
     g = torch.Generator().manual_seed(0)
     layer = chains.convolution(g, 2, 3, (2, 2))
     layer = ChainConvolution(layer.weight, layer.bias + 50.0, layer.weight_size, layer.bias_size, (1, 1), (0, 0, 0, 0))
-    chain = Chain((chains.Stage(layer),))
+    chain = Chain((chains.ChainStage(layer),))
     x = torch.randn(1, 2, 4, 4, generator=g, dtype=torch.float64)
     a = torch.randn(1, 3, 4, 9, generator=g, dtype=torch.float64)
     mean = torch.einsum("crl,cl->r", a[0], chains.forward(chain, x)[0][0].flatten(1))
