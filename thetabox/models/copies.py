@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from thetabox import checks
 from thetabox.errors import InputError
-from thetabox.models.memory import identity, named_tensors, place
+from thetabox.models.memory import identity, named_tensors, storage_key
 from thetabox.models.precision import computing_in
 from thetabox.models.reach import reachable
 from thetabox.models.recurrent import logits
@@ -99,7 +99,7 @@ class _Detours(TorchFunctionMode):
         self._owners: dict[tuple[int, torch.dtype], list[tuple[str, Tensor]]] = {}
         for module in (network, original):
             for name, t in [] if module is None else [*module.named_parameters(), *module.named_buffers()]:
-                if (at := place(t)) is not None:
+                if (at := storage_key(t)) is not None:
                     self._owners.setdefault(at, []).append((name, t))
         self._views: dict[Any, View | None] = {}
         self.replaced = False
@@ -120,7 +120,7 @@ class _Detours(TorchFunctionMode):
         return value
 
     def _tensor(self, t: Tensor) -> Tensor:
-        at = place(t)
+        at = storage_key(t)
         owners = () if at is None else self._owners.get(at, ())
         for name, original in owners:
             now = self.now[name]
@@ -168,7 +168,7 @@ def duplicate(model: nn.Module) -> nn.Module:
 
 def _copied(model: nn.Module) -> nn.Module:
     registered = {id(t) for t in [*model.parameters(), *model.buffers()]}
-    owned = {place(t) for t in [*model.parameters(), *model.buffers()]} - {None}
+    owned = {storage_key(t) for t in [*model.parameters(), *model.buffers()]} - {None}
     memo: dict[int, Any] = {}
     first: dict[Hashable, Tensor] = {}
     for t in [*model.parameters(), *model.buffers()]:
@@ -176,7 +176,7 @@ def _copied(model: nn.Module) -> nn.Module:
         if one is not t:  # two tensors on one memory become one
             memo[id(t)] = copy.deepcopy(one, memo)
     for _, t in reachable(model, Tensor):
-        if place(t) in owned and id(t) not in registered:
+        if storage_key(t) in owned and id(t) not in registered:
             memo[id(t)] = t
         elif not t.is_leaf:
             memo[id(t)] = t.detach().clone()

@@ -20,7 +20,7 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def place(t: Tensor) -> tuple[int, torch.dtype] | None:
+def storage_key(t: Tensor) -> tuple[int, torch.dtype] | None:
     """Where a tensor's memory is; ``None`` for one without memory of the ordinary kind."""
     try:
         address = t.untyped_storage().data_ptr()

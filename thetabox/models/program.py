@@ -179,10 +179,10 @@ class Program(nn.Module):
         return f"{len(self.steps)} steps from {self.source!r} to {self.output!r}"
 
 
-def changed(step: Step, place: int, value: Any) -> Step:
+def changed(step: Step, index: int, value: Any) -> Step:
     """A step with one argument replaced."""
     args = list(step.args)
-    args[place] = value
+    args[index] = value
     return replace(step, args=tuple(args))
 
 

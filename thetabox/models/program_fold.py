@@ -61,16 +61,16 @@ def _fused(weight: Tensor, held: list[Any], epsilon: float) -> tuple[Tensor, Ten
         return fuse_conv_bn_weights(weight, bias, mean, variance, epsilon, scale, shift)
 
 
-def _name(step: Step, place: int) -> str | None:
-    value = step.args[place] if place < len(step.args) else None
+def _name(step: Step, index: int) -> str | None:
+    value = step.args[index] if index < len(step.args) else None
     return value.name if isinstance(value, Reference) else None
 
 
 def _epsilon(norm: Step) -> float:
     if "epsilon" in norm.kwargs:
         return float(norm.kwargs["epsilon"])
-    place = 7 if norm.where.startswith("aten.batch_norm") else 6
-    return float(norm.args[place])
+    index = 7 if norm.where.startswith("aten.batch_norm") else 6
+    return float(norm.args[index])
 
 
 def _bias_of(weight: str) -> str:

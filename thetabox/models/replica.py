@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from thetabox.models.forgetting import forget
 from thetabox.models.interrupts import interrupts_wait
-from thetabox.models.memory import named_tensors, place, whole, write
+from thetabox.models.memory import named_tensors, storage_key, whole, write
 from thetabox.models.reach import reachable
 from thetabox.models.recurrent import called
 from thetabox.models.twins import NARROW, Twins, untouched
@@ -148,7 +148,7 @@ def _apart(original: Tensor, copied: Tensor | None) -> bool:
     return (
         copied is not None
         and copied.shape == original.shape
-        and (place(original) is None or place(copied) != place(original))
+        and (storage_key(original) is None or storage_key(copied) != storage_key(original))
     )
 
 
@@ -157,7 +157,7 @@ def _elsewhere(model: nn.Module, *, wide: bool) -> Iterator[tuple[Tensor, Tensor
     stores: dict[tuple[int, torch.dtype], Tensor] = {}
     seen: set[int] = set()
     for t in [*model.parameters(), *model.buffers(), *(t for _, t in reachable(model, Tensor))]:
-        at = place(t)
+        at = storage_key(t)
         if at is None or t.is_neg() or t.is_conj() or id(t) in seen:
             continue
         if t.is_inference() and not wide:  # it has no version, and cannot be put elsewhere
@@ -191,7 +191,7 @@ class _Watch(Twins):
         self._originals = originals
 
     def twin(self, t: Tensor) -> Tensor:
-        at = place(t)
+        at = storage_key(t)
         if at is not None and at[0] in self._originals:
             raise Unfaithful
         return super().twin(t)

@@ -17,7 +17,7 @@ from thetabox.errors import InputError
 from thetabox.models.calls import Call, Calls
 from thetabox.models.failure import HIDDEN, failure
 from thetabox.models.input_type import input_type
-from thetabox.models.memory import copied, named_tensors, place, write
+from thetabox.models.memory import copied, named_tensors, storage_key, write
 from thetabox.models.reach import reachable
 from thetabox.models.recurrent import called
 from thetabox.models.snapshot import Snapshot
@@ -52,7 +52,7 @@ class Running:
             self.dtype, self.device = input_type(model, x)
         self._takes = input_type(model, x)[0]
         self._held = [*self.tensors.values(), *(t for _, t in reachable(model, Tensor))]
-        self._places = {place(t) for t in self._held}
+        self._storage_keys = {storage_key(t) for t in self._held}
         self._before = before
         self._begin(wide)
 
@@ -145,7 +145,7 @@ class Running:
                 raise failure(self.model, x.shape, error) from None
             failed = True
         finally:
-            if isinstance(x, Tensor) and place(x) not in self._places:
+            if isinstance(x, Tensor) and storage_key(x) not in self._storage_keys:
                 self.twins.let_go(x)  # it is what it was, whatever this run has written to its twin
         self._watched |= calls.made_again or failed
         if failed:

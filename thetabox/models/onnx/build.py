@@ -158,7 +158,7 @@ class _Builder:
         known = all(not name or name in self.values for name in inputs) and operator.sized != "create"
         if known and self._fold(node, operator, inputs, kwargs):
             return None
-        args = tuple(self._argument(operator, place, name) for place, name in enumerate(inputs))
+        args = tuple(self._argument(operator, index, name) for index, name in enumerate(inputs))
         results = tuple(name or None for name in node.outputs)
         function = explained(operator.function, node)
         self.steps.append(Step(function, args, kwargs, results, node.describe(), operator.sized, operator.sizes))
@@ -171,17 +171,17 @@ class _Builder:
         else:
             self.renamed[new] = old
 
-    def _argument(self, operator: Operator, place: int, name: str) -> Any:
+    def _argument(self, operator: Operator, index: int, name: str) -> Any:
         if not name:
             return None
-        if place in operator.factors and name in self.buffers:
+        if index in operator.factors and name in self.buffers:
             return [float(v) for v in self.buffers[name].reshape(-1).tolist()]
         if name not in self.values:
             return Reference(name)
         value = self.values[name]
         if isinstance(value, Tensor):
             return value.item()
-        sizes = operator.sized and place == operator.sizes and isinstance(value, np.ndarray)
+        sizes = operator.sized and index == operator.sizes and isinstance(value, np.ndarray)
         return [int(v) for v in value.reshape(-1).tolist()] if sizes else value
 
     def _attributes(self, node: OnnxNode, operator: Operator) -> dict[str, Any]:

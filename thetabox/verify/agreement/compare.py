@@ -32,7 +32,7 @@ from thetabox.errors import InputError
 from thetabox.models.calls import alike, widened
 from thetabox.models.fakes import forget_fakes
 from thetabox.models.input_type import input_type
-from thetabox.models.memory import place
+from thetabox.models.memory import storage_key
 from thetabox.models.plain import same_draws
 from thetabox.models.recurrent import called
 from thetabox.models.running import running
@@ -234,9 +234,9 @@ class _Reads(TorchDispatchMode):
 
     def __init__(self, tensor: Tensor) -> None:
         super().__init__()
-        self.place, self.met = place(tensor), False
+        self.key, self.met = storage_key(tensor), False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         operands = pytree.tree_leaves((args, kwargs))
-        self.met |= any(isinstance(t, Tensor) and place(t) == self.place for t in operands)
+        self.met |= any(isinstance(t, Tensor) and storage_key(t) == self.key for t in operands)
         return func(*args, **(kwargs or {}))

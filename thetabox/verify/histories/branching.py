@@ -91,14 +91,14 @@ def _run(engine: Engine, samples: int) -> tuple[Circuit, list[_Layer]]:
     nothing, some = (engine.circuit(torch.full((rows,), e, dtype=torch.float64)) for e in (0.0, SMALL))
     moving = HistoryWalk(nothing, 1, [Exact.silence(rows, layer.cells) for layer in nothing.layers], rows)
     moving.given_up[:] = True  # ties are decided for silence, and nothing forks
-    place, steps = torch.arange(rows), drives[0].centre.shape[1]
+    index, steps = torch.arange(rows), drives[0].centre.shape[1]
     series: list[list[list[Tensor]]] = [[[], [], []] for _ in nothing.layers]
     for time in range(steps):
         for state in moving.layers:
             state.advance(rows)
         for n, state in enumerate(moving.layers):
-            alone = potential(nothing, nothing.layers[n], drives[n], time, place, moving.hull)
-            moved = potential(some, some.layers[n], drives[n], time, place, moving.hull)
+            alone = potential(nothing, nothing.layers[n], drives[n], time, index, moving.hull)
+            moved = potential(some, some.layers[n], drives[n], time, index, moving.hull)
             state.fire(alone, _no_errors(state.cells), None, moving.given_up)
             for row, t in zip(
                 series[n],
@@ -125,13 +125,13 @@ def _least_certain(layers: list[_Layer]) -> tuple[_Flips, float]:
         _, gap = _replayed(layer.cells, layer.q, None)
         sizes.append((gap.abs() / layer.spread.clamp(min=1e-300)).flatten(1))
     sizes_of_all = torch.cat(sizes, 1)
-    least, place = sizes_of_all.topk(min(FLIPS, sizes_of_all.shape[1]), 1, largest=False)
+    least, index = sizes_of_all.topk(min(FLIPS, sizes_of_all.shape[1]), 1, largest=False)
     known = torch.isfinite(least)
-    sample = torch.arange(len(place))[:, None].expand_as(place)[known]
-    place = place[known]
+    sample = torch.arange(len(index))[:, None].expand_as(index)[known]
+    index = index[known]
     ends = torch.tensor([s.shape[1] for s in sizes]).cumsum(0)
-    number = torch.searchsorted(ends, place, right=True)
-    within = place - torch.where(number > 0, ends[(number - 1).clamp(min=0)], 0)
+    number = torch.searchsorted(ends, index, right=True)
+    within = index - torch.where(number > 0, ends[(number - 1).clamp(min=0)], 0)
     units = torch.tensor([layer.cells.units for layer in layers])[number]
     first = sizes_of_all.amin(1)
     smallest = float(first[torch.isfinite(first)].median()) if bool(torch.isfinite(first).any()) else torch.inf
@@ -213,9 +213,9 @@ def _add_change(moved: Tensor, block: Connection, cells: Cells, difference: Tens
     last = torch.zeros_like(difference[:, 0])
     for time, now in enumerate(difference.unbind(1)):
         spikes = now if block.same_step else last
-        for place, trace in enumerate(cells.traces):
+        for index, trace in enumerate(cells.traces):
             parent = spikes if trace.parent is None else traces[trace.parent]
-            traces[place] = trace.value * traces[place] + trace.gain * parent
+            traces[index] = trace.value * traces[index] + trace.gain * parent
         for part in block.parts:
             moved[:, time, part.columns] += traces[part.trace][:, None] * part.weight.theta[unit]
         last = now

@@ -55,11 +55,11 @@ class Driver:
         if inputs is None:
             return Drive(rows[0], rows[1], rows[2], rows[3])
         filters = Filters()
-        places = [filters.place(chain) for chain in chains]
+        indices = [filters.place(chain) for chain in chains]
         traces = inputs.filtered(filters.traces)
         rows = [t.clone() for t in rows]
-        for group, place in zip(self.groups, places, strict=True):
-            for t, more in zip(rows, inputs.through(*traces[place], group.columns), strict=True):
+        for group, index in zip(self.groups, indices, strict=True):
+            for t, more in zip(rows, inputs.through(*traces[index], group.columns), strict=True):
                 t[..., group.columns] += more
         # What a sum of both loses.
         rows[2] += 2.0 * roundoff * (rows[0].abs() + rows[2])
@@ -90,10 +90,10 @@ class _Inputs:
         errors: list[list[float]] = [[] for _ in traces]
         for x_t in x.unbind(1):
             followed.step()
-            for place, trace in enumerate(traces):
-                now[place] = trace.value * now[place] + (x_t if trace.parent is None else now[trace.parent])
-                rows[place].append(now[place])
-                errors[place].append(followed.errors[place])
+            for index, trace in enumerate(traces):
+                now[index] = trace.value * now[index] + (x_t if trace.parent is None else now[trace.parent])
+                rows[index].append(now[index])
+                errors[index].append(followed.errors[index])
         return [(torch.stack(g, 1), x.new_tensor(e)) for g, e in zip(rows, errors, strict=True)]
 
     def through(self, g: Tensor, error: Tensor, columns: slice | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -73,10 +73,10 @@ class SpikingPlan(CircuitPlan):
 
     def _potential_traces(self, number: int) -> list[int]:
         """Traces of a layer that potentials read."""
-        place = self.walked[number]
-        readers = [block for blocks in self.blocks.values() for block in blocks if block.source == place]
+        index = self.walked[number]
+        readers = [block for blocks in self.blocks.values() for block in blocks if block.source == index]
         traces = {part.trace for block in readers for part in block.parts}
-        return sorted(traces | {r.trace for r in self.readout.reads if r.layer == place and r.trace is not None})
+        return sorted(traces | {r.trace for r in self.readout.reads if r.layer == index and r.trace is not None})
 
     def _driver(self, number: int, more: tuple[Pole, ...], currents: bool) -> Driver:
         neurons = self.spiking.layers[number]
@@ -110,9 +110,9 @@ class SpikingPlan(CircuitPlan):
         itself = _is_identity(weights)
         return SpikingReadout(self.rounding, spike_sources, None if itself else weights, says.bias, kept=total)
 
-    def _trace_error(self, place: int, trace: int) -> float:
+    def _trace_error(self, index: int, trace: int) -> float:
         """How far a trace may be off at the end."""
-        number = list(self.walked)[place]
+        number = list(self.walked)[index]
         followed = Followed(self.filters[number].traces, float(self.spiking.layers[number].most), self.rounding)
         for _ in range(self.steps + 1):
             followed.step()
@@ -133,8 +133,8 @@ class SpikingPlan(CircuitPlan):
 
     def circuit(self, context: Context) -> Circuit:
         layers = []
-        for number, place in self.walked.items():
-            cells = self._cells(self.spiking.layers[number], number, self._influence[place], context)
+        for number, index in self.walked.items():
+            cells = self._cells(self.spiking.layers[number], number, self._influence[index], context)
             layers.append(CellLayer(cells, self.blocks[number], 1.0))
         return Circuit(context, layers)
 

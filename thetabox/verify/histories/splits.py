@@ -89,12 +89,12 @@ def split(trees: list[Tree], most: int, run: Run, meter: Meter, passes: float, s
         if not chosen:
             return
         chosen.sort(key=lambda pair: pair[1].time)
-        indices = torch.tensor([place for place, _ in chosen])
+        indices = torch.tensor([pair for pair, _ in chosen])
         since = torch.tensor([leaf.time for _, leaf in chosen])
         start = all_joined([taken(leaf.state[0], torch.tensor([leaf.state[1]])) for _, leaf in chosen])
         walked, margins = run(indices, since, start, GivenSpikes.stacked([leaf.given for _, leaf in chosen]))
-        for row, ((place, leaf), margin) in enumerate(zip(chosen, margins.tolist(), strict=True)):
-            grow(trees[place], walked, row, margin, leaf.depth, most)
+        for row, ((pair, leaf), margin) in enumerate(zip(chosen, margins.tolist(), strict=True)):
+            grow(trees[pair], walked, row, margin, leaf.depth, most)
 
 
 def grow(tree: Tree, walked: Walked, row: int, margin: float, depth: int, most: int) -> None:
@@ -120,18 +120,18 @@ def grow(tree: Tree, walked: Walked, row: int, margin: float, depth: int, most: 
 def _next(trees: list[Tree], most: int, meter: Meter, passes: float, steps: int) -> list[tuple[int, Leaf]]:
     """The deepest leaves of trees that are worth it, as many of each."""
     chosen: list[tuple[int, Leaf]] = []
-    for place, tree in enumerate(trees):
+    for pair, tree in enumerate(trees):
         if len(chosen) + OF_A_TREE > TOGETHER:
             break
         if tree.unpaid or not tree.alive(most):
             continue
         for _ in range(min(OF_A_TREE, len(tree.open), most - tree.walked)):
             cost = torch.tensor([passes * (steps - tree.open[-1].time)], dtype=torch.float64)
-            if not bool(meter.part(torch.tensor([place])).pay(cost)):
+            if not bool(meter.part(torch.tensor([pair])).pay(cost)):
                 # What is open stays so: the whole is not proven.
                 tree.unpaid = True
                 break
-            chosen.append((place, tree.open.pop()))
+            chosen.append((pair, tree.open.pop()))
     return chosen
 
 

@@ -180,15 +180,15 @@ class HistoryWalk:
         before = [layer.exact for layer in self.layers]
         for layer in self.layers:
             layer.advance(len(sample))
-        for place, (layer, units) in enumerate(zip(self.layers, self.circuit.units, strict=True)):
-            wired = self.circuit.layers[place]
-            bounds = potential(self.circuit, wired, drives[place], time, sample, self.hull)
+        for index, (layer, units) in enumerate(zip(self.layers, self.circuit.units, strict=True)):
+            wired = self.circuit.layers[index]
+            bounds = potential(self.circuit, wired, drives[index], time, sample, self.hull)
             given_here = None if given is None else given.units(units)
-            forks, fewest = layer.fire(bounds, errors[place], given_here, self.given_up)
+            forks, fewest = layer.fire(bounds, errors[index], given_here, self.given_up)
             if remember is not None:
                 first = forks.any(1) & (remember.time[: len(sample)] > time)
                 if bool(first.any()):
-                    self._note(remember, time, place, first, before, forks, fewest, given)
+                    self._note(remember, time, index, first, before, forks, fewest, given)
 
     def hull(self, layer: int, trace: int, same_step: bool) -> tuple[Tensor, Tensor]:
         """Ends of a layer's trace over all histories."""
@@ -210,7 +210,7 @@ class HistoryWalk:
         fork.time[rows], fork.unit[rows] = time, unit + self.circuit.units[layer].start
         fork.cut[rows] = fewest[rows, unit].to(fork.cut.dtype)
         state = taken(before, rows)
-        for place, row in enumerate(rows.tolist()):
-            fork.before[row] = (state, place)
+        for index, row in enumerate(rows.tolist()):
+            fork.before[row] = (state, index)
         if given is not None:
             fork.given.least[rows], fork.given.most[rows] = given.least[rows], given.most[rows]

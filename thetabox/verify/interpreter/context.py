@@ -76,11 +76,11 @@ class Memo:
 
     def products(self, context: Context, x: Tensor, compute: Callable[[], Any]) -> Any:
         """What ``compute`` returned for the same product of an operation, time step and input."""
-        place = (id(context.operation), context.time, context.part)
-        known, products = self._known.get(place, (None, None))
+        key = (id(context.operation), context.time, context.part)
+        known, products = self._known.get(key, (None, None))
         if known is None or not torch.equal(known, x):
             products = compute()
-            self._known[place] = (x, products)
+            self._known[key] = (x, products)
         return products
 
 

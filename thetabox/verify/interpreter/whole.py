@@ -58,8 +58,8 @@ def computed(
         return None
     real = casts or kind.result is torch.bool
 
-    def operand(place: Ref) -> Tensor:
-        return _exact(values[place.index], graph.dtypes.get(place.index), real=real)
+    def operand(ref: Ref) -> Tensor:
+        return _exact(values[ref.index], graph.dtypes.get(ref.index), real=real)
 
     try:
         args, kwargs = (map_arg_refs(part, operand) for part in (operation.args, operation.kwargs))

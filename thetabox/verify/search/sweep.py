@@ -148,23 +148,23 @@ def _in_stage(task: SweepTask, stage: cascade.Stage, order: Tensor, left: Tensor
     most = surplus.MOST_KEPT // (rounds.AT_ONCE if task.pool.several else 1)
 
     def lines() -> Iterator[tuple[Parts, rounds.Line]]:
-        for place, epsilon in enumerate(task.sweep.tolist()):
+        for level, epsilon in enumerate(task.sweep.tolist()):
             parts = Parts(
-                stage, str(place), epsilon, task.criterion, left[place], task.store, task.deadline, Unfinished(most)
+                stage, str(level), epsilon, task.criterion, left[level], task.store, task.deadline, Unfinished(most)
             )
-            yield parts, surplus.spent(parts, order[open_[place, order]], order)
+            yield parts, surplus.spent(parts, order[open_[level, order]], order)
 
-    def note(place: int, number: int, part: Part) -> None:
+    def note(level: int, number: int, part: Part) -> None:
         nonlocal waiting
         if not part.more:
             waiting -= len(part.members)
             task.tell(task.pairs - waiting)
         if part.bounds is None:
             # The proofs so far stand; what this stage cannot do no dearer one of its kind will.
-            reasons[place, number] = part.why
+            reasons[level, number] = part.why
             return
         proof.domain = stage.domain
-        proof.margin[place, part.members] = torch.maximum(proof.margin[place, part.members], part.bounds)
+        proof.margin[level, part.members] = torch.maximum(proof.margin[level, part.members], part.bounds)
 
     try:
         rounds.run(task.pool, lines(), task.deadline, note)

@@ -158,18 +158,18 @@ class EntropicWalk:
 
     def go_on(self, means: Float[Tensor, "samples 1"], spreads: Float[Tensor, "samples 1"]) -> None:
         """Boxes of the next hidden layer, whose events cost so much each."""
-        place = len(self.neurons) - 1
-        layer = self.layers[place + 1]
+        hidden_layer = len(self.neurons) - 1
+        layer = self.layers[hidden_layer + 1]
         h = self.nominal[-1].relu()
         mean, spread = h @ layer.weight.T + layer.bias, self._variance(h.square(), layer).sqrt()
         a = torch.cat([layer.weight, -layer.weight]).expand(len(h), -1, -1)
         units = len(layer.bias)
-        least = self._least(place, a, means) + torch.cat([layer.bias, -layer.bias])
+        least = self._least(hidden_layer, a, means) + torch.cat([layer.bias, -layer.bias])
         least = least - FEW * (least.abs() + 2.0 * torch.cat([layer.bias, layer.bias]).abs())
         lower, upper = least[:, :units], -least[:, units:]
         v = self.variance[..., None] * layer.square * (1.0 + FEW)
         own = self.variance * layer.bias_square
-        few, more = self._squares(place, v, spreads)
+        few, more = self._squares(hidden_layer, v, spreads)
         relative = gamma_sum(layer.weight.shape[1])
         box = NoisyNeurons(
             torch.minimum(lower, upper),
@@ -196,14 +196,14 @@ class EntropicWalk:
         own = own * (1.0 + FEW)
         if len(self.layers) == 1:
             return self._known(weight, v, bias, own)
-        place = len(self.neurons) - 1
-        few = self._least_squares(place, v, cost)
-        deviation = self._deviation(place, weight, v, own)
+        hidden_layer = len(self.neurons) - 1
+        few = self._least_squares(hidden_layer, v, cost)
+        deviation = self._deviation(hidden_layer, weight, v, own)
         least = (few + own).sqrt() * (1.0 - gamma_sum(16))
         best = torch.zeros_like(deviation)
         for z in MARGINS:
             rate = z / deviation
-            value = self._value(place, weight, v, rate) + bias - 0.5 * rate * own
+            value = self._value(hidden_layer, weight, v, rate) + bias - 0.5 * rate * own
             size = value.abs() + 2.0 * bias.abs() + 2.0 * rate * own
             log = SLACK * rate * size - rate * value - beyond_chernoff(rate * least * (1.0 - FEW))
             best = torch.fmin(best, log + SLACK * log.abs())
@@ -220,48 +220,48 @@ class EntropicWalk:
     def _variance(self, squares: Tensor, layer: DenseLayer) -> Tensor:
         return self.variance * (squares @ layer.square.T + layer.bias_square)
 
-    def _squares(self, place: int, v: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:
+    def _squares(self, hidden_layer: int, v: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:
         """Lower and upper ends of ``Σ v h²``."""
-        return self._least_squares(place, v, cost), self._most_squares(place, v, cost)
+        return self._least_squares(hidden_layer, v, cost), self._most_squares(hidden_layer, v, cost)
 
-    def _most_squares(self, place: int, v: Float[Tensor, "samples rows units"], cost: Tensor) -> Tensor:
+    def _most_squares(self, hidden_layer: int, v: Float[Tensor, "samples rows units"], cost: Tensor) -> Tensor:
         most = torch.full_like(v[..., 0], torch.inf)
-        largest = (v * self._about(place)[:, None]).amax(-1)
+        largest = (v * self._about(hidden_layer)[:, None]).amax(-1)
         for share in SQUARES:
             rate = (share / largest.clamp(min=TINY)).sqrt()
-            value = self._value(place, None, v, rate)
+            value = self._value(hidden_layer, None, v, rate)
             exponent = cost - rate * value + SLACK * (cost + rate * value.abs())
             most = torch.fmin(most, 2.0 * exponent / rate.square() * (1.0 + FEW))
         return torch.where((v == 0).all(-1), 0.0, most)
 
-    def _about(self, place: int) -> Tensor:
+    def _about(self, hidden_layer: int) -> Tensor:
         """Upper end of a neuron's variance, or what its nominal activation is worth where that is nearly 0."""
-        h = self.nominal[place].relu()
-        return self.neurons[place].most.square() + 1e-4 * h.square()
+        h = self.nominal[hidden_layer].relu()
+        return self.neurons[hidden_layer].most.square() + 1e-4 * h.square()
 
-    def _least_squares(self, place: int, v: Float[Tensor, "samples rows units"], cost: Tensor) -> Tensor:
-        at = (BELOW * self.nominal[place].relu())[:, None]
+    def _least_squares(self, hidden_layer: int, v: Float[Tensor, "samples rows units"], cost: Tensor) -> Tensor:
+        at = (BELOW * self.nominal[hidden_layer].relu())[:, None]
         a = 2.0 * v * at * (1.0 - gamma_sum(16))
         lost = (v * at * at).sum(-1)
-        least = self._least(place, a, cost) - lost
+        least = self._least(hidden_layer, a, cost) - lost
         return (least - gamma_sum(v.shape[-1]) * (least.abs() + 2.0 * lost)).nan_to_num(0.0).clamp(min=0.0)
 
-    def _least(self, place: int, a: Float[Tensor, "samples rows units"], cost: Tensor) -> Tensor:
+    def _least(self, hidden_layer: int, a: Float[Tensor, "samples rows units"], cost: Tensor) -> Tensor:
         """Numbers that ``Σ a h`` falls below with a probability that costs so much."""
-        deviation = self._deviation(place, a)
+        deviation = self._deviation(hidden_layer, a)
         best = torch.full_like(deviation, -torch.inf)
         for share in RATES:
             rate = share * (2.0 * cost).sqrt() / deviation
-            value, paid = self._value(place, a, None, rate), cost / rate
+            value, paid = self._value(hidden_layer, a, None, rate), cost / rate
             best = torch.fmax(best, value - paid - FEW * (value.abs() + 2.0 * paid))
         return best
 
-    def _deviation(self, place: int, a: Tensor, v: Tensor | None = None, own: Tensor | float = 0.0) -> Tensor:
+    def _deviation(self, hidden_layer: int, a: Tensor, v: Tensor | None = None, own: Tensor | float = 0.0) -> Tensor:
         """About the standard deviation of rows, for the choice of λ."""
         variance = torch.zeros_like(a[..., 0]) + own
         if v is not None:
-            variance = variance + (v @ self.nominal[place].relu().square()[..., None])[..., 0]
-        for here in range(place, -1, -1):
+            variance = variance + (v @ self.nominal[hidden_layer].relu().square()[..., None])[..., 0]
+        for here in range(hidden_layer, -1, -1):
             spread = self.spread[here]
             a = a * torch.special.ndtr(self.nominal[here] / spread.clamp(min=TINY))[:, None]
             variance = variance + (a.square() @ spread.square()[..., None])[..., 0]
@@ -271,7 +271,7 @@ class EntropicWalk:
         return torch.maximum(deviation, LEAST_DEVIATION * deviation.mean(1, keepdim=True)).clamp(min=1e-12)
 
     def _value(
-        self, place: int, a: Tensor | None, v: Tensor | None, rate: Float[Tensor, "samples rows"]
+        self, hidden_layer: int, a: Tensor | None, v: Tensor | None, rate: Float[Tensor, "samples rows"]
     ) -> Float[Tensor, "samples rows"]:
         """Lower bounds of ``ρ(Σ a h - λ/2 Σ v h²)`` over a hidden layer's activations; a of None is 0."""
         if a is None:
@@ -279,7 +279,7 @@ class EntropicWalk:
             a = torch.zeros_like(v)
         constant, size = torch.zeros_like(rate), torch.zeros_like(rate)
         terms = 0
-        for here in range(place, -1, -1):
+        for here in range(hidden_layer, -1, -1):
             layer, units = self.layers[here], a.shape[-1]
             slope, put_aside = relax(a, v, rate[..., None], self.nominal[here][:, None], self.neurons[here])
             v = None

@@ -186,29 +186,29 @@ class FailureSearch:
         done = total - len(members) * len(sigmas)
         self._tell(done, total)
 
-        def take(level: int, place: int, part: SampleGroup) -> None:
+        def take(level: int, group: int, part: SampleGroup) -> None:
             nonlocal done
-            rows[level][place] = part
+            rows[level][group] = part
             done += len(part.members)
             self._tell(done, total)
 
         for level, sigma in enumerate(sigmas):
-            for place, which in enumerate(groups):
-                held = self._held(_name(sigma, place), which)
+            for group, which in enumerate(groups):
+                held = self._held(_name(sigma, group), which)
                 if held is not None:
-                    take(level, place, held)
+                    take(level, group, held)
                 else:
                     away[self.pool.add(search_group, FailureJob(sigma, which, self.asked, self.deadline))] = (
                         level,
-                        place,
+                        group,
                     )
         for number, (part, whole) in self.pool.answers():
-            level, place = away.pop(number)
+            level, group = away.pop(number)
             if whole:
-                self.store.write_part(_name(sigmas[level], place), part.tensors())
+                self.store.write_part(_name(sigmas[level], group), part.tensors())
             # What a search was cut at may still fall.
             self.finished &= whole
-            take(level, place, part)
+            take(level, group, part)
         for row in rows:
             self._add([part for part in row if part is not None])
 
@@ -237,5 +237,5 @@ class FailureSearch:
             self.progress(done, total)
 
 
-def _name(sigma: float, place: int) -> str:
-    return f"{sigma!r}-{place}"
+def _name(sigma: float, group: int) -> str:
+    return f"{sigma!r}-{group}"

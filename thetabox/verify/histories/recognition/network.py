@@ -62,9 +62,9 @@ class _Network:
 
     def _order(self) -> None:
         """Put layers into the order of one step."""
-        place = {cell.spike: n for n, group in enumerate(self.groups) for cell in group if cell.spike is not None}
+        index = {cell.spike: n for n, group in enumerate(self.groups) for cell in group if cell.spike is not None}
         needs = [
-            {place[atom] for cell in group for kind, atom in _sources(self.entering[cell.state]) if kind == NOW}
+            {index[atom] for cell in group for kind, atom in _sources(self.entering[cell.state]) if kind == NOW}
             for group in self.groups
         ]
         ordered: list[int] = []
@@ -86,8 +86,8 @@ class _Network:
         for unit, cell in enumerate(cells):
             entering = self.entering[cell.state]
             for source, weight, factor in entering.pairs:
-                kind, place = self._matrix(source)
-                matrices.setdefault(kind, Matrix()).add(place, unit, weight, *constants.number(factor))
+                kind, index = self._matrix(source)
+                matrices.setdefault(kind, Matrix()).add(index, unit, weight, *constants.number(factor))
             for sources, weights in entering.single:
                 self._extend(matrices, sources, unit, weights.tolist())
         first = cells[0]
@@ -124,18 +124,18 @@ class _Network:
     ) -> None:
         by_matrix: dict[tuple[str, int], tuple[list[int], list[int]]] = {}
         for source, weight in zip(sources, weights, strict=True):
-            kind, place = self._matrix(source)
+            kind, index = self._matrix(source)
             rows, entries = by_matrix.setdefault(kind, ([], []))
-            rows.append(place)
+            rows.append(index)
             entries.append(weight)
         for kind, (rows, entries) in by_matrix.items():
             matrices.setdefault(kind, Matrix()).extend(rows, unit, entries)
 
     def _matrix(self, source: Source) -> tuple[tuple[str, int], int]:
         """Which matrix a source is a row of, and which row."""
-        kind, place = source
+        kind, index = source
         if kind == INPUT:
-            return (INPUT, 0), place
+            return (INPUT, 0), index
         layer, unit = self.where[source]
         return (kind, layer), unit
 

@@ -78,11 +78,11 @@ def placed_back(chosen: Tensor, pool: PoolWindow, like: Tensor) -> Tensor:
     """Which numbers of an image, of the shape of ``like``, some window chooses; undoes :func:`by_window`."""
     back = torch.zeros_like(like, dtype=torch.bool)
     height, width = chosen.shape[-2:]
-    for place in range(chosen.shape[-3]):
-        row, column = divmod(place, pool.kernel[1])
+    for position in range(chosen.shape[-3]):
+        row, column = divmod(position, pool.kernel[1])
         rows = slice(row, row + (height - 1) * pool.stride[0] + 1, pool.stride[0])
         columns = slice(column, column + (width - 1) * pool.stride[1] + 1, pool.stride[1])
-        back[..., rows, columns] |= chosen[..., place, :, :]
+        back[..., rows, columns] |= chosen[..., position, :, :]
     return back
 
 
@@ -150,9 +150,9 @@ def max_pool(walk: Walk, operation: Operation, a: Tensor, region: Region | None)
     seen = there.before(pool.kernel, pool.stride, (0, 0))
     tiled = pool.kernel == pool.stride
     out = (torch.empty if tiled else torch.zeros)(*a.shape[:-2], *seen.size, dtype=a.dtype, device=a.device)
-    for place in range(overlap):
-        row, column = divmod(place, pool.kernel[1])
-        chosen = (reference == place).double()
+    for position in range(overlap):
+        row, column = divmod(position, pool.kernel[1])
+        chosen = (reference == position).double()
         rows = slice(row, row + (a.shape[-2] - 1) * pool.stride[0] + 1, pool.stride[0])
         columns = slice(column, column + (a.shape[-1] - 1) * pool.stride[1] + 1, pool.stride[1])
         here = out[..., rows, columns]
@@ -160,5 +160,5 @@ def max_pool(walk: Walk, operation: Operation, a: Tensor, region: Region | None)
             torch.mul(a, chosen[:, None], out=here)
         else:
             here.addcmul_(a, chosen[:, None])
-        here.addcmul_(falling, (above[..., place, :, :] - chosen)[:, None])
+        here.addcmul_(falling, (above[..., position, :, :] - chosen)[:, None])
     walk.give(index, out, seen)

@@ -43,7 +43,7 @@ class OperationOrder:
         operands: of each.
         reads: of each, as a read at an index.
         signatures: of each: all but the operands that are computed and the index of a read.
-        place: where in the order each position is computed.
+        position: where in the order each position is computed.
     """
 
     values: Values
@@ -51,7 +51,7 @@ class OperationOrder:
     operands: list[list[int]]
     reads: list[TimeRead | None]
     signatures: list[int]
-    place: dict[int, int]
+    position: dict[int, int]
 
 
 def sequence_of(values: Values, order: Sequence[Operation]) -> OperationOrder:
@@ -68,8 +68,8 @@ def sequence_of(values: Values, order: Sequence[Operation]) -> OperationOrder:
         tree = frozen((shown.args, shown.kwargs), lambda i: i if i in leaves else None)
         key = (operation.target, tree, operation.layout, operation.dtype, None if read is None else read.length)
         signatures.append(numbers.setdefault(key, len(numbers)))
-    place = {o.index: i for i, o in enumerate(order)}
-    return OperationOrder(values, order, [operands(o) for o in order], reads, signatures, place)
+    position = {o.index: i for i, o in enumerate(order)}
+    return OperationOrder(values, order, [operands(o) for o in order], reads, signatures, position)
 
 
 class Loop:
@@ -105,7 +105,7 @@ class Loop:
 
     def in_front(self, index: int) -> bool:
         """Whether a value is there in front of the second body."""
-        return self.sequence.place.get(index, -1) < self.start
+        return self.sequence.position.get(index, -1) < self.start
 
     def follow(self) -> bool:
         """Find one more body, if it is there."""
@@ -185,8 +185,8 @@ def periods(signatures: Sequence[int], most: int = 12) -> list[int]:
     counts: dict[int, int] = {}
     for i, signature in enumerate(signatures):
         earlier = seen.setdefault(signature, [])
-        for place in earlier[-4:]:
-            counts[i - place] = counts.get(i - place, 0) + 1
+        for position in earlier[-4:]:
+            counts[i - position] = counts.get(i - position, 0) + 1
         earlier.append(i)
     return sorted(counts, key=lambda p: (-counts[p], p))[:most]
 

@@ -31,20 +31,20 @@ class Builder:
         self.views: dict[int, Any] = {}
         self.operations: list[Operation] = []
         self.count = 0
-        self.inputs = [self._place(index) for index in inputs]
+        self.inputs = [self._new_position(index) for index in inputs]
         self.position_of: dict[int, int] = {}
-        for index, place in zip(inputs, self.inputs, strict=True):
-            self.position_of.setdefault(index, place)
+        for index, position in zip(inputs, self.inputs, strict=True):
+            self.position_of.setdefault(index, position)
 
-    def _place(self, like: int) -> int:
+    def _new_position(self, like: int) -> int:
         """A new position for a value."""
-        place, graph = self.count, self.values.graph
+        position, graph = self.count, self.values.graph
         self.count += 1
         if like in graph.layouts:
-            self.layouts[place] = graph.layouts[like]
+            self.layouts[position] = graph.layouts[like]
         if like in graph.dtypes:
-            self.dtypes[place] = graph.dtypes[like]
-        return place
+            self.dtypes[position] = graph.dtypes[like]
+        return position
 
     def copy(self, wanted: Iterable[int]) -> None:
         """Make values known, by all operations that they need."""
@@ -66,30 +66,30 @@ class Builder:
 
     def placed(self, operation: Operation, places: Sequence[int]) -> int:
         """Copy one operation, with its operands at places of the new graph; its new position."""
-        place = self._place(operation.index)
-        self.operations.append(with_operands(operation, places, place))
-        return place
+        position = self._new_position(operation.index)
+        self.operations.append(with_operands(operation, places, position))
+        return position
 
     def _leaf(self, index: int) -> int:
         if index not in self.position_of:
             graph = self.values.graph
-            place = self.position_of[index] = self._place(index)
+            position = self.position_of[index] = self._new_position(index)
             if index in graph.tensors:
-                self.tensors[place] = graph.tensors[index]
+                self.tensors[position] = graph.tensors[index]
                 if index in graph.views:
-                    self.views[place] = graph.views[index]
+                    self.views[position] = graph.views[index]
             elif index in graph.constants:
-                self.constants[place] = graph.constants[index]
+                self.constants[position] = graph.constants[index]
             else:
                 raise NotRolled("a step reads the network's whole input")
         return self.position_of[index]
 
     def _size(self, operation: Operation) -> int:
         """The number of samples, asked of an input of this graph."""
-        for place in self.inputs:
-            layout = self.layouts.get(place)
+        for position in self.inputs:
+            layout = self.layouts.get(position)
             if layout is not None and layout.batch is not None and layout.merged == 1:
-                size = with_operands(operation, [place], self._place(operation.index))
+                size = with_operands(operation, [position], self._new_position(operation.index))
                 self.operations.append(replace(size, args=(size.args[0], layout.batch)))
                 return size.index
         raise NotRolled("nothing that enters a step says how many samples there are")
@@ -101,7 +101,7 @@ class Builder:
             tensors=self.tensors,
             constants=self.constants,
             operations=self.operations,
-            output=[Ref(place) for place in output],
+            output=[Ref(position) for position in output],
             layouts=self.layouts,
             dtypes=self.dtypes,
             views=self.views,
