@@ -216,6 +216,6 @@ def _add_change(moved: Tensor, block: Connection, cells: Cells, difference: Tens
         for index, trace in enumerate(cells.traces):
             parent = spikes if trace.parent is None else traces[trace.parent]
             traces[index] = trace.value * traces[index] + trace.gain * parent
-        for part in block.parts:
-            moved[:, time, part.columns] += traces[part.trace][:, None] * part.weight.theta[unit]
+        for link in block.links:
+            moved[:, time, link.columns] += traces[link.trace][:, None] * link.weight.theta[unit]
         last = now

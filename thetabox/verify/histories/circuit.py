@@ -53,12 +53,12 @@ class Connection:
     Attributes:
         source: which layer.
         same_step: whether spikes of the same step are read, else those up to the step before.
-        parts: by decay of the cells that read.
+        links: by decay of the cells that read.
     """
 
     source: int
     same_step: bool
-    parts: tuple[Link, ...]
+    links: tuple[Link, ...]
 
 
 @dataclass

@@ -135,7 +135,7 @@ def errors(
     epsilon = circuit.context.largest(1.0)
     layers = [_OfLayer(layer, rounding) for layer in circuit.layers]
     connections = [
-        [(block, part, part.magnitude_sums(rounding, epsilon)) for block in layer.blocks for part in block.parts]
+        [(block, link, link.magnitude_sums(rounding, epsilon)) for block in layer.blocks for link in block.links]
         for layer in circuit.layers
     ]
     sizes_of_drives: list[tuple[Tensor, Tensor]] = []
@@ -160,8 +160,8 @@ def errors(
                 reached.terms += len(circuit.inputs.weight.theta)  # type: ignore[union-attr]  # given with reach_in
             if sizes_of_drives:
                 reached.size, reached.current = sizes_of_drives[place][0][time], sizes_of_drives[place][1][time]
-            for block, part, weight_sums in connections[place]:
-                reached.add(layers[block.source].trains, part, weight_sums)
+            for block, link, weight_sums in connections[place]:
+                reached.add(layers[block.source].trains, link, weight_sums)
             of_step.append(_of_step(layer, reached))
         by_step.append(of_step)
     return by_step
@@ -181,20 +181,20 @@ class _Reached:
         self.size = self.error = self.current = self.current_error = zero
         self.terms = 0
 
-    def add(self, trains: Followed, part: Link, weight_sums: Tensor) -> None:
+    def add(self, trains: Followed, link: Link, weight_sums: Tensor) -> None:
         """What some trains do to some cells."""
-        self.terms += len(part.weight.theta)
+        self.terms += len(link.weight.theta)
 
         def plus(old: Tensor, factor: float) -> Tensor:
-            if isinstance(part.columns, slice):
+            if isinstance(link.columns, slice):
                 return old + factor * weight_sums
-            return old.index_add(1, part.columns, factor * weight_sums[None])
+            return old.index_add(1, link.columns, factor * weight_sums[None])
 
-        self.size = plus(self.size, trains.sizes[part.trace])
-        self.error = plus(self.error, trains.errors[part.trace])
-        if part.current is not None:
-            self.current = plus(self.current, trains.sizes[part.current])
-            self.current_error = plus(self.current_error, trains.errors[part.current])
+        self.size = plus(self.size, trains.sizes[link.trace])
+        self.error = plus(self.error, trains.errors[link.trace])
+        if link.current is not None:
+            self.current = plus(self.current, trains.sizes[link.current])
+            self.current_error = plus(self.current_error, trains.errors[link.current])
 
 
 def _of_step(layer: _OfLayer, reached: _Reached) -> Errors:

@@ -114,12 +114,12 @@ class AdaptiveCells:
         """The whole, with the weights that are there now."""
         one = len(self.decays) == 1
 
-        def parts(weight: Parameter) -> tuple[Link, ...]:
+        def links(weight: Parameter) -> tuple[Link, ...]:
             if one:
                 return (Link(0, None, slice(None), weight),)
             return tuple(Link(i, None, d.units, _columns(weight, d.units)) for i, d in enumerate(self.decays))
 
-        blocks = () if self.weight_rec is None else (Connection(0, False, parts(self.weight_rec)),)
+        blocks = () if self.weight_rec is None else (Connection(0, False, links(self.weight_rec)),)
         layer = CellLayer(self.cells, blocks, self.weight_in.factor)
         return Circuit(self.context, (layer,), Link(0, None, slice(None), self.weight_in))
 

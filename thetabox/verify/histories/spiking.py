@@ -64,18 +64,18 @@ class SpikingPlan(CircuitPlan):
             if source not in self.walked:
                 continue
             held, filters = Held.of(weights, self.rounding, self.device), self.filters[source]
-            parts = []
+            links = []
             for group in self.groups[number]:
                 current = None if neurons.reset is None or not neurons.most else filters.place(group.current)
-                parts.append(held.part(filters.place(group.potential(more)), current, group.columns))
-            connections.append(Connection(self.walked[source], same_step, tuple(parts)))
+                links.append(held.link(filters.place(group.potential(more)), current, group.columns))
+            connections.append(Connection(self.walked[source], same_step, tuple(links)))
         return tuple(connections)
 
     def _potential_traces(self, number: int) -> list[int]:
         """Traces of a layer that potentials read."""
         index = self.walked[number]
         readers = [block for blocks in self.blocks.values() for block in blocks if block.source == index]
-        traces = {part.trace for block in readers for part in block.parts}
+        traces = {link.trace for block in readers for link in block.links}
         return sorted(traces | {r.trace for r in self.readout.reads if r.layer == index and r.trace is not None})
 
     def _driver(self, number: int, more: tuple[Pole, ...], currents: bool) -> Driver:
@@ -99,12 +99,12 @@ class SpikingPlan(CircuitPlan):
         self.behind = self._driver(says.layer, more, False)
         spike_sources = []
         for block in self._blocks(says.layer, more):
-            for part in block.parts:
-                error = self._trace_error(block.source, part.trace)
-                held = Held(part.weight, part.error)
-                if not isinstance(part.columns, slice):
-                    held = _spread_out(held, part.columns, self.spiking.layers[says.layer].units)
-                spike_sources.append(Source(ReadoutQuantity(block.source, part.trace, block.same_step), error, held))
+            for link in block.links:
+                error = self._trace_error(block.source, link.trace)
+                held = Held(link.weight, link.error)
+                if not isinstance(link.columns, slice):
+                    held = _spread_out(held, link.columns, self.spiking.layers[says.layer].units)
+                spike_sources.append(Source(ReadoutQuantity(block.source, link.trace, block.same_step), error, held))
         if not spike_sources:
             raise InputError(f"no spike reaches what is read; {INSTEAD}")
         itself = _is_identity(weights)
@@ -127,8 +127,8 @@ class SpikingPlan(CircuitPlan):
         ]
         for blocks in self.blocks.values():
             for block in blocks:
-                for part in block.parts:
-                    influence[block.source] += part.weight.magnitude.sum(1)
+                for link in block.links:
+                    influence[block.source] += link.weight.magnitude.sum(1)
         return influence
 
     def circuit(self, context: Context) -> Circuit:

@@ -153,7 +153,7 @@ class Held:
 
         return Held(self.weight.moved(some), None if self.error is None else some(self.error))
 
-    def part(self, trace: int, current: int | None, columns: slice | Tensor) -> Link:
+    def link(self, trace: int, current: int | None, columns: slice | Tensor) -> Link:
         """What some cells read of some traces."""
         held = self.columns(columns)
         return Link(trace, current, columns, held.weight, held.error)
