@@ -144,7 +144,7 @@ def forward_pass(network: Network) -> int:
     return total
 
 
-def _shape(graph: Graph, operation: Operation, place: int) -> tuple[int | None, ...] | None:
-    argument = operation.args[place] if len(operation.args) > place else None
+def _shape(graph: Graph, operation: Operation, index: int) -> tuple[int | None, ...] | None:
+    argument = operation.args[index] if len(operation.args) > index else None
     layout = graph.layouts.get(argument.index) if isinstance(argument, Ref) else None
     return None if layout is None else layout.shape

@@ -230,9 +230,9 @@ def _by_place(schema: Any, named: dict[str, Any]) -> tuple[tuple[Any, ...], dict
     unknown = set(named) - {a.name for a in schema.arguments}
     if unknown:
         raise ValueError(f"{schema.name} has no argument {shown(sorted(unknown))}")
-    places = [a for a in schema.arguments if not a.kwarg_only]
-    last = max((i for i, a in enumerate(places) if a.name in named), default=-1)
-    args = tuple(named[a.name] if a.name in named else _default(schema, a) for a in places[: last + 1])
+    positional = [a for a in schema.arguments if not a.kwarg_only]
+    last = max((i for i, a in enumerate(positional) if a.name in named), default=-1)
+    args = tuple(named[a.name] if a.name in named else _default(schema, a) for a in positional[: last + 1])
     return args, {a.name: named[a.name] for a in schema.arguments if a.kwarg_only and a.name in named}
 
 

@@ -152,15 +152,15 @@ def errors(
         for layer in layers:
             layer.trains.step()
         of_step = []
-        for place, layer in enumerate(layers):
+        for index, layer in enumerate(layers):
             reached = _Reached(layer.cells.alpha)
             if inputs is not None and weight_sums_in is not None:
                 reached.size = largest_input * weight_sums_in
                 reached.error = max(inputs.errors) * weight_sums_in
                 reached.terms += len(circuit.inputs.weight.theta)  # type: ignore[union-attr]  # given with reach_in
             if sizes_of_drives:
-                reached.size, reached.current = sizes_of_drives[place][0][time], sizes_of_drives[place][1][time]
-            for block, link, weight_sums in connections[place]:
+                reached.size, reached.current = sizes_of_drives[index][0][time], sizes_of_drives[index][1][time]
+            for block, link, weight_sums in connections[index]:
                 reached.add(layers[block.source].trains, link, weight_sums)
             of_step.append(_of_step(layer, reached))
         by_step.append(of_step)

@@ -68,18 +68,18 @@ class LayerState:
             self.row, self.unit, self.slots = self.row[going], self.unit[going], self.slots.take(going)
             self._slots_ahead = None
 
-    def hull(self, place: int, ahead: bool) -> Pair:
+    def hull(self, index: int, ahead: bool) -> Pair:
         """Ends of a trace over all histories, up to the step before or with this step's spikes."""
         if ahead:
-            low = high = self._ahead()[place]
+            low = high = self._ahead()[index]
         else:
-            low = high = self.now.h[place]
+            low = high = self.now.h[index]
         if len(self.row):
             low, high = low.clone(), high.clone()
-            lower, upper = self.slots.trace(place)
+            lower, upper = self.slots.trace(index)
             if ahead:
                 assert self._slots_ahead is not None
-                lower, upper = (self._slots_ahead[i * len(self.cells.traces) + place] for i in (0, 1))
+                lower, upper = (self._slots_ahead[i * len(self.cells.traces) + index] for i in (0, 1))
             low[self.row, self.unit] = lower.amin(1)
             high[self.row, self.unit] = -upper.amin(1)
         return low, high

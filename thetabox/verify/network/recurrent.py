@@ -142,13 +142,13 @@ def _needed(operations: list[Operation], targets: set[int]) -> set[int]:
 
 def averaging(readout: Graph) -> Operation | None:
     """The mean over time, if that is all that the readout wants of the outputs: they need not be kept then."""
-    place = readout.inputs[0]
-    readers = [o for o in readout.operations if place in o.inputs]
-    returned = any(ref.index == place for ref in pytree.tree_leaves(readout.output))
+    position = readout.inputs[0]
+    readers = [o for o in readout.operations if position in o.inputs]
+    returned = any(ref.index == position for ref in pytree.tree_leaves(readout.output))
     if len(readers) != 1 or readers[0].operator != "aten.mean.dim" or returned:
         return None
     dims = readers[0].args[1]
-    rank = len(readout.layouts[place].shape)
+    rank = len(readout.layouts[position].shape)
     over_time = isinstance(dims, list | tuple) and [d % rank for d in dims] == [1]
     return readers[0] if over_time else None
 

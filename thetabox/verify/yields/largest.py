@@ -80,16 +80,18 @@ def proven_sigma(
     members = question.right.nonzero().squeeze(1)
     done = len(largest) - len(members)
     with Pool(executor, question) as pool:
-        for place in range(len(question.proofs)):
+        for proof_index in range(len(question.proofs)):
             away = {}
             for part in members.split(PART):
                 before = largest[part]
                 start = torch.where(before > 0, before * (1.0 + step), top * START)
-                away[pool.add(search_sigmas, SigmaJob(place, part, start, before, asked, top, step, deadline))] = part
+                away[
+                    pool.add(search_sigmas, SigmaJob(proof_index, part, start, before, asked, top, step, deadline))
+                ] = part
             for number, sigmas in pool.answers():
                 part = away[number]
                 largest[part] = sigmas
-                if place == len(question.proofs) - 1 and progress is not None:
+                if proof_index == len(question.proofs) - 1 and progress is not None:
                     done += len(part)
                     progress(done, len(largest))
     if progress is not None:

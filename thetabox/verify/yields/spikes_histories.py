@@ -177,15 +177,15 @@ class _NoisyWalk:
         cells, inputs = self.cells, self.inputs
         centre = torch.empty_like(self.layer.now.z)
         radius = torch.empty_like(self.layer.now.z)
-        for place, decay in enumerate(cells.decays):
-            g, weights = inputs.traces[place][:, time], inputs.weights[place]
+        for index, decay in enumerate(cells.decays):
+            g, weights = inputs.traces[index][:, time], inputs.weights[index]
             a, rest = g, torch.zeros_like(g)
             if len(weights.theta) > g.shape[1]:
-                low, high = self.layer.hull(place, False)
+                low, high = self.layer.hull(index, False)
                 half = (high - low) * 0.5 + 4.0 * cells.rounding.roundoff * high
                 a, rest = torch.cat([g, (low + high) * 0.5], 1), torch.cat([rest, half], 1)
             sums = NoisySums(weights, a, torch.zeros_like(a[:1]))
-            lost = sums.product_error() + sums.around() + sums.beyond(rest + inputs.off[place][time], self.error_limit)
+            lost = sums.product_error() + sums.around() + sums.beyond(rest + inputs.off[index][time], self.error_limit)
             centre[:, decay.units] = a @ weights.theta
             radius[:, decay.units] = (self.deviation * sums.length() + lost) * (1.0 + gamma_sum(4))
         return Bounds(centre - radius, centre + radius)

@@ -244,9 +244,9 @@ def _check_samples(context: Context, x: Interval, initial: Sequence[Interval], b
         raise InputError(f"{context.where} mixes samples: its samples share a dimension with something else")
 
 
-def _weights(params: Sequence[Operand], places: int, has_biases: bool) -> list[RecurrentWeights]:
+def _weights(params: Sequence[Operand], count: int, has_biases: bool) -> list[RecurrentWeights]:
     """The weights of every layer and direction, in torch's order, from one flat list."""
-    each = len(params) // places
+    each = len(params) // count
     out = []
     for first in range(0, len(params), each):
         group = params[first : first + each]

@@ -78,9 +78,9 @@ def vector_norm(
 def product(context: Context, x: Interval, dim: int, keepdim: bool = False, *, dtype: Any = None) -> Interval:
     """Product of all values, in whatever order."""
     x = first_cast(context, x, dtype).settled(context.rounding.roundoff)
-    (place,) = dimensions(context, x, dim)
-    count = x.shape[place] if x.shape else 1
-    factors = [x.moved(partial(torch.select, dim=place, index=i)) for i in range(count)] if x.shape else [x]
+    (axis,) = dimensions(context, x, dim)
+    count = x.shape[axis] if x.shape else 1
+    factors = [x.moved(partial(torch.select, dim=axis, index=i)) for i in range(count)] if x.shape else [x]
     if not factors:
         raise InputError(f"{context.where} multiplies no values")
     out = replace(factors[0], bound=None)
@@ -88,7 +88,7 @@ def product(context: Context, x: Interval, dim: int, keepdim: bool = False, *, d
         lower, upper = product_ends(out, factor)
         out = Interval(lower, upper, nonnegative=out.nonnegative and factor.nonnegative)
     if keepdim and x.shape:
-        out = out.moved(lambda t: t.unsqueeze(place))
+        out = out.moved(lambda t: t.unsqueeze(axis))
     out = replace(out, bound=None, batch=None)
     # Any part of the product is at most this, and what underflows in it is multiplied by no more.
     most = max(1.0, x.magnitude)

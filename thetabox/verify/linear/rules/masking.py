@@ -72,13 +72,13 @@ def masked_fill(walk: Walk, operation: Operation, a: Tensor, region: Region | No
     walk.give(index, a.masked_fill(held, 0.0))
 
 
-def _constant(walk: Walk, operation: Operation, place: int) -> Tensor:
+def _constant(walk: Walk, operation: Operation, index: int) -> Tensor:
     """An exact number or tensor that is the same for all samples.
 
     Raises:
         Stop: it is none.
     """
-    argument: Any = operation.args[place]
+    argument: Any = operation.args[index]
     if isinstance(argument, (int, float)):
         return torch.tensor(float(argument), dtype=torch.float64, device=walk.samples.epsilon.device)
     held = walk.samples.values[argument.index] if isinstance(argument, Ref) else None

@@ -92,10 +92,10 @@ def any_max_pool(walk: Walk, operation: Operation, a: Tensor, region: Region | N
     falling = rows.clamp(max=0.0)
     walk.constant.add(dot(falling, offset))
     first = a.new_zeros(*a.shape[:3], prod(shape[1:]))
-    for place in range(table.shape[1]):
-        mine = (reference == place).double()[:, None]
-        part = rows * mine + falling * (above[..., place][:, None] - mine)
-        first.index_add_(3, table[:, place].clamp(min=0), part)
+    for position in range(table.shape[1]):
+        mine = (reference == position).double()[:, None]
+        part = rows * mine + falling * (above[..., position][:, None] - mine)
+        first.index_add_(3, table[:, position].clamp(min=0), part)
     walk.give(index, first.unflatten(3, shape[1:]))
 
 
