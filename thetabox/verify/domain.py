@@ -95,7 +95,7 @@ class Domain(ABC):
         """Proven lower bounds of ``min_k (logit_y - logit_k)``, float64 on the CPU; minus infinity where there is none.
 
         Args:
-            which: the samples, as a range or as places in the problem's ``x``.
+            which: the samples, as a range or as indices in the problem's ``x``.
             epsilon: ε of each sample, any number of times over.
             y: labels of all samples of the problem.
         """

@@ -138,7 +138,7 @@ class RadiusJob:
 
     Attributes:
         search: how.
-        members: places of the samples.
+        members: indices of the samples.
         start, proven: of the search.
         domain: name; that of a stage where a trial has a limit.
         left: forward passes that a trial may take beyond its least, if there is a limit.

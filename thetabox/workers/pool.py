@@ -113,10 +113,10 @@ class Pool:
     def _by_this_process(self) -> tuple[int, Any]:
         number, function, job = self._queue.popleft()
         started = time.monotonic()
-        answer = function(self._context, job)
+        result = function(self._context, job)
         self._spent += time.monotonic() - started
         self._done += 1
-        return number, answer
+        return number, result
 
     def _move_out(self) -> bool:
         """Go on with workers, where that pays."""

@@ -34,7 +34,7 @@ def margins(
 
     Args:
         domain: made for the problem that holds the samples.
-        which: the samples, as a range or as places in the problem's ``x``.
+        which: the samples, as a range or as indices in the problem's ``x``.
         epsilon: of each of them, any number of times over.
         y: labels of all samples of the problem.
         criterion: ``margin``, or ``logits`` for the least logit of class y minus the largest of another.

@@ -26,7 +26,7 @@ class PartJob:
     Attributes:
         stage: its name.
         epsilon, criterion: of the margins.
-        members: places of the samples.
+        members: indices of the samples.
         effort, least: forward passes that each may take, and that each pays in any case.
         proofs: that are open and go on, each with its promise.
         deadline: when to stop.
@@ -99,7 +99,7 @@ class Request:
 
     Attributes:
         name: among the parts of its stage and ε; empty for one that was done before, whose open proofs are wanted.
-        members: places of the samples.
+        members: indices of the samples.
         effort: forward passes that each may take.
         least: those that each pays.
         more: whether these samples were in a part before.

@@ -105,7 +105,7 @@ class SigmaJob:
 
     Attributes:
         proof: its place among the proofs of the question.
-        members: places of the samples.
+        members: indices of the samples.
         start, proven, top, rtol: of the search.
         asked: failure probability that counts as proven.
         deadline: when to stop.

@@ -80,7 +80,7 @@ class FailureJob:
 
     Attributes:
         sigma: of the noise.
-        members: places of the samples.
+        members: indices of the samples.
         asked: failure probability that counts as proven.
         deadline: when to stop.
     """
