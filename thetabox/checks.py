@@ -26,21 +26,21 @@ WHOLE = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.in
 LARGEST_WHOLE = 2**53
 
 
-def array(values: Any, what: str, *, own: bool = True) -> Tensor:
+def array(values: Any, what: str, *, copy: bool = True) -> Tensor:
     """Numbers as a dense tensor on the CPU, contiguous, without a gradient, every value as it was given.
 
     Args:
         values: a tensor (of any layout, stride or device), an array (of any stride or byte order), numbers, or nested
             lists of all of these. Plain numbers are read as int64 or float64.
         what: the name of it in messages.
-        own: copy, so that nothing the library does reaches the caller's memory; else only where it must.
+        copy: copy, so that nothing the library does reaches the caller's memory; else only where it must.
 
     Raises:
         InputError: not numbers, ragged, complex, or of more digits than float64 holds.
     """
     try:
         _check_default_device()
-        tensor = _read(values, what, own)
+        tensor = _read(values, what, copy)
     except InputError:
         raise
     except Exception as error:  # tensors and arrays of foreign kinds raise whatever they like
@@ -183,11 +183,11 @@ def _check_default_device() -> None:
         raise InputError("torch makes tensors on the meta device here, where nothing has values; leave it first")
 
 
-def _read(values: Any, what: str, own: bool) -> Tensor:
+def _read(values: Any, what: str, copy: bool) -> Tensor:
     if isinstance(values, Tensor):
-        return _dense(values, what, own)
+        return _dense(values, what, copy)
     if isinstance(values, np.generic) or not isinstance(values, list | tuple | bool | int | float):
-        return _of_numpy(values, what, own)
+        return _of_numpy(values, what, copy)
     if not isinstance(values, list | tuple):
         return _of_python(values, [values], what)
     leaves = list(_leaves(values))
@@ -196,8 +196,8 @@ def _read(values: Any, what: str, own: bool) -> Tensor:
     if all(isinstance(leaf, np.generic | np.ndarray) for leaf in leaves) and len({leaf.dtype for leaf in leaves}) == 1:
         if any(np.ma.is_masked(leaf) for leaf in leaves):
             raise InputError(f"{what} has masked values; fill or drop them")
-        return _of_numpy(values, what, own=False)
-    return _stacked([_read(part, what, own=False) for part in values], what)
+        return _of_numpy(values, what, copy=False)
+    return _stacked([_read(part, what, copy=False) for part in values], what)
 
 
 def _of_python(values: Any, leaves: list[Any], what: str) -> Tensor:
@@ -223,7 +223,7 @@ def _stacked(parts: list[Tensor], what: str) -> Tensor:
     return torch.stack(parts)
 
 
-def _dense(tensor: Tensor, what: str, own: bool) -> Tensor:
+def _dense(tensor: Tensor, what: str, copy: bool) -> Tensor:
     if isinstance(tensor, MaskedTensor) or is_traceable_wrapper_subclass(tensor):
         raise InputError(f"{what} is a {_kind(tensor)}; give a plain tensor, masked values filled or dropped")
     if tensor.is_meta:
@@ -237,10 +237,10 @@ def _dense(tensor: Tensor, what: str, own: bool) -> Tensor:
     if dense.is_floating_point() and dense.dtype not in ORDINARY:
         return dense.float()  # the types of eight bits, which float32 holds
     dense = dense.resolve_conj().resolve_neg().contiguous()
-    return dense.clone() if own and shares and dense.data_ptr() == tensor.data_ptr() else dense
+    return dense.clone() if copy and shares and dense.data_ptr() == tensor.data_ptr() else dense
 
 
-def _of_numpy(values: Any, what: str, own: bool) -> Tensor:
+def _of_numpy(values: Any, what: str, copy: bool) -> Tensor:
     if np.ma.is_masked(values):
         raise InputError(f"{what} has masked values; fill or drop them")
     ndarray = np.asarray(values)
@@ -254,7 +254,7 @@ def _of_numpy(values: Any, what: str, own: bool) -> Tensor:
             raise InputError(f"{what} has more digits than float64 holds; round it, by astype(numpy.float64)")
         ndarray = narrow
     native = np.require(ndarray, ndarray.dtype.newbyteorder("="), ["C", "W"])
-    return torch.from_numpy(native.copy() if own else native)
+    return torch.from_numpy(native.copy() if copy else native)
 
 
 def _leaves(values: Any) -> Iterator[Any]:

@@ -109,20 +109,20 @@ class Noise:
         known = tensor_names(model)
         tensors = {name: known[name] for name in names}
 
-        def own(what: str) -> dict[str, float]:
-            given: Mapping[str, float] = getattr(self, what)
-            for pattern in given:
+        def by_name(what: str) -> dict[str, float]:
+            patterns: Mapping[str, float] = getattr(self, what)
+            for pattern in patterns:
                 if not any(name.matches(pattern) for several in tensors.values() for name in several):
                     others = some(tensors) or "no parameters"
                     raise InputError(f"the {what} pattern {pattern!r} of the noise matches none of {others}")
             factors = {}
             for name, several in tensors.items():
-                matching = [number for pattern, number in given.items() if any(n.matches(pattern) for n in several)]
+                matching = [number for pattern, number in patterns.items() if any(n.matches(pattern) for n in several)]
                 if matching:
                     factors[escape(name)] = matching[0]
             return factors
 
-        return replace(self, scale=own("scale"), drift=own("drift"), drift_bound=own("drift_bound"))
+        return replace(self, scale=by_name("scale"), drift=by_name("drift"), drift_bound=by_name("drift_bound"))
 
     def describe(self) -> dict[str, Any]:
         """The ``noise`` entry of ``yield.json``."""
@@ -139,11 +139,13 @@ def _of(factors: Mapping[str, float], name: str, otherwise: float) -> float:
     return next((number for pattern, number in factors.items() if fnmatchcase(name, pattern)), otherwise)
 
 
-def _numbers(what: str, given: Any, *, signed: bool) -> dict[str, float]:
-    if not isinstance(given, Mapping):
-        raise InputError(f"{what} of the noise must be a dictionary of pattern to number, not {type(given).__name__}")
+def _numbers(what: str, patterns: Any, *, signed: bool) -> dict[str, float]:
+    if not isinstance(patterns, Mapping):
+        raise InputError(
+            f"{what} of the noise must be a dictionary of pattern to number, not {type(patterns).__name__}"
+        )
     numbers = {}
-    for key, value in given.items():
+    for key, value in patterns.items():
         if not isinstance(key, str) or isinstance(value, bool) or not isinstance(value, Real):
             raise InputError(
                 f"{what} of the noise must be a dictionary of pattern to number, not {{{key!r}: {value!r}}}"

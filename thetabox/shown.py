@@ -92,10 +92,10 @@ class Shown(Headed):
         if not -count <= at < count:
             raise IndexError(f"there are {count} samples, none of number {at}")
         at %= count
-        known = self.columns()
-        own = {name: column[at] for name, column in known.samples.items()}
-        cells = {name: [row[at] for row in rows] for name, rows in known.cells.items()}
-        return {"sample": at, **own, **{name: list(column) for name, column in known.levels.items()}, **cells}
+        table = self.columns()
+        columns = {name: column[at] for name, column in table.samples.items()}
+        cells = {name: [row[at] for row in rows] for name, rows in table.cells.items()}
+        return {"sample": at, **columns, **{name: list(column) for name, column in table.levels.items()}, **cells}
 
     def to_pandas(self) -> pd.DataFrame:
         """One row a sample and level, in the order and with the columns of the CSV file.
@@ -104,14 +104,14 @@ class Shown(Headed):
             InputError: pandas is not installed.
         """
         library = pandas()
-        known, count = self.columns(), len(self)
-        times = len(next(iter(known.levels.values()))) if known.levels else 1
+        table, count = self.columns(), len(self)
+        times = len(next(iter(table.levels.values()))) if table.levels else 1
         frame: pd.DataFrame = library.DataFrame(
             {
                 "sample": [*range(count)] * times,
-                **{name: [*column] * times for name, column in known.samples.items()},
-                **{name: [v for v in column for _ in range(count)] for name, column in known.levels.items()},
-                **{name: [v for row in rows for v in row] for name, rows in known.cells.items()},
+                **{name: [*column] * times for name, column in table.samples.items()},
+                **{name: [v for v in column for _ in range(count)] for name, column in table.levels.items()},
+                **{name: [v for row in rows for v in row] for name, rows in table.cells.items()},
             }
         )
         return frame

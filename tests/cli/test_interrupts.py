@@ -35,7 +35,7 @@ def test_before_the_first_part_is_done(run, cnn, tmp_path, monkeypatch, interrup
 
 
 def test_after_a_part_is_done(run, cnn, tmp_path, monkeypatch, interrupted):
-    monkeypatch.setattr(certify, "Steps", lambda bar, title: interrupted)
+    monkeypatch.setattr(certify, "ProgressLine", lambda bar, title: interrupted)
     line = said(run("certify", cnn, *SMALL, "--no-attack", "--no-radius", "--out", tmp_path / "out"))
     assert "the finished part is kept" in line
     assert list((tmp_path / "out").glob("partial/*/*.safetensors"))

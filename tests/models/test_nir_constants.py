@@ -17,7 +17,7 @@ nir = pytest.importorskip("nir", reason="the package nir is not installed")
 from thetabox.errors import InputError  # noqa: E402  # after what may skip this file
 from thetabox.models.nir import PRESETS, NirNetwork, read  # noqa: E402  # after what may skip this file
 from thetabox.models.nir.constants import Stored  # noqa: E402  # after what may skip this file
-from thetabox.models.nir.graph import Node  # noqa: E402  # after what may skip this file
+from thetabox.models.nir.graph import NirNode  # noqa: E402  # after what may skip this file
 
 F32 = np.float32
 ONE = np.ones(1, F32)
@@ -43,7 +43,7 @@ def network(path: Path, cell: Any, dynamics: str, weights: Any = F32) -> NirNetw
 
 def constant(cell: Any, dynamics: str, name: str, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """One constant of the neurons that a preset makes of a node."""
-    node = Node("cell", type(cell).__name__, vars(cell))
+    node = NirNode("cell", type(cell).__name__, vars(cell))
     return PRESETS[dynamics].cell(Stored(node, dtype, frozenset(), dynamics)).get_buffer(name)
 
 

@@ -19,7 +19,7 @@ nir = pytest.importorskip("nir", reason="the package nir is not installed")
 import thetabox as tb  # noqa: E402  # after what may skip this file
 from thetabox.errors import InputError  # noqa: E402  # after what may skip this file
 from thetabox.models.nir import NirNetwork  # noqa: E402  # after what may skip this file
-from thetabox.models.nir.graph import CELLS, LAYERS, Node  # noqa: E402  # after what may skip this file
+from thetabox.models.nir.graph import CELLS, LAYERS, NirNode  # noqa: E402  # after what may skip this file
 from thetabox.models.nir.layers import layer  # noqa: E402  # after what may skip this file
 
 Write = Callable[..., Path]
@@ -122,7 +122,7 @@ def test_threshold_is_strict(write: Write) -> None:
 
 @given(st.lists(st.integers(0, 4), min_size=3, max_size=3))
 def test_delays(steps: list[int]) -> None:
-    x, node = draw(2, 7, 3), Node("wait", "Delay", {"delay": np.array(steps, F32) * F32(0.1)})
+    x, node = draw(2, 7, 3), NirNode("wait", "Delay", {"delay": np.array(steps, F32) * F32(0.1)})
     wait = layer(node, torch.float32, 0.1)
     state, found = wait.start(torch.zeros(2, 3)), []
     for u in x.unbind(1):

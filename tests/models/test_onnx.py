@@ -664,7 +664,7 @@ def test_what_changes_the_order_of_scores_is_not_left_out(name: str, tmp_path: P
     with warnings.catch_warnings():
         warnings.simplefilter("error", Notice)
         try:
-            assert load(path).answer == "z"
+            assert load(path).output == "z"
         except InputError as error:  # no function of ours, or no batch
             assert name.split()[0] in ("label", "smallest", "largest"), error  # noqa: PT017  # most changed files are refused, some are read
 
@@ -672,7 +672,7 @@ def test_what_changes_the_order_of_scores_is_not_left_out(name: str, tmp_path: P
 def test_what_keeps_the_order_is_left_out(tmp_path: Path) -> None:
     path = written(softmax_over(1), {"w": W, "b": B}, tmp_path, outputs=["z"])
     with pytest.warns(Notice, match="Softmax"):
-        assert load(path).answer == "y"
+        assert load(path).output == "y"
 
 
 def test_names_of_a_file_move_no_cursor(tmp_path: Path) -> None:

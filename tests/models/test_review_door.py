@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import thetabox as tb
 from thetabox.data.arrays import load_arrays
 from thetabox.errors import Notice
-from thetabox.models.answers import reading
+from thetabox.models.outputs import reading
 
 
 class One(nn.Module):

@@ -13,7 +13,7 @@ from tests.report.conftest import EPSILON
 from thetabox.report import write
 from thetabox.report.by_layer import MOST, by_layer, heads, rows
 from thetabox.report.html import single_page
-from thetabox.report.results import Failure, failure_of
+from thetabox.report.results import UncertainUnits, failure_of
 from thetabox.verify.domain import Profile
 
 STEPS = 10
@@ -30,9 +30,9 @@ LOOP = [
 ] + ["out"]
 
 
-def failure(names: list[str], kind: str = "losses") -> Failure:
+def failure(names: list[str], kind: str = "losses") -> UncertainUnits:
     share = np.arange(1.0, 1 + 2 * len(names)).reshape(2, -1)
-    return Failure(kind, names, np.array([0.0, 0.1]), share / share.sum(1, keepdims=True))
+    return UncertainUnits(kind, names, np.array([0.0, 0.1]), share / share.sum(1, keepdims=True))
 
 
 def test_losses_of_a_loop_are_summed() -> None:
@@ -93,7 +93,7 @@ def test_names_with_brackets_of_their_own() -> None:
 
 
 def test_rows_are_those_of_positive_epsilon() -> None:
-    one = Failure("losses", ["a", "b"], np.array([0.0, 1e-3, 0.01]), np.array([[0, 0], [0.25, 0.75], [1, 0]]))
+    one = UncertainUnits("losses", ["a", "b"], np.array([0.0, 1e-3, 0.01]), np.array([[0, 0], [0.25, 0.75], [1, 0]]))
     assert heads(one) == ["ε = 0.001", "ε = 0.01"]
     assert rows(one) == [["a", "25.0 %", "100.0 %"], ["b", "75.0 %", "0.0 %"]]
 

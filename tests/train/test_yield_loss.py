@@ -24,7 +24,7 @@ from thetabox.train import fit, method
 from thetabox.train.methods import Step, run_step
 from thetabox.train.methods.yield_loss import Yield
 from thetabox.train.yields import BOUNDS, yield_margins
-from thetabox.train.yields.neuron import Neurons, lines, log_ndtr, mean_relu
+from thetabox.train.yields.neuron import PreActivations, lines, log_ndtr, mean_relu
 
 CHAINS = ("l2", "means", "rows", "entropic")
 CONVOLUTIONS = ("l2", "means", "rows")
@@ -202,7 +202,7 @@ def test_lines_lie_below_the_entropic_bound(
     def tensor(t: float) -> Tensor:
         return torch.full((1, 1, 1), t, dtype=torch.float64)
 
-    neurons = Neurons(*(tensor(t) for t in (lower, upper, least, most, largest, (lower + upper) / 2)))
+    neurons = PreActivations(*(tensor(t) for t in (lower, upper, least, most, largest, (lower + upper) / 2)))
     slope, constant = (float(t) for t in lines(tensor(a), tensor(v), tensor(rate), neurons))
     n = np.linspace(-12, 12, 20001)
     density = np.exp(-(n**2) / 2) / np.sqrt(2 * np.pi) * (n[1] - n[0])

@@ -222,7 +222,7 @@ def bounds_with_gradient(
     """The inner, differentiable function: ends of the logits' bounds, rows ``[E N, K]``."""
     settings = arguments.settings("interval", box, "real", "float64", "cpu")
     problem = Problem(module, settings, x)
-    bounds = run_problem(problem, slice(0, len(x)), epsilon).logits().settled(settings.rounding.own)
+    bounds = run_problem(problem, slice(0, len(x)), epsilon).logits().settled(settings.rounding.roundoff)
     return bounds.lower, bounds.upper
 
 

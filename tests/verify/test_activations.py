@@ -58,7 +58,7 @@ def bounds(
     context = Context(RowEpsilons(torch.zeros(1, len(low), dtype=torch.float64)), rounding, operation)
     value = Interval(low, high, slack, batch=0)
     out = apply(context, operation, (value, *arguments), kwargs)
-    out = out.settled(rounding.own)
+    out = out.settled(rounding.roundoff)
     unknown = out.lower.isnan() | out.upper.isnan()
     lower = out.lower.double().masked_fill(unknown, -math.inf)
     return Interval(lower[:, 0], out.upper.double().masked_fill(unknown, math.inf)[:, 0])
@@ -188,7 +188,7 @@ def test_functions_stay_tight(name: str) -> None:
         for one in range(len(value.lower)):
             part = value.lower[one : one + 1]
             context = Context(RowEpsilons(torch.zeros(1, 1, dtype=torch.float64)), rounding, operation)
-            out = apply(context, operation, (Interval(part, part, batch=0),), {}).settled(rounding.own)
+            out = apply(context, operation, (Interval(part, part, batch=0),), {}).settled(rounding.roundoff)
             assert float(out.upper - out.lower) <= relative * (1.0 + float(function(part).abs()))
 
 

@@ -98,7 +98,7 @@ def test_what_may_change_the_order_is_bounded(ending: Any, message: str | None) 
         return
     traced = network(model, X)
     assert not traced.ending
-    assert traced.answering is traced
+    assert traced.with_ending is traced
     found = tb.certify(model, X, y, [0.0, 1e-4])
     with torch.no_grad():
         answer = model.double()(X.double())

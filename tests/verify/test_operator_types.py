@@ -187,7 +187,7 @@ def _layouts(short: Any, long: Any) -> Any:
 def _interval(context: Context, result: Any) -> Interval | None:
     if isinstance(result, Parameter):
         result = context.interval(result)
-    return result.settled(context.rounding.own) if isinstance(result, Interval) else None
+    return result.settled(context.rounding.roundoff) if isinstance(result, Interval) else None
 
 
 def _beside(bounds: list[Interval | None]) -> Interval | None:

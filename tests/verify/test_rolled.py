@@ -27,12 +27,12 @@ from thetabox.verify.histories.description.algebra import Algebra
 from thetabox.verify.histories.description.evaluation import Evaluation
 from thetabox.verify.network import network
 from thetabox.verify.network.graph import Graph, Ref, map_arg_refs
-from thetabox.verify.network.rolled import NotRolled, Output, Read, Rolled, rolled
+from thetabox.verify.network.rolled import NotRolled, ReadoutInput, Rolled, StepRead, rolled
 from thetabox.verify.network.rolling.trees import refs
 
 
 def graph_of(model: nn.Module, x: Tensor) -> Graph:
-    return network(model, x).answering.main
+    return network(model, x).with_ending.main
 
 
 @cache
@@ -144,10 +144,10 @@ def test_graphs_can_be_evaluated_on_polynomials(style):
 
 def test_a_step_holds_the_equations_of_one_step():
     r = rolled(traced(ResetFromMembrane, 4)[1])
-    assert r.reads == (Read(0, 1, None),)
+    assert r.reads == (StepRead(0, 1, None),)
     assert r.drive.output == [Ref(r.drive.inputs[0])]
     assert r.constant.output == []
-    assert r.outputs == (Output("stack", 0), Output("stack", 0))
+    assert r.outputs == (ReadoutInput("stack", 0), ReadoutInput("stack", 0))
     assert r.states == 2
     assert [o.operator for o in r.initial.operations if o.operator.startswith("aten.zeros")] == [
         "aten.zeros_like.default"
@@ -159,10 +159,10 @@ def test_a_step_holds_the_equations_of_one_step():
 
 def test_what_is_read_in_front_of_a_loop_is_named():
     r = rolled(traced(CurrentsFirst, 4)[1])
-    assert r.reads == (Read(0, 0, None),)
+    assert r.reads == (StepRead(0, 0, None),)
     assert [o.operator for o in r.drive.operations] == ["aten.linear.default", "aten.transpose.int"]
-    assert r.outputs == (Output("cat", 1),)
-    assert rolled(traced(Slices, 4)[1]).reads == (Read(0, 1, 1),)
+    assert r.outputs == (ReadoutInput("cat", 1),)
+    assert rolled(traced(Slices, 4)[1]).reads == (StepRead(0, 1, 1),)
 
 
 def test_direct_coding_has_a_constant_input_and_reads_nothing():

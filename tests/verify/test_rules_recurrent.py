@@ -22,7 +22,7 @@ from thetabox.verify.arithmetic.rounding import Rounding, gamma
 from thetabox.verify.effort import forward_pass
 from thetabox.verify.interpreter.context import Context, Memo, RowEpsilons
 from thetabox.verify.interpreter.rules.recurrent_forms import walked
-from thetabox.verify.interpreter.rules.recurrent_steps import Weights, driven
+from thetabox.verify.interpreter.rules.recurrent_steps import RecurrentWeights, driven
 from thetabox.verify.interval.domain import PlainIntervals
 from thetabox.verify.interval.forward import run, run_problem
 from thetabox.verify.kernels import sound_kernels
@@ -136,7 +136,7 @@ def bounds_of(module: nn.Module, x: Tensor, epsilon: float, arithmetic: str = "r
     problem = Problem(module, tb.verify.arguments.settings("interval", None, arithmetic, "float64", "cpu"), x)
     with torch.no_grad():
         ends = run_problem(problem, slice(0, len(x)), torch.full((1, len(x)), epsilon, dtype=torch.float64)).logits()
-    return ends.settled(problem.settings.rounding.own)
+    return ends.settled(problem.settings.rounding.roundoff)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -304,7 +304,7 @@ def correlated(module: nn.Module, x: Tensor, epsilon: float, generators: int, ar
     context = Context(rows, chosen.rounding, correlated=generators)
     with torch.no_grad(), sound_kernels():
         final = run(problem.network, context, problem.tensors, input_interval(x, chosen))
-        return final.logits().settled(chosen.rounding.own)
+        return final.logits().settled(chosen.rounding.roundoff)
 
 
 @settings(deadline=None, max_examples=5)
@@ -347,7 +347,7 @@ def test_affine_forms_by_themselves(kind: str, most: int, spread: float) -> None
     tensors = [torch.randn(shape, generator=generator, dtype=torch.float64) * 1.5 for shape in shapes]
     rounding = Rounding(torch.float64)
     context = Context(RowEpsilons(torch.full((1, rows), epsilon, dtype=torch.float64)), rounding, correlated=most)
-    weights = Weights(*(stored("it", t, rounding, 1.0) for t in tensors))
+    weights = RecurrentWeights(*(stored("it", t, rounding, 1.0) for t in tensors))
     states = [torch.randn(rows, units, generator=generator, dtype=torch.float64) for _ in range(1 + (kind == "lstm"))]
     x = torch.randn(steps, rows, features, generator=generator, dtype=torch.float64)
     around = [Interval(t - spread, t + spread, batch=0) for t in states]
@@ -375,7 +375,7 @@ def test_affine_forms_by_themselves(kind: str, most: int, spread: float) -> None
 def one_step(kind: str, tensors: list[Tensor], h: Interval, rounding: Rounding) -> tb.Interval:
     """The forms' output of one step from ``h`` at exact weights and no input."""
     context = Context(RowEpsilons(torch.zeros(1, len(h.lower), dtype=torch.float64)), rounding, correlated=100)
-    weights = Weights(*(stored("it", t, rounding) for t in tensors))
+    weights = RecurrentWeights(*(stored("it", t, rounding) for t in tensors))
     x = torch.zeros(1, len(h.lower), tensors[0].shape[1], dtype=torch.float64)
     found = walked(context, kind, driven(context, Interval(x, x, batch=1), weights), (h,), weights, backwards=False)
     assert found is not None

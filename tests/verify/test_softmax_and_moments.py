@@ -44,7 +44,7 @@ def bounds(
     lower = low.to(rounding.dtype)
     x = Interval(lower, lower if high is low else high.to(rounding.dtype), slack, batch=0)
     out = apply(context, operation, (x, *others, *args), kwargs)
-    return (out[0] if isinstance(out, tuple) else out).settled(rounding.own)
+    return (out[0] if isinstance(out, tuple) else out).settled(rounding.roundoff)
 
 
 def drawn(seed: int, *shape: int, offset: float = 0.0, size: float = 1.0, width: float = 0.1) -> tuple[Tensor, Tensor]:

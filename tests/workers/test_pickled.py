@@ -41,7 +41,7 @@ class Tied(nn.Module):
 def problem(model: nn.Module, x: Tensor, box: tb.Box) -> Problem:
     chosen = arguments.settings("interval", box, "real", "float64", "cpu", None)
     asked = arguments.network(model, x, chosen)
-    return agreement.checked_problem(asked.model, chosen, asked.x, torch.tensor([0.1]), asked.given)[0]
+    return agreement.checked_problem(asked.model, chosen, asked.x, torch.tensor([0.1]), asked.x_as_given)[0]
 
 
 def margins(of: Problem, x: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ NOT_OF_THE_PROOF = frozenset(
     {"models", "epsilon", "min_verified", "sigma", "min_yield", "min_accuracy"}
     | {"json", "quiet", "junit", "summary", "seed", "threads", "device", "timeout", "workers", "cluster"}
 )
-"""Options that ask nothing of the certificate: what is required of it, where the answer goes, how one is computed."""
+"""Options that ask nothing of the certificate: what is required of it, where the result goes, how one is computed."""
 NOT_GIVEN = (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
 
 Stored = Certificate | YieldCertificate

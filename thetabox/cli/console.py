@@ -24,11 +24,11 @@ class Output(Console):
         _unread(self.file)
 
 
-# How a command answers, of those that are on.
+# How a command prints, of those that are on.
 JSON, QUIET = "thetabox.json", "thetabox.quiet"
 
 
-def answer(document: Mapping[str, Any]) -> None:
+def print_json(document: Mapping[str, Any]) -> None:
     """Print what a command found, where it was asked for as JSON: one document and nothing else.
 
     What is no number for JSON is null.
@@ -62,7 +62,7 @@ def show(*things: Any) -> None:
         console.print(thing, crop=False)
 
 
-class Steps:
+class ProgressLine:
     """Callable as ``progress(done, total)`` for one line of a progress bar."""
 
     def __init__(self, bar: Progress, title: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from thetabox.cli.console import tell
-from thetabox.cli.inputs import Given
+from thetabox.cli.inputs import CommandInputs
 from thetabox.data import TASKS, load
 from thetabox.errors import InputError
 from thetabox.json_text import parse
@@ -23,7 +23,7 @@ LARGER = 4.0
 BYTE, SMALL = 255.0, 16.0
 
 
-def doubt(given: Given, file: Path, *, epsilon: Sequence[float] = ()) -> None:
+def doubt(given: CommandInputs, file: Path, *, epsilon: Sequence[float] = ()) -> None:
     """Say what looks strange of what is about to be proven.
 
     Args:
@@ -35,7 +35,7 @@ def doubt(given: Given, file: Path, *, epsilon: Sequence[float] = ()) -> None:
         tell(f"thetabox: {line}")
 
 
-def _of_epsilon(given: Given, epsilon: Sequence[float]) -> Iterator[str]:
+def _of_epsilon(given: CommandInputs, epsilon: Sequence[float]) -> Iterator[str]:
     largest = max(epsilon, default=0.0)
     if given.box.kind == "relative" and largest > 1:
         yield (
@@ -44,7 +44,7 @@ def _of_epsilon(given: Given, epsilon: Sequence[float]) -> Iterator[str]:
         )
 
 
-def _of_inputs(given: Given) -> Iterator[str]:
+def _of_inputs(given: CommandInputs) -> Iterator[str]:
     x = given.data.x
     largest = float(x.abs().max())
     known = _trained_up_to(Path(given.model_info["source"]))
@@ -77,7 +77,7 @@ def _of_bytes(x: Tensor) -> bool:
     return whole and x.dim() >= 3 and SMALL < float(numbers.max()) <= BYTE and x.dtype is not torch.bool
 
 
-def _of_the_file(given: Given, file: Path) -> Iterator[str]:
+def _of_the_file(given: CommandInputs, file: Path) -> Iterator[str]:
     """A result of another network or of other data, which is about to be written over."""
     held: object = None
     with suppress(OSError, ValueError):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from thetabox import report
-from thetabox.cli.console import answer, show
+from thetabox.cli.console import print_json, show
 from thetabox.cli.group import explained
 from thetabox.errors import InputError
 from thetabox.verify import Certificate, YieldCertificate
@@ -122,10 +122,10 @@ class Answers:
         if self.named:
             finished = all(judged.finished for judged in self.judged)
             models = [{"model": str(judged.model), **judged.document} for judged in self.judged]
-            answer({"pass": status == PASSES, "finished": finished, "models": models})
+            print_json({"pass": status == PASSES, "finished": finished, "models": models})
         else:
             (one,) = self.judged
-            answer(one.document)
+            print_json(one.document)
             show(*one.lines(named=False))
         return status
 

@@ -27,7 +27,7 @@ from thetabox.verify import arguments, domains
 
 
 @dataclass(frozen=True)
-class Given:
+class CommandInputs:
     """Network, samples and box of one command, checked against each other."""
 
     model: nn.Module
@@ -99,7 +99,7 @@ def read_all(
     scale: Sequence[tuple[str, float]],
     fold: bool,
     threads: int | None,
-) -> Given:
+) -> CommandInputs:
     """Everything that a command needs, read and checked before anything is computed or written."""
     box = make_box(box_kind, include, exclude, scale, fold)
     network = read_model(model, architecture, config, dynamics)
@@ -109,7 +109,7 @@ def read_all(
     dataset = dataset if samples is None else dataset.subset(samples)
     info = {"source": str(model), "kind": arguments.FILE, "sha256": sha256(model)}
     chosen = {} if dynamics is None else {"dynamics": dynamics}
-    return Given(asked.model, dataset, box, {**info, **chosen, **_code(architecture, config), **asked.facts})
+    return CommandInputs(asked.model, dataset, box, {**info, **chosen, **_code(architecture, config), **asked.facts})
 
 
 def _code(architecture: str | None, config: Sequence[tuple[str, str]]) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def set_threads(threads: int | None, model: nn.Module) -> None:
 
 
 def _fitting(model: nn.Module, data: Dataset) -> Plain:
-    """The network as one that answers logits to the data's inputs, a few of which it is asked.
+    """The network as one that returns logits for the data's inputs, a few of which are tried.
 
     Raises:
         InputError: it does not take them, or the labels are not those of its classes.

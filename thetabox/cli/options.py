@@ -35,7 +35,7 @@ class Command(click.Command):
 
 
 def _way(way: str, name: str, text: str) -> click.Option:
-    """A flag that says how the command answers, wherever in it that is asked."""
+    """A flag that says how the command prints, wherever in it that is asked."""
 
     def noted(context: click.Context, _: click.Parameter, value: bool) -> None:
         context.meta[way] = value

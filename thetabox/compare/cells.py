@@ -85,10 +85,10 @@ class Cell:
         """What the stage found, if it is finished and was made with these very settings."""
         try:
             content: dict[str, Any] = parse((self.folder / f"{stage}.json").read_text(encoding="utf-8"))
-            known = content["key"] == self._key(stage)
+            matches = content["key"] == self._key(stage)
         except (OSError, ValueError, KeyError, InputError):
             return None
-        return content if known else None
+        return content if matches else None
 
     def missing(self) -> list[str]:
         """Stages that are not finished."""

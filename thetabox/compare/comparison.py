@@ -62,7 +62,7 @@ class Comparison(Headed):
         drawn = row.results["mismatch"][seed]
         levels = zip(self.config.level, drawn["accuracy"], strict=True)
         record = {"method": row.variant.label, "seed": seed, "clean": drawn["clean_accuracy"]}
-        record |= {f"mismatch {number(level)}": float(np.mean(own)) for level, own in levels}
+        record |= {f"mismatch {number(level)}": float(np.mean(draws)) for level, draws in levels}
         for stage, name in (("attack", "attacked"), ("certify", "verified")):
             curve = row.results[stage][seed]
             pairs = zip(curve["epsilon"], curve["accuracy"], strict=True)

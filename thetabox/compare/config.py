@@ -133,11 +133,11 @@ class Config:
         """
         rows = []
         for name in self.methods:
-            own = {f"{part}.{p}": p for part in _parts(name) for p in hyper_parameters(kind_of(part))}
-            swept = {p: v for p, v in self.sweep.items() if p in own or p in own.values() or p in FIT}
+            hyper = {f"{part}.{p}": p for part in _parts(name) for p in hyper_parameters(kind_of(part))}
+            swept = {p: v for p, v in self.sweep.items() if p in hyper or p in hyper.values() or p in FIT}
             for values in itertools.product(*swept.values()):
                 chosen = dict(zip(swept, values, strict=True))
-                settings = {p: v for p, v in self.set.items() if p in own or p in own.values()}
+                settings = {p: v for p, v in self.set.items() if p in hyper or p in hyper.values()}
                 settings |= {p: v for p, v in self.only.get(name, {}).items() if p not in FIT}
                 settings |= {p: v for p, v in chosen.items() if p not in FIT}
                 arguments = dict(self.fit) | {p: v for p, v in self.only.get(name, {}).items() if p in FIT}
@@ -160,10 +160,10 @@ class Config:
             InputError: a hyper-parameter or a method that does not exist.
         """
         kinds = [*METHODS, *(part for name in self.methods for part in _parts(name))]
-        known = {name for kind in kinds for p in hyper_parameters(kind_of(kind)) for name in (p, f"{kind}.{p}")}
+        names = {name for kind in kinds for p in hyper_parameters(kind_of(kind)) for name in (p, f"{kind}.{p}")}
         for name in self.set:
-            if name not in known:
-                near = get_close_matches(name, sorted(known), n=1)
+            if name not in names:
+                near = get_close_matches(name, sorted(names), n=1)
                 raise InputError(
                     f"set: no training method has the hyper-parameter {name!r}"
                     + (f"; did you mean {near[0]!r}?" if near else "")
@@ -213,19 +213,19 @@ def read_config(path: Path | None, **changes: Any) -> Config:
             raise InputError(f"{path} is not a TOML file: {error}") from None
         except RecursionError:
             raise InputError(f"{path} is not a configuration: it is nested too deeply") from None
-    known = {f.name: f for f in dataclasses.fields(Config)}
+    fields = {f.name: f for f in dataclasses.fields(Config)}
     for key in settings:
-        if key not in known:
-            raise InputError(f"{path}: unknown key {key!r}; there are {', '.join(known)}")
+        if key not in fields:
+            raise InputError(f"{path}: unknown key {key!r}; there are {', '.join(fields)}")
     settings |= {key: value for key, value in changes.items() if value is not None}
     if not settings.get("task"):
         raise InputError("no task is named: give --task, or task = … in the configuration")
     for key, value in settings.items():
-        if known[key].type.startswith("tuple"):
+        if fields[key].type.startswith("tuple"):
             if not isinstance(value, list | tuple):
                 raise InputError(f"{key} must be a list, not {value!r}")
             settings[key] = tuple(value)
-        elif known[key].type.startswith("Mapping"):
+        elif fields[key].type.startswith("Mapping"):
             settings[key] = _mapping(key, value)
     return Config(**settings)
 

@@ -88,10 +88,10 @@ def yield_table(rows: Sequence[Row]) -> Table:
     lines = [
         [
             row.variant.label,
-            *_spread([result["clean_accuracy"] for result in own]),
-            *(f"{100 * v:.1f}" for v in np.mean([result["proven_share"] for result in own], 0)),
+            *_spread([result["clean_accuracy"] for result in results]),
+            *(f"{100 * v:.1f}" for v in np.mean([result["proven_share"] for result in results], 0)),
         ]
-        for row, own in zip(rows, yields, strict=True)
+        for row, results in zip(rows, yields, strict=True)
     ]
     return Table("", ["method", "clean", *(f"σ = {number(s)}" for s in yields[0][0]["sigma"])], lines)
 
@@ -128,8 +128,8 @@ def _drawn(accuracy: np.ndarray) -> list[str]:
     """Mean ± std (min) in percent, for each row of draws."""
     deviation = accuracy.std(1, ddof=1 if accuracy.shape[1] > 1 else 0)
     return [
-        f"{100 * own.mean():.2f} ± {100 * std:.2f} ({100 * own.min():.2f})"
-        for own, std in zip(accuracy, deviation, strict=True)
+        f"{100 * values.mean():.2f} ± {100 * std:.2f} ({100 * values.min():.2f})"
+        for values, std in zip(accuracy, deviation, strict=True)
     ]
 
 

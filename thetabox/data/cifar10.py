@@ -91,7 +91,7 @@ def _members(path: Path) -> Iterator[tuple[Path, bytes]]:
 
 def _official(path: Path) -> dict[str, Pictures]:
     batches = {
-        place.name: read_batch(content, place.name) for place, content in _members(path) if place.suffix == ".bin"
+        member.name: read_batch(content, member.name) for member, content in _members(path) if member.suffix == ".bin"
     }
     trained = [name for name in sorted(batches) if name.startswith("data_batch")]
     if not trained or "test_batch.bin" not in batches:
@@ -101,12 +101,12 @@ def _official(path: Path) -> dict[str, Pictures]:
 
 
 def _copied(path: Path) -> Pictures:
-    files = [(place, content) for place, content in _members(path) if place.suffix == ".jpg"]
+    files = [(member, content) for member, content in _members(path) if member.suffix == ".jpg"]
     files = sorted((file for file in files if file[0].parent.name in CLASSES), key=lambda file: file[0])
-    if {place.parent.name for place, _ in files} != set(CLASSES):
+    if {member.parent.name for member, _ in files} != set(CLASSES):
         raise InputError(f"{path} holds no pictures of some of the classes {', '.join(CLASSES)}")
-    labels = np.asarray([CLASSES.index(place.parent.name) for place, _ in files], dtype=np.int64)
-    return np.stack([read_jpeg(content, str(place)) for place, content in files]), labels
+    labels = np.asarray([CLASSES.index(member.parent.name) for member, _ in files], dtype=np.int64)
+    return np.stack([read_jpeg(content, str(member)) for member, content in files]), labels
 
 
 def _make(sources: list[Path]) -> dict[str, np.ndarray]:

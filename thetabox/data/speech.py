@@ -37,8 +37,8 @@ COPIES = 6
 
 def split_of(group: str) -> str:
     """The split that a speaker belongs to."""
-    place = int(hashlib.sha256(f"speech:{group}".encode()).hexdigest()[:12], 16) / 16**12
-    return "test" if place < TEST else "validation" if place < TEST + VALIDATION else "train"
+    share = int(hashlib.sha256(f"speech:{group}".encode()).hexdigest()[:12], 16) / 16**12
+    return "test" if share < TEST else "validation" if share < TEST + VALIDATION else "train"
 
 
 def group_of(label: str, name: str) -> str:

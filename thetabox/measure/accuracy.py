@@ -10,9 +10,9 @@ from thetabox.measure.inputs import numbers_for
 
 @torch.no_grad()
 def accuracy(model: nn.Module, x: Tensor, y: Tensor, device: torch.device, dtype: torch.dtype, chunk: int) -> float:
-    """Right answers of a plain ``model(x) -> logits``, over all samples, ``chunk`` of them in one pass."""
+    """Right classes of a plain ``model(x) -> logits``, over all samples, ``chunk`` of them in one pass."""
     right = 0
     for start in range(0, len(x), chunk):
-        answer = model(numbers_for(x[start : start + chunk], device, dtype))
-        right += int((answer.argmax(1).cpu() == y[start : start + chunk]).sum())
+        logits = model(numbers_for(x[start : start + chunk], device, dtype))
+        right += int((logits.argmax(1).cpu() == y[start : start + chunk]).sum())
     return right / len(x)

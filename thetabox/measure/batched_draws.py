@@ -202,8 +202,8 @@ class ManyWeights:
         network = self.network.network
         # A subclass may compute something else.
         if type(network) is LSNN:
-            own = {name.removeprefix("network."): value for name, value in stacked.items()}
-            return [many_logits(network, own, x) for x, _ in self.parts]
+            weights = {name.removeprefix("network."): value for name, value in stacked.items()}
+            return [many_logits(network, weights, x) for x, _ in self.parts]
         return [vmap(lambda w, x=x: functional_call(self.network, w, (x,)))(stacked) for x, _ in self.parts]
 
     @contextmanager

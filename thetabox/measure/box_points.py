@@ -15,8 +15,8 @@ def inward_ends(box: dict[str, tuple[Tensor, Tensor]], epsilon: float) -> BoxEnd
     """(θ, lower, upper) of each (θ, unit radius), in float64, the ends rounded inward: inside the real box."""
     ends = {}
     for name, (theta, radius) in box.items():
-        reach = (radius * epsilon) * (1 - 2.0**-50)
-        low, high = torch.nextafter(theta - reach, theta), torch.nextafter(theta + reach, theta)
+        inside = (radius * epsilon) * (1 - 2.0**-50)
+        low, high = torch.nextafter(theta - inside, theta), torch.nextafter(theta + inside, theta)
         ends[name] = (theta, low, high)
     return ends
 

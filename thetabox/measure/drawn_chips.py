@@ -63,8 +63,8 @@ class DrawnChips:
         chip_wide, of_tensor = (self.noise.correlated.get(key, 0.0) for key in ("chip", "layer"))
         common = float(torch.randn((), generator=stream, dtype=torch.float32)) * chip_wide if chip_wide else 0.0
         for name, (_, _, gain) in self.parts.items() if chip_wide or of_tensor else ():
-            own = float(torch.randn((), generator=stream, dtype=torch.float32)) * of_tensor if of_tensor else 0.0
-            errors[name] = errors[name] + gain * (common + own)
+            individual = float(torch.randn((), generator=stream, dtype=torch.float32)) * of_tensor if of_tensor else 0.0
+            errors[name] = errors[name] + gain * (common + individual)
         return errors
 
     def weights(self, chip: int, sigma: float) -> dict[str, Tensor]:

@@ -43,11 +43,11 @@ def levels(values: Levels, what: str) -> list[float]:
 
 
 def checked(model: nn.Module, x: Any, y: Any) -> tuple[nn.Module, Tensor, Tensor]:
-    """The network as one that answers logits, inputs and labels as CPU tensors, in memory of their own.
+    """The network as one that returns logits, inputs and labels as CPU tensors, in memory of their own.
 
     Raises:
         InputError: no network, weights or inputs that are not finite, no samples, a network that fails on them or
-            answers no logits, lengths that differ, or labels that are not integers.
+            returns no logits, lengths that differ, or labels that are not integers.
     """
     with RUNNING:
         asked = plain(model, x, keep_indices=True, stacklevel=4)
@@ -81,14 +81,14 @@ def class_count(model: nn.Module, example: Tensor, labels: Tensor) -> int:
         InputError: the network does not take such inputs, returns no [N, K] logits, or labels lie outside 0 … K − 1.
     """
     try:
-        answer = model(example)
+        output = model(example)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         if isinstance(error, InputError):
             raise
         raise failure(model, example.shape, error) from None
-    if answer.ndim != 2 or answer.shape[1] < 2:
-        raise InputError(f"the network returns shape {list(answer.shape)}; logits must be [batch, classes ≥ 2]")
-    classes = answer.shape[1]
+    if output.ndim != 2 or output.shape[1] < 2:
+        raise InputError(f"the network returns shape {list(output.shape)}; logits must be [batch, classes ≥ 2]")
+    classes = output.shape[1]
     if labels.min() < 0 or labels.max() >= classes:
         raise InputError(f"labels run from {labels.min()} to {labels.max()}; the network knows 0 to {classes - 1}")
     return classes

@@ -91,9 +91,9 @@ def _margin(model: Logits, weights: Weights, x: Tensor, y: Tensor) -> Tensor:
 
 def _margins(model: Logits, weights: Weights, x: Tensor, y: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """logit_y − logit_target of one sample (−1: the least such difference), and the least one."""
-    answer = model.under(weights, x[None])[0]
-    classes = torch.arange(len(answer), device=answer.device)
-    right = torch.where(classes == y, answer, 0).sum()
-    least = right - torch.where(classes == y, -torch.inf, answer).amax()
-    aimed = right - torch.where(classes == target, answer, 0).sum()
+    logits = model.under(weights, x[None])[0]
+    classes = torch.arange(len(logits), device=logits.device)
+    right = torch.where(classes == y, logits, 0).sum()
+    least = right - torch.where(classes == y, -torch.inf, logits).amax()
+    aimed = right - torch.where(classes == target, logits, 0).sum()
     return torch.where(target < 0, least, aimed), least

@@ -271,8 +271,8 @@ class _Stepwise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         with computing_in(self.dtype):
             outputs = run_steps(self.network, x)  # type: ignore[arg-type]  # is_recurrent was asked
-            answer: Tensor = self.network.readout(outputs)  # type: ignore[operator]  # the protocol
-            return answer
+            logits: Tensor = self.network.readout(outputs)  # type: ignore[operator]  # the protocol
+            return logits
 
 
 def _stream(key: str) -> torch.Generator:

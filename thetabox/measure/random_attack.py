@@ -61,8 +61,13 @@ class RandomAttackResult(Correctness):
             "box": self.box.describe(),
             "clean_accuracy": self.clean_accuracy,
             "curve": [
-                {"epsilon": float(e), "accuracy": float(own), "shared_accuracy": float(worst), "shared_mean": float(m)}
-                for e, own, worst, m in rows
+                {
+                    "epsilon": float(e),
+                    "accuracy": float(accuracy),
+                    "shared_accuracy": float(worst),
+                    "shared_mean": float(m),
+                }
+                for e, accuracy, worst, m in rows
             ],
             "seconds": self.seconds,
         }
@@ -164,8 +169,8 @@ def _drawn(
         return placed(ends[row], delta(draw), torch.float64)
 
     def see(stretch: slice, logits: list[Tensor]) -> None:
-        answers = torch.cat([part.argmax(-1) for part in logits], -1).cpu().reshape(-1, len(labels))
-        for index, right in enumerate(answers == labels, stretch.start):
+        classes = torch.cat([part.argmax(-1) for part in logits], -1).cpu().reshape(-1, len(labels))
+        for index, right in enumerate(classes == labels, stretch.start):
             draw, row = divmod(index, len(epsilons))
             correct[row] &= right
             shared[draw, row] = right.double().mean()

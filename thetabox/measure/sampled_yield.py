@@ -293,7 +293,7 @@ def _rank(draws: int, share: float, confidence: float) -> int:
 
 
 def _right(logits: Tensor, y: Tensor) -> Tensor:
-    """Weights far off may overflow to NaN, which ``argmax`` would take for the largest: such an answer is wrong."""
+    """Weights far off may overflow to NaN, which ``argmax`` would take for the largest: such an output is wrong."""
     return (logits.argmax(-1) == y) & ~logits.isnan().any(-1)
 
 

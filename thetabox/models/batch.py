@@ -91,10 +91,10 @@ def check_batch(path: Any, program: Program, shape: Sequence[int], dtype: torch.
             shapes = _on_meta(program, (samples, *shape), dtype)
         except Exception as error:  # torch raises whatever it likes where sizes do not fit
             raise InputError(f"{path}: {wrong} ({first_line(error)}); {advice}") from None
-        answer = shapes.get(program.answer, (samples, *shape) if program.answer == program.source else ())
-        if not answer or answer[0] != samples:
+        returned = shapes.get(program.output, (samples, *shape) if program.output == program.source else ())
+        if not returned or returned[0] != samples:
             raise InputError(
-                f"{path}: with a batch of {samples} it returns {list(answer)}, not a row for each sample; {advice}"
+                f"{path}: with a batch of {samples} it returns {list(returned)}, not a row for each sample; {advice}"
             )
         largest = max(shapes.values(), key=math.prod, default=())
         if math.prod(largest) > LARGEST:
@@ -111,21 +111,21 @@ def _freed(step: Step, size: int, shapes: dict[str, tuple[int, ...]], *, of_inpu
     if step.sized == "unflatten":
         front = step.args[1] % (len(result) - len(sizes) + 1) if result else 0
         result = result[front : front + len(sizes)]
-    place = _place(sizes, result, size)
-    if place is None:
+    axis = _batch_axis(sizes, result, size)
+    if axis is None:
         return step
     operand = shapes.get(step.args[0].name, ()) if step.args and isinstance(step.args[0], Reference) else ()
-    if step.sized == "expand" and (of_input or size > 1) and not _leads(operand, result, place, size):
-        sizes[place] = -1
+    if step.sized == "expand" and (of_input or size > 1) and not _leads(operand, result, axis, size):
+        sizes[axis] = -1
         return changed(step, step.sizes, sizes)
     if step.sized != "expand":
         # What was to be found out is a number beside a batch of any size.
         sizes = [n if s == -1 else s for s, n in zip(sizes, result, strict=True)]
-    sizes[place] = Batch(result[place] // size)
+    sizes[axis] = Batch(result[axis] // size)
     return changed(step, step.sizes, sizes)
 
 
-def _place(sizes: Sequence[Any], result: Sequence[int], size: int) -> int | None:
+def _batch_axis(sizes: Sequence[Any], result: Sequence[int], size: int) -> int | None:
     """Where in a list of sizes the batch stands: at its number, in front before elsewhere, or merged in front."""
     if not sizes or len(sizes) != len(result):
         return None
@@ -135,9 +135,9 @@ def _place(sizes: Sequence[Any], result: Sequence[int], size: int) -> int | None
     return 0 if result[0] and result[0] % size == 0 else None
 
 
-def _leads(operand: Sequence[int], result: Sequence[int], place: int, size: int) -> bool:
+def _leads(operand: Sequence[int], result: Sequence[int], axis: int, size: int) -> bool:
     """Whether an expansion makes the batch, which its operand does not have."""
-    behind = place - (len(result) - len(operand))
+    behind = axis - (len(result) - len(operand))
     return behind < 0 or operand[behind] != size
 
 

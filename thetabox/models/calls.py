@@ -149,7 +149,7 @@ def _in_proportion(one: Any, samples: int, other: Any, others: int, depth: int) 
 
 def widened(calls: Sequence[Call]) -> list[Call]:
     """A record in which every floating type is the same: that of the network's own precision is none of the code's."""
-    return [(name, _without_type(given)) for name, given in calls]
+    return [(name, _without_type(arguments)) for name, arguments in calls]
 
 
 def _without_type(value: Any) -> Any:

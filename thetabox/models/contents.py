@@ -73,25 +73,25 @@ def fill(path: Path, model: nn.Module, held: Held, *, any_type: bool = False) ->
     Raises:
         InputError: no state_dict of the file fits, or several do; numbers that the module cannot hold as they are.
     """
-    own = model.state_dict()
-    for name, value in own.items():
+    expected = model.state_dict()
+    for name, value in expected.items():
         if not isinstance(value, Tensor):  # what get_extra_state returns
             raise InputError(
                 f"{path}: {name} of the {type(model).__name__} to fill is no tensor; fill it by load_state_dict"
             )
         if is_lazy(value) or value.is_meta:
             raise InputError(f"{path}: {name} of the {type(model).__name__} to fill has no shape or no memory yet")
-    state = {name: _plain(path, name, value) for name, value in _chosen(path, model, own, held).items()}
+    state = {name: _plain(path, name, value) for name, value in _chosen(path, model, expected, held).items()}
     for name, value in state.items():
-        if value.shape != own[name].shape:
+        if value.shape != expected[name].shape:
             raise InputError(
-                f"{path}: {name} has shape {list(value.shape)}, not {list(own[name].shape)} as in "
+                f"{path}: {name} has shape {list(value.shape)}, not {list(expected[name].shape)} as in "
                 f"{type(model).__name__}"
             )
-        if own[name].is_floating_point() and not value.is_floating_point():
+        if expected[name].is_floating_point() and not value.is_floating_point():
             kind = "complex numbers" if value.is_complex() else f"{str(value.dtype).removeprefix('torch.')} codes"
             raise InputError(f"{path}: {name} holds {kind}, not weights; write the real numbers that they stand for")
-    _widen(model, own, state, any_type)
+    _widen(model, expected, state, any_type)
     try:
         model.load_state_dict(state, strict=False)
     except InputError as error:
@@ -108,28 +108,28 @@ def fill(path: Path, model: nn.Module, held: Held, *, any_type: bool = False) ->
     _check_cells(path, model)
 
 
-def _chosen(path: Path, model: nn.Module, own: State, held: Held) -> State:
+def _chosen(path: Path, model: nn.Module, expected: State, held: Held) -> State:
     """The state_dict of the file that fits, by the names of the module."""
     fitting: dict[str, State] = {}
     names: dict[str, tuple[str, str]] = {}
     for where, state in held.items():
         for reading in readings(state):
-            named = _named(model, own, reading)
+            named = _named(model, expected, reading)
             if named is not None:
                 fitting[where] = named
                 names[where] = next(iter(state), ""), next(iter(named), "")
                 break
     if USUAL in fitting or len(fitting) == 1:
         where = USUAL if USUAL in fitting else next(iter(fitting))
-        _tell(path, where, *names[where], [name for name in own if name not in fitting[where]])
+        _tell(path, where, *names[where], [name for name in expected if name not in fitting[where]])
         return fitting[where]
     if fitting:
         raise InputError(
             f"{path}: holds several state_dicts that fit, {shown(fitting)}; save the one that is meant by itself"
         )
     tried = [reading for state in held.values() for reading in readings(state)]
-    nearest = max(tried, key=lambda reading: len(reading.keys() & own.keys()))
-    missing, unexpected = _missing(model, own, nearest), [name for name in nearest if name not in own]
+    nearest = max(tried, key=lambda reading: len(reading.keys() & expected.keys()))
+    missing, unexpected = _missing(model, expected, nearest), [name for name in nearest if name not in expected]
     parts = [f"lacks {shown(missing)}"] * bool(missing) + [f"has unknown {shown(unexpected)}"] * bool(unexpected)
     raise InputError(f"{path}: does not fit {type(model).__name__}: {', '.join(parts)}")
 
@@ -139,18 +139,18 @@ def fits(model: nn.Module, state: State) -> bool:
     return _named(model, model.state_dict(), state) is not None
 
 
-def _named(model: nn.Module, own: State, reading: State) -> State | None:
+def _named(model: nn.Module, expected: State, reading: State) -> State | None:
     """The reading by the names of a module, which may be wrapped itself; ``None`` where it does not fit."""
-    short = {unwrapped(name): name for name in own}
-    for full in ({name: name for name in own}, short if len(short) == len(own) else {}):
+    short = {unwrapped(name): name for name in expected}
+    for full in ({name: name for name in expected}, short if len(short) == len(expected) else {}):
         if all(name in full for name in reading):
             named = {full[name]: value for name, value in reading.items()}
-            if not _missing(model, own, named):
+            if not _missing(model, expected, named):
                 return named
     return None
 
 
-def _missing(model: nn.Module, own: State, state: State) -> list[str]:
+def _missing(model: nn.Module, expected: State, state: State) -> list[str]:
     # Neuron values of a spiking network may be absent from a foreign file: the constructor's stand then.
     may = dict(model.named_buffers()) if isinstance(model, LSNN) else {}
     tensors = named_tensors(model)
@@ -158,7 +158,7 @@ def _missing(model: nn.Module, own: State, state: State) -> list[str]:
     there = {identity(tensors[name]) for name in state if name in tensors}
     return [
         name
-        for name in own
+        for name in expected
         if not (name in state or name in may or _counts(name) or (name in tensors and identity(tensors[name]) in there))
     ]
 
@@ -198,17 +198,17 @@ def _plain(path: Path, name: str, value: Tensor) -> Tensor:
     return value
 
 
-def _widen(model: nn.Module, own: State, state: State, any_type: bool) -> None:
+def _widen(model: nn.Module, expected: State, state: State, any_type: bool) -> None:
     """Give the module a floating type that holds every number of the file, unless it has one."""
-    given = [value.dtype for value in state.values() if value.is_floating_point()]
-    if not given:
+    dtypes = [value.dtype for value in state.values() if value.is_floating_point()]
+    if not dtypes:
         return
-    needed = functools.reduce(torch.promote_types, given)
+    needed = functools.reduce(torch.promote_types, dtypes)
     if any_type:
         if needed in (torch.float32, torch.float64):
             model.to(needed)
         return
-    floating = {name: value.dtype for name, value in own.items() if value.is_floating_point()}
+    floating = {name: value.dtype for name, value in expected.items() if value.is_floating_point()}
     held = [torch.promote_types(floating[n], v.dtype) == floating[n] for n, v in state.items() if n in floating]
     if not all(held):
         # As wide as the widest of its own, too: what is not in the file is not to be rounded.

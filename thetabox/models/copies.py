@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from thetabox import checks
 from thetabox.errors import InputError
-from thetabox.models.memory import identity, named_tensors, place
+from thetabox.models.memory import identity, named_tensors, storage_key
 from thetabox.models.precision import computing_in
 from thetabox.models.reach import reachable
 from thetabox.models.recurrent import logits
@@ -44,7 +44,7 @@ class Logits(nn.Module):
             if not self._straight.get(detours.replaced, False):
                 stack.enter_context(detours)
             try:
-                answer = logits(self.network, x)
+                output = logits(self.network, x)
             except RuntimeError as error:
                 if "mutate a captured Tensor" not in str(error):
                     raise
@@ -53,18 +53,18 @@ class Logits(nn.Module):
                     "be taken; let it compute a new one"
                 ) from error
         self._straight[detours.replaced] = not detours.taken
-        if not isinstance(answer, Tensor):
+        if not isinstance(output, Tensor):
             raise InputError(
-                f"the network returns a {type(answer).__name__}; it must return one tensor of logits [samples, "
+                f"the network returns a {type(output).__name__}; it must return one tensor of logits [samples, "
                 "classes]: wrap it in a module that does"
             )
-        return answer
+        return output
 
     def under(self, weights: dict[str, Tensor], x: Tensor) -> Tensor:
         """The logits with other weights, by the network's names, in the place of its own."""
         named = {f"network.{name}": value for name, value in weights.items()}
-        answer: Tensor = functional_call(self, named, (x,))
-        return answer
+        output: Tensor = functional_call(self, named, (x,))
+        return output
 
     def prepare(self) -> Logits:
         """Learn where the tensors of the network lie, once they are where they stay."""
@@ -99,7 +99,7 @@ class _Detours(TorchFunctionMode):
         self._owners: dict[tuple[int, torch.dtype], list[tuple[str, Tensor]]] = {}
         for module in (network, original):
             for name, t in [] if module is None else [*module.named_parameters(), *module.named_buffers()]:
-                if (at := place(t)) is not None:
+                if (at := storage_key(t)) is not None:
                     self._owners.setdefault(at, []).append((name, t))
         self._views: dict[Any, View | None] = {}
         self.replaced = False
@@ -120,25 +120,25 @@ class _Detours(TorchFunctionMode):
         return value
 
     def _tensor(self, t: Tensor) -> Tensor:
-        at = place(t)
+        at = storage_key(t)
         owners = () if at is None else self._owners.get(at, ())
-        for name, own in owners:
+        for name, original in owners:
             now = self.now[name]
             if now is t:
                 return t
-            view = self._view(t, name, own)
+            view = self._view(t, name, original)
             if view is not None:
-                self.taken = self.taken or now is not own
+                self.taken = self.taken or now is not original
                 return view.of(now)
         if at is not None and self.dtype is torch.float64 and t.dtype in NARROW and not t.requires_grad:
             self.taken = True
             return t.double()
         return t
 
-    def _view(self, t: Tensor, name: str, own: Tensor) -> View | None:
+    def _view(self, t: Tensor, name: str, original: Tensor) -> View | None:
         key = name, tuple(t.shape), t.stride(), t.storage_offset()
         if key not in self._views:
-            self._views[key] = view_on(name, own, t)
+            self._views[key] = view_on(name, original, t)
         return self._views[key]
 
 
@@ -168,7 +168,7 @@ def duplicate(model: nn.Module) -> nn.Module:
 
 def _copied(model: nn.Module) -> nn.Module:
     registered = {id(t) for t in [*model.parameters(), *model.buffers()]}
-    owned = {place(t) for t in [*model.parameters(), *model.buffers()]} - {None}
+    owned = {storage_key(t) for t in [*model.parameters(), *model.buffers()]} - {None}
     memo: dict[int, Any] = {}
     first: dict[Hashable, Tensor] = {}
     for t in [*model.parameters(), *model.buffers()]:
@@ -176,7 +176,7 @@ def _copied(model: nn.Module) -> nn.Module:
         if one is not t:  # two tensors on one memory become one
             memo[id(t)] = copy.deepcopy(one, memo)
     for _, t in reachable(model, Tensor):
-        if place(t) in owned and id(t) not in registered:
+        if storage_key(t) in owned and id(t) not in registered:
             memo[id(t)] = t
         elif not t.is_leaf:
             memo[id(t)] = t.detach().clone()

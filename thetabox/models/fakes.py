@@ -14,7 +14,7 @@ from typing import Any
 from torch._subclasses.fake_tensor import FakeTensor
 
 # Where this package begins its traces, and runs without numbers.
-TRACES = (Path(__file__).parents[1] / "verify" / "network", Path(__file__).with_name("answers.py"))
+TRACES = (Path(__file__).parents[1] / "verify" / "network", Path(__file__).with_name("outputs.py"))
 
 
 # So many objects are asked at once what they hold: one of them that holds a fake is rare.

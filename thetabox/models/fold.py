@@ -12,7 +12,7 @@ from torch.fx.experimental.optimization import fuse
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from thetabox.errors import InputError
-from thetabox.models.answers import Answer
+from thetabox.models.outputs import OutputToLogits
 from thetabox.models.program import Program
 from thetabox.models.program_fold import folded_program
 from thetabox.models.several import Unpack
@@ -30,27 +30,27 @@ def folded(model: nn.Module) -> nn.Module:
     copied = copy.deepcopy(model).eval()
     if not isinstance(copied, Program) and not any(isinstance(m, _BatchNorm) for m in copied.modules()):
         return copied
-    unpacks, answers = _own_hooks(copied)
+    unpacks, hooks = _own_hooks(copied)
     fused = _folded(copied)
-    if (unpacks or answers) and isinstance(fused, GraphModule):
+    if (unpacks or hooks) and isinstance(fused, GraphModule):
         fused = _ordinary(fused)
     for unpack in unpacks:
         fused.register_forward_pre_hook(unpack, with_kwargs=True)
-    for answer in answers:
-        fused.register_forward_hook(answer)
+    for hook in hooks:
+        fused.register_forward_hook(hook)
     return fused
 
 
-def _own_hooks(model: nn.Module) -> tuple[list[Unpack], list[Answer]]:
+def _own_hooks(model: nn.Module) -> tuple[list[Unpack], list[OutputToLogits]]:
     """How this package reads inputs and logits of a model, which is taken off it."""
     before, after = model._forward_pre_hooks, model._forward_hooks
     unpacks = {key: hook for key, hook in before.items() if isinstance(hook, Unpack)}
-    answers = {key: hook for key, hook in after.items() if isinstance(hook, Answer)}
+    hooks = {key: hook for key, hook in after.items() if isinstance(hook, OutputToLogits)}
     for key in unpacks:
         del before[key]
-    for key in answers:
+    for key in hooks:
         del after[key]
-    return list(unpacks.values()), list(answers.values())
+    return list(unpacks.values()), list(hooks.values())
 
 
 def _ordinary(fused: GraphModule) -> nn.Module:

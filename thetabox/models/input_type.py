@@ -17,7 +17,7 @@ def input_type(model: nn.Module, x: Tensor | None = None) -> tuple[torch.dtype, 
     held: list[Tensor] = [t for t in model.parameters() if t.is_floating_point()]
     held = held or [t for t in model.buffers() if t.is_floating_point()]
     if not held:
-        own = x is not None and x.is_floating_point()
-        return (x.dtype, x.device) if x is not None and own else (torch.get_default_dtype(), torch.device("cpu"))
+        floating = x is not None and x.is_floating_point()
+        return (x.dtype, x.device) if x is not None and floating else (torch.get_default_dtype(), torch.device("cpu"))
     same = [t for t in held if x is not None and t.dtype == x.dtype]
     return (same or held)[0].dtype, held[0].device

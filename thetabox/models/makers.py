@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from thetabox.models.memory import place
+from thetabox.models.memory import storage_key
 
 # Functions that may copy the numbers of their first operand, and change none of them.
 COPIES = {
@@ -34,7 +34,7 @@ PRODUCTS = {"linear", "addmm", "matmul", "__matmul__", "__rmatmul__", "mm"}
 class Makers(TorchFunctionMode):
     """Remembers for each memory the last function that wrote to it, views of it aside.
 
-    The order of calls tells nothing of one of several results: a network that answers ``(logit, sigmoid(logit))`` has
+    The order of calls tells nothing of one of several results: a network that returns ``(logit, sigmoid(logit))`` has
     called sigmoid last.
 
     Args:
@@ -84,5 +84,5 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 def _memory(tensor: Tensor) -> Any:
-    at = None if isinstance(tensor, FakeTensor) else place(tensor)
+    at = None if isinstance(tensor, FakeTensor) else storage_key(tensor)
     return id(tensor) if at is None else at[0]

@@ -20,7 +20,7 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def place(t: Tensor) -> tuple[int, torch.dtype] | None:
+def storage_key(t: Tensor) -> tuple[int, torch.dtype] | None:
     """Where a tensor's memory is; ``None`` for one without memory of the ordinary kind."""
     try:
         address = t.untyped_storage().data_ptr()
@@ -46,12 +46,12 @@ def write(t: Tensor, value: Tensor) -> None:
 
 def copied(t: Tensor) -> Tensor:
     """A copy with the same strides, but for a thin part of much memory."""
-    reach = sum((size - 1) * step for size, step in zip(t.shape, t.stride(), strict=True)) + 1
-    if not t.numel() or reach > SPARSE * t.numel():
+    span = sum((size - 1) * step for size, step in zip(t.shape, t.stride(), strict=True)) + 1
+    if not t.numel() or span > SPARSE * t.numel():
         return t.clone()
-    own = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device)
-    write(own, t)
-    return own
+    fresh = torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device)
+    write(fresh, t)
+    return fresh
 
 
 def identity(t: Tensor) -> Hashable:
@@ -88,14 +88,14 @@ def _bounds(t: Tensor) -> tuple[int, int] | None:
         start = t.data_ptr()
     except RuntimeError:  # fake, or a wrapper of others
         return None
-    reach = sum((size - 1) * step for size, step in zip(t.shape, t.stride(), strict=True))
-    return (start, start + (reach + 1) * t.itemsize) if start else None
+    span = sum((size - 1) * step for size, step in zip(t.shape, t.stride(), strict=True))
+    return (start, start + (span + 1) * t.itemsize) if start else None
 
 
 def _bytes(t: Tensor, grain: int) -> np.ndarray:
     """Addresses of all entries, in pieces of ``grain`` bytes."""
-    places = np.zeros((), np.int64)
+    offsets = np.zeros((), np.int64)
     for size, step in zip(t.shape, t.stride(), strict=True):
-        places = np.add.outer(places, np.arange(size if step else 1, dtype=np.int64) * step)
-    starts = t.data_ptr() + places.reshape(-1) * t.itemsize
+        offsets = np.add.outer(offsets, np.arange(size if step else 1, dtype=np.int64) * step)
+    starts = t.data_ptr() + offsets.reshape(-1) * t.itemsize
     return np.add.outer(starts, np.arange(0, t.itemsize, grain)).reshape(-1)

@@ -1,4 +1,4 @@
-"""Any network as one that answers logits ``[samples, classes]`` to one tensor of inputs."""
+"""Any network as one that returns logits ``[samples, classes]`` to one tensor of inputs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from torch.utils import _pytree as pytree
 
 from thetabox import checks
 from thetabox.errors import InputError, Notice
-from thetabox.models.answers import Answer, read_as, reading
 from thetabox.models.failure import failure
 from thetabox.models.fakes import forget_fakes
 from thetabox.models.input_type import input_type
+from thetabox.models.outputs import OutputToLogits, read_as, reading
 from thetabox.models.running import running
 from thetabox.models.several import Several, are_several, packed, unpacking
 from thetabox.models.twins import untouched
@@ -33,18 +33,18 @@ FEW = 4
 
 @dataclass(frozen=True)
 class Plain:
-    """A network, or one beside it on the same tensors, that answers logits to one tensor of inputs.
+    """A network, or one beside it on the same tensors, that returns logits for one tensor of inputs.
 
     Attributes:
         model: the network that was given where it is one.
         x: inputs ``[samples, ...]``, finite.
-        given: the same as the user has them, or ``x`` where they are several.
+        x_as_given: the same as the user has them, or ``x`` where they are several.
         facts: for the certificate: ``answer``, ``inputs``, where something was read in another way than it stands.
     """
 
     model: nn.Module
     x: Shaped[Tensor, "samples ..."]
-    given: Any = None
+    x_as_given: Any = None
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -54,15 +54,15 @@ def plain(
     """The network as the rest of the library takes it, said in a :class:`~thetabox.errors.Notice` if it is another one.
 
     Args:
-        model: answers logits, beside other things or in a dictionary; probabilities; or one number for two classes.
+        model: returns logits, beside other things or in a dictionary; probabilities; or one number for two classes.
         x: inputs ``[samples, ...]``, or several of them in a tuple or by name.
         keep_indices: leave whole numbers as they are, see :func:`thetabox.checks.inputs`; else they become real ones,
             unless the network takes whole ones alone, as an embedding does.
-        as_classes: make logits of probabilities, and two of one number; else the tensor is answered as it is.
+        as_classes: make logits of probabilities, and two of one number; else the tensor is returned as it is.
         stacklevel: of the warning.
 
     Raises:
-        InputError: weights or inputs that are no finite numbers, a network that fails on them, or answers no logits.
+        InputError: weights or inputs that are no finite numbers, a network that fails on them, or returns no logits.
 
     Example:
         >>> import warnings
@@ -84,21 +84,21 @@ def plain(
     frozen = any(t.is_inference() for t in [*model.parameters(), *model.buffers()])
     try:
         with torch.inference_mode(frozen), same_draws():
-            inputs, answer = _read(model, x, keep_indices, as_classes)
+            inputs, to_logits = _read(model, x, keep_indices, as_classes)
     except InputError:
         forget_fakes()  # he would compute with them
         raise
-    if answer is not None:
-        facts["answer"] = answer.said()
-        warnings.warn(f"the network's answer is read as {answer.said()}", Notice, stacklevel=stacklevel)
-        other = read_as(model, answer)
-        _check_read(model, other, answer, inputs)
+    if to_logits is not None:
+        facts["answer"] = to_logits.said()
+        warnings.warn(f"the network's answer is read as {to_logits.said()}", Notice, stacklevel=stacklevel)
+        other = read_as(model, to_logits)
+        _check_read(model, other, to_logits, inputs)
         model = other
     return Plain(model, inputs, inputs if several else x, facts)
 
 
-def _read(model: nn.Module, x: Any, keep_indices: bool, as_classes: bool) -> tuple[Tensor, Answer | None]:
-    """Inputs as the network takes them, and how its answer to them is read."""
+def _read(model: nn.Module, x: Any, keep_indices: bool, as_classes: bool) -> tuple[Tensor, OutputToLogits | None]:
+    """Inputs as the network takes them, and how its output for them is read."""
     inputs = checks.inputs(x, keep_indices=keep_indices)
     try:
         return inputs, reading(model, inputs, as_classes=as_classes)
@@ -119,7 +119,7 @@ def _check_same(model: nn.Module, beside: nn.Module, x: Several, together: Tenso
     """A few samples as the user hands them to the network, and as the network beside it does.
 
     Raises:
-        InputError: they are answered otherwise.
+        InputError: it returns something else for them.
     """
     few = slice(0, FEW)
     dtype, device = input_type(model)
@@ -129,17 +129,17 @@ def _check_same(model: nn.Module, beside: nn.Module, x: Several, together: Tenso
         return held.to(dtype) if held.is_floating_point() else held
 
     by_name = {name: given(part) for name, part in x.items()} if isinstance(x, Mapping) else {}
-    places = () if isinstance(x, Mapping) else tuple(given(part) for part in x)
+    positional = () if isinstance(x, Mapping) else tuple(given(part) for part in x)
     with torch.no_grad(), running(beside, together, wide=False) as run:
-        answer = run.raw(run.inputs(together[few]))
+        output = run.raw(run.inputs(together[few]))
     with torch.no_grad(), same_draws(), untouched(model):
         try:
-            direct = model(*places, **by_name)
+            direct = model(*positional, **by_name)
         except Exception as error:  # a network raises whatever it likes
             if by_name:
                 return  # names of a file, which the network beside translates
             raise failure(model, together[few].shape, error) from None
-    one, other = (pytree.tree_leaves(tree) for tree in (answer, direct))
+    one, other = (pytree.tree_leaves(tree) for tree in (output, direct))
     same = len(one) == len(other) and all(_are_same(a, b) for a, b in zip(one, other, strict=False))
     if not same:
         raise InputError(
@@ -148,8 +148,8 @@ def _check_same(model: nn.Module, beside: nn.Module, x: Several, together: Tenso
         )
 
 
-def _check_read(model: nn.Module, other: nn.Module, answer: Answer, x: Tensor) -> None:
-    """A few answers that are read, and the answers of the network that reads them.
+def _check_read(model: nn.Module, other: nn.Module, to_logits: OutputToLogits, x: Tensor) -> None:
+    """A few outputs that are read, and those of the network that reads them.
 
     Raises:
         InputError: they differ: a class calls itself in a way of its own, around the hooks.
@@ -157,10 +157,10 @@ def _check_read(model: nn.Module, other: nn.Module, answer: Answer, x: Tensor) -
     with torch.no_grad():
         with running(model, x, wide=False) as run:
             few = run.inputs(x[:FEW])
-            wanted = answer(model, None, run.raw(few))
+            wanted = to_logits(model, None, run.raw(few))
         with running(other, x, wide=False) as run:
-            given = run.raw(few)
-    if not _are_same(given, wanted):
+            hooked = run.raw(few)
+    if not _are_same(hooked, wanted):
         raise InputError(
             f"{type(model).__name__} returns something else where its answer is read by a hook, as one whose __call__ "
             "does more than its forward; do it in forward, or let it return logits"

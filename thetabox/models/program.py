@@ -73,7 +73,7 @@ class Program(nn.Module):
         parameters: weights and biases, by the names that steps read them by.
         buffers: all other tensors of the file.
         steps: in an order in which each reads what is known before it.
-        answer: value that is returned.
+        output: value that is returned.
         facts: what is known of the file, for the certificate.
         names: names in the file, where steps know a tensor by another.
         also: further names in the file of one tensor, with that which steps know it by.
@@ -90,22 +90,22 @@ class Program(nn.Module):
         parameters: Mapping[str, Tensor],
         buffers: Mapping[str, Tensor],
         steps: Sequence[Step],
-        answer: str,
+        output: str,
         facts: Mapping[str, Any] | None = None,
         names: Mapping[str, str] | None = None,
         also: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
-        self.source, self.answer, self.facts = source, answer, dict(facts or {})
-        self.steps, kept = _needed(steps, answer)
-        kept.add(answer)
+        self.source, self.output, self.facts = source, output, dict(facts or {})
+        self.steps, kept = _needed(steps, output)
+        kept.add(output)
         names = names or {}
         held = {n: t for n, t in {**parameters, **buffers}.items() if n in kept}
         self._where = self._place({n: names.get(n, n) for n in held}, held, parameters.keys())
         for name, known in (also or {}).items():
             if known in self._where:
                 self._keep(name, self._held(known))
-        self._done = _last_reads(self.steps, answer)
+        self._done = _last_reads(self.steps, output)
         self.eval()
 
     def _place(self, named: dict[str, str], held: dict[str, Tensor], parameters: Iterable[str]) -> dict[str, str]:
@@ -155,7 +155,7 @@ class Program(nn.Module):
         return None if hasattr(owner, last) else owner
 
     def forward(self, x: Tensor) -> Tensor:
-        """The answer of the file's graph."""
+        """The output of the file's graph."""
         held: dict[str, Any] = {self.source: x}
         for name in self._where:
             held[name] = self._held(name)
@@ -166,23 +166,23 @@ class Program(nn.Module):
             held.update((n, r) for n, r in zip(step.results, results, strict=True) if n is not None)
             for name in done:
                 held.pop(name, None)
-        answer: Tensor = held[self.answer]
-        return answer
+        output: Tensor = held[self.output]
+        return output
 
     def with_steps(self, steps: Sequence[Step]) -> Program:
         """This very module, with steps of which some are called with other arguments."""
         self.steps = list(steps)
-        self._done = _last_reads(self.steps, self.answer)
+        self._done = _last_reads(self.steps, self.output)
         return self
 
     def extra_repr(self) -> str:
-        return f"{len(self.steps)} steps from {self.source!r} to {self.answer!r}"
+        return f"{len(self.steps)} steps from {self.source!r} to {self.output!r}"
 
 
-def changed(step: Step, place: int, value: Any) -> Step:
+def changed(step: Step, index: int, value: Any) -> Step:
     """A step with one argument replaced."""
     args = list(step.args)
-    args[place] = value
+    args[index] = value
     return replace(step, args=tuple(args))
 
 
@@ -219,12 +219,12 @@ def _filled(tree: Any, held: Mapping[str, Any], x: Tensor) -> Any:
     return tree
 
 
-def _needed(steps: Sequence[Step], answer: str) -> tuple[list[Step], set[str]]:
-    """The steps without which there is no answer, and the names that they read.
+def _needed(steps: Sequence[Step], output: str) -> tuple[list[Step], set[str]]:
+    """The steps without which there is no output, and the names that they read.
 
     A step that writes to a value counts wherever that value does: it returns what it has written to, under a new name.
     """
-    needed, kept = {answer}, list[Step]()
+    needed, kept = {output}, list[Step]()
     for step in reversed(steps):
         if _writes(step) or needed.intersection(step.results):
             kept.append(step)
@@ -237,10 +237,10 @@ def _writes(step: Step) -> bool:
     return bool(schema is not None and schema.is_mutable)
 
 
-def _last_reads(steps: Sequence[Step], answer: str) -> list[list[str]]:
+def _last_reads(steps: Sequence[Step], output: str) -> list[list[str]]:
     """For each step, the values that nothing reads after it."""
     done: list[list[str]] = []
-    later = {answer}
+    later = {output}
     for step in reversed(steps):
         here = {*step.reads, *(r for r in step.results if r is not None)}
         done.append(sorted(here - later))

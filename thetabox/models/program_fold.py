@@ -34,10 +34,10 @@ def folded_program(program: Program) -> Program:
         if not norm.where.startswith(NORMS):
             continue
         conv = made.get(_name(norm, 0) or "")
-        own = [n for s in (conv, norm) if s is not None for n in s.reads[1:]]
+        operands = [n for s in (conv, norm) if s is not None for n in s.reads[1:]]
         if conv is None or not conv.where.startswith(CONVOLUTIONS):
             raise InputError(f"cannot fold {norm.where}: no convolution stands before it")
-        if any(reads[n or ""] > 1 for n in (conv.results[0], *own)) or not all(n in tensors for n in own):
+        if any(reads[n or ""] > 1 for n in (conv.results[0], *operands)) or not all(n in tensors for n in operands):
             raise InputError(f"cannot fold {norm.where}: {conv.where} or their weights are used elsewhere too")
         w, b = _name(conv, 1) or "", _name(conv, 2)
         held = [None if n is None else tensors[n] for n in (b, *(_name(norm, i) for i in (3, 4, 1, 2)))]
@@ -51,7 +51,7 @@ def folded_program(program: Program) -> Program:
     kept = [step for step in changed if step is not None]
     parameters = {n: t for n, t in tensors.items() if isinstance(t, nn.Parameter)}
     buffers = {n: t for n, t in tensors.items() if n not in parameters}
-    return Program(program.source, parameters, buffers, kept, program.answer, program.facts, names)
+    return Program(program.source, parameters, buffers, kept, program.output, program.facts, names)
 
 
 def _fused(weight: Tensor, held: list[Any], epsilon: float) -> tuple[Tensor, Tensor]:
@@ -61,16 +61,16 @@ def _fused(weight: Tensor, held: list[Any], epsilon: float) -> tuple[Tensor, Ten
         return fuse_conv_bn_weights(weight, bias, mean, variance, epsilon, scale, shift)
 
 
-def _name(step: Step, place: int) -> str | None:
-    value = step.args[place] if place < len(step.args) else None
+def _name(step: Step, index: int) -> str | None:
+    value = step.args[index] if index < len(step.args) else None
     return value.name if isinstance(value, Reference) else None
 
 
 def _epsilon(norm: Step) -> float:
     if "epsilon" in norm.kwargs:
         return float(norm.kwargs["epsilon"])
-    place = 7 if norm.where.startswith("aten.batch_norm") else 6
-    return float(norm.args[place])
+    index = 7 if norm.where.startswith("aten.batch_norm") else 6
+    return float(norm.args[index])
 
 
 def _bias_of(weight: str) -> str:

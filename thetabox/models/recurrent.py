@@ -51,8 +51,8 @@ class RecurrentModule(nn.Module):
     ) -> Float[Tensor, "batch classes"] | tuple[Float[Tensor, "batch classes"], Float[Tensor, "batch time units"]]:
         """Logits; with ``return_outputs`` also the output of every step, for regularisers."""
         outputs = self.outputs(x)
-        answer = self.readout(outputs)
-        return (answer, outputs) if return_outputs else answer
+        logits = self.readout(outputs)
+        return (logits, outputs) if return_outputs else logits
 
 
 def is_recurrent(model: object) -> bool:
@@ -60,7 +60,7 @@ def is_recurrent(model: object) -> bool:
 
     A network with a forward of its own may have helpers of the same names.
     """
-    if not hasattr(model, "initial_state") or not isinstance(model, Recurrent):  # the first is soon answered
+    if not hasattr(model, "initial_state") or not isinstance(model, Recurrent):  # the first is the quicker one
         return False
     return all(_takes(m, count) for m, count in ((model.initial_state, 1), (model.step, 2), (model.readout, 1)))
 

@@ -58,9 +58,9 @@ def _of_code(place: str, config: Mapping[str, Any]) -> nn.Module:
     except InputError:
         raise
     except Exception as error:  # the user's code raises whatever it likes
-        given = ", ".join(f"{name}={value}" for name, value in config.items()) or "no arguments"
+        taken = ", ".join(f"{name}={value}" for name, value in config.items()) or "no arguments"
         raise InputError(
-            f"{place} makes no network of {given} ({type(error).__name__}: {first_line(error)}); give the arguments of "
+            f"{place} makes no network of {taken} ({type(error).__name__}: {first_line(error)}); give the arguments of "
             "its constructor (--set name=value)"
         ) from error
     if not isinstance(made, nn.Module):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from thetabox.models.forgetting import forget
 from thetabox.models.interrupts import interrupts_wait
-from thetabox.models.memory import named_tensors, place, whole, write
+from thetabox.models.memory import named_tensors, storage_key, whole, write
 from thetabox.models.reach import reachable
 from thetabox.models.recurrent import called
 from thetabox.models.twins import NARROW, Twins, untouched
@@ -42,8 +42,8 @@ class Replica:
         _check_ordinary(model)
         memo: dict[int, Any] = {}
         self._originals: set[int] = set()
-        for t, own in _elsewhere(model, wide=True):
-            memo[id(t)] = nn.Parameter(own, t.requires_grad) if isinstance(t, nn.Parameter) else own
+        for t, original in _elsewhere(model, wide=True):
+            memo[id(t)] = nn.Parameter(original, t.requires_grad) if isinstance(t, nn.Parameter) else original
             self._originals.add(t.untyped_storage().data_ptr())
         try:
             self.copy: nn.Module = copy.deepcopy(model, memo)
@@ -63,10 +63,10 @@ class Replica:
     def move(self, values: Mapping[str, Tensor]) -> None:
         """Write parameters by name; their versions are then above those of the network's own."""
         for name, value in values.items():
-            own, held = self._own[name], self._tensors[name]
+            original, held = self._own[name], self._tensors[name]
             write(held, value)
-            if held._version <= own._version:
-                torch._C._autograd._unsafe_set_version_counter((held,), (own._version + 1,))
+            if held._version <= original._version:
+                torch._C._autograd._unsafe_set_version_counter((held,), (original._version + 1,))
 
     def forget(self, way: str) -> None:
         """Lose what earlier calls may have kept in the module (:mod:`.forgetting`)."""
@@ -78,7 +78,7 @@ class Replica:
         Raises:
             Unfaithful: it reads a tensor of the network itself, or fails.
         """
-        return _answer(self.copy, _widened(x), _Watch(self._originals, wide=True))
+        return _returned(self.copy, _widened(x), _Watch(self._originals, wide=True))
 
 
 class Swapped:
@@ -100,7 +100,7 @@ class Swapped:
         Raises:
             Unfaithful: it reads what could not be put elsewhere, or fails.
         """
-        return _answer(self._model, x.clone(), _Watch(self._originals, wide=False))
+        return _returned(self._model, x.clone(), _Watch(self._originals, wide=False))
 
 
 @contextmanager
@@ -122,8 +122,8 @@ def swapped(model: nn.Module) -> Iterator[Swapped]:
         originals = {t.untyped_storage().data_ptr() for t, _ in moved}
         try:
             try:
-                for t, own in moved:
-                    t.data = own
+                for t, original in moved:
+                    t.data = original
             except (RuntimeError, TypeError) as error:
                 raise Unfaithful from error
             yield Swapped(model, originals)
@@ -143,9 +143,13 @@ def _check_ordinary(model: nn.Module) -> None:
         raise Unfaithful  # compiled code keeps its weights to itself
 
 
-def _apart(own: Tensor, copied: Tensor | None) -> bool:
+def _apart(original: Tensor, copied: Tensor | None) -> bool:
     """Whether a tensor of a copy is of the same form, in memory of its own."""
-    return copied is not None and copied.shape == own.shape and (place(own) is None or place(copied) != place(own))
+    return (
+        copied is not None
+        and copied.shape == original.shape
+        and (storage_key(original) is None or storage_key(copied) != storage_key(original))
+    )
 
 
 def _elsewhere(model: nn.Module, *, wide: bool) -> Iterator[tuple[Tensor, Tensor]]:
@@ -153,7 +157,7 @@ def _elsewhere(model: nn.Module, *, wide: bool) -> Iterator[tuple[Tensor, Tensor
     stores: dict[tuple[int, torch.dtype], Tensor] = {}
     seen: set[int] = set()
     for t in [*model.parameters(), *model.buffers(), *(t for _, t in reachable(model, Tensor))]:
-        at = place(t)
+        at = storage_key(t)
         if at is None or t.is_neg() or t.is_conj() or id(t) in seen:
             continue
         if t.is_inference() and not wide:  # it has no version, and cannot be put elsewhere
@@ -168,15 +172,15 @@ def _widened(x: Tensor) -> Tensor:
     return x.to(torch.float64 if x.is_floating_point() else x.dtype, copy=True)
 
 
-def _answer(model: nn.Module, x: Tensor, watch: _Watch) -> Tensor:
+def _returned(model: nn.Module, x: Tensor, watch: _Watch) -> Tensor:
     with torch.no_grad(), watch:
         try:
-            answer = copy_context().run(called, model, x)
+            output = copy_context().run(called, model, x)
         except Exception as error:  # a network raises whatever it likes
             raise Unfaithful from error
-    if not isinstance(answer, Tensor):
+    if not isinstance(output, Tensor):
         raise Unfaithful
-    return answer.double().cpu()
+    return output.double().cpu()
 
 
 class _Watch(Twins):
@@ -187,7 +191,7 @@ class _Watch(Twins):
         self._originals = originals
 
     def twin(self, t: Tensor) -> Tensor:
-        at = place(t)
+        at = storage_key(t)
         if at is not None and at[0] in self._originals:
             raise Unfaithful
         return super().twin(t)

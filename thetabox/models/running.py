@@ -17,7 +17,7 @@ from thetabox.errors import InputError
 from thetabox.models.calls import Call, Calls
 from thetabox.models.failure import HIDDEN, failure
 from thetabox.models.input_type import input_type
-from thetabox.models.memory import copied, named_tensors, place, write
+from thetabox.models.memory import copied, named_tensors, storage_key, write
 from thetabox.models.reach import reachable
 from thetabox.models.recurrent import called
 from thetabox.models.snapshot import Snapshot
@@ -52,7 +52,7 @@ class Running:
             self.dtype, self.device = input_type(model, x)
         self._takes = input_type(model, x)[0]
         self._held = [*self.tensors.values(), *(t for _, t in reachable(model, Tensor))]
-        self._places = {place(t) for t in self._held}
+        self._storage_keys = {storage_key(t) for t in self._held}
         self._before = before
         self._begin(wide)
 
@@ -115,9 +115,9 @@ class Running:
         Raises:
             InputError: the module fails, or does not return logits.
         """
-        return self.answer(copied(x).to(self.device) if as_given else self.inputs(x), mode)
+        return self.logits(copied(x).to(self.device) if as_given else self.inputs(x), mode)
 
-    def answer(self, x: Any, mode: str = "no_grad") -> Float[Tensor, "samples classes"]:
+    def logits(self, x: Any, mode: str = "no_grad") -> Float[Tensor, "samples classes"]:
         """Logits of the very object ``x``, which torch writes to no more than to the weights.
 
         Raises:
@@ -137,7 +137,7 @@ class Running:
         context = copy_context()
         try:
             with MODES[mode](), self.twins, calls if watched else nullcontext():
-                answer = context.run(called, self.model, x)
+                output = context.run(called, self.model, x)
         except (InputError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # a network raises whatever it likes
@@ -145,27 +145,27 @@ class Running:
                 raise failure(self.model, x.shape, error) from None
             failed = True
         finally:
-            if isinstance(x, Tensor) and place(x) not in self._places:
+            if isinstance(x, Tensor) and storage_key(x) not in self._storage_keys:
                 self.twins.let_go(x)  # it is what it was, whatever this run has written to its twin
         self._watched |= calls.made_again or failed
         if failed:
             self.forget()
             return self.raw(x, mode)
         self.calls = calls.made
-        return answer
+        return output
 
 
-def _logits(answer: object, samples: int) -> Tensor:
-    if not isinstance(answer, Tensor):
+def _logits(output: object, samples: int) -> Tensor:
+    if not isinstance(output, Tensor):
         raise InputError(
-            f"the network returns a {type(answer).__name__}; it must return one tensor of logits [samples, classes]: "
+            f"the network returns a {type(output).__name__}; it must return one tensor of logits [samples, classes]: "
             "wrap it in a module that does"
         )
-    if isinstance(answer, FakeTensor):
+    if isinstance(output, FakeTensor):
         raise InputError(HIDDEN)
-    if answer.dim() != 2 or len(answer) != samples or not answer.shape[1]:
-        raise InputError(f"the network must return logits [samples, classes], not {list(answer.shape)}")
-    return answer
+    if output.dim() != 2 or len(output) != samples or not output.shape[1]:
+        raise InputError(f"the network must return logits [samples, classes], not {list(output.shape)}")
+    return output
 
 
 @contextmanager

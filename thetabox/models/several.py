@@ -88,9 +88,9 @@ def packed(x: Several, what: str = "x") -> tuple[Float[Tensor, "samples numbers"
     if isinstance(x, Mapping) and not all(isinstance(name, str) for name in x):
         raise InputError(f"{what} must name its inputs by text, not by {', '.join(map(repr, x))[:80]}")
     names: Sequence[str | None] = list(x) if isinstance(x, Mapping) else [None] * len(x)
-    given = list(x.values()) if isinstance(x, Mapping) else list(x)
+    values = list(x.values()) if isinstance(x, Mapping) else list(x)
     labels = [f"{what}[{place if name is None else name!r}]" for place, name in enumerate(names)]
-    tensors = [checks.array(t, label) for t, label in zip(given, labels, strict=True)]
+    tensors = [checks.array(t, label) for t, label in zip(values, labels, strict=True)]
     counts = [len(t) for t in tensors]
     if len(set(counts)) != 1:
         raise InputError(
@@ -158,8 +158,8 @@ def _called(model: nn.Module, parts: Sequence[InputPart]) -> tuple[InputPart, ..
         taken = list(signature(model.forward).parameters.values())
     except (TypeError, ValueError):  # compiled code has no signature
         taken = []
-    places = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.VAR_POSITIONAL)
-    has_places = not taken or any(p.kind in places for p in taken)
+    positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.VAR_POSITIONAL)
+    has_positional = not taken or any(p.kind in positional for p in taken)
     any_name = any(p.kind is Parameter.VAR_KEYWORD for p in taken)
     names = {p.name for p in taken if p.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)}
     inputs = []
@@ -167,15 +167,15 @@ def _called(model: nn.Module, parts: Sequence[InputPart]) -> tuple[InputPart, ..
     for part in parts:
         name = part.name
         if name is not None:
-            known = [n for n in (name, name.removeprefix(PREFIX)) if n in names]
+            matching = [n for n in (name, name.removeprefix(PREFIX)) if n in names]
             # A file has a first input of that name, whatever the network calls it.
-            first = name == FIRST and has_places and (FIRST not in names or PREFIX + FIRST in asked)
-            if not known and not first and not any_name and names:
+            first = name == FIRST and has_positional and (FIRST not in names or PREFIX + FIRST in asked)
+            if not matching and not first and not any_name and names:
                 raise InputError(
                     f"the network's forward takes {', '.join(sorted(names))} and no {name.removeprefix(PREFIX)!r}; "
                     "call the input so, or give the inputs as a tuple, in order"
                 )
-            name = None if first else known[0] if known else name
+            name = None if first else matching[0] if matching else name
         inputs.append(InputPart(part.shape, part.dtype, name))
     by_place = [p for p in taken if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
     more = any(p.kind is Parameter.VAR_POSITIONAL for p in taken)

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from thetabox.errors import InputError
 from thetabox.models.interrupts import interrupts_wait
-from thetabox.models.memory import place, whole
+from thetabox.models.memory import storage_key, whole
 from thetabox.models.outside import plain_parametrizations
 from thetabox.models.snapshot import Snapshot
 
@@ -61,7 +61,7 @@ class Twins(TorchDispatchMode):
 
     def twin(self, t: Tensor) -> Tensor:
         """The twin of a tensor that has one, else the tensor."""
-        key = place(t)
+        key = storage_key(t)
         held = None if key is None else self._flat.get(key)
         if held is None and key is not None and self._widens(t.dtype):
             held = self._enter(t)
@@ -74,19 +74,19 @@ class Twins(TorchDispatchMode):
 
     def let_go(self, t: Tensor) -> None:
         """The twin of a tensor is forgotten: what is met next is as it stands there."""
-        key = place(t)
+        key = storage_key(t)
         if key is not None:
             self._flat.pop(key, None)
 
     def _enter(self, t: Tensor) -> tuple[Tensor, Tensor] | None:
-        key = place(t)
+        key = storage_key(t)
         if key is None:
             return None
         if key not in self._flat:
             with torch.no_grad():
-                own = whole(t)
-                twin = own.double() if self._widens(t.dtype) else own.clone()
-                self._flat[key] = own, twin
+                base = whole(t)
+                twin = base.double() if self._widens(t.dtype) else base.clone()
+                self._flat[key] = base, twin
                 self._made.add(twin.untyped_storage().data_ptr())
         return self._flat[key]
 
@@ -103,12 +103,12 @@ class Twins(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in ASKING and any(_places(a) & self._made for a in args):
+        if func in ASKING and any(_storage_keys(a) & self._made for a in args):
             self.asked = True
         if _writes(func):
             for t in _written(func, args, kwargs):
                 # A tensor that the module merely reaches is the caller's as much as its weights are.
-                if (at := place(t)) is not None and at[0] not in self._made:
+                if (at := storage_key(t)) is not None and at[0] not in self._made:
                     self._enter(t)
         # A call costs as much as a small operator, so a tensor is not asked twice what it is.
         args = [
@@ -118,12 +118,12 @@ class Twins(TorchDispatchMode):
             kwargs = {k: self.twins(v) for k, v in kwargs.items()}
         result = widely(func, args, kwargs) if self.wide else func(*args, **kwargs)
         if type(result) is not Tensor:
-            made = _places(result) - self._made
-            self._made |= made - _places((*args, *kwargs.values()))
+            made = _storage_keys(result) - self._made
+            self._made |= made - _storage_keys((*args, *kwargs.values()))
             return result
-        at = place(result)
+        at = storage_key(result)
         # In memory that is known, as most are once the code runs again; else of its own, or of an operand.
-        if at is not None and at[0] not in self._made and at[0] not in _places((*args, *kwargs.values())):
+        if at is not None and at[0] not in self._made and at[0] not in _storage_keys((*args, *kwargs.values())):
             self._made.add(at[0])
         return result
 
@@ -142,15 +142,15 @@ def _writes(operator: Any) -> tuple[tuple[int, str], ...]:
     return tuple((index, a.name) for index, a in arguments if a.alias_info is not None and a.alias_info.is_write)
 
 
-def _places(values: Any) -> set[int]:
+def _storage_keys(values: Any) -> set[int]:
     """Addresses of the memory that tensors lie in."""
     addresses: set[int] = set()
     for value in values if isinstance(values, SEQUENCES) else (values,):
         if isinstance(value, Tensor):
-            if (at := place(value)) is not None:
+            if (at := storage_key(value)) is not None:
                 addresses.add(at[0])
         elif isinstance(value, SEQUENCES):
-            addresses |= _places(value)
+            addresses |= _storage_keys(value)
     return addresses
 
 
@@ -265,8 +265,8 @@ def _check_same(stored: Sequence[tuple[Tensor, Tensor]]) -> None:
 
 def _overrides_mode(module: nn.Module) -> bool:
     kind = type(module)
-    own = kind.train is not nn.Module.train or kind.eval is not nn.Module.eval or "training" not in vars(module)
-    return own and not isinstance(module, torch.jit.ScriptModule)
+    overrides = kind.train is not nn.Module.train or kind.eval is not nn.Module.eval or "training" not in vars(module)
+    return overrides and not isinstance(module, torch.jit.ScriptModule)
 
 
 def _stored(model: nn.Module) -> list[tuple[Tensor, Tensor]]:

@@ -15,23 +15,23 @@ class View:
 
     Attributes:
         name: of the tensor.
-        places: which of its entries, flattened, stands at each place of the view; ``None`` for the tensor as it is.
+        entries: which of its entries, flattened, stands at each place of the view; ``None`` for the tensor as it is.
     """
 
     name: str
-    places: Int[Tensor, "*shape"] | None
+    entries: Int[Tensor, "*shape"] | None
 
     def of(self, value: Tensor) -> Tensor:
         """The view of the tensor's value, or of anything of its shape."""
-        return value if self.places is None else value.reshape(-1)[self.places.to(value.device)]
+        return value if self.entries is None else value.reshape(-1)[self.entries.to(value.device)]
 
 
 def view_on(name: str, whole: Tensor, part: Tensor) -> View | None:
     """How ``part`` is a view of ``whole``, in whose storage it lies; ``None`` where it reaches beyond."""
     if (part.shape, part.stride(), part.storage_offset()) == (whole.shape, whole.stride(), whole.storage_offset()):
         return View(name, None)
-    places = places_in(whole, part)
-    return View(name, places) if bool((places >= 0).all()) else None
+    entries = places_in(whole, part)
+    return View(name, entries) if bool((entries >= 0).all()) else None
 
 
 def places_in(whole: Tensor, part: Tensor) -> Int[Tensor, "*shape"]:

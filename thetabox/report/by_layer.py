@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from thetabox.report.results import Failure, number, percent
+from thetabox.report.results import UncertainUnits, number, percent
 
 # Bars that can be read beside one another.
 MOST = 12
@@ -21,11 +21,11 @@ LOOPED = 3
 class Layers:
     """A profile by layer, and of each layer how many entries of the full profile it stands for."""
 
-    failure: Failure
+    failure: UncertainUnits
     entries: list[int]
 
 
-def by_layer(failure: Failure) -> Layers | None:
+def by_layer(failure: UncertainUnits) -> Layers | None:
     r"""One entry a layer: losses are summed, :math:`s_{el} = \sum_{i \in l} s_{ei}`; of uncertain shares the largest.
 
     An entry is called ``layer (operation)`` where a layer does several things or runs several times, after its
@@ -52,13 +52,13 @@ def by_layer(failure: Failure) -> Layers | None:
     return Layers(replace(failure, names=order, share=np.stack(joined, 1)), [counts[one] for one in order])
 
 
-def rows(failure: Failure) -> list[list[str]]:
+def rows(failure: UncertainUnits) -> list[list[str]]:
     """Name and share of every entry, at each positive ε."""
     shown = failure.share[failure.epsilon > 0]
     return [[name, *map(percent, share)] for name, share in zip(failure.names, shown.T, strict=True)]
 
 
-def heads(failure: Failure) -> list[str]:
+def heads(failure: UncertainUnits) -> list[str]:
     """Of the columns of :func:`rows` after the name."""
     return [f"ε = {number(e)}" for e in failure.epsilon if e > 0]
 

@@ -26,8 +26,8 @@ def origin(certificate: Certificate | YieldCertificate) -> Rows:
     if "file" in model:
         rows.append(("file of the model", _file(model["file"])))
     if "code" in model:
-        given = ", ".join(f"{name}={value}" for name, value in (model.get("set") or {}).items())
-        rows.append(("class of the model", f"{model['code']}{f' with {given}' if given else ''}"))
+        changed = ", ".join(f"{name}={value}" for name, value in (model.get("set") or {}).items())
+        rows.append(("class of the model", f"{model['code']}{f' with {changed}' if changed else ''}"))
         rows.append(("its file's sha256", _hash(model.get("code_sha256"))))
     if "cells" in model:
         rows.append(("spiking cells", str(model["cells"])))
@@ -42,8 +42,8 @@ def origin(certificate: Certificate | YieldCertificate) -> Rows:
     ]
 
 
-def answer(model: Mapping[str, Any]) -> Rows:
-    """How inputs and answers of the network are read, where they are not one tensor of each."""
+def interface(model: Mapping[str, Any]) -> Rows:
+    """How inputs and outputs of the network are read, where they are not one tensor of each."""
     rows: Rows = []
     if "inputs" in model:
         rows.append(("inputs", ", ".join(str(shape) for shape in model["inputs"])))

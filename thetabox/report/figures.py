@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
-from thetabox.report.results import Curve, Failure, RadiusSummary, number
+from thetabox.report.results import AccuracyCurve, RadiusSummary, UncertainUnits, number
 
 # Told apart with any colour vision, and in print (Okabe and Ito).
 VERIFIED, ATTACKED, BASELINE, CLEAN = "#0072b2", "#d55e00", "#8a8a8a", "#444444"
@@ -36,7 +36,7 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def accuracy_figure(curve: Curve, title: str = "") -> Figure:
+def accuracy_figure(curve: AccuracyCurve, title: str = "") -> Figure:
     """Verified accuracy (proven from below) and attacked accuracy (found from above) over ε."""
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(7.2, 3.9)
@@ -65,7 +65,7 @@ def accuracy_figure(curve: Curve, title: str = "") -> Figure:
     return figure
 
 
-def _stages(axes: Axes, curve: Curve) -> None:
+def _stages(axes: Axes, curve: AccuracyCurve) -> None:
     """What each stage of the proof added, one on top of the other, from dark to light."""
     below = np.zeros(len(curve.epsilon))
     shades = np.linspace(0.55, 0.1, max(len(curve.stages), 1))
@@ -78,7 +78,7 @@ def _stages(axes: Axes, curve: Curve) -> None:
         below = above
 
 
-def comparison_figure(groups: Sequence[tuple[str, Sequence[tuple[str, Curve]]]]) -> Figure:
+def comparison_figure(groups: Sequence[tuple[str, Sequence[tuple[str, AccuracyCurve]]]]) -> Figure:
     """One panel a data set; solid lines are proven, dashed ones are what an attack left standing.
 
     Args:
@@ -129,7 +129,7 @@ def radius_figure(radii: RadiusSummary, epsilon: np.ndarray) -> Figure:
     return figure
 
 
-def failure_figure(failure: Failure) -> Figure:
+def failure_figure(failure: UncertainUnits) -> Figure:
     """Uncertain spikes over time, uncertain ReLUs by layer or shares of the loss, one series for each positive ε."""
     with mpl.rc_context(STYLE):
         figure, axes = new_figure(7.2, 3.2)

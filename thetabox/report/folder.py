@@ -39,14 +39,14 @@ def output_folder(out: str | os.PathLike[str]) -> Iterator[Path]:
         raise
 
 
-def check_claim(folder: Path, own: str) -> None:
+def check_claim(folder: Path, kept: str) -> None:
     """Refuse a folder that holds another kind of claim than the file of this name: nothing of that is written over.
 
     Raises:
         InputError: it does.
     """
     for name, claim in CLAIMS.items():
-        if name != own and (folder / name).exists():
+        if name != kept and (folder / name).exists():
             raise InputError(f"{folder} holds {claim}, which is another claim; name another folder")
 
 

@@ -14,14 +14,14 @@ import torch
 from markupsafe import Markup
 
 from thetabox.report.by_layer import by_layer, heads, rows
-from thetabox.report.facts import answer, count_text, origin, patterns, source
+from thetabox.report.facts import count_text, interface, origin, patterns, source
 from thetabox.report.figures import accuracy_figure, comparison_figure, failure_figure, radius_figure, to_svg
 from thetabox.report.results import (
     FLOAT32_WARNING,
     UNSOUND_WARNING,
-    Curve,
-    Failure,
+    AccuracyCurve,
     RadiusSummary,
+    UncertainUnits,
     curve_of,
     failure_of,
     number,
@@ -56,9 +56,9 @@ def comparison_page(entries: Sequence[Entry], title: str) -> str:
     return render("report.html.j2", title=title, summary=summary, entries=sections)
 
 
-def grouped(entries: Sequence[Entry]) -> list[tuple[str, list[tuple[str, Curve]]]]:
+def grouped(entries: Sequence[Entry]) -> list[tuple[str, list[tuple[str, AccuracyCurve]]]]:
     """Curves by data set, in order of first appearance."""
-    groups: dict[str, list[tuple[str, Curve]]] = {}
+    groups: dict[str, list[tuple[str, AccuracyCurve]]] = {}
     for name, certificate, attack in entries:
         groups.setdefault(str(certificate.data_info.get("name", "data")), []).append(
             (name, curve_of(certificate, attack))
@@ -122,7 +122,7 @@ def _section(name: str, certificate: Certificate, attack: Any, index: int) -> di
     return section
 
 
-def _failure(failure: Failure, caption: str, key: str) -> dict[str, Any]:
+def _failure(failure: UncertainUnits, caption: str, key: str) -> dict[str, Any]:
     """The profile, by layer where it has many entries; those are given in full below then."""
     layers = by_layer(failure)
     if layers is None:
@@ -147,7 +147,7 @@ def _failure(failure: Failure, caption: str, key: str) -> dict[str, Any]:
     }
 
 
-def _cards(curve: Curve, radii: RadiusSummary) -> list[dict[str, str]]:
+def _cards(curve: AccuracyCurve, radii: RadiusSummary) -> list[dict[str, str]]:
     cards = [{"label": "clean accuracy", "value": percent(curve.clean)}]
     positive = np.flatnonzero(curve.epsilon > 0)
     for e in positive[sorted({0, len(positive) // 2, len(positive) - 1})] if len(positive) else positive:
@@ -162,7 +162,7 @@ def _cards(curve: Curve, radii: RadiusSummary) -> list[dict[str, str]]:
     return cards
 
 
-def _rows(curve: Curve) -> list[dict[str, Any]]:
+def _rows(curve: AccuracyCurve) -> list[dict[str, Any]]:
     rows = []
     for i, epsilon in enumerate(curve.epsilon):
         row = {"epsilon": number(epsilon), "verified": percent(curve.verified[i]), "count": curve.count(i)}
@@ -178,10 +178,10 @@ def _rows(curve: Curve) -> list[dict[str, Any]]:
     return rows
 
 
-def _summary_table(data: str, curves: Sequence[tuple[str, Curve]]) -> dict[str, Any]:
+def _summary_table(data: str, curves: Sequence[tuple[str, AccuracyCurve]]) -> dict[str, Any]:
     sweep = sorted({float(e) for _, curve in curves for e in curve.epsilon})
 
-    def spread(curve: Curve, values: np.ndarray) -> list[str]:
+    def spread(curve: AccuracyCurve, values: np.ndarray) -> list[str]:
         by_epsilon = dict(zip(curve.epsilon.tolist(), values.tolist(), strict=True))
         return [percent(by_epsilon[e]) if e in by_epsilon else "–" for e in sweep]
 
@@ -213,7 +213,7 @@ def _facts(certificate: Certificate) -> list[tuple[str, str | Markup]]:
         *origin(certificate),
         ("box", f"{box['kind']}: {boxes.get(box['kind'], '')}; {patterns(box)}"),
         ("domain", certificate.domain + _options(certificate.options)),
-        *answer(certificate.model_info),
+        *interface(certificate.model_info),
         ("criterion", _criterion(certificate.criterion)),
         ("sound", "yes, rounding outward throughout" if certificate.sound else "no: a second opinion, not a proof"),
         ("arithmetic covered", _arithmetic(certificate.arithmetic)),

@@ -31,7 +31,7 @@ SUDDEN = 0.1
 
 
 @dataclass(frozen=True)
-class Curve:
+class AccuracyCurve:
     """Accuracies over ε, in ascending order of ε; each array has shape [E], as fractions of the samples."""
 
     epsilon: np.ndarray
@@ -62,7 +62,7 @@ class RadiusSummary:
 
 
 @dataclass(frozen=True)
-class Failure:
+class UncertainUnits:
     """Where certainty is lost: share of uncertain units by layer or time step, [E, L], for ε ascending."""
 
     kind: str
@@ -112,7 +112,7 @@ class Failure:
         return lines
 
 
-def curve_of(certificate: Certificate, attack: Any = None) -> Curve:
+def curve_of(certificate: Certificate, attack: Any = None) -> AccuracyCurve:
     """The accuracies of a certificate and, where its ε match, of an attack.
 
     Raises:
@@ -127,7 +127,7 @@ def curve_of(certificate: Certificate, attack: Any = None) -> Curve:
             raise InputError("the attack was run at other ε than the certificate; run both at the same ε")
         attacked = attacked[order]
     baseline = certificate.baseline
-    return Curve(
+    return AccuracyCurve(
         epsilon[order],
         _array(certificate.verified_accuracy)[order],
         attacked,
@@ -154,7 +154,7 @@ def radii_of(certificate: Certificate) -> RadiusSummary:
     return RadiusSummary((verified * epsilon[:, None]).max(0), False)
 
 
-def failure_of(certificate: Certificate) -> Failure | None:
+def failure_of(certificate: Certificate) -> UncertainUnits | None:
     """The certificate's profile of uncertain units, if it has one."""
     profile = certificate.profile
     if profile is None or not len(profile.names):
@@ -162,7 +162,7 @@ def failure_of(certificate: Certificate) -> Failure | None:
     epsilon = _array(certificate.epsilon)
     order = np.argsort(epsilon, kind="stable")
     names, share = [str(n) for n in profile.names], _array(profile.share)[order]
-    return Failure(profile.kind, names, epsilon[order], share, profile.unit, profile.caption)
+    return UncertainUnits(profile.kind, names, epsilon[order], share, profile.unit, profile.caption)
 
 
 def number(value: float) -> str:

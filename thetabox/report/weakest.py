@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thetabox.report.results import Curve, number, radii_of
+from thetabox.report.results import AccuracyCurve, number, radii_of
 
 if TYPE_CHECKING:
     from thetabox.verify.certificate import Certificate
@@ -16,7 +16,7 @@ SAMPLES = 20
 NAMED = 4
 
 
-def claim(certificate: Certificate, curve: Curve) -> str:
+def claim(certificate: Certificate, curve: AccuracyCurve) -> str:
     """What is proven, in one sentence; nothing of what is no proof."""
     positive = [i for i, epsilon in enumerate(curve.epsilon) if epsilon > 0]
     if not certificate.sound or not positive:

@@ -78,8 +78,8 @@ def write_comparison(out: str | os.PathLike[str], entries: Sequence[Entry], *, t
     with output_folder(out) as folder:
         check_claim(folder, "")
         for name, certificate, _ in entries:
-            with output_folder(folder / _slug(name)) as own:
-                write_files(own, _certificate_files(certificate))
+            with output_folder(folder / _slug(name)) as subfolder:
+                write_files(subfolder, _certificate_files(certificate))
         write_files(folder, {**pictures, "report.html": page})
     return folder / "report.html"
 

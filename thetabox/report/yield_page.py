@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from thetabox.report.facts import Rows, answer, count_text, origin, patterns, source
+from thetabox.report.facts import Rows, count_text, interface, origin, patterns, source
 from thetabox.report.figures import to_svg
 from thetabox.report.html import render
 from thetabox.report.results import number, percent
@@ -31,13 +31,13 @@ KINDS = {
 def yield_page(certificate: YieldCertificate, curve: YieldCurve, title: str | None = None) -> str:
     """The page, from a certificate and the numbers of :func:`~thetabox.report.yield_curve.yield_curve`."""
     data = certificate.data_info.get("name") or f"{count_text(curve.samples)} samples"
-    places = curve.order.tolist()
+    indices = curve.order.tolist()
     return render(
         "yield.html.j2",
         title=title or f"Proven yield of {source(certificate)} on {data}",
         finished=certificate.finished,
         cards=_cards(curve),
-        claims=[certificate.claim(place) for place in places],
+        claims=[certificate.claim(index) for index in indices],
         figure=Markup(to_svg(yield_figure(curve), "yield")),
         samples=curve.samples,
         delta=number(curve.delta),
@@ -46,8 +46,8 @@ def yield_page(certificate: YieldCertificate, curve: YieldCurve, title: str | No
         rows=_rows(curve),
         draws=_draws(curve),
         ledgers=[
-            _ledger(sigma, certificate.ledger[place] if certificate.ledger else {})
-            for sigma, place in zip(curve.sigma.tolist(), places, strict=True)
+            _ledger(sigma, certificate.ledger[index] if certificate.ledger else {})
+            for sigma, index in zip(curve.sigma.tolist(), indices, strict=True)
         ],
         assumed=_assumed(certificate.noise, certificate.box),
         facts=_facts(certificate),
@@ -57,26 +57,26 @@ def yield_page(certificate: YieldCertificate, curve: YieldCurve, title: str | No
 def _cards(curve: YieldCurve) -> list[dict[str, str]]:
     cards = [{"label": "clean accuracy", "value": percent(curve.clean)}]
     last = len(curve.sigma) - 1
-    for place in sorted({0, last // 2, last}):
-        label = f"reached by {share_of(SHARE)} of all chips at σ = {number(curve.sigma[place])}, at least"
-        cards.append({"label": label, "value": at_least(curve.chips[SHARE][place])})
+    for index in sorted({0, last // 2, last}):
+        label = f"reached by {share_of(SHARE)} of all chips at σ = {number(curve.sigma[index])}, at least"
+        cards.append({"label": label, "value": at_least(curve.chips[SHARE][index])})
     return cards
 
 
 def _rows(curve: YieldCurve) -> list[dict[str, Any]]:
     rows = []
-    for place, sigma in enumerate(curve.sigma.tolist()):
+    for index, sigma in enumerate(curve.sigma.tolist()):
         row: dict[str, Any] = {
             "sigma": number(sigma),
-            "proven": f"{int(curve.count[place])}/{curve.samples}",
-            "mean": at_least(curve.mean[place]),
-            "chips": [at_least(curve.chips[share][place]) for share in SHARES],
+            "proven": f"{int(curve.count[index])}/{curve.samples}",
+            "mean": at_least(curve.mean[index]),
+            "chips": [at_least(curve.chips[share][index]) for share in SHARES],
         }
         if curve.draws is not None:
             row["sampled"] = [
-                f"{int(curve.draws.right[place])}/{curve.samples}",
-                percent(curve.draws.mean[place]),
-                percent(curve.draws.reached[place]),
+                f"{int(curve.draws.right[index])}/{curve.samples}",
+                percent(curve.draws.mean[index]),
+                percent(curve.draws.reached[index]),
             ]
         rows.append(row)
     return rows
@@ -150,7 +150,7 @@ def _facts(certificate: YieldCertificate) -> Rows:
         ("δ asked for", number(certificate.asked)),
         ("method", certificate.method),
         *_proofs(certificate),
-        *answer(certificate.model_info),
+        *interface(certificate.model_info),
         ("arithmetic covered", "real numbers: parameters, inputs and σ as stored, everything computed from them exact"),
         ("time", f"{certificate.seconds:.1f} s"),
     ]

@@ -87,12 +87,12 @@ def yield_table(certificate: YieldCertificate, sampled: SampledYield | None = No
     table = plain_table("σ", "proven", f"of {curve.samples}", "mean of chips", f"{share_of(SHARE)} of chips")
     if curve.draws is not None:
         _add_sampled_columns(table, curve.draws.share)
-    for place, sigma in enumerate(curve.sigma.tolist()):
-        count = int(curve.count[place])
+    for index, sigma in enumerate(curve.sigma.tolist()):
+        count = int(curve.count[index])
         cells = [number(sigma), at_least(count / curve.samples), str(count)]
-        cells += [at_least(curve.mean[place]), at_least(curve.chips[SHARE][place])]
+        cells += [at_least(curve.mean[index]), at_least(curve.chips[SHARE][index])]
         if curve.draws is not None:
-            cells += [percent(curve.draws.mean[place]), percent(curve.draws.reached[place])]
+            cells += [percent(curve.draws.mean[index]), percent(curve.draws.reached[index])]
         table.add_row(*cells)
     return table
 

@@ -41,7 +41,7 @@ def arrays(data: Data, name: str, device: torch.device, dtype: torch.dtype) -> t
     except (AttributeError, ValueError):
         raise InputError(f"the {name} data must have x and y, or be a pair of them") from None
     # Not copied: every batch is, and a data set may be large.
-    x = checks.array(x, f"x of the {name} data", own=False)
+    x = checks.array(x, f"x of the {name} data", copy=False)
     if x.ndim == 0 or x.numel() == 0:
         raise InputError(f"the {name} data is empty")
     if x.is_floating_point():

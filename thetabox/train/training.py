@@ -32,9 +32,9 @@ def evaluate(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
     with torch.no_grad():
         for first in range(0, len(x), EVALUATION_BATCH):
             labels = y[first : first + EVALUATION_BATCH]
-            answer = logits(model, x[first : first + EVALUATION_BATCH])
-            correct += int((answer.argmax(1) == labels).sum())
-            loss += float(nn.functional.cross_entropy(answer, labels, reduction="sum"))
+            output = logits(model, x[first : first + EVALUATION_BATCH])
+            correct += int((output.argmax(1) == labels).sum())
+            loss += float(nn.functional.cross_entropy(output, labels, reduction="sum"))
     model.train(mode)
     return correct / len(y), loss / len(y)
 

@@ -39,7 +39,7 @@ def settings(
     Raises:
         InputError: unknown domain, arithmetic, precision or option, or a device that is not there.
     """
-    given = domains.check(domain, options)
+    checked = domains.check(domain, options)
     if arithmetic not in ARITHMETICS:
         raise InputError(f"unknown arithmetic {arithmetic!r}; choose one of {', '.join(ARITHMETICS)}")
     if not isinstance(precision, str) or precision not in PRECISIONS:
@@ -47,7 +47,7 @@ def settings(
     if box is not None and not isinstance(box, Box):
         raise InputError("box must be a thetabox.Box")
     rounding = Rounding(PRECISIONS[precision], arithmetic)
-    return Settings(box or Box(), rounding, choose_device(device), domain, precision, given)
+    return Settings(box or Box(), rounding, choose_device(device), domain, precision, checked)
 
 
 def beside(

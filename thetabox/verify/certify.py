@@ -61,7 +61,7 @@ def certify(
 
     Args:
         model: any ``nn.Module`` that ``torch.export`` can trace and whose operators have rules, or a recurrent network
-            that implements the protocol of :class:`thetabox.models.Recurrent`. Left as it was. It answers logits
+            that implements the protocol of :class:`thetabox.models.Recurrent`. Left as it was. It returns logits
             ``[N, K]``, alone, first in a tuple or called ``logits`` in a dictionary; probabilities of K classes, whose
             order is that of the logits in front of a softmax; or one logit for two classes (class 1 above 0).
         x: inputs ``[N, ...]``; those of a network of several, in a tuple or by name.
@@ -117,17 +117,17 @@ def certify(
     asked = arguments.network(model, x, chosen)
     model, inputs = asked.model, asked.x
     labels = arguments.labels(y, len(inputs))
-    problem, agreed = agreement.checked_problem(model, chosen, inputs, eps, asked.given)
+    problem, agreed = agreement.checked_problem(model, chosen, inputs, eps, asked.x_as_given)
     arguments.check_labels(labels, agreed.logits.shape[1])
-    known = model_facts(model, chosen.box)
-    facts = _with_what_is_left_out(problem, known | asked.facts | (model_info or {}))
-    key = [known["sha256"], problem.signature(), tensor_hash([inputs, labels, eps]), repr(chosen), criterion]
+    about = model_facts(model, chosen.box)
+    facts = _with_what_is_left_out(problem, about | asked.facts | (model_info or {}))
+    key = [about["sha256"], problem.signature(), tensor_hash([inputs, labels, eps]), repr(chosen), criterion]
     effort = float(chosen.options.get("effort", DEFAULT)) if domain == domains.AUTO else None
     started = time.perf_counter()
     question = Question(problem, labels)
     with Pool(executor, question) as pool:
         with ChunkStore(resume, key, len(inputs)) as store:
-            task = sweep.Task(question, eps, criterion, pool, store, progress, deadline)
+            task = sweep.SweepTask(question, eps, criterion, pool, store, progress, deadline)
             proof = _proof(task, agreed, effort)
         seconds = time.perf_counter() - started
         base = _baseline(task) if baseline else None
@@ -147,7 +147,7 @@ def certify(
     )
 
 
-def _packed(task: sweep.Task, proof: sweep.Proof, agreed: agreement.Agreement, **rest: Any) -> Certificate:
+def _packed(task: sweep.SweepTask, proof: sweep.SweepResult, agreed: agreement.Agreement, **rest: Any) -> Certificate:
     """What was asked, compared and proven, as a certificate; ``rest`` are fields of it."""
     settings = task.problem.settings
     return Certificate(
@@ -169,10 +169,10 @@ def _packed(task: sweep.Task, proof: sweep.Proof, agreed: agreement.Agreement, *
 def _own_class_decides(
     margin: Float[Tensor, "levels samples"], agreed: agreement.Agreement, labels: Tensor
 ) -> Float[Tensor, "levels samples"]:
-    """Not verified: what the network in its own precision does not answer right, whatever holds in real numbers."""
-    known = arguments.margins_of(agreed.logits, labels)
-    wrong = agreed.reclassified & (known < 0)
-    return torch.where(wrong & (margin > 0), known.to(margin), margin)
+    """Not verified: what the network in its own precision does not classify right, whatever holds in real numbers."""
+    margins = arguments.margins_of(agreed.logits, labels)
+    wrong = agreed.reclassified & (margins < 0)
+    return torch.where(wrong & (margin > 0), margins.to(margin), margin)
 
 
 def _with_what_is_left_out(problem: Problem, facts: dict[str, Any]) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def _with_what_is_left_out(problem: Problem, facts: dict[str, Any]) -> dict[str,
     return facts | {"answer": f"{read}; bounded in front of the {ending}, which keeps their order"}
 
 
-def _proof(task: sweep.Task, agreed: agreement.Agreement, effort: float | None) -> sweep.Proof:
+def _proof(task: sweep.SweepTask, agreed: agreement.Agreement, effort: float | None) -> sweep.SweepResult:
     """In the stages of ``auto`` where there is an effort, else in the domain that was asked for."""
     with sound_kernels():
         if effort is None:
@@ -192,13 +192,13 @@ def _proof(task: sweep.Task, agreed: agreement.Agreement, effort: float | None) 
         else:
             proof = sweep.in_stages(task, arguments.margins_of(agreed.logits, task.labels), effort)
         if proof.domain.sound:
-            agreement.check_margins(task.question.problem, agreed.answers, task.labels, task.sweep, proof.margin)
+            agreement.check_margins(task.question.problem, agreed.observed, task.labels, task.sweep, proof.margin)
     # What was finished is worth keeping for a run with more time.
     task.store.keep = not proof.finished
     return proof
 
 
-def _baseline(task: sweep.Task) -> Float[Tensor, " levels"] | None:
+def _baseline(task: sweep.SweepTask) -> Float[Tensor, " levels"] | None:
     """Verified accuracy by disjoint intervals of the logits; ``None`` where the time did not suffice."""
     beside = replace(task, criterion="logits", store=ChunkStore(None, [], 0), progress=None)
     proof = sweep.grid(beside, PlainIntervals.name)

@@ -43,10 +43,10 @@ class Domain(ABC):
 
     Attributes:
         name: as users give it.
-        sound: whether its answers are proofs.
+        sound: whether its bounds are proofs.
         defaults: option → default.
         renamed: former option → its name and values today, which are still taken.
-        shares: whether the ε of a sweep share work, with the same answers.
+        shares: whether the ε of a sweep share work, with the same bounds.
         cascade: what ``auto`` tries after plain intervals: options of each stage, cheap ones first.
         meter: what each pair of the present call may cost, to be paid by a stage that costs more than its
             :meth:`passes`, and looked at by any that takes long.
@@ -95,7 +95,7 @@ class Domain(ABC):
         """Proven lower bounds of ``min_k (logit_y - logit_k)``, float64 on the CPU; minus infinity where there is none.
 
         Args:
-            which: the samples, as a range or as places in the problem's ``x``.
+            which: the samples, as a range or as indices in the problem's ``x``.
             epsilon: ε of each sample, any number of times over.
             y: labels of all samples of the problem.
         """

@@ -56,31 +56,31 @@ def check(name: str, options: Mapping[str, Any] | None) -> dict[str, Any]:
     """
     if not isinstance(options, Mapping | None):
         raise InputError(f"options must be a dictionary of name to value, not {type(options).__name__}")
-    given = dict(options or {})
+    chosen = dict(options or {})
     if name == AUTO:
-        given = _without_budget(given)
+        chosen = _without_budget(chosen)
         defaults = AUTO_DEFAULTS
     else:
         defaults = domain_class(name).defaults
-        given = _renamed(domain_class(name), given)
-    for key, value in given.items():
+        chosen = _renamed(domain_class(name), chosen)
+    for key, value in chosen.items():
         if key not in defaults:
             known = f"; it has {', '.join(defaults)}" if defaults else ""
             raise InputError(f"the domain {name!r} has no option {key!r}{known}")
         if name == AUTO:
-            given[key] = _effort(key, value, "forward passes")
+            chosen[key] = _effort(key, value, "forward passes")
         else:
             _check_value(name, key, value, defaults[key])
-    return given
+    return chosen
 
 
-def _renamed(kind: type[Domain], given: dict[str, Any]) -> dict[str, Any]:
+def _renamed(kind: type[Domain], chosen: dict[str, Any]) -> dict[str, Any]:
     """Former options by the names and values that they have today."""
     out = {}
-    for key, value in given.items():
+    for key, value in chosen.items():
         name, values = kind.renamed.get(key, (key, {}))
         if name != key:
-            if name in given:
+            if name in chosen:
                 raise InputError(f"give {name!r} alone; {key!r} is what it was called before")
             try:
                 now = values.get(value, value)
@@ -109,15 +109,15 @@ def _effort(key: str, value: Any, unit: str) -> float:
     return number
 
 
-def _without_budget(given: dict[str, Any]) -> dict[str, Any]:
+def _without_budget(chosen: dict[str, Any]) -> dict[str, Any]:
     """Seconds a sample as the effort that they are read as; the clock has no say in it any more."""
-    if "budget" not in given:
-        return given
-    if "effort" in given:
+    if "budget" not in chosen:
+        return chosen
+    if "effort" in chosen:
         raise InputError("give 'effort' alone; 'budget', in seconds, is what it was before")
-    seconds = given.pop("budget")
+    seconds = chosen.pop("budget")
     if seconds is None:
-        return given
+        return chosen
     effort = PASSES_A_SECOND * _effort("budget", seconds, "seconds")
     warnings.warn(
         f"the option 'budget' is no longer kept by the clock and will go: {seconds:g} s is read as effort {effort:g}, "
@@ -125,7 +125,7 @@ def _without_budget(given: dict[str, Any]) -> dict[str, Any]:
         FutureWarning,
         stacklevel=_outside(),
     )
-    return {**given, "effort": effort}
+    return {**chosen, "effort": effort}
 
 
 def _outside() -> int:
@@ -143,7 +143,7 @@ def recorded(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_sound(name: str) -> bool:
-    """Whether a domain's answers are proofs; an unknown name is taken at its word."""
+    """Whether a domain's bounds are proofs; an unknown name is taken at its word."""
     return name not in names() or name == AUTO or domain_class(name).sound
 
 

@@ -66,12 +66,12 @@ class Meter:
     Attributes:
         left: forward passes, float64, written over by :meth:`pay`; ``None`` for no limit.
         deadline: looked at inside a stage.
-        places: of this call's pairs in ``left``; all in order where ``None``.
+        indices: of this call's pairs in ``left``; all in order where ``None``.
     """
 
     left: Tensor | None = None
     deadline: Deadline | None = None
-    places: Tensor | None = None
+    indices: Tensor | None = None
 
     @property
     def limited(self) -> bool:
@@ -81,17 +81,17 @@ class Meter:
     def part(self, pairs: Tensor) -> Meter:
         """The meter of some of the pairs."""
         pairs = pairs.cpu()
-        return Meter(self.left, self.deadline, pairs if self.places is None else self.places[pairs])
+        return Meter(self.left, self.deadline, pairs if self.indices is None else self.indices[pairs])
 
     def pay(self, passes: Tensor) -> Tensor:
         """Charge every pair; returns which could pay. One that could not pays nothing."""
         if self.left is None:
             return torch.ones(len(passes), dtype=torch.bool)
         passes = passes.to("cpu", torch.float64)
-        places = torch.arange(len(self.left)) if self.places is None else self.places
-        left = self.left[places]
+        indices = torch.arange(len(self.left)) if self.indices is None else self.indices
+        left = self.left[indices]
         can = passes <= left
-        self.left[places] = torch.where(can, left - passes, left)
+        self.left[indices] = torch.where(can, left - passes, left)
         return can
 
     def check_time(self) -> None:
@@ -144,7 +144,7 @@ def forward_pass(network: Network) -> int:
     return total
 
 
-def _shape(graph: Graph, operation: Operation, place: int) -> tuple[int | None, ...] | None:
-    argument = operation.args[place] if len(operation.args) > place else None
+def _shape(graph: Graph, operation: Operation, index: int) -> tuple[int | None, ...] | None:
+    argument = operation.args[index] if len(operation.args) > index else None
     layout = graph.layouts.get(argument.index) if isinstance(argument, Ref) else None
     return None if layout is None else layout.shape

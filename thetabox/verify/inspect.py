@@ -81,7 +81,7 @@ def inspect(model: nn.Module, x: Float[Tensor, "batch ..."] | Several) -> Operat
     """
     with torch.no_grad(), RUNNING:
         asked = plain(model, x)
-        graphs = network(asked.model, asked.x).answering.graphs
+        graphs = network(asked.model, asked.x).with_ending.graphs
     return Operators(
         Operator(
             name=": ".join([role, ".".join(part for part in (operation.where, operation.name) if part)]),

@@ -72,13 +72,13 @@ def logit_bounds(
     if each and len(eps) != len(inputs):
         raise InputError(f"epsilon has {len(eps)} values for {len(inputs)} samples")
     values = eps[None] if each else eps[:, None].expand(-1, len(inputs))
-    problem, agreed = agreement.checked_problem(model, chosen, inputs, eps, asked.given)
-    problem = problem.answering
+    problem, agreed = agreement.checked_problem(model, chosen, inputs, eps, asked.x_as_given)
+    problem = problem.with_ending
     with sound_kernels():
         interval = functools.reduce(bounds.intersected, _ends(problem, values))
         low, high = interval.lower.view(*values.shape, -1), interval.upper.view(*values.shape, -1)
         if domains.is_sound(domain):
-            agreement.check_logits(problem, agreed.answers, values, low, high)
+            agreement.check_logits(problem, agreed.observed, values, low, high)
     if each or not isinstance(epsilon, Sequence | np.ndarray) or np.ndim(epsilon) == 0:
         low, high = low[0], high[0]
     return Interval(low, high)

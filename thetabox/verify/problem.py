@@ -55,17 +55,17 @@ class Problem:
     Create one a call: parameter values are read when it is made.
 
     Attributes:
-        model, settings: whose question it is, and how it is answered.
+        model, settings: whose question it is, and how it is decided.
         x: inputs as floats.
-        given: inputs in the type and memory layout in which the user has them, where the model takes them so and that
-            is not the same call; else ``None``.
+        x_as_given: inputs in the type and memory layout in which the user has them, where the model takes them so and
+            that is not the same call; else ``None``.
         traced: the network, where it was traced before.
     """
 
     model: nn.Module
     settings: Settings
     x: Tensor
-    given: Tensor | None = None
+    x_as_given: Tensor | None = None
     traced: InitVar[Network | None] = None
 
     def __post_init__(self, traced: Network | None) -> None:
@@ -76,16 +76,16 @@ class Problem:
                 self.model = folded(self.model)
             self.network = network(self.model, self.x) if traced is None else traced
             if self.settings.rounding.network and self.network.ending == SIGMOIDS:
-                self.network = self.network.answering
-            for graph in self.network.answering.graphs.values():
+                self.network = self.network.with_ending
+            for graph in self.network.with_ending.graphs.values():
                 check_rules(graph)
             self.tensors = Tensors(self.model, self.settings.box, self.settings.rounding, self.settings.device)
 
     @property
-    def answering(self) -> Problem:
+    def with_ending(self) -> Problem:
         """The same of the network with what it does behind its logits."""
         other = copy.copy(self)
-        other.network = self.network.answering
+        other.network = self.network.with_ending
         return other
 
     @cached_property

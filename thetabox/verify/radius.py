@@ -91,14 +91,14 @@ def certified_radius(
         chosen,
         inputs,
         torch.tensor([FLOOR, agreement.FAR], dtype=torch.float64),
-        asked.given,
+        asked.x_as_given,
     )
     clean = agreed.logits
     arguments.check_labels(labels, clean.shape[1])
     right = clean.argmax(1) == labels
     start = first_order_radius(problem.model, inputs, labels, chosen.box)
     effort = float(chosen.options.get("effort", DEFAULT))
-    question, how = Question(problem, labels), Search(criterion, top, rtol, deadline)
+    question, how = Question(problem, labels), SearchSettings(criterion, top, rtol, deadline)
     with sound_kernels(), Pool(executor, question) as pool:
         search = RadiusSearch(question, how, pool, progress)
         if domain == domains.AUTO:
@@ -111,7 +111,7 @@ def certified_radius(
             # What is certified at a radius is so at all smaller ε: the sign of the margins.
             tried = torch.tensor([0.0, agreement.FAR], dtype=torch.float64)
             claimed = torch.where(radius >= tried[:, None].clamp(min=FLOOR), 0.0, -torch.inf)
-            agreement.check_margins(problem, agreed.answers, labels, tried, claimed)
+            agreement.check_margins(problem, agreed.observed, labels, tried, claimed)
     if not details:
         if deadline.passed:
             warnings.warn(f"the time of {timeout:g} s is over: radii may be larger", RuntimeWarning, stacklevel=2)
@@ -123,7 +123,7 @@ def certified_radius(
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchSettings:
     """How each sample's radius is searched: by which criterion, up to where, how finely and until when."""
 
     criterion: str
@@ -133,18 +133,18 @@ class Search:
 
 
 @dataclass(frozen=True)
-class Job:
+class RadiusJob:
     """Samples whose radii are searched together, in one domain or stage.
 
     Attributes:
         search: how.
-        members: places of the samples.
+        members: indices of the samples.
         start, proven: of the search.
         domain: name; that of a stage where a trial has a limit.
         left: forward passes that a trial may take beyond its least, if there is a limit.
     """
 
-    search: Search
+    search: SearchSettings
     members: Tensor
     start: Tensor
     proven: Tensor
@@ -152,7 +152,7 @@ class Job:
     left: float | None = None
 
 
-def search_radii(question: Question, job: Job) -> Tensor:
+def search_radii(question: Question, job: RadiusJob) -> Tensor:
     """Radii of some samples in one domain, intersected with plain intervals where it is sound."""
     how, members = job.search, job.members
     domain = question.domain(job.domain) if job.left is None else question.stage(job.domain).domain
@@ -171,7 +171,7 @@ def search_radii(question: Question, job: Job) -> Tensor:
         return largest_proven(margins, job.start, job.proven, how.top, how.rtol)
 
 
-def search_in_stage(question: Question, job: Job) -> Tensor | None:
+def search_in_stage(question: Question, job: RadiusJob) -> Tensor | None:
     """The same; nothing where the stage gave up."""
     try:
         return guarded(partial(search_radii, question, job))
@@ -184,7 +184,7 @@ class RadiusSearch:
     """One search for radii."""
 
     question: Question
-    how: Search
+    how: SearchSettings
     pool: Pool
     progress: Progress | None
 
@@ -198,11 +198,11 @@ class RadiusSearch:
         done = len(radius) - len(todo)
         away = {}
         for members in todo.split(max(1, self.question.domain(name).samples_at_once(1))) if len(todo) else ():
-            job = Job(self.how, members, start[members], radius[members], name)
+            job = RadiusJob(self.how, members, start[members], radius[members], name)
             away[self.pool.add(search_radii, job)] = members
-        for number, answer in self.pool.answers():
+        for number, result in self.pool.answers():
             members = away[number]
-            radius[members] = answer
+            radius[members] = result
             done += len(members)
             self.tell(done)
         self.tell(len(radius))
@@ -227,14 +227,14 @@ class RadiusSearch:
             first = torch.where(radius > 0, 0.0, start) if stage.domain.follows else start
             away = {}
             for members in todo.split(cascade.part_size(stage)):
-                job = Job(self.how, members, first[members], radius[members], stage.name, left)
+                job = RadiusJob(self.how, members, first[members], radius[members], stage.name, left)
                 away[self.pool.add(search_in_stage, job)] = members
-            for number, answer in self.pool.answers():
+            for number, result in self.pool.answers():
                 members = away[number]
-                if answer is None:
+                if result is None:
                     todo = todo[~torch.isin(todo, members)]
                 else:
-                    radius[members] = answer
+                    radius[members] = result
                 done += len(members)
                 self.tell(done)
         self.tell(len(radius))

@@ -2,7 +2,7 @@
 
 Every function that runs many independent parts takes ``executor=``, any :class:`concurrent.futures.Executor` whose
 workers can import thetabox: :class:`LocalProcesses`, what :func:`on_cluster` gives, or one of Ray, MPI or joblib. Its
-answers are the same bytes whatever the executor, and without one.
+results are the same bytes whatever the executor, and without one.
 """
 
 from thetabox.workers.cluster import on_cluster

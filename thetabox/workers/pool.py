@@ -18,9 +18,9 @@ from thetabox.workers.pickled import pickled, unpickled
 from thetabox.workers.remote import DONE, FAILED, LOST, MISSING, MOST_SAID, versions, work
 
 Function = Callable[[Any, Any], Any]
-"""(what all jobs read, job) → answer."""
+"""(what all jobs read, job) → result."""
 
-# Jobs that wait at the executor for each of its workers, so that none is idle while answers are read.
+# Jobs that wait at the executor for each of its workers, so that none is idle while results are read.
 AHEAD = 2
 # Workers of an executor that does not say how many it has.
 UNTOLD = 16
@@ -46,7 +46,7 @@ def check_executor(executor: Any) -> None:
 class Pool:
     """Jobs of one run, and what all of them read.
 
-    Leave it to cancel what is still open. Without an executor jobs are done one after the other as answers are asked
+    Leave it to cancel what is still open. Without an executor jobs are done one after the other as results are asked
     for, in the order in which they were added.
 
     Args:
@@ -92,9 +92,9 @@ class Pool:
         return self._added - 1
 
     def answers(self, check: Callable[[], None] | None = None) -> Iterator[tuple[int, Any]]:
-        """Number and answer of every job, as they come; more jobs may be added on the way.
+        """Number and result of every job, as they come; more jobs may be added on the way.
 
-        Where it ends before that, the jobs that were not answered are forgotten.
+        Where it ends before that, the jobs that have no result are forgotten.
 
         Args:
             check: called before every job in this process and several times a second; may raise.
@@ -113,10 +113,10 @@ class Pool:
     def _by_this_process(self) -> tuple[int, Any]:
         number, function, job = self._queue.popleft()
         started = time.monotonic()
-        answer = function(self._context, job)
+        result = function(self._context, job)
         self._spent += time.monotonic() - started
         self._done += 1
-        return number, answer
+        return number, result
 
     def _move_out(self) -> bool:
         """Go on with workers, where that pays."""

@@ -1,4 +1,4 @@
-"""The side of a worker: what all jobs of a run read is sent once and kept, then jobs come and answers go, as bytes."""
+"""The side of a worker: what all jobs of a run read is sent once and kept, then jobs come and results go, as bytes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _one_at_a_time = threading.Lock()
 
 @cache
 def versions() -> str:
-    """What runs here, down to the bytes of the package: the answers of another program would be other claims."""
+    """What runs here, down to the bytes of the package: the results of another program would be other claims."""
     digest = hashlib.sha256()
     root = Path(__file__).parents[1]
     for path in sorted(root.rglob("*.py")):
@@ -55,7 +55,7 @@ def work(asking: str, key: str, context: bytes | None, job: bytes) -> tuple[str,
         job: function and argument.
 
     Returns:
-        what became of it, and: its answer, the error that it raised, who lacks the context, or what runs here.
+        what became of it, and: its result, the error that it raised, who lacks the context, or what runs here.
     """
     if asking != versions():
         return OTHER, f"{_here()} runs {versions()}"

@@ -127,8 +127,8 @@ def test_honest_code_is_asked_for_few_samples(name: str, monkeypatch: pytest.Mon
         return once(self, x, mode)
 
     calls: list[int] = []
-    once = Running.answer
-    monkeypatch.setattr(Running, "answer", counted)
+    once = Running.logits
+    monkeypatch.setattr(Running, "logits", counted)
     net, x = Net(lambda x: False), torch.randn(300, 6)
     y = net(x).argmax(1)
     assert tb.certify(net, x, y, 1e-9).verified.all()

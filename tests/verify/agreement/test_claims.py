@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import thetabox as tb
 from tests.verify.fake_domain import fake
 from thetabox.verify import agreement, arguments
-from thetabox.verify.agreement.claims import Answers, check_margins
+from thetabox.verify.agreement.claims import Observed, check_margins
 from thetabox.verify.interpreter.rules import norms
 from thetabox.verify.linear.domain import Linear
 from thetabox.verify.linear.rules import curves
@@ -138,7 +138,7 @@ def test_bounds_of_what_is_no_number_are_wrong(task: Task) -> None:
     settings = arguments.settings("auto", None, "float32", "float64", "auto", None)
     problem, agreed = agreement.checked_problem(model, settings, x, torch.zeros(1, dtype=torch.float64), x)
     at_zero = torch.zeros(1, len(x), dtype=torch.float64)
-    gone = [replace(agreed.answers[-1], logits=torch.full((len(x), 3), torch.nan, dtype=torch.float64))]
+    gone = [replace(agreed.observed[-1], logits=torch.full((len(x), 3), torch.nan, dtype=torch.float64))]
     agreement.check_margins(problem, gone, y, at_zero[:, 0], at_zero - 1.0)
     for claimed in (at_zero, at_zero + 1e-3):  # a sign is claimed as 0
         with pytest.raises(tb.InputError, match=WRONG):
@@ -171,10 +171,10 @@ def test_what_rounding_makes_is_no_contradiction() -> None:
     assert found.margin.isfinite().all()
     settings = arguments.settings("auto", None, "real", "float64", "auto", None)
     problem, agreed = agreement.checked_problem(model, settings, x, torch.zeros(1, dtype=torch.float64), x)
-    (own,) = agreed.answers
+    (own,) = agreed.observed
     at_zero = torch.zeros(1, dtype=torch.float64)
     claim = torch.tensor([[0.75]], dtype=torch.float64)  # true: 1 - 1/4
-    off = Answers(0.0, own.samples, own.logits - torch.tensor([[1.0, 0.0]]), own.room)
+    off = Observed(0.0, own.samples, own.logits - torch.tensor([[1.0, 0.0]]), own.tolerance)
     agreement.check_margins(problem, [off], torch.tensor([0]), at_zero, claim)
     with pytest.raises(tb.InputError, match=WRONG):
         agreement.check_margins(problem, [off], torch.tensor([0]), at_zero, claim + 1e4)
@@ -194,7 +194,7 @@ def test_every_level_whose_box_holds_the_weights_is_compared() -> None:
     model, x, y = nn.Linear(2, 2).double(), torch.ones(1, 2, dtype=torch.float64), torch.tensor([0])
     settings = arguments.settings("auto", None, "real", "float64", "auto", None)
     problem, _ = agreement.checked_problem(model, settings, x, torch.zeros(1, dtype=torch.float64), x)
-    given = [Answers(0.1, torch.tensor([0]), torch.tensor([[3.0, 1.0]], dtype=torch.float64), 1e-3, exact=True)]
+    given = [Observed(0.1, torch.tensor([0]), torch.tensor([[3.0, 1.0]], dtype=torch.float64), 1e-3, exact=True)]
     levels = torch.tensor([0.05, 0.1, 0.2], dtype=torch.float64)
 
     def claims(*bounds: float) -> None:

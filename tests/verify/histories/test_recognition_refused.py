@@ -194,4 +194,4 @@ def test_a_network_and_what_it_does_behind_its_logits_are_two() -> None:
     asked = problem(Softmax(), torch.randn(5, 4, 3))
     assert recognised(asked).net.readout.over == "sum"
     with pytest.raises(NotRecognised):
-        recognised(asked.answering)
+        recognised(asked.with_ending)

@@ -13,8 +13,8 @@ from torch import Tensor
 import thetabox as tb
 from tests.verify.yields.networks import dense
 from thetabox.verify.yields import entropic
-from thetabox.verify.yields.chain import Chain, Convolution, Dense, Pool, Stage
-from thetabox.verify.yields.entropic import DenseLayer, Walk, events, failure, fits
+from thetabox.verify.yields.chain import Chain, ChainConvolution, ChainPool, ChainStage, Dense
+from thetabox.verify.yields.entropic import DenseLayer, EntropicWalk, events, failure, fits
 
 # Probability with which draws of a true claim would contradict it.
 CHANCE = 1e-8
@@ -26,7 +26,7 @@ def chain_of(model: torch.nn.Module) -> Chain:
     stages = []
     for n, m in enumerate(layers):
         weight, bias = m.weight.detach().double(), m.bias.detach().double()
-        stages.append(Stage(Dense(weight, bias, weight.abs(), bias.abs()), relu=n < len(layers) - 1))
+        stages.append(ChainStage(Dense(weight, bias, weight.abs(), bias.abs()), relu=n < len(layers) - 1))
     return Chain(tuple(stages))
 
 
@@ -188,7 +188,7 @@ def test_boxes_of_means_and_spreads_hold_as_often_as_the_ledger_says(probability
     layers = [DenseLayer.of(s.layer) for s in chain.stages]
     sigma, draws = 0.3, 3000
     # Events that are far from certain.
-    walk = Walk(layers, x, torch.full((len(x),), sigma, dtype=torch.float64))
+    walk = EntropicWalk(layers, x, torch.full((len(x),), sigma, dtype=torch.float64))
     cost = torch.full((len(x), 1), -math.log(probability), dtype=torch.float64)
     for place in (1, 2):
         walk.go_on(cost, cost)
@@ -277,14 +277,14 @@ def test_it_fits_dense_layers_with_relu_between() -> None:
     assert fits(Chain(chain.stages[-1:]))
     first, last = chain.stages[0], chain.stages[-1]
     kernel = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
-    conv = Convolution(kernel, kernel.flatten(), kernel, kernel.flatten(), (1, 1), (0, 0, 0, 0))
-    pool = Pool(True, (2, 2), (2, 2))
+    conv = ChainConvolution(kernel, kernel.flatten(), kernel, kernel.flatten(), (1, 1), (0, 0, 0, 0))
+    pool = ChainPool(True, (2, 2), (2, 2))
     for stages in (
         (first, replace(last, relu=True)),
         (replace(first, relu=False), last),
         (replace(first, largest=pool), last),
         (replace(first, average=replace(pool, largest=False)), last),
-        (Stage(conv), last),
+        (ChainStage(conv), last),
     ):
         assert not fits(Chain(stages))
 

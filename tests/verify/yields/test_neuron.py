@@ -10,7 +10,7 @@ from flint import arb, ctx
 from scipy.integrate import quad
 from torch import Tensor
 
-from thetabox.verify.yields.neuron import Neurons, mean_relu, relax
+from thetabox.verify.yields.neuron import NoisyNeurons, mean_relu, relax
 
 COUNT = 2500
 
@@ -38,7 +38,7 @@ def _digits() -> None:
     ctx.prec = 300
 
 
-Drawn = tuple[Tensor, Tensor | None, Tensor, Neurons, Tensor]
+Drawn = tuple[Tensor, Tensor | None, Tensor, NoisyNeurons, Tensor]
 
 
 def draw(seed: int, *, variance: bool, reach: bool, extreme: bool) -> Drawn:
@@ -62,7 +62,7 @@ def draw(seed: int, *, variance: bool, reach: bool, extreme: bool) -> Drawn:
     v = size(-3.0, -0.05) / (rate * most.clamp(min=1e-9)).square() if variance else None
     end = upper + most * 4.0 if reach else None
     centre = lower + (upper - lower) * rand()
-    neurons = Neurons(lower, upper, least, most, end)
+    neurons = NoisyNeurons(lower, upper, least, most, end)
     return a[:, None], None if v is None else v[:, None], rate, neurons, centre
 
 
@@ -77,7 +77,7 @@ def test_no_line_is_above_the_entropic_value_anywhere_in_its_box(variance: bool,
     for n in proven.nonzero().flatten().tolist():
         ends = [float(t[n]) for t in neurons[:4]]
         inside = torch.rand(2, generator=stream).tolist()
-        u = float(neurons.reach[n]) if neurons.reach is not None else math.inf
+        u = float(neurons.event_upper[n]) if neurons.event_upper is not None else math.inf
         for mean in (ends[0], ends[1], min(ends[0] + inside[0] * (ends[1] - ends[0]), ends[1])):
             for spread in (ends[2], ends[3], min(ends[2] + inside[1] * (ends[3] - ends[2]), ends[3])):
                 line = arb(float(slope[n])) * arb(mean) + arb(float(constant[n]))
@@ -107,7 +107,7 @@ def test_lines_of_known_neurons_are_the_value(sign: float) -> None:
     spread = torch.rand(200, 1, generator=stream, dtype=torch.float64) + 0.1
     a = sign * torch.rand(200, 1, 1, generator=stream, dtype=torch.float64)
     rate = torch.ones(200, 1, 1, dtype=torch.float64)
-    slope, constant = relax(a, None, rate, mean[:, None], Neurons(mean, mean, spread, spread))
+    slope, constant = relax(a, None, rate, mean[:, None], NoisyNeurons(mean, mean, spread, spread))
     for n in range(200):
         true = float(value(float(a[n]), 0.0, 1.0, float(mean[n]), float(spread[n])))
         assert float(slope[n] * mean[n] + constant[n]) == pytest.approx(true, abs=1e-9)
@@ -117,10 +117,10 @@ def test_a_wide_box_costs_a_chord_and_a_wide_spread_a_square() -> None:
     # At a spread of 0 and λ = 1: the chord of -relu between -1 and 3, and relu's tangent less α² s² / 2.
     rate, centre = torch.ones(1, 1, 1).double(), torch.ones(1, 1, 1).double()
     ends = [torch.full((1, 1), t, dtype=torch.float64) for t in (-1.0, 3.0, 0.0)]
-    slope, constant = relax(-torch.ones(1, 1, 1).double(), None, rate, centre, Neurons(*ends, ends[2]))
+    slope, constant = relax(-torch.ones(1, 1, 1).double(), None, rate, centre, NoisyNeurons(*ends, ends[2]))
     assert (float(slope), float(constant)) == pytest.approx((-0.75, -0.75), abs=1e-6)
     half = torch.full((1, 1), 0.5, dtype=torch.float64)
-    slope, constant = relax(torch.ones(1, 1, 1).double(), None, rate, centre, Neurons(*ends, half))
+    slope, constant = relax(torch.ones(1, 1, 1).double(), None, rate, centre, NoisyNeurons(*ends, half))
     assert (float(slope), float(constant)) == pytest.approx((1.0, -0.125), abs=1e-9)
 
 
@@ -130,7 +130,7 @@ def test_what_is_not_finite_proves_nothing(place: str, bad: float) -> None:
     given = {"a": -1.0, "v": 0.1, "rate": 1.0, "lower": -1.0, "upper": 1.0, "least": 0.5, "most": 0.6} | {place: bad}
     t = {k: torch.full((1, 1), n, dtype=torch.float64) for k, n in given.items()}
     for sign in (-1.0, 1.0):
-        neurons = Neurons(t["lower"], t["upper"], t["least"], t["most"])
+        neurons = NoisyNeurons(t["lower"], t["upper"], t["least"], t["most"])
         slope, constant = relax(
             sign * t["a"][None], t["v"][None], t["rate"][None], torch.zeros(1, 1, 1).double(), neurons
         )

@@ -13,7 +13,7 @@ from torch.func import functional_call
 import thetabox as tb
 from tests.verify.yields import networks
 from thetabox.verify.yields.certify import certify_yield
-from thetabox.verify.yields.question import Question
+from thetabox.verify.yields.question import YieldQuestion
 from thetabox.verify.yields.search import FIRST
 
 DRAWS = 10_000
@@ -30,7 +30,7 @@ def contradicted(failures: Tensor, delta: Tensor) -> Tensor:
 def check(model: nn.Module, x: Tensor, y: Tensor, sigmas: tuple[float, ...], least: int) -> None:
     """Every claim of every proof of these samples, at large and small failure probabilities, against draws."""
     claims = 0
-    question = Question.of(model, x, y, torch.tensor(sigmas, dtype=torch.float64), None, None, "auto", "cpu")
+    question = YieldQuestion.of(model, x, y, torch.tensor(sigmas, dtype=torch.float64), None, None, "auto", "cpu")
     for sigma in sigmas:
         wrong = networks.failures(model, x, y, sigma, DRAWS)
         for proof, delta in product(question.proofs, (0.5, 0.3, 0.1, 0.01)):

@@ -20,7 +20,9 @@ from thetabox.verify.yields.sizes import sizes
 def read_of(model: nn.Module, x: Tensor, box: tb.Box | None = None) -> Chain | None:
     chosen = arguments.settings("interval", box, "real", "float64", "cpu", None)
     given = arguments.network(model, x, chosen)
-    problem, _ = agreement.checked_problem(given.model, chosen, given.x, torch.tensor([1e-3]).double(), given.given)
+    problem, _ = agreement.checked_problem(
+        given.model, chosen, given.x, torch.tensor([1e-3]).double(), given.x_as_given
+    )
     return read(problem, sizes(problem.model, chosen.box, tb.Noise()))
 
 

@@ -106,7 +106,7 @@ def test_all_ends_hold_together_as_often_as_the_ledger_says(name: str) -> None:
         for index, value in ends.items():
             outside |= ((values[index] < value.lower) | (values[index] > value.upper)).flatten(1).any(1)
         for index, (operation, window) in pools.items():
-            z = pooling.places(values[pooling.source(samples, operation)[0]], window)
+            z = pooling.by_window(values[pooling.source(samples, operation)[0]], window)
             above = (relaxed[index].above * z).sum(-3) + relaxed[index].offset
             outside |= (z.amax(-3) > above).flatten(1).any(1)
         wrong += outside

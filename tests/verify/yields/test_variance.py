@@ -30,7 +30,9 @@ TIED = ("tied", "tied images", "unrolled")
 def proof(model: torch.nn.Module, x: Tensor, noise: Noise | None = None, box: Box | None = None) -> Martingale:
     chosen = arguments.settings("interval", box, "real", "float64", "cpu", None)
     given = arguments.network(model, x, chosen)
-    problem, _ = agreement.checked_problem(given.model, chosen, given.x, torch.tensor([1e-3]).double(), given.given)
+    problem, _ = agreement.checked_problem(
+        given.model, chosen, given.x, torch.tensor([1e-3]).double(), given.x_as_given
+    )
     noise = noise or Noise()
     return Martingale(problem, sizes(problem.model, chosen.box, noise), noise)
 

@@ -10,7 +10,7 @@ import click
 import thetabox as tb
 from thetabox import report
 from thetabox.cli import options
-from thetabox.cli.console import Steps, answer, progress_bar, show
+from thetabox.cli.console import ProgressLine, print_json, progress_bar, show
 from thetabox.cli.inputs import read_all
 from thetabox.report.results import number, percent
 
@@ -44,7 +44,7 @@ def command(
                 box=given.box,
                 seed=seed,
                 device=device,
-                progress=Steps(bar, "attack"),
+                progress=ProgressLine(bar, "attack"),
             )
 
     facts = {"schema": "thetabox.attack/1", "model": given.model_info, "data": given.data_info}
@@ -58,7 +58,7 @@ def command(
                 "attack.csv": report.csv_text(COLUMNS, _rows(result)),
             }
             report.write_files(folder, files)
-    answer(facts | result.to_json())
+    print_json(facts | result.to_json())
     table = report.plain_table("ε", "attacked accuracy", f"of {len(given.data)}")
     for e, accuracy, correct in zip(result.epsilon, result.accuracy, result.correct, strict=True):
         table.add_row(number(float(e)), percent(float(accuracy)), str(int(correct.sum())))

@@ -11,10 +11,10 @@ import click
 import thetabox as tb
 from thetabox import report
 from thetabox.cli import options
-from thetabox.cli.console import Steps, answer, progress_bar, show
+from thetabox.cli.console import ProgressLine, print_json, progress_bar, show
 from thetabox.cli.doubts import doubt
 from thetabox.cli.executors import chosen_executor
-from thetabox.cli.inputs import Given, proof_settings, read_all
+from thetabox.cli.inputs import CommandInputs, proof_settings, read_all
 from thetabox.cli.kept import PARTIAL, cut, nothing_kept, part_kept
 from thetabox.measure import AttackResult
 from thetabox.verify import Radii
@@ -57,17 +57,17 @@ def command(
     with report.output_folder(out) as folder, progress_bar() as bar, chosen_executor(device) as how["executor"]:
         report.check_claim(folder, "certificate.json")
         doubt(given, folder / "certificate.json", epsilon=epsilon)
-        certificate = _certify(given, epsilon, how, folder, Steps(bar, "certify"))
+        certificate = _certify(given, epsilon, how, folder, ProgressLine(bar, "certify"))
         attacked = None
         if radius or attack:
             report.write_proof(folder, certificate)
         try:
             if radius and not deadline.passed:
                 how["timeout"] = deadline.left
-                certificate = _with_radii(certificate, given, how, Steps(bar, "radius"))
+                certificate = _with_radii(certificate, given, how, ProgressLine(bar, "radius"))
             if attack and not deadline.passed:
                 strength = {"steps": attack_steps, "restarts": attack_restarts, "seed": seed, "device": device}
-                attacked = _attacked(given, epsilon, strength, Steps(bar, "attack"))
+                attacked = _attacked(given, epsilon, strength, ProgressLine(bar, "attack"))
         except KeyboardInterrupt:
             report.write(folder, certificate)
             raise KeyboardInterrupt(f"interrupted; {folder}/report.html holds the proof, less the rest") from None
@@ -81,11 +81,13 @@ def command(
     )
     upper_bound = {} if attacked is None else {"attack": attacked.to_json()}
     radii = {} if certificate.radius is None else {"radius": certificate.radius.tolist()}
-    answer({**certificate.to_json(), "seconds": certificate.seconds, **radii, **upper_bound, "report": str(page)})
+    print_json({**certificate.to_json(), "seconds": certificate.seconds, **radii, **upper_bound, "report": str(page)})
     show(report.curve_table(certificate, attacked), *why, f"report: {page}")
 
 
-def _certify(given: Given, epsilon: list[float], how: dict[str, Any], folder: Path, progress: Steps) -> tb.Certificate:
+def _certify(
+    given: CommandInputs, epsilon: list[float], how: dict[str, Any], folder: Path, progress: ProgressLine
+) -> tb.Certificate:
     partial = folder / PARTIAL
     with part_kept(partial, "no part of the proof was finished yet"):
         return tb.certify(
@@ -93,7 +95,9 @@ def _certify(given: Given, epsilon: list[float], how: dict[str, Any], folder: Pa
         )
 
 
-def _with_radii(certificate: tb.Certificate, given: Given, how: dict[str, Any], progress: Steps) -> tb.Certificate:
+def _with_radii(
+    certificate: tb.Certificate, given: CommandInputs, how: dict[str, Any], progress: ProgressLine
+) -> tb.Certificate:
     """The certificate with the radii; without those that a search was cut at, which say less than they seem to."""
     radii = tb.certified_radius(
         given.model, given.data.x, given.data.y, box=given.box, details=True, progress=progress, **how
@@ -102,5 +106,5 @@ def _with_radii(certificate: tb.Certificate, given: Given, how: dict[str, Any], 
     return replace(certificate, radius=radii.radius) if radii.finished else certificate
 
 
-def _attacked(given: Given, epsilon: list[float], how: dict[str, Any], progress: Steps) -> AttackResult:
+def _attacked(given: CommandInputs, epsilon: list[float], how: dict[str, Any], progress: ProgressLine) -> AttackResult:
     return tb.attack(given.model, given.data.x, given.data.y, epsilon, box=given.box, progress=progress, **how)

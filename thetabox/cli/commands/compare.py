@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from thetabox.cli import options, values
-from thetabox.cli.console import answer, show
+from thetabox.cli.console import print_json, show
 from thetabox.cli.jobs_bar import jobs_bar
 from thetabox.compare import cells, compare, read_config
 from thetabox.compare.summary import results, write_report
@@ -59,7 +59,7 @@ def command(
             chosen, out, data_dir=data_dir, device=device, processes=processes, on_event=event, executor=executor
         )
     page = write_report(out, comparison)
-    answer({**results(comparison), "report": str(page)})
+    print_json({**results(comparison), "report": str(page)})
     tables = [
         ("mismatch", mismatch_table(comparison.rows, chosen.level)),
         ("verified", curve_table(comparison.rows, "certify")),

@@ -11,7 +11,7 @@ import click
 
 from thetabox import report
 from thetabox.cli import options, values
-from thetabox.cli.console import answer, show
+from thetabox.cli.console import print_json, show
 from thetabox.cli.jobs_bar import jobs_bar
 from thetabox.processes import Tell, run_all
 
@@ -20,7 +20,7 @@ ROBUST = "weight-attack+forward-noise"
 
 
 @dataclass(frozen=True)
-class Job:
+class DemoNetwork:
     """One network of the demo; ``steps`` of the attack, in ``restarts`` runs."""
 
     name: str
@@ -32,10 +32,10 @@ class Job:
 
 # The longest first, so that two processes end at about the same time.
 JOBS = (
-    Job("LSNN, weight attack + noise", "vowels", ROBUST, 10, 1),
-    Job("LSNN, standard", "vowels", "standard", 10, 1),
-    Job("CNN, weight attack + noise", "digits", ROBUST, 20, 2),
-    Job("CNN, standard", "digits", "standard", 20, 2),
+    DemoNetwork("LSNN, weight attack + noise", "vowels", ROBUST, 10, 1),
+    DemoNetwork("LSNN, standard", "vowels", "standard", 10, 1),
+    DemoNetwork("CNN, weight attack + noise", "digits", ROBUST, 20, 2),
+    DemoNetwork("CNN, standard", "digits", "standard", 20, 2),
 )
 SHOWN = (3, 2, 1, 0)
 # Forward passes beyond plain intervals for each trial of a radius, of which a search takes some ten: less than the
@@ -44,7 +44,7 @@ RADIUS_EFFORT = 100
 
 
 @dataclass(frozen=True)
-class Plan:
+class DemoSettings:
     """What all jobs share."""
 
     epsilon: list[float]
@@ -71,18 +71,18 @@ def command(
     """
     started = time.perf_counter()
     with report.output_folder(out) as folder:
-        plan = Plan(epsilon, samples, seed, device, epochs, folder)
+        plan = DemoSettings(epsilon, samples, seed, device, epochs, folder)
         with jobs_bar([job.name for job in JOBS]) as event:
             results = run_all(_one, [(job, plan) for job in JOBS], processes, event)
         entries = [(JOBS[i].name, *results[i]) for i in SHOWN]
         page = report.write_comparison(folder, entries, title="Four networks and what is proven of them")
-    answer({"networks": {name: cert.to_json() for name, cert, _ in entries}, "report": str(page)})
+    print_json({"networks": {name: cert.to_json() for name, cert, _ in entries}, "report": str(page)})
     for table in report.comparison_tables(entries):
         show("", table)
     show("", f"{time.perf_counter() - started:.0f} s; report: {page}")
 
 
-def _one(work: tuple[Job, Plan], tell: Tell) -> tuple[Any, Any]:
+def _one(work: tuple[DemoNetwork, DemoSettings], tell: Tell) -> tuple[Any, Any]:
     """Train, certify and attack one network: (certificate, attack)."""
     import thetabox as tb
     from thetabox.models import sha256
@@ -128,7 +128,7 @@ def _one(work: tuple[Job, Plan], tell: Tell) -> tuple[Any, Any]:
     return replace(certificate, radius=radius.radius), attack
 
 
-def _trained(job: Job, plan: Plan, tell: Tell) -> tuple[Any, Path]:
+def _trained(job: DemoNetwork, plan: DemoSettings, tell: Tell) -> tuple[Any, Path]:
     """One network of the demo and its checkpoint.
 
     Raises:

@@ -11,7 +11,7 @@ import click
 import thetabox as tb
 from thetabox import report
 from thetabox.cli import options, values
-from thetabox.cli.console import answer, show
+from thetabox.cli.console import print_json, show
 from thetabox.cli.counts import enough, written
 from thetabox.report.results import number
 
@@ -39,7 +39,7 @@ def command(before: Path, after: Path, max_lost: Decimal) -> None:
     difference = tb.diff(_read(before), _read(after))
     total, kept = difference.label.numel(), (~difference.lost).sum(1)
     passes = all(enough(int(count), total, Decimal(1) - max_lost) for count in kept)
-    answer({**difference.to_json(), "max_lost": float(max_lost), "pass": passes})
+    print_json({**difference.to_json(), "max_lost": float(max_lost), "pass": passes})
     _print(difference)
     most = int(difference.lost.sum(1).max())
     show(f"{'pass' if passes else 'FAIL'}  lost at most {most}/{total} = {most / total:.4f}, {_allowed(max_lost)}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from thetabox.cli import options
-from thetabox.cli.console import answer, show
+from thetabox.cli.console import print_json, show
 from thetabox.cli.inputs import read_model
 from thetabox.models.atomic_write import write_atomically
 from thetabox.models.nir.write import DYNAMICS, nir_bytes
@@ -23,5 +23,5 @@ def command(
     own with leaky_cells. The gain of the cells goes into the weights.
     """
     write_atomically(nir, nir_bytes(read_model(model, architecture, config, dynamics)))
-    answer({"file": str(nir), "dynamics": DYNAMICS})
+    print_json({"file": str(nir), "dynamics": DYNAMICS})
     show(f"{nir}: read it with --dynamics {DYNAMICS}; its weights are times 1 − α, so a box around them is another box")

@@ -12,7 +12,7 @@ import thetabox as tb
 from thetabox import report
 from thetabox.cli import asked
 from thetabox.cli.commands import gate_yield
-from thetabox.cli.console import Steps, progress_bar
+from thetabox.cli.console import ProgressLine, progress_bar
 from thetabox.cli.counts import enough, written
 from thetabox.cli.executors import chosen_executor
 from thetabox.cli.inputs import proof_settings, read_all
@@ -62,7 +62,9 @@ def _computed(model: Path, epsilon: list[float], source: dict[str, Any]) -> tb.C
         source.pop(name)
     given = read_all(model=model, **source)
     with progress_bar() as bar, chosen_executor(how["device"]) as executor:
-        return tb.certify(**given.claim, epsilon=epsilon, progress=Steps(bar, "certify"), executor=executor, **how)
+        return tb.certify(
+            **given.claim, epsilon=epsilon, progress=ProgressLine(bar, "certify"), executor=executor, **how
+        )
 
 
 def _refuse(domain: str) -> NoReturn:

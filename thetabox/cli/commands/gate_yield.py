@@ -12,7 +12,7 @@ import click
 import thetabox as tb
 from thetabox import report
 from thetabox.cli import asked, options, values
-from thetabox.cli.console import Steps, progress_bar
+from thetabox.cli.console import ProgressLine, progress_bar
 from thetabox.cli.counts import enough, written
 from thetabox.cli.executors import chosen_executor
 from thetabox.cli.inputs import read_all
@@ -69,7 +69,7 @@ def asked_for(context: click.Context) -> bool:
     return bool(of_yield)
 
 
-def answer(
+def judged(
     context: click.Context, model: Path, source: dict[str, Any]
 ) -> tuple[tb.YieldCertificate, list[report.Case]]:
     """The proven yield, stored or computed, and whether it is enough at each σ.
@@ -118,7 +118,9 @@ def _computed(model: Path, sigma: list[float], source: dict[str, Any]) -> tb.Yie
     }
     given = read_all(model=model, **source)
     with progress_bar() as bar, chosen_executor(how["device"]) as executor:
-        return tb.certify_yield(**given.claim, sigma=sigma, progress=Steps(bar, "yield"), executor=executor, **how)
+        return tb.certify_yield(
+            **given.claim, sigma=sigma, progress=ProgressLine(bar, "yield"), executor=executor, **how
+        )
 
 
 def _share(least: Decimal) -> float:

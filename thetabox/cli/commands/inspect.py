@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from thetabox import report
 from thetabox.cli import options
-from thetabox.cli.console import answer, show
+from thetabox.cli.console import print_json, show
 from thetabox.cli.inputs import make_box, read_data, read_model
 from thetabox.errors import InputError
 from thetabox.models import architecture as architecture_of
@@ -67,7 +67,7 @@ def command(
     described = cells(network, example if given is None else given, make_box(**box), spread=given is not None)
     if described:
         show("", *described)
-    answer(
+    print_json(
         {
             "network": type(network).__name__,
             "parameters": [

@@ -10,7 +10,7 @@ import click
 import thetabox as tb
 from thetabox import report
 from thetabox.cli import options, values
-from thetabox.cli.console import Steps, answer, progress_bar, show
+from thetabox.cli.console import ProgressLine, print_json, progress_bar, show
 from thetabox.cli.inputs import read_all
 from thetabox.json_text import finite, json_text
 from thetabox.report.results import number
@@ -57,7 +57,7 @@ def command(
                 seed=seed,
                 box=given.box,
                 device=device,
-                progress=Steps(bar, "landscape"),
+                progress=ProgressLine(bar, "landscape"),
             )
 
     facts = {"schema": "thetabox.landscape/1", "model": given.model_info, "data": given.data_info}
@@ -79,7 +79,7 @@ def command(
                 **report.picture_files("landscape", figure),
             }
             report.write_files(folder, files)
-    answer(facts | result.to_json())
+    print_json(facts | result.to_json())
     table = report.plain_table("α", "mean loss", "largest")
     chosen = sorted({0, points // 4, points // 2, points - 1 - points // 4, points - 1})
     for index in chosen:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from thetabox.cli import options
-from thetabox.cli.console import answer, show
+from thetabox.cli.console import print_json, show
 from thetabox.json_text import finite
 from thetabox.report import plain_table
 from thetabox.train import METHODS, hyper_parameters
@@ -16,7 +16,7 @@ from thetabox.train import METHODS, hyper_parameters
 @click.command("methods", cls=options.Command)
 def command() -> None:
     """a+b combines two of them, --set name=value changes a setting."""
-    answer({"methods": [_facts(name) for name in METHODS]})
+    print_json({"methods": [_facts(name) for name in METHODS]})
     for name, kind in METHODS.items():
         show(f"{name}: {kind.summary}")
         if kind.source:

@@ -10,7 +10,7 @@ import click
 import thetabox as tb
 from thetabox import report
 from thetabox.cli import options, values
-from thetabox.cli.console import Steps, answer, progress_bar, show
+from thetabox.cli.console import ProgressLine, print_json, progress_bar, show
 from thetabox.cli.executors import chosen_executor
 from thetabox.cli.inputs import read_all
 from thetabox.report.results import number, percent
@@ -42,7 +42,7 @@ def command(level: list[float], draws: int, device: str, seed: int, out: Path | 
                 seed=seed,
                 box=given.box,
                 device=device,
-                progress=Steps(bar, "mismatch"),
+                progress=ProgressLine(bar, "mismatch"),
                 executor=executor,
             )
 
@@ -62,7 +62,7 @@ def command(level: list[float], draws: int, device: str, seed: int, out: Path | 
                 "mismatch.csv": report.csv_text(("level", "draw", "accuracy"), rows),
             }
             report.write_files(folder, files)
-    answer(facts | result.to_json())
+    print_json(facts | result.to_json())
     table = report.plain_table("level", "mean", "std", "worst draw")
     for at, mean, std, least in zip(result.level, result.mean, result.std, result.min, strict=True):
         table.add_row(number(float(at)), percent(float(mean)), percent(float(std)), percent(float(least)))

@@ -10,7 +10,7 @@ import click
 import thetabox as tb
 from thetabox import report
 from thetabox.cli import options, values
-from thetabox.cli.console import Steps, answer, progress_bar, show
+from thetabox.cli.console import ProgressLine, print_json, progress_bar, show
 from thetabox.cli.executors import chosen_executor
 from thetabox.cli.inputs import read_all
 from thetabox.report.results import duration, percent
@@ -67,7 +67,7 @@ def command(
                 tile=tile,
                 box=given.box,
                 device=device,
-                progress=Steps(bar, "pcm"),
+                progress=ProgressLine(bar, "pcm"),
                 executor=executor,
             )
 
@@ -89,7 +89,7 @@ def command(
                 **report.picture_files("pcm", figure),
             }
             report.write_files(folder, files)
-    answer(facts | result.to_json())
+    print_json(facts | result.to_json())
     table = report.plain_table("after", "mean", "std", "worst chip")
     for at, mean, std, least in zip(result.times, result.mean, result.std, result.min, strict=True):
         table.add_row(duration(float(at)), percent(float(mean)), percent(float(std)), percent(float(least)))

@@ -11,7 +11,7 @@ import click
 import thetabox as tb
 from thetabox import report
 from thetabox.cli import options, values
-from thetabox.cli.console import Steps, answer, progress_bar, show
+from thetabox.cli.console import ProgressLine, print_json, progress_bar, show
 from thetabox.cli.doubts import doubt
 from thetabox.cli.executors import chosen_executor
 from thetabox.cli.inputs import proof_settings, read_all
@@ -55,7 +55,7 @@ def command(
             box=given.box,
             device=device,
             details=True,
-            progress=Steps(bar, "radius"),
+            progress=ProgressLine(bar, "radius"),
             executor=executor,
             **how,
         )
@@ -82,7 +82,7 @@ def command(
             "radius.csv": report.csv_text(("sample", "label", "radius", "status"), rows),
         }
         report.write_files(folder, files)
-    answer({**facts, "radius": radii.radius.tolist(), "radii": str(folder / "radius.csv")})
+    print_json({**facts, "radius": radii.radius.tolist(), "radii": str(folder / "radius.csv")})
     table = report.plain_table("share of samples at or below", "certified radius")
     for share, value in quantiles.items():
         table.add_row(f"{100 * float(share):.0f} %", number(value))

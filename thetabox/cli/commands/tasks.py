@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from thetabox.cli import options
-from thetabox.cli.console import answer, show
+from thetabox.cli.console import print_json, show
 from thetabox.data import TASKS, Task
 from thetabox.errors import InputError
 from thetabox.report import plain_table
@@ -21,12 +21,12 @@ def command(name: str | None) -> None:
         if name not in TASKS:
             raise InputError(f"unknown task {name!r}; there are {', '.join(TASKS)}")
         task = TASKS[name]
-        answer(_facts(task))
+        print_json(_facts(task))
         show(f"{task.name}: {task.title}", "", task.description, "")
         show(f"input     {list(task.shape)}", f"classes   {', '.join(task.classes)}", f"licence   {task.licence}")
         show(f"source    {task.source}", f"citation  {task.citation}", f"embedded  {'yes' if task.embedded else 'no'}")
         return
-    answer({"tasks": [_facts(task) for task in TASKS.values()]})
+    print_json({"tasks": [_facts(task) for task in TASKS.values()]})
     table = plain_table("task", "input", "classes", "embedded", "what", text=5)
     for task in TASKS.values():
         embedded = "yes" if task.embedded else "no"

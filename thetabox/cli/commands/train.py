@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from thetabox.cli import options, values
-from thetabox.cli.console import answer, show
+from thetabox.cli.console import print_json, show
 from thetabox.data import load
 from thetabox.errors import InputError
 from thetabox.models import load as load_model
@@ -90,7 +90,7 @@ def command(
         raise KeyboardInterrupt("interrupted before the first epoch; nothing was written")
     best = percent(result.best_validation_accuracy)
     known = {"best_epoch": result.best_epoch, "seconds": result.seconds, "interrupted": result.interrupted}
-    answer({"file": str(out), "validation_accuracy": result.best_validation_accuracy, **known})
+    print_json({"file": str(out), "validation_accuracy": result.best_validation_accuracy, **known})
     show(f"{out}: validation accuracy {best} (epoch {result.best_epoch}, {result.seconds:.0f} s)")
     if result.interrupted:
         raise KeyboardInterrupt(f"interrupted; {out} holds the best epoch so far, and --resume goes on")

@@ -10,10 +10,10 @@ import click
 import thetabox as tb
 from thetabox import report
 from thetabox.cli import options, values
-from thetabox.cli.console import Steps, answer, progress_bar, show, tell
+from thetabox.cli.console import ProgressLine, print_json, progress_bar, show, tell
 from thetabox.cli.doubts import doubt
 from thetabox.cli.executors import chosen_executor
-from thetabox.cli.inputs import Given, read_all
+from thetabox.cli.inputs import CommandInputs, read_all
 from thetabox.cli.kept import PARTIAL, cut, nothing_kept, part_kept
 from thetabox.cli.noise_options import make_noise, noise_options, sigma_option
 from thetabox.errors import InputError, NoProof, UnsupportedOperator
@@ -101,20 +101,20 @@ def command(
         doubt(given, folder / "yield.json")
         how = {"delta": delta, "noise": noise, "method": method, "device": device, "timeout": deadline.left}
         sampling["executor"] = how["executor"] = executor
-        certificate = _certify(given, sigma, how, folder, Steps(bar, "yield"))
+        certificate = _certify(given, sigma, how, folder, ProgressLine(bar, "yield"))
         sampled = None
         wanted = draws > 0 and noise.drawable
         if wanted:
             report.write_yield_proof(folder, certificate)
         try:
             if wanted and not deadline.passed:
-                sampled = _draw(given, sigma, sampling, Steps(bar, "draws"))
+                sampled = _draw(given, sigma, sampling, ProgressLine(bar, "draws"))
         except KeyboardInterrupt:
             report.write_yield(folder, certificate)
             raise KeyboardInterrupt(f"interrupted; {folder}/report.html holds the proof, less the rest") from None
         page = report.write_yield(folder, certificate, sampled)
     estimate = {} if sampled is None else {"sampled": sampled.to_json()}
-    answer({**certificate.to_json(), "seconds": certificate.seconds, **estimate, "report": str(page)})
+    print_json({**certificate.to_json(), "seconds": certificate.seconds, **estimate, "report": str(page)})
     if draws and not wanted:
         tell("thetabox: no chips were drawn, for these errors are a family of distributions and not one of them")
     notes = [] if sampled is None else [report.sampled_note(sampled)]
@@ -124,7 +124,7 @@ def command(
 
 
 def _certify(
-    given: Given, sigma: list[float], how: dict[str, Any], folder: Path, progress: Steps
+    given: CommandInputs, sigma: list[float], how: dict[str, Any], folder: Path, progress: ProgressLine
 ) -> tb.YieldCertificate:
     partial = folder / PARTIAL
     try:
@@ -143,16 +143,18 @@ def _check_draws(draws: int, confidence: float) -> None:
         )
 
 
-def _draw(given: Given, sigma: list[float], sampling: dict[str, Any], progress: Steps) -> tb.SampledYield:
+def _draw(
+    given: CommandInputs, sigma: list[float], sampling: dict[str, Any], progress: ProgressLine
+) -> tb.SampledYield:
     return tb.sampled_yield(given.model, given.data.x, given.data.y, sigma, progress=progress, **sampling)
 
 
-def _draw_alone(given: Given, sigma: list[float], sampling: dict[str, Any], out: Path) -> None:
+def _draw_alone(given: CommandInputs, sigma: list[float], sampling: dict[str, Any], out: Path) -> None:
     with report.output_folder(out) as folder:
         drawing = nothing_kept("not all chips were drawn yet")
         with drawing, progress_bar() as bar, chosen_executor(sampling["device"]) as executor:
-            sampled = _draw(given, sigma, sampling | {"executor": executor}, Steps(bar, "draws"))
+            sampled = _draw(given, sigma, sampling | {"executor": executor}, ProgressLine(bar, "draws"))
         report.write_files(folder, {"sampled.json": report.sampled_text(sampled, given.model_info, given.data_info)})
     about = {"schema": report.SAMPLED, "model": given.model_info, "data": given.data_info}
-    answer({**about, **sampled.to_json(), "written": str(folder / "sampled.json")})
+    print_json({**about, **sampled.to_json(), "written": str(folder / "sampled.json")})
     show(report.sampled_table(sampled), report.sampled_note(sampled), f"written: {folder / 'sampled.json'}")

@@ -46,7 +46,7 @@ class Update:
     before: Literal["z", "v"] = "v"
 
 
-class Cell(NirLayer):
+class NirNeurons(NirLayer):
     """A layer of neurons: potential v, current i where there is a synapse, spikes z where the reset waits for them.
 
     Args:
@@ -83,7 +83,7 @@ class Cell(NirLayer):
         return z, [v, *after]
 
 
-Builder = Callable[[Stored], Cell]
+Builder = Callable[[Stored], NirNeurons]
 """From the constants of a node to its neurons."""
 
 

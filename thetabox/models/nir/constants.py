@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from thetabox.errors import InputError
-from thetabox.models.nir.graph import Node
+from thetabox.models.nir.graph import NirNode
 
 Array = np.ndarray
 Formula = Callable[[Array], Array]
@@ -33,7 +33,7 @@ class Stored:
         preset: for messages.
     """
 
-    node: Node
+    node: NirNode
     dtype: torch.dtype
     feeds_back: frozenset[str]
     preset: str

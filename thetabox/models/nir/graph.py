@@ -23,7 +23,7 @@ BESIDE = {"type", "nodes", "edges", "metadata", "input_type", "output_type"}
 
 
 @dataclass(frozen=True)
-class Node:
+class NirNode:
     """One node.
 
     Attributes:
@@ -43,22 +43,22 @@ class Node:
 
 
 @dataclass
-class Graph:
+class NirGraph:
     """Nodes and edges of a network.
 
     Attributes:
         nodes: by name.
         edges: from node to node, in the order of the file.
-        source, answer: the nodes that are its input and its output.
+        source, sink: the nodes that are its input and its output.
         recurrent: edges along which a value arrives one time step later.
         feeds_back: nodes of neurons to which those edges lead from each node.
         order: of the nodes, in which each reads what is known before it, or since the step before.
     """
 
-    nodes: dict[str, Node] = field(default_factory=dict)
+    nodes: dict[str, NirNode] = field(default_factory=dict)
     edges: list[tuple[str, str]] = field(default_factory=list)
     source: str = ""
-    answer: str = ""
+    sink: str = ""
     recurrent: set[tuple[str, str]] = field(default_factory=set)
     feeds_back: dict[str, set[str]] = field(default_factory=dict)
     order: list[str] = field(default_factory=list)
@@ -69,19 +69,19 @@ class Graph:
         return [edge[0] for edge in sorted(incoming, key=lambda edge: edge in self.recurrent)]
 
 
-def graph_of(path: Path, tree: Tree) -> Graph:
+def graph_of(path: Path, tree: Tree) -> NirGraph:
     """The graph of a file's root node.
 
     Raises:
         InputError: a node that is not known or damaged, edges to nowhere, no input or output or several, a circle
             without a neuron, or one whose delayed edge is not known.
     """
-    graph = Graph()
+    graph = NirGraph()
     inputs, outputs = _open(path, tree, "", graph, 0)
     for ends, word in ((inputs, "input"), (outputs, "output")):
         if len(ends) != 1:
             raise InputError(f"{path}: its graph has {len(ends)} {word}s ({shown(ends)}); one is read")
-    graph.source, graph.answer = inputs[0], outputs[0]
+    graph.source, graph.sink = inputs[0], outputs[0]
     for name, node in graph.nodes.items():
         if name != graph.source and not graph.before(name):
             raise InputError(f"{path}: {node.where} has no input")
@@ -89,7 +89,7 @@ def graph_of(path: Path, tree: Tree) -> Graph:
     return graph
 
 
-def _open(path: Path, tree: Tree, prefix: str, graph: Graph, depth: int) -> tuple[list[str], list[str]]:
+def _open(path: Path, tree: Tree, prefix: str, graph: NirGraph, depth: int) -> tuple[list[str], list[str]]:
     """Put the nodes and edges of a graph, and of the graphs in it, into one; returns its inputs and outputs."""
     where = one_line(prefix.rstrip(".")) or "graph"
     nodes, edges, foreign = tree.get("nodes"), tree.get("edges"), sorted(set(tree) - BESIDE)
@@ -126,7 +126,7 @@ def _open(path: Path, tree: Tree, prefix: str, graph: Graph, depth: int) -> tupl
     return ends["Input"], ends["Output"]
 
 
-def _node(path: Path, name: str, kind: str, held: Any, *, inside: bool) -> Node:
+def _node(path: Path, name: str, kind: str, held: Any, *, inside: bool) -> NirNode:
     import nir
 
     if kind not in CELLS | LAYERS | ENDS:
@@ -138,10 +138,10 @@ def _node(path: Path, name: str, kind: str, held: Any, *, inside: bool) -> Node:
         raise InputError(
             f"{path}: node {one_line(name)!r} ({kind}) is damaged: {one_line(first_line(error))}"
         ) from None
-    return Node(name, "Pass" if inside and kind in ENDS else kind, vars(made))
+    return NirNode(name, "Pass" if inside and kind in ENDS else kind, vars(made))
 
 
-def _find_recurrent(path: Path, graph: Graph) -> None:
+def _find_recurrent(path: Path, graph: NirGraph) -> None:
     """Which edges close a circle, and so carry the value of the step before; and the order of the nodes.
 
     In a circle what a neuron sent out waits, not what a weight made of it: the input of the weight before the first
@@ -152,12 +152,12 @@ def _find_recurrent(path: Path, graph: Graph) -> None:
     for one, other in graph.edges:
         after[one].append(other)
     far = _distances(graph, after)
-    reach = {name: _reachable(name, after) for name in graph.nodes}
+    descendants = {name: _reachable(name, after) for name in graph.nodes}
     for edge in graph.edges:
         one, other = edge
-        if graph.nodes[one].kind not in CELLS or one not in reach[other] | {other}:
+        if graph.nodes[one].kind not in CELLS or one not in descendants[other] | {other}:
             continue
-        first = {name for name in _first_cells(other, after, graph) if one in reach[name] | {name}}
+        first = {name for name in _first_cells(other, after, graph) if one in descendants[name] | {name}}
         back = {name for name in first if far[name] <= far[one]}
         if back and back != first:
             raise InputError(
@@ -170,7 +170,7 @@ def _find_recurrent(path: Path, graph: Graph) -> None:
     graph.order = _ordered(path, graph)
 
 
-def _distances(graph: Graph, after: Mapping[str, list[str]]) -> dict[str, int]:
+def _distances(graph: NirGraph, after: Mapping[str, list[str]]) -> dict[str, int]:
     """Edges from the input to each node, on the shortest way."""
     far, edge = {graph.source: 0}, [graph.source]
     while edge:
@@ -192,7 +192,7 @@ def _reachable(start: str, after: Mapping[str, list[str]]) -> set[str]:
     return reachable
 
 
-def _first_cells(start: str, after: Mapping[str, list[str]], graph: Graph) -> set[str]:
+def _first_cells(start: str, after: Mapping[str, list[str]], graph: NirGraph) -> set[str]:
     """Neurons that a value comes to first, from a node on."""
     cells, seen, todo = set(), set(), [start]
     while todo:
@@ -207,7 +207,7 @@ def _first_cells(start: str, after: Mapping[str, list[str]], graph: Graph) -> se
     return cells
 
 
-def _ordered(path: Path, graph: Graph) -> list[str]:
+def _ordered(path: Path, graph: NirGraph) -> list[str]:
     waiting = dict.fromkeys(graph.nodes, 0)
     for edge in graph.edges:
         waiting[edge[1]] += edge not in graph.recurrent

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from thetabox.errors import InputError
-from thetabox.models.nir.graph import Node
+from thetabox.models.nir.graph import NirNode
 
 MOST_STEPS = 1000
 """Time steps that a delay may take: each is a tensor of the state."""
@@ -77,7 +77,7 @@ class Conv(NirLayer):
         return convolve(u, self.weight, self.bias, **self.how)
 
 
-class Pool(NirLayer):
+class NirPool(NirLayer):
     """Mean of each window, padding included, or its sum: the mean times the window's size."""
 
     def __init__(self, kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...], sums: bool) -> None:
@@ -132,7 +132,7 @@ class Delay(NirLayer):
         return y, past[: self.longest]
 
 
-def layer(node: Node, dtype: torch.dtype, dt: float | None) -> NirLayer:
+def layer(node: NirNode, dtype: torch.dtype, dt: float | None) -> NirLayer:
     """The module of a node that is no neuron.
 
     Args:
@@ -162,7 +162,7 @@ def layer(node: Node, dtype: torch.dtype, dt: float | None) -> NirLayer:
         kernel, stride, padding = (_sizes(node, v[key], 2, key) for key in ("kernel_size", "stride", "padding"))
         if min(kernel + stride) < 1 or min(padding) < 0:
             raise InputError(f"{node.where} has a window of {kernel}, a stride of {stride}, a padding of {padding}")
-        return Pool(kernel, stride, padding, node.kind == "SumPool2d")
+        return NirPool(kernel, stride, padding, node.kind == "SumPool2d")
     if node.kind == "Flatten":
         return Flatten(_whole(node, v["start_dim"], "start_dim"), _whole(node, v["end_dim"], "end_dim"))
     if node.kind == "Threshold":
@@ -170,7 +170,7 @@ def layer(node: Node, dtype: torch.dtype, dt: float | None) -> NirLayer:
     return Delay(_steps(node, dt))
 
 
-def tensor(node: Node, key: str, dtype: torch.dtype) -> Tensor:
+def tensor(node: NirNode, key: str, dtype: torch.dtype) -> Tensor:
     """Numbers of a node as a tensor.
 
     Raises:
@@ -184,7 +184,7 @@ def tensor(node: Node, key: str, dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(np.array(values)).to(dtype)
 
 
-def _conv(node: Node, dtype: torch.dtype) -> Conv:
+def _conv(node: NirNode, dtype: torch.dtype) -> Conv:
     v, rank = node.values, int(node.kind[4])
     weight, bias = tensor(node, "weight", dtype), tensor(node, "bias", dtype)
     if weight.dim() != rank + 2 or bias.shape != weight.shape[:1]:
@@ -196,7 +196,7 @@ def _conv(node: Node, dtype: torch.dtype) -> Conv:
     return Conv(weight, bias, **how)
 
 
-def _steps(node: Node, dt: float | None) -> np.ndarray:
+def _steps(node: NirNode, dt: float | None) -> np.ndarray:
     if dt is None:
         raise InputError(f"{node.where}: the chosen dynamics do not say how many time steps a delay of a file is")
     steps = np.asarray(node.values["delay"], dtype=np.float64) / dt
@@ -210,12 +210,12 @@ def _steps(node: Node, dt: float | None) -> np.ndarray:
     return near.astype(np.int64)
 
 
-def _sizes(node: Node, value: Any, count: int, key: str) -> tuple[int, ...]:
+def _sizes(node: NirNode, value: Any, count: int, key: str) -> tuple[int, ...]:
     sizes = np.atleast_1d(np.asarray(value))
     if sizes.dtype.kind not in "iu" or sizes.size not in (1, count) or abs(sizes).max() >= 2**31:
         raise InputError(f"{node.where}: {key} is {value!r}"[:200])
     return tuple(int(s) for s in np.broadcast_to(sizes.reshape(-1), count))
 
 
-def _whole(node: Node, value: Any, key: str) -> int:
+def _whole(node: NirNode, value: Any, key: str) -> int:
     return _sizes(node, value, 1, key)[0]

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from thetabox.errors import InputError
-from thetabox.models.nir.cells import Cell
-from thetabox.models.nir.graph import Graph
+from thetabox.models.nir.cells import NirNeurons
+from thetabox.models.nir.graph import NirGraph
 from thetabox.models.nir.layers import NirLayer
 from thetabox.models.program import Group
 from thetabox.models.recurrent import RecurrentModule
@@ -40,12 +40,12 @@ class NirNetwork(RecurrentModule):
     """
 
     def __init__(
-        self, graph: Graph, layers: Mapping[str, NirLayer], shapes: Mapping[str, Shape], facts: Mapping[str, Any]
+        self, graph: NirGraph, layers: Mapping[str, NirLayer], shapes: Mapping[str, Shape], facts: Mapping[str, Any]
     ) -> None:
         super().__init__()
         self.facts, self.shapes = dict(facts), dict(shapes)
         self.inputs = _size(shapes[graph.source])
-        self.source, self.answer, self.order = graph.source, graph.answer, list(graph.order)
+        self.source, self.sink, self.order = graph.source, graph.sink, list(graph.order)
         self.reads = {
             name: [(one, (one, name) in graph.recurrent) for one in graph.before(name)] for name in graph.order
         }
@@ -116,7 +116,7 @@ class NirNetwork(RecurrentModule):
             after.update({f"{name}.{quantity}": t for quantity, t in zip(layer.remembers, held, strict=True)})
         for name in self.kept:
             after[self._late(name)] = value[name]
-        y = value[self.answer]
+        y = value[self.sink]
         return y if y.dim() == 2 else y.flatten(1), {name: after[name] for name in state}, value
 
     def _late(self, name: str) -> str:
@@ -146,7 +146,7 @@ class NirNetwork(RecurrentModule):
     def spikes(self, x: Float[Tensor, "batch time inputs"]) -> dict[str, Float[Tensor, "batch time ..."]]:
         """What every layer of neurons gives out, by the names of the file's nodes: spikes, or a readout's potential."""
         state = self.initial_state(x.shape[0])
-        series: dict[str, list[Tensor]] = {n: [] for n in self.order if isinstance(self.layer(n), Cell)}
+        series: dict[str, list[Tensor]] = {n: [] for n in self.order if isinstance(self.layer(n), NirNeurons)}
         for x_t in x.flatten(2).unbind(1):
             _, state, value = self._advance(x_t, state)
             for name, taken in series.items():

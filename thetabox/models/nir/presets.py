@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from thetabox.errors import InputError
-from thetabox.models.nir.cells import Builder, Cell
+from thetabox.models.nir.cells import Builder, NirNeurons
 from thetabox.models.nir.constants import Stored
 from thetabox.models.nir.frameworks import euler, norse, rockpool, sinabs, snntorch, spikingjelly
 
@@ -36,7 +36,7 @@ class Preset:
     builders: Mapping[str, Builder]
     dt: float | None = None
 
-    def cell(self, stored: Stored) -> Cell:
+    def cell(self, stored: Stored) -> NirNeurons:
         """The neurons of a node.
 
         Raises:

@@ -14,7 +14,7 @@ from thetabox.errors import InputError
 from thetabox.models.contents import first_line, one_line
 from thetabox.models.nir.constants import Stored
 from thetabox.models.nir.file import tree_of
-from thetabox.models.nir.graph import CELLS, Graph, Node, graph_of
+from thetabox.models.nir.graph import CELLS, NirGraph, NirNode, graph_of
 from thetabox.models.nir.layers import NirLayer, layer
 from thetabox.models.nir.network import NirNetwork, Shape
 from thetabox.models.nir.presets import Preset, preset_of
@@ -54,13 +54,13 @@ def read(path: Path, dynamics: str | None) -> NirNetwork:
     return NirNetwork(graph, layers, shapes, facts)
 
 
-def _dtype(graph: Graph) -> torch.dtype:
+def _dtype(graph: NirGraph) -> torch.dtype:
     """That of the widest weights: constants of neurons are often written with more digits than they are used with."""
     weights = [np.asarray(node.values[key]) for node in graph.nodes.values() for key in WEIGHTS if key in node.values]
     return torch.float64 if any(w.dtype == np.float64 for w in weights) else torch.float32
 
 
-def _module(graph: Graph, name: str, preset: Preset, dtype: torch.dtype) -> NirLayer:
+def _module(graph: NirGraph, name: str, preset: Preset, dtype: torch.dtype) -> NirLayer:
     node = graph.nodes[name]
     if node.kind not in CELLS:
         return layer(node, dtype, preset.dt)
@@ -73,13 +73,13 @@ def _module(graph: Graph, name: str, preset: Preset, dtype: torch.dtype) -> NirL
     return cell
 
 
-def _shapes(graph: Graph, layers: dict[str, NirLayer]) -> dict[str, Shape]:
+def _shapes(graph: NirGraph, layers: dict[str, NirLayer]) -> dict[str, Shape]:
     """Shape of a sample's value as it leaves each node.
 
     Raises:
         InputError: a node does not take what comes to it, or values of several shapes come to one.
     """
-    source, answer = graph.nodes[graph.source], graph.nodes[graph.answer]
+    source, sink = graph.nodes[graph.source], graph.nodes[graph.sink]
     shapes = {graph.source: _said(source.where, source.values["input_type"]["input"])}
     waiting = [name for name in graph.order if name != graph.source]
     while waiting:
@@ -88,18 +88,18 @@ def _shapes(graph: Graph, layers: dict[str, NirLayer]) -> dict[str, Shape]:
         if name is None:
             raise InputError(f"{graph.nodes[waiting[0]].where} is not reached from the input")
         waiting.remove(name)
-        given = next(shapes[one] for one in graph.before(name) if one in shapes)
-        shapes[name] = _through(graph.nodes[name], layers[name], given)
+        incoming = next(shapes[one] for one in graph.before(name) if one in shapes)
+        shapes[name] = _through(graph.nodes[name], layers[name], incoming)
     for one, other in graph.edges:
         wanted = shapes[graph.before(other)[0]]
         if shapes[one] != wanted:
             raise InputError(
                 f"values of shapes {list(wanted)} and {list(shapes[one])} come to {graph.nodes[other].where}"
             )
-    said, shape = answer.values["output_type"]["output"], shapes[graph.answer]
-    if said is not None and prod(_said(answer.where, said)) != prod(shape):
+    said, shape = sink.values["output_type"]["output"], shapes[graph.sink]
+    if said is not None and prod(_said(sink.where, said)) != prod(shape):
         raise InputError(
-            f"{answer.where} is said to be of shape {list(_said(answer.where, said))}, but {list(shape)} comes"
+            f"{sink.where} is said to be of shape {list(_said(sink.where, said))}, but {list(shape)} comes"
         )
     return shapes
 
@@ -115,7 +115,7 @@ def _said(where: str, sizes: Any) -> Shape:
     return shape
 
 
-def _through(node: Node, module: NirLayer, shape: Shape) -> Shape:
+def _through(node: NirNode, module: NirLayer, shape: Shape) -> Shape:
     """Shape after a node, found without computing: on the meta device no sizes that a file names take memory."""
     hollow: dict[int, Any] = {id(t): t.detach().to("meta") for t in [*module.parameters(), *module.buffers()]}
     dtype = next((t.dtype for t in module.parameters()), torch.float32)

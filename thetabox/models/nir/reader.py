@@ -85,7 +85,7 @@ def _decoded(texts: Any) -> Any:
     return [_decoded(part) for part in texts] if isinstance(texts, list) else texts.decode()
 
 
-def answer(content: bytes) -> bytes:
+def encoded(content: bytes) -> bytes:
     """What goes on standard output."""
     import h5py
 
@@ -102,4 +102,4 @@ def answer(content: bytes) -> bytes:
 
 
 if __name__ == "__main__":
-    sys.stdout.buffer.write(answer(sys.stdin.buffer.read()))
+    sys.stdout.buffer.write(encoded(sys.stdin.buffer.read()))

@@ -137,10 +137,10 @@ def where(condition: Any, a: Any, b: Any) -> Any:
 
 def _dims(x: Tensor, axes: Any, noop: int) -> list[int] | None:
     """Axes of a reduction; ``None`` where nothing is reduced."""
-    given = [] if axes is None else whole(axes, "the axes of a reduction")
-    if not given:
+    listed = [] if axes is None else whole(axes, "the axes of a reduction")
+    if not listed:
         return None if noop else list(range(x.dim()))
-    return [int(a) for a in given]
+    return [int(a) for a in listed]
 
 
 def _reduction(name: str, function: Callable[[Tensor, list[int], bool], Tensor], what: str) -> None:

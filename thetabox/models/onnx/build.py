@@ -17,7 +17,7 @@ from torch import Tensor
 from thetabox.errors import InputError, Notice
 from thetabox.models.batch import check_batch, free_batch, shapes_of
 from thetabox.models.onnx.defaults import defaults_of
-from thetabox.models.onnx.file import ML, Model, Node, parse, unmapped
+from thetabox.models.onnx.file import ML, Model, OnnxNode, parse, unmapped
 from thetabox.models.onnx.functions import CheckedScores, explained, scaled, two_logits
 from thetabox.models.onnx.numbers import checked
 from thetabox.models.onnx.start_rows import one_row, sizes_of_rows
@@ -76,7 +76,7 @@ class _Builder:
         }
         constants = {name: t for name, a in made.items() if isinstance(t := a.get("value"), Tensor)}
         self.weights = weights(self.nodes, model.tensors, constants)
-        self.known: dict[str, Any] = {}
+        self.values: dict[str, Any] = {}
         self.parameters: dict[str, Tensor] = {}
         self.buffers: dict[str, Tensor] = {}
         self.renamed: dict[str, str] = {}
@@ -92,28 +92,28 @@ class _Builder:
             check_finite(self.model.path, name, value)  # a mask or a bound of a Clip may be infinite
             self.parameters[name] = value
         elif isinstance(value, Tensor) and not value.is_floating_point() and value.numel() <= SIZES:
-            self.known[name] = value.numpy()
+            self.values[name] = value.numpy()
         elif isinstance(value, Tensor) and value.dim():
             self.buffers[name] = value
         else:
-            self.known[name] = value
+            self.values[name] = value
 
     def program(self) -> Program:
         model = self.model
         for node in self.nodes:
             self._add(node)
-        answer = self.renamed.get(self.chosen.name, self.chosen.name)
+        output = self.renamed.get(self.chosen.name, self.chosen.name)
         if self.chosen.binary:
-            self.steps.append(Step(two_logits, (Reference(answer),), {}, ("",), "the logits of two classes"))
-            answer = ""
+            self.steps.append(Step(two_logits, (Reference(output),), {}, ("",), "the logits of two classes"))
+            output = ""
         elif self.chosen.dropped:
             self.steps = [
-                replace(s, function=CheckedScores(s.function)) if s.results == (answer,) else s for s in self.steps
+                replace(s, function=CheckedScores(s.function)) if s.results == (output,) else s for s in self.steps
             ]
-        if answer in self.known or answer in self.parameters or answer in self.buffers:
-            raise InputError(f"its answer {answer!r} does not depend on its input")
+        if output in self.values or output in self.parameters or output in self.buffers:
+            raise InputError(f"its answer {output!r} does not depend on its input")
         facts = {**model.facts, "output": self.chosen.name}
-        program = Program(model.source, self._rows(), self.buffers, self.steps, answer, facts)
+        program = Program(model.source, self._rows(), self.buffers, self.steps, output, facts)
         if model.shape and model.shape[0] is not None and None not in model.shape:
             sizes = [size for size in model.shape if size is not None]
             program = free_batch(model.path, self._with_one_row(program, sizes), sizes, model.dtype, FREE)
@@ -148,7 +148,7 @@ class _Builder:
             return program
         parameters = {**self._rows(), **{n: t for n, t in rows.items() if n in self.parameters}}
         buffers = {**self.buffers, **{n: t for n, t in rows.items() if n in self.buffers}}
-        return Program(program.source, parameters, buffers, self.steps, program.answer, program.facts)
+        return Program(program.source, parameters, buffers, self.steps, program.output, program.facts)
 
     def _rows(self) -> dict[str, Tensor]:
         """Weights; biases ``[1, n]`` that are added to rows of a product as ``[n]``, which is the same sum."""
@@ -161,7 +161,7 @@ class _Builder:
                 rows[name] = tensor.reshape(-1)
         return rows
 
-    def _add(self, node: Node) -> None:
+    def _add(self, node: OnnxNode) -> None:
         if node.domain == ML and node.operator == "LinearClassifier":
             return self._add_linear(node)
         if node.domain == ML and node.operator == "Scaler":
@@ -184,10 +184,10 @@ class _Builder:
             raise InputError(f"{node.describe()} has {len(node.inputs)} inputs, of which {operator.inputs} are read")
         kwargs = self._attributes(node, operator)
         inputs = [self.renamed.get(name, name) for name in node.inputs]
-        known = all(not name or name in self.known for name in inputs) and operator.sized != "create"
+        known = all(not name or name in self.values for name in inputs) and operator.sized != "create"
         if known and self._fold(node, operator, inputs, kwargs):
             return None
-        args = tuple(self._argument(operator, place, name) for place, name in enumerate(inputs))
+        args = tuple(self._argument(operator, index, name) for index, name in enumerate(inputs))
         results = tuple(name or None for name in node.outputs)
         function = explained(operator.function, node)
         if results and results[0] is not None:
@@ -197,48 +197,48 @@ class _Builder:
 
     def _rename(self, new: str, old: str) -> None:
         old = self.renamed.get(old, old)
-        if old in self.known:
-            self.known[new] = self.known[old]
+        if old in self.values:
+            self.values[new] = self.values[old]
         else:
             self.renamed[new] = old
 
-    def _argument(self, operator: Operator, place: int, name: str) -> Any:
+    def _argument(self, operator: Operator, index: int, name: str) -> Any:
         if not name:
             return None
-        if place in operator.factors and name in self.buffers:
+        if index in operator.factors and name in self.buffers:
             return [float(v) for v in self.buffers[name].reshape(-1).tolist()]
-        if name not in self.known:
+        if name not in self.values:
             return Reference(name)
-        value = self.known[name]
+        value = self.values[name]
         if isinstance(value, Tensor):
             return value.item()
-        sizes = operator.sized and place == operator.sizes and isinstance(value, np.ndarray)
+        sizes = operator.sized and index == operator.sizes and isinstance(value, np.ndarray)
         return [int(v) for v in value.reshape(-1).tolist()] if sizes else value
 
-    def _attributes(self, node: Node, operator: Operator) -> dict[str, Any]:
+    def _attributes(self, node: OnnxNode, operator: Operator) -> dict[str, Any]:
         defaults = defaults_of(node, self.model.opset)
         unheard = operator.unheard(node.attributes, defaults)
         if unheard is not None:
             raise InputError(
                 f"{node.describe()} has attribute {unheard}={node.attributes[unheard]!r}, which is not read"
             )
-        given = {**defaults, **node.attributes}
-        kwargs = {name: given[name] for name in operator.attributes if name in given}
+        attributes = {**defaults, **node.attributes}
+        kwargs = {name: attributes[name] for name in operator.attributes if name in attributes}
         context = {"opset": self.model.opset, "outputs": len(node.outputs), "device": Device()}
         return {**kwargs, **{name: context[name] for name in operator.context}}
 
-    def _fold(self, node: Node, operator: Operator, inputs: list[str], kwargs: dict[str, Any]) -> bool:
+    def _fold(self, node: OnnxNode, operator: Operator, inputs: list[str], kwargs: dict[str, Any]) -> bool:
         """Whether a node of known numbers alone could be computed once and for all."""
-        given = {k: None if isinstance(v, Device) else v for k, v in kwargs.items()}
-        held = [self.known[name] if name else None for name in inputs]
+        arguments = {k: None if isinstance(v, Device) else v for k, v in kwargs.items()}
+        held = [self.values[name] if name else None for name in inputs]
         if operator.sized and any(isinstance(v, Tensor) for v in held):
             return False
-        results = explained(operator.function, node)(*held, **given)
+        results = explained(operator.function, node)(*held, **arguments)
         for name, value in zip(node.outputs, results if len(node.outputs) > 1 else (results,), strict=True):
             self._hold(name, checked(value))
         return True
 
-    def _add_constant(self, node: Node) -> None:
+    def _add_constant(self, node: OnnxNode) -> None:
         ((kind, value),) = node.attributes.items() if len(node.attributes) == 1 else [("", None)]
         if kind in ("value_float", "value_floats"):
             value = torch.tensor(value)
@@ -248,7 +248,7 @@ class _Builder:
             raise InputError(f"{node.describe()} holds no tensor of numbers")
         self._hold(node.outputs[0], value)
 
-    def _add_linear(self, node: Node) -> None:
+    def _add_linear(self, node: OnnxNode) -> None:
         coefficients, intercepts = linear_classifier(self.model, node)
         named = {
             f"{node.name or node.operator}.{n}": t
@@ -258,7 +258,7 @@ class _Builder:
         source = Reference(self.renamed.get(node.inputs[0], node.inputs[0]))
         self.steps.append(Step(F.linear, (source, *map(Reference, named)), {}, (self.chosen.name,), node.describe()))
 
-    def _add_scaler(self, node: Node) -> None:
+    def _add_scaler(self, node: OnnxNode) -> None:
         named = {
             f"{node.name or node.operator}.{n}": torch.tensor(node.attributes.get(n) or [d]) for n, d in SCALER.items()
         }
@@ -267,8 +267,8 @@ class _Builder:
         self.steps.append(Step(scaled, (source, *map(Reference, named)), {}, (node.outputs[0],), node.describe()))
 
 
-def _needed(nodes: list[Node], answer: str) -> list[Node]:
-    needed, kept = {answer}, list[Node]()
+def _needed(nodes: list[OnnxNode], output: str) -> list[OnnxNode]:
+    needed, kept = {output}, list[OnnxNode]()
     for node in reversed(nodes):
         if needed.intersection(name for name in node.outputs if name):
             kept.append(node)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from thetabox.models.onnx.file import Node
+from thetabox.models.onnx.file import OnnxNode
 
 
-def defaults_of(node: Node, opset: int) -> dict[str, Any]:
+def defaults_of(node: OnnxNode, opset: int) -> dict[str, Any]:
     """Attributes that ONNX says a node has where it does not name them."""
     from onnx import defs, helper
 

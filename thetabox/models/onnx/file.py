@@ -30,7 +30,7 @@ FLOW = ("If", "Loop", "Scan", "SequenceMap", "Optional")
 
 
 @dataclass
-class Node:
+class OnnxNode:
     """One operation of a graph.
 
     Attributes:
@@ -67,7 +67,7 @@ class Model:
     """
 
     path: Path
-    nodes: list[Node]
+    nodes: list[OnnxNode]
     tensors: dict[str, Tensor]
     source: str
     shape: list[int | None]
@@ -167,11 +167,11 @@ def _check_text(path: Path, proto: Any) -> None:
 
 def _check_functions(path: Path, proto: Any) -> None:
     """Raise InputError where a file says for itself what an operator is that has a function here."""
-    own = {("" if one.domain in OWN else one.domain, one.name) for one in proto.functions}
+    functions = {("" if one.domain in OWN else one.domain, one.name) for one in proto.functions}
     for node in proto.graph.node:
         key = ("" if node.domain in OWN else node.domain, node.op_type)
         overload: str = getattr(node, "overload", "")
-        if key in own or overload:
+        if key in functions or overload:
             raise InputError(
                 f"{path}: it holds a function of its own for operator {node.op_type} (node {node.name!r}), which is "
                 "not read; inline its functions before (onnx.inliner)"
@@ -220,9 +220,9 @@ def _input(path: Path, graph: Any, held: set[str]) -> tuple[str, list[int | None
         raise InputError(f"{path}: {error}") from None
 
 
-def _node(path: Path, proto: Any) -> Node:
+def _node(path: Path, proto: Any) -> OnnxNode:
     domain = "" if proto.domain in OWN else proto.domain
-    node = Node(proto.op_type, domain, proto.name, list(proto.input), list(proto.output))
+    node = OnnxNode(proto.op_type, domain, proto.name, list(proto.input), list(proto.output))
     while node.outputs and not node.outputs[-1]:
         node.outputs.pop()
     while node.inputs and not node.inputs[-1]:
@@ -234,7 +234,7 @@ def _node(path: Path, proto: Any) -> Node:
     return node
 
 
-def _attribute(path: Path, node: Node, proto: Any) -> Any:
+def _attribute(path: Path, node: OnnxNode, proto: Any) -> Any:
     if proto.type == TENSOR:
         if proto.t.data_type == 8:
             return None
@@ -256,7 +256,7 @@ def _attribute(path: Path, node: Node, proto: Any) -> Any:
     return value
 
 
-def _check_names(path: Path, nodes: list[Node], known: set[str]) -> None:
+def _check_names(path: Path, nodes: list[OnnxNode], known: set[str]) -> None:
     """Each value is computed once, before it is read: no circles."""
     known = {*known, ""}
     for node in nodes:
@@ -269,7 +269,7 @@ def _check_names(path: Path, nodes: list[Node], known: set[str]) -> None:
         known.update(node.outputs)
 
 
-def unmapped(node: Node) -> str:
+def unmapped(node: OnnxNode) -> str:
     """Why an operator is not read, and what to do about it."""
     what = node.describe()
     if node.operator in QUANTISED:

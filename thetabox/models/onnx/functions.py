@@ -9,7 +9,7 @@ from torch import Tensor
 
 from thetabox.errors import InputError
 from thetabox.models.contents import first_line
-from thetabox.models.onnx.file import Node
+from thetabox.models.onnx.file import OnnxNode
 from thetabox.models.onnx.numbers import boxed
 
 
@@ -45,7 +45,7 @@ class CheckedScores:
         return score
 
 
-def explained(function: Any, node: Node) -> Any:
+def explained(function: Any, node: OnnxNode) -> Any:
     """A function whose errors name the node."""
     return _Explained(function, node.describe())
 

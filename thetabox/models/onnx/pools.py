@@ -66,11 +66,11 @@ def _reached(x: Tensor, around: Around, kernel: list[int], strides: list[int], d
     for size, (before, behind), window, stride, dilation in zip(
         x.shape[2:], around, kernel, strides, dilations, strict=True
     ):
-        reach = (window - 1) * dilation + 1
-        last = -(-(size + before + behind - reach) // stride) * stride
+        extent = (window - 1) * dilation + 1
+        last = -(-(size + before + behind - extent) // stride) * stride
         if last >= size + before:
             last -= stride
-        more.append((before, last + reach - size - before))
+        more.append((before, last + extent - size - before))
     return more
 
 
@@ -123,10 +123,10 @@ def global_max_pool(x: Tensor) -> Tensor:
 @onnx_operator("Upsample", factors=(1,))
 def upsample(x: Tensor, factors: Any = None, *, mode: str = "nearest", scales: list[float] | None = None) -> Tensor:
     """Each number repeated."""
-    given = _floats(scales if factors is None else factors)
-    if mode != "nearest" or given is None:
+    ratios = _floats(scales if factors is None else factors)
+    if mode != "nearest" or ratios is None:
         raise InputError(f"Upsample in mode {mode!r} is not read; export with opset 11 or newer, which writes Resize")
-    return _nearest(x, given)
+    return _nearest(x, ratios)
 
 
 @onnx_operator("Resize", factors=(2,))
@@ -143,31 +143,31 @@ def resize(
 ) -> Tensor:
     """Images made larger by whole factors: each number repeated, or lines between them."""
     dims = x.dim() - 2
-    given = _floats(scales)
-    if not given:
+    ratios = _floats(scales)
+    if not ratios:
         want = whole(sizes, "the sizes of a Resize") if sizes is not None else []
         if len(want) != x.dim():
             raise InputError("it names neither factors nor sizes")
-        given = [1.0, 1.0] + [w / n for w, n in zip(want[2:], x.shape[2:], strict=True)]
+        ratios = [1.0, 1.0] + [w / n for w, n in zip(want[2:], x.shape[2:], strict=True)]
     if mode == "nearest":
         halves = coordinate_transformation_mode in ("half_pixel", "pytorch_half_pixel", "half_pixel_symmetric")
         repeats = nearest_mode.startswith("round") if halves else nearest_mode == "floor"
-        if any(f != 1 for f in given) and not (repeats and (halves or coordinate_transformation_mode == "asymmetric")):
+        if any(f != 1 for f in ratios) and not (repeats and (halves or coordinate_transformation_mode == "asymmetric")):
             raise InputError(
                 f"nearest numbers by coordinates {coordinate_transformation_mode!r} and {nearest_mode!r}, which repeat "
                 "not each as often, are not read"
             )
-        return _nearest(x, given)
+        return _nearest(x, ratios)
     aligned = coordinate_transformation_mode == "align_corners"
     if mode != "linear" or coordinate_transformation_mode not in ("half_pixel", "pytorch_half_pixel", "align_corners"):
         raise InputError(f"mode {mode!r} with coordinates {coordinate_transformation_mode!r} is not read")
-    out = [math.floor(n * s) for n, s in zip(x.shape[2:], given[2:], strict=True)]
+    out = [math.floor(n * s) for n, s in zip(x.shape[2:], ratios[2:], strict=True)]
     if (
         dims not in LINEAR
-        or given[:2] != [1.0, 1.0]
-        or any(o != n * s for o, n, s in zip(out, x.shape[2:], given[2:], strict=True))
+        or ratios[:2] != [1.0, 1.0]
+        or any(o != n * s for o, n, s in zip(out, x.shape[2:], ratios[2:], strict=True))
     ):
-        raise InputError(f"factors {given}, which give no whole sizes, are not read")
+        raise InputError(f"factors {ratios}, which give no whole sizes, are not read")
     return F.interpolate(x, out, mode=LINEAR[dims], align_corners=aligned)
 
 

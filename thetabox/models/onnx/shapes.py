@@ -46,13 +46,13 @@ def transpose(x: Any, *, perm: list[int] | None = None) -> Any:
 @onnx_operator("Squeeze")
 def squeeze(x: Any, over: Any = None, *, axes: Any = None) -> Any:
     """Without dimensions of one entry."""
-    given = axes if over is None else over
+    chosen = axes if over is None else over
     if is_known(x):
         held = array(x)
         return held.reshape(()) if held.size == 1 and held.ndim <= 1 else held.squeeze()
-    if given is None:
+    if chosen is None:
         raise InputError("a Squeeze without axes, which would drop a batch of one, is not read")
-    for axis in sorted((a % x.dim() for a in whole(given)), reverse=True):
+    for axis in sorted((a % x.dim() for a in whole(chosen)), reverse=True):
         x = x.squeeze(axis)
     return x
 
@@ -60,10 +60,10 @@ def squeeze(x: Any, over: Any = None, *, axes: Any = None) -> Any:
 @onnx_operator("Unsqueeze")
 def unsqueeze(x: Any, over: Any = None, *, axes: Any = None) -> Any:
     """With more dimensions of one entry."""
-    given = whole(axes if over is None else over)
+    chosen = whole(axes if over is None else over)
     x = array(x) if is_known(x) else x
-    rank = x.ndim + len(given)
-    for axis in sorted(a % rank for a in given):
+    rank = x.ndim + len(chosen)
+    for axis in sorted(a % rank for a in chosen):
         x = np.expand_dims(x, axis) if isinstance(x, np.ndarray) else x.unsqueeze(axis)
     return x
 
@@ -82,10 +82,10 @@ def split(
     x: Any, sizes: Any = None, *, axis: int = 0, split: Any = None, num_outputs: int | None = None, outputs: int = 1
 ) -> Any:
     """Cut into parts."""
-    given = split if sizes is None else sizes
+    chosen = split if sizes is None else sizes
     length = x.shape[axis]
-    if given is not None:
-        each = whole(given, "the sizes of a Split")
+    if chosen is not None:
+        each = whole(chosen, "the sizes of a Split")
     else:
         count = num_outputs or outputs
         size = -(-length // count)
@@ -112,9 +112,9 @@ def cut(
 ) -> Any:
     """Parts of dimensions, named by attributes before opset 10."""
     first, last = whole(starts if starts_ is None else starts_), whole(ends if ends_ is None else ends_)
-    given = axes if over is None else over
+    chosen = axes if over is None else over
     x = array(x) if is_known(x) else x
-    along = whole(given) if given is not None else list(range(len(first)))
+    along = whole(chosen) if chosen is not None else list(range(len(first)))
     by = whole(steps) if steps is not None else [1] * len(first)
     for start, end, axis, step in zip(first, last, along, by, strict=True):
         axis = axis % x.ndim
@@ -160,10 +160,10 @@ def pad(
     value: float = 0.0,
 ) -> Tensor:
     """More numbers around."""
-    given = whole(pads if pads_ is None else pads_, "the sizes of a Pad")
+    chosen = whole(pads if pads_ is None else pads_, "the sizes of a Pad")
     axes = [a % x.dim() for a in whole(over)] if over is not None else list(range(x.dim()))
     around: list[tuple[Any, Any]] = [(0, 0)] * x.dim()
-    for axis, pair in zip(axes, pairs(given, len(axes)), strict=True):
+    for axis, pair in zip(axes, pairs(chosen, len(axes)), strict=True):
         around[axis] = pair
     modes = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}
     if mode not in modes:

@@ -81,7 +81,7 @@ def _not_broadcast(
             rows[first] = origins
         else:
             wrong |= origins
-    return wrong | rows.get(program.answer, set())
+    return wrong | rows.get(program.output, set())
 
 
 def _by_row(step: Step, operator: str, reads: Sequence[str]) -> bool:

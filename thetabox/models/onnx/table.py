@@ -56,14 +56,14 @@ class Operator:
     @cached_property
     def inputs(self) -> int | None:
         """The largest number of inputs that it takes; ``None`` for any."""
-        given = signature(self.function).parameters.values()
-        if any(p.kind is Parameter.VAR_POSITIONAL for p in given):
+        parameters = signature(self.function).parameters.values()
+        if any(p.kind is Parameter.VAR_POSITIONAL for p in parameters):
             return None
-        return sum(p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD) for p in given)
+        return sum(p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD) for p in parameters)
 
-    def unheard(self, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> str | None:
+    def unheard(self, parameters: Mapping[str, Any], defaults: Mapping[str, Any]) -> str | None:
         """The first attribute of a node that the function does not account for, and that is not at its default."""
-        for name, value in given.items():
+        for name, value in parameters.items():
             if name in self._named or name in IDLE:
                 continue
             if name not in defaults or defaults[name] != value:

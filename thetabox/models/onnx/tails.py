@@ -11,7 +11,7 @@ from torch import Tensor
 
 from thetabox.errors import InputError
 from thetabox.models.contents import shown
-from thetabox.models.onnx.file import ML, Model, Node
+from thetabox.models.onnx.file import ML, Model, OnnxNode
 
 DECISIONS = {"ArgMax": 0, "TopK": 0, "ArrayFeatureExtractor": 1}
 ML_DECISIONS = {"ZipMap": 0, "Normalizer": 0, "LabelEncoder": 0, "CategoryMapper": 0, "ArrayFeatureExtractor": 1}
@@ -63,7 +63,7 @@ def scores(model: Model, output: str | None) -> Scores:
     )
 
 
-def _behind(model: Model, made: Mapping[str, Node], name: str) -> Scores:
+def _behind(model: Model, made: Mapping[str, OnnxNode], name: str) -> Scores:
     """The scores that a value is made of, if only a decision or a softmax lies between."""
     walked, dropped, decided, whole = name, list[str](), False, False
     while walked in made:
@@ -88,27 +88,27 @@ def _behind(model: Model, made: Mapping[str, Node], name: str) -> Scores:
     return Scores(walked if decided else name, False, tuple(dropped) if decided else ())
 
 
-def _moves(node: Node, dropped: list[str]) -> bool:
+def _moves(node: OnnxNode, dropped: list[str]) -> bool:
     """Whether a value is another of the same order: in another shape only behind the decision."""
     return node.operator in MOVES if not dropped else node.operator in ("Cast", "Identity") and _keeps_numbers(node)
 
 
-def _keeps_numbers(node: Node) -> bool:
+def _keeps_numbers(node: OnnxNode) -> bool:
     """Whether no two numbers become one, as those that a cast to whole ones cuts off."""
     return node.operator != "Cast" or node.attributes.get("to") in (torch.float32, torch.float64)
 
 
-def _keeps_order(node: Node) -> bool:
+def _keeps_order(node: OnnxNode) -> bool:
     """Whether a decision, or what scales scores, goes by the largest score of each sample."""
-    given = node.attributes
+    attributes = node.attributes
     if node.operator == "Normalizer":
-        return given.get("norm", "MAX") in ("L1", "L2")  # a largest number may be negative
+        return attributes.get("norm", "MAX") in ("L1", "L2")  # a largest number may be negative
     # The axis of ArgMax is the batch where none is said, that of the others the last.
-    axis = given.get("axis", 0 if node.operator == "ArgMax" else -1)
-    return axis in (1, -1) and given.get("largest", 1) == 1 and given.get("select_last_index", 0) == 0
+    axis = attributes.get("axis", 0 if node.operator == "ArgMax" else -1)
+    return axis in (1, -1) and attributes.get("largest", 1) == 1 and attributes.get("select_last_index", 0) == 0
 
 
-def _of_two(model: Model, made: Mapping[str, Node], node: Node) -> str | None:
+def _of_two(model: Model, made: Mapping[str, OnnxNode], node: OnnxNode) -> str | None:
     """The score s of [1 − σ(s), σ(s)]."""
     if len(node.inputs) != 2 or node.attributes.get("axis") not in (1, -1):
         return None
@@ -120,17 +120,19 @@ def _of_two(model: Model, made: Mapping[str, Node], node: Node) -> str | None:
     return second.inputs[0] if is_one and first.inputs[1] == node.inputs[1] else None
 
 
-def linear_classifier(model: Model, node: Node) -> tuple[Tensor, Tensor]:
+def linear_classifier(model: Model, node: OnnxNode) -> tuple[Tensor, Tensor]:
     """Coefficients ``[classes, features]`` and intercepts of a linear classifier of ONNX's own.
 
     Raises:
         InputError: a kind that is not read, or numbers that are not those of its classes.
     """
-    given: dict[str, Any] = node.attributes
-    labels = given.get("classlabels_ints") or given.get("classlabels_strings") or []
-    flat, intercepts = given.get("coefficients") or [], given.get("intercepts") or [0.0] * len(labels)
-    if given.get("post_transform", "NONE") not in ("NONE", "SOFTMAX", "LOGISTIC"):
-        raise InputError(f"{model.path}: {node.describe()} transforms by {given['post_transform']}, which is not read")
+    attributes: dict[str, Any] = node.attributes
+    labels = attributes.get("classlabels_ints") or attributes.get("classlabels_strings") or []
+    flat, intercepts = attributes.get("coefficients") or [], attributes.get("intercepts") or [0.0] * len(labels)
+    if attributes.get("post_transform", "NONE") not in ("NONE", "SOFTMAX", "LOGISTIC"):
+        raise InputError(
+            f"{model.path}: {node.describe()} transforms by {attributes['post_transform']}, which is not read"
+        )
     rows = len(intercepts)
     if not labels or rows != len(labels) or not flat or len(flat) % rows:
         raise InputError(

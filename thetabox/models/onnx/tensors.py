@@ -122,13 +122,13 @@ def data_file(path: Path, location: str, what: str) -> Path:
     Raises:
         InputError: not in the model's folder, or not there.
     """
-    place = Path(location)
+    relative = Path(location)
     folder = path.resolve().parent
     refused = f"refused, {what} is said to lie in {location[:80]!r}, which is no file in the model's folder"
-    if not location or place.is_absolute() or "\\" in location or "\0" in location or ".." in place.parts:
+    if not location or relative.is_absolute() or "\\" in location or "\0" in location or ".." in relative.parts:
         raise InputError(refused)
     try:
-        file = (folder / place).resolve(strict=True)
+        file = (folder / relative).resolve(strict=True)
     except FileNotFoundError:
         raise InputError(f"{what} lies in {location}, which is not there; put it beside the model") from None
     except (OSError, RuntimeError, ValueError) as error:

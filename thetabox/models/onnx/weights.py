@@ -20,7 +20,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from thetabox.models.onnx.file import Node
+from thetabox.models.onnx.file import OnnxNode
 from thetabox.models.onnx.table import OPERATORS
 
 MADE_UP = re.compile(
@@ -31,11 +31,11 @@ ARITHMETIC = ("Add", "Sub", "Mul", "Div")
 MOVES = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Cast", "Expand", "Slice", "Concat", "Flatten")
 
 
-def weights(nodes: list[Node], tensors: Mapping[str, Tensor], constants: Mapping[str, Tensor]) -> set[str]:
+def weights(nodes: list[OnnxNode], tensors: Mapping[str, Tensor], constants: Mapping[str, Tensor]) -> set[str]:
     """Names of the tensors that are weights.
 
     Args:
-        nodes: that the answer needs.
+        nodes: that the output needs.
         tensors: initializers.
         constants: tensors of ``Constant`` nodes.
     """
@@ -59,9 +59,9 @@ def weights(nodes: list[Node], tensors: Mapping[str, Tensor], constants: Mapping
     return names
 
 
-def _structure(nodes: list[Node], constants: Mapping[str, Tensor]) -> set[str]:
+def _structure(nodes: list[OnnxNode], constants: Mapping[str, Tensor]) -> set[str]:
     """``Constant`` nodes that say what a network does, not what it has learnt: see 1."""
-    readers: dict[str, list[Node]] = {}
+    readers: dict[str, list[OnnxNode]] = {}
     for node in nodes:
         for name in node.inputs:
             readers.setdefault(name, []).append(node)
@@ -78,7 +78,7 @@ def _structure(nodes: list[Node], constants: Mapping[str, Tensor]) -> set[str]:
     }
 
 
-def _without_input(nodes: list[Node], held: set[str]) -> set[str]:
+def _without_input(nodes: list[OnnxNode], held: set[str]) -> set[str]:
     """Names of values that are the same for every input."""
     fixed = {*held, ""}
     for node in nodes:

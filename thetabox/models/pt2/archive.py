@@ -211,11 +211,11 @@ class Archive:
             raise InputError(
                 f"{self.path}: {name} is said to be {sizes}, which is not what its {len(flat)} numbers are"
             )
-        place = (file, dtype, *sizes, -1, *strides, offset)
-        if place not in made:
-            made[place] = torch.as_strided(flat, sizes, strides, offset) if 0 not in sizes else flat.new_empty(sizes)
-            check_finite(self.path, name, made[place])
-        return made[place]
+        key = (file, dtype, *sizes, -1, *strides, offset)
+        if key not in made:
+            made[key] = torch.as_strided(flat, sizes, strides, offset) if 0 not in sizes else flat.new_empty(sizes)
+            check_finite(self.path, name, made[key])
+        return made[key]
 
 
 def is_archive(path: Path) -> bool:

@@ -60,7 +60,7 @@ class _Reader:
         self.path, self.content = path, content
         self.graph, self.signature = content["graph_module"]["graph"], content["graph_module"]["signature"]
         self.tensors = {**constants, **weights}
-        self.known: set[str] = set()
+        self.defined: set[str] = set()
 
     def program(self) -> Program:
         parameters: dict[str, Any] = {}
@@ -84,11 +84,11 @@ class _Reader:
         if len(inputs) != 1:
             raise InputError(f"{self.path}: its network has {len(inputs)} inputs ({shown(inputs)}); one is read")
         (source,) = inputs
-        self.known = {source, *parameters, *buffers}
-        answer = self._answer()
+        self.defined = {source, *parameters, *buffers}
+        output = self._output()
         steps = [s for s in (self._step(node) for node in self.graph["nodes"]) if s is not None]
-        if answer not in self.known:
-            raise InputError(f"{self.path}: its graph returns {answer!r}, which nothing computes")
+        if output not in self.defined:
+            raise InputError(f"{self.path}: its graph returns {output!r}, which nothing computes")
         sizes = {name: meta["sizes"] for name, meta in self.graph["tensor_values"].items()}
         steps = unmerged(steps, sizes, [step.where.partition(" at ")[0] for step in steps])
         kept = any("batch_norm" in node["target"] for node in self.graph["nodes"])
@@ -99,7 +99,7 @@ class _Reader:
             "batch_norm": "kept" if kept else "none in the file",
         }
         names, also = self._names(wanted_by, {name for step in steps for name in step.reads})
-        program = Program(source, parameters, buffers, steps, answer, facts, names, also)
+        program = Program(source, parameters, buffers, steps, output, facts, names, also)
         meta = self.graph["tensor_values"][source]
         batch = meta["sizes"][0] if meta["sizes"] else {}
         if "as_int" in batch:
@@ -117,10 +117,10 @@ class _Reader:
         """A name for each tensor that steps read, of several the first, as of a module; and its further names."""
         names: dict[str, str] = {}
         also: dict[str, str] = {}
-        for argument, own in wanted.items():
+        for argument, parameter in wanted.items():
             if argument in read:
-                same = [n for n, t in self.tensors.items() if t is self.tensors[own]]
-                names[argument] = own if same[0] in names.values() else same[0]
+                same = [n for n, t in self.tensors.items() if t is self.tensors[parameter]]
+                names[argument] = parameter if same[0] in names.values() else same[0]
                 also |= dict.fromkeys(same, argument)
         return names, {name: argument for name, argument in also.items() if name not in names.values()}
 
@@ -129,7 +129,7 @@ class _Reader:
             raise InputError(f"{self.path}: an input of its network is no tensor")
         return str(argument["as_tensor"]["name"])
 
-    def _answer(self) -> str:
+    def _output(self) -> str:
         results = []
         for spec in self.signature["output_specs"]:
             ((kind, entry),) = spec.items()
@@ -151,26 +151,26 @@ class _Reader:
             return None
         function = operator_of(self.path, target)
         where = f"{target.removeprefix('torch.ops.')} at {node.get('name') or ''}".removesuffix(" at ")
-        given = {str(entry["name"]): self._value(entry["arg"]) for entry in node["inputs"]}
+        named = {str(entry["name"]): self._value(entry["arg"]) for entry in node["inputs"]}
         schema = getattr(function, "_schema", None)
         if schema is None:
-            args, kwargs = tuple(given.values()), dict[str, Any]()
+            args, kwargs = tuple(named.values()), dict[str, Any]()
         else:
-            self._check_mode(target, given, schema)
-            args, kwargs = _by_place(schema, given)
+            self._check_mode(target, named, schema)
+            args, kwargs = _by_place(schema, named)
         results = tuple(name for output in node["outputs"] for name in _results(output))
-        if not results or self.known.intersection(r for r in results if r is not None):
+        if not results or self.defined.intersection(r for r in results if r is not None):
             raise InputError(f"{self.path}: two values of its graph have one name ({shown(r or '' for r in results)})")
-        self.known.update(r for r in results if r is not None)
+        self.defined.update(r for r in results if r is not None)
         does, place = sized(target)
         return Step(COMPOSED.get(target, function), args, kwargs, results, where, does, place)
 
-    def _check_mode(self, target: str, given: dict[str, Any], schema: Any) -> None:
+    def _check_mode(self, target: str, named: dict[str, Any], schema: Any) -> None:
         names = [a.name for a in schema.arguments if a.name in ("train", "training")]
         # Where nothing is said, a dropout may take it for granted.
-        training = any(given.get(name, True if "dropout" in target else None) not in (False, None) for name in names)
-        training |= "native_dropout" in target and given.get("train") is not False
-        if training or (target.startswith("torch.ops.aten.scaled_dot_product") and given.get("dropout_p")):
+        training = any(named.get(name, True if "dropout" in target else None) not in (False, None) for name in names)
+        training |= "native_dropout" in target and named.get("train") is not False
+        if training or (target.startswith("torch.ops.aten.scaled_dot_product") and named.get("dropout_p")):
             raise InputError(
                 f"{self.path}: exported in training mode ({target.removeprefix('torch.ops.')} is in it); {TRAINING}"
             )
@@ -212,7 +212,7 @@ class _Reader:
         return self._read(content) if kind == "as_name" else float(content) if kind == "as_float" else int(content)
 
     def _read(self, name: str) -> Reference:
-        if name not in self.known:
+        if name not in self.defined:
             raise InputError(f"{self.path}: its graph reads {str(name)[:80]!r} before anything computes it")
         return Reference(name)
 
@@ -225,15 +225,15 @@ def _hint(size: Any) -> Any:
     return size.get("as_expr", {}).get("hint", {}).get("as_int")
 
 
-def _by_place(schema: Any, given: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _by_place(schema: Any, named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Arguments as the operator's schema has them: by place, those behind the last that is given left out."""
-    unknown = set(given) - {a.name for a in schema.arguments}
+    unknown = set(named) - {a.name for a in schema.arguments}
     if unknown:
         raise ValueError(f"{schema.name} has no argument {shown(sorted(unknown))}")
-    places = [a for a in schema.arguments if not a.kwarg_only]
-    last = max((i for i, a in enumerate(places) if a.name in given), default=-1)
-    args = tuple(given[a.name] if a.name in given else _default(schema, a) for a in places[: last + 1])
-    return args, {a.name: given[a.name] for a in schema.arguments if a.kwarg_only and a.name in given}
+    positional = [a for a in schema.arguments if not a.kwarg_only]
+    last = max((i for i, a in enumerate(positional) if a.name in named), default=-1)
+    args = tuple(named[a.name] if a.name in named else _default(schema, a) for a in positional[: last + 1])
+    return args, {a.name: named[a.name] for a in schema.arguments if a.kwarg_only and a.name in named}
 
 
 def _default(schema: Any, argument: Any) -> Any:

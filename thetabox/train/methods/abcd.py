@@ -81,8 +81,8 @@ class Abcd(Method):
         """Move the masked weights uphill, in place, inside the relative box around where they stand."""
         for name, mask in masks.items():
             value = theta[name]
-            reach = self.zeta * value.abs()
-            value += (self.eta_a * mask * gradient[name]).clamp(-reach, reach)
+            limit = self.zeta * value.abs()
+            value += (self.eta_a * mask * gradient[name]).clamp(-limit, limit)
 
     def _mask(self, step: Step, like: Tensor) -> Tensor:
         chosen = torch.rand(like.shape, generator=step.generator, dtype=like.dtype, device=like.device) >= 0.5

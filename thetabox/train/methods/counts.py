@@ -78,8 +78,8 @@ class Counts(Method):
         margins = (slope.clamp(min=0) * lower + slope.clamp(max=0) * upper).sum(-1)
         spread = risen * self.epsilon * (bias[step.y].abs()[:, None] + bias.abs())
         margins = margins + bias[step.y][:, None] - bias - spread
-        own = torch.zeros_like(margins, dtype=torch.bool).scatter_(1, step.y[:, None], True)
-        worst = nn.functional.cross_entropy((-margins).masked_fill(own, 0.0), step.y)
+        is_label = torch.zeros_like(margins, dtype=torch.bool).scatter_(1, step.y[:, None], True)
+        worst = nn.functional.cross_entropy((-margins).masked_fill(is_label, 0.0), step.y)
         # The task loss stands outside with weight 1.
         return risen * self.kappa * (worst - nn.functional.cross_entropy(clean, step.y))
 
@@ -91,8 +91,8 @@ def _readout(
     silent = torch.zeros_like(outputs[:1])
 
     def readout(spikes: Tensor) -> Tensor:
-        answer: Tensor = functional_call(_Readout(model), {f"model.{n}": w for n, w in theta.items()}, (spikes,))
-        return answer[0]
+        result: Tensor = functional_call(_Readout(model), {f"model.{n}": w for n, w in theta.items()}, (spikes,))
+        return result[0]
 
     bias = readout(silent)
     by_spike = torch.func.jacrev(readout)(silent)[:, 0]  # [classes, time, units]

@@ -26,9 +26,9 @@ def disturbed(model: nn.Module, weights: Weights, include: str, exclude: str) ->
         include: as of :class:`thetabox.box.Box`: ``*`` stands for weights and biases; neuron parameters must be named.
         exclude: patterns that are left out again.
     """
-    own = {**dict(model.named_buffers()), **dict(model.named_parameters())}
+    of_model = {**dict(model.named_buffers()), **dict(model.named_parameters())}
     chosen = Box(include=include, exclude=exclude).factors(model, may_miss=BATCH_NORM)
-    return {name: weights[name] if name in weights else own[name].detach() for name in chosen}
+    return {name: weights[name] if name in weights else of_model[name].detach() for name in chosen}
 
 
 def inside(name: str, delta: Tensor, size: float) -> Tensor:

@@ -86,8 +86,8 @@ class Ibp(Method):
             return None
         risen = min((step.progress - self.warmup) / self.ramp, 1.0) if self.ramp else 1.0
         margins = self.worst(step, GROWTHS[self.growth](self.start, self.epsilon, risen))
-        own = torch.zeros_like(margins, dtype=torch.bool).scatter_(1, step.y[:, None], True)
-        worst = nn.functional.cross_entropy((-margins).masked_fill(own, 0.0), step.y)
+        is_label = torch.zeros_like(margins, dtype=torch.bool).scatter_(1, step.y[:, None], True)
+        worst = nn.functional.cross_entropy((-margins).masked_fill(is_label, 0.0), step.y)
         clean = step.logits(step.theta) if logits is None else logits
         kappa = self.kappa * risen
         # The task loss stands outside with weight 1.

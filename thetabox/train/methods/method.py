@@ -78,8 +78,8 @@ class Step:
             tensors = {f"model.{name}": value.clone() for name, value in self.model.named_buffers()}
         # Weights may name buffers too (neuron parameters), so they come last.
         tensors |= {f"model.{name}": value for name, value in weights.items()}
-        answer: tuple[Tensor, Tensor | None] = functional_call(_Runner(self.model), tensors, (x, outputs))
-        return answer
+        result: tuple[Tensor, Tensor | None] = functional_call(_Runner(self.model), tensors, (x, outputs))
+        return result
 
 
 class _Runner(nn.Module):

@@ -101,8 +101,8 @@ class Yield(Method):
             box=Box(include=self.include, exclude=self.exclude),
             weights=step.theta,
         )
-        own = torch.zeros_like(margins, dtype=torch.bool).scatter_(1, step.y[:, None], True)
-        worst = nn.functional.cross_entropy((-margins).masked_fill(own, 0.0), step.y)
+        is_label = torch.zeros_like(margins, dtype=torch.bool).scatter_(1, step.y[:, None], True)
+        worst = nn.functional.cross_entropy((-margins).masked_fill(is_label, 0.0), step.y)
         clean = step.logits(step.theta) if logits is None else logits
         # The task loss stands outside with weight 1.
         return risen * self.kappa * (worst.to(clean.dtype) - nn.functional.cross_entropy(clean, step.y))

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from thetabox.train.yields.neuron import Neurons, lines, mean_relu
+from thetabox.train.yields.neuron import PreActivations, lines, mean_relu
 
 Layers = Sequence[tuple[Tensor, Tensor, Tensor, Tensor]]
 """Weight, bias, and the sizes of their errors at σ = 1, of each dense layer."""
@@ -71,8 +71,8 @@ def _own(h: Tensor, layer: tuple[Tensor, ...], sigma: float) -> Tensor:
 
 def _boxes(
     layers: Layers, x: Tensor, nominal: Sequence[Tensor], sigma: float, end: float, events: float
-) -> list[Neurons]:
-    boxes: list[Neurons] = []
+) -> list[PreActivations]:
+    boxes: list[PreActivations] = []
     lower = upper = nominal[0]
     smallest = largest = x
     for layer, here in zip(layers[:-1], nominal[:-1], strict=True):
@@ -81,12 +81,12 @@ def _boxes(
             first, last = mean_relu(before.lower, before.least)[:, 0], mean_relu(before.upper, before.most)[:, 0]
             centre, radius = (first + last) / 2, (last - first) / 2
             moved = end * (before.most[:, 0].square() @ layer[0].square().T + SMALL).sqrt()
-            middle, reach = _affine(centre, layer), radius @ layer[0].abs().T + moved
-            lower, upper = middle - reach, middle + reach
+            middle, radius_sums = _affine(centre, layer), radius @ layer[0].abs().T + moved
+            lower, upper = middle - radius_sums, middle + radius_sums
         least, most = _own(smallest, layer, sigma), _own(largest, layer, sigma)
         smallest, largest = (lower - events * most).relu(), (upper + events * most).relu()
         ends = (lower[:, None],) * 2 if upper is lower else (lower[:, None], upper[:, None])
-        boxes.append(Neurons(*ends, *(t[:, None] for t in (least, most, largest, here))))
+        boxes.append(PreActivations(*ends, *(t[:, None] for t in (least, most, largest, here))))
     return boxes
 
 
@@ -103,7 +103,7 @@ def _spread(layers: Layers, x: Tensor, nominal: Sequence[Tensor], a: Tensor, sig
 
 
 def _row(
-    layers: Layers, x: Tensor, a: Tensor, boxes: Sequence[Neurons], rate: Tensor, sigma: float
+    layers: Layers, x: Tensor, a: Tensor, boxes: Sequence[PreActivations], rate: Tensor, sigma: float
 ) -> Float[Tensor, "samples rows"]:
     """ρ of rows of logits, for a given λ."""
     weight, bias, weight_size, bias_size = layers[-1]

@@ -56,7 +56,7 @@ class Traced:
 
     @property
     def operations(self) -> list[Operation]:
-        """Those that answer tensors, in order."""
+        """Those whose results are tensors, in order."""
         return [o for o in self.graph.operations if o.operator not in SIZES]
 
     @property
@@ -70,7 +70,7 @@ class Traced:
         return self.graph.outputs[0]
 
     def head(self) -> Operation | None:
-        """The dense layer that answers the logits ``[samples, classes]``, if it is one."""
+        """The dense layer that returns the logits ``[samples, classes]``, if it is one."""
         last = self.operations[-1]
         flat = len(self.graph.layouts[last.index].shape) == 2
         return last if last.operator == LINEAR and last.index == self.output and flat else None
@@ -163,8 +163,8 @@ def layer(net: Traced, operation: Operation) -> ReadingLayer:
             shape = [-1, *[1] * (x.dim() - 2)]
             scaled = x * weight.view(shape)
             return scaled if bias is None else scaled + bias.view(shape)
-        answer: Tensor = operation.target(x, weight, bias, *rest, **operation.kwargs)
-        return answer
+        result: Tensor = operation.target(x, weight, bias, *rest, **operation.kwargs)
+        return result
 
     if weight is None:  # batch norm without a scale
         weight = torch.ones_like(net.values[operation.args[3].index])
@@ -176,8 +176,8 @@ def before_layer(net: Traced, operation: Operation, x: Tensor) -> Tensor:
     if operation.operator != BATCH_NORM:
         return x
     rest = map_arg_refs(operation.args[3:], lambda ref: net.values[ref.index])
-    answer: Tensor = operation.target(x, None, None, *rest, **operation.kwargs)
-    return answer
+    result: Tensor = operation.target(x, None, None, *rest, **operation.kwargs)
+    return result
 
 
 def rising(operation: Operation, read: Callable[[int], Tensor]) -> Tensor:
@@ -187,8 +187,8 @@ def rising(operation: Operation, read: Callable[[int], Tensor]) -> Tensor:
         x = read(operation.inputs[0])
         return x.reshape(len(x), *(s or 1 for s in operation.layout.shape[1:]))
     args, kwargs = (map_arg_refs(part, lambda ref: read(ref.index)) for part in (operation.args, operation.kwargs))
-    answer: Tensor = operation.target(*args, **kwargs)
-    return answer
+    result: Tensor = operation.target(*args, **kwargs)
+    return result
 
 
 def patches(operation: Operation, kernel: Sequence[int], x: Tensor) -> Tensor:
@@ -197,8 +197,8 @@ def patches(operation: Operation, kernel: Sequence[int], x: Tensor) -> Tensor:
     padding, dilation = named["padding"], _pair(named["dilation"])
     if isinstance(padding, str):
         # "same" puts the odd one behind, "valid" none.
-        reach = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, kernel, strict=True)]
-        x = F.pad(x, (reach[1] // 2, reach[1] - reach[1] // 2, reach[0] // 2, reach[0] - reach[0] // 2))
+        padded = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, kernel, strict=True)]
+        x = F.pad(x, (padded[1] // 2, padded[1] - padded[1] // 2, padded[0] // 2, padded[0] - padded[0] // 2))
         padding = 0
     return F.unfold(x, tuple(kernel), dilation, _pair(padding), _pair(named["stride"])).transpose(1, 2)
 

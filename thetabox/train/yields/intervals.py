@@ -56,9 +56,9 @@ def interval_margins(
             of, one = values[first], layer(net, operation)
             normed = Span(before_layer(net, operation, of.lower), before_layer(net, operation, of.upper))
             centre = one.product(normed.centre, one.weight, one.bias)
-            reach = one.product(normed.radius, one.weight.abs(), None)
-            reach = reach + spent.end * (sigma**2 * one.variance(normed.most) + SMALL).sqrt()
-            values[operation.index] = Span(centre - reach, centre + reach)
+            radius = one.product(normed.radius, one.weight.abs(), None)
+            radius = radius + spent.end * (sigma**2 * one.variance(normed.most) + SMALL).sqrt()
+            values[operation.index] = Span(centre - radius, centre + radius)
         else:
             values[operation.index] = Span(
                 rising(operation, lambda i: values[i].lower), rising(operation, lambda i: values[i].upper)
@@ -90,9 +90,9 @@ def margins(
     centre = (difference @ hidden.centre[..., None])[..., 0]
     if head.bias is not None:
         centre = centre + head.bias[y][:, None] - head.bias
-    reach = (difference.abs() @ hidden.radius[..., None])[..., 0]
+    radius = (difference.abs() @ hidden.radius[..., None])[..., 0]
     variance = sigma**2 * head.variance(most)
     variance = variance.gather(1, y[:, None]) + variance
     if more is not None:
         variance = variance + (difference.square() @ more[..., None])[..., 0]
-    return centre - reach - z * (variance + SMALL).sqrt()
+    return centre - radius - z * (variance + SMALL).sqrt()

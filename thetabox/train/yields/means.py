@@ -90,10 +90,10 @@ def _through(net: Traced, operation: Operation, of: Means, sigma: float, spent: 
     mean, value = normed(of.mean), normed(of.value)
     centre = one.product(mean.centre, one.weight, one.bias)
     moved = (_mixed(operation, one, of) + SMALL).sqrt()
-    reach = one.product(mean.radius, one.weight.abs(), None) + spent.end * moved
+    radius = one.product(mean.radius, one.weight.abs(), None) + spent.end * moved
     least = torch.where(value.lower * value.upper > 0, torch.minimum(value.lower.abs(), value.upper.abs()), 0.0)
     spread = Span(*((sigma**2 * one.variance(size) + SMALL).sqrt() for size in (least, value.most)))
-    ends = Span(centre - reach, centre + reach)
+    ends = Span(centre - radius, centre + radius)
     alone = spent.end * spread.upper
     return Means(ends, spread, Span(ends.lower - alone, ends.upper + alone), operation.operator in CONVOLUTIONS)
 

@@ -27,7 +27,7 @@ REACH = 4.0
 
 
 @dataclass(frozen=True)
-class Moments:
+class ValueMoments:
     """Of one value.
 
     Attributes:
@@ -41,7 +41,7 @@ class Moments:
 
 
 @dataclass(frozen=True)
-class Region:
+class ValueRegion:
     """Where a value is on most chips.
 
     Attributes:
@@ -57,17 +57,17 @@ class Region:
     square: Tensor
 
 
-def regions(net: Traced, x: Tensor, sigma: float, z: float) -> dict[int, Region]:
+def regions(net: Traced, x: Tensor, sigma: float, z: float) -> dict[int, ValueRegion]:
     """Of every value, by position; ``z`` standard deviations for the ends of means."""
     zero = torch.zeros_like(x)
-    moments = {net.graph.inputs[0]: Moments(x, zero, zero)}
+    moments = {net.graph.inputs[0]: ValueMoments(x, zero, zero)}
     values = {net.graph.inputs[0]: Span(x, x)}
     region_of = {}
     for operation in net.operations:
         moments[operation.index] = here = _step(net, operation, moments, sigma)
         if operation.operator in AFFINE:
-            reach = REACH * (here.variance + SMALL).sqrt()
-            values[operation.index] = Span(here.mean - reach, here.mean + reach)
+            deviation = REACH * (here.variance + SMALL).sqrt()
+            values[operation.index] = Span(here.mean - deviation, here.mean + deviation)
         else:
             values[operation.index] = Span(
                 rising(operation, lambda i: values[i].lower), rising(operation, lambda i: values[i].upper)
@@ -76,11 +76,11 @@ def regions(net: Traced, x: Tensor, sigma: float, z: float) -> dict[int, Region]
         moved = z * ((here.variance - here.own).clamp(min=0.0) + SMALL).sqrt()
         mean = Span(here.mean - moved, here.mean + moved)
         square = here.mean.square() + here.variance
-        region_of[index] = Region(mean, (here.own + SMALL).sqrt(), values[index], square)
+        region_of[index] = ValueRegion(mean, (here.own + SMALL).sqrt(), values[index], square)
     return region_of
 
 
-def _step(net: Traced, operation: Operation, moments: dict[int, Moments], sigma: float) -> Moments:
+def _step(net: Traced, operation: Operation, moments: dict[int, ValueMoments], sigma: float) -> ValueMoments:
     of = moments[operation.inputs[0]]
     if operation.operator in AFFINE and any(i in net.values for i in operation.inputs):
         one = layer(net, operation)
@@ -91,7 +91,7 @@ def _step(net: Traced, operation: Operation, moments: dict[int, Moments], sigma:
             variance = variance * gain.square()
         own = sigma**2 * one.variance((mean.square() + variance + SMALL).sqrt())
         moved = one.product(variance, one.weight.square(), None)
-        return Moments(one.product(mean, one.weight, one.bias), own + moved, own)
+        return ValueMoments(one.product(mean, one.weight, one.bias), own + moved, own)
     if operation.operator in RELU:
         s = (of.variance + SMALL).sqrt()
         mean = mean_relu(of.mean, s)
@@ -99,19 +99,21 @@ def _step(net: Traced, operation: Operation, moments: dict[int, Moments], sigma:
         square = (of.mean.square() + of.variance) * torch.special.ndtr(of.mean / s) + of.mean * s * density
         variance = (square - mean.square()).clamp(min=0.0)
         share = variance / (of.variance + SMALL)
-        return Moments(mean, variance, of.own * share)
+        return ValueMoments(mean, variance, of.own * share)
     if operation.operator in MAX_POOLS:
         # The place that is largest on average.
-        return Moments(*(_picked(operation, of.mean, t) for t in (of.mean, of.variance, of.own)))
+        return ValueMoments(*(_picked(operation, of.mean, t) for t in (of.mean, of.variance, of.own)))
     mean = rising(operation, lambda i: moments[i].mean)
     if operation.operator not in AVERAGES:
-        return Moments(mean, _moved(operation, moments, "variance"), _moved(operation, moments, "own"))
+        return ValueMoments(mean, _moved(operation, moments, "variance"), _moved(operation, moments, "own"))
     # Neighbours have the same kernel's noise.
-    spreads = {operation.inputs[0]: Moments(mean, (of.variance + SMALL).sqrt(), (of.own + SMALL).sqrt())}
-    return Moments(mean, _moved(operation, spreads, "variance").square(), _moved(operation, spreads, "own").square())
+    spreads = {operation.inputs[0]: ValueMoments(mean, (of.variance + SMALL).sqrt(), (of.own + SMALL).sqrt())}
+    return ValueMoments(
+        mean, _moved(operation, spreads, "variance").square(), _moved(operation, spreads, "own").square()
+    )
 
 
-def _moved(operation: Operation, moments: dict[int, Moments], part: str) -> Tensor:
+def _moved(operation: Operation, moments: dict[int, ValueMoments], part: str) -> Tensor:
     return rising(operation, lambda i: getattr(moments[i], part))
 
 

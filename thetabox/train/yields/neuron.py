@@ -26,7 +26,7 @@ ROOM = 1e-2
 
 
 @dataclass(frozen=True)
-class Neurons:
+class PreActivations:
     """One layer's pre-activations μ + s n, given the layers before.
 
     Attributes:
@@ -49,23 +49,23 @@ class _LogNdtr(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        answer = torch.special.log_ndtr(x)
-        ctx.save_for_backward(x, answer)
-        return answer
+        log_cdf = torch.special.log_ndtr(x)
+        ctx.save_for_backward(x, log_cdf)
+        return log_cdf
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        x, answer = ctx.saved_tensors
+        x, log_cdf = ctx.saved_tensors
         # φ/Φ tends to -x.
-        ratio = torch.exp(-0.5 * x.square() - answer) / math.sqrt(2 * math.pi)
+        ratio = torch.exp(-0.5 * x.square() - log_cdf) / math.sqrt(2 * math.pi)
         return grad * torch.where(x < FAR, -x, ratio)
 
 
 def log_ndtr(x: Tensor) -> Tensor:
     """Ln Φ(x)."""
-    answer: Tensor = _LogNdtr.apply(x)
-    return answer
+    log_cdf: Tensor = _LogNdtr.apply(x)
+    return log_cdf
 
 
 def mean_relu(mu: Tensor, s: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ def mean_relu(mu: Tensor, s: Tensor) -> Tensor:
 
 
 def lines(
-    a: Float[Tensor, "samples rows units"], v: Tensor | None, rate: Tensor, neurons: Neurons
+    a: Float[Tensor, "samples rows units"], v: Tensor | None, rate: Tensor, neurons: PreActivations
 ) -> tuple[Float[Tensor, "samples rows units"], Float[Tensor, "samples rows units"]]:
     """(slope, constant) for every coefficient.
 
@@ -100,7 +100,7 @@ def lines(
     return slope, torch.where(positive, torch.where(useful, there, 0.0), constant)
 
 
-def _chord(a: Tensor, v: Tensor, rate: Tensor, neurons: Neurons) -> tuple[Tensor, Tensor]:
+def _chord(a: Tensor, v: Tensor, rate: Tensor, neurons: PreActivations) -> tuple[Tensor, Tensor]:
     """For a ≤ 0: g is concave in μ and falls with s, so that the chord at the largest s lies below."""
     first = _log_moment(a, v, rate, neurons.lower, neurons.most)
     if neurons.upper is neurons.lower:
@@ -123,7 +123,7 @@ def _log_moment(a: Tensor, v: Tensor, rate: Tensor, mu: Tensor, s: Tensor) -> Te
     return -torch.logaddexp(log_ndtr(-t).expand_as(above), above) / rate
 
 
-def _tangent(a: Tensor, rate: Tensor, at: Tensor, neurons: Neurons) -> tuple[Tensor, Tensor]:
+def _tangent(a: Tensor, rate: Tensor, at: Tensor, neurons: PreActivations) -> tuple[Tensor, Tensor]:
     """For a ≥ 0, v = 0: g is convex in μ, so its tangent at the least s lies below; more spread costs a square."""
     s = neurons.least
     t = at / s

@@ -31,7 +31,7 @@ from thetabox.train.yields.graph import (
     rising,
 )
 from thetabox.train.yields.intervals import SMALL, Span
-from thetabox.train.yields.moments import Region, regions
+from thetabox.train.yields.moments import ValueRegion, regions
 from thetabox.train.yields.neuron import mean_relu
 from thetabox.train.yields.tails import Spent
 from thetabox.verify.network.graph import Operation
@@ -73,8 +73,10 @@ def row_margins(
     values = regions(net, x, sigma, BOXES)
     logits = values[net.output].mean.centre
     clean = logits.gather(1, y[:, None]) - logits
-    own = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, y[:, None], True)
-    rivals = clean.detach().masked_fill(own, torch.inf).topk(min(RIVALS, clean.shape[1] - 1), 1, largest=False).indices
+    is_label = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, y[:, None], True)
+    rivals = (
+        clean.detach().masked_fill(is_label, torch.inf).topk(min(RIVALS, clean.shape[1] - 1), 1, largest=False).indices
+    )
     identity = torch.eye(clean.shape[1], dtype=x.dtype, device=x.device)
     a = identity[y][:, None] - identity[rivals]
     rows = {net.output: BackwardRows(a, a)}
@@ -102,7 +104,7 @@ def row_margins(
     return clean.scatter(1, rivals, centre - math.sqrt(2 * spent.exponent) * (variance + SMALL).sqrt())
 
 
-def _relu(row: BackwardRows, of: Region) -> tuple[BackwardRows, Tensor]:
+def _relu(row: BackwardRows, of: ValueRegion) -> tuple[BackwardRows, Tensor]:
     lower, upper = of.mean.lower[:, None], of.mean.upper[:, None]
     spread = of.spread[:, None]
     negative, positive = row.mean.clamp(max=0.0), row.mean.clamp(min=0.0)
@@ -120,7 +122,7 @@ def _relu(row: BackwardRows, of: Region) -> tuple[BackwardRows, Tensor]:
     return BackwardRows(negative * chord + positive * tangent, slope, doubt), constant
 
 
-def _variance(net: Traced, operation: Operation, one: ReadingLayer, row: BackwardRows, of: Region) -> Tensor:
+def _variance(net: Traced, operation: Operation, one: ReadingLayer, row: BackwardRows, of: ValueRegion) -> Tensor:
     """Of a row, by the layer's own noise at σ = 1."""
     doubt = torch.zeros_like(row.slope) if row.doubt is None else row.doubt
     total = torch.zeros_like(row.mean.flatten(2).sum(2))
@@ -142,8 +144,8 @@ def _variance(net: Traced, operation: Operation, one: ReadingLayer, row: Backwar
     kernel = one.weight.shape[2:]
     ends = (value.centre, value.radius, value.most)
     centre, radius, most = (patches(operation, kernel, t)[:, None] for t in ends)
-    reach = torch.cat([slope.abs(), doubt], 3) @ torch.cat([radius, most], 2)
-    inner = (slope @ centre).abs() + reach
+    radius_sums = torch.cat([slope.abs(), doubt], 3) @ torch.cat([radius, most], 2)
+    inner = (slope @ centre).abs() + radius_sums
     return total + (inner.square() * one.weight_size.flatten(1).square()).sum((2, 3))
 
 
@@ -168,7 +170,7 @@ def _transposed(function: Callable[[Tensor], Tensor], a: Tensor, like: Tensor) -
     return vjp.unflatten(0, (samples, number))
 
 
-def _moved(operation: Operation, row: BackwardRows, values: dict[int, Region]) -> dict[int, BackwardRows]:
+def _moved(operation: Operation, row: BackwardRows, values: dict[int, ValueRegion]) -> dict[int, BackwardRows]:
     if operation.operator == ADD:
         return dict.fromkeys(operation.inputs, row)
     first = operation.inputs[0]

@@ -21,34 +21,34 @@ from thetabox.verify.problem import Problem
 
 
 @dataclass(frozen=True)
-class Answers:
+class Observed:
     """What the network returned somewhere in the box.
 
     Attributes:
         epsilon: the least ε whose box holds the weights that it had.
-        samples: places of the samples.
+        samples: indices of the samples.
         logits: float64; what is no number is known of nothing, and must not be claimed.
-        room: how far, relative to the largest logit of a sample, a logit may be off those that a claim speaks of.
+        tolerance: relative to the largest logit of a sample: how far a logit may be off those that a claim speaks of.
         exact: a claim speaks of these very numbers; else bounds at ε = 0 tell how far rounding may go.
     """
 
     epsilon: float
-    samples: Int[Tensor, " answered"]
-    logits: Float[Tensor, "answered classes"]
-    room: float
+    samples: Int[Tensor, " observed"]
+    logits: Float[Tensor, "observed classes"]
+    tolerance: float
     exact: bool = False
 
     @property
-    def rooms(self) -> Float[Tensor, "answered 1"]:
+    def tolerances(self) -> Float[Tensor, "observed 1"]:
         """How far the logits may be off."""
         finite = self.logits.masked_fill(~self.logits.isfinite(), 0.0)
-        return self.room * finite.abs().amax(1, keepdim=True)
+        return self.tolerance * finite.abs().amax(1, keepdim=True)
 
 
 @torch.no_grad()
 def check_margins(
     problem: Problem,
-    answers: list[Answers],
+    observed: list[Observed],
     labels: Int[Tensor, " samples"],
     epsilon: Float[Tensor, " levels"],
     margin: Float[Tensor, "levels samples"],
@@ -64,27 +64,29 @@ def check_margins(
     margin = margin.nan_to_num(-torch.inf, torch.inf, -torch.inf)
     if problem.network.ending:
         margin = torch.where(margin > 0, 0.0, -torch.inf)
-    for given in answers:
-        levels = epsilon >= given.epsilon
+    for seen in observed:
+        levels = epsilon >= seen.epsilon
         if not levels.any():
             continue
-        at = labels[given.samples]
-        claimed, level = margin[levels][:, given.samples].max(0)
-        own = margins_of(given.logits, at)
+        at = labels[seen.samples]
+        claimed, level = margin[levels][:, seen.samples].max(0)
+        margins = margins_of(seen.logits, at)
         # Nothing is proven of what is no number: a claim of 0 stands for one that is above it.
-        highest = torch.where(own.isnan(), -torch.finfo(own.dtype).tiny, own + 2.0 * given.rooms.squeeze(1))
-        places = (claimed > highest).nonzero().squeeze(1)
-        if not given.exact and len(places):
-            ends = at_zero(problem, given.samples[places], {})
-            limit = _highest_margin(ends, at[places])
-            if given.epsilon > 0.0:  # at other weights rounding goes about as far
-                limit = highest[places] + 4.0 * (ends.upper - ends.lower).amax(1)
-            places = places[claimed[places] > limit]
-        if len(places):
-            first = places[0]
+        highest = torch.where(
+            margins.isnan(), -torch.finfo(margins.dtype).tiny, margins + 2.0 * seen.tolerances.squeeze(1)
+        )
+        indices = (claimed > highest).nonzero().squeeze(1)
+        if not seen.exact and len(indices):
+            ends = at_zero(problem, seen.samples[indices], {})
+            limit = _highest_margin(ends, at[indices])
+            if seen.epsilon > 0.0:  # at other weights rounding goes about as far
+                limit = highest[indices] + 4.0 * (ends.upper - ends.lower).amax(1)
+            indices = indices[claimed[indices] > limit]
+        if len(indices):
+            first = indices[0]
             _contradicted(
                 problem,
-                f"sample {int(given.samples[first])} at ε = {float(epsilon[levels][level[first]]):g} a margin of at "
+                f"sample {int(seen.samples[first])} at ε = {float(epsilon[levels][level[first]]):g} a margin of at "
                 f"least {float(claimed[first]):.6g}",
                 float(highest[first]),
             )
@@ -93,7 +95,7 @@ def check_margins(
 @torch.no_grad()
 def check_logits(
     problem: Problem,
-    answers: list[Answers],
+    observed: list[Observed],
     epsilon: Float[Tensor, "levels samples"],
     lower: Float[Tensor, "levels samples classes"],
     upper: Float[Tensor, "levels samples classes"],
@@ -103,26 +105,26 @@ def check_logits(
     Raises:
         InputError: a logit lies outside.
     """
-    for given in answers:
-        in_box = (epsilon[:, given.samples] >= given.epsilon)[..., None]
-        low = torch.where(in_box, lower[:, given.samples], -torch.inf).amax(0)
-        high = torch.where(in_box, upper[:, given.samples], torch.inf).amin(0)
-        places = _beyond(low, high, given.logits - given.rooms, given.logits + given.rooms)
-        if not given.exact and len(places):
-            ends = at_zero(problem, given.samples[places], {})
+    for seen in observed:
+        in_box = (epsilon[:, seen.samples] >= seen.epsilon)[..., None]
+        low = torch.where(in_box, lower[:, seen.samples], -torch.inf).amax(0)
+        high = torch.where(in_box, upper[:, seen.samples], torch.inf).amin(0)
+        indices = _beyond(low, high, seen.logits - seen.tolerances, seen.logits + seen.tolerances)
+        if not seen.exact and len(indices):
+            ends = at_zero(problem, seen.samples[indices], {})
             lowest, highest = ends.lower, ends.upper
-            if given.epsilon > 0.0:
-                room = given.rooms[places] + 4.0 * (ends.upper - ends.lower).amax(1, keepdim=True)
-                lowest, highest = given.logits[places] - room, given.logits[places] + room
-            places = places[_beyond(low[places], high[places], lowest, highest)]
-        if len(places):
-            first = places[0]
-            over = (given.logits[first] - high[first]).maximum(low[first] - given.logits[first]).argmax()
+            if seen.epsilon > 0.0:
+                tolerance = seen.tolerances[indices] + 4.0 * (ends.upper - ends.lower).amax(1, keepdim=True)
+                lowest, highest = seen.logits[indices] - tolerance, seen.logits[indices] + tolerance
+            indices = indices[_beyond(low[indices], high[indices], lowest, highest)]
+        if len(indices):
+            first = indices[0]
+            over = (seen.logits[first] - high[first]).maximum(low[first] - seen.logits[first]).argmax()
             _contradicted(
                 problem,
-                f"logit {int(over)} of sample {int(given.samples[first])} that it lies in "
+                f"logit {int(over)} of sample {int(seen.samples[first])} that it lies in "
                 f"[{float(low[first, over]):.6g}, {float(high[first, over]):.6g}]",
-                float(given.logits[first, over]),
+                float(seen.logits[first, over]),
             )
 
 
@@ -135,13 +137,13 @@ def _highest_margin(ends: Interval, labels: Tensor) -> Tensor:
 def _beyond(low: Tensor, high: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
     """Rows in which bounds and what they should hold are apart somewhere, or in which bounds hold what is no number."""
     gone = lowest.isnan() & (low.isfinite() | high.isfinite())
-    apart: Bool[Tensor, "answered classes"] = (low > highest) | (high < lowest) | gone
+    apart: Bool[Tensor, "observed classes"] = (low > highest) | (high < lowest) | gone
     return apart.any(1).nonzero().squeeze(1)
 
 
-def _contradicted(problem: Problem, claim: str, answer: float) -> None:
+def _contradicted(problem: Problem, claim: str, value: float) -> None:
     raise InputError(
-        f"domain {problem.settings.domain!r} says of {claim}, where the network itself has {answer:.6g}: the bounds "
+        f"domain {problem.settings.domain!r} says of {claim}, where the network itself has {value:.6g}: the bounds "
         "are wrong, so there is no certificate; the fault is in a rule or a domain (one of your own, if you registered "
         "any), or in parts that an earlier run kept (resume=, --out); else please report it with the network"
     )

@@ -32,19 +32,19 @@ from thetabox.errors import InputError
 from thetabox.models.calls import alike, widened
 from thetabox.models.fakes import forget_fakes
 from thetabox.models.input_type import input_type
-from thetabox.models.memory import place
+from thetabox.models.memory import storage_key
 from thetabox.models.plain import same_draws
 from thetabox.models.recurrent import called
 from thetabox.models.running import running
 from thetabox.models.twins import RUNNING, untouched
 from thetabox.verify.agreement.batches import LARGE, at_once
-from thetabox.verify.agreement.claims import Answers
+from thetabox.verify.agreement.claims import Observed
 from thetabox.verify.agreement.folding import compare_folded
 from thetabox.verify.agreement.given import as_given, ordinary, takes
 from thetabox.verify.agreement.nearness import ANY_ORDER, nearness
 from thetabox.verify.agreement.own import OwnForward
 from thetabox.verify.agreement.precision import compare_cast, compare_precision, holds_narrow
-from thetabox.verify.agreement.verbatim import answer_as_given, compare_verbatim
+from thetabox.verify.agreement.verbatim import compare_verbatim, run_as_given
 from thetabox.verify.agreement.weights import compare_moved, forward_is_traced
 from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.network.origins import check_apart
@@ -59,13 +59,13 @@ class Agreement:
         logits: of the unperturbed network, float64; as it computes them itself where that gives another class.
         reclassified: samples of which that is so.
         record: for the certificate.
-        answers: what the network returned in the box, of which nothing that is claimed may be untrue.
+        observed: what the network returned in the box, of which nothing that is claimed may be untrue.
     """
 
     logits: Float[Tensor, "samples classes"]
     reclassified: Bool[Tensor, " samples"]
     record: dict[str, Any]
-    answers: list[Answers]
+    observed: list[Observed]
 
 
 def checked_problem(
@@ -87,9 +87,9 @@ def checked_problem(
         problem = Problem(model, settings, held)
         settings.box.check(problem.model)
         problem.tensors.check_reach(epsilon)
-        given = as_given(x)
-        if given is not None and takes(problem, given):
-            problem.given = given
+        unchanged = as_given(x)
+        if unchanged is not None and takes(problem, unchanged):
+            problem.x_as_given = unchanged
         agreed = check(problem, epsilon, x)
         compare_cast(problem)
         if problem.model is not model:
@@ -131,12 +131,12 @@ def check(problem: Problem, epsilon: Float[Tensor, " levels"], x: Any = None) ->
             narrow.forget()
         record, in_box = _compared(own, epsilon, unread)
         own.run.forget()
-        answers = narrow_answers = own.logits
+        logits = narrow_logits = own.logits
         verbatim = isinstance(x, Tensor | np.ndarray) and (len(problem.x) <= LARGE or not ordinary(problem, x))
         # One call for two comparisons, where that with a copy of the inputs is the same.
-        known = answer_as_given(problem, narrow, x) if verbatim and ordinary(problem, x) else None
+        recorded = run_as_given(problem, narrow, x) if verbatim and ordinary(problem, x) else None
         if own.run.wide and holds_narrow(problem):
-            calls, answers, narrow_answers = compare_precision(problem, narrow, own.logits, known)
+            calls, logits, narrow_logits = compare_precision(problem, narrow, own.logits, recorded)
             last = (len(problem.x) - 1) % at_once(problem.network) + 1
             if not alike(widened(calls), last, widened(own.calls), own.batch):  # the code asks for the type or the size
                 narrow.forget()
@@ -144,25 +144,25 @@ def check(problem: Problem, epsilon: Float[Tensor, " levels"], x: Any = None) ->
                 own.run.forget()
                 _compared(OwnForward(problem, narrow), epsilon, unread)
         if verbatim:
-            compare_verbatim(problem, narrow, x, own, known)
+            compare_verbatim(problem, narrow, x, own, recorded)
     _check_constants(problem, unread)
     constants = sum(t.numel() for graph in problem.network.graphs.values() for t in graph.constants.values())
-    reclassified = (answers != own.logits).any(1)
-    in_box += _at_own_weights(own, narrow_answers, narrow.dtype)
-    return Agreement(answers, reclassified, {**record, "unread": unread, "constants": constants}, in_box)
+    reclassified = (logits != own.logits).any(1)
+    in_box += _at_own_weights(own, narrow_logits, narrow.dtype)
+    return Agreement(logits, reclassified, {**record, "unread": unread, "constants": constants}, in_box)
 
 
-def _at_own_weights(own: OwnForward, narrow: Tensor, dtype: torch.dtype) -> list[Answers]:
+def _at_own_weights(own: OwnForward, narrow: Tensor, dtype: torch.dtype) -> list[Observed]:
     """What the network returned in double precision, and where a claim is for float32, in that."""
     everything = torch.arange(len(own.logits))
-    found = [Answers(0.0, everything, own.logits, nearness(own.run))] if own.run.wide else []
+    found = [Observed(0.0, everything, own.logits, nearness(own.run))] if own.run.wide else []
     # Of a recurrent network the claim speaks of its step, and a forward of its own may sum in another order.
     if own.problem.settings.rounding.network and dtype is torch.float32 and forward_is_traced(own.problem.model):
-        found.append(Answers(0.0, everything, narrow, ANY_ORDER, exact=True))
+        found.append(Observed(0.0, everything, narrow, ANY_ORDER, exact=True))
     return found
 
 
-def _compared(own: OwnForward, epsilon: Tensor, unread: list[str]) -> tuple[dict[str, Any], list[Answers]]:
+def _compared(own: OwnForward, epsilon: Tensor, unread: list[str]) -> tuple[dict[str, Any], list[Observed]]:
     """The module at its own weights and at others: what the certificate records of that, and what it returned there.
 
     Args:
@@ -234,9 +234,9 @@ class _Reads(TorchDispatchMode):
 
     def __init__(self, tensor: Tensor) -> None:
         super().__init__()
-        self.place, self.met = place(tensor), False
+        self.key, self.met = storage_key(tensor), False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         operands = pytree.tree_leaves((args, kwargs))
-        self.met |= any(isinstance(t, Tensor) and place(t) == self.place for t in operands)
+        self.met |= any(isinstance(t, Tensor) and storage_key(t) == self.key for t in operands)
         return func(*args, **(kwargs or {}))

@@ -18,8 +18,8 @@ from thetabox.models.running import Running, running
 from thetabox.verify.agreement.batches import at_once
 from thetabox.verify.problem import Problem, Which
 
-Answer = tuple[Tensor, Sequence[Call]]
-"""Logits, float64, and what the code asked of torch for them."""
+RecordedRun = tuple[Tensor, Sequence[Call]]
+"""Logits, float64, and the calls of torch by which the code computed them."""
 
 
 def as_given(x: Any) -> Tensor | None:
@@ -35,13 +35,13 @@ def as_given(x: Any) -> Tensor | None:
     return copied(tensor.detach().cpu().resolve_neg()) if plain else None
 
 
-def takes(problem: Problem, given: Tensor) -> bool:
+def takes(problem: Problem, x: Tensor) -> bool:
     """Whether a module can be called with inputs as they were given, and that is not the call that is made anyway."""
-    if given.dtype == input_type(problem.model, problem.x)[0] and _in_rows(given):
+    if x.dtype == input_type(problem.model, problem.x)[0] and _in_rows(x):
         return False
     with torch.no_grad(), running(problem.model, problem.x, wide=False) as run:
         try:
-            run(given[: at_once(problem.network)], as_given=True)
+            run(x[: at_once(problem.network)], as_given=True)
         except InputError:
             return False
     return True
@@ -60,21 +60,21 @@ def ordinary(problem: Problem, x: Any) -> bool:
     return plain and not (x.requires_grad or x.storage_offset() or vars(x))
 
 
-def asked(problem: Problem, run: Running, which: Which, *, mode: str = "no_grad") -> Tensor:
+def logits_of(problem: Problem, run: Running, which: Which, *, mode: str = "no_grad") -> Tensor:
     """What a run returns for some samples, in the type and memory layout in which the user has them."""
-    if problem.given is None:
+    if problem.x_as_given is None:
         return run(problem.x[which], mode=mode)
-    return run(problem.given[which], mode=mode, as_given=True)
+    return run(problem.x_as_given[which], mode=mode, as_given=True)
 
 
-def asked_in(problem: Problem, run: Running, which: Which, mode: str) -> Tensor:
+def logits_in(problem: Problem, run: Running, which: Which, mode: str) -> Tensor:
     """The same in a mode of torch, where operators of the network's own take it in a run."""
     with suppress(*() if mode == "no_grad" else (InputError,)):
-        return asked(problem, run, which, mode=mode)
-    return asked(problem, run, which)
+        return logits_of(problem, run, which, mode=mode)
+    return logits_of(problem, run, which)
 
 
-def logits(problem: Problem, run: Running) -> Tensor:
+def all_logits(problem: Problem, run: Running) -> Tensor:
     """What a run returns for every sample, float64, in one batch where memory allows."""
     count, most = len(problem.x), at_once(problem.network)
-    return torch.cat([asked(problem, run, slice(n, n + most)) for n in range(0, count, most)]).double()
+    return torch.cat([logits_of(problem, run, slice(n, n + most)) for n in range(0, count, most)]).double()

@@ -10,8 +10,8 @@ from torch import Tensor
 from thetabox.errors import InputError, OneEpsilonAtATime
 from thetabox.models.running import Running
 from thetabox.verify.agreement.batches import at_once, repeated
-from thetabox.verify.agreement.claims import Answers
-from thetabox.verify.agreement.given import asked, asked_in
+from thetabox.verify.agreement.claims import Observed
+from thetabox.verify.agreement.given import logits_in, logits_of
 from thetabox.verify.agreement.nearness import NEAR_OWN, around, explained, jumps, near, nearness, outside
 from thetabox.verify.agreement.points import FAR, POINTS, BoxPoints
 from thetabox.verify.agreement.refusal import refuse
@@ -51,13 +51,13 @@ class Moving:
         self.points = BoxPoints(problem, run, names)
         self.corner = self.points.at(FAR, "corner")
         self.expected = torch.empty(0)
-        self._answers: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._returned: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def answered(self, epsilon: float) -> list[Answers]:
+    def observed(self, epsilon: float) -> list[Observed]:
         """What the network returned at the points of the box of that ε; nothing where rounding may become anything."""
         if not self.run.wide or jumps(self.problem):
             return []
-        return [Answers(epsilon, self.few[rows], answer, NEAR_OWN) for answer, rows, _ in self._answers]
+        return [Observed(epsilon, self.few[rows], logits, NEAR_OWN) for logits, rows, _ in self._returned]
 
     def compare_corner(self) -> None:
         """The module with all tensors at the corner, where they stay, against the graph."""
@@ -66,16 +66,16 @@ class Moving:
     def compare_points(self, epsilon: float) -> None:
         """The module at several points of the box of that ε against the graph.
 
-        What it answers lies inside the certificate's own bounds, where the graph has a number.
+        What it returns lies inside the certificate's own bounds, where the graph has a number.
         """
-        self._answers = []
+        self._returned = []
         for point in POINTS:
-            answer, graph = self._compare(ALL_MOVED, self.points.at(epsilon, point))
-            rows = numbers(graph)
+            logits, expected = self._compare(ALL_MOVED, self.points.at(epsilon, point))
+            rows = numbers(expected)
             # In its own precision it may be off by what rounding does there.
             ends = None if self.run.wide else around(self.problem, self.few[rows], self.run)
             slack = torch.zeros(len(rows)) if ends is None else (ends.upper - ends.lower).amax(1)
-            self._answers.append((answer[rows], rows, slack.nan_to_num(torch.inf)))
+            self._returned.append((logits[rows], rows, slack.nan_to_num(torch.inf)))
         self.back(self.names)
         self._compare_bounds(epsilon)
 
@@ -85,10 +85,10 @@ class Moving:
             return
         # A wide run does not round to float32 what the network rounds in the middle, as the bounds do.
         rounds = any(kind.rounded for g in self.problem.network.graphs.values() for kind in kinds(g).values())
-        room = NEAR_OWN if rounds or not self.run.wide else nearness(self.run)
-        for answer, rows, slack in self._answers:
+        tolerance = NEAR_OWN if rounds or not self.run.wide else nearness(self.run)
+        for logits, rows, slack in self._returned:
             ends = Interval(inside.lower[rows] - slack[:, None], inside.upper[rows] + slack[:, None])
-            if len(outside(ends, answer, room)):
+            if len(outside(ends, logits, tolerance)):
                 refuse(self.problem, f"with its parameters moved by ε = {epsilon:g} its answer lies outside the bounds")
 
     def compare_sizes(self, sizes: Sequence[int]) -> None:
@@ -110,10 +110,10 @@ class Moving:
         everything = everything[: max(len(self.few), at_once(self.problem.network))]
         self._compare_batch(everything, self.graph(everything), "no_grad")
 
-    def _compare_batch(self, places: Tensor, expected: Tensor, mode: str) -> None:
-        answer = asked_in(self.problem, self.run, places, mode).double()
-        if not self.same(answer, expected, places):
-            refuse(self.problem, f"{ALL_MOVED} in a batch of {len(places)}")
+    def _compare_batch(self, samples: Tensor, expected: Tensor, mode: str) -> None:
+        logits = logits_in(self.problem, self.run, samples, mode).double()
+        if not self.same(logits, expected, samples):
+            refuse(self.problem, f"{ALL_MOVED} in a batch of {len(samples)}")
 
     def compare_alone(self, name: str) -> None:
         """One tensor moved; the module against the graph."""
@@ -125,33 +125,33 @@ class Moving:
         """The named tensors at their own values again."""
         self.run.move({name: self.points.own[name] for name in names})
 
-    def graph(self, places: Tensor | None = None) -> Tensor:
+    def graph(self, samples: Tensor | None = None) -> Tensor:
         """What the graph returns for the few samples, or others, at the weights as they are moved in the run."""
-        x = self.x if places is None else self.run.inputs(self.problem.x[places])
+        x = self.x if samples is None else self.run.inputs(self.problem.x[samples])
         return replay(self.problem.network, self.run.read, x, wide=self.run.wide).double().cpu()
 
-    def same(self, answer: Tensor, expected: Tensor, places: Tensor, run: Running | None = None) -> bool:
-        """Whether two answers at the weights as they are moved in a run are one, but for rounding.
+    def same(self, logits: Tensor, expected: Tensor, samples: Tensor, run: Running | None = None) -> bool:
+        """Whether logits at the weights as they are moved in a run are those that are expected, but for rounding.
 
         Where the graph has no number the box reaches a pole, and nothing can be proven of that sample.
         """
-        if answer.shape != expected.shape:
+        if logits.shape != expected.shape:
             return False
         run = run or self.run
-        if near(answer, expected, nearness(run)):
+        if near(logits, expected, nearness(run)):
             return True
         rows = numbers(expected)
-        if not len(rows) or near(answer[rows], expected[rows], nearness(run)):
+        if not len(rows) or near(logits[rows], expected[rows], nearness(run)):
             return True
-        return explained(self.problem, places[rows], run, answer[rows], expected[rows])
+        return explained(self.problem, samples[rows], run, logits[rows], expected[rows])
 
     def _compare(self, what: str, values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Answers of the module and of the graph at moved weights, once they are known to be the same."""
+        """Logits of the module and of the graph at moved weights, once they are known to be the same."""
         self.run.move(values)
-        answer, graph = asked(self.problem, self.run, self.few).double(), self.graph()
-        if not self.same(answer, graph, self.few):
+        logits, expected = logits_of(self.problem, self.run, self.few).double(), self.graph()
+        if not self.same(logits, expected, self.few):
             refuse(self.problem, what, self._culprit() if what == ALL_MOVED else None)
-        return answer, graph
+        return logits, expected
 
     def _culprit(self) -> str | None:
         """The tensor whose movement alone shows the difference."""
@@ -166,15 +166,15 @@ class Moving:
         return None
 
 
-def numbers(answer: Tensor) -> Tensor:
+def numbers(logits: Tensor) -> Tensor:
     """Rows without an infinite number or none at all."""
-    return answer.isfinite().all(1).nonzero().squeeze(1)
+    return logits.isfinite().all(1).nonzero().squeeze(1)
 
 
 def _plain_bounds(problem: Problem, which: Tensor, epsilon: float) -> Interval | None:
     """The certificate's own bounds, where intervals have any."""
     try:
         rows = torch.full((1, len(which)), epsilon, dtype=torch.float64)
-        return bounds.logits(PlainIntervals(problem.answering), which, rows)
+        return bounds.logits(PlainIntervals(problem.with_ending), which, rows)
     except OneEpsilonAtATime:
         return None

@@ -18,7 +18,7 @@ from thetabox.verify.interval.forward import run
 from thetabox.verify.network.operators import JUMPS
 from thetabox.verify.problem import Problem, input_interval
 
-# Roundoff of a double-precision run, with room for sums in any order and fused or folded operators.
+# Roundoff of a double-precision run, enough for sums in any order and fused or folded operators.
 ANY_ORDER = 2.0**-45
 # How near, relative to the largest logit of a sample, two double-precision runs of the same operators come; else bounds
 # are asked.
@@ -34,19 +34,19 @@ class Evaluated(Rounding):
     """Bounds of a network whose every operation is off by a little, in whatever order it is evaluated.
 
     Attributes:
-        roundoff: relative error of an operation.
+        operation_error: relative error of an operation.
     """
 
-    roundoff: float = ANY_ORDER
+    operation_error: float = ANY_ORDER
 
     def of_dot(self, terms: int) -> float:
-        return super().of_dot(terms) + 1.01 * gamma(terms + 4, self.roundoff)
+        return super().of_dot(terms) + 1.01 * gamma(terms + 4, self.operation_error)
 
     def of_sum(self, terms: int) -> float:
-        return super().of_sum(terms) + gamma(terms + 4, self.roundoff)
+        return super().of_sum(terms) + gamma(terms + 4, self.operation_error)
 
     def of_operation(self, roundings: int = 1) -> float:
-        return super().of_operation(roundings) + roundings * self.roundoff * SAFETY
+        return super().of_operation(roundings) + roundings * self.operation_error * SAFETY
 
 
 def nearness(run: Running) -> float:
@@ -55,7 +55,7 @@ def nearness(run: Running) -> float:
 
 
 def near(one: Float[Tensor, "samples classes"], other: Float[Tensor, "samples classes"], relative: float) -> bool:
-    """Whether two answers are the same but for rounding, relative to the largest logit of each sample."""
+    """Whether two runs return the same logits but for rounding, relative to the largest logit of each sample."""
     return _surely_near(one, other, relative) or not len(apart(one, other, relative))
 
 
@@ -67,14 +67,14 @@ def _surely_near(one: Tensor, other: Tensor, relative: float) -> bool:
 
 
 def distance(one: Float[Tensor, "samples classes"], other: Float[Tensor, "samples classes"]) -> float:
-    """The largest difference of two answers, relative to the largest logit of its sample; of numbers alone."""
+    """The largest difference of two runs, relative to the largest logit of its sample; of numbers alone."""
     if one.shape != other.shape:
         return torch.inf
     return float((_difference(one, other) / _size(one, other)).nan_to_num(0.0, 0.0).amax())
 
 
 def apart(one: Float[Tensor, "samples classes"], other: Float[Tensor, "samples classes"], relative: float) -> Tensor:
-    """Samples of which two answers are not the same, but for rounding; what is no number is the same as nothing."""
+    """Samples of which two runs do not return the same, but for rounding; what is no number is the same as nothing."""
     return (~(_difference(one, other) <= relative * _size(one, other)).all(1)).nonzero().squeeze(1)
 
 
@@ -83,9 +83,9 @@ def _difference(one: Tensor, other: Tensor) -> Tensor:
     return torch.where(one == other, 0.0, (one - other).abs())
 
 
-def _size(*answers: Tensor) -> Tensor:
+def _size(*logits: Tensor) -> Tensor:
     """The largest finite logit of each sample."""
-    sizes = [answer.abs().masked_fill(~answer.isfinite(), 0.0).amax(1, keepdim=True) for answer in answers]
+    sizes = [one.abs().masked_fill(~one.isfinite(), 0.0).amax(1, keepdim=True) for one in logits]
     return torch.stack(sizes).amax(0)
 
 
@@ -97,16 +97,16 @@ def values(run: Running) -> dict[str, Tensor]:
 def at_zero(
     problem: Problem, which: slice | Tensor, values: Mapping[str, Tensor], rounding: Rounding | None = None
 ) -> Interval:
-    """Answers of the graph at ε = 0 with room for any evaluation in double precision; ``values`` for its tensors."""
+    """Bounds of the graph's logits at ε = 0 that hold for any evaluation in float64; ``values`` for its tensors."""
     rounding = rounding or Evaluated(torch.float64, "real", ANY_ORDER)
     settings = replace(problem.settings, rounding=rounding)
     tensors = problem.tensors.around(values, rounding)
     parts = []
-    for places in torch.arange(len(problem.x))[which].split(problem.chunk_size(1)):
-        at_zero = RowEpsilons(torch.zeros(1, len(places), dtype=torch.float64, device=settings.device))
+    for samples in torch.arange(len(problem.x))[which].split(problem.chunk_size(1)):
+        at_zero = RowEpsilons(torch.zeros(1, len(samples), dtype=torch.float64, device=settings.device))
         context = Context(at_zero, rounding, few_layers=problem.network.few_layers, compared=True)
-        final = run(problem.network.answering, context, tensors, input_interval(problem.x[places], settings))
-        parts.append(final.logits().settled(rounding.own))
+        final = run(problem.network.with_ending, context, tensors, input_interval(problem.x[samples], settings))
+        parts.append(final.logits().settled(rounding.roundoff))
     lower, upper = (torch.cat([getattr(p, end).double().cpu() for p in parts]) for end in ("lower", "upper"))
     # Of what has no end nothing is known.
     return Interval(
@@ -130,40 +130,40 @@ def around(problem: Problem, which: slice | Tensor, run: Running, dtype: torch.d
         return None
     if rounding is None:
         # No sum of a few terms has a bound in half precision: errors are taken to grow with the roundoff.
-        middle, reach = (bounds.upper + bounds.lower) / 2, (bounds.upper - bounds.lower) / 2
-        bounds = Interval(middle - more * reach, middle + more * reach)
-    known = bounds.lower.isfinite() & bounds.upper.isfinite()
-    return Interval(torch.where(known, bounds.lower, -torch.inf), torch.where(known, bounds.upper, torch.inf))
+        centre, radius = (bounds.upper + bounds.lower) / 2, (bounds.upper - bounds.lower) / 2
+        bounds = Interval(centre - more * radius, centre + more * radius)
+    finite = bounds.lower.isfinite() & bounds.upper.isfinite()
+    return Interval(torch.where(finite, bounds.lower, -torch.inf), torch.where(finite, bounds.upper, torch.inf))
 
 
 def explained(
     problem: Problem,
     which: slice | Tensor,
     run: Running,
-    answer: Tensor,
+    logits: Tensor,
     expected: Tensor,
     dtype: torch.dtype | None = None,
 ) -> bool:
-    """Whether rounding alone may make an answer: it lies in bounds that tell something, or that a jump makes wide."""
+    """Whether rounding alone explains logits: they lie in bounds that tell something, or that a jump makes wide."""
     bounds = around(problem, which, run, dtype)
     if bounds is None:
-        return near(answer, expected, NEAR_OWN)
-    if len(outside(bounds, answer, nearness(run))):
+        return near(logits, expected, NEAR_OWN)
+    if len(outside(bounds, logits, nearness(run))):
         return False
     width = (bounds.upper - bounds.lower).amax(1)
-    return jumps(problem) or bool((width <= NEAR_OWN * answer.abs().amax(1)).all())
+    return jumps(problem) or bool((width <= NEAR_OWN * logits.abs().amax(1)).all())
 
 
 def outside(bounds: Interval, logits: Tensor, relative: float) -> Tensor:
     """Rows that lie outside, by more than rounding."""
     if bounds.lower.shape != logits.shape:
         return torch.arange(max(len(logits), 1))
-    room = relative * _size(logits)
-    inside = (logits >= bounds.lower - room) & (logits <= bounds.upper + room)
+    tolerance = relative * _size(logits)
+    inside = (logits >= bounds.lower - tolerance) & (logits <= bounds.upper + tolerance)
     return (~inside.all(1)).nonzero().squeeze(1)
 
 
 def jumps(problem: Problem) -> bool:
     """Whether rounding may become a difference that is seen, at a jump or a pole: bounds then tell what it may be."""
-    operations = [o for graph in problem.network.answering.graphs.values() for o in graph.operations]
+    operations = [o for graph in problem.network.with_ending.graphs.values() for o in graph.operations]
     return any(o.dtype is torch.bool or o.operator.split(".")[1:2] in [[name] for name in JUMPS] for o in operations)

@@ -12,7 +12,7 @@ from thetabox.errors import InputError
 from thetabox.models.calls import Call, alike
 from thetabox.models.running import Running
 from thetabox.verify.agreement.batches import FEW, LARGE, at_once, repeated, ways
-from thetabox.verify.agreement.given import Answer, asked, asked_in, logits
+from thetabox.verify.agreement.given import RecordedRun, all_logits, logits_in, logits_of
 from thetabox.verify.agreement.nearness import (
     NEAR_OWN,
     around,
@@ -52,20 +52,20 @@ class OwnForward:
         self.sizes: list[int] = []
         self.otherwise: list[tuple[int, str]] = []
         self._few = torch.arange(min(FEW, len(problem.x)))
-        # What the few are answered, and whether that is what the graph returns.
-        self._answer: Answer | None = None
+        # The run of the few, and whether it returns what the graph does.
+        self._recorded: RecordedRun | None = None
         self._traced: bool | None = None
 
     def is_traced(self) -> bool | None:
-        """Whether a few samples are answered as the graph does; ``None`` where the module cannot be run so."""
+        """Whether the module returns for a few samples what the graph does; ``None`` where it cannot be run so."""
         problem, run = self.problem, self.run
         try:
-            answer = asked(problem, run, self._few).double()
+            logits = logits_of(problem, run, self._few).double()
         except InputError:
             return None
-        self._answer = answer, run.calls
+        self._recorded = logits, run.calls
         graph = replay(problem.network, run.read, run.inputs(problem.x[self._few]), wide=run.wide).double().cpu()
-        self._traced = answer.shape == graph.shape and near(answer, graph, nearness(run) if run.wide else NEAR_OWN)
+        self._traced = logits.shape == graph.shape and near(logits, graph, nearness(run) if run.wide else NEAR_OWN)
         return self._traced
 
     def compare_all(self) -> None:
@@ -76,13 +76,13 @@ class OwnForward:
         """
         problem, run = self.problem, self.run
         narrow_follows = run.wide and holds_narrow(problem)
-        if narrow_follows and problem.given is None and len(problem.x) < LARGE <= at_once(problem.network):
+        if narrow_follows and problem.x_as_given is None and len(problem.x) < LARGE <= at_once(problem.network):
             with suppress(InputError):
                 everything = repeated(torch.arange(len(problem.x)), LARGE)
                 self._compare_logits(run(problem.x[everything]).double())
                 self.batch = LARGE
                 return
-        self._compare_logits(logits(problem, run))
+        self._compare_logits(all_logits(problem, run))
 
     def compare_as_given(self) -> None:
         """Every sample in the batch that the user has, where that was not made."""
@@ -90,22 +90,22 @@ class OwnForward:
             self.run.recording = True
             self._compare_size(torch.arange(len(self.problem.x)), "no_grad")
 
-    def _compare_logits(self, answer: Tensor) -> None:
+    def _compare_logits(self, logits: Tensor) -> None:
         """Logits of every sample; what is more than that, of the first ones again."""
         problem, run = self.problem, self.run
         count = len(problem.x)
-        self.logits, self.calls = answer[:count], run.calls
-        again = repeated(torch.arange(count), len(answer))[count:]
-        self._same(answer[count:], again, "its forward differs within a batch")
+        self.logits, self.calls = logits[:count], run.calls
+        again = repeated(torch.arange(count), len(logits))[count:]
+        self._same(logits[count:], again, "its forward differs within a batch")
         if not bool(self.logits.isfinite().all()):
             raise InputError("the network returns NaN or infinite logits at its own weights")
         if not self._traced:
             graph = replay(problem.network, run.read, run.inputs(problem.x[self._few]), wide=run.wide)
             self._same(graph, self._few, "its forward differs from what was traced")
-        bounds, room = around(problem, slice(None), run), nearness(run)
+        bounds, tolerance = around(problem, slice(None), run), nearness(run)
         if bounds is None:
-            bounds, room = at_zero(problem, slice(None), values(run)), NEAR_OWN
-        beyond = outside(bounds, self.logits, room)
+            bounds, tolerance = at_zero(problem, slice(None), values(run)), NEAR_OWN
+        beyond = outside(bounds, self.logits, tolerance)
         if len(beyond):
             refuse(problem, f"its forward of sample {int(beyond[0])} lies outside the bounds at ε = 0")
 
@@ -116,10 +116,10 @@ class OwnForward:
         """
         for size, mode in ways(self.problem.network):
             if mode == "no_grad" and size == self.batch == LARGE:
-                known: Answer | None = self.logits[repeated(self._few, size)], self.calls
+                recorded: RecordedRun | None = self.logits[repeated(self._few, size)], self.calls
             else:
-                known = self._answer if (size, mode) == (len(self._few), "no_grad") else None
-            calls = self._compare_size(repeated(self._few, size), mode, known)
+                recorded = self._recorded if (size, mode) == (len(self._few), "no_grad") else None
+            calls = self._compare_size(repeated(self._few, size), mode, recorded)
             if calls is None:
                 continue
             if not alike(calls, size, self.calls, self.batch):
@@ -132,31 +132,33 @@ class OwnForward:
         """Every sample in a mode, and in batches of a size where it is the size that makes the code ask otherwise."""
         count = len(self.problem.x)
         if mode != "no_grad":
-            for places in torch.arange(count).split(at_once(self.problem.network)):
-                asked_now = self._compare_size(places, mode)
-            if asked_now is not None and alike(asked_now, len(places), calls, size):
+            for samples in torch.arange(count).split(at_once(self.problem.network)):
+                calls_now = self._compare_size(samples, mode)
+            if calls_now is not None and alike(calls_now, len(samples), calls, size):
                 return
         everything = torch.arange(-(-count // size) * size) % count
-        for places in everything.split(size):
-            self._compare_size(places, mode)
+        for samples in everything.split(size):
+            self._compare_size(samples, mode)
 
-    def _compare_size(self, places: Tensor, mode: str, known: Answer | None = None) -> Sequence[Call] | None:
-        """One batch, unless its answer is known; what the code asked of torch, ``None`` where the network takes none.
+    def _compare_size(self, samples: Tensor, mode: str, recorded: RecordedRun | None = None) -> Sequence[Call] | None:
+        """One batch, unless that run is recorded; what the code asked of torch, ``None`` where the network takes none.
 
         A batch that it does not take is none that it returns otherwise.
         """
-        size = len(places)
+        size = len(samples)
         try:
-            answer, calls = known or (asked_in(self.problem, self.run, places, mode), self.run.calls)
+            logits, calls = recorded or (logits_in(self.problem, self.run, samples, mode), self.run.calls)
         except InputError:
             if size == len(self.problem.x):
                 raise
             return None
-        self._same(answer, places, f"its answer in a batch of {size} differs from that in one of {self.batch}")
+        self._same(logits, samples, f"its answer in a batch of {size} differs from that in one of {self.batch}")
         return calls
 
-    def _same(self, answer: Tensor, which: slice | Tensor, what: str) -> None:
-        own, answer = self.logits[which], answer.double().cpu()
-        same = own.shape == answer.shape and near(own, answer, nearness(self.run))
-        if not same and (own.shape != answer.shape or not explained(self.problem, which, self.run, answer, own)):
+    def _same(self, logits: Tensor, which: slice | Tensor, what: str) -> None:
+        expected, logits = self.logits[which], logits.double().cpu()
+        same = expected.shape == logits.shape and near(expected, logits, nearness(self.run))
+        if not same and (
+            expected.shape != logits.shape or not explained(self.problem, which, self.run, logits, expected)
+        ):
             refuse(self.problem, what)

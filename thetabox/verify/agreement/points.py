@@ -33,8 +33,8 @@ class BoxPoints:
         self._flat = _flat([t.double() for t in self.own.values()])
         self._radius = _flat([_unit_radius(problem, name, t.double()) for name, t in self.own.items()])
 
-    def at(self, reach: float, point: str) -> dict[str, Tensor]:
-        """Values by name, float64, at one of :data:`POINTS` of the box of this reach."""
+    def at(self, epsilon: float, point: str) -> dict[str, Tensor]:
+        """Values by name, float64, at one of :data:`POINTS` of the box of this ε."""
         own = self._flat
         if point in ("larger", "smaller"):
             up = 1.0 if point == "larger" else -1.0
@@ -42,7 +42,7 @@ class BoxPoints:
         else:
             uniform = 2.0 * torch.rand(len(own), generator=self._generator, dtype=torch.float64) - 1.0
             drawn = (uniform if point == "inside" else uniform.sign()).to(own.device)
-        parts = (own + drawn * (self._radius * reach)).split(self._sizes)
+        parts = (own + drawn * (self._radius * epsilon)).split(self._sizes)
         return {name: part.view(t.shape) for (name, t), part in zip(self.own.items(), parts, strict=True)}
 
 

@@ -13,7 +13,7 @@ from thetabox.models.input_type import input_type
 from thetabox.models.running import Running, running
 from thetabox.models.twins import NARROW
 from thetabox.verify.agreement.batches import FEW
-from thetabox.verify.agreement.given import Answer, asked, logits
+from thetabox.verify.agreement.given import RecordedRun, all_logits, logits_of
 from thetabox.verify.agreement.nearness import NEAR_OWN, apart, around, near, outside
 from thetabox.verify.agreement.points import FAR, BoxPoints
 from thetabox.verify.agreement.refusal import refuse
@@ -27,50 +27,50 @@ def holds_narrow(problem: Problem) -> bool:
 
 
 def compare_precision(
-    problem: Problem, run: Running, wide: Tensor, given: Answer | None = None
+    problem: Problem, run: Running, wide: Tensor, recorded: RecordedRun | None = None
 ) -> tuple[Sequence[Call], Tensor, Tensor]:
-    """Every sample in the network's own precision: near the answers in double precision, or within its rounding.
+    """Every sample in the network's own precision: near the logits in double precision, or within its rounding.
 
     Args:
         problem: of the network.
         run: in its own precision.
-        wide: the answers in double precision.
-        given: to the caller's very inputs, where a copy of them makes the same call.
+        wide: the logits in double precision.
+        recorded: the run on the caller's very inputs, where a copy of them makes the same call.
 
     Returns:
-        What the code asked of torch for them; answers in double precision, and in the network's own where that gives
-        another class, beyond what the rounding of a sum does; all answers in its own.
+        The calls of torch for them; logits in double precision, and in the network's own where that gives
+        another class, beyond what the rounding of a sum does; all logits in its own.
     """
     run.recording = True
-    if given is not None and near(given[0], wide, NEAR_OWN):
+    if recorded is not None and near(recorded[0], wide, NEAR_OWN):
         # Some code knows the very object; a few samples show whether it does.
-        copied = asked(problem, run, slice(FEW)).double()
-        if alike(run.calls, len(copied), given[1], len(wide)) and near(copied, wide[:FEW], NEAR_OWN):
-            return given[1], wide, given[0]
+        copied = logits_of(problem, run, slice(FEW)).double()
+        if alike(run.calls, len(copied), recorded[1], len(wide)) and near(copied, wide[:FEW], NEAR_OWN):
+            return recorded[1], wide, recorded[0]
     run.move({})
-    own = logits(problem, run)
+    narrow = all_logits(problem, run)
     calls = run.calls
     # What overflowed is compared with nothing: `real` speaks of real numbers, and in float32 nothing is known of it.
-    places = apart(own, wide, NEAR_OWN)
-    bounds = around(problem, places, run) if len(places) else None
+    samples = apart(narrow, wide, NEAR_OWN)
+    bounds = around(problem, samples, run) if len(samples) else None
     if bounds is None:
-        return calls, wide, own
+        return calls, wide, narrow
     # Of what overflowed nothing is known, neither of the number nor of its bounds, which know no half precision.
     exact = torch.finfo(run.dtype).eps < NEAR_OWN**2
-    known = bounds.upper.isfinite() & (own[places].isfinite() | exact)
-    beyond = outside(bounds, torch.where(known, own[places], bounds.lower.nan_to_num(0.0, 0.0, 0.0)), NEAR_OWN)
+    comparable = bounds.upper.isfinite() & (narrow[samples].isfinite() | exact)
+    beyond = outside(bounds, torch.where(comparable, narrow[samples], bounds.lower.nan_to_num(0.0, 0.0, 0.0)), NEAR_OWN)
     if len(beyond):
         name = str(run.dtype).removeprefix("torch.")
-        refuse(problem, f"its forward of sample {int(places[beyond[0]])} in {name} lies outside the bounds at ε = 0")
-    known = own[places].gather(1, wide[places].argmax(1, keepdim=True)).squeeze(1)
-    others = places[own[places].isfinite().all(1) & (known < own[places].amax(1))]
-    answers = wide.clone()
-    answers[others] = own[others]
-    return calls, answers, own
+        refuse(problem, f"its forward of sample {int(samples[beyond[0]])} in {name} lies outside the bounds at ε = 0")
+    of_class = narrow[samples].gather(1, wide[samples].argmax(1, keepdim=True)).squeeze(1)
+    others = samples[narrow[samples].isfinite().all(1) & (of_class < narrow[samples].amax(1))]
+    logits = wide.clone()
+    logits[others] = narrow[others]
+    return calls, logits, narrow
 
 
 def compare_cast(problem: Problem) -> None:
-    """The answers under the caller's ``torch.autocast``, which bounds do not speak of, are those of the same function.
+    """The logits under the caller's ``torch.autocast``, which bounds do not speak of, are those of the same function.
 
     Raises:
         InputError: they are not; or the claim is for float32, in which the network does not compute there.
@@ -87,10 +87,10 @@ def compare_cast(problem: Problem) -> None:
         differs = False
         for values in ({}, BoxPoints(problem, run, problem.tensors.boxed).at(FAR, "corner")):
             run.move(values)
-            answer = logits(problem, run)
+            logits = all_logits(problem, run)
             with sound_kernels():
                 bounds = around(problem, slice(None), run, torch.get_autocast_dtype(device))
-            differs |= bounds is not None and bool(len(outside(bounds, answer, NEAR_OWN)))
+            differs |= bounds is not None and bool(len(outside(bounds, logits, NEAR_OWN)))
     if differs:
         raise InputError(
             "the network is not the function that would be bounded: under torch.autocast it returns another thing; "

@@ -11,7 +11,7 @@ from thetabox.errors import InputError
 from thetabox.models.recurrent import run_steps
 from thetabox.models.running import Running, running
 from thetabox.verify.agreement.batches import at_once, sizes
-from thetabox.verify.agreement.given import logits
+from thetabox.verify.agreement.given import all_logits
 from thetabox.verify.agreement.nearness import NEAR_OWN, near, nearness
 from thetabox.verify.network import RecurrentNetwork
 from thetabox.verify.problem import Problem
@@ -31,15 +31,15 @@ def _reason(problem: Problem) -> str:
     x = problem.x[:1]
     try:
         with running(problem.model, problem.x) as run:
-            if problem.given is not None and not _same_as_floats(problem, run):
+            if problem.x_as_given is not None and not _same_as_floats(problem, run):
                 return (
-                    f"its answer depends on the type or memory layout of x ({_layout(problem.given)}); give x as the "
-                    "floats that it computes with, contiguous"
+                    f"its answer depends on the type or memory layout of x ({_layout(problem.x_as_given)}); give x as "
+                    "the floats that it computes with, contiguous"
                 )
             first = run(x).double()
 
-            def same(answer: Tensor) -> bool:
-                return near(answer[:1].double(), first, nearness(run))
+            def same(logits: Tensor) -> bool:
+                return near(logits[:1].double(), first, nearness(run))
 
             if not all(same(run(x)) for _ in range(REPEATS)):
                 return "two calls with the same input differ: it draws random numbers, or counts its calls"
@@ -69,9 +69,9 @@ def _reason(problem: Problem) -> str:
 
 
 def _same_as_floats(problem: Problem, run: Running) -> bool:
-    """Whether inputs as the user has them are answered as the same numbers in floats are."""
+    """Whether the module returns for inputs as the user has them what it returns for the same numbers in floats."""
     with suppress(InputError):
-        return near(logits(problem, run), run(problem.x).double(), NEAR_OWN)
+        return near(all_logits(problem, run), run(problem.x).double(), NEAR_OWN)
     return False
 
 

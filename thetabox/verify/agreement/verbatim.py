@@ -15,14 +15,14 @@ from thetabox.models.calls import alike, widened
 from thetabox.models.outside import put_back
 from thetabox.models.running import Running
 from thetabox.verify.agreement.batches import at_once
-from thetabox.verify.agreement.given import Answer, logits
+from thetabox.verify.agreement.given import RecordedRun, all_logits
 from thetabox.verify.agreement.nearness import NEAR_OWN, around, near, nearness, outside
 from thetabox.verify.agreement.own import OwnForward
 from thetabox.verify.agreement.points import FAR, BoxPoints
 from thetabox.verify.problem import Problem
 
 
-def answer_to(run: Running, x: Any, mode: str = "no_grad") -> Answer:
+def recorded_run(run: Running, x: Any, mode: str = "no_grad") -> RecordedRun:
     """What a run returns for the very ``x``.
 
     Raises:
@@ -31,7 +31,7 @@ def answer_to(run: Running, x: Any, mode: str = "no_grad") -> Answer:
     # Code writes to an array itself, and to a tensor by way of torch.
     held = x.copy(order="K") if isinstance(x, np.ndarray) else x
     with _as_it_was(held):
-        return run.answer(held, mode).double(), run.calls
+        return run.logits(held, mode).double(), run.calls
 
 
 @contextmanager
@@ -54,27 +54,29 @@ def _as_it_was(x: Any) -> Iterator[None]:
                 x.detach().copy_(numbers)
 
 
-def answer_as_given(problem: Problem, run: Running, x: Any) -> Answer | None:
+def run_as_given(problem: Problem, run: Running, x: Any) -> RecordedRun | None:
     """What a run returns for the very ``x`` at its own weights; ``None`` where it takes it not, or not at once."""
-    if problem.given is not None or len(problem.x) > at_once(problem.network):
+    if problem.x_as_given is not None or len(problem.x) > at_once(problem.network):
         return None
     run.recording = True
     run.move({})
     try:
-        return answer_to(run, x)
+        return recorded_run(run, x)
     except InputError:
         return None
 
 
-def compare_verbatim(problem: Problem, run: Running, x: Any, own: OwnForward, known: Answer | None = None) -> None:
-    """The answer to the very ``x`` that the user has, at the network's own weights and at others.
+def compare_verbatim(
+    problem: Problem, run: Running, x: Any, own: OwnForward, recorded: RecordedRun | None = None
+) -> None:
+    """The logits of the very ``x`` that the user has, at the network's own weights and at others.
 
     Args:
         problem: of the network.
         run: in its own precision.
         x: inputs as the user has them.
-        own: the answers to a plain tensor; if the code asks no more for the very ``x``, it does nothing else.
-        known: the answer at its own weights, if that was asked.
+        own: the run on a plain tensor; if the code asks no more for the very ``x``, it does nothing else.
+        recorded: the run at its own weights, if it was made.
 
     Raises:
         InputError: it is another one than to a plain tensor of the same numbers.
@@ -90,14 +92,14 @@ def compare_verbatim(problem: Problem, run: Running, x: Any, own: OwnForward, kn
         for mode in ("no_grad", *(("grad",) if moved else modes)):
             try:
                 first = not moved and mode == "no_grad"
-                answer, asked = (known if first else None) or answer_to(run, x, mode)
+                logits, calls = (recorded if first else None) or recorded_run(run, x, mode)
             except InputError:
-                continue  # a network that does not take it is none that answers otherwise
-            differs |= not alike(widened(asked), count, widened(own.calls), own.batch)
+                continue  # a network that does not take it is none that returns otherwise
+            differs |= not alike(widened(calls), count, widened(own.calls), own.batch)
             # Where a number of its own precision overflows, that of a plain tensor does as well.
-            if expected is None or not answer.isfinite().all():
-                expected = logits(problem, run)
-            if not _same(problem, run, answer, expected):
+            if expected is None or not logits.isfinite().all():
+                expected = all_logits(problem, run)
+            if not _same(problem, run, logits, expected):
                 raise InputError(
                     "the network is not the function that would be bounded: for x as it is given "
                     f"({type(x).__module__}.{type(x).__qualname__}) it returns something else than for a plain tensor "
@@ -107,11 +109,11 @@ def compare_verbatim(problem: Problem, run: Running, x: Any, own: OwnForward, kn
             return
 
 
-def _same(problem: Problem, run: Running, answer: Tensor, expected: Tensor) -> bool:
-    if answer.shape != expected.shape:
+def _same(problem: Problem, run: Running, logits: Tensor, expected: Tensor) -> bool:
+    if logits.shape != expected.shape:
         return False
     rows = expected.isfinite().all(1).nonzero().squeeze(1)
-    if not len(rows) or near(answer[rows], expected[rows], NEAR_OWN):
+    if not len(rows) or near(logits[rows], expected[rows], NEAR_OWN):
         return True
     bounds = around(problem, rows, run)
-    return bounds is None or not len(outside(bounds, answer[rows], nearness(run)))
+    return bounds is None or not len(outside(bounds, logits[rows], nearness(run)))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from thetabox.models.lsnn import LSNN
 from thetabox.models.recurrent import RecurrentModule, is_recurrent
 from thetabox.verify.agreement.batches import FEW, at_once, branching
-from thetabox.verify.agreement.claims import Answers
+from thetabox.verify.agreement.claims import Observed
 from thetabox.verify.agreement.moved import Moving
 from thetabox.verify.agreement.own import OwnForward
 from thetabox.verify.agreement.written import compare_written
@@ -22,7 +22,7 @@ OVERRIDABLE = {"__call__", "forward", "outputs"}
 OURS = {getattr(kind, name) for kind in (RecurrentModule, LSNN) for name in OVERRIDABLE}
 
 
-def compare_moved(problem: Problem, epsilon: Tensor, own: OwnForward, unread: Sequence[str]) -> list[Answers]:
+def compare_moved(problem: Problem, epsilon: Tensor, own: OwnForward, unread: Sequence[str]) -> list[Observed]:
     """The module with its parameters moved in place beside the graph with the same; what it returned in the box.
 
     What was found of a trace holds as long as the trace does, so this is done once for each; but for a recurrent
@@ -55,11 +55,11 @@ def compare_moved(problem: Problem, epsilon: Tensor, own: OwnForward, unread: Se
     moving.back(names)
     if (top := float(epsilon.max())) > 0:
         moving.compare_points(top)
-    answers = moving.answered(top)
+    observed = moving.observed(top)
     for name in names:
         moving.compare_alone(name)
     checked.add(key)
-    return answers
+    return observed
 
 
 def forward_is_traced(model: nn.Module) -> bool:

@@ -47,10 +47,10 @@ def compare_written(moving: Moving, own: Tensor, unread: Sequence[str]) -> None:
         )
 
 
-def _faithful(moving: Moving, compare: Callable[..., None], *given: Any) -> bool:
+def _faithful(moving: Moving, compare: Callable[..., None], *arguments: Any) -> bool:
     """Whether a comparison could be made; what it has left outside of the copies is forgotten."""
     try:
-        compare(moving, *given)
+        compare(moving, *arguments)
     except Unfaithful:
         return False
     finally:
@@ -61,7 +61,7 @@ def _faithful(moving: Moving, compare: Callable[..., None], *given: Any) -> bool
 def _compare_replica(moving: Moving, own: Tensor) -> None:
     if not moving.run.wide:
         raise Unfaithful
-    # Moved before its first call: what that keeps of its weights, a later one would answer with.
+    # Moved before its first call: what that keeps of its weights, a later one would compute with.
     replica = Replica(moving.problem.model)
     replica.move(moving.corner)
     if moving.same(replica(moving.x), moving.expected, moving.few):
@@ -73,7 +73,7 @@ def _compare_replica(moving: Moving, own: Tensor) -> None:
 
 
 def _compare_forgetful(moving: Moving, own: Tensor, way: str) -> None:
-    """A copy that has lost what earlier calls kept answers as the graph does, as nearly as at its own weights."""
+    """A copy that has lost what earlier calls kept returns what the graph does, as nearly as at its own weights."""
     replica = Replica(moving.problem.model)
     replica.forget(way)
     again = replica(moving.x)
@@ -83,11 +83,13 @@ def _compare_forgetful(moving: Moving, own: Tensor, way: str) -> None:
     replica = Replica(moving.problem.model)
     replica.forget(way)
     replica.move(moving.corner)
-    answer, graph = replica(moving.x), moving.expected
+    logits, graph = replica(moving.x), moving.expected
     rows = numbers(graph)
     # What was kept in less precision is off by that at any weights.
-    room = 16 * (again - own).abs().amax(1, keepdim=True) + nearness(moving.run) * graph.abs().amax(1, keepdim=True)
-    if bool(((answer - graph).abs() <= room)[rows].all()) or moving.same(answer, graph, moving.few):
+    tolerance = 16 * (again - own).abs().amax(1, keepdim=True) + nearness(moving.run) * graph.abs().amax(
+        1, keepdim=True
+    )
+    if bool(((logits - graph).abs() <= tolerance)[rows].all()) or moving.same(logits, graph, moving.few):
         return
     raise InputError(
         "the network computes with what an earlier call computed of its weights and kept, and which does not move "
@@ -101,18 +103,18 @@ def _compare_swapped(moving: Moving) -> None:
     with running(moving.problem.model, moving.problem.x, wide=False) as narrow:
         held = narrow.inputs(x)
         # Farther in half precision, whose own rounding would hide what a small move changes.
-        reach = FAR if torch.finfo(narrow.dtype).eps < FAR**2 else 10 * FAR
-        moved = {name: t.to(narrow.tensors[name].dtype) for name, t in moving.points.at(reach, "larger").items()}
+        epsilon = FAR if torch.finfo(narrow.dtype).eps < FAR**2 else 10 * FAR
+        moved = {name: t.to(narrow.tensors[name].dtype) for name, t in moving.points.at(epsilon, "larger").items()}
         plain = narrow(x).double()
         apart_at_own = distance(plain, replay(moving.problem.network, narrow.read, held, wide=False).double().cpu())
         narrow.forget()
         with swapped(moving.problem.model) as network:
             network.move(moved)
-            answer = network(held)
+            logits = network(held)
         narrow.move(moved)
         graph = replay(moving.problem.network, narrow.read, held, wide=False).double().cpu()
-        rows, room = numbers(graph), 2.0 * torch.finfo(narrow.dtype).eps + 4.0 * apart_at_own
-        if near(answer[rows], graph[rows], room) or moving.same(answer, graph, moving.few, narrow):
+        rows, tolerance = numbers(graph), 2.0 * torch.finfo(narrow.dtype).eps + 4.0 * apart_at_own
+        if near(logits[rows], graph[rows], tolerance) or moving.same(logits, graph, moving.few, narrow):
             return
         narrow.move({name: narrow.tensors[name].detach() for name in moving.names})
         with swapped(moving.problem.model) as network:

@@ -55,7 +55,7 @@ class Rounding:
     arithmetic: str = "real"
 
     @property
-    def own(self) -> float:
+    def roundoff(self) -> float:
         """Unit roundoff of the bounds."""
         return _ROUNDOFF[self.dtype]
 
@@ -103,14 +103,14 @@ class Rounding:
 
     def of_dot(self, terms: int) -> float:
         """Relative error of a dot product and of the few operations on its bounds, doubled for its own rounding."""
-        own = 2.0 * gamma(terms + 16, self.own)
-        return own if self.network == 0.0 else own + 1.01 * gamma(terms + 4, self.network)
+        error = 2.0 * gamma(terms + 16, self.roundoff)
+        return error if self.network == 0.0 else error + 1.01 * gamma(terms + 4, self.network)
 
     def of_sum(self, terms: int) -> float:
         """Relative error of adding ``terms`` numbers, and of ends that are corrected for it."""
-        own = gamma(terms + 4, self.own)
-        return own if self.network == 0.0 else own + gamma(terms + 4, self.network)
+        error = gamma(terms + 4, self.roundoff)
+        return error if self.network == 0.0 else error + gamma(terms + 4, self.network)
 
     def of_operation(self, roundings: int = 1) -> float:
         """Relative error of ``roundings`` elementary operations."""
-        return roundings * (self.own + self.network) * SAFETY
+        return roundings * (self.roundoff + self.network) * SAFETY

@@ -21,7 +21,7 @@ from thetabox.verify.histories.engine import Engine
 from thetabox.verify.histories.errors import Errors
 from thetabox.verify.histories.potential import potential
 from thetabox.verify.histories.records import Exact
-from thetabox.verify.histories.walk import Walk
+from thetabox.verify.histories.walk import HistoryWalk
 
 # Flips of a sample.
 FLIPS = 4
@@ -89,20 +89,20 @@ def _run(engine: Engine, samples: int) -> tuple[Circuit, list[_Layer]]:
     drives, _ = engine.drives(which)
     rows = len(drives[0].centre)
     nothing, some = (engine.circuit(torch.full((rows,), e, dtype=torch.float64)) for e in (0.0, SMALL))
-    moving = Walk(nothing, 1, [Exact.silence(rows, layer.cells) for layer in nothing.layers], rows)
+    moving = HistoryWalk(nothing, 1, [Exact.silence(rows, layer.cells) for layer in nothing.layers], rows)
     moving.given_up[:] = True  # ties are decided for silence, and nothing forks
-    place, steps = torch.arange(rows), drives[0].centre.shape[1]
+    index, steps = torch.arange(rows), drives[0].centre.shape[1]
     series: list[list[list[Tensor]]] = [[[], [], []] for _ in nothing.layers]
     for time in range(steps):
         for state in moving.layers:
             state.advance(rows)
         for n, state in enumerate(moving.layers):
-            own = potential(nothing, nothing.layers[n], drives[n], time, place, moving.hull)
-            moved = potential(some, some.layers[n], drives[n], time, place, moving.hull)
-            state.fire(own, _no_errors(state.cells), None, moving.given_up)
+            alone = potential(nothing, nothing.layers[n], drives[n], time, index, moving.hull)
+            moved = potential(some, some.layers[n], drives[n], time, index, moving.hull)
+            state.fire(alone, _no_errors(state.cells), None, moving.given_up)
             for row, t in zip(
                 series[n],
-                ((own.low + own.high) / 2, state.exact.z, (moved.high - moved.low) / (2 * SMALL)),
+                ((alone.low + alone.high) / 2, state.exact.z, (moved.high - moved.low) / (2 * SMALL)),
                 strict=True,
             ):
                 row.append(t)
@@ -125,13 +125,13 @@ def _least_certain(layers: list[_Layer]) -> tuple[_Flips, float]:
         _, gap = _replayed(layer.cells, layer.q, None)
         sizes.append((gap.abs() / layer.spread.clamp(min=1e-300)).flatten(1))
     sizes_of_all = torch.cat(sizes, 1)
-    least, place = sizes_of_all.topk(min(FLIPS, sizes_of_all.shape[1]), 1, largest=False)
+    least, index = sizes_of_all.topk(min(FLIPS, sizes_of_all.shape[1]), 1, largest=False)
     known = torch.isfinite(least)
-    sample = torch.arange(len(place))[:, None].expand_as(place)[known]
-    place = place[known]
+    sample = torch.arange(len(index))[:, None].expand_as(index)[known]
+    index = index[known]
     ends = torch.tensor([s.shape[1] for s in sizes]).cumsum(0)
-    number = torch.searchsorted(ends, place, right=True)
-    within = place - torch.where(number > 0, ends[(number - 1).clamp(min=0)], 0)
+    number = torch.searchsorted(ends, index, right=True)
+    within = index - torch.where(number > 0, ends[(number - 1).clamp(min=0)], 0)
     units = torch.tensor([layer.cells.units for layer in layers])[number]
     first = sizes_of_all.amin(1)
     smallest = float(first[torch.isfinite(first)].median()) if bool(torch.isfinite(first).any()) else torch.inf
@@ -185,12 +185,12 @@ def _changed(circuit: Circuit, layers: list[_Layer], flips: _Flips) -> Float[Ten
     """How many other cells have another train, for each flip."""
     counts = torch.zeros(len(flips.unit), dtype=torch.float64)
     for source, layer in enumerate(layers):
-        own = (flips.layer == source).nonzero().squeeze(1)
-        if not len(own):
+        flipped = (flips.layer == source).nonzero().squeeze(1)
+        if not len(flipped):
             continue
-        some = flips.take(own)
+        some = flips.take(flipped)
         train, _ = _replayed(layer.cells, layer.q[some.sample], (some.time, some.unit))
-        rows = torch.arange(len(own))
+        rows = torch.arange(len(flipped))
         difference = train[rows, :, some.unit] - layer.z[some.sample, :, some.unit]
         for target, reader in enumerate(circuit.layers):
             blocks = [block for block in reader.blocks if block.source == source]
@@ -198,24 +198,24 @@ def _changed(circuit: Circuit, layers: list[_Layer], flips: _Flips) -> Float[Ten
                 continue
             moved = layers[target].q[some.sample].clone()
             for block in blocks:
-                _reach(moved, block, layer.cells, difference, some.unit)
+                _add_change(moved, block, layer.cells, difference, some.unit)
             then, _ = _replayed(layers[target].cells, moved, None)
             other = (then != layers[target].z[some.sample]).any(1)
             if target == source:
                 other[rows, some.unit] = False
-            counts[own] += other.sum(1).double()
+            counts[flipped] += other.sum(1).double()
     return counts
 
 
-def _reach(moved: Tensor, block: Connection, cells: Cells, difference: Tensor, unit: Tensor) -> None:
+def _add_change(moved: Tensor, block: Connection, cells: Cells, difference: Tensor, unit: Tensor) -> None:
     """Add what a change of one train a row does to the potentials of a layer."""
     traces = [torch.zeros_like(difference[:, 0]) for _ in cells.traces]
     last = torch.zeros_like(difference[:, 0])
     for time, now in enumerate(difference.unbind(1)):
         spikes = now if block.same_step else last
-        for place, trace in enumerate(cells.traces):
+        for index, trace in enumerate(cells.traces):
             parent = spikes if trace.parent is None else traces[trace.parent]
-            traces[place] = trace.value * traces[place] + trace.gain * parent
-        for part in block.parts:
-            moved[:, time, part.columns] += traces[part.trace][:, None] * part.weight.theta[unit]
+            traces[index] = trace.value * traces[index] + trace.gain * parent
+        for link in block.links:
+            moved[:, time, link.columns] += traces[link.trace][:, None] * link.weight.theta[unit]
         last = now

@@ -37,7 +37,7 @@ class Trace:
 
 
 @dataclass
-class Constant:
+class UnitConstant:
     """A per-unit constant ``[1 or rows, units]``; one tensor twice where it is exact."""
 
     lower: Tensor
@@ -48,12 +48,12 @@ class Constant:
         """Whether both ends are one tensor."""
         return self.lower is self.upper
 
-    def first(self, rows: int) -> Constant:
+    def first(self, rows: int) -> UnitConstant:
         """Of the first rows alone."""
         if len(self.lower) == 1:
             return self
         lower = self.lower[:rows]
-        return Constant(lower, lower if self.exact else self.upper[:rows])
+        return UnitConstant(lower, lower if self.exact else self.upper[:rows])
 
     def size(self) -> float:
         """Largest absolute value."""
@@ -75,9 +75,9 @@ class Adaptation:
         rho_error: how far ρ may be off beside its ends.
     """
 
-    rho: Constant
+    rho: UnitConstant
     rho_error: float
-    beta: Constant
+    beta: UnitConstant
 
 
 @dataclass(frozen=True)
@@ -108,10 +108,10 @@ class Cells:
     traces: tuple[Trace, ...]
     alpha: Float[Tensor, "1 units"]
     alpha_error: float
-    threshold: Constant
-    drop: Constant | None
+    threshold: UnitConstant
+    drop: UnitConstant | None
     dt: float
-    value: Constant | None
+    value: UnitConstant | None
     start: tuple[Tensor, Tensor]
     most: int
     adaptation: Adaptation | None

@@ -37,13 +37,13 @@ class Link:
     weight: Parameter
     error: Tensor | None = None
 
-    def reach(self, rounding: Rounding, epsilon: float) -> Float[Tensor, " cells"]:
+    def magnitude_sums(self, rounding: Rounding, epsilon: float) -> Float[Tensor, " cells"]:
         """Σ over sources of the largest |weight| in its box, rounded up."""
         weight = self.weight
         radius = weight.unit_radius
         sums = weight.magnitude.sum(0) + epsilon * weight.factor * radius.sum(0)
-        sums = sums * (1.0 + 4.0 * len(radius) * rounding.own + 4.0 * weight.theta_error)
-        return sums if self.error is None else sums + self.error.sum(0) * (1.0 + 4.0 * len(radius) * rounding.own)
+        sums = sums * (1.0 + 4.0 * len(radius) * rounding.roundoff + 4.0 * weight.theta_error)
+        return sums if self.error is None else sums + self.error.sum(0) * (1.0 + 4.0 * len(radius) * rounding.roundoff)
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class Connection:
     Attributes:
         source: which layer.
         same_step: whether spikes of the same step are read, else those up to the step before.
-        parts: by decay of the cells that read.
+        links: by decay of the cells that read.
     """
 
     source: int
     same_step: bool
-    parts: tuple[Link, ...]
+    links: tuple[Link, ...]
 
 
 @dataclass
@@ -106,7 +106,7 @@ class CellLayer:
 
 
 @dataclass(frozen=True)
-class Read:
+class ReadoutQuantity:
     """A quantity that a readout reads: a trace of a layer's trains, or how many spikes there were."""
 
     layer: int
@@ -118,7 +118,7 @@ class Read:
 class Loss:
     """What the margins lose where a quantity is not known: its half width times these, ``[rows, units, classes]``."""
 
-    read: Read
+    read: ReadoutQuantity
     weight: Tensor
 
     def take(self, rows: Tensor) -> Loss:
@@ -126,14 +126,14 @@ class Loss:
         return Loss(self.read, self.weight[rows])
 
 
-class Readout(ABC):
+class CircuitReadout(ABC):
     """From what was read at the end of a walk to logits.
 
     Attributes:
         reads: the quantities, one behind the other.
     """
 
-    reads: tuple[Read, ...]
+    reads: tuple[ReadoutQuantity, ...]
 
     @abstractmethod
     def margins(self, context: Context, read: Interval, drive: Drive | None, labels: Tensor) -> Tensor:
@@ -186,7 +186,7 @@ class Circuit:
         return self.units[-1].stop
 
 
-class Plan(ABC):
+class CircuitPlan(ABC):
     """A network of leaky cells and its inputs, at every ε.
 
     Attributes:
@@ -198,7 +198,7 @@ class Plan(ABC):
 
     units: int
     extra_steps: int = 0
-    readout: Readout
+    readout: CircuitReadout
 
     @abstractmethod
     def circuit(self, context: Context) -> Circuit:

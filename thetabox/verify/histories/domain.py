@@ -17,7 +17,7 @@ from thetabox.models.leaky import Leaky
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.domain import Domain, Profile
 from thetabox.verify.histories.branching import branching
-from thetabox.verify.histories.circuit import Plan
+from thetabox.verify.histories.circuit import CircuitPlan
 from thetabox.verify.histories.description.check import INSTEAD, check_description
 from thetabox.verify.histories.engine import Engine, step_passes
 from thetabox.verify.histories.leaky import LeakyPlan, description
@@ -132,7 +132,7 @@ class Histories(Domain):
         return max(1, self._rows_at_once() // max(levels, 1))
 
 
-def _plan(problem: Problem) -> tuple[Plan, Tensor, float]:
+def _plan(problem: Problem) -> tuple[CircuitPlan, Tensor, float]:
     """The network as it is walked through time, its inputs ``[samples, time, inputs]``, and the largest ε of that.
 
     Raises:

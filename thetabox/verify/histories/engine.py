@@ -11,9 +11,9 @@ from torch import Tensor
 
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.effort import Meter
-from thetabox.verify.histories.circuit import Circuit, Drive, Plan
+from thetabox.verify.histories.circuit import Circuit, CircuitPlan, Drive
 from thetabox.verify.histories.errors import Errors, errors
-from thetabox.verify.histories.records import Given, State
+from thetabox.verify.histories.records import GivenSpikes, State
 from thetabox.verify.histories.splits import Tree, grow, split
 from thetabox.verify.histories.walk import PruneRule, Walked, walk
 from thetabox.verify.interpreter.context import Context, RowEpsilons
@@ -25,7 +25,7 @@ from thetabox.verify.unfinished import Pair, Unfinished, pairs
 MAY_LOSE = 1.0
 
 # First step of each row, the state in front of it, and its spikes that are given there.
-Since = tuple[Tensor, State, Given]
+Since = tuple[Tensor, State, GivenSpikes]
 
 
 def step_passes(histories: int) -> float:
@@ -83,7 +83,7 @@ class Engine:
         unfinished: where trees are kept that ended for want of effort; a call for one of them goes on with it.
     """
 
-    plan: Plan
+    plan: CircuitPlan
     x: Float[Tensor, "samples time inputs"]
     settings: Settings
     histories: int
@@ -113,7 +113,7 @@ class Engine:
         rows = replace(rows, prune=self._prune_rule(rows))
         trees = self._trees(rows, meter, names)
 
-        def run(some: Tensor, since: Tensor, start: State, given: Given) -> tuple[Walked, Tensor]:
+        def run(some: Tensor, since: Tensor, start: State, given: GivenSpikes) -> tuple[Walked, Tensor]:
             return self._walk(rows.take(some), (since, start, given))
 
         split(trees, self.splits, run, meter, step_passes(self.histories) / rows.steps, rows.steps)
@@ -174,10 +174,10 @@ class Engine:
     def run(self, circuit: Circuit, rows: Rows, since: Since | None = None) -> Walked:
         """Walk rows through time."""
         first, start, given = (None, None, None) if since is None else since
-        own = rows.drives[: len(circuit.layers)]
+        drives = rows.drives[: len(circuit.layers)]
         return walk(
             circuit,
-            own,
+            drives,
             self._errors(circuit, rows),
             rows.sample,
             histories=self.histories,
@@ -193,8 +193,8 @@ class Engine:
         """What rounding may add; the same for all walks of the same inputs whose largest ε is the same."""
         largest = circuit.context.row_epsilon.largest
         if self._last is None or self._last[0] is not rows.drives or self._last[1] != largest:
-            own = None if circuit.inputs is not None else rows.drives[: len(circuit.layers)]
-            self._last = rows.drives, largest, errors(circuit, rows.largest, rows.steps, own)
+            drives = None if circuit.inputs is not None else rows.drives[: len(circuit.layers)]
+            self._last = rows.drives, largest, errors(circuit, rows.largest, rows.steps, drives)
         return self._last[2]
 
     def _walk(self, rows: Rows, since: Since | None = None) -> tuple[Walked, Tensor]:
@@ -210,8 +210,8 @@ class Engine:
         nothing = self.circuit(torch.zeros(len(rows.labels), dtype=torch.float64))
         read = self.run(nothing, rows).read[0]
         losses, margin = self.plan.readout.losses(read, rows.behind(nothing), rows.labels)
-        own = torch.nn.functional.one_hot(rows.labels, margin.shape[1]).bool()
-        return PruneRule(losses, MAY_LOSE * margin.clamp(min=0.0).masked_fill(own, torch.inf))
+        is_label = torch.nn.functional.one_hot(rows.labels, margin.shape[1]).bool()
+        return PruneRule(losses, MAY_LOSE * margin.clamp(min=0.0).masked_fill(is_label, torch.inf))
 
     def _read(self, walked: Walked) -> Interval:
         read = Interval(*walked.read, nonnegative=True)
@@ -221,4 +221,4 @@ class Engine:
     def drives(self, which: slice | Tensor) -> tuple[list[Drive], float]:
         """What the inputs of some samples do, and the largest of them."""
         x = input_interval(self.x[which], self.settings)
-        return self.plan.drives(x), x.magnitude * (1.0 + 8.0 * self.settings.rounding.own)
+        return self.plan.drives(x), x.magnitude * (1.0 + 8.0 * self.settings.rounding.roundoff)

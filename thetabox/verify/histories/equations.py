@@ -39,7 +39,7 @@ def product(z: Pair, level: Pair) -> Pair:
     return low, high
 
 
-def several_spikes(low: Tensor, high: Tensor, level: Pair, most: int, own: float) -> Pair:
+def several_spikes(low: Tensor, high: Tensor, level: Pair, most: int, roundoff: float) -> Pair:
     r"""Fewest and most spikes of :math:`z = \min(\max(\lfloor p / A \rfloor, 0), n)`, p within its ends.
 
     At p = k A both k and k − 1 are left open, so :math:`z \ge k` may be where :math:`\overline p \ge k \underline A`,
@@ -50,15 +50,15 @@ def several_spikes(low: Tensor, high: Tensor, level: Pair, most: int, own: float
         low, high: p.
         level: A.
         most: n.
-        own: unit roundoff, of the quotients.
+        roundoff: unit roundoff, of the quotients.
     """
     # A quotient is off by a roundoff of itself; tiny ones by the smallest number, which no whole number is near.
     least, largest = low / level[1], high / level[0]
-    least = torch.ceil(least - 4.0 * own * least.abs()) - 1.0
-    largest = torch.floor(largest + 4.0 * own * largest.abs())
-    known = (level[0] > 0) & ~least.isnan() & ~largest.isnan()
-    least = torch.where(known, least, 0.0).clamp(0.0, most)
-    largest = torch.where(known, largest, float(most)).clamp(0.0, most)
+    least = torch.ceil(least - 4.0 * roundoff * least.abs()) - 1.0
+    largest = torch.floor(largest + 4.0 * roundoff * largest.abs())
+    valid = (level[0] > 0) & ~least.isnan() & ~largest.isnan()
+    least = torch.where(valid, least, 0.0).clamp(0.0, most)
+    largest = torch.where(valid, largest, float(most)).clamp(0.0, most)
     return least, torch.maximum(least, largest)
 
 

@@ -60,16 +60,16 @@ class Followed:
 
     def step(self) -> None:
         """One more step; sizes and errors never fall."""
-        own, tiny = self.rounding.own, 64.0 * self.rounding.subnormal
+        roundoff, tiny = self.rounding.roundoff, 64.0 * self.rounding.subnormal
         for i, trace in enumerate(self.traces):
             size, error = self.source, self.source_error
             if trace.parent is not None:
                 size, error = self.sizes[trace.parent], self.errors[trace.parent]
             slow = trace.value + trace.error
             gain = abs(trace.gain) + trace.gain_error
-            grown = (slow * self.sizes[i] + gain * size) * (1.0 + 8.0 * own) + tiny
+            grown = (slow * self.sizes[i] + gain * size) * (1.0 + 8.0 * roundoff) + tiny
             lost = slow * self.errors[i] + trace.error * self.sizes[i] + gain * error + trace.gain_error * size
-            self.errors[i] = (lost + 3.0 * own * grown + tiny) * SAFETY
+            self.errors[i] = (lost + 3.0 * roundoff * grown + tiny) * SAFETY
             self.sizes[i] = grown * SAFETY
 
 
@@ -90,33 +90,33 @@ class _OfLayer:
 
     def level(self) -> tuple[float, float]:
         """Size and error of A."""
-        own, tiny = self.rounding.own, 64.0 * self.rounding.subnormal
+        roundoff, tiny = self.rounding.roundoff, 64.0 * self.rounding.subnormal
         adaptation = self.cells.adaptation
         if adaptation is None:
-            return self.threshold * (1.0 + 16.0 * own), 8.0 * own * self.threshold + tiny
+            return self.threshold * (1.0 + 16.0 * roundoff), 8.0 * roundoff * self.threshold + tiny
         beta = self.beta
-        self.b = (self.b + 2.0 * adaptation.rho_error + 6.0 * own + tiny) * SAFETY
-        level = (self.threshold + beta) * (1.0 + 16.0 * own)
-        return level, beta * self.b + 8.0 * own * level + tiny
+        self.b = (self.b + 2.0 * adaptation.rho_error + 6.0 * roundoff + tiny) * SAFETY
+        level = (self.threshold + beta) * (1.0 + 16.0 * roundoff)
+        return level, beta * self.b + 8.0 * roundoff * level + tiny
 
     def subtracted(self, level: float, level_error: float) -> None:
         """One step of R, of what spikes take."""
-        cells, own, tiny = self.cells, self.rounding.own, 64.0 * self.rounding.subnormal
+        cells, roundoff, tiny = self.cells, self.rounding.roundoff, 64.0 * self.rounding.subnormal
         if cells.drop is None:
             drop, off = cells.dt * level, cells.dt * level_error
         else:
             drop, off = self.drop, 0.0
         before = self.reset_size
-        self.reset_size = (self.fastest * before + drop) * (1.0 + 8.0 * own)
-        lost = self.fastest * self.reset + cells.alpha_error * self.reset_size + off + 8.0 * own * self.reset_size
+        self.reset_size = (self.fastest * before + drop) * (1.0 + 8.0 * roundoff)
+        lost = self.fastest * self.reset + cells.alpha_error * self.reset_size + off + 8.0 * roundoff * self.reset_size
         self.reset = (lost + tiny) * SAFETY
 
     def replaced(self, potential: float, size: float) -> None:
         """R after spikes that set potentials to a value, and a step of its decay; of deferred potentials' errors."""
-        own, tiny = self.rounding.own, 64.0 * self.rounding.subnormal
-        self.reset_size = max(self.reset_size, (size + self.value) * (1.0 + 8.0 * own))
+        roundoff, tiny = self.rounding.roundoff, 64.0 * self.rounding.subnormal
+        self.reset_size = max(self.reset_size, (size + self.value) * (1.0 + 8.0 * roundoff))
         self.reset = max(self.reset, potential) if math.isfinite(potential) else math.inf
-        lost = self.fastest * self.reset + (self.cells.alpha_error + 16.0 * own) * self.reset_size
+        lost = self.fastest * self.reset + (self.cells.alpha_error + 16.0 * roundoff) * self.reset_size
         self.reset = (lost + tiny) * SAFETY
 
 
@@ -134,17 +134,17 @@ def errors(
     rounding = circuit.rounding
     epsilon = circuit.context.largest(1.0)
     layers = [_OfLayer(layer, rounding) for layer in circuit.layers]
-    reaches = [
-        [(block, part, part.reach(rounding, epsilon)) for block in layer.blocks for part in block.parts]
+    connections = [
+        [(block, link, link.magnitude_sums(rounding, epsilon)) for block in layer.blocks for link in block.links]
         for layer in circuit.layers
     ]
-    known: list[tuple[Tensor, Tensor]] = []
+    sizes_of_drives: list[tuple[Tensor, Tensor]] = []
     if drives is not None:
-        known = [_sizes(layer, d, epsilon) for layer, d in zip(circuit.layers, drives, strict=True)]
-    inputs, reach_in = None, None
+        sizes_of_drives = [_sizes(layer, d, epsilon) for layer, d in zip(circuit.layers, drives, strict=True)]
+    inputs, weight_sums_in = None, None
     if circuit.inputs is not None:
         inputs = Followed(circuit.layers[0].cells.traces, largest_input, rounding)
-        reach_in = circuit.inputs.reach(rounding, epsilon)[None]
+        weight_sums_in = circuit.inputs.magnitude_sums(rounding, epsilon)[None]
     by_step = []
     for time in range(steps):
         if inputs is not None:
@@ -152,16 +152,16 @@ def errors(
         for layer in layers:
             layer.trains.step()
         of_step = []
-        for place, layer in enumerate(layers):
+        for index, layer in enumerate(layers):
             reached = _Reached(layer.cells.alpha)
-            if inputs is not None and reach_in is not None:
-                reached.size = largest_input * reach_in
-                reached.error = max(inputs.errors) * reach_in
+            if inputs is not None and weight_sums_in is not None:
+                reached.size = largest_input * weight_sums_in
+                reached.error = max(inputs.errors) * weight_sums_in
                 reached.terms += len(circuit.inputs.weight.theta)  # type: ignore[union-attr]  # given with reach_in
-            if known:
-                reached.size, reached.current = known[place][0][time], known[place][1][time]
-            for block, part, reach in reaches[place]:
-                reached.add(layers[block.source].trains, part, reach)
+            if sizes_of_drives:
+                reached.size, reached.current = sizes_of_drives[index][0][time], sizes_of_drives[index][1][time]
+            for block, link, weight_sums in connections[index]:
+                reached.add(layers[block.source].trains, link, weight_sums)
             of_step.append(_of_step(layer, reached))
         by_step.append(of_step)
     return by_step
@@ -181,39 +181,39 @@ class _Reached:
         self.size = self.error = self.current = self.current_error = zero
         self.terms = 0
 
-    def add(self, trains: Followed, part: Link, reach: Tensor) -> None:
+    def add(self, trains: Followed, link: Link, weight_sums: Tensor) -> None:
         """What some trains do to some cells."""
-        self.terms += len(part.weight.theta)
+        self.terms += len(link.weight.theta)
 
         def plus(old: Tensor, factor: float) -> Tensor:
-            if isinstance(part.columns, slice):
-                return old + factor * reach
-            return old.index_add(1, part.columns, factor * reach[None])
+            if isinstance(link.columns, slice):
+                return old + factor * weight_sums
+            return old.index_add(1, link.columns, factor * weight_sums[None])
 
-        self.size = plus(self.size, trains.sizes[part.trace])
-        self.error = plus(self.error, trains.errors[part.trace])
-        if part.current is not None:
-            self.current = plus(self.current, trains.sizes[part.current])
-            self.current_error = plus(self.current_error, trains.errors[part.current])
+        self.size = plus(self.size, trains.sizes[link.trace])
+        self.error = plus(self.error, trains.errors[link.trace])
+        if link.current is not None:
+            self.current = plus(self.current, trains.sizes[link.current])
+            self.current_error = plus(self.current_error, trains.errors[link.current])
 
 
 def _of_step(layer: _OfLayer, reached: _Reached) -> Errors:
-    cells, own, tiny = layer.cells, layer.rounding.own, 64.0 * layer.rounding.subnormal
+    cells, roundoff, tiny = layer.cells, layer.rounding.roundoff, 64.0 * layer.rounding.subnormal
     size, error, terms = reached.size, reached.error, reached.terms
     current, current_error = reached.current, reached.current_error
     level, level_error = layer.level()
     if cells.value is None and cells.resets:
         layer.subtracted(level, level_error)
-    total = error + 16.0 * own * (size + layer.reset_size + level)
-    total = (total + layer.reset + level_error + terms * tiny) * (1.0 + 64.0 * own)
+    total = error + 16.0 * roundoff * (size + layer.reset_size + level)
+    total = (total + layer.reset + level_error + terms * tiny) * (1.0 + 64.0 * roundoff)
     if cells.value is None:
         return Errors(total)
     # v ← α v + j + c: v is no further from 0 than where it was, or where a spike or a threshold put it.
     held = layer.v_size.clamp(min=max(layer.value, level))
-    step = (cells.alpha_error + 8.0 * own) * held + current_error + 16.0 * own * current + (terms + 1) * tiny
-    layer.v_size = ((cells.alpha + cells.alpha_error) * held + current + step) * (1.0 + 16.0 * own)
+    step = (cells.alpha_error + 8.0 * roundoff) * held + current_error + 16.0 * roundoff * current + (terms + 1) * tiny
+    layer.v_size = ((cells.alpha + cells.alpha_error) * held + current + step) * (1.0 + 16.0 * roundoff)
     layer.replaced(float(total.max()), float(size.max()))
-    return Errors(total, step * (1.0 + 64.0 * own))
+    return Errors(total, step * (1.0 + 64.0 * roundoff))
 
 
 def _sizes(layer: CellLayer, drive: Drive, epsilon: float) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,7 @@ def forked(
         reset: records with R and v as a spike leaves them, where they are not those of ``exact``.
     """
     if not len(rows):
-        return Slots(slots.values[:, :0], slots.places)
+        return Slots(slots.values[:, :0], slots.quantities)
     children = [
         _child(slots, cells, exact if reset is None else reset, exact, rows, units, low, high)
         for low, high in few_spikes(*spikes, single=cells.most == 1)
@@ -37,16 +37,16 @@ def forked(
         # All that spike are one history, or all are one.
         split = slots.histories - 1
         children = [*children[:split], torch.stack(children[split:]).amin(0)]
-    for place, child in enumerate(children):
-        out[:, :, place] = child
-    return Slots(out, slots.places)
+    for index, child in enumerate(children):
+        out[:, :, index] = child
+    return Slots(out, slots.quantities)
 
 
 def _child(
     slots: Slots, cells: Cells, reset: Exact, exact: Exact, rows: Tensor, units: Tensor, low: Tensor, high: Tensor
 ) -> Tensor:
     """One history each, of these numbers of spikes; infinite where there are none such."""
-    spiked, names = high > 0, slots.places.names
+    spiked, names = high > 0, slots.quantities.names
 
     def either(name: str, end: int) -> Tensor:
         quiet: Tensor = getattr(exact, name)[end][rows, units]

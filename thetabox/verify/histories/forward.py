@@ -13,7 +13,7 @@ from thetabox.verify.histories.neurons import Neurons, Spiking
 
 @dataclass(frozen=True)
 class Ran:
-    """What a run answered.
+    """What a run returned.
 
     Attributes:
         logits: of every sample.

@@ -52,7 +52,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class _Block:
+class _PlacedParameter:
     """A parameter and where its first row and column stand in a larger one."""
 
     parameter: Parameter
@@ -87,9 +87,9 @@ def layer_of(find: Find, described: Sequence[LeakyCells]) -> Layer:
     for d, says in enumerate(described):
         within = _recurrent(find, says)
         if within is not None:
-            inner.append(_Block(within, starts[d], starts[d]))
+            inner.append(_PlacedParameter(within, starts[d], starts[d]))
         if d > 0:
-            inner.append(_Block(find(says.weight_in), starts[d - 1], starts[d]))
+            inner.append(_PlacedParameter(find(says.weight_in), starts[d - 1], starts[d]))
 
     def neuron(role: str, missing: float) -> Parameter:
         """A value a cell; ``missing`` in layers that have none."""
@@ -100,14 +100,14 @@ def layer_of(find: Find, described: Sequence[LeakyCells]) -> Layer:
             def each(t: Tensor, size: int = size) -> Tensor:
                 return t.reshape(1, -1).expand(1, size)
 
-            blocks.append(_Block(parameter.moved(each), 0, start))
+            blocks.append(_PlacedParameter(parameter.moved(each), 0, start))
         return _joined(blocks, (1, units))
 
     adapts = any(says.beta is not None for says in described)
     return Layer(
-        _joined([_Block(weight_in, 0, 0)], (len(weight_in.theta), units)),
+        _joined([_PlacedParameter(weight_in, 0, 0)], (len(weight_in.theta), units)),
         _joined(inner, (units, units)),
-        _joined([_Block(weight_out, starts[-1], 0)], (units, weight_out.theta.shape[1])),
+        _joined([_PlacedParameter(weight_out, starts[-1], 0)], (units, weight_out.theta.shape[1])),
         bias,
         neuron("threshold", 0.0),
         neuron("tau", 1.0),
@@ -136,7 +136,7 @@ def _each(sizes: Sequence[int], values: Iterable[int], like: Parameter) -> Tenso
     return torch.cat([like.theta.new_full((n,), float(value)) for n, value in zip(sizes, values, strict=True)])
 
 
-def _joined(blocks: Sequence[_Block], shape: tuple[int, int]) -> Parameter:
+def _joined(blocks: Sequence[_PlacedParameter], shape: tuple[int, int]) -> Parameter:
     """The blocks with exact zeros between them."""
     parts = [block.parameter for block in blocks]
 

@@ -18,8 +18,18 @@ from thetabox.models.leaky import Leaky, LeakyCells
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import ROUNDOFF, SAFETY, Rounding
-from thetabox.verify.histories.cells import Adaptation, Cells, Constant, Trace
-from thetabox.verify.histories.circuit import CellLayer, Circuit, Connection, Drive, Link, Loss, Plan, Read, Readout
+from thetabox.verify.histories.cells import Adaptation, Cells, Trace, UnitConstant
+from thetabox.verify.histories.circuit import (
+    CellLayer,
+    Circuit,
+    CircuitPlan,
+    CircuitReadout,
+    Connection,
+    Drive,
+    Link,
+    Loss,
+    ReadoutQuantity,
+)
 from thetabox.verify.histories.description.check import INSTEAD, check_description
 from thetabox.verify.histories.layers import layer_of
 from thetabox.verify.interpreter.context import Context, RowEpsilons
@@ -75,7 +85,7 @@ class AdaptiveCells:
         alpha = torch.zeros(1, self.units, dtype=self.rounding.dtype, device=self.weight_in.theta.device)
         for decay in self.decays:
             alpha[0, decay.units] = decay.value
-        traces = [Trace(d.value, d.error, 1.0 - d.value, d.error + self.rounding.own) for d in self.decays]
+        traces = [Trace(d.value, d.error, 1.0 - d.value, d.error + self.rounding.roundoff) for d in self.decays]
         adaptation = None
         if layer.beta is not None and layer.tau_adapt is not None:
             rho, rho_error = self._rho(layer.tau_adapt)
@@ -104,26 +114,28 @@ class AdaptiveCells:
         """The whole, with the weights that are there now."""
         one = len(self.decays) == 1
 
-        def parts(weight: Parameter) -> tuple[Link, ...]:
+        def links(weight: Parameter) -> tuple[Link, ...]:
             if one:
                 return (Link(0, None, slice(None), weight),)
             return tuple(Link(i, None, d.units, _columns(weight, d.units)) for i, d in enumerate(self.decays))
 
-        blocks = () if self.weight_rec is None else (Connection(0, False, parts(self.weight_rec)),)
+        blocks = () if self.weight_rec is None else (Connection(0, False, links(self.weight_rec)),)
         layer = CellLayer(self.cells, blocks, self.weight_in.factor)
         return Circuit(self.context, (layer,), Link(0, None, slice(None), self.weight_in))
 
-    def _ends(self, parameter: Parameter) -> Constant:
+    def _ends(self, parameter: Parameter) -> UnitConstant:
         theta = parameter.theta.reshape(1, -1).expand(1, self.units)
-        own, subnormal = self.rounding.own, self.rounding.subnormal
+        roundoff, subnormal = self.rounding.roundoff, self.rounding.subnormal
         if parameter.factor == 0.0 and parameter.theta_error == 0.0:
-            return Constant(theta, theta)
+            return UnitConstant(theta, theta)
         epsilon = self.context.epsilon(parameter.factor).reshape(-1, 1) if parameter.factor else theta.new_zeros(1, 1)
         radius = epsilon * parameter.unit_radius.reshape(1, -1)
         radius = (
-            radius * (1.0 + 4.0 * own) + (theta.abs() + radius) * (2.0 * own + 2.0 * parameter.theta_error) + subnormal
+            radius * (1.0 + 4.0 * roundoff)
+            + (theta.abs() + radius) * (2.0 * roundoff + 2.0 * parameter.theta_error)
+            + subnormal
         )
-        return Constant(theta - radius, theta + radius)
+        return UnitConstant(theta - radius, theta + radius)
 
     def _decays(self, tau: Parameter) -> list[Decay]:
         if tau.factor:
@@ -144,13 +156,13 @@ class AdaptiveCells:
             decays.append(Decay(factor, error, (values == value).nonzero().squeeze(1)))
         return decays
 
-    def _rho(self, tau: Parameter) -> tuple[Constant, float]:
+    def _rho(self, tau: Parameter) -> tuple[UnitConstant, float]:
         """ρ and its error beside its ends."""
         ends = self._ends(tau)
         if ends.exact:
             pairs = [decay(self.dt, value, self.rounding, tau.theta_error) for value in ends.lower[0].tolist()]
             value = ends.lower.new_tensor([[factor for factor, _ in pairs]])
-            return Constant(value, value), max(error for _, error in pairs)
+            return UnitConstant(value, value), max(error for _, error in pairs)
         if float(ends.lower.min()) <= 0.0:
             raise InputError(f"a time constant's box reaches zero; the domain 'histories' cannot bound it, {INSTEAD}")
         out = []
@@ -161,7 +173,7 @@ class AdaptiveCells:
             rounded = (factor + side * error).to(self.rounding.dtype)
             away = torch.full_like(rounded, side * math.inf)
             out.append(torch.nextafter(torch.nextafter(rounded, away), away).clamp(0.0, 1.0))
-        return Constant(*out), 0.0
+        return UnitConstant(*out), 0.0
 
 
 def _columns(weight: Parameter, units: Tensor) -> Parameter:
@@ -176,9 +188,9 @@ def decay(dt: float, tau: float, rounding: Rounding, theta_error: float) -> tupl
     exponent = dt / tau
     factor = math.exp(-exponent)
     held = float(torch.tensor(factor, dtype=rounding.dtype))
-    # Where the exponential underflows to 0, ``own`` is far more than it is.
+    # Where the exponential underflows to 0, ``roundoff`` is far more than it is.
     relative = (8.0 + 4.0 * exponent) * ROUNDOFF + 2.0 * theta_error * exponent if factor else 0.0
-    return held, (factor * relative + rounding.own) * SAFETY
+    return held, (factor * relative + rounding.roundoff) * SAFETY
 
 
 def description(model: nn.Module) -> tuple[LeakyCells, ...]:
@@ -200,7 +212,7 @@ def description(model: nn.Module) -> tuple[LeakyCells, ...]:
     return tuple(says)
 
 
-class LeakyPlan(Plan):
+class LeakyPlan(CircuitPlan):
     """A network that says it is made of :class:`thetabox.models.LeakyCells`.
 
     Args:
@@ -246,7 +258,7 @@ class LeakyPlan(Plan):
         return [Drive(centre, spread, size)]
 
 
-class MeanCounts(Readout):
+class MeanCounts(CircuitReadout):
     """Logits of mean spikes a step.
 
     Args:
@@ -254,15 +266,20 @@ class MeanCounts(Readout):
         steps: of time.
     """
 
-    reads = (Read(0, None),)
+    reads = (ReadoutQuantity(0, None),)
 
     def __init__(self, cells: AdaptiveCells, steps: int) -> None:
-        self.weight, self.bias, self.steps, self.own = cells.weight_out, cells.bias_out, steps, cells.rounding.own
+        self.weight, self.bias, self.steps, self.roundoff = (
+            cells.weight_out,
+            cells.bias_out,
+            steps,
+            cells.rounding.roundoff,
+        )
 
     def _hidden(self, counts: Interval) -> Interval:
         """Whole numbers divided by one."""
         lower, upper = counts.lower / self.steps, counts.upper / self.steps
-        hidden = Interval(lower, upper, slack=4.0 * self.own, nonnegative=True)
+        hidden = Interval(lower, upper, slack=4.0 * self.roundoff, nonnegative=True)
         hidden.batch = 0
         return hidden
 
@@ -270,7 +287,7 @@ class MeanCounts(Readout):
         return row_margins(context, self._hidden(read), self.weight, self.bias, labels)[0]
 
     def logits(self, context: Context, read: Interval, drive: Drive | None) -> Interval:
-        return linear(context, self._hidden(read), self.weight, self.bias).settled(context.rounding.own)
+        return linear(context, self._hidden(read), self.weight, self.bias).settled(context.rounding.roundoff)
 
     def losses(self, read: Tensor, drive: Drive | None, labels: Tensor) -> tuple[list[Loss], Tensor]:
         """What margins may lose, and margins on all T steps."""

@@ -91,25 +91,25 @@ def _plain(
     """Ends of potentials without resets, or of currents."""
     centre, radius, _ = _driven(circuit, layer, drive, time, sample)
     for block in layer.blocks:
-        for part in block.parts:
-            trace = part.trace if potentials else part.current
+        for link in block.links:
+            trace = link.trace if potentials else link.current
             assert trace is not None
-            moved, reach = product(circuit, part, hull(block.source, trace, block.same_step))
-            if isinstance(part.columns, slice):
-                centre, radius = centre + moved, radius + reach
+            moved, moved_radius = product(circuit, link, hull(block.source, trace, block.same_step))
+            if isinstance(link.columns, slice):
+                centre, radius = centre + moved, radius + moved_radius
             else:
                 centre, radius = centre.clone(), radius.clone()
-                centre[:, part.columns] += moved
-                radius[:, part.columns] += reach
+                centre[:, link.columns] += moved
+                radius[:, link.columns] += moved_radius
     return centre - radius, centre + radius
 
 
-def product(circuit: Circuit, part: Link, ends: Pair) -> tuple[Tensor, Tensor]:
+def product(circuit: Circuit, link: Link, ends: Pair) -> tuple[Tensor, Tensor]:
     """Centre and radius of trains' traces, at least 0, times the weights of a part."""
     low, high = ends
-    weight, epsilon, relative = _weight(circuit, part, len(low))
+    weight, epsilon, relative = _weight(circuit, link, len(low))
     middle, half = (low + high) * 0.5, (high - low) * 0.5
-    noise = (4.0 * circuit.rounding.own + relative) * high
+    noise = (4.0 * circuit.rounding.roundoff + relative) * high
     if epsilon is None or weight.absolute is not None:
         spread = half + noise
     else:
@@ -117,17 +117,17 @@ def product(circuit: Circuit, part: Link, ends: Pair) -> tuple[Tensor, Tensor]:
         small = epsilon <= 1.0
         spread = torch.where(small, half + epsilon * middle, epsilon * high) + noise
         middle = torch.where(small, middle + epsilon * half, high)
-    moved, reach = middle @ weight.theta, spread @ weight.magnitude
+    moved, radius = middle @ weight.theta, spread @ weight.magnitude
     if weight.absolute is not None and epsilon is not None:
-        reach = reach + epsilon * (high @ weight.absolute)
-    if part.error is not None:
-        reach = reach + high @ part.error
-    return moved, reach * (1.0 + 4.0 * relative)
+        radius = radius + epsilon * (high @ weight.absolute)
+    if link.error is not None:
+        radius = radius + high @ link.error
+    return moved, radius * (1.0 + 4.0 * relative)
 
 
-def _weight(circuit: Circuit, part: Link, rows: int) -> tuple[Parameter, Tensor | None, float]:
+def _weight(circuit: Circuit, link: Link, rows: int) -> tuple[Parameter, Tensor | None, float]:
     """Weights of a part, ε of the rows if they have a box, and the relative error of their products."""
-    weight, context = part.weight, circuit.context
+    weight, context = link.weight, circuit.context
     epsilon = context.epsilon(weight.factor).reshape(-1, 1)[:rows] if weight.factor else None
     return weight, epsilon, circuit.rounding.of_dot(len(weight.theta) + 8) + 4.0 * weight.theta_error
 
@@ -139,23 +139,23 @@ def _of_restarting(circuit: Circuit, layer: CellLayer, drive: Drive, time: int, 
     # What is taken back of the weights' errors, and what is not.
     credit, kept = epsilon * drive.credit[sample, time], drive.size[sample, time]
     for block in layer.blocks:
-        for part in block.parts:
-            moved, errors, apart, back = _in_parts(circuit, part, hull(block.source, part.trace, block.same_step))
+        for link in block.links:
+            moved, errors, apart, back = _in_parts(circuit, link, hull(block.source, link.trace, block.same_step))
             centre, radius, credit, kept = (t.clone() for t in (centre, radius, credit, kept))
             for t, more in ((centre, moved), (radius, apart + errors), (credit, back), (kept, apart)):
-                t[:, part.columns] += more
+                t[:, link.columns] += more
     restart = centre + credit - kept, centre - credit + kept
     current = _plain(circuit, layer, drive.current, time, sample, hull, potentials=False)
     return Bounds(centre - radius, centre + radius, restart, current)
 
 
-def _in_parts(circuit: Circuit, part: Link, ends: Pair) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _in_parts(circuit: Circuit, link: Link, ends: Pair) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """W m; the most that ε S g may be; |W| r and rounding; and the least that ε S g may be."""
     low, high = ends
-    weight, epsilon, relative = _weight(circuit, part, len(low))
+    weight, epsilon, relative = _weight(circuit, link, len(low))
     middle, half = (low + high) * 0.5, (high - low) * 0.5
     moved = middle @ weight.theta
-    apart = ((half + (4.0 * circuit.rounding.own + relative) * high) @ weight.magnitude) * (1.0 + 4.0 * relative)
+    apart = ((half + (4.0 * circuit.rounding.roundoff + relative) * high) @ weight.magnitude) * (1.0 + 4.0 * relative)
     nothing = torch.zeros_like(moved[:1])
     most, least = nothing, nothing
     if epsilon is not None and weight.absolute is None:
@@ -165,6 +165,6 @@ def _in_parts(circuit: Circuit, part: Link, ends: Pair) -> tuple[Tensor, Tensor,
     elif epsilon is not None and weight.absolute is not None:
         most = epsilon * ((high @ weight.absolute) * (1.0 + 4.0 * relative))
         least = epsilon * ((low @ weight.absolute) * (1.0 - 4.0 * relative))
-    if part.error is not None:
-        apart = apart + (high @ part.error) * (1.0 + 4.0 * relative)
+    if link.error is not None:
+        apart = apart + (high @ link.error) * (1.0 + 4.0 * relative)
     return moved, most, apart, least

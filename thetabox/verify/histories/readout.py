@@ -16,7 +16,7 @@ from torch import Tensor
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import SAFETY, Rounding
-from thetabox.verify.histories.circuit import Drive, Loss, Read, Readout
+from thetabox.verify.histories.circuit import CircuitReadout, Drive, Loss, ReadoutQuantity
 from thetabox.verify.histories.neurons import Boxed
 from thetabox.verify.histories.wiring import Held, upward
 from thetabox.verify.interpreter.context import Context
@@ -34,12 +34,12 @@ class Source:
         weights: ``[units, columns]``: logits, or the cells in front of them.
     """
 
-    read: Read
+    read: ReadoutQuantity
     error: float
     weights: Held
 
 
-class SpikingReadout(Readout):
+class SpikingReadout(CircuitReadout):
     """Logits of a sum of spikes, or of potentials.
 
     Args:
@@ -74,14 +74,14 @@ class SpikingReadout(Readout):
 
     def _rest(self, context: Context, hidden: Interval, drive: Drive | None) -> tuple[Tensor, Tensor]:
         """Centre and radius of what is in the logits beside weights times what is read, ``[rows, classes]``."""
-        own, dtype = self.rounding.own, self.rounding.dtype
+        roundoff, dtype = self.rounding.roundoff, self.rounding.dtype
         epsilon = context.epsilon(1.0).reshape(-1, 1)
         centre = self.bias.expand(len(hidden.lower), -1)
         radius = epsilon * self.bias_spread + self.bias_error
         if bool((self.off > 0).any()):
             radius = radius + self._apart(epsilon)
         if self.error is not None:
-            radius = radius + ((hidden.upper + self.off) @ self.error) * (1.0 + 8.0 * own * len(self.error))
+            radius = radius + ((hidden.upper + self.off) @ self.error) * (1.0 + 8.0 * roundoff * len(self.error))
         if drive is not None:
             value, spread = drive.centre[:, 0], epsilon * drive.spread[:, 0] + drive.size[:, 0]
             if self.behind is not None:
@@ -89,7 +89,7 @@ class SpikingReadout(Readout):
                 value, spread = moved, apart
             centre, radius = centre + value, radius + spread
         size = centre.abs() + radius
-        return centre, radius + 16.0 * own * size + torch.finfo(dtype).smallest_normal
+        return centre, radius + 16.0 * roundoff * size + torch.finfo(dtype).smallest_normal
 
     def _apart(self, epsilon: Tensor) -> Tensor:
         """What errors of the traces may do to logits, ``[rows, classes]``.
@@ -100,7 +100,7 @@ class SpikingReadout(Readout):
 
         def through(size: Tensor, weights: Held) -> Tensor:
             most = size @ (weights.weight.magnitude + weights.off) + epsilon * (size @ weights.spread)
-            return most * (1.0 + 8.0 * self.rounding.own * (len(weights.weight.theta) + 8))
+            return most * (1.0 + 8.0 * self.rounding.roundoff * (len(weights.weight.theta) + 8))
 
         cells = through(self.off[None], self.before)
         return cells if self.behind is None else through(cells, self.behind)
@@ -108,13 +108,13 @@ class SpikingReadout(Readout):
     def _behind(self, context: Context, hidden: Interval, value: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
         """What the potentials' weights make of inputs and constants, with what their own box adds to everything."""
         assert self.behind is not None
-        weight, own = self.behind.weight, self.rounding.own
+        weight, roundoff = self.behind.weight, self.rounding.roundoff
         relative = self.rounding.of_dot(len(weight.theta) + 8) + 4.0 * weight.theta_error
         apart = (spread + relative * value.abs()) @ (weight.magnitude + self.behind.off) * (1.0 + 8.0 * relative)
         # The potentials' own size, by all they read.
         epsilon = context.epsilon(1.0).reshape(-1, 1)
         before = self.before
-        terms = 1.0 + 8.0 * own * (len(before.weight.theta) + 8)
+        terms = 1.0 + 8.0 * roundoff * (len(before.weight.theta) + 8)
         most = hidden.upper + self.off
         size = most @ (before.weight.magnitude + before.off) + epsilon * (most @ before.spread)
         size = (size + value.abs() + spread) * terms
@@ -132,16 +132,16 @@ class SpikingReadout(Readout):
         mine = labels[:, None]
         apart = centre.gather(1, mine) - centre
         lost = radius.expand_as(centre).gather(1, mine) + radius
-        own = self.rounding.own
-        lost = lost + 8.0 * own * (margins.abs() + centre.abs() + centre.gather(1, mine).abs() + lost)
+        roundoff = self.rounding.roundoff
+        lost = lost + 8.0 * roundoff * (margins.abs() + centre.abs() + centre.gather(1, mine).abs() + lost)
         return (margins + apart) - lost * SAFETY
 
     def logits(self, context: Context, read: Interval, drive: Drive | None) -> Interval:
         hidden = self._hidden(read)
-        ends = linear(context, hidden, self.weight, None).settled(self.rounding.own)
+        ends = linear(context, hidden, self.weight, None).settled(self.rounding.roundoff)
         centre, radius = self._rest(context, hidden, drive)
-        own = self.rounding.own
-        radius = radius + 8.0 * own * (ends.lower.abs() + ends.upper.abs() + centre.abs() + radius)
+        roundoff = self.rounding.roundoff
+        radius = radius + 8.0 * roundoff * (ends.lower.abs() + ends.upper.abs() + centre.abs() + radius)
         return Interval(ends.lower + centre - radius, ends.upper + centre + radius)
 
     def losses(self, read: Tensor, drive: Drive | None, labels: Tensor) -> tuple[list[Loss], Tensor]:

@@ -82,44 +82,44 @@ def all_joined(states: Sequence[State]) -> State:
 
 
 @dataclass(frozen=True)
-class Given:
+class GivenSpikes:
     """Spikes of one step that are given: at least and at most so many, ``[rows, units]`` of all layers."""
 
     least: Int[Tensor, "rows units"]
     most: Int[Tensor, "rows units"]
 
     @classmethod
-    def free(cls, rows: int, units: int, device: torch.device) -> Given:
+    def free(cls, rows: int, units: int, device: torch.device) -> GivenSpikes:
         """Nothing is."""
         zero = torch.zeros(rows, units, dtype=torch.long, device=device)
         return cls(zero, torch.full_like(zero, torch.iinfo(zero.dtype).max))
 
-    def take(self, rows: Tensor | slice) -> Given:
+    def take(self, rows: Tensor | slice) -> GivenSpikes:
         """Some rows."""
-        return Given(self.least[rows], self.most[rows])
+        return GivenSpikes(self.least[rows], self.most[rows])
 
-    def units(self, units: slice) -> Given:
+    def units(self, units: slice) -> GivenSpikes:
         """Of some units."""
-        return Given(self.least[:, units], self.most[:, units])
+        return GivenSpikes(self.least[:, units], self.most[:, units])
 
-    def where(self, rows: Tensor) -> Given:
+    def where(self, rows: Tensor) -> GivenSpikes:
         """Of some rows, by a mask; free in the others."""
         count, units = self.least.shape
-        free = Given.free(count, units, self.least.device)
+        free = GivenSpikes.free(count, units, self.least.device)
         mask = rows[:, None]
-        return Given(torch.where(mask, self.least, free.least), torch.where(mask, self.most, free.most))
+        return GivenSpikes(torch.where(mask, self.least, free.least), torch.where(mask, self.most, free.most))
 
-    def with_row(self, row: int, unit: int, cut: int, *, above: bool) -> Given:
+    def with_row(self, row: int, unit: int, cut: int, *, above: bool) -> GivenSpikes:
         """One row of them, in which a unit has at most ``cut`` spikes, or more."""
         least, most = self.least[row].clone(), self.most[row].clone()
         if above:
             least[unit] = cut + 1
         else:
             most[unit] = cut
-        return Given(least, most)
+        return GivenSpikes(least, most)
 
     @classmethod
-    def stacked(cls, rows: Sequence[Given]) -> Given:
+    def stacked(cls, rows: Sequence[GivenSpikes]) -> GivenSpikes:
         """Single rows as several."""
         return cls(torch.stack([g.least for g in rows]), torch.stack([g.most for g in rows]))
 
@@ -139,11 +139,11 @@ class Fork:
     time: Tensor
     unit: Tensor
     cut: Tensor
-    given: Given
+    given: GivenSpikes
     before: dict[int, tuple[State, int]] = field(default_factory=dict)
 
     @classmethod
     def none(cls, rows: int, units: int, steps: int, device: torch.device) -> Fork:
         """No row has one yet."""
         zero = torch.zeros(rows, dtype=torch.long, device=device)
-        return cls(torch.full_like(zero, steps), zero.clone(), zero.clone(), Given.free(rows, units, device))
+        return cls(torch.full_like(zero, steps), zero.clone(), zero.clone(), GivenSpikes.free(rows, units, device))

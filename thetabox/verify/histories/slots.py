@@ -21,9 +21,9 @@ from thetabox.verify.histories.equations import (
     without_end,
 )
 from thetabox.verify.histories.merge import merged
-from thetabox.verify.histories.places import Places
 from thetabox.verify.histories.potential import Bounds
-from thetabox.verify.histories.records import Given
+from thetabox.verify.histories.quantities import Quantities
+from thetabox.verify.histories.records import GivenSpikes
 
 # Between histories of different last spikes the key leaves this much room: they are merged last.
 FAR = 1e6
@@ -40,17 +40,17 @@ class Slots:
 
     Attributes:
         values: lower ends of all quantities, then the negated upper ones.
-        places: of the quantities.
+        quantities: of the quantities.
     """
 
     values: Float[Tensor, "ends neurons histories"]
-    places: Places
+    quantities: Quantities
 
     @classmethod
     def none(cls, cells: Cells, histories: int) -> Slots:
         """Of no neuron."""
-        places = Places.of(cells)
-        return cls(cells.alpha.new_zeros(2 * places.count, 0, histories), places)
+        quantities = Quantities.of(cells)
+        return cls(cells.alpha.new_zeros(2 * quantities.count, 0, histories), quantities)
 
     def __len__(self) -> int:
         return self.values.shape[1]
@@ -60,24 +60,24 @@ class Slots:
         """K."""
         return self.values.shape[2]
 
-    def trace(self, place: int) -> Pair:
+    def trace(self, index: int) -> Pair:
         """One of the output traces."""
-        return self.values[place], self.values[self.places.count + place]
+        return self.values[index], self.values[self.quantities.count + index]
 
     def quantity(self, name: str) -> Pair:
         """Reset sum R, adaptation b, last spike z, silent steps left, spikes so far, or the potential.
 
         A of this step takes the place of the last spike from :meth:`before_spikes` to :meth:`after_spikes`.
         """
-        return self.trace(self.places.place[name])
+        return self.trace(self.quantities.index[name])
 
     def take(self, neurons: Tensor) -> Slots:
         """Some neurons, by a mask."""
-        return Slots(self.values[:, neurons], self.places)
+        return Slots(self.values[:, neurons], self.quantities)
 
     def joined(self, other: Slots) -> Slots:
         """These neurons and those of another."""
-        return Slots(torch.cat([self.values, other.values], 1), self.places) if len(other) else self
+        return Slots(torch.cat([self.values, other.values], 1), self.quantities) if len(other) else self
 
     def before_spikes(self, cells: Cells, row: Tensor, unit: Tensor, traces: Tensor | None) -> None:
         """Traces, adaptation and reset sum up to this step's spikes, and A, written over.
@@ -85,21 +85,21 @@ class Slots:
         Args:
             cells: constants.
             row, unit: of each neuron.
-            traces: what :meth:`traces_ahead` answered of these neurons, if it was asked.
+            traces: what :meth:`traces_ahead` returned for these neurons, if it was called.
         """
         spike = self.quantity("spike")
         if traces is None:
             self._advance_traces(cells, self.values)
         else:
-            count, half = self.places.traces, self.places.count
+            count, half = self.quantities.traces, self.quantities.count
             self.values[:count], self.values[half : half + count] = traces[:count], traces[count:]
         threshold = cells.threshold.at(row, unit)
         levels, z = threshold, _ends(spike)
         if cells.adaptation is not None:
-            place = self.quantity("adaptation")
-            b_low, b_high = adapted(_ends(place), z, *cells.adaptation.rho.at(row, unit))
+            held = self.quantity("adaptation")
+            b_low, b_high = adapted(_ends(held), z, *cells.adaptation.rho.at(row, unit))
             levels = adapted_threshold(cells.adaptation.beta.at(row, unit), threshold, b_low, b_high)
-            _write(place, b_low, b_high)
+            _write(held, b_low, b_high)
         if cells.resets:
             reset, alpha = self.quantity("reset"), cells.alpha[0, unit][:, None]
             for end in reset:
@@ -115,24 +115,24 @@ class Slots:
         """Every trace of ``values`` a step further, written over."""
         half = len(values) // 2
         spike = self.quantity("spike")
-        for place, trace in enumerate(cells.traces):
+        for index, trace in enumerate(cells.traces):
             for end in (0, 1):
                 parent = spike[end] if trace.parent is None else values[end * half + trace.parent]
-                own = values[end * half + place]
+                end_values = values[end * half + index]
                 if trace.value == 0.0:  # which would make no number of what is not there
-                    own.copy_(torch.where(own == math.inf, math.inf, parent * trace.gain))
+                    end_values.copy_(torch.where(end_values == math.inf, math.inf, parent * trace.gain))
                 else:
-                    own.mul_(trace.value).add_(parent, alpha=trace.gain)
+                    end_values.mul_(trace.value).add_(parent, alpha=trace.gain)
 
     def traces_ahead(self, cells: Cells) -> Tensor:
         """Traces up to this step's spikes: lower ends, then the negated upper ones."""
-        count, half = self.places.traces, self.places.count
+        count, half = self.quantities.traces, self.quantities.count
         out = torch.cat([self.values[:count], self.values[half : half + count]])
         self._advance_traces(cells, out)
         return out
 
     def after_spikes(
-        self, cells: Cells, unit: Tensor, bounds: Bounds, value: Pair | None, given: Given | None
+        self, cells: Cells, unit: Tensor, bounds: Bounds, value: Pair | None, given: GivenSpikes | None
     ) -> Tensor | None:
         """Children of every history, at most K of them, written over; which neurons may spike beyond all counting.
 
@@ -162,7 +162,7 @@ class Slots:
         if cells.most > 1:
             endless = without_end(potential[1], level, cells.most)
             beyond = None if endless is None else (endless & there).any(1)
-            spikes = several_spikes(*potential, (level, -level_above), cells.most, cells.rounding.own)
+            spikes = several_spikes(*potential, (level, -level_above), cells.most, cells.rounding.roundoff)
             if given is not None:
                 least = torch.minimum(given.least[:, None].to(spikes[1].dtype), spikes[1])
                 most = given.most[:, None].to(spikes[1].dtype).maximum(spikes[0])
@@ -217,7 +217,7 @@ class Slots:
         ``numbers`` is ``None`` for none and one.
         """
         values = self.values.index_select(1, branching)
-        whole = Slots(torch.cat([values] * len(children), 2), self.places)
+        whole = Slots(torch.cat([values] * len(children), 2), self.quantities)
         there = torch.cat([child[branching] for child in children], 1)
         if numbers is None:
             low = high = torch.zeros_like(whole.values[0])

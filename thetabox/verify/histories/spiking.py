@@ -11,22 +11,22 @@ from torch import Tensor
 from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import Rounding
-from thetabox.verify.histories.cells import Cells, Constant
-from thetabox.verify.histories.circuit import CellLayer, Circuit, Connection, Drive, Plan, Read
+from thetabox.verify.histories.cells import Cells, UnitConstant
+from thetabox.verify.histories.circuit import CellLayer, Circuit, CircuitPlan, Connection, Drive, ReadoutQuantity
 from thetabox.verify.histories.constants import constant_drive
 from thetabox.verify.histories.description.check import INSTEAD
 from thetabox.verify.histories.errors import Followed
 from thetabox.verify.histories.inputs import Driver
 from thetabox.verify.histories.neurons import Boxed, Neurons, Spiking
 from thetabox.verify.histories.readout import Source, SpikingReadout
-from thetabox.verify.histories.wiring import Filters, Group, Held, Pole, groups, sources, upward
+from thetabox.verify.histories.wiring import DecayGroup, Filters, Held, Pole, groups, sources, upward
 from thetabox.verify.interpreter.context import Context
 
 # Whole numbers up to here are exact in each precision.
 WHOLE = {torch.float64: 2.0**52, torch.float32: 2.0**23}
 
 
-class SpikingPlan(Plan):
+class SpikingPlan(CircuitPlan):
     """A spiking network that is walked for a number of steps.
 
     Args:
@@ -64,19 +64,19 @@ class SpikingPlan(Plan):
             if source not in self.walked:
                 continue
             held, filters = Held.of(weights, self.rounding, self.device), self.filters[source]
-            parts = []
+            links = []
             for group in self.groups[number]:
                 current = None if neurons.reset is None or not neurons.most else filters.place(group.current)
-                parts.append(held.part(filters.place(group.potential(more)), current, group.columns))
-            connections.append(Connection(self.walked[source], same_step, tuple(parts)))
+                links.append(held.link(filters.place(group.potential(more)), current, group.columns))
+            connections.append(Connection(self.walked[source], same_step, tuple(links)))
         return tuple(connections)
 
     def _potential_traces(self, number: int) -> list[int]:
         """Traces of a layer that potentials read."""
-        place = self.walked[number]
-        readers = [block for blocks in self.blocks.values() for block in blocks if block.source == place]
-        traces = {part.trace for block in readers for part in block.parts}
-        return sorted(traces | {r.trace for r in self.readout.reads if r.layer == place and r.trace is not None})
+        index = self.walked[number]
+        readers = [block for blocks in self.blocks.values() for block in blocks if block.source == index]
+        traces = {link.trace for block in readers for link in block.links}
+        return sorted(traces | {r.trace for r in self.readout.reads if r.layer == index and r.trace is not None})
 
     def _driver(self, number: int, more: tuple[Pole, ...], currents: bool) -> Driver:
         neurons = self.spiking.layers[number]
@@ -92,27 +92,27 @@ class SpikingPlan(Plan):
                 raise InputError(
                     f"the domain 'histories' reads sums of spikes, not the potential behind one; {INSTEAD}"
                 )
-            source = Source(Read(self.walked[says.layer], None), 0.0, weights)
+            source = Source(ReadoutQuantity(self.walked[says.layer], None), 0.0, weights)
             return SpikingReadout(self.rounding, [source], None, says.bias, kept=True)
         total = says.over == "sum"
         more = (Pole(1.0, 0.0),) if total else ()
         self.behind = self._driver(says.layer, more, False)
         spike_sources = []
         for block in self._blocks(says.layer, more):
-            for part in block.parts:
-                error = self._trace_error(block.source, part.trace)
-                own = Held(part.weight, part.error)
-                if not isinstance(part.columns, slice):
-                    own = _spread_out(own, part.columns, self.spiking.layers[says.layer].units)
-                spike_sources.append(Source(Read(block.source, part.trace, block.same_step), error, own))
+            for link in block.links:
+                error = self._trace_error(block.source, link.trace)
+                held = Held(link.weight, link.error)
+                if not isinstance(link.columns, slice):
+                    held = _spread_out(held, link.columns, self.spiking.layers[says.layer].units)
+                spike_sources.append(Source(ReadoutQuantity(block.source, link.trace, block.same_step), error, held))
         if not spike_sources:
             raise InputError(f"no spike reaches what is read; {INSTEAD}")
         itself = _is_identity(weights)
         return SpikingReadout(self.rounding, spike_sources, None if itself else weights, says.bias, kept=total)
 
-    def _trace_error(self, place: int, trace: int) -> float:
+    def _trace_error(self, index: int, trace: int) -> float:
         """How far a trace may be off at the end."""
-        number = list(self.walked)[place]
+        number = list(self.walked)[index]
         followed = Followed(self.filters[number].traces, float(self.spiking.layers[number].most), self.rounding)
         for _ in range(self.steps + 1):
             followed.step()
@@ -127,14 +127,14 @@ class SpikingPlan(Plan):
         ]
         for blocks in self.blocks.values():
             for block in blocks:
-                for part in block.parts:
-                    influence[block.source] += part.weight.magnitude.sum(1)
+                for link in block.links:
+                    influence[block.source] += link.weight.magnitude.sum(1)
         return influence
 
     def circuit(self, context: Context) -> Circuit:
         layers = []
-        for number, place in self.walked.items():
-            cells = self._cells(self.spiking.layers[number], number, self._influence[place], context)
+        for number, index in self.walked.items():
+            cells = self._cells(self.spiking.layers[number], number, self._influence[index], context)
             layers.append(CellLayer(cells, self.blocks[number], 1.0))
         return Circuit(context, layers)
 
@@ -146,7 +146,7 @@ class SpikingPlan(Plan):
             neurons.start.value.to(self.device)[None].double(),
             neurons.start.error.to(self.device)[None].double(),
         )
-        off = off + (start.abs() + off) * 4.0 * self.rounding.own
+        off = off + (start.abs() + off) * 4.0 * self.rounding.roundoff
         dtype = self.rounding.dtype
         return Cells(
             rounding=self.rounding,
@@ -167,17 +167,17 @@ class SpikingPlan(Plan):
             key=self.keys[number],
         )
 
-    def _ends(self, boxed: Boxed, context: Context) -> Constant:
-        dtype, own = self.rounding.dtype, self.rounding.own
+    def _ends(self, boxed: Boxed, context: Context) -> UnitConstant:
+        dtype, roundoff = self.rounding.dtype, self.rounding.roundoff
         centre = boxed.centre.to(self.device).double()[None]
         theta = centre.to(dtype)
         error = boxed.error.to(self.device).double()[None] + (theta.double() - centre).abs() * 2.0
         if not bool(error.any()) and not bool(boxed.spread.any()):
-            return Constant(theta, theta)
+            return UnitConstant(theta, theta)
         spread = upward(boxed.spread.to(self.device)[None], dtype)
         radius = context.epsilon(1.0).reshape(-1, 1) * spread + upward(error, dtype)
-        radius = radius * (1.0 + 4.0 * own) + (theta.abs() + radius) * 2.0 * own + self.rounding.subnormal
-        return Constant(theta - radius, theta + radius)
+        radius = radius * (1.0 + 4.0 * roundoff) + (theta.abs() + radius) * 2.0 * roundoff + self.rounding.subnormal
+        return UnitConstant(theta - radius, theta + radius)
 
     def drives(self, x: Interval) -> list[Drive]:
         drives = [driver.drive(x) for driver in self.drivers]
@@ -195,7 +195,7 @@ class _Decays:
     error: float
 
     @classmethod
-    def of(cls, by_decay: list[Group], units: int, rounding: Rounding, device: torch.device) -> _Decays:
+    def of(cls, by_decay: list[DecayGroup], units: int, rounding: Rounding, device: torch.device) -> _Decays:
         alpha = torch.zeros(1, units, dtype=rounding.dtype, device=device)
         for group in by_decay:
             alpha[0, group.columns] = group.decay.value

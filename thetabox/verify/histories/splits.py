@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from thetabox.verify.effort import Meter
-from thetabox.verify.histories.records import Given, State, all_joined, taken
+from thetabox.verify.histories.records import GivenSpikes, State, all_joined, taken
 from thetabox.verify.histories.walk import Walked
 
 # Rows that are walked through time together, and those among them of one tree: fixed, so that a tree grows in the same
@@ -31,7 +31,7 @@ class Leaf:
 
     time: int
     state: tuple[State, int]
-    given: Given
+    given: GivenSpikes
     depth: int
     margin: float
 
@@ -70,7 +70,7 @@ class Tree:
 
 
 # (places of the (sample, ε) pairs, first step, state in front of it, given spikes) → where that ends, and margins.
-Run = Callable[[Tensor, Tensor, State, Given], tuple[Walked, Tensor]]
+Run = Callable[[Tensor, Tensor, State, GivenSpikes], tuple[Walked, Tensor]]
 
 
 def split(trees: list[Tree], most: int, run: Run, meter: Meter, passes: float, steps: int) -> None:
@@ -89,12 +89,12 @@ def split(trees: list[Tree], most: int, run: Run, meter: Meter, passes: float, s
         if not chosen:
             return
         chosen.sort(key=lambda pair: pair[1].time)
-        places = torch.tensor([place for place, _ in chosen])
+        indices = torch.tensor([pair for pair, _ in chosen])
         since = torch.tensor([leaf.time for _, leaf in chosen])
         start = all_joined([taken(leaf.state[0], torch.tensor([leaf.state[1]])) for _, leaf in chosen])
-        walked, margins = run(places, since, start, Given.stacked([leaf.given for _, leaf in chosen]))
-        for row, ((place, leaf), margin) in enumerate(zip(chosen, margins.tolist(), strict=True)):
-            grow(trees[place], walked, row, margin, leaf.depth, most)
+        walked, margins = run(indices, since, start, GivenSpikes.stacked([leaf.given for _, leaf in chosen]))
+        for row, ((pair, leaf), margin) in enumerate(zip(chosen, margins.tolist(), strict=True)):
+            grow(trees[pair], walked, row, margin, leaf.depth, most)
 
 
 def grow(tree: Tree, walked: Walked, row: int, margin: float, depth: int, most: int) -> None:
@@ -120,18 +120,18 @@ def grow(tree: Tree, walked: Walked, row: int, margin: float, depth: int, most: 
 def _next(trees: list[Tree], most: int, meter: Meter, passes: float, steps: int) -> list[tuple[int, Leaf]]:
     """The deepest leaves of trees that are worth it, as many of each."""
     chosen: list[tuple[int, Leaf]] = []
-    for place, tree in enumerate(trees):
+    for pair, tree in enumerate(trees):
         if len(chosen) + OF_A_TREE > TOGETHER:
             break
         if tree.unpaid or not tree.alive(most):
             continue
         for _ in range(min(OF_A_TREE, len(tree.open), most - tree.walked)):
             cost = torch.tensor([passes * (steps - tree.open[-1].time)], dtype=torch.float64)
-            if not bool(meter.part(torch.tensor([place])).pay(cost)):
+            if not bool(meter.part(torch.tensor([pair])).pay(cost)):
                 # What is open stays so: the whole is not proven.
                 tree.unpaid = True
                 break
-            chosen.append((place, tree.open.pop()))
+            chosen.append((pair, tree.open.pop()))
     return chosen
 
 

@@ -20,7 +20,7 @@ from thetabox.verify.histories.equations import (
 from thetabox.verify.histories.errors import Errors
 from thetabox.verify.histories.forks import forked
 from thetabox.verify.histories.potential import Bounds
-from thetabox.verify.histories.records import Exact, Given
+from thetabox.verify.histories.records import Exact, GivenSpikes
 from thetabox.verify.histories.slots import Slots
 
 
@@ -68,18 +68,18 @@ class LayerState:
             self.row, self.unit, self.slots = self.row[going], self.unit[going], self.slots.take(going)
             self._slots_ahead = None
 
-    def hull(self, place: int, ahead: bool) -> Pair:
+    def hull(self, index: int, ahead: bool) -> Pair:
         """Ends of a trace over all histories, up to the step before or with this step's spikes."""
         if ahead:
-            low = high = self._ahead()[place]
+            low = high = self._ahead()[index]
         else:
-            low = high = self.now.h[place]
+            low = high = self.now.h[index]
         if len(self.row):
             low, high = low.clone(), high.clone()
-            lower, upper = self.slots.trace(place)
+            lower, upper = self.slots.trace(index)
             if ahead:
                 assert self._slots_ahead is not None
-                lower, upper = (self._slots_ahead[i * len(self.cells.traces) + place] for i in (0, 1))
+                lower, upper = (self._slots_ahead[i * len(self.cells.traces) + index] for i in (0, 1))
             low[self.row, self.unit] = lower.amin(1)
             high[self.row, self.unit] = -upper.amin(1)
         return low, high
@@ -101,7 +101,9 @@ class LayerState:
             self.slots.before_spikes(self.cells, self.row, self.unit, self._slots_ahead)
         self._exact_ahead = self._slots_ahead = None
 
-    def fire(self, bounds: Bounds, errors: Errors, given: Given | None, given_up: Tensor) -> tuple[Tensor, Tensor]:
+    def fire(
+        self, bounds: Bounds, errors: Errors, given: GivenSpikes | None, given_up: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """This step's spikes: the neurons that fork now, and the fewest spikes that each may have.
 
         Args:
@@ -133,8 +135,12 @@ class LayerState:
             after.v = _either(fired, spiked.v, exact.v)
         if len(self.row):
             at = None if value is None else value.at(self.row, self.unit)
-            own = None if given is None else Given(given.least[self.row, self.unit], given.most[self.row, self.unit])
-            beyond = self.slots.after_spikes(cells, self.unit, bounds.at(self.row, self.unit), at, own)
+            given_here = (
+                None
+                if given is None
+                else GivenSpikes(given.least[self.row, self.unit], given.most[self.row, self.unit])
+            )
+            beyond = self.slots.after_spikes(cells, self.unit, bounds.at(self.row, self.unit), at, given_here)
             if beyond is not None:
                 self.beyond[self.row[beyond]] = True
         self.row, self.unit = torch.cat([self.row, rows]), torch.cat([self.unit, units])
@@ -144,7 +150,7 @@ class LayerState:
         self._keep(after)
         return forks, least
 
-    def _spikes(self, bounds: Bounds, given: Given | None) -> tuple[Pair, Tensor, Tensor]:
+    def _spikes(self, bounds: Bounds, given: GivenSpikes | None) -> tuple[Pair, Tensor, Tensor]:
         """Potentials of exact records, where they are followed; fewest spikes; and most, or whether one more may be."""
         cells, exact = self.cells, self.now
         level_low, level_high = self.levels
@@ -160,7 +166,7 @@ class LayerState:
             if endless is not None:
                 self.beyond[: len(low)] |= (endless & waiting).any(1)
             least, most = several_spikes(
-                low - reset_high, high - reset_low, self.levels, cells.most, cells.rounding.own
+                low - reset_high, high - reset_low, self.levels, cells.most, cells.rounding.roundoff
             )
             if given is not None:
                 least = torch.maximum(least, torch.minimum(given.least.to(least.dtype), most))
@@ -202,8 +208,8 @@ def _widened(bounds: Bounds, errors: Errors) -> Bounds:
 def _advanced(cells: Cells, exact: Exact) -> list[Tensor]:
     """Every trace with the spikes that are last."""
     h: list[Tensor] = []
-    for trace, own in zip(cells.traces, exact.h, strict=True):
-        h.append(trace.value * own + trace.gain * (exact.z if trace.parent is None else h[trace.parent]))
+    for trace, before in zip(cells.traces, exact.h, strict=True):
+        h.append(trace.value * before + trace.gain * (exact.z if trace.parent is None else h[trace.parent]))
     return h
 
 

@@ -20,16 +20,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from thetabox.verify.histories.circuit import Circuit, Drive, Loss, Read
+from thetabox.verify.histories.circuit import Circuit, Drive, Loss, ReadoutQuantity
 from thetabox.verify.histories.errors import Errors
 from thetabox.verify.histories.potential import potential
-from thetabox.verify.histories.records import Exact, Fork, Given, State, taken
+from thetabox.verify.histories.records import Exact, Fork, GivenSpikes, State, taken
 from thetabox.verify.histories.state import LayerState
 
 
 @dataclass(frozen=True)
 class PruneRule:
-    """When a row is given up: a saving, its answer is then that nothing is known.
+    """When a row is given up: a saving, its bound is then minus infinity.
 
     Half the width of what the readout reads so far, weighed by it, stands for what the margin against a class has lost
     (counts rarely come together again); a row that lost more than its margin has no proof to expect.
@@ -78,10 +78,10 @@ def walk(
     sample: Int[Tensor, " rows"],
     *,
     histories: int,
-    reads: Sequence[Read] = (),
+    reads: Sequence[ReadoutQuantity] = (),
     since: Int[Tensor, " rows"] | None = None,
     start: State | None = None,
-    given: Given | None = None,
+    given: GivenSpikes | None = None,
     prune: PruneRule | None = None,
     before_step: Callable[[], None] | None = None,
 ) -> Walked:
@@ -106,7 +106,7 @@ def walk(
     if since is None or start is None:
         since = torch.zeros(rows, dtype=torch.long, device=device)
         start = [Exact.silence(rows, layer.cells) for layer in circuit.layers]
-    moving = Walk(circuit, histories, start, rows)
+    moving = HistoryWalk(circuit, histories, start, rows)
     fork = Fork.none(rows, circuit.count, steps, device) if prune is not None else None
     shares = sample.new_zeros(rows, steps, dtype=circuit.rounding.dtype)
     for time in range(int(since.min()), steps):
@@ -128,7 +128,7 @@ def walk(
     return Walked(least, most, moving.read(reads), fork, shares, unknown)
 
 
-class Walk:
+class HistoryWalk:
     """All layers of some rows."""
 
     def __init__(self, circuit: Circuit, histories: int, start: State, rows: int) -> None:
@@ -143,7 +143,7 @@ class Walk:
         active = self.layers[0].active if len(self.layers) == 1 else torch.cat([s.active for s in self.layers], 1)
         return active.to(self.circuit.rounding.dtype).mean(1)
 
-    def read(self, reads: Sequence[Read]) -> tuple[Tensor, Tensor]:
+    def read(self, reads: Sequence[ReadoutQuantity]) -> tuple[Tensor, Tensor]:
         """Both ends of these quantities at the end."""
         ends = []
         for read in reads:
@@ -173,22 +173,22 @@ class Walk:
         time: int,
         sample: Tensor,
         errors: Sequence[Errors],
-        given: Given | None,
+        given: GivenSpikes | None,
         remember: Fork | None,
     ) -> None:
         """One time step of the first ``len(sample)`` rows, whose active pairs are all there are."""
         before = [layer.exact for layer in self.layers]
         for layer in self.layers:
             layer.advance(len(sample))
-        for place, (layer, units) in enumerate(zip(self.layers, self.circuit.units, strict=True)):
-            wired = self.circuit.layers[place]
-            bounds = potential(self.circuit, wired, drives[place], time, sample, self.hull)
-            own = None if given is None else given.units(units)
-            forks, fewest = layer.fire(bounds, errors[place], own, self.given_up)
+        for index, (layer, units) in enumerate(zip(self.layers, self.circuit.units, strict=True)):
+            wired = self.circuit.layers[index]
+            bounds = potential(self.circuit, wired, drives[index], time, sample, self.hull)
+            given_here = None if given is None else given.units(units)
+            forks, fewest = layer.fire(bounds, errors[index], given_here, self.given_up)
             if remember is not None:
                 first = forks.any(1) & (remember.time[: len(sample)] > time)
                 if bool(first.any()):
-                    self._note(remember, time, place, first, before, forks, fewest, given)
+                    self._note(remember, time, index, first, before, forks, fewest, given)
 
     def hull(self, layer: int, trace: int, same_step: bool) -> tuple[Tensor, Tensor]:
         """Ends of a layer's trace over all histories."""
@@ -203,14 +203,14 @@ class Walk:
         before: State,
         forks: Tensor,
         fewest: Tensor,
-        given: Given | None,
+        given: GivenSpikes | None,
     ) -> None:
         rows = first.nonzero().squeeze(1)
         unit = torch.where(forks[rows], self.circuit.layers[layer].cells.influence, -1.0).argmax(1)
         fork.time[rows], fork.unit[rows] = time, unit + self.circuit.units[layer].start
         fork.cut[rows] = fewest[rows, unit].to(fork.cut.dtype)
         state = taken(before, rows)
-        for place, row in enumerate(rows.tolist()):
-            fork.before[row] = (state, place)
+        for index, row in enumerate(rows.tolist()):
+            fork.before[row] = (state, index)
         if given is not None:
             fork.given.least[rows], fork.given.most[rows] = given.least[rows], given.most[rows]

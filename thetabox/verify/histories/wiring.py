@@ -32,7 +32,7 @@ class Pole:
 
 
 @dataclass(frozen=True)
-class Group:
+class DecayGroup:
     """Cells of one layer that have the same decays.
 
     Attributes:
@@ -55,7 +55,7 @@ class Group:
         return (Pole(0.0, 0.0) if self.synapse is None else self.synapse,)
 
 
-def groups(neurons: Neurons, rounding: Rounding) -> list[Group]:
+def groups(neurons: Neurons, rounding: Rounding) -> list[DecayGroup]:
     """The cells of a layer by their decays.
 
     Raises:
@@ -77,7 +77,7 @@ def groups(neurons: Neurons, rounding: Rounding) -> list[Group]:
         )
     device = neurons.decay.value.device
     return [
-        Group(s, d, slice(None) if len(by_values) == 1 else torch.tensor(units, device=device))
+        DecayGroup(s, d, slice(None) if len(by_values) == 1 else torch.tensor(units, device=device))
         for (s, d), units in by_values.items()
     ]
 
@@ -132,7 +132,7 @@ class Held:
         common = 0.0
         if bool(error.any()):
             # Relative to the weights where that is hardly more than what sums of them lose anyway.
-            common = COMMON_ERROR * rounding.own
+            common = COMMON_ERROR * rounding.roundoff
             if bool((error <= common * 0.99 * theta.double().abs()).all()):
                 error = torch.zeros_like(error)
             else:
@@ -153,10 +153,10 @@ class Held:
 
         return Held(self.weight.moved(some), None if self.error is None else some(self.error))
 
-    def part(self, trace: int, current: int | None, columns: slice | Tensor) -> Link:
+    def link(self, trace: int, current: int | None, columns: slice | Tensor) -> Link:
         """What some cells read of some traces."""
-        own = self.columns(columns)
-        return Link(trace, current, columns, own.weight, own.error)
+        held = self.columns(columns)
+        return Link(trace, current, columns, held.weight, held.error)
 
     @property
     def spread(self) -> Tensor:

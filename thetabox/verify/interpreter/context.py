@@ -76,11 +76,11 @@ class Memo:
 
     def products(self, context: Context, x: Tensor, compute: Callable[[], Any]) -> Any:
         """What ``compute`` returned for the same product of an operation, time step and input."""
-        place = (id(context.operation), context.time, context.part)
-        known, products = self._known.get(place, (None, None))
+        key = (id(context.operation), context.time, context.part)
+        known, products = self._known.get(key, (None, None))
         if known is None or not torch.equal(known, x):
             products = compute()
-            self._known[place] = (x, products)
+            self._known[key] = (x, products)
         return products
 
 
@@ -192,7 +192,7 @@ class Context:
             radius, by_row = parameter.unit_radius * column, True
         out = Interval(theta - radius, theta + radius, by_row=by_row)
         out.slack = (
-            4.0 * self.rounding.own + parameter.theta_error * (1.0 + self.largest(parameter.factor))
+            4.0 * self.rounding.roundoff + parameter.theta_error * (1.0 + self.largest(parameter.factor))
         ) * out.magnitude
         out.slack += 4.0 * self.rounding.subnormal
         low = float(out.lower.detach().amin()) if out.lower.numel() else 0.0

@@ -33,8 +33,8 @@ def row_margins(
     """Proven lower bound of ``min_k (logit_y - logit_k)`` of every row; arguments as for :func:`class_margins`."""
     margins, size = class_margins(context, hidden, weight, bias, labels)
     samples = context.row_epsilon.samples
-    own = labels.repeat(len(margins) // samples)[:, None]
-    least_margin = margins.scatter(1, own, torch.inf).amin(1)
+    index = labels.repeat(len(margins) // samples)[:, None]
+    least_margin = margins.scatter(1, index, torch.inf).amin(1)
     least_margin = least_margin - context.rounding.of_operation(8) * least_margin.abs().clamp(
         max=torch.finfo(margins.dtype).max
     )
@@ -62,7 +62,7 @@ def class_margins(
     """
     weight, bias = _spread(weight, bias)
     bias = None if bias is None else bias.moved(lambda t: t.reshape(-1))
-    hidden = context.expanded(hidden).settled(context.rounding.own)
+    hidden = context.expanded(hidden).settled(context.rounding.roundoff)
     levels, samples = context.row_epsilon.per_sample, context.row_epsilon.samples
     rows = hidden.lower.shape[0]
     if rows != levels * samples:
@@ -72,9 +72,9 @@ def class_margins(
     label = labels.repeat(levels)
     epsilon = context.epsilon(weight.factor).reshape(-1) if weight.factor else lower.new_zeros(rows)
     # Rounding of every row: relative to Σ (|θ_y| + |θ_k|)(1 + ε) max|h|.
-    reach = upper if hidden.nonnegative else torch.maximum(lower.abs(), upper.abs())
-    around = _reach(context, reach, weight.magnitude)
-    moves = around if weight.absolute is None else _reach(context, reach, weight.absolute)
+    magnitude = upper if hidden.nonnegative else torch.maximum(lower.abs(), upper.abs())
+    around = _magnitude_sums(context, magnitude, weight.magnitude)
+    moves = around if weight.absolute is None else _magnitude_sums(context, magnitude, weight.absolute)
     around = around + moves * epsilon[:, None]
     relative = context.rounding.of_dot(2 * features + 8) + 4.0 * weight.theta_error
     rounding = around.gather(1, label[:, None]) + around
@@ -100,11 +100,11 @@ def _spread(weight: Parameter, bias: Parameter | None) -> tuple[Parameter, Param
     return weight, bias.spread(classes)
 
 
-def _reach(context: Context, reach: Tensor, weight: Tensor) -> Tensor:
+def _magnitude_sums(context: Context, magnitude: Tensor, weight: Tensor) -> Tensor:
     """``Σ |w| max|h|`` for every row and class, or an upper bound without a product where it is only rounding."""
     if context.rounding.network:
-        return reach @ weight.T
-    return reach.amax(1)[:, None] * weight.sum(1)
+        return magnitude @ weight.T
+    return magnitude.amax(1)[:, None] * weight.sum(1)
 
 
 def _by_class(lower: Tensor, upper: Tensor, theta: Tensor, radius: Tensor, epsilon: Tensor, labels: Tensor) -> Tensor:
@@ -132,10 +132,10 @@ def _by_class(lower: Tensor, upper: Tensor, theta: Tensor, radius: Tensor, epsil
 
 def _row_by_row(lower: Tensor, upper: Tensor, theta: Tensor, radius: Tensor, epsilon: Tensor, label: Tensor) -> Tensor:
     """Sums for hidden values of any sign and any ε: each end of each value tried."""
-    own, own_radius = theta[label], radius[label]
+    theta_label, radius_label = theta[label], radius[label]
     columns = []
     for k in range(theta.shape[0]):
-        d, s = own - theta[k], (own_radius + radius[k]) * epsilon[:, None]
+        d, s = theta_label - theta[k], (radius_label + radius[k]) * epsilon[:, None]
         columns.append(torch.minimum(d * lower - s * lower.abs(), d * upper - s * upper.abs()).sum(1))
     return torch.stack(columns, 1)
 
@@ -163,13 +163,13 @@ def logit_margins(
     context: Context, logits: Interval, labels: Int[Tensor, " samples"]
 ) -> Float[Tensor, "levels samples"]:
     """Lower bound from two separate intervals: the baseline criterion of Büchel, Faber, Muir (ICLR 2022)."""
-    logits = context.expanded(logits).settled(context.rounding.own)
+    logits = context.expanded(logits).settled(context.rounding.roundoff)
     levels = logits.lower.shape[0] // labels.numel()
     label = labels.repeat(levels)[:, None]
     others = logits.upper.scatter(1, label, -torch.inf).amax(1)
-    own = logits.lower.gather(1, label).squeeze(1)
-    size = own.abs() + others.abs()
-    margin = own - others - 2.0 * context.rounding.own * torch.where(size.isfinite(), size, 0.0)
+    of_label = logits.lower.gather(1, label).squeeze(1)
+    size = of_label.abs() + others.abs()
+    margin = of_label - others - 2.0 * context.rounding.roundoff * torch.where(size.isfinite(), size, 0.0)
     return known(margin).view(levels, labels.numel())
 
 

@@ -46,7 +46,7 @@ class Tensors:
         first: dict[Hashable, Tensor] = {}
         self.values = {name: first.setdefault(identity(t), t) for name, t in self.values.items()}
         self.factors = {id(self.values[name]): factor for name, factor in factors.items()}
-        self.known: dict[int, Parameter] = {}
+        self.cache: dict[int, Parameter] = {}
 
     def around(self, values: Mapping[str, Tensor], rounding: Rounding) -> Tensors:
         """The same box around other values, held in another way."""
@@ -85,7 +85,7 @@ class Tensors:
     def parameter(self, name: str) -> Parameter:
         """A tensor of the model by name, with its box."""
         value = self.values[name]
-        if id(value) not in self.known:
+        if id(value) not in self.cache:
             factor = self.factors.get(id(value), 0.0)
             held = value.to(self.device)
             if not torch.is_grad_enabled():
@@ -97,8 +97,8 @@ class Tensors:
                     absolute = torch.nextafter(absolute, torch.full_like(absolute, torch.inf))
                 if self.rounding.dtype == torch.float32:
                     absolute = torch.nextafter(absolute.float(), torch.full_like(absolute.float(), torch.inf))
-            self.known[id(value)] = stored(name, held, self.rounding, factor, absolute)
-        return self.known[id(value)]
+            self.cache[id(value)] = stored(name, held, self.rounding, factor, absolute)
+        return self.cache[id(value)]
 
     def check_reach(self, epsilon: Tensor) -> None:
         """Refuse boxes so narrow that float32 has fewer digits for their ends than the bounds allow for.

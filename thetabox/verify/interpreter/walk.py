@@ -134,23 +134,23 @@ def _casts(operation: Operation) -> bool:
     return operation.operator in TABLE and TABLE[operation.operator].types == "casts"
 
 
-def _operand(context: Context, graph: Graph, values: dict[int, Value], place: Ref) -> Value:
-    value = values[place.index]
+def _operand(context: Context, graph: Graph, values: dict[int, Value], ref: Ref) -> Value:
+    value = values[ref.index]
     if value is None:
         raise InputError(
-            f"{context.where} reads an answer of {_maker(graph, place)} that has no rule, such as a maximum's place"
+            f"{context.where} reads an answer of {_maker(graph, ref)} that has no rule, such as a maximum's place"
         )
     if context.rounding.network and context.kind is not None and context.kind.from_wider:
-        dtype = graph.dtypes.get(place.index)
+        dtype = graph.dtypes.get(ref.index)
         if dtype is torch.float64 or (is_whole(dtype) and dtype is not torch.bool):
             return in_float32(context, value, whole=is_whole(dtype))
     return value
 
 
-def _maker(graph: Graph, place: Ref) -> str:
+def _maker(graph: Graph, ref: Ref) -> str:
     """The operator that returned a value, seen through the choice of one of several results."""
     by_index = {o.index: o for o in graph.operations}
-    maker = by_index.get(place.index)
+    maker = by_index.get(ref.index)
     while maker is not None and maker.operator == "getitem":
         maker = by_index.get(maker.inputs[0])
     return "an operator" if maker is None else maker.describe()
@@ -194,8 +194,8 @@ def apply(context: Context, operation: Operation, args: tuple[Any, ...], kwargs:
         elif len({context.rows(v) for v in intervals if v.batch is not None}) > 1:
             args = _each(args, lambda v: context.expanded(v) if isinstance(v, Interval) else v)
     if not rule.slack and any(v.slack for v in intervals):
-        own = context.rounding.own
-        args, kwargs = _each((args, kwargs), lambda v: v.settled(own) if isinstance(v, Interval) else v)
+        roundoff = context.rounding.roundoff
+        args, kwargs = _each((args, kwargs), lambda v: v.settled(roundoff) if isinstance(v, Interval) else v)
     result = _labelled(_called(context, operation, rule, args, kwargs), operation.layout, intervals)
     if by_row and isinstance(result, Interval) and result.batch is None and not result.by_row:
         result = replace(result, by_row=True)
@@ -239,7 +239,7 @@ def _row_by_row(context: Context, operation: Operation, rule: Rule, args: Any, k
             if v.by_row:
                 at = 0 if v.shape[0] == 1 else row
                 v = replace(v.moved(lambda t: t[at]), by_row=False)
-            return v if rule.slack else v.settled(context.rounding.own)
+            return v if rule.slack else v.settled(context.rounding.roundoff)
 
         return _called(context, operation, rule, _each(args, one), _each(kwargs, one))
 

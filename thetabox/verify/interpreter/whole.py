@@ -58,8 +58,8 @@ def computed(
         return None
     real = casts or kind.result is torch.bool
 
-    def operand(place: Ref) -> Tensor:
-        return _exact(values[place.index], graph.dtypes.get(place.index), real=real)
+    def operand(ref: Ref) -> Tensor:
+        return _exact(values[ref.index], graph.dtypes.get(ref.index), real=real)
 
     try:
         args, kwargs = (map_arg_refs(part, operand) for part in (operation.args, operation.kwargs))
@@ -69,9 +69,9 @@ def computed(
         _check_cast(operation, args[0], kind.result)
     if "device" in kwargs:
         kwargs = {**kwargs, "device": context.row_epsilon.values.device}
-    answer = operation.target(*args, **kwargs)
-    assert isinstance(answer, Tensor)
-    return stored(operation.describe(), answer, context.rounding)
+    result = operation.target(*args, **kwargs)
+    assert isinstance(result, Tensor)
+    return stored(operation.describe(), result, context.rounding)
 
 
 def _exact(value: Any, dtype: torch.dtype | None, *, real: bool) -> Tensor:
@@ -100,7 +100,7 @@ def fits(context: Context, value: Any, dtype: torch.dtype) -> bool:
     if isinstance(value, Interval):
         if not value.lower.numel():
             return True
-        value = value.settled(context.rounding.own)
+        value = value.settled(context.rounding.roundoff)
         return least <= float(value.lower.detach().amin()) and float(value.upper.detach().amax()) <= most
     return not isinstance(value, int | float) or least <= value <= most
 
@@ -157,7 +157,7 @@ def within_range(context: Context, operation: Operation, kind: Kind, result: Int
     truth = kind.result is torch.bool
     if not result.lower.numel() or (truth and result.slack == 0.0 and result.bound == 1.0 and result.nonnegative):
         return result
-    settled = result.settled(context.rounding.own)
+    settled = result.settled(context.rounding.roundoff)
     lower = settled.lower.ceil()
     upper = lower if result.is_point and result.slack == 0.0 else settled.upper.floor()
     low, high = float(lower.detach().amin()), float(upper.detach().amax())
@@ -195,7 +195,7 @@ def in_float32(context: Context, value: Any, *, whole: bool = False) -> Any:
         value = context.interval(value)
     if not isinstance(value, Interval):
         return value
-    value = value.settled(context.rounding.own)
+    value = value.settled(context.rounding.roundoff)
     return replace(value.moved(lambda t: t.float().to(context.dtype)), bound=None)
 
 

@@ -22,7 +22,7 @@ class PlainIntervals(Domain):
 
     Attributes:
         together: how many ε of a sweep go through the network as rows of one batch. One: rows of one batch share
-            numbers of their rounding and order of summation, so an ε would be answered a little differently beside
+            numbers of their rounding and order of summation, so the bounds of an ε would be a little different beside
             others than alone. What is known without ε is shared all the same.
     """
 
@@ -42,7 +42,7 @@ class PlainIntervals(Domain):
 
     def logits(self, which: Which, epsilon: Float[Tensor, "levels samples"]) -> Interval:
         def ends(final: Final) -> Tensor:
-            logits = final.logits().settled(self.problem.settings.rounding.own)
+            logits = final.logits().settled(self.problem.settings.rounding.roundoff)
             return torch.stack([logits.lower, logits.upper], -1)
 
         lower, upper = self._part_by_part(ends, which, epsilon).unbind(-1)

@@ -43,9 +43,9 @@ class Final:
         last = self._last_layer()
         if last is not None:
             return class_margins(self.context, *last, labels)[0]
-        logits = self.logits().settled(self.context.rounding.own)
-        own = labels.repeat(len(logits.lower) // len(labels))[:, None]
-        return logits.lower.gather(1, own) - logits.upper
+        logits = self.logits().settled(self.context.rounding.roundoff)
+        index = labels.repeat(len(logits.lower) // len(labels))[:, None]
+        return logits.lower.gather(1, index) - logits.upper
 
     def _last_layer(self) -> tuple[Interval, Parameter, Parameter | None] | None:
         """Hidden values ``[rows, features]``, weight ``[classes, features]`` and bias, where there is such a layer."""

@@ -72,15 +72,15 @@ class Remaining:
         if time == 0 or self.memo is None:
             return False
         if self.samples is None:
-            places = torch.arange(len(self.leaves), device=self.leaves.device)
+            indices = torch.arange(len(self.leaves), device=self.leaves.device)
         else:
-            places = self.samples
-        goes_on = self.leaves[places] > time
+            indices = self.samples
+        goes_on = self.leaves[indices] > time
         count = int(goes_on.sum())
-        if count == len(places) or (count and len(places) - count < LEAST_SHARE * len(places)):
+        if count == len(indices) or (count and len(indices) - count < LEAST_SHARE * len(indices)):
             return False
-        self.before = len(places)
-        self.left, self.stay, self.samples = places[~goes_on], goes_on.nonzero().squeeze(1), places[goes_on]
+        self.before = len(indices)
+        self.left, self.stay, self.samples = indices[~goes_on], goes_on.nonzero().squeeze(1), indices[goes_on]
         # Without the memo: the products there are those of all samples.
         self.context = Context(RowEpsilons(self.whole.row_epsilon.values[:, self.samples]), self.whole.rounding)
         return True
@@ -97,9 +97,9 @@ class Remaining:
         """Note which samples know something of their outputs, at the largest ε."""
         if self.memo is None:
             return
-        known = ~unknown_rows(outputs).view(self.context.row_epsilon.per_sample, -1)
-        known = known[int(self.context.row_epsilon.values[:, 0].argmax())]
-        self.known_until[known if self.samples is None else self.samples[known]] = time + 1
+        bounded = ~unknown_rows(outputs).view(self.context.row_epsilon.per_sample, -1)
+        bounded = bounded[int(self.context.row_epsilon.values[:, 0].argmax())]
+        self.known_until[bounded if self.samples is None else self.samples[bounded]] = time + 1
 
     def remember(self) -> None:
         """For the next ε of the sweep."""
@@ -107,9 +107,9 @@ class Remaining:
             self.memo.known_until = (self.whole.row_epsilon.largest, self.known_until)
 
 
-def taken(x: Interval, places: Int[Tensor, " places"] | None, samples: int) -> Interval:
-    """Some of ``samples`` samples, at every ε that the value tells apart; all where ``places`` is ``None``."""
-    if places is None or (x.batch is None and not (x.by_row and x.shape[0] > 1)):
+def taken(x: Interval, indices: Int[Tensor, " places"] | None, samples: int) -> Interval:
+    """Some of ``samples`` samples, at every ε that the value tells apart; all where ``indices`` is ``None``."""
+    if indices is None or (x.batch is None and not (x.by_row and x.shape[0] > 1)):
         return x
     dim, each = (0, (-1, samples, 1)) if x.batch is None else (x.batch, (-1, samples, x.merged))
-    return x.moved(lambda t: t.unflatten(dim, each).index_select(dim + 1, places).flatten(dim, dim + 2))
+    return x.moved(lambda t: t.unflatten(dim, each).index_select(dim + 1, indices).flatten(dim, dim + 2))

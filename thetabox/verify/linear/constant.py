@@ -17,7 +17,7 @@ def gamma_sum(terms: int) -> float:
     return 4.0 * gamma(terms + 32, ROUNDOFF)
 
 
-class Constant:
+class WalkConstant:
     """What a walk has put aside, ``[samples, rows]``; what its sum may have lost by rounding is taken off last."""
 
     def __init__(self, samples: int, rows: int, device: torch.device) -> None:

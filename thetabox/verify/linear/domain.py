@@ -45,8 +45,8 @@ INTERVALS, ROW = 4.0, 4.0
 # The same with balls, whose centres take seven products a layer where rounding is all there is.
 INTERVALS_AND_BALLS = 10.0
 
-# Samples → what a walk returns for them.
-Answer = Callable[[Samples, Tensor], Tensor]
+# Samples, and their indices → bounds that a walk returns for them.
+BoundFunction = Callable[[Samples, Tensor], Tensor]
 
 
 class Linear(Domain):
@@ -115,8 +115,8 @@ class Linear(Domain):
         """Proven lower bounds of ``min_k (logit_y - logit_k)``; see :class:`~thetabox.verify.domain.Domain`."""
         labels = y[which].repeat(len(epsilon))
 
-        def answer(samples: Samples, places: Tensor) -> Tensor:
-            return self.walked(samples, margin_rows(labels[places].to(epsilon.device), self.classes)).amin(
+        def bound(samples: Samples, indices: Tensor) -> Tensor:
+            return self.walked(samples, margin_rows(labels[indices].to(epsilon.device), self.classes)).amin(
                 1, keepdim=True
             )
 
@@ -125,12 +125,12 @@ class Linear(Domain):
         if self.follows and self.backward:
             margins, asked = flat.new_full((len(flat),), -torch.inf), everything
         else:
-            margins = self._bounded(x, flat, everything, answer, self.classes - 1, None)[:, 0]
+            margins = self._bounded(x, flat, everything, bound, self.classes - 1, None)[:, 0]
             asked = everything[:0]
             if self.backward and self.refines:
                 asked = self._provable(x, labels, (margins <= 0).nonzero().squeeze(1))
         if len(asked) and self.refines:
-            better = self._bounded(x, flat, asked, answer, self.classes - 1, self.tighten)[:, 0]
+            better = self._bounded(x, flat, asked, bound, self.classes - 1, self.tighten)[:, 0]
             margins[asked] = torch.maximum(margins[asked], better)
         return margins.view(epsilon.shape)
 
@@ -138,17 +138,17 @@ class Linear(Domain):
         """Bounds of the logits, rows ``[E samples, K]``."""
         one = torch.eye(self.classes, dtype=torch.float64)
 
-        def answer(samples: Samples, places: Tensor) -> Tensor:
-            rows = torch.cat([one, -one]).to(samples.epsilon.device).expand(len(places), -1, -1)
+        def bound(samples: Samples, indices: Tensor) -> Tensor:
+            rows = torch.cat([one, -one]).to(samples.epsilon.device).expand(len(indices), -1, -1)
             value = samples.interval(self.output)
             plain = torch.cat([value.lower, -value.upper], 1)
             return torch.maximum(self.walked(samples, rows), plain.nan_to_num(-torch.inf, -torch.inf, -torch.inf))
 
         x, flat = self._spread(which, epsilon)
         everything = torch.arange(len(flat))
-        ends = self._bounded(x, flat, everything, answer, 2 * self.classes, None)
+        ends = self._bounded(x, flat, everything, bound, 2 * self.classes, None)
         if self.backward and self.refines:
-            ends = torch.maximum(ends, self._bounded(x, flat, everything, answer, 2 * self.classes, self.tighten))
+            ends = torch.maximum(ends, self._bounded(x, flat, everything, bound, 2 * self.classes, self.tighten))
         return Interval(ends[:, : self.classes], -ends[:, self.classes :])
 
     def losses(
@@ -187,9 +187,9 @@ class Linear(Domain):
 
     def profile(self, which: Which, epsilon: Float[Tensor, "levels samples"], y: Int[Tensor, " all"]) -> Profile | None:
         """How the loss is shared out over the operations, for as many samples as are quickly done."""
-        places = torch.arange(len(self.problem.x))[which][: max(1, PROFILED_ROWS // len(epsilon))]
+        indices = torch.arange(len(self.problem.x))[which][: max(1, PROFILED_ROWS // len(epsilon))]
         cheap = self if not self.backward else Linear(self.problem, {"intermediate": "interval"})
-        names, lost = cheap.losses(places, epsilon[:, : len(places)], y)
+        names, lost = cheap.losses(indices, epsilon[:, : len(indices)], y)
         # At ε = 0 only rounding is lost.
         lost = torch.where(epsilon[:, :1] > 0, lost.nan_to_num(0.0).clamp(min=0.0), 0.0)
         share = lost / lost.sum(1, keepdim=True).clamp(min=torch.finfo(lost.dtype).tiny)
@@ -199,7 +199,7 @@ class Linear(Domain):
         caption = (
             "Where linear bounds, with intervals for pre-activations, lose what they prove less than the unperturbed "
             "margin: in the noise of a layer's weights, or in the relaxation of a ReLU or pool. Mean of "
-            f"{len(places)} samples; layers below {LEAST_SHARE:.1%} are left out."
+            f"{len(indices)} samples; layers below {LEAST_SHARE:.1%} are left out."
         )
         return Profile("losses", [names[i] for i in shown.tolist()], share[:, shown], "margin", caption)
 
@@ -213,18 +213,18 @@ class Linear(Domain):
         """How many samples fit memory: walks are cut into chunks of their own, so only inputs count."""
         return max(1, min(4 * MOST_ITEMS, (1 << 24) // (self.problem.x[:1].numel() * max(levels, 1))))
 
-    def _provable(self, x: Tensor, labels: Tensor, places: Tensor) -> Tensor:
+    def _provable(self, x: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
         """Those of the places where the unperturbed network is right: nothing else can be proven."""
 
-        def answer(samples: Samples, part: Tensor) -> Tensor:
+        def bound(samples: Samples, part: Tensor) -> Tensor:
             logits = samples.interval(self.output)
             rows = margin_rows(labels[part].to(samples.epsilon.device), self.classes)
             highest = rows.clamp(min=0) @ logits.upper[..., None] + rows.clamp(max=0) @ logits.lower[..., None]
             return highest[..., 0].amin(1, keepdim=True)
 
         zero = torch.zeros(len(x), dtype=torch.float64)
-        highest = self._bounded(x, zero, places, answer, self.classes - 1, None)[:, 0]
-        return places[~(highest <= 0)]
+        highest = self._bounded(x, zero, indices, bound, self.classes - 1, None)[:, 0]
+        return indices[~(highest <= 0)]
 
     def _spread(self, which: Which, epsilon: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs and ε, a row each for every sample and ε."""
@@ -232,23 +232,23 @@ class Linear(Domain):
         return x.repeat(len(epsilon), *[1] * (x.dim() - 1)), epsilon.reshape(-1).double()
 
     def _bounded(
-        self, x: Tensor, epsilon: Tensor, places: Tensor, answer: Answer, rows: int, tighten: Tighten | None
+        self, x: Tensor, epsilon: Tensor, indices: Tensor, bound: BoundFunction, rows: int, tighten: Tighten | None
     ) -> Tensor:
-        """``answer`` of the samples ``places``, in chunks that fit memory; on the CPU."""
+        """``bound`` of the samples ``indices``, in chunks that fit memory; on the CPU."""
         size = self._size(rows)
         with torch.no_grad(), sound_kernels():
             chunks = []
             # Where rounding is all there is, a deep network is walked with more digits: never beside others.
-            alone = epsilon[places] <= (ROUNDING_ONLY if self.norms is not None else -1.0)
+            alone = epsilon[indices] <= (ROUNDING_ONLY if self.norms is not None else -1.0)
             order = torch.argsort(alone.long(), stable=True)
-            parts = [p for group in (places[~alone], places[alone]) if len(group) for p in group.split(size)]
+            parts = [p for group in (indices[~alone], indices[alone]) if len(group) for p in group.split(size)]
             for part in parts:
                 try:
-                    chunks.append(self._chunk(x, epsilon, part, answer, tighten))
+                    chunks.append(self._chunk(x, epsilon, part, bound, tighten))
                 except OneEpsilonAtATime:
                     if len(epsilon[part].unique()) == 1:
                         raise
-                    chunks.append(torch.cat([self._chunk(x, epsilon, one, answer, tighten) for one in part.split(1)]))
+                    chunks.append(torch.cat([self._chunk(x, epsilon, one, bound, tighten) for one in part.split(1)]))
         if not chunks:
             return torch.zeros(0, rows, dtype=torch.float64)
         together = torch.cat(chunks)
@@ -258,11 +258,11 @@ class Linear(Domain):
         """Samples of one walk."""
         return max(1, min(MOST_ITEMS, WALK_NUMBERS // (rows * self.problem.network.largest())))
 
-    def _chunk(self, x: Tensor, epsilon: Tensor, part: Tensor, answer: Answer, tighten: Tighten | None) -> Tensor:
+    def _chunk(self, x: Tensor, epsilon: Tensor, part: Tensor, bound: BoundFunction, tighten: Tighten | None) -> Tensor:
         meter = self.meter.part(part)
         meter.check_time()
         samples = self.samples(x[part], epsilon[part], tighten, meter)
-        return answer(samples, part).cpu().masked_fill(samples.stopped[:, None], -torch.inf)
+        return bound(samples, part).cpu().masked_fill(samples.stopped[:, None], -torch.inf)
 
     def samples(
         self, x: Tensor, epsilon: Float[Tensor, " samples"], tighten: Tighten | None = None, meter: Meter = FREE

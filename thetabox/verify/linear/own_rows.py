@@ -42,11 +42,11 @@ def work_of_row(samples: Samples, operation: Operation, needed: Tensor) -> int:
     """Multiply-adds of one row from a value back to the input, found by walking one; the same for all rows."""
     sample, place, *position = (int(i) for i in needed.nonzero()[0])
     one = torch.tensor([sample], device=needed.device)
-    places = one.new_tensor([[place]])
+    neurons = one.new_tensor([[place]])
     if needed.dim() == 2:
-        walk = _dense_walk(samples, operation, one, places)
+        walk = _dense_walk(samples, operation, one, neurons)
     elif needed.dim() == 4:
-        walk = _image_walk(samples, operation, Frame(one, *(one.new_tensor([p]) for p in position)), places)
+        walk = _image_walk(samples, operation, Frame(one, *(one.new_tensor([p]) for p in position)), neurons)
     else:
         return 0
     if walk is None:
@@ -64,9 +64,9 @@ def _dense(
     for start, count in _groups(needed.sum(1)[order], max(1, WALK_NUMBERS // (2 * widest))):
         members = order[start : start + count]
         most = int(needed[members].sum(1).max())
-        places = needed[members].to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
+        neurons = needed[members].to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
         step = max(1, WALK_NUMBERS // (2 * widest * count))
-        for part in places.split(step, 1):
+        for part in neurons.split(step, 1):
             samples.meter.check_time()
             walk = _dense_walk(samples, operation, members, part, kind)
             if walk is not None:
@@ -75,18 +75,18 @@ def _dense(
 
 
 def _dense_walk(
-    samples: Samples, operation: Operation, members: Tensor, places: Tensor, kind: Callable[..., Walk] = Walk
+    samples: Samples, operation: Operation, members: Tensor, neurons: Tensor, kind: Callable[..., Walk] = Walk
 ) -> Walk | None:
     """Ready to walk back from some outputs of some samples, each and its negative."""
-    walk = kind(samples, Frame(members), 2 * places.shape[1], coarse=True)
+    walk = kind(samples, Frame(members), 2 * neurons.shape[1], coarse=True)
     if operation.operator in DENSE:
         try:
-            affine.start_dense(walk, operation, places)
-            walk.started(operation, places, None)
+            affine.start_dense(walk, operation, neurons)
+            walk.started(operation, neurons, None)
         except Stop:
             return None
     else:
-        walk.give(operation.index, _one_hot(places, samples.interval(operation.index).shape[1]))
+        walk.give(operation.index, _one_hot(neurons, samples.interval(operation.index).shape[1]))
     return walk
 
 
@@ -100,16 +100,16 @@ def _images(
     def walk_some(chosen: Tensor, most: int) -> int | None:
         n, h, w = rows[chosen], heights[chosen], widths[chosen]
         wanted = needed[n, :, h, w]
-        places = wanted.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
+        neurons = wanted.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
         samples.meter.check_time()
-        walk = _image_walk(samples, operation, Frame(n, h, w), places, kind)
+        walk = _image_walk(samples, operation, Frame(n, h, w), neurons, kind)
         if walk is None:
             return None
-        bounds = walk.run().masked_fill(~wanted.gather(1, places).repeat(1, 2), -torch.inf)
+        bounds = walk.run().masked_fill(~wanted.gather(1, neurons).repeat(1, 2), -torch.inf)
         low, high = bounds[:, :most], -bounds[:, most:]
         n, h, w = n[:, None], h[:, None], w[:, None]
-        lower[n, places, h, w] = torch.maximum(lower[n, places, h, w], low)
-        upper[n, places, h, w] = torch.minimum(upper[n, places, h, w], high)
+        lower[n, neurons, h, w] = torch.maximum(lower[n, neurons, h, w], low)
+        upper[n, neurons, h, w] = torch.minimum(upper[n, neurons, h, w], high)
         return walk.widest
 
     in_parts(counts[rows, heights, widths], walk_some)
@@ -138,31 +138,31 @@ def in_parts(counts: Tensor, walk_some: Callable[[Tensor, int], int | None]) -> 
 
 
 def _image_walk(
-    samples: Samples, operation: Operation, frame: Frame, places: Tensor, kind: Callable[..., Walk] = Walk
+    samples: Samples, operation: Operation, frame: Frame, neurons: Tensor, kind: Callable[..., Walk] = Walk
 ) -> Walk | None:
     """Ready to walk back from some channels at one position of each sample, each and its negative."""
-    walk = kind(samples, frame, 2 * places.shape[1], coarse=True)
+    walk = kind(samples, frame, 2 * neurons.shape[1], coarse=True)
     if operation.operator in CONVOLUTIONS:
         try:
-            convolution.start_convolution(walk, operation, places)
-            walk.started(operation, places, POINT)
+            convolution.start_convolution(walk, operation, neurons)
+            walk.started(operation, neurons, POINT)
         except Stop:
             return None
     else:
-        one = _one_hot(places, samples.interval(operation.index).shape[1])[..., None, None]
+        one = _one_hot(neurons, samples.interval(operation.index).shape[1])[..., None, None]
         walk.give(operation.index, one, POINT)
     return walk
 
 
-def _keep(bounds: Tensor, rows: Tensor, places: Tensor, lower: Tensor, upper: Tensor) -> None:
-    most = places.shape[1]
-    lower[rows, places] = torch.maximum(lower[rows, places], bounds[:, :most])
-    upper[rows, places] = torch.minimum(upper[rows, places], -bounds[:, most:])
+def _keep(bounds: Tensor, rows: Tensor, neurons: Tensor, lower: Tensor, upper: Tensor) -> None:
+    most = neurons.shape[1]
+    lower[rows, neurons] = torch.maximum(lower[rows, neurons], bounds[:, :most])
+    upper[rows, neurons] = torch.minimum(upper[rows, neurons], -bounds[:, most:])
 
 
-def _one_hot(places: Tensor, outputs: int) -> Tensor:
+def _one_hot(neurons: Tensor, outputs: int) -> Tensor:
     """Rows that pick the places, then the same with their signs turned."""
-    one = torch.nn.functional.one_hot(places, outputs).double()
+    one = torch.nn.functional.one_hot(neurons, outputs).double()
     return torch.cat([one, -one], 1)
 
 
@@ -177,12 +177,12 @@ def alike(counts: Tensor) -> int:
     return max(1, int((filled <= FILLED * counts.cumsum(0)).sum()))
 
 
-def _groups(counts: Tensor, room: int) -> Iterator[tuple[int, int]]:
-    """Runs of samples (most rows first) whose rows fit ``room`` together."""
+def _groups(counts: Tensor, capacity: int) -> Iterator[tuple[int, int]]:
+    """Runs of samples (most rows first) whose rows fit ``capacity`` together."""
     start, total = 0, len(counts)
     numbers = counts.tolist()
     while start < total and numbers[start]:
-        count = min(max(1, room // numbers[start]), total - start)
+        count = min(max(1, capacity // numbers[start]), total - start)
         count = alike(counts[start : start + count])
         yield start, count
         start += count

@@ -125,8 +125,8 @@ class Frame:
         assert self.width is not None
         masks = []
         for d, p in enumerate((self.height, self.width)):
-            places = _starts(p, region, d)[:, None] + torch.arange(region.size[d], device=p.device)
-            masks.append((places >= 0) & (places < shape[d]))
+            positions = _starts(p, region, d)[:, None] + torch.arange(region.size[d], device=p.device)
+            masks.append((positions >= 0) & (positions < shape[d]))
         if bool(masks[0].all()) and bool(masks[1].all()):
             return None
         return (masks[0][:, :, None] & masks[1][:, None, :])[:, None, None]

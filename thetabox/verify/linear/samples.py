@@ -91,13 +91,13 @@ class Samples:
             self.values[index] = self._settled(value)
 
     def _settled(self, value: Interval) -> Interval:
-        value = value.settled(self.rounding.own)
+        value = value.settled(self.rounding.roundoff)
         assert value.batch is not None
         for end in (value.lower,) if value.is_point else (value.lower, value.upper):
             # Minus infinity at both ends is what a mask filled in.
             masked = value.upper == -torch.inf
-            known = (end.isfinite() | masked).movedim(value.batch, 0)
-            self.finite &= known.reshape(len(self.epsilon), -1).all(1)
+            finite = (end.isfinite() | masked).movedim(value.batch, 0)
+            self.finite &= finite.reshape(len(self.epsilon), -1).all(1)
             size = end.abs().masked_fill(masked, 0.0)
             self.size += size.movedim(value.batch, 0).reshape(len(self.epsilon), -1).sum(1)
         return value

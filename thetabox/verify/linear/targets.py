@@ -39,13 +39,13 @@ def targets(graph: Graph) -> set[int]:
 
 def narrows(graph: Graph) -> set[int]:
     """Values that everything behind them is computed from: no path leads past them."""
-    order = {o.index: place for place, o in enumerate(graph.operations)}
+    order = {o.index: position for position, o in enumerate(graph.operations)}
     farthest, narrow = -1, set()
-    for place, operation in enumerate(graph.operations):
+    for position, operation in enumerate(graph.operations):
         layout = first_layout(operation)
         if layout is None or layout.batch is None:
             continue
-        if farthest <= place:
+        if farthest <= position:
             narrow.add(operation.index)
-        farthest = max(farthest, order.get(graph.last_use.get(operation.index, -1), place))
+        farthest = max(farthest, order.get(graph.last_use.get(operation.index, -1), position))
     return narrow

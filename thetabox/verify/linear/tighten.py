@@ -96,7 +96,7 @@ class Tighten:
             window = pooling.window(pool)
         except Stop:
             return (lower < 0) & (upper > 0)
-        low, high = pooling.places(lower, window), pooling.places(upper, window)
+        low, high = pooling.by_window(lower, window), pooling.by_window(upper, window)
         least = low.amax(-3, keepdim=True)
         candidates = (high >= least) & (high > 0)
         settled = (least >= 0) & (candidates.sum(-3, keepdim=True) <= 1)

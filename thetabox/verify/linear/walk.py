@@ -20,7 +20,7 @@ from torch import Tensor
 
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.effort import fan
-from thetabox.verify.linear.constant import Constant, gamma_sum
+from thetabox.verify.linear.constant import WalkConstant, gamma_sum
 from thetabox.verify.linear.region import Frame, Region, placed
 from thetabox.verify.linear.samples import Samples, first_layout
 from thetabox.verify.network.graph import Operation, Ref
@@ -71,7 +71,7 @@ class Walk:
     def __init__(self, samples: Samples, frame: Frame, rows: int, *, coarse: bool = False) -> None:
         self.samples, self.frame, self.rows, self.coarse = samples, frame, rows, coarse
         count = len(samples.epsilon[frame.samples])
-        self.constant = Constant(count, rows, samples.epsilon.device)
+        self.constant = WalkConstant(count, rows, samples.epsilon.device)
         self.coefficients: dict[int, tuple[Tensor, Region | None]] = {}
         self.widest = 1
         # Multiply-adds of a row so far, as a forward pass counts them.
@@ -91,8 +91,8 @@ class Walk:
             self.concretise(index, *self.coefficients.pop(index))
         return self.constant.lower()
 
-    def started(self, operation: Operation, places: Tensor, region: Region | None) -> None:
-        """Called where a walk started in front of an operation: at outputs ``places``, then at their negatives."""
+    def started(self, operation: Operation, neurons: Tensor, region: Region | None) -> None:
+        """Called where a walk started in front of an operation: at outputs ``neurons``, then at their negatives."""
 
     def account(self, nominal: dict[int, Tensor]) -> None:
         """Keep account of :attr:`losses` from now on (walks of whole images only)."""
@@ -239,7 +239,7 @@ class Walk:
             raise Stop
         return argument.index
 
-    def known(self, index: int) -> bool:
+    def is_exact_input(self, index: int) -> bool:
         """Whether a value is an input that is known exactly."""
         value = self.samples.values[index]
         return index in self.samples.graph.inputs and isinstance(value, Interval) and value.is_point

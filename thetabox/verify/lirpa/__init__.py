@@ -1,1 +1,1 @@
-"""auto_LiRPA's CROWN, as a second opinion: its answers are no proofs."""
+"""auto_LiRPA's CROWN, as a second opinion: its bounds are no proofs."""

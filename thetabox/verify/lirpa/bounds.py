@@ -112,11 +112,11 @@ def _chain(model: nn.Module, x: Tensor, radii: dict[str, Tensor]) -> list[FlatLa
     try:
         model.eval()
         with torch.no_grad(), default_dtype(example.dtype):
-            expected, answer, shape = model(example), example.flatten(1), example.shape[1:]
+            expected, output, shape = model(example), example.flatten(1), example.shape[1:]
             for name, module in copies:
-                own = {k: radii[n] for k in ("weight", "bias") if (n := f"{name}.{k}" if name else k) in radii}
-                layer, shape = lowered(module, own, shape)
-                answer = layer.module(answer)
+                layer_radii = {k: radii[n] for k in ("weight", "bias") if (n := f"{name}.{k}" if name else k) in radii}
+                layer, shape = lowered(module, layer_radii, shape)
+                output = layer.module(output)
                 layers.append(layer)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
@@ -124,7 +124,7 @@ def _chain(model: nn.Module, x: Tensor, radii: dict[str, Tensor]) -> list[FlatLa
     finally:
         for module, mode in training.items():
             module.training = mode
-    if answer.shape != expected.shape or not torch.allclose(answer, expected, rtol=1e-4, atol=1e-5):
+    if output.shape != expected.shape or not torch.allclose(output, expected, rtol=1e-4, atol=1e-5):
         raise InputError(f"auto_LiRPA bounds take a plain chain of {LAYERS}; this network does more than that")
     return layers
 
@@ -153,8 +153,8 @@ def _noise(library: Any, radius: Tensor) -> Any:
 
     class Elementwise(library.PerturbationLpNorm):
         def get_input_bounds(self, x: Tensor, A: Any) -> tuple[Tensor, Tensor]:
-            reach = radius.reshape(x.shape) if x.numel() == radius.numel() else radius
-            return x - reach, x + reach
+            shaped = radius.reshape(x.shape) if x.numel() == radius.numel() else radius
+            return x - shaped, x + shaped
 
         def init(self, x: Tensor, aux: Any = None, forward: bool = False) -> Any:
             low, high = self.get_input_bounds(x, None)

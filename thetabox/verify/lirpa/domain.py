@@ -50,8 +50,8 @@ class Lirpa(Domain):
             raise InputError("the domain 'lirpa' knows real arithmetic only; use the domain interval for float32")
         library()
         # A folded network is folded already.
-        given = problem.settings.box
-        self.box = Box(given.kind, given.include, given.exclude, given.scale)
+        box = problem.settings.box
+        self.box = Box(box.kind, box.include, box.exclude, box.scale)
         with RUNNING:
             self.model = copy.deepcopy(problem.model).to(problem.settings.rounding.dtype)
         try:

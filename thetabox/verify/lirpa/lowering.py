@@ -56,11 +56,11 @@ def lowered(module: nn.Module, radii: dict[str, Tensor], shape: torch.Size) -> t
     if isinstance(module, nn.Conv2d):
         return _convolution(module, radii, shape)
     if isinstance(module, nn.AvgPool2d):
-        dense, answer = _matrix(module, shape, torch.get_default_dtype())
-        return FlatLayer(_linear(dense, None)), answer
+        dense, output_shape = _matrix(module, shape, torch.get_default_dtype())
+        return FlatLayer(_linear(dense, None)), output_shape
     if isinstance(module, nn.MaxPool2d):
-        answer = module(torch.zeros(1, *shape)).shape[1:]
-        return FlatLayer(nn.Sequential(_Reshape(*shape), module, _Reshape(math.prod(answer)))), answer
+        output_shape = module(torch.zeros(1, *shape)).shape[1:]
+        return FlatLayer(nn.Sequential(_Reshape(*shape), module, _Reshape(math.prod(output_shape)))), output_shape
     if isinstance(module, nn.Linear):
         bias = None if module.bias is None else module.bias.detach()
         return FlatLayer(_linear(module.weight.detach(), bias), radii), torch.Size([module.out_features])
@@ -72,8 +72,8 @@ def _convolution(module: nn.Conv2d, radii: dict[str, Tensor], shape: torch.Size)
         return lambda x: module._conv_forward(x, kernel, None)
 
     weight = module.weight.detach()
-    dense, answer = _matrix(apply(weight), shape, weight.dtype)
-    positions = math.prod(answer[1:])
+    dense, output_shape = _matrix(apply(weight), shape, weight.dtype)
+    positions = math.prod(output_shape[1:])
     bias = None if module.bias is None else module.bias.detach().repeat_interleave(positions)
     spread = {}
     if "weight" in radii:
@@ -81,18 +81,18 @@ def _convolution(module: nn.Conv2d, radii: dict[str, Tensor], shape: torch.Size)
         spread["weight"] = _matrix(apply(radii["weight"]), shape, weight.dtype)[0]
     if "bias" in radii:
         spread["bias"] = radii["bias"].repeat_interleave(positions)
-    return FlatLayer(_linear(dense, bias), spread), answer
+    return FlatLayer(_linear(dense, bias), spread), output_shape
 
 
 def _matrix(function: Callable[[Tensor], Tensor], shape: torch.Size, dtype: torch.dtype) -> tuple[Tensor, torch.Size]:
     """The matrix of a linear function of images, ``[outputs, inputs]``, and the shape of its output."""
     with torch.no_grad():
-        answer = function(torch.zeros(1, *shape, dtype=dtype)).shape[1:]
+        output_shape = function(torch.zeros(1, *shape, dtype=dtype)).shape[1:]
         inputs = math.prod(shape)
-        if inputs * math.prod(answer) > LARGEST:
-            raise InputError(f"a convolution from {list(shape)} to {list(answer)} is too large for auto_LiRPA")
+        if inputs * math.prod(output_shape) > LARGEST:
+            raise InputError(f"a convolution from {list(shape)} to {list(output_shape)} is too large for auto_LiRPA")
         images = torch.eye(inputs, dtype=dtype).view(inputs, *shape)
-        return torch.cat([function(part).flatten(1) for part in images.split(256)]).T.contiguous(), answer
+        return torch.cat([function(part).flatten(1) for part in images.split(256)]).T.contiguous(), output_shape
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:

@@ -42,9 +42,9 @@ def sizes_of_trace(program: Any) -> set[int]:
 def sizes_of_calls(module: nn.Module, inputs: Sequence[Tensor]) -> set[int]:
     """Around what the code assumes of the batch size where it is called, not traced: it can ask which of the two it is.
 
-    An answer hides what the code would ask had it been another, its own question or torch's (a convolution asks which
-    side of 16 it is on), so that it is called again at the sizes around each. Empty where torch cannot call it with a
-    batch of any size.
+    The result of a question hides what the code would ask had it been another, its own question or torch's (a
+    convolution asks which side of 16 it is on), so that it is called again at the sizes around each. Empty where torch
+    cannot call it with a batch of any size.
     """
     # What a call writes to the numbers of a tensor it writes for real: no twins stand between.
     held = [(t, t.detach().clone()) for t in [*module.parameters(), *module.buffers()]]

@@ -63,7 +63,7 @@ def without_ending(graph: Graph) -> tuple[Graph, str]:
 
 
 def _chain(graph: Graph) -> list[Operation]:
-    """Operations of one operand from the answer backwards, each read by the next alone."""
+    """Operations of one operand from the output backwards, each read by the next alone."""
     leaves = pytree.tree_leaves(graph.output)
     by_index = {o.index: o for o in graph.operations}
     at = leaves[0].index if len(leaves) == 1 and isinstance(leaves[0], Ref) else None

@@ -47,8 +47,8 @@ class Network:
         return {"forward": self.main}
 
     @cached_property
-    def answering(self) -> Network:
-        """The network with what it does behind its logits, so that it answers what the model itself does."""
+    def with_ending(self) -> Network:
+        """The network with what it does behind its logits, so that it returns what the model itself does."""
         if self.main is self._whole:
             return self
         other = object.__new__(type(self))
@@ -98,8 +98,8 @@ class _Call(nn.Module):
         self.cell = cell
 
     def forward(self, x: Tensor) -> Tensor:
-        answer: Tensor = self.cell(x)
-        return answer
+        output: Tensor = self.cell(x)
+        return output
 
 
 def largest_of(graph: Graph) -> int:

@@ -131,9 +131,9 @@ class Graph:
         """Every operation with its arguments, parameters and which part of each is read, places of constants."""
         steps = [(o.index, o.operator, o.args, o.kwargs) for o in self.operations]
         views = {
-            i: [view.places.shape, view.places.flatten().tolist()]
+            i: [view.entries.shape, view.entries.flatten().tolist()]
             for i, view in self.views.items()
-            if view.places is not None
+            if view.entries is not None
         }
         return repr((self.inputs, self.tensors, views, sorted(self.constants), steps, self.output))
 
@@ -160,6 +160,6 @@ def dependants(graph: Graph, roots: Iterable[int]) -> set[int]:
 
 def arguments(operation: Operation) -> dict[str, Any]:
     """All arguments of an operation by the names of its schema, defaults included."""
-    known = {a.name: a.default_value for a in operation.target._schema.arguments if a.has_default_value()}
+    defaults = {a.name: a.default_value for a in operation.target._schema.arguments if a.has_default_value()}
     places = [a.name for a in operation.target._schema.arguments if not a.kwarg_only]
-    return known | dict(zip(places, operation.args, strict=False)) | operation.kwargs
+    return defaults | dict(zip(places, operation.args, strict=False)) | operation.kwargs

@@ -93,12 +93,12 @@ _known: WeakKeyDictionary[Graph, dict[int, Kind]] = WeakKeyDictionary()
 
 def kinds(graph: Graph) -> dict[int, Kind]:
     """The types of every operation, by position; found once a graph."""
-    known = _known.get(graph)
-    if known is None:
+    cached = _known.get(graph)
+    if cached is None:
         chosen = {o.index for o in graph.operations if o.operator == "getitem"}
-        known = {o.index: _kind(graph, o, chosen) for o in graph.operations}
-        _known[graph] = known
-    return known
+        cached = {o.index: _kind(graph, o, chosen) for o in graph.operations}
+        _known[graph] = cached
+    return cached
 
 
 def _kind(graph: Graph, operation: Operation, chosen: set[int]) -> Kind:

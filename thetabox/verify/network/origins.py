@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from thetabox.errors import InputError
-from thetabox.models.memory import place, share_memory, sharing
+from thetabox.models.memory import share_memory, sharing, storage_key
 from thetabox.models.reach import reachable
 from thetabox.models.views import View, places_in, view_on
 
@@ -59,15 +59,15 @@ class Origins:
             InputError: it covers more than one tensor, reads one as other numbers, or belongs to a layer or a
                 trainable tensor that the model does not know.
         """
-        address = place(constant)
+        address = storage_key(constant)
         if address is None:
             return None
         for name, t in self._own:
             plain = constant.is_neg() == t.is_neg() and constant.is_conj() == t.is_conj()
-            if place(t) == address and plain and (view := view_on(name, t, constant)) is not None:
+            if storage_key(t) == address and plain and (view := view_on(name, t, constant)) is not None:
                 return view
             if share_memory(t, constant):
-                beyond = place(t) == address and bool((places_in(t, constant) < 0).any())
+                beyond = storage_key(t) == address and bool((places_in(t, constant) < 0).any())
                 how = "a tensor that reaches beyond it" if beyond else "a tensor that reads it as other numbers"
                 raise InputError(
                     f"the network reads the memory of {name} through {how}, which has no bounds; read the parameters "
@@ -90,7 +90,7 @@ class Origins:
         for thing in gc.get_objects():
             if issubclass(type(thing), Tensor) and not is_lazy(thing) and _trainable(thing):
                 tensors.append(thing)
-        return {at for t in tensors if (at := place(t)) is not None}
+        return {at for t in tensors if (at := storage_key(t)) is not None}
 
     @cached_property
     def _reached(self) -> list[tuple[str, Any]]:
@@ -101,13 +101,13 @@ class Origins:
         for where, thing in self._reached:
             if isinstance(thing, nn.Module):
                 for name, t in [*thing.named_parameters(), *thing.named_buffers()]:
-                    if place(t) == address:
+                    if storage_key(t) == address:
                         raise InputError(
                             f"the network uses the layer {where} ({type(thing).__name__}), whose {name} is no "
                             "parameter of it, so it would be taken as exact; register the layer (nn.ModuleList, "
                             "nn.ModuleDict, or as an attribute of the module)"
                         )
-        paths = (where for where, thing in self._reached if isinstance(thing, Tensor) and place(thing) == address)
+        paths = (where for where, thing in self._reached if isinstance(thing, Tensor) and storage_key(thing) == address)
         raise InputError(
             f"the network uses {next(paths, 'a tensor')}, a trainable tensor that is no parameter of it, so it would "
             "be taken as exact; register it (nn.ParameterList, nn.ParameterDict, or as an attribute of the module), "

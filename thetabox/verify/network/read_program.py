@@ -82,7 +82,7 @@ def read_program(program: Any, prefix: str) -> Graph:
 
 
 def _check_writes(graph: Graph, written: dict[int, str]) -> None:
-    """Refuse a module whose answer depends on what an earlier call of it wrote."""
+    """Refuse a module whose output depends on what an earlier call of it wrote."""
     changed = {i for i, name in graph.tensors.items() if name in written.values()}
     for operation in graph.operations:
         if any(i in changed for i in operation.inputs):

@@ -85,13 +85,13 @@ class RecurrentNetwork(Network):
             raise InputError("initial_state must return tensors, or tuples, lists or dictionaries of tensors")
         self.initial = trace(model, _InitialState(model), "initial", [x_t], training=training)
         self.step = trace(model, _Step(model, structure), "step", [x_t, *leaves], training=training)
-        answered = pytree.tree_leaves(self.step.output)
-        if len(answered) != 1 + len(leaves) or not all(isinstance(part, Ref) for part in answered):
+        results = pytree.tree_leaves(self.step.output)
+        if len(results) != 1 + len(leaves) or not all(isinstance(part, Ref) for part in results):
             raise InputError(
                 f"step must return an output and the next state, {len(leaves)} tensors as in initial_state, and no "
                 "other values"
             )
-        produced = self.step.layouts[answered[0].index]
+        produced = self.step.layouts[results[0].index]
         outputs = torch.zeros(
             (1, self.steps, *[s or 1 for s in produced.shape[1:]]), dtype=x_t.dtype, device=x_t.device
         )
@@ -142,13 +142,13 @@ def _needed(operations: list[Operation], targets: set[int]) -> set[int]:
 
 def averaging(readout: Graph) -> Operation | None:
     """The mean over time, if that is all that the readout wants of the outputs: they need not be kept then."""
-    place = readout.inputs[0]
-    readers = [o for o in readout.operations if place in o.inputs]
-    returned = any(ref.index == place for ref in pytree.tree_leaves(readout.output))
+    position = readout.inputs[0]
+    readers = [o for o in readout.operations if position in o.inputs]
+    returned = any(ref.index == position for ref in pytree.tree_leaves(readout.output))
     if len(readers) != 1 or readers[0].operator != "aten.mean.dim" or returned:
         return None
     dims = readers[0].args[1]
-    rank = len(readout.layouts[place].shape)
+    rank = len(readout.layouts[position].shape)
     over_time = isinstance(dims, list | tuple) and [d % rank for d in dims] == [1]
     return readers[0] if over_time else None
 

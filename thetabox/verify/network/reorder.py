@@ -29,5 +29,5 @@ def pooled_first(graph: Graph) -> list[Operation]:
 
 
 def _dilation(pool: Operation) -> set[int]:
-    given = pool.args[4] if len(pool.args) > 4 else 1
-    return set(given) if isinstance(given, list | tuple) else {given}
+    dilation = pool.args[4] if len(pool.args) > 4 else 1
+    return set(dilation) if isinstance(dilation, list | tuple) else {dilation}

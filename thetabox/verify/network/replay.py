@@ -21,7 +21,7 @@ Read = Callable[[str], Tensor]
 
 
 def replay(network: Network, read: Read, x: Float[Tensor, "samples ..."], *, wide: bool = True) -> Tensor:
-    """What the trace computes of ``x``, to the end of the network's own answer.
+    """What the trace computes of ``x``, to the network's own output, what is behind its logits included.
 
     Args:
         network: traced.
@@ -39,9 +39,9 @@ def replay(network: Network, read: Read, x: Float[Tensor, "samples ..."], *, wid
                 output, *state = run.results(network.step, [x_t, *state])
                 outputs.append(output)
             x = torch.stack(outputs, 1)
-        answer: Tensor
-        (answer,) = run.results(network.answering.main, [x])
-    return answer
+        returned: Tensor
+        (returned,) = run.results(network.with_ending.main, [x])
+    return returned
 
 
 class _Replay:

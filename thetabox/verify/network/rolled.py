@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from thetabox.verify.network.graph import Graph
-from thetabox.verify.network.rolling.bodies import Loop, Trace, periods, runs, sequence_of
+from thetabox.verify.network.rolling.bodies import Loop, OperationOrder, periods, runs, sequence_of
 from thetabox.verify.network.rolling.candidate import Candidate
 from thetabox.verify.network.rolling.first import first_body
 from thetabox.verify.network.rolling.graphs import rolled_graphs
 from thetabox.verify.network.rolling.orders import orders
-from thetabox.verify.network.rolling.result import Output, Read, Rolled
+from thetabox.verify.network.rolling.result import ReadoutInput, Rolled, StepRead
 from thetabox.verify.network.rolling.values import NotRolled, SeveralLoops, values_of
 
-__all__ = ["NotRolled", "Output", "Read", "Rolled", "rolled"]
+__all__ = ["NotRolled", "ReadoutInput", "Rolled", "StepRead", "rolled"]
 
 # How many stretches of like operations are looked at for a distance between them.
 STRETCHES = 3
@@ -43,7 +43,7 @@ def rolled(graph: Graph) -> Rolled:
     raise NotRolled(reason)
 
 
-def _candidates(sequence: Trace) -> Iterator[Candidate]:
+def _candidates(sequence: OperationOrder) -> Iterator[Candidate]:
     """Loops that the trace may be, the likeliest first.
 
     Where the second body starts does not matter for the proof, but for who reads the step. Loops come first whose
@@ -66,7 +66,7 @@ def _candidates(sequence: Trace) -> Iterator[Candidate]:
             yield from (c for c in like if costs[c][0])
 
 
-def _loop(sequence: Trace, start: int, period: int) -> Loop | None:
+def _loop(sequence: OperationOrder, start: int, period: int) -> Loop | None:
     try:
         return Loop(sequence, start, period)
     except NotRolled:

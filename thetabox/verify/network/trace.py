@@ -114,7 +114,7 @@ def _know_again(graph: Graph, model: nn.Module) -> None:
         if view is not None:
             del graph.constants[index]
             graph.tensors[index] = view.name
-            if view.places is not None:
+            if view.entries is not None:
                 graph.views[index] = view
 
 

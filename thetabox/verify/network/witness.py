@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thetabox.models.memory import place
+from thetabox.models.memory import storage_key
 from thetabox.models.twins import Twins
 
 
@@ -54,7 +54,7 @@ class _Recorder(Twins):
         super().__init__(named.values(), wide=False)
         self.calls: list[Any] = []
         self.constants: list[Tensor] = []
-        self._names = {at: name for name, t in named.items() if (at := place(t)) is not None}
+        self._names = {at: name for name, t in named.items() if (at := storage_key(t)) is not None}
         # Results are kept, so that no later tensor has the identity of an earlier one.
         self._results: list[Tensor] = []
         self._number: dict[int, Any] = {}
@@ -68,10 +68,10 @@ class _Recorder(Twins):
         return type(value).__name__, repr(value)
 
     def _tensor(self, value: Tensor) -> Any:
-        known = self._number.get(id(value))
-        if known is not None:
-            return known
-        at = place(value)
+        number = self._number.get(id(value))
+        if number is not None:
+            return number
+        at = storage_key(value)
         name = None if at is None else self._names.get(at)
         if name is not None:
             return name, tuple(value.shape), value.stride(), value.storage_offset()

@@ -34,7 +34,7 @@ def margins(
 
     Args:
         domain: made for the problem that holds the samples.
-        which: the samples, as a range or as places in the problem's ``x``.
+        which: the samples, as a range or as indices in the problem's ``x``.
         epsilon: of each of them, any number of times over.
         y: labels of all samples of the problem.
         criterion: ``margin``, or ``logits`` for the least logit of class y minus the largest of another.
@@ -98,15 +98,15 @@ def _rows(
             except OneEpsilonAtATime:
                 if len(epsilon.unique()) == 1 and len(epsilon) == 1:
                     raise
-            places, answer = torch.arange(len(domain.problem.x))[which], None
+            indices, together = torch.arange(len(domain.problem.x))[which], None
             for level, values in enumerate(epsilon):
                 for value in values.unique():
                     members = (values == value).nonzero().squeeze(1)
                     domain.meter = meter.part(level * len(values) + members)
-                    part = bound(places[members], value.expand(1, len(members)))[0]
-                    answer = part.new_empty(*epsilon.shape, *part.shape[1:]) if answer is None else answer
-                    answer[level, members] = part
+                    part = bound(indices[members], value.expand(1, len(members)))[0]
+                    together = part.new_empty(*epsilon.shape, *part.shape[1:]) if together is None else together
+                    together[level, members] = part
     finally:
         domain.meter = before
-    assert answer is not None
-    return answer
+    assert together is not None
+    return together

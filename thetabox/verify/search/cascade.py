@@ -49,17 +49,17 @@ def stages(problem: Problem, refused: dict[str, str] | None = None) -> Iterator[
     kinds = {name: kind for name in names if (kind := domains.domain_class(name)).cascade}
     meant = {name for name, kind in kinds.items() if kind.is_meant_for(problem)}
     for name, kind in sorted(kinds.items(), key=lambda pair: pair[0] not in meant):
-        for place, options in enumerate(kind.cascade):
+        for number, options in enumerate(kind.cascade):
             try:
                 domain = guarded(partial(kind, problem, options))
             except GaveUp as error:
-                if place == 0:
+                if number == 0:
                     (refused if name in meant else reasons)[name] = str(error)
                     break
-                refused[_name(kind, place)] = str(error)
+                refused[_name(kind, number)] = str(error)
                 return
-            domain.follows = place > 0
-            yield Stage(_name(kind, place), domain)
+            domain.follows = number > 0
+            yield Stage(_name(kind, number), domain)
         else:
             return
     refused.update(reasons)
@@ -71,6 +71,6 @@ def part_size(stage: Stage) -> int:
     return min(size, LARGEST_PART) if stage.domain.problem.settings.device.type == "cpu" else size
 
 
-def _name(kind: type[Domain], place: int) -> str:
-    changed = {k: v for k, v in kind.cascade[place].items() if len(kind.cascade) > 1 or kind.defaults.get(k) != v}
+def _name(kind: type[Domain], number: int) -> str:
+    changed = {k: v for k, v in kind.cascade[number].items() if len(kind.cascade) > 1 or kind.defaults.get(k) != v}
     return " ".join([kind.name, *(f"{k}={v}" for k, v in changed.items())])

@@ -45,9 +45,9 @@ def first_order_radius(
         return nothing
 
     def margin(point: dict[str, Tensor], sample: Tensor, label: Tensor) -> Tensor:
-        answer = functional_call(exact, {**rest, **point}, (sample[None],))[0]
-        wrong = answer.detach().clone().scatter(0, label[None], -torch.inf).argmax()
-        return answer.gather(0, label[None])[0] - answer.gather(0, wrong[None])[0]
+        logits = functional_call(exact, {**rest, **point}, (sample[None],))[0]
+        wrong = logits.detach().clone().scatter(0, label[None], -torch.inf).argmax()
+        return logits.gather(0, label[None])[0] - logits.gather(0, wrong[None])[0]
 
     numbers = sum(t.numel() for t in moving.values())
     at_once = max(1, min(len(x), MEMORY // (8 * numbers)))
@@ -58,9 +58,9 @@ def first_order_radius(
                 gradient = vmap(grad(margin), in_dims=(None, 0, 0))(moving, part, label)
                 slopes.append(sum((g.abs() * units[n]).flatten(1).sum(1) for n, g in gradient.items()))
                 with torch.no_grad():
-                    answer = exact(part)
-                others = answer.scatter(1, label[:, None], -torch.inf).amax(1)
-                values.append(answer.gather(1, label[:, None]).squeeze(1) - others)
+                    logits = exact(part)
+                others = logits.scatter(1, label[:, None], -torch.inf).amax(1)
+                values.append(logits.gather(1, label[:, None]).squeeze(1) - others)
         except (RuntimeError, ValueError, TypeError, NotImplementedError):
             # A network that torch.func cannot take: the search starts anywhere then.
             return nothing

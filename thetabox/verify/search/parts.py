@@ -20,14 +20,14 @@ from thetabox.verify.unfinished import Pair, Unfinished
 
 
 @dataclass(frozen=True)
-class Job:
+class PartJob:
     """A part as it is given to a process.
 
     Attributes:
         stage: its name.
         epsilon, criterion: of the margins.
-        members: places of the samples.
-        given, least: forward passes that each may take, and that each pays in any case.
+        members: indices of the samples.
+        effort, least: forward passes that each may take, and that each pays in any case.
         proofs: that are open and go on, each with its promise.
         deadline: when to stop.
     """
@@ -36,14 +36,14 @@ class Job:
     epsilon: float
     criterion: str
     members: Tensor
-    given: Tensor
+    effort: Tensor
     least: float
     proofs: Mapping[Pair, tuple[float, Any]]
     deadline: Deadline
 
 
 @dataclass(frozen=True)
-class Answer:
+class PartResult:
     """What a process says of a part: bounds, effort that is left, promises and open proofs; or why it gave up."""
 
     bounds: Tensor | None = None
@@ -53,11 +53,11 @@ class Answer:
     why: str = ""
 
 
-def bound_part(question: Question, job: Job) -> Answer:
+def bound_part(question: Question, job: PartJob) -> PartResult:
     """Bound the margins of a part."""
     try:
         domain = guarded(partial(question.stage, job.stage)).domain
-        meter = Meter(job.given - job.least, job.deadline)
+        meter = Meter(job.effort - job.least, job.deadline)
         kept: Unfinished[Any] | None = None
         if domain.resumes(job.criterion):
             kept = domain.unfinished = Unfinished(len(job.members), job.proofs)
@@ -68,11 +68,11 @@ def bound_part(question: Question, job: Job) -> Answer:
         finally:
             domain.unfinished = None
     except GaveUp as error:
-        return Answer(why=str(error))
+        return PartResult(why=str(error))
     if kept is None:
-        return Answer(lower, meter.left)
+        return PartResult(lower, meter.left)
     promise = [kept.promise((n, job.epsilon)) for n in job.members.tolist()]
-    return Answer(lower, meter.left, torch.tensor(promise, dtype=torch.float64), kept.proofs)
+    return PartResult(lower, meter.left, torch.tensor(promise, dtype=torch.float64), kept.proofs)
 
 
 @dataclass
@@ -80,13 +80,13 @@ class Part:
     """A part of a stage: which samples, and what it bounds of them (nothing where it gave up).
 
     Attributes:
-        given: forward passes that each of them could pay for it.
+        effort: forward passes that each of them could pay for it.
         promise: of each, as :class:`~thetabox.verify.unfinished.Unfinished` tells it, of a stage that can go on.
         more: whether these samples were in a part before, and were given more.
     """
 
     members: Tensor
-    given: Tensor
+    effort: Tensor
     bounds: Tensor | None = None
     why: str = ""
     promise: Tensor | None = None
@@ -99,15 +99,15 @@ class Request:
 
     Attributes:
         name: among the parts of its stage and ε; empty for one that was done before, whose open proofs are wanted.
-        members: places of the samples.
-        given: forward passes that each may take.
+        members: indices of the samples.
+        effort: forward passes that each may take.
         least: those that each pays.
         more: whether these samples were in a part before.
     """
 
     name: str
     members: Tensor
-    given: Tensor
+    effort: Tensor
     least: float
     more: bool = False
 
@@ -157,7 +157,7 @@ class Parts:
 
     def again(self, part: Part) -> Request:
         """A part of before once more: its open proofs are then at hand."""
-        return Request("", part.members, part.given, self.least)
+        return Request("", part.members, part.effort, self.least)
 
     def held(self, request: Request) -> Part | None:
         """The part, if it was finished before."""
@@ -165,41 +165,42 @@ class Parts:
             return None
         keys = ("members", "given", "found", "left", *(("promise",) if self.resumes else ()))
         held = self.store.read_part(self._name(request), keys)
-        if held is None or not all(torch.equal(held[key], getattr(request, key)) for key in ("members", "given")):
+        asked = {"members": request.members, "given": request.effort}
+        if held is None or not all(torch.equal(held[key], value) for key, value in asked.items()):
             return None
         self.left[request.members] = held["left"]
-        return Part(request.members, request.given, held["found"], promise=held.get("promise"), more=request.more)
+        return Part(request.members, request.effort, held["found"], promise=held.get("promise"), more=request.more)
 
-    def job(self, request: Request) -> Job:
+    def job(self, request: Request) -> PartJob:
         """What a process is to do."""
         pairs = [(n, self.epsilon) for n in request.members.tolist()] if request.more else []
         proofs = {pair: kept for pair in pairs if (kept := self.kept.taken(pair)) is not None}
-        return Job(
+        return PartJob(
             self.stage.name,
             self.epsilon,
             self.criterion,
             request.members,
-            request.given,
+            request.effort,
             request.least,
             proofs,
             self.deadline,
         )
 
-    def finished(self, request: Request, answer: Answer) -> Part:
+    def finished(self, request: Request, result: PartResult) -> Part:
         """Take in what came of it."""
-        for pair, (promise, proof) in answer.proofs.items():
+        for pair, (promise, proof) in result.proofs.items():
             self.kept.keep(pair, proof, promise)
         if not request.name:
-            return Part(request.members, request.given)
-        if answer.bounds is None or answer.left is None:
+            return Part(request.members, request.effort)
+        if result.bounds is None or result.left is None:
             self.left[request.members] = 0.0
-            return Part(request.members, request.given, why=answer.why, more=request.more)
-        self.left[request.members] = answer.left
-        tensors = {"members": request.members, "given": request.given, "found": answer.bounds, "left": answer.left}
-        if answer.promise is not None:
-            tensors["promise"] = answer.promise
+            return Part(request.members, request.effort, why=result.why, more=request.more)
+        self.left[request.members] = result.left
+        tensors = {"members": request.members, "given": request.effort, "found": result.bounds, "left": result.left}
+        if result.promise is not None:
+            tensors["promise"] = result.promise
         self.store.write_part(self._name(request), tensors)
-        return Part(request.members, request.given, answer.bounds, promise=answer.promise, more=request.more)
+        return Part(request.members, request.effort, result.bounds, promise=result.promise, more=request.more)
 
     def _name(self, request: Request) -> str:
         return f"{self.stage.name}-{self.label}-{request.name}"

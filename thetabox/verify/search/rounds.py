@@ -20,14 +20,14 @@ AT_ONCE = 4
 class _Round:
     parts: Parts
     line: Line
-    place: int
+    index: int
     wanted: list[Request]
     done: list[Part | None]
 
     def complete(self) -> list[Part] | None:
         """The round's parts, once all are there."""
-        known = [part for part in self.done if part is not None]
-        return known if len(known) == len(self.done) else None
+        finished = [part for part in self.done if part is not None]
+        return finished if len(finished) == len(self.done) else None
 
 
 def run(
@@ -48,21 +48,21 @@ def run(
     away: dict[int, tuple[_Round, int]] = {}
     rounds = 0
 
-    def ask(parts: Parts, line: Line, place: int, before: list[Part] | None) -> bool:
+    def ask(parts: Parts, line: Line, index: int, before: list[Part] | None) -> bool:
         """Begin the line's next round; false at its end."""
         while True:
             try:
                 wanted = next(line) if before is None else line.send(before)
             except StopIteration:
                 return False
-            round_ = _Round(parts, line, place, wanted, [])
+            round_ = _Round(parts, line, index, wanted, [])
             for number, request in enumerate(wanted):
                 part = parts.held(request)
                 round_.done.append(part)
                 if part is None:
                     away[pool.add(bound_part, parts.job(request))] = round_, number
                 else:
-                    note(place, number, part)
+                    note(index, number, part)
             before = round_.complete()
             if before is None:
                 return True
@@ -70,19 +70,19 @@ def run(
     def begin() -> None:
         nonlocal rounds
         while rounds < (AT_ONCE if pool.several else 1):
-            place, pair = next(waiting, (0, None))
+            index, pair = next(waiting, (0, None))
             if pair is None:
                 return
-            rounds += ask(*pair, place, None)
+            rounds += ask(*pair, index, None)
 
     begin()
     while away:
-        for tag, answer in pool.answers(deadline.check):
+        for tag, result in pool.answers(deadline.check):
             of, number = away.pop(tag)
-            part = of.done[number] = of.parts.finished(of.wanted[number], answer)
+            part = of.done[number] = of.parts.finished(of.wanted[number], result)
             if of.wanted[number].name:
-                note(of.place, number, part)
+                note(of.index, number, part)
             complete = of.complete()
-            if complete is not None and not ask(of.parts, of.line, of.place, complete):
+            if complete is not None and not ask(of.parts, of.line, of.index, complete):
                 rounds -= 1
                 begin()

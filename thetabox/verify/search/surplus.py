@@ -57,8 +57,8 @@ def _more(parts: Parts, first: list[Part], all_: Tensor) -> Line:
         members = torch.tensor([sample for sample, _ in offers])
         parts.left[members] = torch.tensor([offer for _, offer in offers], dtype=torch.float64)
         wanted_parts = [
-            Request(f"more-{wave}-{place}", some, parts.left[some], 0.0, more=True)
-            for place, some in enumerate(members.split(part_size(parts.stage)))
+            Request(f"more-{wave}-{number}", some, parts.left[some], 0.0, more=True)
+            for number, some in enumerate(members.split(part_size(parts.stage)))
         ]
         for some in _batches(wanted_parts):
             yield from _at_hand(parts, first, [request for request in some if parts.held(request) is None])
@@ -74,7 +74,7 @@ def _by_promise(parts: Parts, first: list[Part]) -> deque[tuple[int, float]]:
     for part in first:
         if part.bounds is None or part.promise is None:
             continue
-        used = part.given - parts.left[part.members]
+        used = part.effort - parts.left[part.members]
         for sample, margin, promise, cost in zip(
             part.members.tolist(), part.bounds.tolist(), part.promise.tolist(), used.tolist(), strict=True
         ):
@@ -87,7 +87,7 @@ def _by_promise(parts: Parts, first: list[Part]) -> deque[tuple[int, float]]:
 def _batches(wanted: list[Request]) -> list[list[Request]]:
     """So many at a time that their open proofs fit memory."""
     size = max(1, MOST_KEPT // max(len(request.members) for request in wanted))
-    return [wanted[place : place + size] for place in range(0, len(wanted), size)]
+    return [wanted[number : number + size] for number in range(0, len(wanted), size)]
 
 
 def _at_hand(parts: Parts, first: list[Part], wanted: list[Request]) -> Line:

@@ -29,7 +29,7 @@ from thetabox.workers import Pool
 
 
 @dataclass
-class Proof:
+class SweepResult:
     """What was proven.
 
     Attributes:
@@ -48,7 +48,7 @@ class Proof:
 
 
 @dataclass(frozen=True)
-class Task:
+class SweepTask:
     """What is to be proven, and what the run has at hand.
 
     Attributes:
@@ -88,7 +88,7 @@ class Task:
             self.progress(done, self.pairs)
 
 
-def in_domain(task: Task) -> Proof:
+def in_domain(task: SweepTask) -> SweepResult:
     """In the one domain that the settings name, every sample at every ε; a sound one intersected with intervals."""
     name = task.problem.settings.domain
     if name == PlainIntervals.name:
@@ -102,7 +102,7 @@ def in_domain(task: Task) -> Proof:
     return proof
 
 
-def in_stages(task: Task, clean: Float[Tensor, " samples"], effort: float) -> Proof:
+def in_stages(task: SweepTask, clean: Float[Tensor, " samples"], effort: float) -> SweepResult:
     """``auto``: plain intervals on everything, then each stage on the samples and ε that are still open.
 
     Args:
@@ -139,7 +139,7 @@ def in_stages(task: Task, clean: Float[Tensor, " samples"], effort: float) -> Pr
     return proof
 
 
-def _in_stage(task: Task, stage: cascade.Stage, order: Tensor, left: Tensor, proof: Proof) -> None:
+def _in_stage(task: SweepTask, stage: cascade.Stage, order: Tensor, left: Tensor, proof: SweepResult) -> None:
     """One stage on everything that is open at each ε; writes what it proves and takes into ``proof`` and ``left``."""
     before = proof.margin.clone()
     open_ = _open(before)
@@ -148,23 +148,23 @@ def _in_stage(task: Task, stage: cascade.Stage, order: Tensor, left: Tensor, pro
     most = surplus.MOST_KEPT // (rounds.AT_ONCE if task.pool.several else 1)
 
     def lines() -> Iterator[tuple[Parts, rounds.Line]]:
-        for place, epsilon in enumerate(task.sweep.tolist()):
+        for level, epsilon in enumerate(task.sweep.tolist()):
             parts = Parts(
-                stage, str(place), epsilon, task.criterion, left[place], task.store, task.deadline, Unfinished(most)
+                stage, str(level), epsilon, task.criterion, left[level], task.store, task.deadline, Unfinished(most)
             )
-            yield parts, surplus.spent(parts, order[open_[place, order]], order)
+            yield parts, surplus.spent(parts, order[open_[level, order]], order)
 
-    def note(place: int, number: int, part: Part) -> None:
+    def note(level: int, number: int, part: Part) -> None:
         nonlocal waiting
         if not part.more:
             waiting -= len(part.members)
             task.tell(task.pairs - waiting)
         if part.bounds is None:
             # The proofs so far stand; what this stage cannot do no dearer one of its kind will.
-            reasons[place, number] = part.why
+            reasons[level, number] = part.why
             return
         proof.domain = stage.domain
-        proof.margin[place, part.members] = torch.maximum(proof.margin[place, part.members], part.bounds)
+        proof.margin[level, part.members] = torch.maximum(proof.margin[level, part.members], part.bounds)
 
     try:
         rounds.run(task.pool, lines(), task.deadline, note)
@@ -192,46 +192,46 @@ def bound_chunk(question: Question, chunk: Chunk) -> Float[Tensor, "levels sampl
     return bounds.margins(domain, chunk.members, chunk.epsilon, question.labels, chunk.criterion, meter)
 
 
-def grid(task: Task, name: str) -> Proof:
+def grid(task: SweepTask, name: str) -> SweepResult:
     """Margins of every sample at every ε in one domain, in chunks that the store keeps."""
     domain = task.question.domain(name)
     margin = torch.full((len(task.sweep), len(task.labels)), -torch.inf, dtype=torch.float64)
-    proof = Proof(margin, domain)
+    proof = SweepResult(margin, domain)
     # Samples of one class together: the margin's products are one for each class of a chunk.
     order = torch.argsort(task.labels, stable=True)
     together = [slice(None)] if domain.shares else [slice(e, e + 1) for e in range(len(task.sweep))]
     size = max(1, domain.samples_at_once(1))
     done = 0
 
-    def take(places: slice, members: Tensor, part: Tensor) -> None:
+    def take(levels: slice, members: Tensor, part: Tensor) -> None:
         nonlocal done
-        margin[places, members] = part
+        margin[levels, members] = part
         done += part.numel()
         task.tell(done)
 
     away: dict[int, tuple[slice, Tensor, tuple[int, int, str]]] = {}
-    for places in together:
-        prefix = f"{name}-" if domain.shares else f"{name}-{places.start}-"
+    for levels in together:
+        prefix = f"{name}-" if domain.shares else f"{name}-{levels.start}-"
         for members, start in zip(order.split(size), range(0, len(order), size), strict=True):
             where = (start, start + len(members), prefix)
             part = task.store.read(*where)
             if part is not None:
-                take(places, members, part)
+                take(levels, members, part)
                 continue
-            epsilon = task.sweep[places, None].expand(-1, len(members))
+            epsilon = task.sweep[levels, None].expand(-1, len(members))
             chunk = Chunk(name, task.criterion, members, epsilon, task.deadline)
-            away[task.pool.add(bound_chunk, chunk)] = places, members, where
+            away[task.pool.add(bound_chunk, chunk)] = levels, members, where
     try:
         for number, part in task.pool.answers(task.deadline.check):
-            places, members, (start, stop, prefix) = away.pop(number)
+            levels, members, (start, stop, prefix) = away.pop(number)
             task.store.write(start, stop, part, prefix)
-            take(places, members, part)
+            take(levels, members, part)
     except OutOfTime:
         proof.finished = False
     return proof
 
 
-def recorded(proof: Proof, effort: float | None, options: Mapping[str, Any]) -> dict[str, Any]:
+def recorded(proof: SweepResult, effort: float | None, options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of the certificate: those of the domain, or what ``auto`` did."""
     if effort is None:
         return domains.recorded(options)

@@ -58,7 +58,7 @@ def check_origin(kind: str, path: Path, model: dict[str, Any], data: dict[str, A
     demand(kind, isinstance(data.get("path", ""), str), path, "'path' of its data is no text")
 
 
-class Row(NamedTuple):
+class StoredRow(NamedTuple):
     """One sample at one ε or σ.
 
     Attributes:
@@ -82,7 +82,7 @@ class Row(NamedTuple):
 
 def rows(
     kind: str, path: Path, columns: Sequence[str], symbol: str, values: Sequence[float], total: int
-) -> Iterator[Row]:
+) -> Iterator[StoredRow]:
     """The rows of ``samples.csv``: all samples at the first value, then all at the next.
 
     Args:
@@ -123,7 +123,7 @@ def rows(
             of_sample.append((label, predicted))
         same = of_sample[sample] == (label, predicted)
         demand(kind, same, path, f"{where} has another label or prediction than before")
-        yield Row(level, sample, where, label, predicted, bound, holds, cells)
+        yield StoredRow(level, sample, where, label, predicted, bound, holds, cells)
 
 
 def is_number(value: Any) -> bool:

@@ -20,8 +20,8 @@ from thetabox.verify.problem import Progress, model_facts, tensor_hash
 from thetabox.verify.search.chunkstore import ChunkStore
 from thetabox.verify.yields.certificate import YieldCertificate
 from thetabox.verify.yields.proofs import AUTO
-from thetabox.verify.yields.question import Question, failure_probability
-from thetabox.verify.yields.search import Search
+from thetabox.verify.yields.question import YieldQuestion, failure_probability
+from thetabox.verify.yields.search import FailureSearch
 from thetabox.workers import Pool, check_executor
 
 
@@ -94,13 +94,13 @@ def certify_yield(
     check_executor(executor)
     asked = failure_probability(delta)
     sigmas = checks.numbers(sigma, "sigma")
-    question = Question.of(model, x, y, sigmas, noise, box, method, device)
+    question = YieldQuestion.of(model, x, y, sigmas, noise, box, method, device)
     started = time.perf_counter()
     known, hashed = model_facts(model, question.box), tensor_hash([question.x, question.y])
     kept_for = [known["sha256"], question.problem.signature(), hashed]
     kept_for.append(repr((question.noise, question.box, method, asked)))
     with Pool(executor, question) as pool, ChunkStore(resume, kept_for, len(question.y)) as store:
-        search = Search(question, pool, asked, store, deadline, progress)
+        search = FailureSearch(question, pool, asked, store, deadline, progress)
         search.over(sigmas.tolist())
         store.keep = not search.finished
     facts = {**known, **question.facts, **(model_info or {})}

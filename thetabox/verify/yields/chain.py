@@ -31,7 +31,7 @@ class Dense:
 
 
 @dataclass(frozen=True)
-class Convolution:
+class ChainConvolution:
     """A 2d convolution of one group, dilation 1; zeros around the image.
 
     Attributes:
@@ -50,7 +50,7 @@ class Convolution:
 
 
 @dataclass(frozen=True)
-class Pool:
+class ChainPool:
     """Pool of windows without padding.
 
     Attributes:
@@ -64,7 +64,7 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Stage:
+class ChainStage:
     """A layer, then perhaps an average pool, then perhaps a ReLU with perhaps a max-pool (which commutes with it).
 
     Attributes:
@@ -74,10 +74,10 @@ class Stage:
         largest: max-pool before or behind the ReLU, if any.
     """
 
-    layer: Dense | Convolution
-    average: Pool | None = None
+    layer: Dense | ChainConvolution
+    average: ChainPool | None = None
     relu: bool = True
-    largest: Pool | None = None
+    largest: ChainPool | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Chain:
     Every parameter is read once (a reader that sees otherwise returns no chain).
     """
 
-    stages: tuple[Stage, ...]
+    stages: tuple[ChainStage, ...]
 
     def largest(self, x: Float[Tensor, "samples ..."], sigma: float) -> Float[Tensor, " samples"]:
         """About the largest number that a proof may meet: by absolute sums of weights and their errors; at least 1."""

@@ -14,7 +14,7 @@ from thetabox.errors import InputError
 from thetabox.noise import Noise
 from thetabox.verify.problem import Problem
 from thetabox.verify.yields import entropic, sobolev
-from thetabox.verify.yields.chain import LARGEST, Chain, Convolution, Dense
+from thetabox.verify.yields.chain import LARGEST, Chain, ChainConvolution, Dense
 from thetabox.verify.yields.martingale import Failure
 from thetabox.verify.yields.read_chain import read
 
@@ -96,7 +96,7 @@ def chained(problem: Problem, sizes: Mapping[str, Tensor], noise: Noise, name: s
         return Chained(
             name, chain, entropic.failure, lambda x: entropic.events(chain), rank=2, images=False, dear=False
         )
-    images = isinstance(chain.stages[0].layer, Convolution)
+    images = isinstance(chain.stages[0].layer, ChainConvolution)
     seen = chain if images else _as_images(chain)
     if not sobolev.fits(seen):
         raise InputError("log-sobolev is for convolutions and pools in front of dense layers; use martingale")
@@ -117,5 +117,5 @@ def _as_images(chain: Chain) -> Chain:
     dense = first.layer
     assert isinstance(dense, Dense)
     kernel, size = (t[..., None, None] for t in (dense.weight, dense.weight_size))
-    layer = Convolution(kernel, dense.bias, size, dense.bias_size, (1, 1), (0, 0, 0, 0))
+    layer = ChainConvolution(kernel, dense.bias, size, dense.bias_size, (1, 1), (0, 0, 0, 0))
     return Chain((replace(first, layer=layer), *chain.stages[1:]))

@@ -65,8 +65,8 @@ class CommonFactor:
     def _alike(self, x: Tensor, y: Tensor, sigma: Tensor, spent: Tensor) -> Failure:
         beyond = spent[:1] * BEYOND
         k = quantile("exact", beyond / 2.0)
-        reach = float(k * sigma[:1]) * (1.0 + gamma_sum(4))
-        half = self.chip * reach / CELLS
+        most = float(k * sigma[:1]) * (1.0 + gamma_sum(4))
+        half = self.chip * most / CELLS
         cells = [Common((2 * n + 1) * half - CELLS * half, half * (1.0 + 1e-9)) for n in range(CELLS)]
         worst: Failure | None = None
         for cell in cells:

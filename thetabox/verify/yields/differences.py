@@ -29,7 +29,7 @@ class Differences:
     def __init__(self, samples: Noisy, maker: Operation, pool: PoolWindow, reference: Tensor) -> None:
         self.samples, self.maker, self.pool, self.reference = samples, maker, pool, reference
         value = samples.interval(maker.index)
-        low, high = pooling.places(value.lower, pool), pooling.places(value.upper, pool)
+        low, high = pooling.by_window(value.lower, pool), pooling.by_window(value.upper, pool)
         self.wanted = high > low.gather(-3, reference)
         self.wanted.scatter_(-3, reference, False)
 
@@ -51,16 +51,16 @@ class Differences:
 
     def _walk(self, n: Tensor, h: Tensor, w: Tensor, most: int, z: Tensor, near: Tensor, far: Tensor) -> int:
         """Rows of the windows ``(n, h, w)``, ``most`` of each; how wide they became."""
-        pool, places = self.pool, self.wanted.shape[2]
+        pool, window_size = self.pool, self.wanted.shape[2]
         here = self.wanted[n, :, :, h, w].flatten(1)
         chosen = here.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
         asked = here.gather(1, chosen)
-        channel, place = chosen // places, chosen % places
+        channel, place = chosen // window_size, chosen % window_size
         against = self.reference[n, :, 0, h, w].gather(1, channel)
         channels = self.wanted.shape[1]
-        a = torch.zeros(len(n), most, channels * places, dtype=torch.float64, device=n.device)
-        a.scatter_add_(2, (channel * places + place)[..., None], torch.ones_like(a[..., :1]))
-        a.scatter_add_(2, (channel * places + against)[..., None], -torch.ones_like(a[..., :1]))
+        a = torch.zeros(len(n), most, channels * window_size, dtype=torch.float64, device=n.device)
+        a.scatter_add_(2, (channel * window_size + place)[..., None], torch.ones_like(a[..., :1]))
+        a.scatter_add_(2, (channel * window_size + against)[..., None], -torch.ones_like(a[..., :1]))
         a = a.view(len(n), most, channels, *pool.kernel)
         walk = NoisyWalk(self.samples, Frame(n, h, w), 2 * most, coarse=True, z=z)
         walk.give(self.maker.index, torch.cat([a, -a], 1), Region(pool.stride, (0, 0), pool.kernel))

@@ -38,7 +38,7 @@ from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.yields.chain import Chain, Dense
 from thetabox.verify.yields.last_noise import beyond_chernoff
-from thetabox.verify.yields.neuron import FEW, SLACK, TINY, Neurons, relax
+from thetabox.verify.yields.neuron import FEW, SLACK, TINY, NoisyNeurons, relax
 from thetabox.verify.yields.tails import tail
 
 # Shares of what intermediate events may fail with; of those groups that a chain has.
@@ -116,7 +116,7 @@ def failure(
     parts = []
     with torch.no_grad(), sound_kernels():
         for part in torch.arange(len(x)).split(max(1, NUMBERS // (rows * wide))):
-            walk = Walk(layers, x[part], sigmas[part])
+            walk = EntropicWalk(layers, x[part], sigmas[part])
             costs = {g: _cost(amounts[part] * share / max(count, 1)) for g, (count, share) in shares.items()}
             while len(walk.neurons) < len(layers) - 1:
                 walk.go_on(costs["means"], costs["spreads"])
@@ -133,7 +133,7 @@ def _cost(probability: Float[Tensor, " part"]) -> Float[Tensor, "part 1"]:
     return (-probability.log() * (1.0 + SLACK) + SLACK)[:, None]
 
 
-class Walk:
+class EntropicWalk:
     """Some samples, layer by layer.
 
     Attributes:
@@ -146,34 +146,36 @@ class Walk:
         self.layers, self.x = layers, x
         # Rounded up, by far more than its sizes, which may have been rounded up themselves.
         self.variance = (sigma.square() * (1.0 + FEW))[:, None]
-        first, room = layers[0], gamma_sum(layers[0].weight.shape[1])
+        first, relative = layers[0], gamma_sum(layers[0].weight.shape[1])
         mean, square = x @ first.weight.T + first.bias, self._variance(x.square(), first)
-        self.error = room * (x.abs() @ first.magnitude.T + first.bias.abs()) + TINY
+        self.error = relative * (x.abs() @ first.magnitude.T + first.bias.abs()) + TINY
         self.nominal, self.spread = [mean], [square.sqrt()]
         self.neurons = [
-            Neurons(mean - self.error, mean + self.error, *(square.sqrt() * (1.0 + d * room) for d in (-1.0, 1.0)))
+            NoisyNeurons(
+                mean - self.error, mean + self.error, *(square.sqrt() * (1.0 + d * relative) for d in (-1.0, 1.0))
+            )
         ]
 
     def go_on(self, means: Float[Tensor, "samples 1"], spreads: Float[Tensor, "samples 1"]) -> None:
         """Boxes of the next hidden layer, whose events cost so much each."""
-        place = len(self.neurons) - 1
-        layer = self.layers[place + 1]
+        hidden_layer = len(self.neurons) - 1
+        layer = self.layers[hidden_layer + 1]
         h = self.nominal[-1].relu()
         mean, spread = h @ layer.weight.T + layer.bias, self._variance(h.square(), layer).sqrt()
         a = torch.cat([layer.weight, -layer.weight]).expand(len(h), -1, -1)
         units = len(layer.bias)
-        least = self._least(place, a, means) + torch.cat([layer.bias, -layer.bias])
+        least = self._least(hidden_layer, a, means) + torch.cat([layer.bias, -layer.bias])
         least = least - FEW * (least.abs() + 2.0 * torch.cat([layer.bias, layer.bias]).abs())
         lower, upper = least[:, :units], -least[:, units:]
         v = self.variance[..., None] * layer.square * (1.0 + FEW)
         own = self.variance * layer.bias_square
-        few, more = self._squares(place, v, spreads)
-        room = gamma_sum(layer.weight.shape[1])
-        box = Neurons(
+        few, more = self._squares(hidden_layer, v, spreads)
+        relative = gamma_sum(layer.weight.shape[1])
+        box = NoisyNeurons(
             torch.minimum(lower, upper),
             torch.maximum(lower, upper),
-            (few + own).sqrt() * (1.0 - room),
-            (more + own).sqrt() * (1.0 + room) + TINY,
+            (few + own).sqrt() * (1.0 - relative),
+            (more + own).sqrt() * (1.0 + relative) + TINY,
         )
         self.nominal.append(mean)
         self.spread.append(spread)
@@ -194,14 +196,14 @@ class Walk:
         own = own * (1.0 + FEW)
         if len(self.layers) == 1:
             return self._known(weight, v, bias, own)
-        place = len(self.neurons) - 1
-        few = self._least_squares(place, v, cost)
-        deviation = self._deviation(place, weight, v, own)
+        hidden_layer = len(self.neurons) - 1
+        few = self._least_squares(hidden_layer, v, cost)
+        deviation = self._deviation(hidden_layer, weight, v, own)
         least = (few + own).sqrt() * (1.0 - gamma_sum(16))
         best = torch.zeros_like(deviation)
         for z in MARGINS:
             rate = z / deviation
-            value = self._value(place, weight, v, rate) + bias - 0.5 * rate * own
+            value = self._value(hidden_layer, weight, v, rate) + bias - 0.5 * rate * own
             size = value.abs() + 2.0 * bias.abs() + 2.0 * rate * own
             log = SLACK * rate * size - rate * value - beyond_chernoff(rate * least * (1.0 - FEW))
             best = torch.fmin(best, log + SLACK * log.abs())
@@ -209,57 +211,57 @@ class Walk:
 
     def _known(self, weight: Tensor, v: Tensor, bias: Tensor, own: Tensor) -> Tensor:
         """A single layer: margins are Gaussian."""
-        x, room = self.x[..., None], gamma_sum(self.x.shape[1])
+        x, relative = self.x[..., None], gamma_sum(self.x.shape[1])
         mean = (weight @ x)[..., 0] + bias
-        mean = mean - room * ((weight.abs() @ x.abs())[..., 0] + bias.abs()) - TINY
-        spread = ((v @ x.square())[..., 0] + own).sqrt() * (1.0 + room) + TINY
+        mean = mean - relative * ((weight.abs() @ x.abs())[..., 0] + bias.abs()) - TINY
+        spread = ((v @ x.square())[..., 0] + own).sqrt() * (1.0 + relative) + TINY
         return tail("exact", mean / spread)
 
     def _variance(self, squares: Tensor, layer: DenseLayer) -> Tensor:
         return self.variance * (squares @ layer.square.T + layer.bias_square)
 
-    def _squares(self, place: int, v: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:
+    def _squares(self, hidden_layer: int, v: Tensor, cost: Tensor) -> tuple[Tensor, Tensor]:
         """Lower and upper ends of ``Σ v h²``."""
-        return self._least_squares(place, v, cost), self._most_squares(place, v, cost)
+        return self._least_squares(hidden_layer, v, cost), self._most_squares(hidden_layer, v, cost)
 
-    def _most_squares(self, place: int, v: Float[Tensor, "samples rows units"], cost: Tensor) -> Tensor:
+    def _most_squares(self, hidden_layer: int, v: Float[Tensor, "samples rows units"], cost: Tensor) -> Tensor:
         most = torch.full_like(v[..., 0], torch.inf)
-        reach = (v * self._about(place)[:, None]).amax(-1)
+        largest = (v * self._about(hidden_layer)[:, None]).amax(-1)
         for share in SQUARES:
-            rate = (share / reach.clamp(min=TINY)).sqrt()
-            value = self._value(place, None, v, rate)
+            rate = (share / largest.clamp(min=TINY)).sqrt()
+            value = self._value(hidden_layer, None, v, rate)
             exponent = cost - rate * value + SLACK * (cost + rate * value.abs())
             most = torch.fmin(most, 2.0 * exponent / rate.square() * (1.0 + FEW))
         return torch.where((v == 0).all(-1), 0.0, most)
 
-    def _about(self, place: int) -> Tensor:
+    def _about(self, hidden_layer: int) -> Tensor:
         """Upper end of a neuron's variance, or what its nominal activation is worth where that is nearly 0."""
-        h = self.nominal[place].relu()
-        return self.neurons[place].most.square() + 1e-4 * h.square()
+        h = self.nominal[hidden_layer].relu()
+        return self.neurons[hidden_layer].most.square() + 1e-4 * h.square()
 
-    def _least_squares(self, place: int, v: Float[Tensor, "samples rows units"], cost: Tensor) -> Tensor:
-        at = (BELOW * self.nominal[place].relu())[:, None]
+    def _least_squares(self, hidden_layer: int, v: Float[Tensor, "samples rows units"], cost: Tensor) -> Tensor:
+        at = (BELOW * self.nominal[hidden_layer].relu())[:, None]
         a = 2.0 * v * at * (1.0 - gamma_sum(16))
         lost = (v * at * at).sum(-1)
-        least = self._least(place, a, cost) - lost
+        least = self._least(hidden_layer, a, cost) - lost
         return (least - gamma_sum(v.shape[-1]) * (least.abs() + 2.0 * lost)).nan_to_num(0.0).clamp(min=0.0)
 
-    def _least(self, place: int, a: Float[Tensor, "samples rows units"], cost: Tensor) -> Tensor:
+    def _least(self, hidden_layer: int, a: Float[Tensor, "samples rows units"], cost: Tensor) -> Tensor:
         """Numbers that ``Σ a h`` falls below with a probability that costs so much."""
-        deviation = self._deviation(place, a)
+        deviation = self._deviation(hidden_layer, a)
         best = torch.full_like(deviation, -torch.inf)
         for share in RATES:
             rate = share * (2.0 * cost).sqrt() / deviation
-            value, paid = self._value(place, a, None, rate), cost / rate
+            value, paid = self._value(hidden_layer, a, None, rate), cost / rate
             best = torch.fmax(best, value - paid - FEW * (value.abs() + 2.0 * paid))
         return best
 
-    def _deviation(self, place: int, a: Tensor, v: Tensor | None = None, own: Tensor | float = 0.0) -> Tensor:
+    def _deviation(self, hidden_layer: int, a: Tensor, v: Tensor | None = None, own: Tensor | float = 0.0) -> Tensor:
         """About the standard deviation of rows, for the choice of λ."""
         variance = torch.zeros_like(a[..., 0]) + own
         if v is not None:
-            variance = variance + (v @ self.nominal[place].relu().square()[..., None])[..., 0]
-        for here in range(place, -1, -1):
+            variance = variance + (v @ self.nominal[hidden_layer].relu().square()[..., None])[..., 0]
+        for here in range(hidden_layer, -1, -1):
             spread = self.spread[here]
             a = a * torch.special.ndtr(self.nominal[here] / spread.clamp(min=TINY))[:, None]
             variance = variance + (a.square() @ spread.square()[..., None])[..., 0]
@@ -269,7 +271,7 @@ class Walk:
         return torch.maximum(deviation, LEAST_DEVIATION * deviation.mean(1, keepdim=True)).clamp(min=1e-12)
 
     def _value(
-        self, place: int, a: Tensor | None, v: Tensor | None, rate: Float[Tensor, "samples rows"]
+        self, hidden_layer: int, a: Tensor | None, v: Tensor | None, rate: Float[Tensor, "samples rows"]
     ) -> Float[Tensor, "samples rows"]:
         """Lower bounds of ``ρ(Σ a h - λ/2 Σ v h²)`` over a hidden layer's activations; a of None is 0."""
         if a is None:
@@ -277,7 +279,7 @@ class Walk:
             a = torch.zeros_like(v)
         constant, size = torch.zeros_like(rate), torch.zeros_like(rate)
         terms = 0
-        for here in range(place, -1, -1):
+        for here in range(hidden_layer, -1, -1):
             layer, units = self.layers[here], a.shape[-1]
             slope, put_aside = relax(a, v, rate[..., None], self.nominal[here][:, None], self.neurons[here])
             v = None

@@ -47,7 +47,7 @@ def effect(samples: Samples, operation: Operation, index: int, gain: Tensor) -> 
         return middle, rounded_up(radius * weight.abs() + gamma_sum(8) * ((centre * weight).abs() + bias.abs()), 8)
     function = as_function(samples, operation)
     centre, radius = centred(samples, function.x)
-    # With a gain for one parameter and nothing for the others, the operation answers what that adds.
+    # With a gain for one parameter and nothing for the others, the operation returns what that adds.
     nothing = {i: torch.zeros_like(samples.values[i].theta) for i in function.parameters}  # type: ignore[union-attr]  # parameters
     middle = function.call(centre, [gain if i == index else t for i, t in nothing.items()])
     sizes = [gain.abs() if i == index else t for i, t in nothing.items()]

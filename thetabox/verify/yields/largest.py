@@ -16,7 +16,7 @@ from thetabox.verify.effort import Deadline
 from thetabox.verify.problem import Progress
 from thetabox.verify.search.largest_proven import largest_proven, searched_range
 from thetabox.verify.yields.proofs import AUTO
-from thetabox.verify.yields.question import Question, failure_probability
+from thetabox.verify.yields.question import YieldQuestion, failure_probability
 from thetabox.verify.yields.search import FIRST, PART
 from thetabox.workers import Pool, check_executor
 
@@ -73,21 +73,25 @@ def proven_sigma(
     check_executor(executor)
     asked = failure_probability(delta)
     top, step = searched_range("max_sigma", max_sigma, rtol)
-    question = Question.of(model, x, y, torch.tensor([top * START], dtype=torch.float64), noise, box, method, device)
+    question = YieldQuestion.of(
+        model, x, y, torch.tensor([top * START], dtype=torch.float64), noise, box, method, device
+    )
     largest = torch.zeros(len(question.y), dtype=torch.float64)
     members = question.right.nonzero().squeeze(1)
     done = len(largest) - len(members)
     with Pool(executor, question) as pool:
-        for place in range(len(question.proofs)):
+        for proof_index in range(len(question.proofs)):
             away = {}
             for part in members.split(PART):
                 before = largest[part]
                 start = torch.where(before > 0, before * (1.0 + step), top * START)
-                away[pool.add(search_sigmas, Job(place, part, start, before, asked, top, step, deadline))] = part
+                away[
+                    pool.add(search_sigmas, SigmaJob(proof_index, part, start, before, asked, top, step, deadline))
+                ] = part
             for number, sigmas in pool.answers():
                 part = away[number]
                 largest[part] = sigmas
-                if place == len(question.proofs) - 1 and progress is not None:
+                if proof_index == len(question.proofs) - 1 and progress is not None:
                     done += len(part)
                     progress(done, len(largest))
     if progress is not None:
@@ -96,12 +100,12 @@ def proven_sigma(
 
 
 @dataclass(frozen=True)
-class Job:
+class SigmaJob:
     """Samples whose largest σ are sought together.
 
     Attributes:
         proof: its place among the proofs of the question.
-        members: places of the samples.
+        members: indices of the samples.
         start, proven, top, rtol: of the search.
         asked: failure probability that counts as proven.
         deadline: when to stop.
@@ -117,7 +121,7 @@ class Job:
     deadline: Deadline
 
 
-def search_sigmas(question: Question, job: Job) -> Float[Tensor, " part"]:
+def search_sigmas(question: YieldQuestion, job: SigmaJob) -> Float[Tensor, " part"]:
     """The largest σ that a proof gives of each sample."""
     proof = question.proofs[job.proof]
 

@@ -30,7 +30,7 @@ SLACK = 1e-9
 
 def beyond_chernoff(theta: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     """Lower bound of r, which is at least 0; 0 where ``theta`` is no number."""
-    given = theta
+    unscaled = theta
     theta = theta.nan_to_num(0.0).clamp(SMALLEST, LARGEST)
     low, high = torch.full_like(theta, -6.0), theta
     for _ in range(60):
@@ -42,7 +42,7 @@ def beyond_chernoff(theta: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     log = torch.special.log_ndtr(-low)
     most = log + theta * low + (theta - _hazard(low)).abs() * (high - low)
     value = 0.5 * theta.square() - most - SLACK * (1.0 + theta.square() + log.abs())
-    return torch.where(given >= SMALLEST, value.clamp(min=0.0), 0.0)
+    return torch.where(unscaled >= SMALLEST, value.clamp(min=0.0), 0.0)
 
 
 def _hazard(t: Tensor) -> Tensor:

@@ -189,9 +189,9 @@ class Martingale:
             shift, bound = self.noise.shift(own), self.noise.bound(own)
             if shift or common.middle:
                 instead[name] = theta * (1.0 + shift) + gain * common.middle
-            reach = theta.abs() * bound + gain.abs() * common.around
+            radius = theta.abs() * bound + gain.abs() * common.around
             error = SHIFT_ERROR * (theta.abs() * (1.0 + abs(shift)) + gain.abs() * abs(common.middle))
-            around[name] = reach * (1.0 + SHIFT_ERROR) + (error if name in instead else 0.0)
+            around[name] = radius * (1.0 + SHIFT_ERROR) + (error if name in instead else 0.0)
         with torch.no_grad():
             tensors = Tensors(model, self.problem.settings.box, self.rounding, self.problem.settings.device, instead)
             values = tensors.of(self.graph)

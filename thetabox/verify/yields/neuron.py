@@ -50,26 +50,26 @@ HUGE = 1e100
 # Largest |μ| / s that is computed with: beyond it, spreads are enlarged (chord) or left out (tangent).
 FAR = 1e7
 # Least 1 - λ²vs²: below it, nothing is proven.
-LEAST_ROOM = 1e-2
+LEAST_COMPLEMENT = 1e-2
 
 
-class Neurons(NamedTuple):
+class NoisyNeurons(NamedTuple):
     """What is known of the neurons ``μ + s n`` of a layer.
 
     Attributes:
         lower, upper: ends of μ, ``[samples, *units]``.
         least, most: ends of the spread s, at least 0, same shape.
-        reach: upper ends U of ``μ + s n`` on the events, same shape; None where no event says so.
+        event_upper: upper ends U of ``μ + s n`` on the events, same shape; None where no event says so.
     """
 
     lower: Tensor
     upper: Tensor
     least: Tensor
     most: Tensor
-    reach: Tensor | None = None
+    event_upper: Tensor | None = None
 
 
-class Lines(NamedTuple):
+class LowerLines(NamedTuple):
     """``slope μ + constant`` below g; the constant is minus infinity (and the slope 0) where nothing is proven."""
 
     slope: Tensor
@@ -81,8 +81,8 @@ def relax(
     v: Float[Tensor, "samples rows *units"] | None,
     rate: Float[Tensor, "samples rows *ones"],
     centre: Float[Tensor, "samples rows_or_1 *units"],
-    neurons: Neurons,
-) -> Lines:
+    neurons: NoisyNeurons,
+) -> LowerLines:
     """Lines below the entropic value of each neuron, for each row.
 
     Args:
@@ -100,7 +100,7 @@ def relax(
     else:
         lines = _with_variance(a, torch.where(v.abs() < HUGE, v, torch.nan), box)
     proven = lines.slope.isfinite() & lines.constant.isfinite()
-    return Lines(lines.slope.where(proven, 0.0), lines.constant.where(proven, -torch.inf))
+    return LowerLines(lines.slope.where(proven, 0.0), lines.constant.where(proven, -torch.inf))
 
 
 def mean_relu(mean: Float[Tensor, "*any"], spread: Float[Tensor, "*any"]) -> tuple[Tensor, Tensor]:
@@ -114,10 +114,10 @@ def mean_relu(mean: Float[Tensor, "*any"], spread: Float[Tensor, "*any"]) -> tup
     density = spread * torch.exp(-0.5 * u * u) * (1.0 / math.sqrt(2.0 * math.pi))
     # Not `ndtr`, which has no correct digits far below 0.
     share = mean * torch.special.log_ndtr(u).exp()
-    value, room = share + density, 4.0 * SLACK * (share.abs() + density) + TINY * (1.0 + spread)
+    value, complement = share + density, 4.0 * SLACK * (share.abs() + density) + TINY * (1.0 + spread)
     least = mean.clamp(min=0.0)
     most = least + 0.4 * spread * (1.0 + FEW)
-    return torch.fmax(value - room, least), torch.fmin(value + room, most)
+    return torch.fmax(value - complement, least), torch.fmin(value + complement, most)
 
 
 class _Box(NamedTuple):
@@ -129,62 +129,62 @@ class _Box(NamedTuple):
     most: Tensor
     rate: Tensor
     centre: Tensor
-    reach: Tensor | None
+    event_upper: Tensor | None
 
     @classmethod
-    def of(cls, neurons: Neurons, rate: Tensor, centre: Tensor, shape: torch.Size) -> _Box:
+    def of(cls, neurons: NoisyNeurons, rate: Tensor, centre: Tensor, shape: torch.Size) -> _Box:
         def rows(t: Tensor) -> Tensor:
             return t.unsqueeze(1).expand(shape)
 
         rate = torch.where((rate > 1.0 / HUGE) & (rate < HUGE), rate, torch.nan).expand(shape)
         most = torch.where((neurons.most >= 0) & (neurons.most < HUGE), neurons.most, torch.nan)
-        reach = None if neurons.reach is None else rows(neurons.reach)
+        event_upper = None if neurons.event_upper is None else rows(neurons.event_upper)
         ends = rows(neurons.lower), rows(neurons.upper), rows(neurons.least), rows(most)
-        return cls(*ends, rate, centre.expand(shape), reach)
+        return cls(*ends, rate, centre.expand(shape), event_upper)
 
     def at(self, where: Bool[Tensor, "samples rows *units"]) -> _Box:
         """Flat, of some places."""
-        reach = None if self.reach is None else self.reach[where]
+        event_upper = None if self.event_upper is None else self.event_upper[where]
         others = self.lower, self.upper, self.least, self.most, self.rate, self.centre
-        return _Box._make([*(t[where] for t in others), reach])
+        return _Box._make([*(t[where] for t in others), event_upper])
 
 
-def _merge(where: Tensor, yes: Lines, no: Lines) -> Lines:
+def _merge(where: Tensor, yes: LowerLines, no: LowerLines) -> LowerLines:
     slope = yes.slope.new_empty(where.shape)
     constant = torch.empty_like(slope)
     slope[where], constant[where] = yes.slope, yes.constant
     slope[~where], constant[~where] = no.slope, no.constant
-    return Lines(slope, constant)
+    return LowerLines(slope, constant)
 
 
-def _better(one: Lines, other: Lines, box: _Box) -> Lines:
+def _better(one: LowerLines, other: LowerLines, box: _Box) -> LowerLines:
     """The larger at the centre; what is no number is the smaller."""
     first = (one.slope * box.centre + one.constant).nan_to_num(-torch.inf)
     second = (other.slope * box.centre + other.constant).nan_to_num(-torch.inf)
     take = second > first
-    return Lines(torch.where(take, other.slope, one.slope), torch.where(take, other.constant, one.constant))
+    return LowerLines(torch.where(take, other.slope, one.slope), torch.where(take, other.constant, one.constant))
 
 
-def _with_variance(a: Tensor, v: Tensor, box: _Box) -> Lines:
+def _with_variance(a: Tensor, v: Tensor, box: _Box) -> LowerLines:
     rising = a > 0
     inside, steep, less = box.at(~rising), a[~rising], v[~rising]
     falling = _chord(steep, less, inside)
-    if box.reach is not None:
+    if box.event_upper is not None:
         # Where λ²vs² is too large for an integral over all z.
         lacking = ~falling.constant.isfinite()
-        others = Lines(falling.slope[~lacking], falling.constant[~lacking])
+        others = LowerLines(falling.slope[~lacking], falling.constant[~lacking])
         falling = _merge(lacking, _linear(steep[lacking], less[lacking], inside.at(lacking)), others)
     inside, a, v = box.at(rising), a[rising], v[rising]
     best = _better(_chord(torch.zeros_like(a), v, inside), _chord(a, v, inside, rectified=False), inside)
-    if box.reach is not None:
+    if box.event_upper is not None:
         best = _better(best, _linear(a, v, inside), inside)
     return _merge(rising, best, falling)
 
 
-def _linear(a: Tensor, v: Tensor, box: _Box) -> Lines:
+def _linear(a: Tensor, v: Tensor, box: _Box) -> LowerLines:
     """``h² ≤ U h`` on the events, for flat tensors."""
-    assert box.reach is not None
-    most = box.reach.clamp(min=0.0)
+    assert box.event_upper is not None
+    most = box.event_upper.clamp(min=0.0)
     lost = 0.5 * box.rate * v * most
     less = a - lost - FEW * (a.abs() + lost) - TINY
     less = torch.where(less.abs() < HUGE, less, torch.nan)
@@ -209,18 +209,18 @@ def _moment(u: Tensor, b: Tensor, w: Tensor | None) -> _Moment:
     exponent, slack, t = 0.5 * (b * (b - 2.0 * u)), b * (b.abs() + 2.0 * u.abs()), u - b
     slack = slack.abs()
     if w is not None:
-        room = 1.0 - w
-        room = torch.where(room >= LEAST_ROOM, room, torch.nan)
+        complement = 1.0 - w
+        complement = torch.where(complement >= LEAST_COMPLEMENT, complement, torch.nan)
         square = w * u * u
-        exponent = (exponent + 0.5 * square) / room - 0.5 * room.log()
-        slack, t = (slack + square) / room + 5.0, t * room.rsqrt()
+        exponent = (exponent + 0.5 * square) / complement - 0.5 * complement.log()
+        slack, t = (slack + square) / complement + 5.0, t * complement.rsqrt()
     # Of the argument's own error: the logarithm's slope there is at most |t| + 1.
     slack = SLACK * (1.0 + slack + t.clamp(max=0.0).square())
     below = torch.special.log_ndtr(-u)
     return _Moment(below * (1.0 - SLACK) + SLACK, exponent + torch.special.log_ndtr(t) + slack, slack)
 
 
-def _chord(a: Tensor, v: Tensor | None, box: _Box, *, rectified: bool = True) -> Lines:
+def _chord(a: Tensor, v: Tensor | None, box: _Box, *, rectified: bool = True) -> LowerLines:
     """For ``a ≤ 0``, or any a where ``a z - λ/2 v z²`` stands for the ReLU's; flat tensors."""
     ends = box.lower, box.upper
     spread = torch.maximum(box.most, torch.maximum(ends[0].abs(), ends[1].abs()) * (1.0 / FAR)).clamp(min=TINY)
@@ -234,10 +234,10 @@ def _chord(a: Tensor, v: Tensor | None, box: _Box, *, rectified: bool = True) ->
             log = _moment(u + FEW * u.abs() + TINY, b - FEW * b.abs() - TINY, w).log
         else:
             assert w is not None
-            room = 1.0 - w
-            room = torch.where(room >= LEAST_ROOM, room, torch.nan)
-            size = (b * b + 2.0 * (u * b).abs() + w * u * u) / room
-            log = 0.5 * (b * (b - 2.0 * u) + w * u * u) / room - 0.5 * room.log() + SLACK * (6.0 + size)
+            complement = 1.0 - w
+            complement = torch.where(complement >= LEAST_COMPLEMENT, complement, torch.nan)
+            size = (b * b + 2.0 * (u * b).abs() + w * u * u) / complement
+            log = 0.5 * (b * (b - 2.0 * u) + w * u * u) / complement - 0.5 * complement.log() + SLACK * (6.0 + size)
         values.append(-(log + SLACK * log.abs()) / box.rate)
     width = ends[1] - ends[0]
     slope = torch.where(width > 1e-9 * spread, (values[1] - values[0]) / width, 0.0)
@@ -245,10 +245,10 @@ def _chord(a: Tensor, v: Tensor | None, box: _Box, *, rectified: bool = True) ->
     for end, value in zip(ends, values, strict=True):
         part = slope * end
         constants.append(value - part - FEW * (value.abs() + part.abs()) - TINY)
-    return Lines(slope, torch.minimum(*constants))
+    return LowerLines(slope, torch.minimum(*constants))
 
 
-def _tangent(a: Tensor, box: _Box) -> Lines:
+def _tangent(a: Tensor, box: _Box) -> LowerLines:
     """For ``a > 0, v = 0``; flat tensors. Zero where that is better."""
     at, rate = box.centre, box.rate
     kink = (box.least * FAR <= at.abs()) | (box.least <= TINY)
@@ -273,4 +273,4 @@ def _tangent(a: Tensor, box: _Box) -> Lines:
     lost = wrong * wide + further + SLACK * (wrong * wide + further) + FEW * (value.abs() + start.abs()) + TINY
     constant = value - start - lost
     zero = ~(slope * at + constant > 0)
-    return Lines(slope.masked_fill(zero, 0.0), constant.masked_fill(zero, 0.0))
+    return LowerLines(slope.masked_fill(zero, 0.0), constant.masked_fill(zero, 0.0))

@@ -12,7 +12,7 @@ from thetabox.verify.linear.samples import Samples
 from thetabox.verify.linear.walk import Walk
 from thetabox.verify.network.graph import Operation
 from thetabox.verify.yields.ledger import Ledger
-from thetabox.verify.yields.plan import Plan
+from thetabox.verify.yields.plan import NoisePlan
 from thetabox.verify.yields.tied import Derivative, derivative
 from thetabox.verify.yields.variance import Variance
 
@@ -40,7 +40,7 @@ class Noisy(Samples):
     reads_tied: dict[int, list[int]]
     size_of: dict[str, Tensor]
     largest: float
-    plan: Plan
+    plan: NoisePlan
     ledger: Ledger
 
 
@@ -75,10 +75,10 @@ class NoisyWalk(Walk):
             self.tied[name] = self.tied[name] + mine if name in self.tied else mine
         super().step(operation, a, region)
 
-    def started(self, operation: Operation, places: Tensor, region: Region | None) -> None:
+    def started(self, operation: Operation, neurons: Tensor, region: Region | None) -> None:
         noise = self.samples.noise.get(operation.index)
         if noise is not None:
-            own = self.cut(noise.outputs, region).flatten(1).gather(1, places)
+            own = self.cut(noise.outputs, region).flatten(1).gather(1, neurons)
             self._add(torch.cat([own, own], 1))
 
     def run(self) -> Float[Tensor, "samples rows"]:

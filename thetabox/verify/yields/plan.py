@@ -22,7 +22,7 @@ MIXING = (
 
 
 @dataclass(frozen=True)
-class Plan:
+class NoisePlan:
     """Positions of a graph by what is done for their values.
 
     Attributes:
@@ -30,7 +30,7 @@ class Plan:
         depends: values that depend on noise.
         first: noisy operations whose operands know no noise, so that their own is all there is.
         rows: values that get bounds by backward rows.
-        unread: noisy operations whose result is what the network answers and nothing reads: no ends are needed.
+        unread: noisy operations whose result is what the network returns and nothing reads: no ends are needed.
         single: values that know no noise but that of ``first`` operations.
         groups: position → name of the group of its events.
         differences: position of a convolution → group of the differences that a max-pool behind it compares.
@@ -59,7 +59,7 @@ class Plan:
         return shares | ({COARSE: 1.0 - sum(shares.values())} if self.coarse_events else {})
 
 
-def plan(graph: Graph, noisy: Iterable[int]) -> Plan:
+def plan(graph: Graph, noisy: Iterable[int]) -> NoisePlan:
     """What to do for a graph whose operations ``noisy`` read noisy parameters."""
     noisy = frozenset(noisy)
     read = {i for o in graph.operations for i in o.inputs}
@@ -94,7 +94,7 @@ def plan(graph: Graph, noisy: Iterable[int]) -> Plan:
         maker = pooled_convolution(graph, operation)
         if maker is not None and behind[maker.index] and maker.index not in differences:
             differences[maker.index] = _name("differences", operation)
-    return Plan(
+    return NoisePlan(
         noisy=noisy,
         depends=frozenset(i for i, b in behind.items() if b),
         first=frozenset(first),

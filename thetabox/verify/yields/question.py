@@ -31,7 +31,7 @@ def failure_probability(delta: Any) -> float:
 
 
 @dataclass(frozen=True)
-class Question:
+class YieldQuestion:
     """A network, its samples and its noise, looked at before any proof.
 
     Attributes:
@@ -68,7 +68,7 @@ class Question:
         box: Box | None,
         method: str,
         device: str,
-    ) -> Question:
+    ) -> YieldQuestion:
         """Checked and traced.
 
         Raises:
@@ -78,9 +78,9 @@ class Question:
             raise InputError(f"noise must be a thetabox.Noise, not {type(noise).__name__}")
         noise = noise or Noise()
         chosen = arguments.settings("interval", box, "real", "float64", device, None)
-        given = arguments.network(model, x, chosen)
-        labels = arguments.labels(y, len(given.x))
-        problem, agreed = agreement.checked_problem(given.model, chosen, given.x, sigmas, given.given)
+        asked = arguments.network(model, x, chosen)
+        labels = arguments.labels(y, len(asked.x))
+        problem, agreed = agreement.checked_problem(asked.model, chosen, asked.x, sigmas, asked.x_as_given)
         arguments.check_labels(labels, agreed.logits.shape[1])
         errors = noise.on(problem.model, chosen.box.factors(problem.model))
         known = proofs(problem, sizes(problem.model, chosen.box, errors), errors, method)
@@ -89,13 +89,13 @@ class Question:
             problem,
             method,
             known,
-            given.x,
+            asked.x,
             labels,
             agreed.logits,
             margins > 0,
             noise,
             chosen.box,
-            given.facts,
+            asked.facts,
             agreed.record,
         )
 

@@ -15,7 +15,7 @@ from thetabox.verify.network.graph import Graph, Operation, Ref, arguments
 from thetabox.verify.network.operators import MAX_POOLS_2D, RELU
 from thetabox.verify.network.samples_first import samples_first
 from thetabox.verify.problem import Problem
-from thetabox.verify.yields.chain import Chain, Convolution, Dense, Pair, Pool, Stage
+from thetabox.verify.yields.chain import Chain, ChainConvolution, ChainPool, ChainStage, Dense, Pair
 from thetabox.verify.yields.sizes import at_places, read_more_than_once
 
 SAME = ("aten.clone.default", "aten.alias.default", "aten.detach.default", "aten.contiguous.default")
@@ -149,12 +149,12 @@ class _Reader:
             raise _NoChain
         return bias, size, of_bias
 
-    def _convolution(self, operation: Operation) -> Convolution:
-        given = arguments(operation)
-        weight, size = self._tensor(given["weight"])
-        if weight.dim() != 4 or given["groups"] != 1 or pair(given["dilation"]) != (1, 1):
+    def _convolution(self, operation: Operation) -> ChainConvolution:
+        named = arguments(operation)
+        weight, size = self._tensor(named["weight"])
+        if weight.dim() != 4 or named["groups"] != 1 or pair(named["dilation"]) != (1, 1):
             raise _NoChain
-        stride, padding = pair(given["stride"]), given["padding"]
+        stride, padding = pair(named["stride"]), named["padding"]
         height, width = weight.shape[2:]
         if padding == "same":
             above, left = (height - 1) // 2, (width - 1) // 2
@@ -162,7 +162,7 @@ class _Reader:
         else:
             rows, columns = (0, 0) if padding == "valid" else pair(padding)
             around = (columns, columns, rows, rows)
-        return Convolution(weight, *self._bias(given.get("bias"), len(weight), size), stride, around)
+        return ChainConvolution(weight, *self._bias(named.get("bias"), len(weight), size), stride, around)
 
     def _flattens(self, operation: Operation) -> None:
         """Nothing, or all of a sample in one row."""
@@ -191,20 +191,20 @@ class _Reader:
         else:
             raise _NoChain
 
-    def _pool(self, operation: Operation, *, largest: bool) -> Pool:
-        given = arguments(operation)
-        kernel = pair(given["kernel_size"])
-        stride: Pair = pair(given["stride"]) if given["stride"] else kernel
-        plain = pair(given["padding"]) == (0, 0) and not given["ceil_mode"]
+    def _pool(self, operation: Operation, *, largest: bool) -> ChainPool:
+        named = arguments(operation)
+        kernel = pair(named["kernel_size"])
+        stride: Pair = pair(named["stride"]) if named["stride"] else kernel
+        plain = pair(named["padding"]) == (0, 0) and not named["ceil_mode"]
         if largest:
-            plain = plain and pair(given["dilation"]) == (1, 1)
-        elif given.get("divisor_override") is not None:
+            plain = plain and pair(named["dilation"]) == (1, 1)
+        elif named.get("divisor_override") is not None:
             plain = False
         if not plain:
             raise _NoChain
-        return Pool(largest, kernel, stride)
+        return ChainPool(largest, kernel, stride)
 
-    def _closed(self, current: dict[str, Any]) -> Stage:
+    def _closed(self, current: dict[str, Any]) -> ChainStage:
         if "largest" in current and not current["relu"]:
             raise _NoChain
-        return Stage(current["layer"], current.get("average"), current["relu"], current.get("largest"))
+        return ChainStage(current["layer"], current.get("average"), current["relu"], current.get("largest"))

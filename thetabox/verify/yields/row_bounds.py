@@ -17,7 +17,7 @@ from thetabox.verify.linear.walk import Stop
 from thetabox.verify.network.graph import Graph, Operation
 from thetabox.verify.network.operators import TWO_SLOPES
 from thetabox.verify.yields.noisy_walk import Noisy, NoisyWalk
-from thetabox.verify.yields.plan import Plan
+from thetabox.verify.yields.plan import NoisePlan
 
 
 class RowBounds(Tighten):
@@ -28,7 +28,7 @@ class RowBounds(Tighten):
         plan: which values are bounded.
     """
 
-    def __init__(self, graph: Graph, plan: Plan) -> None:
+    def __init__(self, graph: Graph, plan: NoisePlan) -> None:
         super().__init__(graph)
         self.plan, self.targets = plan, set(plan.rows)
 
@@ -49,7 +49,7 @@ class RowBounds(Tighten):
             window = pooling.window(pool)
         except Stop:
             return alive
-        low, high = pooling.places(value.lower, window), pooling.places(value.upper, window)
+        low, high = pooling.by_window(value.lower, window), pooling.by_window(value.upper, window)
         wanted = high >= low.amax(-3, keepdim=True)
         return alive & pooling.placed_back(wanted, window, value.lower)
 

@@ -25,7 +25,7 @@ from thetabox.verify.yields.gains import with_gains
 from thetabox.verify.yields.ledger import Ledger
 from thetabox.verify.yields.noisy_walk import FLOOR, Noisy
 from thetabox.verify.yields.operators import variance
-from thetabox.verify.yields.plan import COARSE, Plan
+from thetabox.verify.yields.plan import COARSE, NoisePlan
 from thetabox.verify.yields.row_bounds import RowBounds
 from thetabox.verify.yields.tied import mean_of_ends, readers
 
@@ -53,7 +53,7 @@ class NoisySamples(Noisy):
         sizes: dict[int, Tensor],
         gains: dict[int, Tensor],
         tied: dict[int, str],
-        plan: Plan,
+        plan: NoisePlan,
         ledger: Ledger,
     ) -> None:
         self.sigma, self.sizes, self.gains, self.plan, self.ledger = sigma, sizes, gains, plan, ledger
@@ -80,14 +80,14 @@ class NoisySamples(Noisy):
         elif set(once) & set(operation.inputs):
             self.noise[operation.index] = variance(self, operation, once)
         result: Any = self.values[operation.index]
-        first = (result[0] if isinstance(result, tuple) else result).settled(self.rounding.own)
+        first = (result[0] if isinstance(result, tuple) else result).settled(self.rounding.roundoff)
         z = self.coarse
         if operation.index in self.plan.unread:
             z = torch.full_like(self.sigma, torch.inf)
         elif operation.index in self.plan.first:
             count = torch.full_like(self.sigma, 2.0 * noise.outputs[0].numel())
             z = self.ledger.deviations(self.plan.group(operation), count, exact=True)
-        wide = self._reach(noise.outputs.sqrt(), z.view(-1, *[1] * (noise.outputs.dim() - 1)))
+        wide = self._deviation_bound(noise.outputs.sqrt(), z.view(-1, *[1] * (noise.outputs.dim() - 1)))
         if operation.index in self.reads_tied and operation.index not in self.plan.first:
             lost = mean_of_ends(self, operation, {i: self.sizes[i] for i in self.tied})
             wide = wide + lost * self.sigma.view(-1, *[1] * (lost.dim() - 1)) * (1.0 + gamma_sum(4))
@@ -101,12 +101,12 @@ class NoisySamples(Noisy):
         if index not in self.plan.unread:
             super().settle(index, value)
 
-    def _reach(self, deviation: Tensor, z: Tensor) -> Tensor:
+    def _deviation_bound(self, deviation: Tensor, z: Tensor) -> Tensor:
         """``z σ`` deviations, rounded up; nothing where there is no noise."""
         sigma = self.sigma.view(-1, *[1] * (deviation.dim() - 1))
         floor = (FLOOR * (1.0 + self.size) * (1.0 + self.largest)).view(sigma.shape)
-        reach = (deviation + floor) * z * sigma * (1.0 + gamma_sum(16))
-        return torch.where(sigma > 0, reach.nan_to_num(torch.inf, torch.inf), 0.0)
+        bound = (deviation + floor) * z * sigma * (1.0 + gamma_sum(16))
+        return torch.where(sigma > 0, bound.nan_to_num(torch.inf, torch.inf), 0.0)
 
     def apart(self, maker: Operation, pool: PoolWindow, reference: Tensor) -> tuple[Tensor, Tensor] | None:
         """Ends of ``z_i - z_j`` for a pool's windows, by rows; infinite where none is needed."""

@@ -15,7 +15,7 @@ from thetabox.verify.problem import Progress
 from thetabox.verify.search.chunkstore import ChunkStore
 from thetabox.verify.yields.martingale import Groups
 from thetabox.verify.yields.proofs import METHODS, Proof
-from thetabox.verify.yields.question import Question
+from thetabox.verify.yields.question import YieldQuestion
 from thetabox.workers import Pool
 
 # Share of the failure probability asked for that goes to intermediate bounds first, and what more by where that proves
@@ -75,12 +75,12 @@ class SampleGroup:
 
 
 @dataclass(frozen=True)
-class Job:
+class FailureJob:
     """Samples whose failure probabilities at one σ are sought together.
 
     Attributes:
         sigma: of the noise.
-        members: places of the samples.
+        members: indices of the samples.
         asked: failure probability that counts as proven.
         deadline: when to stop.
     """
@@ -91,7 +91,7 @@ class Job:
     deadline: Deadline
 
 
-def search_group(question: Question, job: Job) -> tuple[SampleGroup, bool]:
+def search_group(question: YieldQuestion, job: FailureJob) -> tuple[SampleGroup, bool]:
     """What the proofs that fit find of a group, and whether no time was lacking."""
     search = _GroupSearch(question, job)
     for proof in question.proofs:
@@ -106,7 +106,7 @@ def search_group(question: Question, job: Job) -> tuple[SampleGroup, bool]:
 class _GroupSearch:
     """The search of one group: its best so far, and what each sample's proof spent."""
 
-    def __init__(self, question: Question, job: Job) -> None:
+    def __init__(self, question: YieldQuestion, job: FailureJob) -> None:
         self.question, self.job = question, job
         count = len(job.members)
         one, none = torch.ones(count, dtype=torch.float64), torch.full((count,), -1)
@@ -144,7 +144,7 @@ class _GroupSearch:
                 break
 
 
-class Search:
+class FailureSearch:
     """Every σ's row of a certificate, from the proofs that fit.
 
     Args:
@@ -161,7 +161,7 @@ class Search:
 
     def __init__(
         self,
-        question: Question,
+        question: YieldQuestion,
         pool: Pool,
         asked: float,
         store: ChunkStore,
@@ -186,26 +186,29 @@ class Search:
         done = total - len(members) * len(sigmas)
         self._tell(done, total)
 
-        def take(level: int, place: int, part: SampleGroup) -> None:
+        def take(level: int, group: int, part: SampleGroup) -> None:
             nonlocal done
-            rows[level][place] = part
+            rows[level][group] = part
             done += len(part.members)
             self._tell(done, total)
 
         for level, sigma in enumerate(sigmas):
-            for place, which in enumerate(groups):
-                held = self._held(_name(sigma, place), which)
+            for group, which in enumerate(groups):
+                held = self._held(_name(sigma, group), which)
                 if held is not None:
-                    take(level, place, held)
+                    take(level, group, held)
                 else:
-                    away[self.pool.add(search_group, Job(sigma, which, self.asked, self.deadline))] = level, place
+                    away[self.pool.add(search_group, FailureJob(sigma, which, self.asked, self.deadline))] = (
+                        level,
+                        group,
+                    )
         for number, (part, whole) in self.pool.answers():
-            level, place = away.pop(number)
+            level, group = away.pop(number)
             if whole:
-                self.store.write_part(_name(sigmas[level], place), part.tensors())
+                self.store.write_part(_name(sigmas[level], group), part.tensors())
             # What a search was cut at may still fall.
             self.finished &= whole
-            take(level, place, part)
+            take(level, group, part)
         for row in rows:
             self._add([part for part in row if part is not None])
 
@@ -234,5 +237,5 @@ class Search:
             self.progress(done, total)
 
 
-def _name(sigma: float, place: int) -> str:
-    return f"{sigma!r}-{place}"
+def _name(sigma: float, group: int) -> str:
+    return f"{sigma!r}-{group}"

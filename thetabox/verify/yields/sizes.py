@@ -50,16 +50,16 @@ def read_more_than_once(graph: Graph, model: nn.Module, names: Iterable[str]) ->
     """Those of the parameters that operators read more than once, under whatever name; whether always as a whole."""
     held = named_tensors(model)
     # Several positions of the graph may hold one tensor, or parts of it, some of its entries at several places.
-    places: dict[int, Tensor] = {i: held[name] for i, name in graph.tensors.items()}
-    places |= {i: held[view.name] for i, view in graph.views.items()}
+    tensors: dict[int, Tensor] = {i: held[name] for i, name in graph.tensors.items()}
+    tensors |= {i: held[view.name] for i, view in graph.views.items()}
     several = {}
     for name in names:
         own = held[name]
-        mine = [i for i, t in places.items() if identity(t) == identity(own) or share_memory(t, own)]
-        views = [graph.views[i].places for i in mine if i in graph.views]
+        mine = [i for i, t in tensors.items() if identity(t) == identity(own) or share_memory(t, own)]
+        views = [graph.views[i].entries for i in mine if i in graph.views]
         repeated = any(p is not None and p.unique().numel() < p.numel() for p in views) or _overlaps(own)
         if repeated or sum(graph.readers[i] for i in mine) > 1:
-            alike = all(identity(places[i]) == identity(own) for i in mine)
+            alike = all(identity(tensors[i]) == identity(own) for i in mine)
             several[name] = alike and not repeated and all(p is None for p in views)
     return several
 
@@ -68,8 +68,8 @@ def _overlaps(t: Tensor) -> bool:
     """Whether two entries of a tensor are one number in memory."""
     if t.is_contiguous():
         return False
-    reach = sum((size - 1) * step for size, step in zip(t.shape, t.stride(), strict=True)) + 1
-    return torch.arange(reach).as_strided(t.shape, t.stride()).unique().numel() < t.numel()
+    span = sum((size - 1) * step for size, step in zip(t.shape, t.stride(), strict=True)) + 1
+    return torch.arange(span).as_strided(t.shape, t.stride()).unique().numel() < t.numel()
 
 
 def at_places(graph: Graph, model: nn.Module, sizes: Mapping[str, Tensor]) -> dict[int, Tensor]:

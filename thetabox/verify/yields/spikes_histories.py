@@ -38,7 +38,7 @@ from thetabox.verify.problem import Problem
 from thetabox.verify.yields.ledger import Ledger
 from thetabox.verify.yields.martingale import Failure
 from thetabox.verify.yields.spikes_history import trace_errors
-from thetabox.verify.yields.spikes_matrix import NoisyMatrix, Sums, margins
+from thetabox.verify.yields.spikes_matrix import NoisyMatrix, NoisySums, margins
 from thetabox.verify.yields.spikes_network import SpikingNetwork
 from thetabox.verify.yields.tails import tail
 
@@ -86,8 +86,8 @@ class SpikeHistories:
         rows = max(1, SLOT_BYTES // (self.network.cells.units * HISTORIES * 16 * 8))
         with torch.no_grad(), sound_kernels():
             for part in torch.arange(len(x)).split(rows):
-                given = (t[part].to(self.network.device) for t in (x.double(), y, sigma.double(), spent.double()))
-                parts.append(self._of(*given))
+                batch = (t[part].to(self.network.device) for t in (x.double(), y, sigma.double(), spent.double()))
+                parts.append(self._of(*batch))
         events = {
             group: (torch.cat([p[group][0] for p in parts]).cpu(), torch.cat([p[group][1] for p in parts]).cpu())
             for group in parts[0]
@@ -102,14 +102,14 @@ class SpikeHistories:
         ones = torch.ones_like(sigma)
         z = ledger.deviations("potentials", ones * (2.0 * steps * network.cells.units), exact=True)
         weights = network.potentials.errors + network.readout.errors
-        reach = ledger.deviations("weights", ones * (2.0 * weights), exact=True) * sigma * (1.0 + gamma_sum(1))
+        error_limit = ledger.deviations("weights", ones * (2.0 * weights), exact=True) * sigma * (1.0 + gamma_sum(1))
         inputs = Inputs.of(network.cells, network.potentials, x)
-        walk = _NoisyWalk(network.cells, inputs, z * sigma * (1.0 + gamma_sum(1)), reach)
+        walk = _NoisyWalk(network.cells, inputs, z * sigma * (1.0 + gamma_sum(1)), error_limit)
         least, most = walk.run(errors(network.cells.circuit(), inputs.largest, steps))
         time = torch.full_like(least[:, :1], float(x.shape[1]))
         # T times the logits.
         a, rest = torch.cat([(least + most) * 0.5, time], 1), torch.cat([(most - least) * 0.5, 0.0 * time], 1)
-        low, length = margins(network.readout, a, rest, reach, y)
+        low, length = margins(network.readout, a, rest, error_limit, y)
         wrong = tail(network.tail, low / (length * sigma[:, None])).scatter(1, y[:, None], 0.0)
         events = {group: (count, share) for group, count, share in ledger.entries()}
         margin = (wrong.sum(1) * (1.0 + gamma_sum(wrong.shape[1]))).clamp(max=1.0)
@@ -156,17 +156,17 @@ class _NoisyWalk:
         cells: constants.
         inputs: of the samples, one a row.
         deviation: z σ of each row.
-        reach: k σ of each row.
+        error_limit: k σ of each row.
     """
 
-    def __init__(self, cells: AdaptiveCells, inputs: Inputs, deviation: Tensor, reach: Tensor) -> None:
-        self.cells, self.rows = cells, len(reach)
-        self.layer = LayerState(cells.cells, HISTORIES, Exact.silence(len(reach), cells.cells), len(reach))
-        self.inputs, self.deviation, self.reach = inputs, deviation[:, None], reach[:, None]
+    def __init__(self, cells: AdaptiveCells, inputs: Inputs, deviation: Tensor, error_limit: Tensor) -> None:
+        self.cells, self.rows = cells, len(error_limit)
+        self.layer = LayerState(cells.cells, HISTORIES, Exact.silence(len(error_limit), cells.cells), len(error_limit))
+        self.inputs, self.deviation, self.error_limit = inputs, deviation[:, None], error_limit[:, None]
 
     def run(self, by_step: list[list[Errors]]) -> tuple[Tensor, Tensor]:
         """All steps; least and most spikes of every unit, ``[rows, units]``."""
-        nothing = torch.zeros(self.rows, dtype=torch.bool, device=self.reach.device)
+        nothing = torch.zeros(self.rows, dtype=torch.bool, device=self.error_limit.device)
         for time, (errors_of_step,) in enumerate(by_step):
             self.layer.advance(self.rows)
             self.layer.fire(self.potential(time), errors_of_step, None, nothing)
@@ -177,15 +177,15 @@ class _NoisyWalk:
         cells, inputs = self.cells, self.inputs
         centre = torch.empty_like(self.layer.now.z)
         radius = torch.empty_like(self.layer.now.z)
-        for place, decay in enumerate(cells.decays):
-            g, weights = inputs.traces[place][:, time], inputs.weights[place]
+        for index, decay in enumerate(cells.decays):
+            g, weights = inputs.traces[index][:, time], inputs.weights[index]
             a, rest = g, torch.zeros_like(g)
             if len(weights.theta) > g.shape[1]:
-                low, high = self.layer.hull(place, False)
-                half = (high - low) * 0.5 + 4.0 * cells.rounding.own * high
+                low, high = self.layer.hull(index, False)
+                half = (high - low) * 0.5 + 4.0 * cells.rounding.roundoff * high
                 a, rest = torch.cat([g, (low + high) * 0.5], 1), torch.cat([rest, half], 1)
-            sums = Sums(weights, a, torch.zeros_like(a[:1]))
-            lost = sums.product_error() + sums.around() + sums.beyond(rest + inputs.off[place][time], self.reach)
+            sums = NoisySums(weights, a, torch.zeros_like(a[:1]))
+            lost = sums.product_error() + sums.around() + sums.beyond(rest + inputs.off[index][time], self.error_limit)
             centre[:, decay.units] = a @ weights.theta
             radius[:, decay.units] = (self.deviation * sums.length() + lost) * (1.0 + gamma_sum(4))
         return Bounds(centre - radius, centre + radius)

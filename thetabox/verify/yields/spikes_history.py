@@ -21,7 +21,7 @@ from thetabox.verify.arithmetic.rounding import SAFETY
 from thetabox.verify.histories.equations import silent_left
 from thetabox.verify.histories.errors import errors
 from thetabox.verify.histories.leaky import AdaptiveCells, Decay
-from thetabox.verify.yields.spikes_matrix import NoisyMatrix, Sums
+from thetabox.verify.yields.spikes_matrix import NoisyMatrix, NoisySums
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class History:
         free: where a spike depends on v: steps of the network at which the unit is not refractory.
     """
 
-    potentials: list[tuple[Decay, Sums]]
+    potentials: list[tuple[Decay, NoisySums]]
     difference: Float[Tensor, "samples steps units"]
     error: Float[Tensor, "samples steps units"]
     spike: Bool[Tensor, "samples steps units"]
@@ -70,10 +70,10 @@ def history(cells: AdaptiveCells, weights: NoisyMatrix, x: Float[Tensor, "sample
             level = level + beta * b
         reset = of.alpha * reset + z * level * cells.dt
         v = torch.zeros_like(reset)
-        for place, decay in enumerate(cells.decays):
-            trace[place] = decay.value * trace[place] + (1.0 - decay.value) * read
-            traces[place].append(trace[place])
-            v[:, decay.units] = trace[place] @ weights.theta[:, decay.units]
+        for index, decay in enumerate(cells.decays):
+            trace[index] = decay.value * trace[index] + (1.0 - decay.value) * read
+            traces[index].append(trace[index])
+            v[:, decay.units] = trace[index] @ weights.theta[:, decay.units]
         difference.append(v - reset - level)
         awake = silent == 0
         z = (awake & (difference[-1] > 0)).to(x.dtype)
@@ -85,9 +85,9 @@ def history(cells: AdaptiveCells, weights: NoisyMatrix, x: Float[Tensor, "sample
     by_step = errors(cells.circuit(), float(largest[0]), len(difference))
     error = torch.stack([e.potential for (e,) in by_step], 1).repeat(samples, 1, 1)
     potentials = []
-    for place, decay in enumerate(cells.decays):
+    for index, decay in enumerate(cells.decays):
         off = trace_errors(cells, decay, largest, len(difference))
-        sums = Sums(weights.columns(decay.units), torch.stack(traces[place], 1), off)
+        sums = NoisySums(weights.columns(decay.units), torch.stack(traces[index], 1), off)
         error[..., decay.units] += sums.product_error()
         potentials.append((decay, sums))
     return History(potentials, torch.stack(difference, 1), error * SAFETY, torch.stack(spike, 1), torch.stack(free, 1))
@@ -98,7 +98,7 @@ def trace_errors(
 ) -> Float[Tensor, "steps terms"]:
     """How far the traces of numbers of at most ``largest`` in size may be off, as in :func:`errors`."""
     rounding = cells.rounding
-    each = (2.0 * decay.error + 6.0 * rounding.own) * largest + 64.0 * rounding.subnormal
+    each = (2.0 * decay.error + 6.0 * rounding.roundoff) * largest + 64.0 * rounding.subnormal
     error, by_step = torch.zeros_like(largest), []
     for _ in range(steps):
         error = ((decay.value + decay.error) * error + each) * SAFETY

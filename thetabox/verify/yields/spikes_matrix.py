@@ -59,7 +59,7 @@ class NoisyMatrix:
 
 
 @dataclass(frozen=True)
-class Sums:
+class NoisySums:
     r"""Sums :math:`\sum_k a_k \theta'_{ki}` of the columns, ``[..., columns]`` each.
 
     Attributes:
@@ -107,10 +107,10 @@ class Sums:
             square = square + m.square()
         return square.sqrt() * (1.0 + self._gamma) + self.vector_error()
 
-    def beyond(self, rest: Float[Tensor, "*rows terms"], reach: Float[Tensor, "*rows 1"]) -> Tensor:
-        """What coefficients that are off by ``rest`` may add or take, where no error is above ``reach / σ`` in size."""
+    def beyond(self, rest: Float[Tensor, "*rows terms"], error_limit: Float[Tensor, "*rows 1"]) -> Tensor:
+        """What coefficients that are off by ``rest`` may add or take, where no error is above ``error_limit / σ``."""
         matrix = self.matrix
-        whole = rest @ (matrix.theta.abs() + matrix.around) + reach * (rest @ matrix.extent)
+        whole = rest @ (matrix.theta.abs() + matrix.around) + error_limit * (rest @ matrix.extent)
         return whole * (1.0 + self._gamma) + UNDERFLOW
 
 
@@ -125,11 +125,11 @@ def margins(
     readout: NoisyMatrix,
     a: Float[Tensor, "rows terms"],
     rest: Float[Tensor, "rows terms"],
-    reach: Float[Tensor, " rows"],
+    error_limit: Float[Tensor, " rows"],
     y: Int[Tensor, " rows"],
 ) -> Margins:
-    """Of logits that read ``a`` give or take ``rest``, where no error is above ``reach / σ`` in size; 0 against y."""
-    sums = Sums(readout, a, torch.zeros_like(a[:1]))
+    """Of logits that read ``a`` give or take ``rest``, where no error is above ``error_limit / σ``; 0 against y."""
+    sums = NoisySums(readout, a, torch.zeros_like(a[:1]))
 
     def margin(t: Tensor) -> Tensor:
         return t.gather(1, y[:, None]) - t
@@ -141,7 +141,7 @@ def margins(
     values = a @ theta
     low = margin(values) - both(sums.product_error()) - both(sums.around()) - gamma_sum(8) * both(values.abs())
     apart = torch.einsum("rk,rkc->rc", rest, (theta.t()[y][:, :, None] - theta).abs())
-    moved = both(rest @ readout.around) + reach[:, None] * both(rest @ readout.extent)
+    moved = both(rest @ readout.around) + error_limit[:, None] * both(rest @ readout.extent)
     low = low - (apart + moved) * (1.0 + gamma)
     # Columns share no independent error; of what they share, one takes from the other.
     square = both(sums.alone()) + sum(margin(m).square() for m in sums.common())

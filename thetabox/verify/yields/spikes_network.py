@@ -66,7 +66,7 @@ class SpikingNetwork:
             layers = self._layers()
             # Behind what has drifted.
             self.cells.weight_in, self.cells.weight_rec = layers[0].weight_in, layers[0].weight_rec
-            self.potentials, self.readout = _matrix(_read, layers), _matrix(_answered, layers)
+            self.potentials, self.readout = _matrix(_read, layers), _matrix(_read_out, layers)
 
     def _layers(self) -> list[Layer]:
         """The network at the centre, and what its parameters are off by: size, unknown drift, shared errors."""
@@ -106,7 +106,7 @@ def _read(layer: Layer) -> Tensor:
     return torch.cat([layer.weight_in.theta, *recurrent])
 
 
-def _answered(layer: Layer) -> Tensor:
+def _read_out(layer: Layer) -> Tensor:
     """W_out and below it b_out, or zeros."""
     weight = layer.weight_out.theta
     return torch.cat([weight, torch.zeros_like(weight[:1]) if layer.bias_out is None else layer.bias_out.theta[None]])

@@ -65,26 +65,26 @@ def derivative(walk: Walk, operation: Operation, index: int, a: Tensor, region: 
     shape = samples.shape(operation.index)
     if region is not None and not (walk.frame.whole or region.fixed):
         a = walk.frame.unfolded(a, region, (shape[-2], shape[-1]))
-    places = a[0, 0].numel()
+    entries = a[0, 0].numel()
     try:
         if operation.operator in BY_PLACE:
-            return _by_place(walk, operation, index, a, places)
+            return _by_place(walk, operation, index, a, entries)
         function = as_function(samples, operation)
     except Stop:
         raise refusal(operation) from None
     centre, radius = (t[walk.frame.samples] for t in centred(samples, function.x))
-    radius = rounded_up(radius + gamma_sum(places) * (centre.abs() + radius), 4)
+    radius = rounded_up(radius + gamma_sum(entries) * (centre.abs() + radius), 4)
     held = [samples.values[i].theta for i in function.parameters]  # type: ignore[union-attr]  # parameters
     gradient, place = gradients(function.call, held), function.parameters.index(index)
     inner, rest, added = (
         gradient(h, t)[place] for h, t in ((centre, a), (radius, a.abs()), (torch.zeros_like(radius), a.abs()))
     )
-    around = rounded_up((rest - added).clamp(min=0.0) + gamma_sum(places) * rest, places)
-    lost = gamma_sum(places) * a.abs().flatten(2).sum(2).view(*a.shape[:2], *[1] * (inner.dim() - 2))
+    around = rounded_up((rest - added).clamp(min=0.0) + gamma_sum(entries) * rest, entries)
+    lost = gamma_sum(entries) * a.abs().flatten(2).sum(2).view(*a.shape[:2], *[1] * (inner.dim() - 2))
     return Derivative(inner, around + lost)
 
 
-def _by_place(walk: Walk, operation: Operation, index: int, a: Tensor, places: int) -> Derivative:
+def _by_place(walk: Walk, operation: Operation, index: int, a: Tensor, entries: int) -> Derivative:
     samples = walk.samples
     theta: Tensor = samples.values[index].theta  # type: ignore[union-attr]  # a parameter
     weight, bias = factors(samples, with_values(samples, {index: torch.ones_like(theta)}), operation)
@@ -97,10 +97,10 @@ def _by_place(walk: Walk, operation: Operation, index: int, a: Tensor, places: i
     if multiplies:
         centre, radius = (t[walk.frame.samples] for t in multiplicand(samples, operation))
         inner, around = a * centre[:, None], a.abs() * radius[:, None]
-    around = rounded_up(around + gamma_sum(places) * inner.abs(), 4)
+    around = rounded_up(around + gamma_sum(entries) * inner.abs(), 4)
     rank = a.dim() - 2
     summed = (*a.shape[:2], *[1] * (rank - like.dim()), *like.shape)
-    parts = (t.sum_to_size(summed).reshape(*a.shape[:2], *theta.shape) for t in (inner, rounded_up(around, places)))
+    parts = (t.sum_to_size(summed).reshape(*a.shape[:2], *theta.shape) for t in (inner, rounded_up(around, entries)))
     return Derivative(*parts)
 
 

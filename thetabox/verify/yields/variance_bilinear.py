@@ -61,8 +61,8 @@ def as_function(samples: Samples, operation: Operation) -> Bilinear:
     index = values[0]
 
     def call(h: Tensor, tensors: list[Tensor]) -> Tensor:
-        given = dict(zip(parameters, tensors, strict=True)) | {index: h}
-        args, kwargs = map_arg_refs((operation.args, operation.kwargs), lambda ref: given[ref.index])
+        values = dict(zip(parameters, tensors, strict=True)) | {index: h}
+        args, kwargs = map_arg_refs((operation.args, operation.kwargs), lambda ref: values[ref.index])
         out: Tensor = operation.target(*args, **kwargs)
         return out
 
@@ -91,17 +91,17 @@ def bilinear(samples: Samples, sized: Samples, operation: Operation) -> Variance
     def rows(walk: Walk, a: Tensor, region: Region | None) -> Tensor:
         if region is not None and not (walk.frame.whole or region.fixed):
             a = walk.frame.unfolded(a, region, (outputs.shape[-2], outputs.shape[-1]))
-        places = a[0, 0].numel()
+        entries = a[0, 0].numel()
         middle, around = centre[walk.frame.samples], radius[walk.frame.samples]
-        around = rounded_up(around + gamma_sum(places) * (middle.abs() + around), 4)
+        around = rounded_up(around + gamma_sum(entries) * (middle.abs() + around), 4)
         gradient = gradients(call, held)
         total = a.new_zeros(a.shape[:2])
         # What is added to the results, and no product with the operand, has no radius: it cancels here.
         parts = (gradient(h, t) for h, t in ((middle, a), (around, a.abs()), (torch.zeros_like(around), a.abs())))
         for tau, inner, rest, added in zip(held, *parts, strict=True):
-            most = inner.abs() + rounded_up((rest - added).clamp(min=0.0) + gamma_sum(places) * rest, places)
+            most = inner.abs() + rounded_up((rest - added).clamp(min=0.0) + gamma_sum(entries) * rest, entries)
             # A parameter that is added meets the coefficients alone: what their sum may lose is not in the radius.
-            most = most + gamma_sum(places) * a.abs().flatten(2).sum(2).view(*a.shape[:2], *[1] * tau.dim())
+            most = most + gamma_sum(entries) * a.abs().flatten(2).sum(2).view(*a.shape[:2], *[1] * tau.dim())
             total = total + (most.square() * tau.square()).flatten(2).sum(2)
         return rounded_up(total, terms + 8)
 

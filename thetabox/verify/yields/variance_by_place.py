@@ -114,7 +114,7 @@ def multiplicand(samples: Samples, operation: Operation) -> tuple[Tensor, Tensor
         value = values[operation.index]
         if not isinstance(value, Interval):
             raise Stop
-        value = value.settled(samples.rounding.own)
+        value = value.settled(samples.rounding.roundoff)
         return middle_of(value.lower, value.lower if value.is_point else value.upper)
     if name == PRELU:
         lower, upper = both_ends(samples, operation.args[0].index)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from thetabox.verify.yields.chain import Chain, Convolution, Dense, Pool, Stage
+from thetabox.verify.yields.chain import Chain, ChainConvolution, ChainPool, ChainStage, Dense
 
 Noise = list[tuple[Tensor, Tensor]]
 
@@ -18,13 +18,13 @@ def convolution(
     kernel: tuple[int, int],
     stride: tuple[int, int] = (1, 1),
     padding: tuple[int, int, int, int] = (0, 0, 0, 0),
-) -> Convolution:
+) -> ChainConvolution:
     weight = torch.randn(channels, inputs, *kernel, generator=g, dtype=torch.float64) / (inputs * kernel[0]) ** 0.5
     bias = torch.randn(channels, generator=g, dtype=torch.float64) / 4
     # Sizes that are not those of the weights, one of them 0.
     size, bias_size = weight.abs() * 0.7 + 0.1, bias.abs() + 0.05
     size[0, 0, 0, 0] = 0.0
-    return Convolution(weight, bias, size, bias_size, stride, padding)
+    return ChainConvolution(weight, bias, size, bias_size, stride, padding)
 
 
 def dense(g: torch.Generator, inputs: int, outputs: int) -> Dense:
@@ -33,7 +33,7 @@ def dense(g: torch.Generator, inputs: int, outputs: int) -> Dense:
     return Dense(weight, bias, weight.abs() * 0.7 + 0.05, bias.abs() + 0.05)
 
 
-def stage(layer: Convolution | Dense, z: Tensor, own: Stage) -> Tensor:
+def stage(layer: ChainConvolution | Dense, z: Tensor, own: ChainStage) -> Tensor:
     """What follows a layer's output."""
     if own.average is not None:
         z = F.avg_pool2d(z, own.average.kernel, own.average.stride)
@@ -58,7 +58,7 @@ def forward(chain: Chain, x: Tensor, errors: Noise | None = None) -> list[Tensor
         weight, bias = layer.weight, layer.bias
         if errors is not None:
             weight, bias = weight + errors[n][0], bias + errors[n][1]
-        if isinstance(layer, Convolution):
+        if isinstance(layer, ChainConvolution):
             h = stage(layer, F.conv2d(F.pad(h, layer.padding), weight, bias, stride=layer.stride), s)
         else:
             h = stage(layer, h.flatten(1) @ weight.T + bias, s)
@@ -69,41 +69,43 @@ def forward(chain: Chain, x: Tensor, errors: Noise | None = None) -> list[Tensor
 def chain(name: str, seed: int = 0) -> tuple[Chain, tuple[int, int, int]]:
     """A random chain, and the shape of its samples."""
     g = torch.Generator().manual_seed(seed)
-    two = Pool(True, (2, 2), (2, 2))
+    two = ChainPool(True, (2, 2), (2, 2))
     if name == "plain":
-        stages = [Stage(convolution(g, 1, 3, (3, 3), padding=(1, 1, 1, 1)), largest=two)]
+        stages = [ChainStage(convolution(g, 1, 3, (3, 3), padding=(1, 1, 1, 1)), largest=two)]
         shape, flat = (1, 6, 6), 27
     elif name == "two":
         stages = [
-            Stage(convolution(g, 1, 3, (3, 3), padding=(1, 1, 1, 1)), largest=two),
-            Stage(convolution(g, 3, 4, (2, 2), padding=(1, 0, 0, 1)), largest=two),
+            ChainStage(convolution(g, 1, 3, (3, 3), padding=(1, 1, 1, 1)), largest=two),
+            ChainStage(convolution(g, 3, 4, (2, 2), padding=(1, 0, 0, 1)), largest=two),
         ]
         shape, flat = (1, 8, 8), 16
     elif name == "strides":
         stages = [
-            Stage(convolution(g, 2, 3, (3, 2), (2, 1), (0, 1, 2, 0)), largest=Pool(True, (3, 2), (1, 2))),
-            Stage(convolution(g, 3, 3, (1, 2), (1, 2)), average=Pool(False, (2, 1), (1, 1))),
+            ChainStage(convolution(g, 2, 3, (3, 2), (2, 1), (0, 1, 2, 0)), largest=ChainPool(True, (3, 2), (1, 2))),
+            ChainStage(convolution(g, 3, 3, (1, 2), (1, 2)), average=ChainPool(False, (2, 1), (1, 1))),
         ]
         shape, flat = (2, 9, 7), 6
     elif name == "average":
         stages = [
-            Stage(
-                convolution(g, 1, 3, (3, 3)), average=Pool(False, (3, 3), (1, 2)), largest=Pool(True, (2, 1), (2, 1))
+            ChainStage(
+                convolution(g, 1, 3, (3, 3)),
+                average=ChainPool(False, (3, 3), (1, 2)),
+                largest=ChainPool(True, (2, 1), (2, 1)),
             ),
-            Stage(convolution(g, 3, 4, (2, 1))),
+            ChainStage(convolution(g, 3, 4, (2, 1))),
         ]
         shape, flat = (1, 10, 8), 16
     elif name == "three":
         stages = [
-            Stage(convolution(g, 1, 2, (2, 2)), largest=two),
-            Stage(convolution(g, 2, 3, (2, 2), padding=(1, 1, 0, 0))),
-            Stage(convolution(g, 3, 3, (2, 2)), largest=Pool(True, (1, 2), (1, 2))),
+            ChainStage(convolution(g, 1, 2, (2, 2)), largest=two),
+            ChainStage(convolution(g, 2, 3, (2, 2), padding=(1, 1, 0, 0))),
+            ChainStage(convolution(g, 3, 3, (2, 2)), largest=ChainPool(True, (1, 2), (1, 2))),
         ]
         shape, flat = (1, 9, 9), 12
     else:
         raise ValueError(name)
-    hidden = [] if name == "average" else [Stage(dense(g, flat, 6)), Stage(dense(g, 6, 5))]
-    found = Chain((*stages, *hidden, Stage(dense(g, 5 if hidden else flat, 3), relu=False)))
+    hidden = [] if name == "average" else [ChainStage(dense(g, flat, 6)), ChainStage(dense(g, 6, 5))]
+    found = Chain((*stages, *hidden, ChainStage(dense(g, 5 if hidden else flat, 3), relu=False)))
     x = torch.randn(1, *shape, generator=g, dtype=torch.float64)
     assert forward(Chain(tuple(stages)), x)[-1].flatten(1).shape[1] == flat
     return found, shape

@@ -10,7 +10,7 @@ import torch
 from tests.verify.yields.sobolev import chains
 from thetabox.verify.yields.chain import Chain
 from thetabox.verify.yields.sobolev import ends_walked
-from thetabox.verify.yields.sobolev.convolved import Convolved, Read
+from thetabox.verify.yields.sobolev.convolved import Convolved, StageInputs
 from thetabox.verify.yields.sobolev.ends import known
 from thetabox.verify.yields.sobolev.ends_walked import walked
 from thetabox.verify.yields.sobolev.expectations import upper
@@ -29,7 +29,7 @@ def test_each_end_fails_no_more_often_than_it_may(name: str, which: int) -> None
     before = chains.draws(Chain(chain.stages[:which]), x, sigma, COUNT, g)[-1][:, 0]
     shape = (before.shape[1], before.shape[2], before.shape[3])
     stage = Convolved.of(chain.stages[which], shape, sigma)
-    read = Read.of(stage, *(t.view(shape) for t in output))
+    read = StageInputs.of(stage, *(t.view(shape) for t in output))
     ends = walked(read, passed, probability)
     windows = stage.windows
     patches = torch.stack([windows.patches(h) for h in before])
@@ -57,7 +57,7 @@ def test_ends_of_the_first_stage_fail_as_often_as_they_may() -> None:
     sigma, probability = 0.2, 0.1
     chain, x, _ = chains.samples("plain", 1, seed=9)
     stage = Convolved.of(chain.stages[0], (1, 6, 6), sigma)
-    read = Read.of(stage, x[0], x[0], x[0])
+    read = StageInputs.of(stage, x[0], x[0], x[0])
     ends = known(read, probability)
     taps = stage.windows.taps(stage.windows.patches(x[0]))
     g = torch.Generator().manual_seed(0)
@@ -80,7 +80,7 @@ def test_a_first_look_changes_nothing_that_matters(
     passed, output = passed_stages(Chain(chain.stages[:which]), x[0], sigma, (1e-4, 1e-4))
     before = chains.forward(chain, x)[which - 1]
     shape = (before.shape[1], before.shape[2], before.shape[3])
-    read = Read.of(Convolved.of(chain.stages[which], shape, sigma), *(t.view(shape) for t in output))
+    read = StageInputs.of(Convolved.of(chain.stages[which], shape, sigma), *(t.view(shape) for t in output))
     found = []
     for blind in (False, True):
         if blind:

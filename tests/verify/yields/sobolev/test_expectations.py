@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tests.verify.yields.sobolev import chains
 from thetabox.verify.yields.neuron import mean_relu
-from thetabox.verify.yields.sobolev.convolved import Convolved, Read
+from thetabox.verify.yields.sobolev.convolved import Convolved, StageInputs
 from thetabox.verify.yields.sobolev.ends import Ends
 from thetabox.verify.yields.sobolev.expectations import lower, upper
 from thetabox.verify.yields.sobolev.patterns import Pattern, of_all
@@ -27,7 +27,7 @@ class Case:
         self.stage = Convolved.of(chain.stages[which], shape, SIGMA)
         self.low, self.high = (h - radius).clamp(min=0.0), h.clamp(min=0.0) + radius
         self.g = torch.Generator().manual_seed(which)
-        self.read = Read.of(self.stage, self.low, self.high, (self.low + self.high) / 2.0)
+        self.read = StageInputs.of(self.stage, self.low, self.high, (self.low + self.high) / 2.0)
         read, kernels = self.read, self.stage.kernels
         middle = read.means
         apart = middle - read.of_reference(middle)[..., None]

@@ -11,8 +11,8 @@ from torch import nn
 
 import thetabox as tb
 from tests.verify.yields.sobolev import chains
-from thetabox.verify.yields.chain import LARGEST, Convolution, Pool, Stage
-from thetabox.verify.yields.sobolev.convolved import Convolved, Read
+from thetabox.verify.yields.chain import LARGEST, ChainConvolution, ChainPool, ChainStage
+from thetabox.verify.yields.sobolev.convolved import Convolved, StageInputs
 from thetabox.verify.yields.sobolev.ends import known
 from thetabox.verify.yields.sobolev.patterns import Pattern
 
@@ -102,8 +102,8 @@ def test_kernels_that_are_averages_are_as_exact_as_they_say() -> None:
     g = torch.Generator().manual_seed(0)
     weight = torch.randn(3, 1, 3, 3, generator=g, dtype=torch.float64)
     none, size = torch.zeros(3, dtype=torch.float64), weight.abs()
-    layer = Convolution(weight, none, size, none, (1, 1), (0, 0, 0, 0))
-    stage = Convolved.of(Stage(layer, average=Pool(False, (3, 3), (3, 3))), (1, 7, 7), 0.1)
+    layer = ChainConvolution(weight, none, size, none, (1, 1), (0, 0, 0, 0))
+    stage = Convolved.of(ChainStage(layer, average=ChainPool(False, (3, 3), (3, 3))), (1, 7, 7), 0.1)
     patch = stage.windows.patch
     worst = Fraction(0)
     for c in range(3):
@@ -120,14 +120,14 @@ def test_kernels_that_are_averages_are_as_exact_as_they_say() -> None:
                 assert off <= Fraction(stage.kernel_error) * Fraction(float(stage.magnitude[c, 0, n]))
                 worst = max(worst, off)
     assert worst > 0
-    plain = Convolved.of(Stage(layer), (1, 7, 7), 0.1)
+    plain = Convolved.of(ChainStage(layer), (1, 7, 7), 0.1)
     assert plain.kernel_error == 0.0
     assert torch.equal(plain.kernels.view_as(weight), weight)
 
 
 def test_an_end_that_is_no_number_leaves_a_candidate_open() -> None:
     chain, x, _ = chains.samples("plain", 1, seed=9)
-    read = Read.of(Convolved.of(chain.stages[0], (1, 6, 6), 0.1), x[0], x[0], x[0])
+    read = StageInputs.of(Convolved.of(chain.stages[0], (1, 6, 6), 0.1), x[0], x[0], x[0])
     ends = known(read, 1e-6)
     for name in ("most", "beyond"):
         unknown = torch.full_like(ends.most, torch.nan)

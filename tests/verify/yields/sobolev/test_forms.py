@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.verify.yields.sobolev import chains
-from thetabox.verify.yields.chain import Convolution
+from thetabox.verify.yields.chain import ChainConvolution
 from thetabox.verify.yields.sobolev.forms import Forms
 from thetabox.verify.yields.sobolev.windows import LinearForms, Windows
 
@@ -19,7 +19,7 @@ def test_forms_of_every_function_are_worth_what_the_rows_are(name: str, origin: 
     chain, x, _ = chains.samples(name, 1)
     g = torch.Generator().manual_seed(0)
     for n, stage in enumerate(chain.stages):
-        if not isinstance(stage.layer, Convolution):
+        if not isinstance(stage.layer, ChainConvolution):
             break
         h = x[0] if n == 0 else chains.forward(chain, x)[n - 1][0]
         windows, channels = Windows.of(stage, (h.shape[0], h.shape[1], h.shape[2])), len(stage.layer.bias)

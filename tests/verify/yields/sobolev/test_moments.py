@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from thetabox.verify.yields.sobolev import moments
-from thetabox.verify.yields.sobolev.moments import Moments, parts_of
-from thetabox.verify.yields.sobolev.patterns import Range
+from thetabox.verify.yields.sobolev.moments import StageMoments, parts_of
+from thetabox.verify.yields.sobolev.patterns import DerivativeRange
 
 CHANNELS, PLACES, TAPS, ROWS, SIDES = 3, 7, 5, 4, 3
 
@@ -24,11 +24,11 @@ def test_sums_are_those_that_are_written_out(small: int, sides: int, monkeypatch
     ranges, constants = [], []
     for _ in range(SIDES + 1):
         ends = torch.randn(2, CHANNELS, PLACES, TAPS, generator=g, dtype=torch.float64).sort(0).values
-        ranges.append(Range(*(ends * alive[:, :-1, None])))
+        ranges.append(DerivativeRange(*(ends * alive[:, :-1, None])))
         constants.append(torch.randn(CHANNELS, PLACES, generator=g, dtype=torch.float64) * alive[:, :-1])
     most = torch.stack([t.abs() for r in ranges for t in r]).amax((0, 1, 2))
     size = torch.stack([c.abs() for c in constants]).amax(0)
-    found = Moments(
+    found = StageMoments(
         variance, most, size, (constants[0], ranges[0]), list(zip(constants[1:], ranges[1:], strict=True)), 1
     )
     # One position beyond the edge, and one place twice.

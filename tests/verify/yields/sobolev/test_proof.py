@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.verify.yields.sobolev import chains
 from thetabox.verify.yields import sobolev
-from thetabox.verify.yields.chain import Chain, Convolution, Dense, Pool, Stage
+from thetabox.verify.yields.chain import Chain, ChainConvolution, ChainPool, ChainStage, Dense
 from thetabox.verify.yields.sobolev import proof
 
 DRAWS = 10_000
@@ -93,15 +93,15 @@ def test_which_chains_fit() -> None:
         (hidden, *rest),
         (first, second),
         (first, hidden, second, *rest),
-        (first, Stage(second.layer, relu=False), hidden, *rest),
-        (first, second, hidden, *rest[:-1], Stage(rest[-1].layer, relu=True)),
-        (first, second, Stage(hidden.layer, average=Pool(False, (2, 2), (2, 2))), *rest),
+        (first, ChainStage(second.layer, relu=False), hidden, *rest),
+        (first, second, hidden, *rest[:-1], ChainStage(rest[-1].layer, relu=True)),
+        (first, second, ChainStage(hidden.layer, average=ChainPool(False, (2, 2), (2, 2))), *rest),
         (),
     ):
         assert not sobolev.fits(Chain(stages))
 
 
-def silent(layer: Convolution | Dense, *, but: bool = False) -> Convolution | Dense:
+def silent(layer: ChainConvolution | Dense, *, but: bool = False) -> ChainConvolution | Dense:
     """A layer without errors, unless it is the one."""
     factor = 1.0 if but else 0.0
     return replace(layer, weight_size=layer.weight_size * factor, bias_size=layer.bias_size * factor)

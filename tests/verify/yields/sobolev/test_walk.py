@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.verify.yields.sobolev import chains
-from thetabox.verify.yields.chain import Chain, Convolution
+from thetabox.verify.yields.chain import Chain, ChainConvolution
 from thetabox.verify.yields.sobolev.proof import passed_stages
 from thetabox.verify.yields.sobolev.rules import Quantile, Rate
 from thetabox.verify.yields.sobolev.walk import _through, lower_bounds
@@ -20,7 +20,7 @@ SURE = 1e-7
 
 
 def convolutions(chain: Chain) -> Chain:
-    return Chain(tuple(s for s in chain.stages if isinstance(s.layer, Convolution)))
+    return Chain(tuple(s for s in chain.stages if isinstance(s.layer, ChainConvolution)))
 
 
 def rows_on(h: Tensor, count: int, seed: int = 0) -> LinearForms:
@@ -74,8 +74,8 @@ def always_on(sigma: float) -> tuple[Chain, Tensor, Tensor, Tensor]:
     """A stage whose ReLU is never off and that pools nothing: linear, so that everything is exact."""
     g = torch.Generator().manual_seed(0)
     layer = chains.convolution(g, 2, 3, (2, 2))
-    layer = Convolution(layer.weight, layer.bias + 50.0, layer.weight_size, layer.bias_size, (1, 1), (0, 0, 0, 0))
-    chain = Chain((chains.Stage(layer),))
+    layer = ChainConvolution(layer.weight, layer.bias + 50.0, layer.weight_size, layer.bias_size, (1, 1), (0, 0, 0, 0))
+    chain = Chain((chains.ChainStage(layer),))
     x = torch.randn(1, 2, 4, 4, generator=g, dtype=torch.float64)
     a = torch.randn(1, 3, 4, 9, generator=g, dtype=torch.float64)
     mean = torch.einsum("crl,cl->r", a[0], chains.forward(chain, x)[0][0].flatten(1))

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tests.verify.yields.sobolev import chains
-from thetabox.verify.yields.chain import Convolution
+from thetabox.verify.yields.chain import ChainConvolution
 from thetabox.verify.yields.sobolev.convolved import Convolved
 from thetabox.verify.yields.sobolev.windows import Windows
 
@@ -19,7 +19,7 @@ def maps(name: str) -> list[tuple[Convolved, Tensor, Tensor, Tensor]]:
     found, h = [], x
     for stage in chain.stages:
         layer = stage.layer
-        if not isinstance(layer, Convolution):
+        if not isinstance(layer, ChainConvolution):
             break
         convolved = Convolved.of(stage, (h.shape[1], h.shape[2], h.shape[3]), 0.1)
         z = F.conv2d(F.pad(h, layer.padding), layer.weight, layer.bias, stride=layer.stride)

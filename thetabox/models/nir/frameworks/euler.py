@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from thetabox.models.nir import cells
-from thetabox.models.nir.cells import Builder, Cell, Update
+from thetabox.models.nir.cells import Builder, NirNeurons, Update
 from thetabox.models.nir.constants import Array, Stored
 
 SAYS = "no framework's: the equations of NIR, v0 = v_leak or 0, H(0) = 0, by forward Euler"
@@ -29,7 +29,7 @@ def _builder(kind: str, dt: float) -> Builder:
         stored.between(key, rates, 1e-9, 1.0, "dt/τ")
         return rates
 
-    def build(stored: Stored) -> Cell:
+    def build(stored: Stored) -> NirNeurons:
         constants = {"gain": stored["r"] * (1.0 if leaky else dt)}
         if leaky:
             constants |= {"rate": rate(stored, "tau_mem" if synapse else "tau"), "v_leak": stored["v_leak"]}
@@ -37,6 +37,6 @@ def _builder(kind: str, dt: float) -> Builder:
             constants |= {"rate_syn": rate(stored, "tau_syn"), "w_in": stored["w_in"]}
         if spiking:
             constants |= {"threshold": stored["v_threshold"], "v_reset": stored["v_reset"]}
-        return Cell(update, stored.tensors(constants), rest="v_leak" if leaky else None)
+        return NirNeurons(update, stored.tensors(constants), rest="v_leak" if leaky else None)
 
     return build

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from thetabox.models.nir import cells
-from thetabox.models.nir.cells import Builder, Cell, Update
+from thetabox.models.nir.cells import Builder, NirNeurons, Update
 from thetabox.models.nir.constants import Array, Stored
 
 FRAMEWORK = "Norse 1.1.0"
@@ -29,7 +29,7 @@ def _rate(stored: Stored, key: str) -> Array:
 
 
 def _builder(update: Update, *tau: str) -> Builder:
-    def build(stored: Stored) -> Cell:
+    def build(stored: Stored) -> NirNeurons:
         for key in ("r", "w_in"):
             if key in stored:
                 stored.expect(key, 1.0, "1")
@@ -37,7 +37,7 @@ def _builder(update: Update, *tau: str) -> Builder:
         constants |= {name: stored[key] for key, name in CONSTANTS.items() if key in stored}
         if update.firing is cells.subtracts:
             del constants["v_reset"]
-        return Cell(update, stored.tensors(constants), rest="v_leak" if tau else "v_reset")
+        return NirNeurons(update, stored.tensors(constants), rest="v_leak" if tau else "v_reset")
 
     return build
 

@@ -6,14 +6,14 @@ import numpy as np
 import torch
 
 from thetabox.models.nir import cells
-from thetabox.models.nir.cells import Cell, Update
+from thetabox.models.nir.cells import NirNeurons, Update
 from thetabox.models.nir.constants import Array, Stored
 
 FRAMEWORK = "Rockpool 3.1.0"
 DECAYS = {"decay": "tau_mem", "decay_syn": "tau_syn"}
 
 
-def _cuba(stored: Stored) -> Cell:
+def _cuba(stored: Stored) -> NirNeurons:
     for key in ("tau_mem", "tau_syn", "r", "v_threshold"):
         stored.positive(key)
     stored.expect("w_in", 1.0, "1")
@@ -24,7 +24,7 @@ def _cuba(stored: Stored) -> Cell:
     stored.expect("r", tau / dt * np.exp(-dt / tau), f"(τ/dt)·exp(−dt/τ) with dt = {dt:.4g}")
     decays = {name: torch.exp(-dt / stored.tensor(key)) for name, key in DECAYS.items()}
     constants = {**decays, "threshold": stored.tensor("v_threshold")}
-    return Cell(Update(cells.decays, cells.counts, cells.current_before), constants)
+    return NirNeurons(Update(cells.decays, cells.counts, cells.current_before), constants)
 
 
 def _step(r: Array, tau: Array) -> float:

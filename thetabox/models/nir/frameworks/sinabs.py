@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 
 from thetabox.models.nir import cells
-from thetabox.models.nir.cells import Builder, Cell, Update
+from thetabox.models.nir.cells import Builder, NirNeurons, Update
 from thetabox.models.nir.constants import Stored
 
 FRAMEWORK = "sinabs 3.1.3"
@@ -18,7 +18,7 @@ DT = 1.0
 
 
 def _builder(membrane: cells.Membrane, firing: cells.Firing | None) -> Builder:
-    def build(stored: Stored) -> Cell:
+    def build(stored: Stored) -> NirNeurons:
         constants = {}
         stored.expect("r", 1.0, "1")
         if "tau" in stored:
@@ -29,7 +29,7 @@ def _builder(membrane: cells.Membrane, firing: cells.Firing | None) -> Builder:
             stored.expect("v_reset", 0.0, "0")
             stored.positive("v_threshold")
             constants["threshold"] = stored.tensor("v_threshold")
-        return Cell(Update(membrane, firing), constants)
+        return NirNeurons(Update(membrane, firing), constants)
 
     return build
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from thetabox.models.nir import cells
-from thetabox.models.nir.cells import Builder, Cell, Update
+from thetabox.models.nir.cells import Builder, NirNeurons, Update
 from thetabox.models.nir.constants import Array, Stored
 from thetabox.models.nir.frameworks.decays import DT, decay
 
@@ -29,7 +29,7 @@ def _clamped(stored: Stored, key: str, gain: str) -> Array:
 
 
 def _builder(update: Update, recurrent: Update) -> Builder:
-    def build(stored: Stored) -> Cell:
+    def build(stored: Stored) -> NirNeurons:
         if update is not recurrent and stored.feeds_back - {stored.node.name}:
             stored.refuse("it lies in a circle with other neurons, where what its reset takes away is not known")
         synapse = stored.node.kind == "CubaLIF"
@@ -40,7 +40,7 @@ def _builder(update: Update, recurrent: Update) -> Builder:
             stored.expect(key, 0.0, "0")
         stored.positive("v_threshold")  # a silent neuron then lies below it, and is not reset before the first spike
         constants["threshold"] = stored["v_threshold"]
-        return Cell(recurrent if stored.feeds_back else update, stored.tensors(constants))
+        return NirNeurons(recurrent if stored.feeds_back else update, stored.tensors(constants))
 
     return build
 

@@ -14,7 +14,7 @@ from thetabox.verify.histories.description.atoms import (
     ONE,
     WHOLE,
     ZERO,
-    Block,
+    AtomBlock,
     Dot,
     Exp,
     Function,
@@ -126,7 +126,7 @@ class Algebra(Polynomials):
                 node = self._nodes[atom]
                 if isinstance(node, Exp):
                     inverse = self.multiply(inverse, self.power(self.exp(self.scale(node.of, -1)), e))
-                elif isinstance(node, Block) and node.kind == "positive":
+                elif isinstance(node, AtomBlock) and node.kind == "positive":
                     inverse = self.multiply(inverse, self.number({((atom, -e),): 1}))
                 else:
                     return self.unknown(f"1/({self.show(p)}) (which may divide by zero)")
@@ -144,7 +144,7 @@ class Algebra(Polynomials):
         match node:
             case Exp() | Sign():
                 return True
-            case Block():
+            case AtomBlock():
                 return node.kind == "positive"
             case Function("maximum", (p, q), _):
                 return p == self.scale(q, -1) or self.never_negative(p) or self.never_negative(q)

@@ -17,7 +17,7 @@ Terms = dict[Monomial, Number]
 
 
 @dataclass(frozen=True)
-class Block:
+class AtomBlock:
     """Entries of one tensor, atoms one after another.
 
     Attributes:
@@ -74,7 +74,7 @@ class Dot:
         return np.frombuffer(self.left, np.int64), np.frombuffer(self.right, np.int64)
 
 
-Node = Block | Exp | Sign | Function | Dot
+Node = AtomBlock | Exp | Sign | Function | Dot
 
 FLOOR = "floor"
 # A whole number of some type, between the settings; it has no value where it would wrap, or be cut off.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from thetabox.models.leaky import LeakyCells
-from thetabox.verify.histories.description.atoms import Block
+from thetabox.verify.histories.description.atoms import AtomBlock
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Combination:
 
 
 @dataclass
-class Cell:
+class DescribedCell:
     """A cell of the description and where it stands in the network's state.
 
     Attributes:
@@ -55,8 +55,8 @@ class LayerAtoms:
     """
 
     says: LeakyCells
-    weight_in: Block
-    weight_rec: Block | None
+    weight_in: AtomBlock
+    weight_rec: AtomBlock | None
     below: np.ndarray
     before: np.ndarray
     alpha: list[int]

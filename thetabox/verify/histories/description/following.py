@@ -8,8 +8,8 @@ from fractions import Fraction
 import numpy as np
 
 from thetabox.verify.histories.description.algebra import Algebra
-from thetabox.verify.histories.description.atoms import ONE, ZERO, Block
-from thetabox.verify.histories.description.cells import Cell, Combination, LayerAtoms
+from thetabox.verify.histories.description.atoms import ONE, ZERO, AtomBlock
+from thetabox.verify.histories.description.cells import Combination, DescribedCell, LayerAtoms
 from thetabox.verify.histories.description.products import Mismatch, column_of, products
 
 # A cell's state beside potential and adaptation: how many entries it may have, and how many combinations of values,
@@ -31,7 +31,7 @@ class Following:
     def __init__(
         self,
         algebra: Algebra,
-        states: Sequence[Block],
+        states: Sequence[AtomBlock],
         after: Mapping[int, int],
         start: Mapping[int, int],
         zeros: Mapping[int, np.ndarray],
@@ -39,7 +39,7 @@ class Following:
         self.algebra, self.states, self.next, self.start, self.zeros = algebra, states, after, start, zeros
         self.places: tuple[int, int | None] | None = None  # which tensors of the state v and b were last
 
-    def cell(self, layer: LayerAtoms, j: int, spike: int) -> Cell:
+    def cell(self, layer: LayerAtoms, j: int, spike: int) -> DescribedCell:
         """The cell whose new spike this polynomial is: every choice of v and b among what the spike hangs on."""
         if spike == ZERO:
             raise Mismatch(f"cell {j} behind {layer.weight_in.name!r} never spikes")
@@ -49,7 +49,7 @@ class Following:
         failed: Mismatch | None = None
         for potential, adaptation in self._choices(layer, entries):
             rest = [a for a in entries if a not in (potential, adaptation)]
-            cell = Cell(potential, adaptation, rest)
+            cell = DescribedCell(potential, adaptation, rest)
             saved = layer.below.copy(), layer.before.copy()
             try:
                 self._follow(layer, j, cell, spike)
@@ -80,16 +80,20 @@ class Following:
 
     def _choices(self, layer: LayerAtoms, entries: list[int]) -> Iterator[tuple[int, int | None]]:
         """Those of the cell before first."""
-        own = [a for a in entries if a in self.algebra.support(self.next[a])]
+        dependent = [a for a in entries if a in self.algebra.support(self.next[a])]
         pairs: list[tuple[int, int | None]]
-        pairs = [(v, b) for v in own for b in own if v != b] if layer.beta is not None else [(v, None) for v in own]
+        pairs = (
+            [(v, b) for v in dependent for b in dependent if v != b]
+            if layer.beta is not None
+            else [(v, None) for v in dependent]
+        )
 
         def unlike(pair: tuple[int, int | None]) -> bool:
             return (self._place(pair[0]), None if pair[1] is None else self._place(pair[1])) != self.places
 
         yield from sorted(pairs, key=unlike)
 
-    def _follow(self, layer: LayerAtoms, j: int, cell: Cell, spike: int) -> None:
+    def _follow(self, layer: LayerAtoms, j: int, cell: DescribedCell, spike: int) -> None:
         """Through every combination that its counters reach."""
         progress = 0
         first = [self.start[a] for a in cell.counters]
@@ -127,7 +131,7 @@ class Following:
             if atom is not None and self.start[atom] != ZERO:
                 raise Mismatch("its initial_state is not zero, from which leaky_cells says it starts", 10 + progress)
 
-    def _derived(self, layer: LayerAtoms, j: int, cell: Cell, spike: int) -> int | None:
+    def _derived(self, layer: LayerAtoms, j: int, cell: DescribedCell, spike: int) -> int | None:
         """The last v − A, where the network takes its last spikes from that instead of keeping them."""
         b = ZERO if cell.adaptation is None else -1 - cell.adaptation
         gap = self.algebra.subtract(-1 - cell.potential, self._level(layer, j, b))
@@ -154,7 +158,7 @@ class Following:
         self,
         layer: LayerAtoms,
         j: int,
-        cell: Cell,
+        cell: DescribedCell,
         spike: int,
         now: Combination,
         numbers: dict[int, int],
@@ -240,7 +244,7 @@ class Following:
                 raise Mismatch(f"{block.name!r} enters cell {j} behind {layer.weight_in.name!r}", progress)
         return rest
 
-    def check_old_spikes(self, layer: LayerAtoms, cells: list[Cell]) -> None:
+    def check_old_spikes(self, layer: LayerAtoms, cells: list[DescribedCell]) -> None:
         """What recurrent weights are multiplied by are the spikes of the step before."""
         for i, cell in enumerate(cells):
             held = int(layer.before[i])

@@ -77,10 +77,10 @@ def filled(value: float | None) -> Callable[..., Tensor]:
     def rule(s: Symbolic, o: Operation, *args: Any, **kwargs: Any) -> Tensor:
         if o.dtype not in (*FLOATING, torch.bool, torch.int64, torch.int32):
             raise Unknown
-        given = args[0] if "scalar_tensor" in o.operator else (args[1:2] or (kwargs.get("fill_value"),))[0]
+        fill = args[0] if "scalar_tensor" in o.operator else (args[1:2] or (kwargs.get("fill_value"),))[0]
         if "new_full" in o.operator:
-            given = args[2] if len(args) > 2 else kwargs.get("fill_value")
-        number = s.constant(given if value is None else value)
+            fill = args[2] if len(args) > 2 else kwargs.get("fill_value")
+        number = s.constant(fill if value is None else value)
         whole = s.algebra.value(number)
         if (o.dtype == torch.bool and whole not in (0, 1)) or (o.dtype not in FLOATING and whole != int(whole or 0)):
             raise Unknown

@@ -15,7 +15,7 @@ import numpy as np
 from thetabox.verify.histories.description.atoms import (
     ONE,
     ZERO,
-    Block,
+    AtomBlock,
     Dot,
     Exp,
     Function,
@@ -37,16 +37,16 @@ class Polynomials:
         self._nodes: list[Node] = []
         self._atoms: dict[Node, int] = {}
         self._support: dict[int, frozenset[int]] = {}
-        self.blocks: list[Block] = []
+        self.blocks: list[AtomBlock] = []
         self.undefined: set[int] = set()
         assert self.number({}) == ZERO
         assert self.literal(1) == ONE
 
     # Making
 
-    def block(self, name: str, shape: Sequence[int], kind: str) -> Block:
+    def block(self, name: str, shape: Sequence[int], kind: str) -> AtomBlock:
         """Atoms for the entries of a tensor."""
-        made = Block(name, len(self._nodes), tuple(shape), kind)
+        made = AtomBlock(name, len(self._nodes), tuple(shape), kind)
         self._nodes += [made] * made.count
         self.blocks.append(made)
         return made
@@ -108,18 +108,18 @@ class Polynomials:
         """Entries, comparisons and functions that it depends on, in functions too; not what weights multiply."""
         support = self._support.get(p)
         if support is None:
-            own = (m for m in self.terms(p) if not self._weighted(m))
-            support = frozenset().union(*(self._support_of(a) for m in own for a, _ in m))
+            unweighted = (m for m in self.terms(p) if not self._weighted(m))
+            support = frozenset().union(*(self._support_of(a) for m in unweighted for a, _ in m))
             self._support[p] = support
         return support
 
     def _weighted(self, monomial: Monomial) -> bool:
         """Whether it holds an entry of a weight matrix."""
-        return any(isinstance(node := self._nodes[a], Block) and node.kind == "weight" for a, _ in monomial)
+        return any(isinstance(node := self._nodes[a], AtomBlock) and node.kind == "weight" for a, _ in monomial)
 
     def _support_of(self, atom: int) -> frozenset[int]:
         node = self._nodes[atom]
-        if isinstance(node, Block):
+        if isinstance(node, AtomBlock):
             return frozenset((atom,))
         support = self._support.get(-1 - atom)
         if support is None:
@@ -154,7 +154,7 @@ class Polynomials:
     def _show_atom(self, atom: int, deep: int) -> str:
         node = self._nodes[atom]
         match node:
-            case Block():
+            case AtomBlock():
                 if node.kind == "undefined":
                     return node.name
                 place = np.unravel_index(atom - node.first, node.shape) if node.shape else ()
@@ -167,4 +167,4 @@ class Polynomials:
                 return f"{name}({', '.join(self.show(a, 2, deep) for a in arguments)})"
         assert isinstance(node, Dot)
         inner = self._nodes[-1 - int(node.factors()[1][0])]
-        return f"(product with {inner.name})" if isinstance(inner, Block) else "(product)"
+        return f"(product with {inner.name})" if isinstance(inner, AtomBlock) else "(product)"

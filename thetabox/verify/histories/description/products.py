@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from thetabox.verify.histories.description.algebra import Algebra
-from thetabox.verify.histories.description.atoms import ONE, ZERO, Block, Dot, Terms, accumulate
+from thetabox.verify.histories.description.atoms import ONE, ZERO, AtomBlock, Dot, Terms, accumulate
 from thetabox.verify.histories.description.symbolic import is_weight
 
 Factors = tuple[np.ndarray, np.ndarray]
@@ -66,7 +66,7 @@ def products(algebra: Algebra, p: int, scale: int, progress: int) -> tuple[dict[
 
 
 def column_of(
-    algebra: Algebra, block: Block, zeros: np.ndarray, parts: list[Factors], j: int, progress: int
+    algebra: Algebra, block: AtomBlock, zeros: np.ndarray, parts: list[Factors], j: int, progress: int
 ) -> np.ndarray:
     """What one column of a matrix is multiplied by, row by row."""
     column = np.zeros(block.shape[0], np.int64)
@@ -89,5 +89,5 @@ def column_of(
 
 def _matrix(algebra: Algebra, weight: int) -> int:
     node = algebra.node(-1 - weight)
-    assert isinstance(node, Block)
+    assert isinstance(node, AtomBlock)
     return node.first

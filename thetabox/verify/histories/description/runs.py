@@ -53,10 +53,10 @@ def differs(problem: Problem, described: Sequence[LeakyCells]) -> bool:
 
 
 def _inputs(x: Tensor, generator: torch.Generator) -> Tensor:
-    own = x[:OWN].double()
-    size = float(own.abs().max()) or 1.0
-    noise = [size * s * (2.0 * torch.rand(own.shape, generator=generator, dtype=torch.float64) - 1.0) for s in NOISES]
-    return torch.cat([own, *noise])
+    some = x[:OWN].double()
+    size = float(some.abs().max()) or 1.0
+    noise = [size * s * (2.0 * torch.rand(some.shape, generator=generator, dtype=torch.float64) - 1.0) for s in NOISES]
+    return torch.cat([some, *noise])
 
 
 def _elsewhere(name: str, value: Tensor, kind: str, generator: torch.Generator) -> Tensor:
@@ -75,12 +75,12 @@ def _differ(
     x: Tensor,
     generator: torch.Generator,
 ) -> bool:
-    """At the values that the network has now: its last layer's trains, and its answers to trains."""
+    """At the values that the network has now: its last layer's trains, and its logits of trains."""
     spikes = run_steps(model, x)  # type: ignore[arg-type]  # the protocol, which the description is of
     bits = torch.rand(spikes[:OWN].shape, generator=generator, dtype=torch.float64).to(x.device)
     bits = torch.cat([(bits < 0.3).double(), spikes])
-    answer = model.readout(bits)  # type: ignore[operator]  # the protocol
-    return not (_same_spikes(spikes, described, values, x) and _same_answer(answer, described[-1], values, bits))
+    logits = model.readout(bits)  # type: ignore[operator]  # the protocol
+    return not (_same_spikes(spikes, described, values, x) and _same_logits(logits, described[-1], values, bits))
 
 
 def _same_spikes(spikes: Tensor, described: Sequence[LeakyCells], values: Mapping[str, Tensor], x: Tensor) -> bool:
@@ -98,13 +98,13 @@ def _same_spikes(spikes: Tensor, described: Sequence[LeakyCells], values: Mappin
     return bool(((gap.abs() <= TIE * size) | ~differ | (later | excused)[:, :, None]).all())
 
 
-def _same_answer(answer: Tensor, says: LeakyCells, values: Mapping[str, Tensor], outputs: Tensor) -> bool:
+def _same_logits(logits: Tensor, says: LeakyCells, values: Mapping[str, Tensor], outputs: Tensor) -> bool:
     weight = values[says.weight_out or ""]
     said = outputs.mean(1) @ weight
     if says.bias_out is not None:
         said = said + values[says.bias_out]
     size = float(weight.abs().sum(0).max()) + 1.0
-    return answer.shape == said.shape and float((answer - said).abs().max()) <= TIE * size
+    return logits.shape == said.shape and float((logits - said).abs().max()) <= TIE * size
 
 
 def spikes_of(says: LeakyCells, values: Mapping[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor, float]:

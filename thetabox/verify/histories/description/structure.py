@@ -18,7 +18,7 @@ from torch import Tensor
 
 from thetabox.models.leaky import LeakyCells
 from thetabox.verify.histories.description.algebra import Algebra
-from thetabox.verify.histories.description.atoms import ONE, ZERO, Block
+from thetabox.verify.histories.description.atoms import ONE, ZERO, AtomBlock
 from thetabox.verify.histories.description.cells import LayerAtoms
 from thetabox.verify.histories.description.evaluation import Evaluation
 from thetabox.verify.histories.description.following import Following
@@ -47,7 +47,7 @@ class _Structure:
         self.problem, self.network, self.described = problem, problem.network, described
         self.algebra = Algebra()
         self.values = problem.tensors.values
-        self.blocks: dict[int, Block] = {}
+        self.blocks: dict[int, AtomBlock] = {}
         self.zeros: dict[int, np.ndarray] = {}
         for says in described:
             for role, name in vars(says).items():
@@ -68,7 +68,7 @@ class _Structure:
         self.zeros[block.first] = fixed.expand(value.shape).numpy()
 
     def _layer(self, says: LeakyCells) -> LayerAtoms:
-        def block(name: str) -> Block:
+        def block(name: str) -> AtomBlock:
             return self.blocks[id(self.values[name])]
 
         weight_in = block(says.weight_in)
@@ -119,8 +119,8 @@ class _Structure:
 
     def _leaves(self, graph: Graph, inputs: Sequence[Tensor]) -> dict[int, Callable[[], Tensor]]:
         leaves: dict[int, Callable[[], Tensor]] = {}
-        for index, given in zip(graph.inputs, inputs, strict=True):
-            leaves[index] = lambda given=given: given  # type: ignore[misc]  # a lambda with its value bound
+        for index, value in zip(graph.inputs, inputs, strict=True):
+            leaves[index] = lambda value=value: value  # type: ignore[misc]  # a lambda with its value bound
         for index, name in graph.tensors.items():
             leaves[index] = lambda index=index, name=name: self._read(graph, index, name)  # type: ignore[misc]  # a lambda with its values bound
         for index, constant in graph.constants.items():
@@ -151,10 +151,10 @@ class _Structure:
     def _named(self) -> list[str]:
         return [name for says in self.described for name in vars(says).values() if isinstance(name, str)]
 
-    def _entries(self, block: Block, shape: Sequence[int]) -> Tensor:
+    def _entries(self, block: AtomBlock, shape: Sequence[int]) -> Tensor:
         return -1 - torch.arange(block.first, block.first + block.count).reshape(tuple(shape))
 
-    def _rows(self, block: Block) -> Tensor:
+    def _rows(self, block: AtomBlock) -> Tensor:
         return self._entries(block, block.shape).expand(ROWS, *block.shape)
 
     def _one_row(self, value: Tensor, what: str) -> list[int]:
@@ -211,10 +211,10 @@ class _Structure:
             symbolic = Evaluation(self.algebra, graph, self._leaves(graph, [self._rows(every)]))
             columns = self._entries(every, (steps, units)).T.tolist()
             expected = np.array([self.algebra.scale(self.algebra.sum(c), Fraction(1, steps)) for c in columns])
-        answer = symbolic.outputs()
-        if len(answer) != 1:
+        outputs = symbolic.outputs()
+        if len(outputs) != 1:
             raise Mismatch("readout must return one tensor")
-        logits = self._one_row(answer[0], "the answer of readout")
+        logits = self._one_row(outputs[0], "the answer of readout")
         if len(logits) != classes:
             raise Mismatch(f"readout returns {len(logits)} logits, not {classes}")
         for k, logit in enumerate(logits):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from thetabox.verify.histories.description.algebra import Algebra
-from thetabox.verify.histories.description.atoms import ZERO, Block, Number, Terms
+from thetabox.verify.histories.description.atoms import ZERO, AtomBlock, Number, Terms
 from thetabox.verify.network.graph import Graph
 
 # Samples of the evaluation: equal ones, and more than one, so that nothing of size 1 is taken for the samples' axis.
@@ -42,7 +42,7 @@ class Symbolic:
     def __init__(self, algebra: Algebra, graph: Graph) -> None:
         self.algebra, self.graph = algebra, graph
 
-    def entries(self, block: Block) -> Tensor:
+    def entries(self, block: AtomBlock) -> Tensor:
         """The atoms of a tensor."""
         return -1 - torch.arange(block.first, block.first + block.count).reshape(block.shape)
 
@@ -163,7 +163,7 @@ class Symbolic:
 
     def _block_of(self, number: int) -> int:
         node = self.algebra.node(-1 - number)
-        return node.first if isinstance(node, Block) else -1
+        return node.first if isinstance(node, AtomBlock) else -1
 
     def _weight_in(self, q: int) -> tuple[int, int] | None:
         """The factors (cofactor, entry of a matrix) of a polynomial, if it has them."""
@@ -181,4 +181,4 @@ class Symbolic:
 def is_weight(algebra: Algebra, atom: int) -> bool:
     """Whether an atom is an entry of a weight matrix."""
     node = algebra.node(atom)
-    return isinstance(node, Block) and node.kind == "weight"
+    return isinstance(node, AtomBlock) and node.kind == "weight"

@@ -11,11 +11,11 @@ from thetabox.verify.histories.description.atoms import ONE, ZERO
 from thetabox.verify.histories.recognition.equations import Equations
 from thetabox.verify.histories.recognition.failure import NotRecognised
 from thetabox.verify.histories.recognition.linear import coefficients
-from thetabox.verify.histories.recognition.spikes import Count, Spikes
+from thetabox.verify.histories.recognition.spikes import Count, SpikeComparisons
 
 
 @dataclass(frozen=True)
-class Cell:
+class RecognisedCell:
     """Polynomials of one cell, in the names of :class:`thetabox.verify.histories.neurons.Neurons`.
 
     Attributes:
@@ -46,15 +46,15 @@ class Cell:
     most: int | None
 
 
-class Reader:
+class CellReader:
     """Reads cells off the equations of one step."""
 
-    def __init__(self, equations: Equations, spikes: Spikes) -> None:
+    def __init__(self, equations: Equations, spikes: SpikeComparisons) -> None:
         self.equations, self.spikes = equations, spikes
         self.algebra, self.constants = equations.algebra, equations.constants
-        self._known: dict[int, Cell] = {}
+        self._known: dict[int, RecognisedCell] = {}
 
-    def spiking(self, spike: int) -> Cell:
+    def spiking(self, spike: int) -> RecognisedCell:
         """The cell whose spike a comparison of this step is.
 
         Raises:
@@ -64,12 +64,12 @@ class Reader:
             self._known[spike] = self._spiking(spike)
         return self._known[spike]
 
-    def silent(self, state: int) -> Cell:
+    def silent(self, state: int) -> RecognisedCell:
         """The cell that never spikes whose potential a state is."""
         potential = self.spikes.rewritten(self.equations.next[state])
         return self._cell(state, None, True, potential, ZERO, None, None, 0)
 
-    def _spiking(self, spike: int) -> Cell:
+    def _spiking(self, spike: int) -> RecognisedCell:
         count = self.spikes.count(spike)
         crossing = self._potential(spike, self.spikes.gap(spike)) if count is None else self._rounded(spike, count)
         if crossing is None:
@@ -199,14 +199,16 @@ class Reader:
         next_drop: int | None,
         reset: int | None,
         most: int | None,
-    ) -> Cell:
+    ) -> RecognisedCell:
         algebra = self.algebra
         decay = self._coefficient(potential, state)
         rest = algebra.subtract(potential, algebra.multiply(decay, -1 - state))
         others = list(self._states(rest))
         start = self.equations.start[state]
         if not others:
-            return Cell(state, spike, above, decay, None, rest, ZERO, threshold, next_drop, reset, ZERO, start, most)
+            return RecognisedCell(
+                state, spike, above, decay, None, rest, ZERO, threshold, next_drop, reset, ZERO, start, most
+            )
         if len(others) > 1 or others[0] == state:
             raise NotRecognised("the potential of a cell hangs on several states beside itself")
         (current,) = others
@@ -224,4 +226,6 @@ class Reader:
             raise NotRecognised(f"a cell's current becomes {algebra.show(after)}")
         drive = algebra.multiply(gain, entering)
         begins = algebra.multiply(gain, self.equations.start[current])
-        return Cell(state, spike, above, decay, synapse, drive, leak, threshold, next_drop, reset, begins, start, most)
+        return RecognisedCell(
+            state, spike, above, decay, synapse, drive, leak, threshold, next_drop, reset, begins, start, most
+        )

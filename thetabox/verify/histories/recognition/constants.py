@@ -10,7 +10,7 @@ from fractions import Fraction
 import numpy as np
 
 from thetabox.verify.histories.description.algebra import Algebra
-from thetabox.verify.histories.description.atoms import Block, Exp, Function
+from thetabox.verify.histories.description.atoms import AtomBlock, Exp, Function
 from thetabox.verify.histories.recognition.failure import NotRecognised
 from thetabox.verify.histories.recognition.linear import coefficients
 
@@ -88,7 +88,7 @@ class Constants:
                     return 1 / high, 1 / low
             case Function(name, (p,), ()) if name in _FUNCTIONS:
                 return _monotone(_FUNCTIONS[name], self.interval(p), limit=LARGEST_EXPONENT)
-            case Block(name, first, _, _) if first in self.tensors:
+            case AtomBlock(name, first, _, _) if first in self.tensors:
                 raise NotRecognised(
                     f"a decay, a gain or a start of its cells hangs on {name!r}, which is in the box; exclude it"
                 )
@@ -126,7 +126,7 @@ class Constants:
 
     def linear(self, p: int) -> dict[int | None, int]:
         """Entry of a tensor → the polynomial of numbers that it is multiplied by; ``None`` → the rest."""
-        cofactors = coefficients(self.algebra, p, lambda atom: isinstance(self.algebra.node(atom), Block))
+        cofactors = coefficients(self.algebra, p, lambda atom: isinstance(self.algebra.node(atom), AtomBlock))
         if cofactors is None:
             raise NotRecognised(f"a constant of a cell is {self.algebra.show(p)}, which is not linear in the box")
         return cofactors
@@ -134,7 +134,7 @@ class Constants:
     def entry(self, atom: int) -> tuple[Fraction, Fraction]:
         """Value of an entry of a tensor, and its radius at ε = 1."""
         block = self.algebra.node(atom)
-        assert isinstance(block, Block)
+        assert isinstance(block, AtomBlock)
         tensor = self.tensors.get(block.first)
         if tensor is None:
             raise NotRecognised(f"a constant of a cell is made of {self.algebra.show(-1 - atom)}")
@@ -147,7 +147,7 @@ class Constants:
 
     def _constant(self, atom: int) -> bool:
         match self.algebra.node(atom):
-            case Block(_, first, _, _):
+            case AtomBlock(_, first, _, _):
                 return first in self.tensors
             case Exp(of):
                 return self.is_constant(of)

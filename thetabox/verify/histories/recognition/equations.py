@@ -1,4 +1,4 @@
-"""One step of a network in time as equations: what each number of its state becomes, and what it answers."""
+"""One step of a network in time as equations: what each number of its state becomes, and what it returns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from thetabox.verify.histories.description.algebra import Algebra
-from thetabox.verify.histories.description.atoms import Block
+from thetabox.verify.histories.description.atoms import AtomBlock
 from thetabox.verify.histories.description.symbolic import ROWS
 from thetabox.verify.histories.recognition.constants import Constants
 from thetabox.verify.histories.recognition.failure import NotRecognised
@@ -38,7 +38,7 @@ class Equations:
     constants: Constants
     inputs: dict[int, int]
     columns: Int[Tensor, "time inputs"]
-    states: list[Block]
+    states: list[AtomBlock]
     next: dict[int, int]
     start: dict[int, int]
     outputs: list[int]
@@ -67,12 +67,12 @@ def layout_at(graph: Graph, index: int) -> Layout:
     return layout
 
 
-def block_of(algebra: Algebra, name: str, layout: Layout, kind: str) -> Block:
+def block_of(algebra: Algebra, name: str, layout: Layout, kind: str) -> AtomBlock:
     """Atoms for one sample of a value."""
     return algebra.block(name, [size for size in layout.shape if size is not None], kind)
 
 
-def rows(block: Block, layout: Layout) -> Tensor:
+def rows(block: AtomBlock, layout: Layout) -> Tensor:
     """The atoms of a value of equal samples."""
     entries = -1 - torch.arange(block.first, block.first + block.count).reshape(block.shape)
     assert layout.batch is not None
@@ -89,7 +89,7 @@ def one_row(value: Tensor, layout: Layout | None, what: str) -> Tensor:
     return row
 
 
-def table(states: Sequence[Block], values: Sequence[Tensor]) -> dict[int, int]:
+def table(states: Sequence[AtomBlock], values: Sequence[Tensor]) -> dict[int, int]:
     """Atom of a state → the polynomial in its place."""
     out: dict[int, int] = {}
     for block, value in zip(states, values, strict=True):

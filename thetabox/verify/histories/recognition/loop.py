@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from thetabox.verify.histories.description.algebra import Algebra
-from thetabox.verify.histories.description.atoms import ZERO, Block
+from thetabox.verify.histories.description.atoms import ZERO, AtomBlock
 from thetabox.verify.histories.description.evaluation import Evaluation
 from thetabox.verify.histories.description.symbolic import ROWS
 from thetabox.verify.histories.recognition.constants import Constants
 from thetabox.verify.histories.recognition.equations import Equations, block_of, layout_at, one_row, rows, table
 from thetabox.verify.histories.recognition.failure import NotRecognised
-from thetabox.verify.histories.recognition.sequences import Read, read_of
-from thetabox.verify.histories.recognition.tensors import Tensors
+from thetabox.verify.histories.recognition.sequences import SequenceRead, read_of
+from thetabox.verify.histories.recognition.tensors import TensorAtoms
 from thetabox.verify.network import Network
 from thetabox.verify.network.graph import Graph, Layout
 from thetabox.verify.network.rolled import NotRolled, Rolled, rolled
@@ -41,7 +41,7 @@ def of_loop(problem: Problem, network: Network) -> Equations:
 class _Loop:
     def __init__(self, problem: Problem, loop: Rolled) -> None:
         self.loop, self.algebra = loop, Algebra()
-        self.tensors = Tensors(self.algebra, problem)
+        self.tensors = TensorAtoms(self.algebra, problem)
         # The whole input, of which the first entries of a step's input are a copy where all steps read the same.
         self.x_layout = layout_at(loop.drive, loop.drive.inputs[0])
         self.whole = block_of(self.algebra, "x", self.x_layout, "input")
@@ -64,7 +64,7 @@ class _Loop:
         entering = [self.whole] * self._reads_whole + [r.block for r in self.reads]
         return Equations(
             self.algebra,
-            Constants(self.algebra, self.tensors.known),
+            Constants(self.algebra, self.tensors.by_first),
             {atom: n for n, atom in enumerate(a for b in entering for a in range(b.first, b.first + b.count))},
             self._columns(),
             self.states,
@@ -94,7 +94,7 @@ class _Loop:
         columns = [torch.arange(self.whole.count).expand(self.loop.steps, -1)] if self._reads_whole else []
         return torch.cat([*columns, *(r.entries for r in self.reads)], 1)
 
-    def _reads(self) -> list[Read]:
+    def _reads(self) -> list[SequenceRead]:
         loop, reads = self.loop, []
         sequences = self._values(loop.drive, [rows(self.whole, self.x_layout)])
         for read, layout in zip(loop.reads, self.layouts, strict=False):
@@ -161,7 +161,7 @@ class _Loop:
         before = 0
         for output, index, size in zip(loop.outputs, graph.inputs, sizes, strict=False):
             layout = layout_at(graph, index)
-            block: Block = block_of(self.algebra, "outputs", layout, "input")
+            block: AtomBlock = block_of(self.algebra, "outputs", layout, "input")
             value = rows(block, layout)
             values.append(value)
             assert layout.batch is not None
@@ -178,10 +178,10 @@ class _Loop:
                     raise NotRecognised("its steps' results are joined in a way that is not read here")
                 read.update({-1 - atom: (t, before + n) for n, atom in enumerate(row.tolist())})
             before += size
-        answer = self._values(graph, [*values, *self.same])
-        if len(answer) != 1:
+        outputs = self._values(graph, [*values, *self.same])
+        if len(outputs) != 1:
             raise NotRecognised("it returns several tensors")
-        row = one_row(answer[0], graph.layouts.get(graph.outputs[0]), "the answer")
+        row = one_row(outputs[0], graph.layouts.get(graph.outputs[0]), "the answer")
         return read, row.reshape(-1).tolist()
 
 

@@ -76,9 +76,12 @@ def _entries(constants: Constants, atoms: np.ndarray) -> tuple[np.ndarray, np.nd
     if bool((atoms < 0).any()):
         factors.add(0.0)
     for first, tensor in constants.tensors.items():
-        own = (atoms >= first) & (atoms < first + len(tensor.theta))
-        if bool(own.any()):
-            theta[own], radius[own] = tensor.theta[atoms[own] - first], tensor.radius[atoms[own] - first]
+        of_tensor = (atoms >= first) & (atoms < first + len(tensor.theta))
+        if bool(of_tensor.any()):
+            theta[of_tensor], radius[of_tensor] = (
+                tensor.theta[atoms[of_tensor] - first],
+                tensor.radius[atoms[of_tensor] - first],
+            )
             factors.add(tensor.factor if tensor.factor or not bool(tensor.radius.any()) else -1.0)
     (factor,) = factors if len(factors) == 1 else (-1.0,)
     return theta, radius, factor if factor >= 0.0 else None

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from thetabox.verify.histories.neurons import ENDLESS, Neurons, Spiking, Weights
-from thetabox.verify.histories.recognition.cells import Cell, Reader
+from thetabox.verify.histories.recognition.cells import CellReader, RecognisedCell
 from thetabox.verify.histories.recognition.equations import Equations
 from thetabox.verify.histories.recognition.failure import NotRecognised
 from thetabox.verify.histories.recognition.matrices import Matrix, boxed, numbers
-from thetabox.verify.histories.recognition.readout import POTENTIAL, Logits, readout, silent_states
-from thetabox.verify.histories.recognition.spikes import Spikes
-from thetabox.verify.histories.recognition.sums import INPUT, NOW, OLD, Entering, Source, Sums
+from thetabox.verify.histories.recognition.readout import POTENTIAL, LogitReader, readout, silent_states
+from thetabox.verify.histories.recognition.spikes import SpikeComparisons
+from thetabox.verify.histories.recognition.sums import INPUT, NOW, OLD, Entering, Source, SumReader
 
 
 def spiking(equations: Equations) -> Spiking:
@@ -26,7 +26,7 @@ def spiking(equations: Equations) -> Spiking:
 class _Network:
     def __init__(self, equations: Equations) -> None:
         self.equations = equations
-        spikes = Spikes(equations)
+        spikes = SpikeComparisons(equations)
         if not spikes.now:
             unknown = next(iter(equations.algebra.undefined), None)
             raise NotRecognised(
@@ -34,9 +34,9 @@ class _Network:
                 if unknown is None
                 else f"nothing is known here of {equations.algebra.show(unknown)}"
             )
-        self.reader = Reader(equations, spikes)
-        self.sums = Sums(self.reader, spikes)
-        self.logits = Logits(equations, self.reader, self.sums).all()
+        self.reader = CellReader(equations, spikes)
+        self.sums = SumReader(self.reader, spikes)
+        self.logits = LogitReader(equations, self.reader, self.sums).all()
         cells = [self.reader.spiking(a) for a in spikes.now]
         cells += [self.reader.silent(s) for s in sorted(silent_states(self.logits))]
         if len({c.state for c in cells if c.spike is not None}) < len(spikes.now):
@@ -53,18 +53,18 @@ class _Network:
             for key in ((NOW, cell.spike), (OLD, cell.spike), (POTENTIAL, cell.state))
         }
 
-    def _groups(self, cells: Sequence[Cell]) -> list[list[Cell]]:
+    def _groups(self, cells: Sequence[RecognisedCell]) -> list[list[RecognisedCell]]:
         """Cells whose potentials are one tensor, and that all spike or never do."""
-        groups: dict[tuple[int, bool], list[Cell]] = {}
+        groups: dict[tuple[int, bool], list[RecognisedCell]] = {}
         for cell in sorted(cells, key=lambda c: c.state):
             groups.setdefault((self.equations.place(cell.state), cell.spike is None), []).append(cell)
         return list(groups.values())
 
     def _order(self) -> None:
         """Put layers into the order of one step."""
-        place = {cell.spike: n for n, group in enumerate(self.groups) for cell in group if cell.spike is not None}
+        index = {cell.spike: n for n, group in enumerate(self.groups) for cell in group if cell.spike is not None}
         needs = [
-            {place[atom] for cell in group for kind, atom in _sources(self.entering[cell.state]) if kind == NOW}
+            {index[atom] for cell in group for kind, atom in _sources(self.entering[cell.state]) if kind == NOW}
             for group in self.groups
         ]
         ordered: list[int] = []
@@ -80,14 +80,14 @@ class _Network:
         output = readout(self.logits, lambda s: self.where[s], self.reader, lambda n: len(self.groups[n]))
         return Spiking(layers, output, self.reader.spikes.largest)
 
-    def _layer(self, number: int, cells: list[Cell]) -> Neurons:
+    def _layer(self, number: int, cells: list[RecognisedCell]) -> Neurons:
         constants = self.reader.constants
         matrices: dict[tuple[str, int], Matrix] = {}
         for unit, cell in enumerate(cells):
             entering = self.entering[cell.state]
             for source, weight, factor in entering.pairs:
-                kind, place = self._matrix(source)
-                matrices.setdefault(kind, Matrix()).add(place, unit, weight, *constants.number(factor))
+                kind, index = self._matrix(source)
+                matrices.setdefault(kind, Matrix()).add(index, unit, weight, *constants.number(factor))
             for sources, weights in entering.single:
                 self._extend(matrices, sources, unit, weights.tolist())
         first = cells[0]
@@ -124,18 +124,18 @@ class _Network:
     ) -> None:
         by_matrix: dict[tuple[str, int], tuple[list[int], list[int]]] = {}
         for source, weight in zip(sources, weights, strict=True):
-            kind, place = self._matrix(source)
+            kind, index = self._matrix(source)
             rows, entries = by_matrix.setdefault(kind, ([], []))
-            rows.append(place)
+            rows.append(index)
             entries.append(weight)
         for kind, (rows, entries) in by_matrix.items():
             matrices.setdefault(kind, Matrix()).extend(rows, unit, entries)
 
     def _matrix(self, source: Source) -> tuple[tuple[str, int], int]:
         """Which matrix a source is a row of, and which row."""
-        kind, place = source
+        kind, index = source
         if kind == INPUT:
-            return (INPUT, 0), place
+            return (INPUT, 0), index
         layer, unit = self.where[source]
         return (kind, layer), unit
 

@@ -11,7 +11,7 @@ from thetabox.verify.histories.description.evaluation import Evaluation
 from thetabox.verify.histories.recognition.constants import Constants
 from thetabox.verify.histories.recognition.equations import Equations, block_of, layout_at, one_row, rows, table
 from thetabox.verify.histories.recognition.failure import NotRecognised
-from thetabox.verify.histories.recognition.tensors import Tensors
+from thetabox.verify.histories.recognition.tensors import TensorAtoms
 from thetabox.verify.network import RecurrentNetwork
 from thetabox.verify.problem import Problem
 
@@ -23,7 +23,7 @@ def of_protocol(problem: Problem, network: RecurrentNetwork) -> Equations:
         NotRecognised: a value of it is no table of numbers of a sample.
     """
     algebra = Algebra()
-    tensors = Tensors(algebra, problem)
+    tensors = TensorAtoms(algebra, problem)
     graph, initial, main = network.step, network.initial, network.main
     layouts = [layout_at(graph, i) for i in graph.inputs]
     entered = block_of(algebra, "x", layouts[0], "input")
@@ -41,19 +41,19 @@ def of_protocol(problem: Problem, network: RecurrentNetwork) -> Equations:
     ]
     layout = layout_at(main, main.inputs[0])
     read = block_of(algebra, "outputs", layout, "input")
-    answer = Evaluation(algebra, main, tensors.leaves(main, [rows(read, layout)])).outputs()
-    if len(answer) != 1:
+    outputs = Evaluation(algebra, main, tensors.leaves(main, [rows(read, layout)])).outputs()
+    if len(outputs) != 1:
         raise NotRecognised("its readout returns several tensors")
     count = math.prod(entered.shape)
     return Equations(
         algebra,
-        Constants(algebra, tensors.known),
+        Constants(algebra, tensors.by_first),
         {entered.first + n: n for n in range(entered.count)},
         torch.arange(network.steps * count).reshape(network.steps, count),
         states,
         table(states, after),
         table(states, start),
         output.reshape(-1).tolist(),
-        one_row(answer[0], main.layouts.get(main.outputs[0]), "the answer").reshape(-1).tolist(),
+        one_row(outputs[0], main.layouts.get(main.outputs[0]), "the answer").reshape(-1).tolist(),
         {read.first + n: divmod(n, output.numel()) for n in range(read.count)},
     )

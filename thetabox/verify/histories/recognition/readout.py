@@ -1,4 +1,4 @@
-"""What a network answers: sums over time of spikes or of a silent cell's potentials, times weights."""
+"""What a network returns: sums over time of spikes or of a silent cell's potentials, times weights."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from thetabox.verify.histories.description.atoms import ZERO
 from thetabox.verify.histories.neurons import Readout
-from thetabox.verify.histories.recognition.cells import Reader
+from thetabox.verify.histories.recognition.cells import CellReader
 from thetabox.verify.histories.recognition.equations import Equations
 from thetabox.verify.histories.recognition.failure import NotRecognised
 from thetabox.verify.histories.recognition.matrices import Matrix, boxed
-from thetabox.verify.histories.recognition.sums import NOW, READ, Entering, Source, Sums
+from thetabox.verify.histories.recognition.sums import NOW, READ, Entering, Source, SumReader
 
 SUM, LAST = "sum", "last"
 POTENTIAL = "potential"
@@ -42,12 +42,12 @@ class Logit:
     rest: int = ZERO
 
 
-class Logits:
+class LogitReader:
     """Reads all logits of a network."""
 
-    def __init__(self, equations: Equations, reader: Reader, sums: Sums) -> None:
+    def __init__(self, equations: Equations, reader: CellReader, sums: SumReader) -> None:
         self.equations, self.reader, self.sums, self.algebra = equations, reader, sums, equations.algebra
-        self._read = Sums(reader, reader.spikes, self._as_read)
+        self._read = SumReader(reader, reader.spikes, self._as_read)
         self._outputs: dict[int, Logit] = {}
 
     def _as_read(self, atom: int) -> Source | None:
@@ -68,26 +68,26 @@ class Logits:
         for (kind, atom), weight, factor in _pairs(entering):
             if kind != READ:
                 raise NotRecognised("its answer hangs on something else than what its steps answer")
-            step, place = self.equations.read[atom]
-            some = steps.setdefault((place, weight), {})
+            step, output = self.equations.read[atom]
+            some = steps.setdefault((output, weight), {})
             some[step] = self.algebra.add(some.get(step, ZERO), factor)
-        for (place, weight), by_step in steps.items():
+        for (output, weight), by_step in steps.items():
             factors = set(by_step.values())
             if len(by_step) == self.equations.steps and len(factors) == 1:
-                self._add(out, self._output(place), SUM, weight, factors.pop(), self.equations.steps)
+                self._add(out, self._output(output), SUM, weight, factors.pop(), self.equations.steps)
             elif list(by_step) == [self.equations.steps - 1]:
-                self._add_last(out, place, weight, factors.pop())
+                self._add_last(out, output, weight, factors.pop())
             else:
                 raise NotRecognised(
                     "its answer reads neither the outputs of all steps alike nor those of the last alone"
                 )
         return out
 
-    def _output(self, place: int) -> Logit:
+    def _output(self, output: int) -> Logit:
         """An output of a step, as sources of that step."""
-        if place not in self._outputs:
-            self._outputs[place] = self._sources(self.equations.outputs[place])
-        return self._outputs[place]
+        if output not in self._outputs:
+            self._outputs[output] = self._sources(self.equations.outputs[output])
+        return self._outputs[output]
 
     def _sources(self, p: int) -> Logit:
         p = self.reader.spikes.rewritten(p)
@@ -114,12 +114,12 @@ class Logits:
         if rest != ZERO:
             out.rest = self.algebra.add(out.rest, rest if weight is None else self.algebra.multiply(rest, -1 - weight))
 
-    def _add_last(self, out: Logit, place: int, weight: int | None, factor: int) -> None:
+    def _add_last(self, out: Logit, output: int, weight: int | None, factor: int) -> None:
         """Add an output of the last step: a running sum, or the potential of a silent cell."""
-        p = self.equations.outputs[place]
+        p = self.equations.outputs[output]
         state = next((s for s, after in self.equations.next.items() if after == p), None)
         if state is None:
-            self._add(out, self._output(place), LAST, weight, factor, 1)
+            self._add(out, self._output(output), LAST, weight, factor, 1)
             return
         after = self.reader.spikes.rewritten(self.equations.next[state])
         summed = self._summed(self.algebra.subtract(after, -1 - state))
@@ -145,7 +145,7 @@ def _pairs(entering: Entering) -> list[tuple[Source, int | None, int]]:
 
 
 def readout(
-    logits: list[Logit], where: Callable[[Source], tuple[int, int]], reader: Reader, units: Callable[[int], int]
+    logits: list[Logit], where: Callable[[Source], tuple[int, int]], reader: CellReader, units: Callable[[int], int]
 ) -> Readout:
     """The readout of a network.
 

@@ -30,7 +30,7 @@ from thetabox.verify.problem import Problem
 COMPARISONS = tuple(f"aten.{name}." for name in ("gt", "ge", "lt", "le", "sign", "heaviside", "floor"))
 # Products of a step that are read one by one.
 MOST_PRODUCTS = 1 << 20
-# Samples that are run beside the network, how near to a threshold two sums may disagree, and how far answers may.
+# Samples that are run beside the network, how near to a threshold two sums may disagree, and how far logits may.
 SAMPLES, TIE, CLOSE = 64, 1e-9, 1e-7
 
 
@@ -121,10 +121,10 @@ def _differs(problem: Problem, cells: Recognised) -> bool:
         model = copy.deepcopy(problem.model).double().to(x.device).eval()
     try:
         with default_dtype(torch.float64):
-            answer = called(model, x)
+            logits = called(model, x)
     except Exception:  # a network raises whatever it likes
         return False  # it does not run in double precision; its graphs have decided
-    if problem.network.ending or not isinstance(answer, Tensor) or answer.shape != ran.logits.shape:
+    if problem.network.ending or not isinstance(logits, Tensor) or logits.shape != ran.logits.shape:
         return False
     size = ran.logits.abs().amax(1) + 1.0
-    return bool((((answer - ran.logits).abs().amax(1) > CLOSE * size) & (ran.nearest > TIE)).any())
+    return bool((((logits - ran.logits).abs().amax(1) > CLOSE * size) & (ran.nearest > TIE)).any())

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from thetabox.verify.histories.description.algebra import Algebra
-from thetabox.verify.histories.description.atoms import Block, Dot, Terms
+from thetabox.verify.histories.description.atoms import AtomBlock, Dot, Terms
 from thetabox.verify.histories.recognition.failure import NotRecognised
 
 
 @dataclass(frozen=True)
-class Read:
+class SequenceRead:
     """What a step reads.
 
     Attributes:
@@ -25,11 +25,11 @@ class Read:
     """
 
     entries: Tensor
-    block: Block
+    block: AtomBlock
     values: Tensor
 
 
-def read_of(algebra: Algebra, whole: Block, steps: Sequence[Tensor]) -> Read:
+def read_of(algebra: Algebra, whole: AtomBlock, steps: Sequence[Tensor]) -> SequenceRead:
     """Values of all steps, polynomials of the entries of an input, as one step's.
 
     Raises:
@@ -46,7 +46,7 @@ def read_of(algebra: Algebra, whole: Block, steps: Sequence[Tensor]) -> Read:
         renamed.append([renaming.renamed(p) for p in values])
         if renamed[-1] != renamed[0]:
             raise NotRecognised("its steps read what is not computed alike of each step's input")
-    return Read(torch.tensor(orders), block, torch.tensor(renamed[0]).reshape(steps[0].shape))
+    return SequenceRead(torch.tensor(orders), block, torch.tensor(renamed[0]).reshape(steps[0].shape))
 
 
 class _Renaming:
@@ -58,7 +58,7 @@ class _Renaming:
         names: entry of the input → atom.
     """
 
-    def __init__(self, algebra: Algebra, whole: Block, names: dict[int, int] | None = None) -> None:
+    def __init__(self, algebra: Algebra, whole: AtomBlock, names: dict[int, int] | None = None) -> None:
         self.algebra, self.whole, self.names = algebra, whole, names or {}
         self._known: dict[int, int] = {}
 
@@ -91,6 +91,6 @@ class _Renaming:
         if isinstance(node, Dot):
             left, right = node.factors()
             return -1 - self.algebra.dot(np.array([self.renamed(q) for q in left.tolist()]), right)
-        if isinstance(node, Block) and node.kind != "undefined":
+        if isinstance(node, AtomBlock) and node.kind != "undefined":
             return atom
         raise NotRecognised(f"its steps read {self.algebra.show(-1 - atom)}, computed in front of the loop")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from thetabox.verify.histories.description.algebra import Algebra
-from thetabox.verify.histories.description.atoms import FLOOR, ONE, ZERO, Block, Dot, Exp, Function, Sign
+from thetabox.verify.histories.description.atoms import FLOOR, ONE, ZERO, AtomBlock, Dot, Exp, Function, Sign
 from thetabox.verify.histories.recognition.equations import Equations
 from thetabox.verify.histories.recognition.failure import NotRecognised
 
@@ -57,7 +57,7 @@ def _number_and_atom(algebra: Algebra, node: Function) -> tuple[int | None, int 
     return number, atom
 
 
-class Spikes:
+class SpikeComparisons:
     """Comparisons of this step, and of the step before.
 
     Attributes:
@@ -139,7 +139,7 @@ class Spikes:
 
     def _atom_enters(self, atom: int) -> bool:
         match self.algebra.node(atom):
-            case Block(_, _, _, kind):
+            case AtomBlock(_, _, _, kind):
                 return kind in ("input", "undefined")
             case Dot():
                 return True
@@ -164,11 +164,11 @@ class Spikes:
         if value is not None:
             return int(value)
         boxed_gap = self.equations.constants.boxed(gap)
-        room = abs(boxed_gap.centre) - boxed_gap.error
-        if room <= 0:
+        distance = abs(boxed_gap.centre) - boxed_gap.error
+        if distance <= 0:
             raise NotRecognised(f"whether {self.algebra.show(-1 - atom)} in front of the first step is not known")
         if boxed_gap.spread:
-            self.largest = min(self.largest, math.nextafter(math.nextafter(room, 0.0) / boxed_gap.spread, 0.0))
+            self.largest = min(self.largest, math.nextafter(math.nextafter(distance, 0.0) / boxed_gap.spread, 0.0))
         return int(boxed_gap.centre > 0)
 
     def _kept(self, state: int) -> None:

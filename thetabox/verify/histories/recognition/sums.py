@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from thetabox.verify.histories.description.atoms import ONE, ZERO, Block, Dot
-from thetabox.verify.histories.recognition.cells import Reader
+from thetabox.verify.histories.description.atoms import ONE, ZERO, AtomBlock, Dot
+from thetabox.verify.histories.recognition.cells import CellReader
 from thetabox.verify.histories.recognition.failure import NotRecognised
 from thetabox.verify.histories.recognition.linear import coefficients
-from thetabox.verify.histories.recognition.spikes import Spikes
+from thetabox.verify.histories.recognition.spikes import SpikeComparisons
 
 INPUT, NOW, OLD, READ = "input", "now", "old", "read"
-"""Kinds of sources: an input, a spike of this step or of the step before, what a step has answered."""
+"""Kinds of sources: an input, a spike of this step or of the step before, what a step has returned."""
 
 Source = tuple[str, int]
 """Its kind, and its place among the inputs or the atom of the comparison that its spike is."""
@@ -37,7 +37,7 @@ class Entering:
     rest: int = ZERO
 
 
-class Sums:
+class SumReader:
     """Takes sums apart.
 
     Args:
@@ -46,7 +46,9 @@ class Sums:
         other: atom → a source of another kind, or ``None``.
     """
 
-    def __init__(self, reader: Reader, spikes: Spikes, other: Callable[[int], Source | None] | None = None) -> None:
+    def __init__(
+        self, reader: CellReader, spikes: SpikeComparisons, other: Callable[[int], Source | None] | None = None
+    ) -> None:
         self.reader, self.spikes, self.algebra = reader, spikes, reader.algebra
         self.other = other
         self._inputs = reader.equations.inputs
@@ -75,7 +77,7 @@ class Sums:
 
     def _is_factor(self, atom: int) -> bool:
         node = self.algebra.node(atom)
-        return isinstance(node, Dot) or (isinstance(node, Block) and node.first in self.reader.constants.tensors)
+        return isinstance(node, Dot) or (isinstance(node, AtomBlock) and node.first in self.reader.constants.tensors)
 
     def _add_products(self, out: Entering, dot: Dot, times: int) -> None:
         """The products of a sum, all of them times one number."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from thetabox.verify.histories.description.algebra import Algebra
-from thetabox.verify.histories.description.atoms import Block
+from thetabox.verify.histories.description.atoms import AtomBlock
 from thetabox.verify.histories.description.symbolic import Symbolic
 from thetabox.verify.histories.recognition import constants
 from thetabox.verify.histories.recognition.failure import NotRecognised
@@ -23,7 +23,7 @@ MOVES = ("t", "transpose", "permute", "view", "reshape", "unsqueeze", "squeeze",
 Leaves = dict[int, Callable[[], Tensor]]
 
 
-class Tensors:
+class TensorAtoms:
     """Atoms for what the box moves and for matrices of weights; everything else is numbers.
 
     Args:
@@ -34,15 +34,15 @@ class Tensors:
     def __init__(self, algebra: Algebra, problem: Problem) -> None:
         self.algebra, self.problem = algebra, problem
         self.values = problem.tensors.values
-        self.known: dict[int, constants.Tensor] = {}
-        self._blocks: dict[int, Block] = {}
+        self.by_first: dict[int, constants.Tensor] = {}
+        self._blocks: dict[int, AtomBlock] = {}
         self._boxed = [v for v in self.values.values() if id(v) in problem.tensors.factors]
 
     def leaves(self, graph: Graph, inputs: Sequence[Tensor]) -> Leaves:
         """What stands at the graph's inputs, parameters and constants."""
         leaves: Leaves = {}
-        for index, given in zip(graph.inputs, inputs, strict=True):
-            leaves[index] = lambda given=given: given  # type: ignore[misc]  # a lambda with its value bound
+        for index, value in zip(graph.inputs, inputs, strict=True):
+            leaves[index] = lambda value=value: value  # type: ignore[misc]  # a lambda with its value bound
         factors = _factors(graph)
         for index, name in graph.tensors.items():
             leaves[index] = lambda index=index, name=name: self._read(graph, index, name, index in factors)  # type: ignore[misc]  # a lambda with its values bound
@@ -69,7 +69,7 @@ class Tensors:
             block = self._blocks[id(value)] = self._block(name, value, matrix)
         return -1 - torch.arange(block.first, block.first + block.count).reshape(value.shape)
 
-    def _block(self, name: str, value: Tensor, matrix: bool) -> Block:
+    def _block(self, name: str, value: Tensor, matrix: bool) -> AtomBlock:
         if not bool(torch.isfinite(value).all()):
             raise NotRecognised(f"{name!r} holds a value that is no finite number")
         # Of a matrix the products stay together.
@@ -81,7 +81,7 @@ class Tensors:
         radius = unit * factor
         if factor not in (0.0, 1.0):
             radius = np.nextafter(radius, np.inf)
-        self.known[block.first] = constants.Tensor(name, theta, radius, factor if held.absolute is None else 0.0)
+        self.by_first[block.first] = constants.Tensor(name, theta, radius, factor if held.absolute is None else 0.0)
         return block
 
 

@@ -114,7 +114,7 @@ def tanh(context: Context, a: Interval) -> Interval:
 def exp(context: Context, a: Interval) -> Interval:
     """Exponential; a small slack of what belongs to no sample stays one, times the largest result."""
     if a.slack > SMALL:
-        a = a.settled(context.rounding.own)
+        a = a.settled(context.rounding.roundoff)
     out = within_range(context, replace(a.map(torch.exp), nonnegative=True, slack=0.0), 1.0)
     # exp(s) - 1 <= s (1 + s) for s below 1.
     if a.batch is not None:
@@ -150,18 +150,18 @@ def softplus(context: Context, a: Interval, beta: Number = 1, threshold: Number 
     # On which side of the threshold beta a lies is computed too: beta, threshold and their product are rounded.
     error = (rounding.of_operation(ULPS) + 2.0 * literal_error(context, beta) / beta) * abs(threshold)
     error += literal_error(context, threshold) + rounding.subnormal
-    kink, room = threshold / beta, (error / beta) * SAFETY
-    if not math.isfinite(kink + room):
+    kink, kink_error = threshold / beta, (error / beta) * SAFETY
+    if not math.isfinite(kink + kink_error):
         raise InputError(f"{context.where}: softplus has no rule for threshold {threshold} with beta {beta}")
 
     def curve(t: Tensor) -> Tensor:
         return t.clamp(min=0.0) + torch.log1p(torch.exp(-(t * beta).abs())) / beta
 
-    curved, straight = a.lower <= kink + room, a.upper > kink - room
-    end = a.upper.clamp(max=kink + room)
+    curved, straight = a.lower <= kink + kink_error, a.upper > kink - kink_error
+    end = a.upper.clamp(max=kink + kink_error)
     low, high = curve(a.lower), curve(end)
     if bool(straight.any()):
-        start = a.lower.clamp(min=kink - room)
+        start = a.lower.clamp(min=kink - kink_error)
         low = torch.where(straight, torch.where(curved, torch.minimum(low, start), start), low)
         high = torch.where(straight, torch.where(curved, torch.maximum(high, a.upper), a.upper), high)
     if rounding.network:
@@ -183,7 +183,7 @@ def elu(context: Context, a: Interval, alpha: Number = 1, scale: Number = 1, inp
     outer, rounding = alpha * scale, context.rounding
     growing = inner < 0.0  # the exponential, with no bound of its derivative
     if growing:
-        a = a.settled(rounding.own)
+        a = a.settled(rounding.roundoff)
 
     def function(t: Tensor) -> Tensor:
         return torch.where(t <= 0, torch.expm1(t.clamp(max=0.0) * inner) * outer, t * scale)

@@ -133,12 +133,12 @@ def _absolute_weight(
     exact = x.is_point and x.slack == 0.0
     centre = x.lower if x.is_point else (x.lower + x.upper) / 2
     radius = torch.zeros_like(centre) if exact else (x.upper - x.lower) / 2 + (x.slack + context.rounding.floor)
-    reach = centre.abs() + radius
+    magnitude = centre.abs() + radius
     middle = product(centre, weight.theta, None if bias is None else bias.theta)
-    around = product(radius + reach * (2.0 * relative), weight.magnitude, None)
+    around = product(radius + magnitude * (2.0 * relative), weight.magnitude, None)
     uniform = context.uniform(weight.factor)
     epsilon: Tensor | float = uniform if uniform is not None else _column(context, weight, x, middle.dim())
-    around = around + product(reach, weight.absolute, None) * epsilon * (1.0 + 4.0 * relative)
+    around = around + product(magnitude, weight.absolute, None) * epsilon * (1.0 + 4.0 * relative)
     around = around + 2.0 * context.rounding.subnormal * terms * (1.0 + context.largest(weight.factor))
     if bias is not None:
         spread = _bias_radius(context, x, bias, middle.dim(), terms)
@@ -157,15 +157,15 @@ def _interval_weight(context: Context, x: Interval, weight: Interval, product: P
     """Weights that are the result of a computation: :math:`|W_c| r + W_r (|c| + r)`."""
     if weight.by_row or x.by_row:
         raise OneEpsilonAtATime(f"{context.where} multiplies by weights computed from perturbed parameters")
-    own = context.rounding.own
+    roundoff = context.rounding.roundoff
     relative = context.rounding.of_dot(terms)
-    x, weight = x.settled(own), weight.settled(own)
-    centre, radius = centre_radius(x, own, context.rounding.floor)
-    middle_weight, spread_weight = centre_radius(weight, own, context.rounding.subnormal)
-    reach = centre.abs() + radius
+    x, weight = x.settled(roundoff), weight.settled(roundoff)
+    centre, radius = centre_radius(x, roundoff, context.rounding.floor)
+    middle_weight, spread_weight = centre_radius(weight, roundoff, context.rounding.subnormal)
+    magnitude = centre.abs() + radius
     middle = product(centre, middle_weight, None)
-    around = product(radius + reach * (2.0 * relative), middle_weight.abs(), None)
-    around = around + product(reach * (1.0 + 2.0 * relative), spread_weight, None)
+    around = product(radius + magnitude * (2.0 * relative), middle_weight.abs(), None)
+    around = around + product(magnitude * (1.0 + 2.0 * relative), spread_weight, None)
     around = around + context.rounding.subnormal * terms * 4.0
     out = ends(context, middle, around, relative)
     if x.batch is not None:
@@ -177,15 +177,17 @@ def product_of_values(context: Context, a: Interval, b: Interval) -> Interval:
     """Midpoint-radius product of two values (Rump, Fast and parallel interval arithmetic, BIT 39, 1999)."""
     if a.by_row or b.by_row:
         raise OneEpsilonAtATime(f"{context.where} multiplies by weights computed from perturbed parameters")
-    own = context.rounding.own
+    roundoff = context.rounding.roundoff
     terms = a.shape[-1]
     relative = context.rounding.of_dot(terms)
-    a, b = a.settled(own), b.settled(own)
-    ca, ra = centre_radius(a, own, context.rounding.floor)
-    cb, rb = centre_radius(b, own, context.rounding.floor)
+    a, b = a.settled(roundoff), b.settled(roundoff)
+    ca, ra = centre_radius(a, roundoff, context.rounding.floor)
+    cb, rb = centre_radius(b, roundoff, context.rounding.floor)
     middle = torch.matmul(ca, cb)
-    reach = cb.abs() + rb
-    around = torch.matmul(ca.abs(), rb + reach * (2.0 * relative)) + torch.matmul(ra, reach * (1.0 + 2.0 * relative))
+    magnitude = cb.abs() + rb
+    around = torch.matmul(ca.abs(), rb + magnitude * (2.0 * relative)) + torch.matmul(
+        ra, magnitude * (1.0 + 2.0 * relative)
+    )
     around = around + context.rounding.subnormal * terms * 4.0
     return ends(context, middle, around, relative)
 

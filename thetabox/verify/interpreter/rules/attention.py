@@ -89,7 +89,7 @@ def _scores(context: Context, product: Interval, factor: float) -> Interval:
     out.slack += (rounding.of_operation(8) * abs(factor) + literal_error(context, factor)) * size
     # A factor may underflow before it meets the other.
     out.slack += rounding.subnormal * (1.0 + abs(factor)) * (1.0 + size)
-    return out.settled(rounding.own)
+    return out.settled(rounding.roundoff)
 
 
 def _masked(context: Context, scores: Interval, mask: Interval) -> tuple[Tensor, Tensor]:
@@ -110,7 +110,7 @@ def _masked(context: Context, scores: Interval, mask: Interval) -> tuple[Tensor,
 def _weighted(context: Context, low: Tensor, high: Tensor, value: Interval) -> Interval:
     """Values weighted by the softmax of scores in ``[low, high]``."""
     rounding, keys = context.rounding, low.shape[-1]
-    own = rounding.own
+    roundoff = rounding.roundoff
     exact = replace(rounding, arithmetic="real") if rounding.network else rounding
     weights = softmax_ends(exact, low, high, -1)
     least, most = weights.lower, weights.upper
@@ -120,13 +120,13 @@ def _weighted(context: Context, low: Tensor, high: Tensor, value: Interval) -> I
     size = torch.maximum(value.lower.abs(), value.upper.abs()) + middle.abs()
     lower = torch.matmul(least, down.clamp(min=0.0)) + torch.matmul(most, down.clamp(max=0.0))
     upper = torch.matmul(most, up.clamp(min=0.0)) + torch.matmul(least, up.clamp(max=0.0))
-    relative = weights_error(context, low, high) + (rounding.of_dot(keys) + 16.0 * own)
-    reach = torch.matmul(most, size * (1.0 + 4.0 * own)) * relative + (keys + 2) * 4.0 * rounding.flushed * (
+    relative = weights_error(context, low, high) + (rounding.of_dot(keys) + 16.0 * roundoff)
+    radius = torch.matmul(most, size * (1.0 + 4.0 * roundoff)) * relative + (keys + 2) * 4.0 * rounding.flushed * (
         1.0 + size.detach().amax()
     )
     if rounding.network:
-        reach = torch.where(reach < relative * rounding.overflow / 4.0, reach, torch.nan)
-    return Interval(lower + middle - reach, upper + middle + reach)
+        radius = torch.where(radius < relative * rounding.overflow / 4.0, radius, torch.nan)
+    return Interval(lower + middle - radius, upper + middle + radius)
 
 
 def weights_error(context: Context, low: Tensor, high: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ def _whole(context: Context, x: Value, target: torch.dtype) -> Interval | None:
 
 def _truncated(context: Context, x: Value, target: torch.dtype) -> Parameter | None:
     """Whole numbers that real ones certainly become; ``None`` where that is open."""
-    x = (context.interval(x) if isinstance(x, Parameter) else x).settled(context.rounding.own)
+    x = (context.interval(x) if isinstance(x, Parameter) else x).settled(context.rounding.roundoff)
     low, high = x.lower.double().trunc(), x.upper.double().trunc()
     least, most = ends_of(target)
     if target is torch.bool or not torch.equal(low, high) or not low.numel():

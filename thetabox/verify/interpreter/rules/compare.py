@@ -1,7 +1,7 @@
 """Comparisons, logic, selection, elementwise extremes. A truth value is an interval of 0 and 1.
 
 ``must`` is asked as "strictly on one side" and ``may`` as "not certainly on the other": an end that is not a number
-then leaves both answers open.
+then leaves both results open.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _compared(context: Context, a: Operand, b: Operand, *, strict: bool) -> Inte
         return _truth(_into(torch.ge, low_a, high_b), _into(torch.lt, high_a, low_b))
     # The differences round as well.
     size = sum(v.magnitude if isinstance(v, Interval) else abs(float(v)) for v in (a, b))
-    slack = (slack + 2.0 * context.rounding.own * size) * SAFETY
+    slack = (slack + 2.0 * context.rounding.roundoff * size) * SAFETY
     if not isinstance(b, Interval):
         return _truth(_into(torch.gt, low_a, high_b + slack), _into(torch.lt, high_a, low_b - slack))
     if not isinstance(a, Interval):
@@ -143,7 +143,7 @@ def nonzero(context: Context, v: Operand) -> Interval:
     """Whether a value is other than 0."""
     if not isinstance(v, Interval):
         return truth(context, number(context, v))
-    v = v.settled(context.rounding.own)
+    v = v.settled(context.rounding.roundoff)
     apart, zero = (v.lower > 0) | (v.upper < 0), (v.lower == 0) & (v.upper == 0)
     return _truth(apart.to(v.lower.dtype), zero.to(v.lower.dtype))
 
@@ -174,8 +174,8 @@ def logical_not(context: Context, a: Interval) -> Interval:
       types="whole")  # a list of operators  # fmt: skip
 def where(context: Context, condition: Interval, a: Operand, b: Operand) -> Interval:
     """``a`` where the condition holds, else ``b``; both where it is open."""
-    own = context.rounding.own
-    a, b = (_as_interval(context, v, condition).settled(own) for v in (a, b))
+    roundoff = context.rounding.roundoff
+    a, b = (_as_interval(context, v, condition).settled(roundoff) for v in (a, b))
     must, never = condition.lower >= 1, condition.upper <= 0
     lower = torch.where(must, a.lower, torch.where(never, b.lower, torch.minimum(a.lower, b.lower)))
     if a.is_point and b.is_point and bool((must | never).all()):

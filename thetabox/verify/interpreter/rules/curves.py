@@ -82,10 +82,10 @@ def logit(context: Context, a: Interval, eps: Number | None = None) -> Interval:
     outside = (a.lower < 0.0) | (a.upper > 1.0) if eps is None or eps < 0.0 else torch.zeros_like(a.lower).bool()
     ends = [torch.logit(t.clamp(low, 1.0 - low)) for t in (a.lower, a.upper)]
     size = torch.stack([end.abs() for end in ends]).amax(0)
-    room = context.rounding.of_operation(ULPS) * (size + 1.0) + context.rounding.flushed
-    nothing = outside | room.isinf() | room.isnan()
-    lower, upper = ends[0] - room, ends[1] + room
-    # The answer may be no number, which nothing behind it makes one.
+    rounding_error = context.rounding.of_operation(ULPS) * (size + 1.0) + context.rounding.flushed
+    nothing = outside | rounding_error.isinf() | rounding_error.isnan()
+    lower, upper = ends[0] - rounding_error, ends[1] + rounding_error
+    # The result may be no number, which nothing behind it makes one.
     lower, upper = lower.masked_fill(nothing, torch.nan), upper.masked_fill(nothing, torch.nan)
     return replace(a, lower=lower, upper=upper, slack=0.0, bound=None, nonnegative=False, owned=False)
 

@@ -39,10 +39,10 @@ def einsum(context: Context, equation: str, operands: list[Value], *args: Any, *
             f"{context.where} has a rule for one or two operands, not {len(operands)}; write a product of two"
         )
     weight_first = isinstance(operands[0], Parameter) and isinstance(operands[1], Interval)
-    (x, own), (w, other) = list(zip(operands, terms, strict=True))[:: -1 if weight_first else 1]
-    x, own = _reduced(context, x, own, other + result)
-    w, other = _reduced(context, w, other, own + result)
-    return _product(context, x, own, w, other, result)
+    (x, x_terms), (w, w_terms) = list(zip(operands, terms, strict=True))[:: -1 if weight_first else 1]
+    x, x_terms = _reduced(context, x, x_terms, w_terms + result)
+    w, w_terms = _reduced(context, w, w_terms, x_terms + result)
+    return _product(context, x, x_terms, w, w_terms, result)
 
 
 def read(equation: str, ranks: list[int], where: str) -> tuple[list[str], str]:
@@ -128,22 +128,22 @@ class Kinds:
     columns: str
 
     @classmethod
-    def of(cls, own: str, other: str, result: str) -> Kinds:
-        """Of operands with the indices ``own`` and ``other``, none of which belongs to one of them alone."""
-        both = [c for c in own if c in other]
+    def of(cls, first: str, second: str, result: str) -> Kinds:
+        """Of operands with the indices ``first`` and ``second``, none of which belongs to one of them alone."""
+        both = [c for c in first if c in second]
         return cls(
             "".join(c for c in both if c in result),
-            "".join(c for c in own if c not in other),
+            "".join(c for c in first if c not in second),
             "".join(c for c in both if c not in result),
-            "".join(c for c in other if c not in own),
+            "".join(c for c in second if c not in first),
         )
 
 
-def _product(context: Context, x: Value, own: str, w: Value, other: str, result: str) -> Interval:
-    kinds = Kinds.of(own, other, result)
-    sizes = dict(zip(own, _shape(x), strict=True)) | dict(zip(other, _shape(w), strict=True))
+def _product(context: Context, x: Value, x_terms: str, w: Value, w_terms: str, result: str) -> Interval:
+    kinds = Kinds.of(x_terms, w_terms, result)
+    sizes = dict(zip(x_terms, _shape(x), strict=True)) | dict(zip(w_terms, _shape(w), strict=True))
     batched = isinstance(x, Interval) and x.batch is not None
-    batch = own[x.batch] if isinstance(x, Interval) and x.batch is not None else ""
+    batch = x_terms[x.batch] if isinstance(x, Interval) and x.batch is not None else ""
     mixed = isinstance(w, Interval) and w.batch is not None
     if batch and batch in kinds.inner:
         raise InputError(f"{context.where} mixes samples")
@@ -156,10 +156,10 @@ def _product(context: Context, x: Value, own: str, w: Value, other: str, result:
     right += [prod(sizes[c] for c in kinds.inner), prod(sizes[c] for c in kinds.columns)]
 
     def left_of(t: Tensor) -> Tensor:
-        return t.permute([own.index(c) for c in kinds.stack + kinds.rows + kinds.inner]).reshape(left)
+        return t.permute([x_terms.index(c) for c in kinds.stack + kinds.rows + kinds.inner]).reshape(left)
 
     def right_of(t: Tensor) -> Tensor:
-        return t.permute([other.index(c) for c in kinds.stack + kinds.inner + kinds.columns]).reshape(right)
+        return t.permute([w_terms.index(c) for c in kinds.stack + kinds.inner + kinds.columns]).reshape(right)
 
     a, b = x.moved(left_of), w.moved(right_of)
     if isinstance(a, Interval) and batched:

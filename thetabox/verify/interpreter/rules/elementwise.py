@@ -40,7 +40,7 @@ def add(context: Context, a: Operand, b: Operand, alpha: Number = 1) -> Interval
         return a if b == 0 else _shifted(context, a, b)
     magnitude, slack = _sum_error(context, a, b)
     if math.isinf(magnitude) and (is_mask(a) or is_mask(b)):
-        return hidden(add(context, filled(a), filled(b)).settled(context.rounding.own), gone(a) | gone(b))
+        return hidden(add(context, filled(a), filled(b)).settled(context.rounding.roundoff), gone(a) | gone(b))
     low, high = spare(a, b)
     lower = torch.add(a.lower, b.lower, out=low)
     upper = lower if a.is_point and b.is_point else torch.add(a.upper, b.upper, out=high)
@@ -223,7 +223,7 @@ def scaled(context: Context, a: Interval, factor: float) -> Interval:
 def div(context: Context, a: Operand, b: Operand) -> Interval:
     """``a / b``; unbounded where ``b`` may be 0."""
     if isinstance(b, Interval):
-        return mul(context, reciprocal(context, b.settled(context.rounding.own)), a)
+        return mul(context, reciprocal(context, b.settled(context.rounding.roundoff)), a)
     assert isinstance(a, Interval)
     b = number(context, b)
     if b == 0:

@@ -34,8 +34,8 @@ def ends(
     limit = context.rounding.overflow
     # A partial sum of the network may overflow once Σ|w||x| does; around holds at least relative times it.
     if limit < math.inf:
-        reach = float(around.detach().max()) if sizes is None else sizes[1]
-        if not reach * scale < relative * limit:
+        largest = float(around.detach().max()) if sizes is None else sizes[1]
+        if not largest * scale < relative * limit:
             around, sizes = torch.where(around * scale < relative * limit, around, torch.inf), None
     lower = torch.sub(middle, around, alpha=scale)
     if keep or middle.shape != lower.shape:
@@ -48,20 +48,20 @@ def ends(
         least, greatest = float(lower.detach().amin()), float(upper.detach().amax())
         size = max(-least, greatest, 0.0) if math.isfinite(least) and math.isfinite(greatest) else math.inf
     else:
-        size = (sizes[0] + scale * sizes[1]) * (1.0 + 4.0 * context.rounding.own) * SAFETY
+        size = (sizes[0] + scale * sizes[1]) * (1.0 + 4.0 * context.rounding.roundoff) * SAFETY
         size = size if size < torch.finfo(lower.dtype).max else math.inf
     if math.isfinite(size):
         return Interval(lower, upper, bound=size, owned=True)
-    known = torch.isfinite(lower) & torch.isfinite(upper)
-    return Interval(torch.where(known, lower, -torch.inf), torch.where(known, upper, torch.inf))
+    finite = torch.isfinite(lower) & torch.isfinite(upper)
+    return Interval(torch.where(finite, lower, -torch.inf), torch.where(finite, upper, torch.inf))
 
 
-def centre_radius(x: Interval, own: float, floor: float) -> tuple[Tensor, Tensor]:
-    """The other way: both computed with relative error ``own``, which the radius covers."""
+def centre_radius(x: Interval, roundoff: float, floor: float) -> tuple[Tensor, Tensor]:
+    """The other way: both computed with relative error ``roundoff``, which the radius covers."""
     if x.is_point:
         return x.lower, torch.zeros_like(x.lower)
     centre = (x.lower + x.upper) / 2
-    return centre, (x.upper - x.lower) / 2 * (1.0 + 4.0 * own) + centre.abs() * (4.0 * own) + floor
+    return centre, (x.upper - x.lower) / 2 * (1.0 + 4.0 * roundoff) + centre.abs() * (4.0 * roundoff) + floor
 
 
 def samples(x: Interval, rank: int) -> int:

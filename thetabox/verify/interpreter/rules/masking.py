@@ -74,7 +74,7 @@ def embedding(context: Context, table: Interval | Parameter, places: Any, paddin
             spread = radius * uniform
         out = Interval(theta - spread, theta + spread)
     size = out.magnitude
-    out.slack = (4.0 * rounding.own + table.theta_error * (1.0 + context.largest(factor))) * size * SAFETY
+    out.slack = (4.0 * rounding.roundoff + table.theta_error * (1.0 + context.largest(factor))) * size * SAFETY
     out.slack = out.slack + 4.0 * rounding.subnormal if factor or out.slack else 0.0
     return out
 

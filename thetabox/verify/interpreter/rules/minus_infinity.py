@@ -26,14 +26,14 @@ def gone(a: Interval) -> Bool[Tensor, " ..."]:
 
 def filled(a: Interval) -> Interval:
     """The same with zeros for minus infinity."""
-    places = gone(a)
-    lower = a.lower.masked_fill(places, 0.0)
-    upper = lower if a.is_point else a.upper.masked_fill(places, 0.0)
+    mask = gone(a)
+    lower = a.lower.masked_fill(mask, 0.0)
+    upper = lower if a.is_point else a.upper.masked_fill(mask, 0.0)
     return replace(a, lower=lower, upper=upper, bound=None, owned=False)
 
 
-def hidden(a: Interval, places: Bool[Tensor, " ..."]) -> Interval:
+def hidden(a: Interval, mask: Bool[Tensor, " ..."]) -> Interval:
     """Minus infinity in some places; nothing is known there where the value may be infinite itself."""
-    known = a.lower.isfinite() & a.upper.isfinite()
-    lower, upper = a.lower.masked_fill(places, -torch.inf), a.upper.masked_fill(places, -torch.inf)
-    return replace(a, lower=lower, upper=upper.masked_fill(places & ~known, torch.inf), bound=None, nonnegative=False)
+    finite = a.lower.isfinite() & a.upper.isfinite()
+    lower, upper = a.lower.masked_fill(mask, -torch.inf), a.upper.masked_fill(mask, -torch.inf)
+    return replace(a, lower=lower, upper=upper.masked_fill(mask & ~finite, torch.inf), bound=None, nonnegative=False)

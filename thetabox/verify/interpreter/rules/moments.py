@@ -17,26 +17,26 @@ STEPS = 24
 
 
 @dataclass(frozen=True)
-class Group:
+class NormGroup:
     """Numbers of a group in the last dimension, shifted and divided by their size: ``centre ± radius``.
 
     Attributes:
         centre, radius: of each number.
-        room: what a network's own subtraction of the mean may be off by.
+        centring_error: what a network's own subtraction of the mean may be off by.
         eps: what is added to the variance, at least and at most.
-        lost: what a network's own variance may be off by.
+        variance_error: what a network's own variance may be off by.
         scale: what all are divided by.
     """
 
     centre: Tensor
     radius: Tensor
-    room: Tensor
+    centring_error: Tensor
     eps: tuple[Tensor, Tensor]
-    lost: Tensor
+    variance_error: Tensor
     scale: Tensor
 
 
-def scaled(context: Context, low: Tensor, high: Tensor, eps: tuple[float, float], centred: bool) -> Group:
+def scaled(context: Context, low: Tensor, high: Tensor, eps: tuple[float, float], centred: bool) -> NormGroup:
     r"""Numbers in ``[low, high]`` shifted by about the group's mean where ``centred``, and divided by their size.
 
     **Rounding** of the bounds: each number errs relative to the group's spread. **Of a float32 network**: kernels of
@@ -47,7 +47,7 @@ def scaled(context: Context, low: Tensor, high: Tensor, eps: tuple[float, float]
     :math:`2(n + 8)u E|x|`, and the difference, or the product with :math:`1/\sqrt{v + e}` taken apart as
     :math:`x s - \mu s`, by :math:`8u(|x| + |\mu|)`.
     """
-    own, unit, n = context.rounding.own, context.rounding.of_operation(), low.shape[-1]
+    roundoff, unit, n = context.rounding.roundoff, context.rounding.of_operation(), low.shape[-1]
     size = torch.maximum(low.abs(), high.abs())
     shift = ((low + high) / 2).detach().mean(-1, keepdim=True) if centred else torch.zeros_like(low[..., :1])
     near, far = low - shift, high - shift
@@ -57,16 +57,16 @@ def scaled(context: Context, low: Tensor, high: Tensor, eps: tuple[float, float]
     near, far, size = near / scale, far / scale, size / scale
     centre, radius = (near + far) / 2, (far - near) / 2
     # The shift rounds each end, by a relative error of what is left.
-    radius = radius * (1.0 + 8.0 * own) + centre.abs() * (8.0 * own) + 4.0 * limits.tiny
+    radius = radius * (1.0 + 8.0 * roundoff) + centre.abs() * (8.0 * roundoff) + 4.0 * limits.tiny
     # What a network adds to the rounding of the bounds, which it covers twice over by itself.
-    more = unit - own if unit > 2.0 * own else 0.0
+    more = unit - roundoff if unit > 2.0 * roundoff else 0.0
     mean, square = size.mean(-1, keepdim=True), (size * size).mean(-1, keepdim=True)
-    room = (2.0 * (n + 8) * more) * mean + (8.0 * more) * (size + mean)
+    centring_error = (2.0 * (n + 8) * more) * mean + (8.0 * more) * (size + mean)
     held = (max(eps[0] - literal_error(context, eps[0]), 0.0), eps[1] + literal_error(context, eps[1]))
     least, greatest = (torch.full_like(scale, e) / scale / scale for e in held)
     ends = (least * (1.0 - 8.0 * unit), greatest * (1.0 + 8.0 * unit) + limits.tiny)
-    lost = square * (8.0 * (n + 8) * more) + underflowed(context, scale)
-    return Group(centre, radius, room, ends, lost, scale)
+    variance_error = square * (8.0 * (n + 8) * more) + underflowed(context, scale)
+    return NormGroup(centre, radius, centring_error, ends, variance_error, scale)
 
 
 def underflowed(context: Context, scale: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ def underflowed(context: Context, scale: Tensor) -> Tensor:
     return (4.0 * context.rounding.flushed if context.rounding.network else 0.0) / scale / scale
 
 
-class Moments(NamedTuple):
+class GroupMoments(NamedTuple):
     """Of a group's middle, as sums divided by n.
 
     Attributes:
@@ -96,19 +96,19 @@ class Moments(NamedTuple):
     error: float
 
 
-def moments(context: Context, group: Group) -> Moments:
+def moments(context: Context, group: NormGroup) -> GroupMoments:
     """Mean and variance of a group, and what its radii and rounding may change of them."""
-    error = 4.0 * (group.centre.shape[-1] + 16) * context.rounding.own
+    error = 4.0 * (group.centre.shape[-1] + 16) * context.rounding.roundoff
     off, r = group.centre - group.centre.mean(-1, keepdim=True), group.radius
     mean_error = group.centre.abs().mean(-1, keepdim=True) * error
     every, wide = (off * off).mean(-1, keepdim=True), (r * r).mean(-1, keepdim=True)
     size = off.abs() + mean_error
     moved = 2.0 * (1.0 + error) * (size * r).mean(-1, keepdim=True)
     lost = (every + wide + moved) * error + 2.0 * mean_error * size.mean(-1, keepdim=True) + torch.finfo(off.dtype).tiny
-    return Moments(off, mean_error, every, wide, moved, lost, error)
+    return GroupMoments(off, mean_error, every, wide, moved, lost, error)
 
 
-def least_variance(group: Group, wanted: Tensor) -> Tensor:
+def least_variance(group: NormGroup, wanted: Tensor) -> Tensor:
     r"""Least :math:`\sum_j \mathrm{dist}(t, [l_j, u_j])^2 / n` over t, where it is wanted; else 0.
 
     It is convex in t: with g its derivative at t and w the width of what holds the minimum, it is at least the value at

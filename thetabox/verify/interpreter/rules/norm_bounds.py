@@ -12,7 +12,7 @@ from torch import Tensor
 from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.interpreter.context import Context
-from thetabox.verify.interpreter.rules.moments import Group, least_variance, moments, scaled, underflowed
+from thetabox.verify.interpreter.rules.moments import NormGroup, least_variance, moments, scaled, underflowed
 
 # Groups of more numbers are not worth all pairs of them.
 MANY = 256
@@ -23,11 +23,11 @@ class Sizes(NamedTuple):
 
     Attributes:
         steep: ``1 / sqrt(variance + eps)``.
-        reach: a number and the mean of its group, as sizes, added.
+        numerator: a number and the mean of its group, as sizes, added.
     """
 
     steep: Interval
-    reach: Interval
+    numerator: Interval
 
 
 def grouped(context: Context, x: Interval, eps: tuple[float, float], first: int, *, centred: bool = True) -> Interval:
@@ -44,7 +44,7 @@ def grouped_with_sizes(
     """
     if not (math.isfinite(eps[1]) and eps[0] >= 0.0):
         raise InputError(f"{context.where} adds {eps[0]} to a variance; give it a finite number of at least 0")
-    x = x.settled(context.rounding.own)
+    x = x.settled(context.rounding.roundoff)
     shape = x.shape
     low, high = (t.reshape(*shape[:first], -1) for t in (x.lower, x.upper))
     group = scaled(context, low, high, eps, centred)
@@ -52,14 +52,16 @@ def grouped_with_sizes(
     if centred and 1 < low.shape[-1] <= MANY:
         lower, upper = _by_tangent(context, group, lower, upper)
     lower, upper = lower - context.rounding.flushed, upper + context.rounding.flushed
-    known, sizes = _known(context, low, high), None
+    valid, sizes = _valid(context, low, high), None
     if context.rounding.network:
         steep = (floor.rsqrt() / group.scale) * (1.0 + context.rounding.of_operation(8))
-        reach = torch.maximum(low.abs(), high.abs()).amax(-1, keepdim=True) * (2.0 + context.rounding.of_operation(8))
+        numerator = torch.maximum(low.abs(), high.abs()).amax(-1, keepdim=True) * (
+            2.0 + context.rounding.of_operation(8)
+        )
         # Some kernels multiply the numbers and their mean by it apart.
-        known = known & (steep * reach * 2.0 < context.rounding.overflow)
-        sizes = Sizes(*(replace(x, **_both(t.expand_as(low).reshape(shape))) for t in (steep, reach)))
-    lower, upper = (torch.where(known, t, torch.nan).reshape(shape) for t in (lower, upper))
+        valid = valid & (steep * numerator * 2.0 < context.rounding.overflow)
+        sizes = Sizes(*(replace(x, **_both(t.expand_as(low).reshape(shape))) for t in (steep, numerator)))
+    lower, upper = (torch.where(valid, t, torch.nan).reshape(shape) for t in (lower, upper))
     out = Interval(lower, upper, batch=x.batch, merged=x.merged)
     if not centred:
         out.nonnegative = x.nonnegative
@@ -92,39 +94,41 @@ class Normalised(NamedTuple):
 def normalised(context: Context, low: Tensor, high: Tensor, eps: float) -> Normalised:
     """What tangents of a norm of operands in ``[low, high]`` need; not finite where little is known."""
     x = grouped(context, Interval(low, high), (eps, eps), low.dim() - 1)
-    own = context.rounding.own
+    roundoff = context.rounding.roundoff
     group = scaled(context, low, high, (eps, eps), centred=True)
     scale = group.scale
     off, _, every, wide, moved, lost, error = moments(context, group)
     steep = (every + group.eps[1]).rsqrt()
     floor = (every - moved - lost).clamp(min=0.0) + group.eps[0]
     steepest, flattest = floor.rsqrt(), (every + moved + wide + lost + group.eps[1]).rsqrt()
-    apart = torch.maximum(steepest - steep, steep - flattest) * (1.0 + error) + steep * (8.0 * own)
+    apart = torch.maximum(steepest - steep, steep - flattest) * (1.0 + error) + steep * (8.0 * roundoff)
     largest = torch.maximum(x.lower.abs(), x.upper.abs())
     network = torch.zeros_like(group.centre)
-    if bool((group.lost > 0).any()):
+    if bool((group.variance_error > 0).any()):
         network = _network_error(context, group, largest, floor)
     return Normalised(x.lower, x.upper, off * steep, steep / scale, apart / scale, network)
 
 
-def _known(context: Context, low: Tensor, high: Tensor) -> Tensor:
+def _valid(context: Context, low: Tensor, high: Tensor) -> Tensor:
     """Groups whose numbers are all known, and of which no network's sum of squares overflows."""
-    known = (low.isfinite() & high.isfinite()).all(-1, keepdim=True)
+    valid = (low.isfinite() & high.isfinite()).all(-1, keepdim=True)
     if context.rounding.network:
         largest = torch.maximum(low.detach().abs(), high.detach().abs()).amax(-1, keepdim=True)
-        known = known & (largest * largest * (4.0 * low.shape[-1]) < context.rounding.overflow)
-    return known
+        valid = valid & (largest * largest * (4.0 * low.shape[-1]) < context.rounding.overflow)
+    return valid
 
 
-def _network_error(context: Context, group: Group, largest: Tensor, floor: Tensor) -> Tensor:
+def _network_error(context: Context, group: NormGroup, largest: Tensor, floor: Tensor) -> Tensor:
     """What a network's own quotient may be off by; infinite where it loses as much as the variance."""
     few = context.rounding.of_operation(16)
-    left = floor - group.lost
+    left = floor - group.variance_error
     steeper = torch.where(left > 0, left, 1.0).rsqrt()
-    return (group.room * steeper + largest * (group.lost / left)).where(left > 0, torch.inf) + few * largest
+    return (group.centring_error * steeper + largest * (group.variance_error / left)).where(
+        left > 0, torch.inf
+    ) + few * largest
 
 
-def _by_tangent(context: Context, group: Group, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+def _by_tangent(context: Context, group: NormGroup, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     r"""The same ends by the mean value theorem, which for narrow intervals counts every operand once.
 
     .. math:: |y_i(x) - y_i(c)| \le \sum_j r_j \sup |\delta_{ij} - (1 + y_i y_j) / n| / \sqrt{v + e} ,
@@ -138,22 +142,22 @@ def _by_tangent(context: Context, group: Group, lower: Tensor, upper: Tensor) ->
     flat, steep = (every + lost + group.eps[1]).rsqrt(), ((every - lost).clamp(min=0.0) + group.eps[0]).rsqrt()
     few = context.rounding.of_operation(16)
     middle = off * (flat + steep) / 2
-    known = (off.abs() + mean_error) * (steep - flat) + mean_error * steep + few * off.abs() * steep
+    middle_error = (off.abs() + mean_error) * (steep - flat) + mean_error * steep + few * off.abs() * steep
     apart = torch.maximum(upper - middle, middle - lower).clamp(min=0.0)
     sums = torch.matmul((middle[..., :, None] * middle[..., None, :] + 1.0).abs(), r[..., None])[..., 0]
     others = sums * (1.0 + error) - (1.0 + middle * middle) * r * (1.0 - error)
     size = middle.abs()
     bent = size * (apart * r).sum(-1, keepdim=True) + apart * ((size + apart) * r).sum(-1, keepdim=True)
-    own = (n - 1.0 - (size - apart).clamp(min=0.0).square()).clamp(min=0.0) * r
-    reach = floor.rsqrt() / n * (others + bent + own) * (1.0 + 2.0 * error + few) + known
-    if context.rounding.of_operation() > 2.0 * context.rounding.own:
-        reach = reach + _network_error(context, group, size + apart, floor)
-    better = reach.isfinite() & middle.isfinite() & lower.isfinite() & upper.isfinite()
-    low, high = torch.maximum(lower, middle - reach), torch.minimum(upper, middle + reach)
+    diagonal = (n - 1.0 - (size - apart).clamp(min=0.0).square()).clamp(min=0.0) * r
+    radius = floor.rsqrt() / n * (others + bent + diagonal) * (1.0 + 2.0 * error + few) + middle_error
+    if context.rounding.of_operation() > 2.0 * context.rounding.roundoff:
+        radius = radius + _network_error(context, group, size + apart, floor)
+    better = radius.isfinite() & middle.isfinite() & lower.isfinite() & upper.isfinite()
+    low, high = torch.maximum(lower, middle - radius), torch.minimum(upper, middle + radius)
     return torch.where(better, low, lower), torch.where(better, high, upper)
 
 
-def _centred(context: Context, group: Group) -> tuple[Tensor, Tensor, Tensor]:
+def _centred(context: Context, group: NormGroup) -> tuple[Tensor, Tensor, Tensor]:
     r"""Ends of ``(x - mean) / sqrt(variance + eps)``, and the least of what the root is taken of.
 
     With :math:`\mu, v` the mean and variance of the n numbers of a group, :math:`N_i = x_i - \mu` and :math:`v'_i` the
@@ -178,10 +182,12 @@ def _centred(context: Context, group: Group) -> tuple[Tensor, Tensor, Tensor]:
     if n == 1:
         # A number less itself; but a network may multiply both first.
         gone, floor = group.eps[0] <= 0.0, group.eps[0]
-        room = torch.where(gone, torch.nan, group.room * floor.rsqrt() * (1.0 + context.rounding.of_operation(16)))
-        return -room, room, floor
+        bound = torch.where(
+            gone, torch.nan, group.centring_error * floor.rsqrt() * (1.0 + context.rounding.of_operation(16))
+        )
+        return -bound, bound, floor
     off, mean_error, every, wide, moved, lost, error = moments(context, group)
-    r, size, lost = group.radius, off.abs() + mean_error, lost + group.lost
+    r, size, lost = group.radius, off.abs() + mean_error, lost + group.variance_error
     spread = (1.0 - 1.0 / n) * r + (r.sum(-1, keepdim=True) - r) / n
     spread = spread * (1.0 + error) + off.abs() * error + mean_error
     # What the variance of the others leaves of that of all, as sums divided by n.
@@ -193,14 +199,14 @@ def _centred(context: Context, group: Group) -> tuple[Tensor, Tensor, Tensor]:
     floor = (least - lost).clamp(min=0.0) + group.eps[0]
     few = context.rounding.of_operation(16)
     # No quotient is larger, whatever the variance, but for what a network loses of it.
-    cap = ((n - 1) * (1.0 + group.lost / floor)).sqrt()
+    cap = ((n - 1) * (1.0 + group.variance_error / floor)).sqrt()
 
-    def most(reach: Tensor) -> Tensor:
-        """The largest quotient whose numerator, before a network's rounding of it, is at most ``reach``."""
-        top, rounded = reach.clamp(min=0.0), reach + group.room
-        whole = torch.where(below >= 0, torch.maximum(reach * reach / (n - 1) + below, floor), floor)
+    def most(numerator: Tensor) -> Tensor:
+        """The largest quotient whose numerator, before a network's rounding of it, is at most ``numerator``."""
+        top, rounded = numerator.clamp(min=0.0), numerator + group.centring_error
+        whole = torch.where(below >= 0, torch.maximum(numerator * numerator / (n - 1) + below, floor), floor)
         positive = torch.minimum(top / whole.sqrt(), cap) + (rounded.clamp(min=0.0) - top) / floor.sqrt()
-        negative = rounded / (reach * reach / (n - 1) + above).sqrt()
+        negative = rounded / (numerator * numerator / (n - 1) + above).sqrt()
         return torch.where(rounded >= 0, positive * (1.0 + few), negative * (1.0 - few))
 
     upper, lower = most(off + spread), -most(spread - off)
@@ -208,10 +214,10 @@ def _centred(context: Context, group: Group) -> tuple[Tensor, Tensor, Tensor]:
     return torch.where(gone, torch.nan, lower), torch.where(gone, torch.nan, upper), floor
 
 
-def _uncentred(context: Context, group: Group) -> tuple[Tensor, Tensor, Tensor]:
+def _uncentred(context: Context, group: NormGroup) -> tuple[Tensor, Tensor, Tensor]:
     """Ends of ``x / sqrt(mean(x ** 2) + eps)``, exact (own and other operands are independent), and as above."""
     n = group.centre.shape[-1]
-    error = 4.0 * (n + 16) * context.rounding.own
+    error = 4.0 * (n + 16) * context.rounding.roundoff
     low, high = group.centre - group.radius, group.centre + group.radius
     inner = torch.maximum(low.clamp(min=0.0), (-high).clamp(min=0.0)).square()
     outer = torch.maximum(low.abs(), high.abs()).square()
@@ -223,9 +229,9 @@ def _uncentred(context: Context, group: Group) -> tuple[Tensor, Tensor, Tensor]:
     under = underflowed(context, group.scale)
     below, above = (below - under).clamp(min=0.0), above + under
 
-    def end(reach: Tensor) -> Tensor:
-        size = reach / (reach * reach / n + torch.where(reach >= 0, below, above)).sqrt()
-        return torch.where(reach > 0, size * (1.0 + few), torch.where(reach < 0, size * (1.0 - few), 0.0))
+    def end(numerator: Tensor) -> Tensor:
+        size = numerator / (numerator * numerator / n + torch.where(numerator >= 0, below, above)).sqrt()
+        return torch.where(numerator > 0, size * (1.0 + few), torch.where(numerator < 0, size * (1.0 - few), 0.0))
 
     upper, lower = end(high), -end(-low)
     floor = (least * max(1.0 - error - few, 0.0) - under).clamp(min=0.0) + group.eps[0]

@@ -50,9 +50,9 @@ def batch_norm(
         v = v.moved(lambda t: t.reshape(*t.shape, *[1] * (rank - 2)))
         return v if not v.by_row else context.aligned([v], layout)[0]
 
-    own = context.rounding.own
+    roundoff = context.rounding.roundoff
     network = context.rounding.network > 0.0
-    size = size_of(x, own) if network else None  # x itself may be written over
+    size = size_of(x, roundoff) if network else None  # x itself may be written over
     centre, spread, scale, shift = channels(mean), channels(variance), channels(weight), channels(bias)
     assert centre is not None
     assert spread is not None
@@ -62,9 +62,9 @@ def batch_norm(
     if network:
         # The sum and eps itself may be rounded.
         shifted.slack += literal_error(context, eps)
-    steepness = rsqrt(real, shifted.settled(own))
+    steepness = rsqrt(real, shifted.settled(roundoff))
     # Settled, and measured anew, so that one channel's size does not become every channel's error.
-    factor = replace(steepness.settled(own), bound=None)
+    factor = replace(steepness.settled(roundoff), bound=None)
     out = mul(real, *_matched(context, sub(real, *_matched(context, x, centre, layout)), factor, layout))
     out.bound = min(out.bound or 0.0, replace(out, bound=None, slack=0.0).magnitude)
     if scale is not None:
@@ -73,9 +73,9 @@ def batch_norm(
         out = add(real, *_matched(context, out, shift, layout))
     if size is not None:
         rows = size if len(size) == len(out.lower) else torch.cat([size] * context.row_epsilon.per_sample)
-        affine = [None if v is None else size_of(v, own) for v in (scale, shift)]
-        error = network_error(context.rounding, rows, size_of(centre, own), size_of(factor, own), *affine)
-        out = widened(out, error, own)
+        affine = [None if v is None else size_of(v, roundoff) for v in (scale, shift)]
+        error = network_error(context.rounding, rows, size_of(centre, roundoff), size_of(factor, roundoff), *affine)
+        out = widened(out, error, roundoff)
     return out
 
 
@@ -99,24 +99,26 @@ def network_error(
             :math:`1 / \sqrt{v + e}`.
     """
     times = torch.ones_like(factor) if scale is None else scale
-    reach, product = x + mean, times * factor
-    terms = reach * product if shift is None else reach * product + shift
-    error = 16.0 * rounding.network * terms + 4.0 * rounding.underflow * (2.0 + reach + factor + times)
-    largest = torch.stack(torch.broadcast_tensors(terms, product, reach * factor, reach * times, reach)).amax(0)
+    numerator, product = x + mean, times * factor
+    terms = numerator * product if shift is None else numerator * product + shift
+    error = 16.0 * rounding.network * terms + 4.0 * rounding.underflow * (2.0 + numerator + factor + times)
+    largest = torch.stack(
+        torch.broadcast_tensors(terms, product, numerator * factor, numerator * times, numerator)
+    ).amax(0)
     fits = largest * 2.0 < rounding.overflow
-    return torch.where(fits, error * (1.0 + 64.0 * rounding.own), math.inf)
+    return torch.where(fits, error * (1.0 + 64.0 * rounding.roundoff), math.inf)
 
 
-def size_of(v: Interval, own: float) -> Tensor:
+def size_of(v: Interval, roundoff: float) -> Tensor:
     """Absolute values of the ends, rounded up."""
     size = v.lower.abs() if v.is_point else torch.maximum(v.lower.abs(), v.upper.abs())
-    return (size + v.slack) * (1.0 + 4.0 * own)
+    return (size + v.slack) * (1.0 + 4.0 * roundoff)
 
 
-def widened(out: Interval, error: Tensor, own: float) -> Interval:
+def widened(out: Interval, error: Tensor, roundoff: float) -> Interval:
     """With an error of each number in its ends."""
     wide = error + out.slack
-    wide = (wide + 4.0 * own * (torch.maximum(out.lower.abs(), out.upper.abs()) + wide)) * SAFETY
+    wide = (wide + 4.0 * roundoff * (torch.maximum(out.lower.abs(), out.upper.abs()) + wide)) * SAFETY
     return replace(out, lower=out.lower - wide, upper=out.upper + wide, slack=0.0, bound=None, owned=False)
 
 

@@ -146,7 +146,7 @@ def _affine(
         network = None if sizes is None else _factor_first(context, Sizes(*beside), right, shift)
         out = mul(context, left, right)
         if network is not None:
-            out = widened(out, network, context.rounding.own)
+            out = widened(out, network, context.rounding.roundoff)
         # A network may multiply the mean by the weight before it subtracts it.
         lost = context.rounding.of_operation(4) * out.magnitude + context.rounding.subnormal
     if bias is not None:
@@ -159,13 +159,13 @@ def _affine(
 
 def _factor_first(context: Context, sizes: Sizes, weight: Interval, bias: Interval | None) -> Tensor:
     """What ``weight * steep`` may lose by underflow, and what overflows, before it is multiplied by the numbers."""
-    rounding, (steep, reach) = context.rounding, sizes
-    product = size_of(weight, rounding.own) * steep.upper
-    terms = product * reach.upper
+    rounding, (steep, numerator) = context.rounding, sizes
+    product = size_of(weight, rounding.roundoff) * steep.upper
+    terms = product * numerator.upper
     if bias is not None:
-        terms = terms + size_of(bias, rounding.own)
+        terms = terms + size_of(bias, rounding.roundoff)
     fits = torch.maximum(product, terms) * 2.0 < rounding.overflow
-    return torch.where(fits, 4.0 * rounding.underflow * (2.0 + reach.upper), torch.inf)
+    return torch.where(fits, 4.0 * rounding.underflow * (2.0 + numerator.upper), torch.inf)
 
 
 def _value(context: Context, x: Interval | Parameter) -> Interval:

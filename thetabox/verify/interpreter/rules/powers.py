@@ -63,4 +63,4 @@ def sqrt(context: Context, a: Interval) -> Interval:
 @rule("aten.rsqrt.default", elementwise=True)
 def rsqrt(context: Context, a: Interval) -> Interval:
     """``1 / sqrt(a)``."""
-    return reciprocal(context, sqrt(context, a).settled(context.rounding.own))
+    return reciprocal(context, sqrt(context, a).settled(context.rounding.roundoff))

@@ -25,9 +25,9 @@ def prelu(context: Context, x: Interval | Parameter, weight: Interval | Paramete
     if slopes > 1 and x.batch != 0:
         raise InputError(f"{context.where}: the first dimension of PReLU's input must be the samples'")
     weight = weight.moved(lambda t: t.reshape(*t.shape, *[1] * after))
-    own = context.rounding.own
+    roundoff = context.rounding.roundoff
     x, weight = context.aligned([x, weight], layout)
-    return _sloped(context, x.settled(own), weight.settled(own))
+    return _sloped(context, x.settled(roundoff), weight.settled(roundoff))
 
 
 @rule("aten._prelu_kernel.default", elementwise=True)

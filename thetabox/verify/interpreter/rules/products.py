@@ -31,7 +31,7 @@ def sum_and_product(
 
 @rule("aten.bilinear.default", parameters=True, slack=True)
 def bilinear(context: Context, x: Interval, y: Interval, weight: Operand, bias: Operand = None) -> Interval:
-    """``xᵀ W y + b`` for each matrix ``W`` of a stack: a layer on ``x``, and the product of its answers with ``y``."""
+    """``xᵀ W y + b`` for each matrix ``W`` of a stack: a layer on ``x``, and the product of its outputs with ``y``."""
     x, y = (context.interval(v) if isinstance(v, Parameter) else v for v in (x, y))
     if not isinstance(weight, Parameter):
         raise OneEpsilonAtATime(f"{context.where} multiplies by weights computed from perturbed parameters")
@@ -44,8 +44,8 @@ def bilinear(context: Context, x: Interval, y: Interval, weight: Operand, bias: 
         matrix, y = (context.expanded(replace(v, batch=0, merged=1)) for v in (matrix, y))
     out = product_of_values(context, matrix, y.moved(lambda t: t[..., None])).moved(lambda t: t.squeeze(-1))
     # A network may multiply and add all three in any order.
-    reach = weight.magnitude + weight.unit_radius * context.largest(weight.factor)
-    most = 1.01 * x.magnitude * y.magnitude * float(reach.detach().flatten(1).sum(1).amax())
+    magnitude = weight.magnitude + weight.unit_radius * context.largest(weight.factor)
+    most = 1.01 * x.magnitude * y.magnitude * float(magnitude.detach().flatten(1).sum(1).amax())
     out.slack += context.rounding.of_dot(left * right + 4) * most * SAFETY
     out.slack += left * right * context.rounding.subnormal * (1.0 + y.magnitude) + context.rounding.beyond(most)
     layout = context.layout

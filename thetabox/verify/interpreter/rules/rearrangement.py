@@ -27,30 +27,30 @@ Along = Callable[[int, dict[str, Any]], Iterable[int]]
 
 def last(count: int) -> Along:
     """The last ``count`` dimensions."""
-    return lambda rank, given: range(rank - count, rank)
+    return lambda rank, named: range(rank - count, rank)
 
 
-def all_but_two(rank: int, given: dict[str, Any]) -> Iterable[int]:
+def all_but_two(rank: int, named: dict[str, Any]) -> Iterable[int]:
     """Those of an image or volume behind samples and channels."""
     return range(2, rank)
 
 
-def _dims(rank: int, given: dict[str, Any]) -> Iterable[int]:
+def _dims(rank: int, named: dict[str, Any]) -> Iterable[int]:
     """Those that are named, or all."""
-    return given["dims"] or range(rank)
+    return named["dims"] or range(rank)
 
 
-def _repeated(rank: int, given: dict[str, Any]) -> Iterable[int]:
-    repeats = given["repeats"]
+def _repeated(rank: int, named: dict[str, Any]) -> Iterable[int]:
+    repeats = named["repeats"]
     return [d - len(repeats) for d, count in enumerate(repeats) if count != 1 and len(repeats) - d <= rank]
 
 
-def _repeated_each(rank: int, given: dict[str, Any]) -> Iterable[int]:
-    return range(rank) if given["dim"] is None else [given["dim"]]
+def _repeated_each(rank: int, named: dict[str, Any]) -> Iterable[int]:
+    return range(rank) if named["dim"] is None else [named["dim"]]
 
 
-def _padded(rank: int, given: dict[str, Any]) -> Iterable[int]:
-    return range(rank - len(given["padding"]) // 2, rank)
+def _padded(rank: int, named: dict[str, Any]) -> Iterable[int]:
+    return range(rank - len(named["padding"]) // 2, rank)
 
 
 ONCE: dict[str, Along] = {
@@ -58,22 +58,22 @@ ONCE: dict[str, Along] = {
     "aten.roll.default": _dims,
     "aten.tril.default": last(2),
     "aten.triu.default": last(2),
-    "aten.diagonal.default": lambda rank, given: [given["dim1"], given["dim2"]],
-    "aten.diag_embed.default": lambda rank, given: [],
+    "aten.diagonal.default": lambda rank, named: [named["dim1"], named["dim2"]],
+    "aten.diag_embed.default": lambda rank, named: [],
     "aten.pixel_shuffle.default": last(3),
     "aten.pixel_unshuffle.default": last(3),
-    "aten.channel_shuffle.default": lambda rank, given: [1],
-    "aten.native_channel_shuffle.default": lambda rank, given: [1],
+    "aten.channel_shuffle.default": lambda rank, named: [1],
+    "aten.native_channel_shuffle.default": lambda rank, named: [1],
 }
 """Operators that read each value at most once."""
 
 OFTEN: dict[str, Along] = {
     "aten.repeat.default": _repeated,
     "aten.repeat_interleave.self_int": _repeated_each,
-    "aten.unfold.default": lambda rank, given: [given["dimension"]],
+    "aten.unfold.default": lambda rank, named: [named["dimension"]],
     "aten.im2col.default": last(3),
     **{f"aten.{kind}_pad{n}d.default": _padded for kind in ("reflection", "replication") for n in (1, 2, 3)},
-    "aten._pad_circular.default": lambda rank, given: range(rank - len(given["pad"]) // 2, rank),
+    "aten._pad_circular.default": lambda rank, named: range(rank - len(named["pad"]) // 2, rank),
 }
 """Operators that may read a value several times."""
 
@@ -114,7 +114,7 @@ def _leaves(args: Iterable[Any]) -> list[Any]:
 @rule("aten.gather.default", parameters=True, slack=True, types="moves", honours=("sparse_grad",))
 def gather(context: Context, x: Value, dim: int, index: Value) -> Value:
     """Entries at constant places, which each sample may hold a copy of."""
-    place = places(context, index)
+    place = constant_positions(context, index)
     if isinstance(x, Parameter) and isinstance(index, Interval) and index.batch is not None:
         x = context.interval(x)
     if isinstance(x, Interval) and x.by_row:
@@ -124,7 +124,7 @@ def gather(context: Context, x: Value, dim: int, index: Value) -> Value:
     return moved(x, lambda t: t.gather(dim, place))
 
 
-def places(context: Context, index: Value) -> Tensor:
+def constant_positions(context: Context, index: Value) -> Tensor:
     """A tensor of indices that is known to the last bit.
 
     Raises:
@@ -142,8 +142,8 @@ def written(context: Context, x: Interval, part: Interval, *args: Any, **kwargs:
     """Values of which a part is written over (``x[:, 0] = part``)."""
     operation = context.operation
     assert operation is not None
-    given = arguments(operation)
-    dim = given["dim"] % x.lower.dim()
+    named = arguments(operation)
+    dim = named["dim"] % x.lower.dim()
     if dim in (x.batch, part.batch if "slice" in operation.operator else x.batch):
         if not _is_whole(operation):
             raise InputError(f"{context.where} writes to some of the samples")
@@ -157,8 +157,8 @@ def written(context: Context, x: Interval, part: Interval, *args: Any, **kwargs:
 
 def _is_whole(operation: Operation) -> bool:
     """Whether a slice leaves nothing out."""
-    given = arguments(operation)
-    return (given.get("start") or 0, given.get("step", 0)) == (0, 1) and given.get("end") in (None, (1 << 63) - 1)
+    named = arguments(operation)
+    return (named.get("start") or 0, named.get("step", 0)) == (0, 1) and named.get("end") in (None, (1 << 63) - 1)
 
 
 @rule("aten.fill.Scalar", types="moves")

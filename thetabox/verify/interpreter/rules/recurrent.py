@@ -20,9 +20,9 @@ from thetabox.verify.interpreter.rules import recurrent_forms as forms
 from thetabox.verify.interpreter.rules import recurrent_steps as steps
 from thetabox.verify.interpreter.rules.affine import Operand
 from thetabox.verify.interpreter.rules.recurrent_steps import (
+    RecurrentWeights,
     State,
     Step,
-    Weights,
     driven,
     interval,
     same_rows,
@@ -83,7 +83,7 @@ def _one_state_cell(step: Step):  # type: ignore[no-untyped-def]  # a rule, whos
         b_ih: Operand = None,
         b_hh: Operand = None,
     ) -> Interval:
-        return _cell(context, step, x, [hx], Weights(w_ih, w_hh, b_ih, b_hh))[0]
+        return _cell(context, step, x, [hx], RecurrentWeights(w_ih, w_hh, b_ih, b_hh))[0]
 
     cell.__name__ = f"{step.__name__}_cell"
     cell.__doc__ = f"``nn.{_of_torch(step)}Cell``: the next h."
@@ -111,7 +111,7 @@ def lstm_cell(
     b_hh: Operand = None,
 ) -> State:
     """``nn.LSTMCell``: the next h and c."""
-    return _cell(context, steps.lstm, x, hx, Weights(w_ih, w_hh, b_ih, b_hh))
+    return _cell(context, steps.lstm, x, hx, RecurrentWeights(w_ih, w_hh, b_ih, b_hh))
 
 
 def _check_dropout(context: Context, layers: int, dropout: float, train: bool) -> None:
@@ -158,7 +158,7 @@ def _layers(
 
 
 def _walk(
-    context: Context, step: Step, x: Interval, state: State, weights: Weights, *, backwards: bool
+    context: Context, step: Step, x: Interval, state: State, weights: RecurrentWeights, *, backwards: bool
 ) -> tuple[Interval, State]:
     """One direction of one layer: its outputs ``[T, N, H]`` and its last state."""
     drive = driven(context, x, weights)
@@ -185,7 +185,7 @@ def _narrowed(
     step: Step,
     drive: Interval,
     first: State,
-    weights: Weights,
+    weights: RecurrentWeights,
     boxes: tuple[list[Interval], State],
     *,
     backwards: bool,
@@ -204,7 +204,7 @@ def _narrowed(
 
 def _within(context: Context, box: Interval, ends: tuple[Tensor, Tensor]) -> Interval:
     """The intersection; what is no number in one of them is known by the other alone."""
-    box = box.settled(context.rounding.own)
+    box = box.settled(context.rounding.roundoff)
     if box.shape != ends[0].shape:
         box = context.expanded(box)
     lower, upper = torch.fmax(box.lower, ends[0]), torch.fmin(box.upper, ends[1])
@@ -212,7 +212,7 @@ def _within(context: Context, box: Interval, ends: tuple[Tensor, Tensor]) -> Int
     return replace(box, lower=lower, upper=upper, owned=False)
 
 
-def _cell(context: Context, step: Step, x: Operand, hx: Sequence[Operand], weights: Weights) -> State:
+def _cell(context: Context, step: Step, x: Operand, hx: Sequence[Operand], weights: RecurrentWeights) -> State:
     """One step, of samples in the first dimension."""
     inputs, state = interval(context, x), tuple(interval(context, s) for s in hx)
     if any(v.batch not in (None, 0) or v.lower.dim() != 2 for v in (inputs, *state)):
@@ -244,15 +244,15 @@ def _check_samples(context: Context, x: Interval, initial: Sequence[Interval], b
         raise InputError(f"{context.where} mixes samples: its samples share a dimension with something else")
 
 
-def _weights(params: Sequence[Operand], places: int, has_biases: bool) -> list[Weights]:
+def _weights(params: Sequence[Operand], count: int, has_biases: bool) -> list[RecurrentWeights]:
     """The weights of every layer and direction, in torch's order, from one flat list."""
-    each = len(params) // places
+    each = len(params) // count
     out = []
     for first in range(0, len(params), each):
         group = params[first : first + each]
         input_bias, hidden_bias = group[2:4] if has_biases else (None, None)
         projection = group[-1] if each == (5 if has_biases else 3) else None
-        out.append(Weights(group[0], group[1], input_bias, hidden_bias, projection))
+        out.append(RecurrentWeights(group[0], group[1], input_bias, hidden_bias, projection))
     return out
 
 

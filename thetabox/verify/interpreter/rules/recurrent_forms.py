@@ -28,7 +28,7 @@ from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import gamma
 from thetabox.verify.interpreter.context import Context
 from thetabox.verify.interpreter.rules.monotone import ULPS
-from thetabox.verify.interpreter.rules.recurrent_steps import Weights
+from thetabox.verify.interpreter.rules.recurrent_steps import RecurrentWeights
 
 # Numbers in the largest tensor of generators.
 NUMBERS = 1 << 22
@@ -52,7 +52,7 @@ def work(operator: str, wanted: int, units: int, steps: int) -> int:
 
 
 @dataclass
-class Form:
+class AffineForm:
     """``centre + Σ generators ξ ± radius``, the radius of each unit by itself.
 
     Centre and radius are ``[rows, units]``, generators ``[rows, K, units]``.
@@ -62,21 +62,21 @@ class Form:
     generators: Tensor
     radius: Tensor
 
-    def reach(self, inflate: float) -> Tensor:
+    def deviation(self, inflate: float) -> Tensor:
         """Largest deviation from the centre, with the rounding of its own sum."""
         return (self.generators.abs().sum(1) + self.radius) * inflate
 
 
 class Line(NamedTuple):
-    """``f(a)`` lies in ``middle + slope (a - centre) ± error``, and within ``reach`` of the middle."""
+    """``f(a)`` lies in ``middle + slope (a - centre) ± error``, and within ``deviation`` of the middle."""
 
     middle: Tensor
     slope: Tensor
     error: Tensor
-    reach: Tensor
+    deviation: Tensor
 
 
-class Steps:
+class RecurrentSteps:
     """The steps of one layer and direction, for some of the rows.
 
     Args:
@@ -86,21 +86,21 @@ class Steps:
         most: generators that are kept.
     """
 
-    def __init__(self, context: Context, weights: Weights, epsilon: tuple[Tensor, Tensor], most: int) -> None:
+    def __init__(self, context: Context, weights: RecurrentWeights, epsilon: tuple[Tensor, Tensor], most: int) -> None:
         rounding = context.rounding
         assert isinstance(weights.hidden, Parameter)
         self.weight, self.bias = weights.hidden, weights.hidden_bias
         self.epsilon, self.bias_epsilon = epsilon
         self.most = most
         self.relative = rounding.of_dot(weights.terms) + 2.0 * self.weight.theta_error
-        self.own, self.both = 64.0 * rounding.own, rounding.of_operation(8)
+        self.of_bounds, self.of_both = 64.0 * rounding.roundoff, rounding.of_operation(8)
         self.of_function = rounding.of_operation(2 * ULPS) + 2.0 * rounding.flushed
         self.tiny = 4.0 * rounding.subnormal * weights.terms
-        self.inflate = 1.0 + 4.0 * gamma(most + 4 * self.weight.theta.shape[1] + 64, rounding.own)
+        self.inflate = 1.0 + 4.0 * gamma(most + 4 * self.weight.theta.shape[1] + 64, rounding.roundoff)
 
-    def recurrent(self, h: Form) -> Form:
+    def recurrent(self, h: AffineForm) -> AffineForm:
         """``W h + b`` over the boxes of the weights."""
-        weight, size = self.weight, h.centre.abs() + h.reach(self.inflate)
+        weight, size = self.weight, h.centre.abs() + h.deviation(self.inflate)
         radius = F.linear(size, weight.unit_radius) * self.epsilon
         radius = radius + F.linear(size, weight.magnitude) * ((1.0 + self.epsilon) * (4.0 * self.relative)) + self.tiny
         centre = F.linear(h.centre, weight.theta)
@@ -109,93 +109,97 @@ class Steps:
             relative = 4.0 * (self.relative + self.bias.theta_error)
             radius = radius + self.bias.unit_radius * self.bias_epsilon + self.bias.magnitude * relative
         # Radii of a state are generators by now.
-        return Form(centre, F.linear(h.generators, weight.theta), radius * self.inflate)
+        return AffineForm(centre, F.linear(h.generators, weight.theta), radius * self.inflate)
 
-    def sum(self, drive: Interval, form: Form) -> Form:
+    def sum(self, drive: Interval, form: AffineForm) -> AffineForm:
         """With the input's part, known up to its ends; how a network rounds this sum, its parts are charged with."""
-        centre, radius = _middle(drive, self.own)
+        centre, radius = _middle(drive, self.of_bounds)
         total = form.centre + centre
-        rounded = (form.centre.abs() + centre.abs() + radius + form.radius) * (self.own + self.both)
-        return Form(total, form.generators, (form.radius + radius + rounded) * self.inflate)
+        rounded = (form.centre.abs() + centre.abs() + radius + form.radius) * (self.of_bounds + self.of_both)
+        return AffineForm(total, form.generators, (form.radius + radius + rounded) * self.inflate)
 
-    def line(self, form: Form, function: str) -> Line:
+    def line(self, form: AffineForm, function: str) -> Line:
         """The least slope inside the interval, which an end has: both derivatives fall away from 0."""
-        reach = form.reach(self.inflate) * (1.0 + self.own) + form.centre.abs() * self.own
+        deviation = form.deviation(self.inflate) * (1.0 + self.of_bounds) + form.centre.abs() * self.of_bounds
         f = torch.sigmoid if function == "sigmoid" else torch.tanh
-        low, high = f(form.centre - reach), f(form.centre + reach)
+        low, high = f(form.centre - deviation), f(form.centre + deviation)
         ends = (low * (1 - low), high * (1 - high)) if function == "sigmoid" else (1 - low * low, 1 - high * high)
-        slope = (torch.minimum(*ends) - self.own).clamp(min=0.0)
+        slope = (torch.minimum(*ends) - self.of_bounds).clamp(min=0.0)
         # f less the line rises, so its ends are the extremes.
         middle, half = (low + high) / 2, (high - low) / 2
-        rounded = self.of_function + self.own * (1.0 + slope * reach)
-        error = (half - slope * reach).clamp(min=0.0) + rounded
+        rounded = self.of_function + self.of_bounds * (1.0 + slope * deviation)
+        error = (half - slope * deviation).clamp(min=0.0) + rounded
         return Line(middle, slope, error, half + rounded)
 
-    def lstm(self, drive: Interval, h: Form, c: Form) -> tuple[Form, ...]:
+    def lstm(self, drive: Interval, h: AffineForm, c: AffineForm) -> tuple[AffineForm, ...]:
         gates = self.sum(drive, self.recurrent(h))
         i, f, g, o = self._gates(gates, 4)
         li, lf, lg, lo = self.line(i, "sigmoid"), self.line(f, "sigmoid"), self.line(g, "tanh"), self.line(o, "sigmoid")
-        reach = c.reach(self.inflate)
+        deviation = c.deviation(self.inflate)
         centre = lf.middle * c.centre + li.middle * lg.middle
         generators = _scaled(c.generators, lf.middle)
         generators += _scaled(f.generators, c.centre * lf.slope)
         generators += _scaled(g.generators, li.middle * lg.slope)
         generators += _scaled(i.generators, lg.middle * li.slope)
-        radius = c.centre.abs() * _own(lf, f) + lf.reach * reach + li.middle.abs() * _own(lg, g)
-        radius = radius + lg.middle.abs() * _own(li, i) + li.reach * lg.reach
-        size = (lf.middle + lf.reach) * (c.centre.abs() + reach) + (li.middle + li.reach) * (lg.middle.abs() + lg.reach)
+        radius = c.centre.abs() * _line_radius(lf, f) + lf.deviation * deviation + li.middle.abs() * _line_radius(lg, g)
+        radius = radius + lg.middle.abs() * _line_radius(li, i) + li.deviation * lg.deviation
+        size = (lf.middle + lf.deviation) * (c.centre.abs() + deviation) + (li.middle + li.deviation) * (
+            lg.middle.abs() + lg.deviation
+        )
         radius = self._rounded(radius, size)
         old = generators.shape[1]
-        c = Form(centre, torch.cat([generators, torch.diag_embed(radius)], 1), torch.zeros_like(radius))
+        c = AffineForm(centre, torch.cat([generators, torch.diag_embed(radius)], 1), torch.zeros_like(radius))
         t = self.line(c, "tanh")
         generators = _scaled(c.generators, lo.middle * t.slope)
         generators[:, :old] += _scaled(o.generators, t.middle * lo.slope)
-        radius = lo.middle * t.error + t.middle.abs() * _own(lo, o) + lo.reach * t.reach
-        radius = self._rounded(radius, (lo.middle + lo.reach) * (t.middle.abs() + t.reach))
+        radius = lo.middle * t.error + t.middle.abs() * _line_radius(lo, o) + lo.deviation * t.deviation
+        radius = self._rounded(radius, (lo.middle + lo.deviation) * (t.middle.abs() + t.deviation))
         new = torch.diag_embed(radius)
-        h = Form(lo.middle * t.middle, torch.cat([generators, new], 1), torch.zeros_like(radius))
+        h = AffineForm(lo.middle * t.middle, torch.cat([generators, new], 1), torch.zeros_like(radius))
         c.generators = torch.cat([c.generators, torch.zeros_like(new)], 1)
         return self._reduced(h, c)
 
-    def gru(self, drive: Interval, h: Form) -> tuple[Form, ...]:
+    def gru(self, drive: Interval, h: AffineForm) -> tuple[AffineForm, ...]:
         recurrent = self.recurrent(h)
         (br, bz, bn) = self._gates(recurrent, 3)
         ar, az, an = _parts(drive, 3)
         r, z = self.sum(ar, br), self.sum(az, bz)
         lr, lz = self.line(r, "sigmoid"), self.line(z, "sigmoid")
-        reach = bn.reach(self.inflate)
+        deviation = bn.deviation(self.inflate)
         generators = _scaled(bn.generators, lr.middle) + _scaled(r.generators, bn.centre * lr.slope)
-        radius = lr.middle * bn.radius + bn.centre.abs() * _own(lr, r) + lr.reach * reach
-        radius = self._rounded(radius, (lr.middle + lr.reach) * (bn.centre.abs() + reach))
-        n = self.sum(an, Form(lr.middle * bn.centre, generators, radius))
+        radius = lr.middle * bn.radius + bn.centre.abs() * _line_radius(lr, r) + lr.deviation * deviation
+        radius = self._rounded(radius, (lr.middle + lr.deviation) * (bn.centre.abs() + deviation))
+        n = self.sum(an, AffineForm(lr.middle * bn.centre, generators, radius))
         ln, keep = self.line(n, "tanh"), lz.middle
         apart = h.centre - ln.middle
         generators = _scaled(n.generators, (1 - keep) * ln.slope) + _scaled(h.generators, keep)
         generators += _scaled(z.generators, apart * lz.slope)
-        width = h.reach(self.inflate)
-        radius = (1 - keep) * _own(ln, n) + apart.abs() * _own(lz, z) + lz.reach * (width + ln.reach)
-        radius = self._rounded(radius, h.centre.abs() + width + ln.middle.abs() + ln.reach)
+        width = h.deviation(self.inflate)
+        radius = (
+            (1 - keep) * _line_radius(ln, n) + apart.abs() * _line_radius(lz, z) + lz.deviation * (width + ln.deviation)
+        )
+        radius = self._rounded(radius, h.centre.abs() + width + ln.middle.abs() + ln.deviation)
         centre = ln.middle + keep * apart
         return self._reduced(
-            Form(centre, torch.cat([generators, torch.diag_embed(radius)], 1), torch.zeros_like(radius))
+            AffineForm(centre, torch.cat([generators, torch.diag_embed(radius)], 1), torch.zeros_like(radius))
         )
 
-    def rnn_tanh(self, drive: Interval, h: Form) -> tuple[Form, ...]:
+    def rnn_tanh(self, drive: Interval, h: AffineForm) -> tuple[AffineForm, ...]:
         a = self.sum(drive, self.recurrent(h))
         line = self.line(a, "tanh")
-        radius = self._rounded(_own(line, a), line.middle.abs() + line.reach)
+        radius = self._rounded(_line_radius(line, a), line.middle.abs() + line.deviation)
         generators = torch.cat([_scaled(a.generators, line.slope), torch.diag_embed(radius)], 1)
-        return self._reduced(Form(line.middle, generators, torch.zeros_like(radius)))
+        return self._reduced(AffineForm(line.middle, generators, torch.zeros_like(radius)))
 
     def _rounded(self, radius: Tensor, size: Tensor) -> Tensor:
         """With the rounding of a few operations on values, and their generators, of some size."""
-        return (radius + size * (self.own + self.both) + self.tiny) * self.inflate
+        return (radius + size * (self.of_bounds + self.of_both) + self.tiny) * self.inflate
 
-    def _gates(self, form: Form, count: int) -> list[Form]:
+    def _gates(self, form: AffineForm, count: int) -> list[AffineForm]:
         parts = (t.chunk(count, -1) for t in (form.centre, form.generators, form.radius))
-        return [Form(*part) for part in zip(*parts, strict=True)]
+        return [AffineForm(*part) for part in zip(*parts, strict=True)]
 
-    def _reduced(self, *state: Form) -> tuple[Form, ...]:
+    def _reduced(self, *state: AffineForm) -> tuple[AffineForm, ...]:
         """With fewer generators once there are too many: the smallest become radii (Girard, HSCC 2005)."""
         count, units = state[0].generators.shape[1:]
         if count + 2 * units <= self.most:
@@ -209,20 +213,26 @@ class Steps:
             sorted_ = form.generators.gather(1, order)
             radius = sorted_[:, kept:].abs().sum(1) * self.inflate
             blocks = [torch.diag_embed(radius if place == at else torch.zeros_like(radius)) for at in range(len(state))]
-            out.append(Form(form.centre, torch.cat([sorted_[:, :kept], *blocks], 1), form.radius))
+            out.append(AffineForm(form.centre, torch.cat([sorted_[:, :kept], *blocks], 1), form.radius))
         return tuple(out)
 
 
 def walked(
-    context: Context, kind: str, drive: Interval, state: tuple[Interval, ...], weights: Weights, *, backwards: bool
+    context: Context,
+    kind: str,
+    drive: Interval,
+    state: tuple[Interval, ...],
+    weights: RecurrentWeights,
+    *,
+    backwards: bool,
 ) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]] | None:
     """Ends of the output of every step (in order of time) and of the last state; ``None`` where this does not apply."""
     if not isinstance(weights.hidden, Parameter) or not isinstance(weights.hidden_bias, Parameter | None):
         return None
-    if weights.projection is not None or not hasattr(Steps, kind) or drive.batch != 1:
+    if weights.projection is not None or not hasattr(RecurrentSteps, kind) or drive.batch != 1:
         return None
-    own = context.rounding.own
-    drive, state = drive.settled(own), tuple(s.settled(own) for s in state)
+    roundoff = context.rounding.roundoff
+    drive, state = drive.settled(roundoff), tuple(s.settled(roundoff) for s in state)
     rows, times = drive.shape[1], drive.shape[0]
     if any(s.shape[0] != rows for s in state):
         return None
@@ -233,14 +243,14 @@ def walked(
         factor = 0.0 if parameter is None else parameter.factor
         uniform = context.uniform(factor)
         each = context.epsilon(factor).reshape(-1) if uniform is None else drive.lower.new_full((rows,), uniform)
-        epsilons.append(each[:, None] * (1.0 + 8.0 * own))
+        epsilons.append(each[:, None] * (1.0 + 8.0 * roundoff))
         if len(each) != rows:
             return None
     widest = max(1, min(most, len(state) * units * times)) * weights.hidden.theta.shape[0]
     pieces = []
     for part in torch.arange(rows, device=drive.lower.device).split(max(1, NUMBERS // widest)):
-        steps = Steps(context, weights, (epsilons[0][part], epsilons[1][part]), most)
-        forms = _initial(state, part, steps.own)
+        steps = RecurrentSteps(context, weights, (epsilons[0][part], epsilons[1][part]), most)
+        forms = _initial(state, part, steps.of_bounds)
         step = getattr(steps, kind)
         narrow: list[tuple[Tensor, Tensor]] = [(drive.lower, drive.upper)] * times
         for time in reversed(range(times)) if backwards else range(times):
@@ -251,9 +261,9 @@ def walked(
     return _together(outputs), _together(last)
 
 
-def _initial(state: tuple[Interval, ...], part: Tensor, own: float) -> tuple[Form, ...]:
+def _initial(state: tuple[Interval, ...], part: Tensor, roundoff: float) -> tuple[AffineForm, ...]:
     """Each unit's own radius as a generator."""
-    middles = [_middle(Interval(s.lower[part], s.upper[part]), own) for s in state]
+    middles = [_middle(Interval(s.lower[part], s.upper[part]), roundoff) for s in state]
     moves = [bool((radius > 0).any()) for _, radius in middles]
     forms = []
     for place, (centre, radius) in enumerate(middles):
@@ -263,19 +273,19 @@ def _initial(state: tuple[Interval, ...], part: Tensor, own: float) -> tuple[For
             if moved
         ]
         empty = centre.new_zeros(len(centre), 0, centre.shape[1])
-        forms.append(Form(centre, torch.cat([empty, *blocks], 1), torch.zeros_like(radius)))
+        forms.append(AffineForm(centre, torch.cat([empty, *blocks], 1), torch.zeros_like(radius)))
     return tuple(forms)
 
 
-def _middle(x: Interval, own: float) -> tuple[Tensor, Tensor]:
+def _middle(x: Interval, roundoff: float) -> tuple[Tensor, Tensor]:
     centre = (x.lower + x.upper) / 2
     # Further from one end than half of the width by rounding.
-    return centre, torch.maximum(x.upper - centre, centre - x.lower) * (1.0 + own)
+    return centre, torch.maximum(x.upper - centre, centre - x.lower) * (1.0 + roundoff)
 
 
-def _ends(form: Form, steps: Steps) -> tuple[Tensor, Tensor]:
-    reach = (form.reach(steps.inflate) + form.centre.abs() * steps.own) * (1.0 + steps.own)
-    return form.centre - reach, form.centre + reach
+def _ends(form: AffineForm, steps: RecurrentSteps) -> tuple[Tensor, Tensor]:
+    deviation = (form.deviation(steps.inflate) + form.centre.abs() * steps.of_bounds) * (1.0 + steps.of_bounds)
+    return form.centre - deviation, form.centre + deviation
 
 
 def _together(pieces: tuple[list[tuple[Tensor, Tensor]], ...]) -> list[tuple[Tensor, Tensor]]:
@@ -286,7 +296,7 @@ def _scaled(generators: Tensor, by: Tensor) -> Tensor:
     return generators * by[:, None]
 
 
-def _own(line: Line, form: Form) -> Tensor:
+def _line_radius(line: Line, form: AffineForm) -> Tensor:
     """What a line leaves to each unit by itself."""
     return line.slope * form.radius + line.error
 

@@ -34,7 +34,7 @@ State = tuple[Interval, ...]
 
 
 @dataclass(frozen=True)
-class Weights:
+class RecurrentWeights:
     """Of one direction of one layer, or of a cell.
 
     Attributes:
@@ -76,15 +76,15 @@ def _boxed(context: Context, operand: Operand) -> Interval:
 
 
 # From the input's part of the arguments and the state to the next state, of which the first value is the output.
-Step = Callable[[Context, Interval, State, Weights], State]
+Step = Callable[[Context, Interval, State, RecurrentWeights], State]
 
 
-def driven(context: Context, x: Interval, weights: Weights) -> Interval:
+def driven(context: Context, x: Interval, weights: RecurrentWeights) -> Interval:
     """The input's part of the arguments, :math:`W_x x + b_x`, of all time steps at once."""
     return _dense(context, x, weights.input, weights.input_bias, weights.terms)
 
 
-def lstm(context: Context, drive: Interval, state: State, weights: Weights) -> State:
+def lstm(context: Context, drive: Interval, state: State, weights: RecurrentWeights) -> State:
     r"""Long short-term memory (Hochreiter and Schmidhuber, 1997; forget gates by Gers et al., 2000).
 
     With gates :math:`i, f, o = \sigma(\cdot)`, :math:`g = \tanh(\cdot)`, in torch's order i, f, g, o:
@@ -106,7 +106,7 @@ def lstm(context: Context, drive: Interval, state: State, weights: Weights) -> S
     return _bounded(context, h), c
 
 
-def gru(context: Context, drive: Interval, state: State, weights: Weights) -> State:
+def gru(context: Context, drive: Interval, state: State, weights: RecurrentWeights) -> State:
     r"""Gated recurrent unit (Cho et al., EMNLP 2014), with the reset gate behind the product as torch has it.
 
     With :math:`r, z = \sigma(\cdot)` in torch's order r, z, n:
@@ -120,13 +120,13 @@ def gru(context: Context, drive: Interval, state: State, weights: Weights) -> St
     return (_kept(_bounded(context, _mean(context, z, n, h)), h.batch),)
 
 
-def rnn_tanh(context: Context, drive: Interval, state: State, weights: Weights) -> State:
+def rnn_tanh(context: Context, drive: Interval, state: State, weights: RecurrentWeights) -> State:
     """``tanh(W_x x + b_x + W_h h + b_h)`` (Elman, Cognitive Science 14, 1990)."""
     out = _tanh(context, _sum(context, drive, _recurrent(context, state[0], weights)))
     return (_kept(out, out.batch),)
 
 
-def rnn_relu(context: Context, drive: Interval, state: State, weights: Weights) -> State:
+def rnn_relu(context: Context, drive: Interval, state: State, weights: RecurrentWeights) -> State:
     """``max(W_x x + b_x + W_h h + b_h, 0)``."""
     out = relu(context, _sum(context, drive, _recurrent(context, state[0], weights)))
     return (_kept(out, out.batch),)
@@ -140,7 +140,7 @@ def same_rows(context: Context, *values: Interval) -> Sequence[Interval]:
     return [context.expanded(v) for v in values]
 
 
-def _recurrent(context: Context, h: Interval, weights: Weights) -> Interval:
+def _recurrent(context: Context, h: Interval, weights: RecurrentWeights) -> Interval:
     """The state's part of the arguments."""
     return _dense(context, h, weights.hidden, weights.hidden_bias, weights.terms)
 
@@ -219,5 +219,5 @@ def _mean(context: Context, z: Interval, n: Interval, h: Interval) -> Interval:
 
 
 def _kept(value: Interval, batch: int | None) -> Interval:
-    """A state: read in the next step, and part of the answer."""
+    """A state: read in the next step, and part of the result."""
     return replace(value, batch=batch, owned=False)

@@ -56,7 +56,7 @@ def nearest(context: Context, x: Interval, *args: Any, **kwargs: Any) -> Interva
                 f"{context.where}: which values torch repeats for the scale {scale} hangs on how they lie in memory "
                 f"({count} become {size}); give the size instead"
             )
-    picked = [replace(x.moved(partial(_picked, places=at)), batch=None) for at in read]
+    picked = [replace(x.moved(partial(_picked, positions=at)), batch=None) for at in read]
     out = picked[0]
     if len(picked) == 1:
         return out
@@ -77,8 +77,8 @@ def neighbours(operation: Operation, sizes: Sequence[int], rounding: Rounding, d
     return read[:1] if all(torch.equal(at, read[0]) for at in read[1:]) else read
 
 
-def _picked(t: Tensor, places: Tensor) -> Tensor:
-    return t.flatten(2)[..., places.flatten()].unflatten(2, places.shape)
+def _picked(t: Tensor, positions: Tensor) -> Tensor:
+    return t.flatten(2)[..., positions.flatten()].unflatten(2, positions.shape)
 
 
 def _checked(context: Context, x: Interval, args: Sequence[Any], kwargs: dict[str, Any]) -> Operation:
@@ -97,8 +97,8 @@ def interpolated(context: Context, x: Interval, *args: Any, **kwargs: Any) -> In
     out = replace(x.moved(lambda t: operation.target(t, *args, **kwargs)), batch=None)
     rounding = context.rounding
     terms = 1 << (x.lower.dim() - 2)
-    places = place_error(operation, x.shape[2:], out.shape[2:])
-    relative = rounding.of_sum(8 * terms) + places * rounding.of_operation(2 * ROUNDINGS)
+    position_error = place_error(operation, x.shape[2:], out.shape[2:])
+    relative = rounding.of_sum(8 * terms) + position_error * rounding.of_operation(2 * ROUNDINGS)
     out.slack = (x.slack + relative * x.magnitude + terms * rounding.subnormal) * SAFETY
     out.slack += rounding.beyond(terms * x.magnitude)
     return out
@@ -116,18 +116,18 @@ def place_error(operation: Operation, inputs: Sequence[int], outputs: Sequence[i
         if scale is not None and not aligned:
             ratio = 1 / Fraction(scale)
         exact = ratio.denominator & (ratio.denominator - 1) == 0
-        reach = ratio.numerator * (2 * size + 1), 2 * ratio.denominator
-        if not (exact and max(reach) < EXACT_PLACES):
+        integers = ratio.numerator * (2 * size + 1), 2 * ratio.denominator
+        if not (exact and max(integers) < EXACT_PLACES):
             total += float(ratio) * (size + 1) + 1.0
     return total
 
 
 def _scales(operation: Operation, rank: int) -> list[float | None]:
     """The scale of each dimension that was given, ``None`` where sizes were."""
-    given = arguments(operation)
-    if "scale_factors" in given:
-        return list(given["scale_factors"] or [None] * rank)
-    return [v for name, v in given.items() if name.startswith("scales")]
+    named = arguments(operation)
+    if "scale_factors" in named:
+        return list(named["scale_factors"] or [None] * rank)
+    return [v for name, v in named.items() if name.startswith("scales")]
 
 
 def _each(value: Any) -> Sequence[Any]:

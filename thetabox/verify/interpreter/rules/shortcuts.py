@@ -57,7 +57,7 @@ def known_input(
     uniform, kept = context.uniform(weight.factor), context.memo is not None
     if uniform is not None:
         factor = (uniform + relative) * (1.0 + relative) * SAFETY
-        # By the sizes also where no other ε needs them, so that an ε is answered alone as it is beside others.
+        # By the sizes also where no other ε needs them: the bounds of an ε are the same alone and beside others.
         return ends(context, middle, around, relative, factor, keep=kept, sizes=parts.sizes)
     scale = (context.epsilon(weight.factor) + relative) * ((1.0 + relative) * SAFETY)
     levels = context.row_epsilon.per_sample if context.rows(x) == context.row_epsilon.samples else 1

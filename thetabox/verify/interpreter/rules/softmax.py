@@ -40,8 +40,8 @@ from thetabox.verify.interpreter.rules.table import rule
 def softmax(context: Context, x: Interval, dim: int, dtype: Any = None) -> Interval:
     """``exp(x_i) / sum_j exp(x_j)``, exact in each entry."""
     x = first_cast(context, x, dtype)
-    (place,) = dimensions(context, x, dim)
-    return softmax_ends(context.rounding, x.lower, x.upper, place)
+    (dim_index,) = dimensions(context, x, dim)
+    return softmax_ends(context.rounding, x.lower, x.upper, dim_index)
 
 
 @rule("aten._softmax.default")
@@ -55,13 +55,13 @@ def softmax_in_type(context: Context, x: Interval, dim: int, half_to_float: bool
 def log_softmax(context: Context, x: Interval, dim: int, dtype: Any = None) -> Interval:
     """``x_i - log(sum_j exp(x_j))``, exact in each entry."""
     x = first_cast(context, x, dtype)
-    (place,) = dimensions(context, x, dim)
-    rounding, terms = context.rounding, x.shape[place] if x.shape else 1
+    (dim_index,) = dimensions(context, x, dim)
+    rounding, terms = context.rounding, x.shape[dim_index] if x.shape else 1
     few = rounding.of_operation(8)
     sums = sum_error(rounding, terms)
 
-    def logarithm(own: Tensor, others: Tensor, outward: float) -> Tensor:
-        exponent, total = rivals(own, others, place)
+    def logarithm(entry: Tensor, others: Tensor, outward: float) -> Tensor:
+        exponent, total = rivals(entry, others, dim_index)
         z = exponent + total.log()
         z = z + outward * (few * z.abs().nan_to_num(0.0, 0.0, 0.0) + 3.0 * sums)
         odds = z.clamp(min=0.0) + torch.log1p(torch.exp(-z.abs()))
@@ -70,7 +70,7 @@ def log_softmax(context: Context, x: Interval, dim: int, dtype: Any = None) -> I
     # |y_i| is at most |log p_i|, whose rounding is in the ends; what is left is that of the logarithm of the sum.
     left = 2.0 * sums + rounding.of_operation(2 * ULPS) * (1.0 + math.log(max(terms, 1))) + terms * rounding.flushed
     lower, upper = logarithm(x.lower, x.upper, 1.0) - left, logarithm(x.upper, x.lower, -1.0) + left
-    return Interval(*_known(x, place, lower, upper))
+    return Interval(*_known(x, dim_index, lower, upper))
 
 
 @rule("aten._log_softmax.default")
@@ -105,10 +105,10 @@ def softmax_ends(rounding: Rounding, low: Tensor, high: Tensor, dim: int, *, ulp
     sums = sum_error(rounding, low.shape[dim] if low.dim() else 1, ulps)
     unit = rounding.of_operation()
 
-    def share(own: Tensor, others: Tensor, outward: float) -> Tensor:
-        exponent, total = rivals(own, others, dim)
-        reach = exponent.detach().abs().clamp(max=EXPONENT) * (4.0 * unit) + 3.0 * sums
-        return 1.0 / (1.0 + torch.exp(exponent) * total * (1.0 + outward * reach))
+    def share(entry: Tensor, others: Tensor, outward: float) -> Tensor:
+        exponent, total = rivals(entry, others, dim)
+        exponent_error = exponent.detach().abs().clamp(max=EXPONENT) * (4.0 * unit) + 3.0 * sums
+        return 1.0 / (1.0 + torch.exp(exponent) * total * (1.0 + outward * exponent_error))
 
     lower, upper = share(low, high, 1.0), share(high, low, -1.0)
     # How far below the maximum an operand may lie.
@@ -122,26 +122,26 @@ def softmax_ends(rounding: Rounding, low: Tensor, high: Tensor, dim: int, *, ulp
     return Interval(lower, upper, nonnegative=True)
 
 
-def rivals(own: Tensor, others: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+def rivals(entry: Tensor, others: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     r""":math:`d` and :math:`s` with :math:`e^{d_i} s_i = \sum_{j \ne i} e^{o_j - w_i}`.
 
     Args:
-        own: :math:`w`, one end of the operands.
+        entry: :math:`w`, one end of the operands.
         others: :math:`o`, the other end.
         dim: dimension of the entries.
     """
     if others.dim() == 0 or others.shape[dim] == 1:
-        return torch.full_like(own, -torch.inf), torch.zeros_like(own)
-    first, place = others.max(dim, keepdim=True)
-    leads = torch.zeros_like(others, dtype=torch.bool).scatter(dim, place, value=True)
+        return torch.full_like(entry, -torch.inf), torch.zeros_like(entry)
+    first, position = others.max(dim, keepdim=True)
+    leads = torch.zeros_like(others, dtype=torch.bool).scatter(dim, position, value=True)
     second = others.masked_fill(leads, -torch.inf).amax(dim, keepdim=True)
     none = others == -torch.inf
     terms = torch.exp((others - first).masked_fill(none, -torch.inf))
     behind = torch.exp((others - second).masked_fill(leads | none, -torch.inf)).sum(dim, keepdim=True)
     total = torch.where(leads, behind, terms.sum(dim, keepdim=True) - terms)
-    exponent = torch.where(leads, second, first) - own
+    exponent = torch.where(leads, second, first) - entry
     # An entry that may be masked loses to any other.
-    lost = own == -torch.inf
+    lost = entry == -torch.inf
     return exponent.masked_fill(lost, torch.inf), total.masked_fill(lost, 1.0)
 
 

@@ -77,10 +77,10 @@ def vector_norm(
 @rule("aten.prod.dim_int", slack=True)
 def product(context: Context, x: Interval, dim: int, keepdim: bool = False, *, dtype: Any = None) -> Interval:
     """Product of all values, in whatever order."""
-    x = first_cast(context, x, dtype).settled(context.rounding.own)
-    (place,) = dimensions(context, x, dim)
-    count = x.shape[place] if x.shape else 1
-    factors = [x.moved(partial(torch.select, dim=place, index=i)) for i in range(count)] if x.shape else [x]
+    x = first_cast(context, x, dtype).settled(context.rounding.roundoff)
+    (axis,) = dimensions(context, x, dim)
+    count = x.shape[axis] if x.shape else 1
+    factors = [x.moved(partial(torch.select, dim=axis, index=i)) for i in range(count)] if x.shape else [x]
     if not factors:
         raise InputError(f"{context.where} multiplies no values")
     out = replace(factors[0], bound=None)
@@ -88,13 +88,13 @@ def product(context: Context, x: Interval, dim: int, keepdim: bool = False, *, d
         lower, upper = product_ends(out, factor)
         out = Interval(lower, upper, nonnegative=out.nonnegative and factor.nonnegative)
     if keepdim and x.shape:
-        out = out.moved(lambda t: t.unsqueeze(place))
+        out = out.moved(lambda t: t.unsqueeze(axis))
     out = replace(out, bound=None, batch=None)
     # Any part of the product is at most this, and what underflows in it is multiplied by no more.
     most = max(1.0, x.magnitude)
-    reach = most**count if count * math.log2(most) < 1000 else math.inf
+    largest = most**count if count * math.log2(most) < 1000 else math.inf
     out.slack = (context.rounding.of_operation(2 * count) * out.magnitude) * SAFETY
-    out.slack += context.rounding.beyond(reach) + count * context.rounding.subnormal * min(reach, 1e300)
+    out.slack += context.rounding.beyond(largest) + count * context.rounding.subnormal * min(largest, 1e300)
     return out
 
 
@@ -111,7 +111,7 @@ def variance(
     terms = prod(x.shape[d] for d in dims) if x.shape else 1
     if terms <= correction:
         raise InputError(f"{context.where} divides by {terms - correction}")
-    x = x.settled(context.rounding.own)
+    x = x.settled(context.rounding.roundoff)
     share, divisor = 1.0 / terms, float(terms - correction)
     low, high = (t.sum(dims, keepdim=True) for t in (x.lower, x.upper))
     least = x.lower * (1.0 - share) - (high - x.upper) * share
@@ -142,8 +142,8 @@ def deviation(
     context: Context, x: Interval, dim: Any = None, *, correction: Any = None, keepdim: bool = False
 ) -> Interval:
     """Root of the variance."""
-    own = context.rounding.own
-    return sqrt(context, variance(context, x, dim, correction=correction, keepdim=keepdim).settled(own))
+    roundoff = context.rounding.roundoff
+    return sqrt(context, variance(context, x, dim, correction=correction, keepdim=keepdim).settled(roundoff))
 
 
 @rule("aten.var_mean.correction", slack=True)

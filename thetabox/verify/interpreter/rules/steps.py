@@ -43,10 +43,10 @@ def trunc(context: Context, a: Interval) -> Interval:
 def hardshrink(context: Context, a: Interval, lambd: Number = 0.5) -> Interval:
     """0 where ``|a| <= lambda``, else ``a``; increasing."""
     width = _width(context, lambd)
-    room = literal_error(context, width)
-    # Which side of a rounded lambda an end lies on is open: the lower end takes the lesser answer.
-    lower = torch.where((a.lower < -(width - room)) | (a.lower > width + room), a.lower, 0.0 * a.lower)
-    upper = torch.where((a.upper > width - room) | (a.upper < -(width + room)), a.upper, 0.0 * a.upper)
+    width_error = literal_error(context, width)
+    # Which side of a rounded lambda an end lies on is open: the lower end takes the lesser value.
+    lower = torch.where((a.lower < -(width - width_error)) | (a.lower > width + width_error), a.lower, 0.0 * a.lower)
+    upper = torch.where((a.upper > width - width_error) | (a.upper < -(width + width_error)), a.upper, 0.0 * a.upper)
     return Interval(lower, lower if a.is_point and torch.equal(lower, upper) else upper)
 
 
@@ -65,10 +65,10 @@ def softshrink(context: Context, a: Interval, lambd: Number = 0.5) -> Interval:
 def threshold(context: Context, a: Interval, level: Number, value: Number) -> Interval:
     """``a`` where it is above the level, else a value."""
     level, value = coefficient_of(context, level), coefficient_of(context, value)
-    room, error = literal_error(context, level), literal_error(context, value)
-    above, below = a.lower > level + room, a.upper <= level - room
-    low, high = torch.full_like(a.lower, value - error), torch.full_like(a.lower, value + error)
-    start = torch.maximum(a.lower, torch.full_like(a.lower, level - room))
+    level_error, value_error = literal_error(context, level), literal_error(context, value)
+    above, below = a.lower > level + level_error, a.upper <= level - level_error
+    low, high = torch.full_like(a.lower, value - value_error), torch.full_like(a.lower, value + value_error)
+    start = torch.maximum(a.lower, torch.full_like(a.lower, level - level_error))
     lower = torch.where(above, a.lower, torch.where(below, low, torch.minimum(start, low)))
     upper = torch.where(above, a.upper, torch.where(below, high, torch.maximum(a.upper, high)))
     gone = a.lower.isnan() | a.upper.isnan()

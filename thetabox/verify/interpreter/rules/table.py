@@ -31,7 +31,7 @@ EVERYTHING = ("*",)
 class Named(NamedTuple):
     """What a rule's function takes behind the context: so many by place, these by name, any others."""
 
-    places: int
+    positional: int
     names: frozenset[str]
     any_place: bool
     any_name: bool
@@ -64,17 +64,19 @@ class Rule:
 
     @cached_property
     def _named(self) -> Named:
-        given = list(signature(self.function).parameters.values())[1:]
-        kinds = {p.kind for p in given}
-        places = [p for p in given if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
-        names = [p.name for p in given if p.kind in (Parameter.KEYWORD_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
-        return Named(len(places), frozenset(names), Parameter.VAR_POSITIONAL in kinds, Parameter.VAR_KEYWORD in kinds)
+        parameters = list(signature(self.function).parameters.values())[1:]
+        kinds = {p.kind for p in parameters}
+        positional = [p for p in parameters if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
+        names = [p.name for p in parameters if p.kind in (Parameter.KEYWORD_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
+        return Named(
+            len(positional), frozenset(names), Parameter.VAR_POSITIONAL in kinds, Parameter.VAR_KEYWORD in kinds
+        )
 
     def __call__(self, context: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The rule's result; arguments of which :meth:`unheard` says nothing and that it does not take are left out."""
-        if kwargs or len(args) > self._named.places:
+        if kwargs or len(args) > self._named.positional:
             named = self._named
-            args = args if named.any_place else args[: named.places]
+            args = args if named.any_place else args[: named.positional]
             kwargs = kwargs if named.any_name else {k: v for k, v in kwargs.items() if k in named.names}
         return self.function(context, *args, **kwargs)
 
@@ -86,7 +88,7 @@ class Rule:
         named = self._named
         positional = [a for a in schema.arguments if not a.kwarg_only]
         for place, (argument, value) in enumerate(zip(positional, operation.args, strict=False)):
-            if place >= named.places and not self._ignores(argument, value):
+            if place >= named.positional and not self._ignores(argument, value):
                 return str(argument.name)
         for argument in schema.arguments:
             if argument.name not in operation.kwargs or argument.name in named.names:

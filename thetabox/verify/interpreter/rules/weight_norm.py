@@ -30,7 +30,7 @@ def weight_norm(context: Context, v: Interval, g: Interval, dim: int = 0) -> Int
     far = torch.maximum(v.lower.abs(), v.upper.abs()).square()
     least, most = near.sum(over, keepdim=True), far.sum(over, keepdim=True)
     low, high = WITHIN[bool(context.rounding.network)]
-    known = (least > low) & (most < high)
+    valid = (least > low) & (most < high)
     # What is left of a sum without one of its terms is as exact as the sum.
     others_least = (least * (1.0 - error) - near).clamp(min=0.0)
     others_most = most * (1.0 + error) - far
@@ -38,10 +38,12 @@ def weight_norm(context: Context, v: Interval, g: Interval, dim: int = 0) -> Int
     upper = _share(v.upper, torch.where(v.upper >= 0, others_least, others_most))
     products = torch.stack(torch.broadcast_tensors(*(a * b for a in (lower, upper) for b in (g.lower, g.upper))))
     ends = products.amin(0), products.amax(0)
-    room = torch.maximum(ends[0].abs(), ends[1].abs()) * error + context.rounding.flushed
-    known = known & room.isfinite()
+    rounding_error = torch.maximum(ends[0].abs(), ends[1].abs()) * error + context.rounding.flushed
+    valid = valid & rounding_error.isfinite()
     # 0 / 0 is no number, and nothing behind it makes one.
-    low_end, high_end = (end.masked_fill(~known, torch.nan) for end in (ends[0] - room, ends[1] + room))
+    low_end, high_end = (
+        end.masked_fill(~valid, torch.nan) for end in (ends[0] - rounding_error, ends[1] + rounding_error)
+    )
     return replace(v, lower=low_end, upper=high_end, slack=0.0, bound=None, nonnegative=False, owned=False)
 
 

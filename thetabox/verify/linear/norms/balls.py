@@ -133,8 +133,8 @@ class Balls:
         self.made[operation.index] = ball
         if ball.apart is None:
             return None
-        room = ball.apart * ROUNDED_UP + ball.centre.abs() * (2.0 * ROUNDOFF)
-        lower, upper = ball.centre - room, ball.centre + room
+        radius = ball.apart * ROUNDED_UP + ball.centre.abs() * (2.0 * ROUNDOFF)
+        lower, upper = ball.centre - radius, ball.centre + radius
         unknown = ~(lower.isfinite() & upper.isfinite())
         return lower.masked_fill(unknown, -torch.inf), upper.masked_fill(unknown, torch.inf)
 

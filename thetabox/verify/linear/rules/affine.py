@@ -68,7 +68,7 @@ def add_bias(walk: Walk, a: Tensor, bias: Parameter | None, channels: int) -> No
         walk.constant.lose(spread * walk.epsilon(walk.samples.factor(bias), 2), a[0, 0].numel())
 
 
-def reach(
+def term_sizes(
     samples: Samples, operation: Operation, x: int, weight: Parameter, bias: Parameter | None, product: object
 ) -> Tensor:
     """Upper bound of ``Z`` for all samples, ``[samples, *outputs]``; computed once."""
@@ -88,7 +88,7 @@ def reach(
                 z = z + bias.unit_radius.view(spread) * samples.factor(bias).view(shape)
         return z * (1.0 + gamma_sum(weight.theta.numel()))
 
-    radii: Tensor = samples.once(("reach", operation.index), compute)
+    radii: Tensor = samples.once(("term sizes", operation.index), compute)
     return radii
 
 
@@ -138,7 +138,7 @@ def dense(walk: Walk, operation: Operation, a: Tensor, region: Region | None) ->
     index, weight, bias = layer(samples, operation)
     if region is not None:
         raise Stop
-    z = walk.cut(reach(samples, operation, index, weight, bias, _product), None)
+    z = walk.cut(term_sizes(samples, operation, index, weight, bias, _product), None)
     outputs, inputs = weight.theta.shape
     first = a @ weight.theta
     if weight.factor:
@@ -163,25 +163,25 @@ def less_noise(walk: Walk, index: int, first: Tensor, spread: Tensor, weight: Pa
     return first
 
 
-def start_dense(walk: Walk, operation: Operation, places: Tensor) -> None:
-    """Start at the outputs ``places [samples, n]`` of a dense layer: each, then each with its sign turned."""
+def start_dense(walk: Walk, operation: Operation, neurons: Tensor) -> None:
+    """Start at the outputs ``neurons [samples, n]`` of a dense layer: each, then each with its sign turned."""
     samples = walk.samples
     index, weight, bias = layer(samples, operation)
     if samples.interval(index).lower.dim() != 2:
         raise Stop
     inputs = weight.theta.shape[1]
-    theta = weight.theta[places]
+    theta = weight.theta[neurons]
     first = torch.cat([theta, -theta], 1)
     if weight.factor:
-        spread = weight.unit_radius[places]
+        spread = weight.unit_radius[neurons]
         first = less_noise(walk, index, first, torch.cat([spread, spread], 1), weight, 1)
     if bias is not None:
         bias = bias.moved(lambda t: t.expand(len(weight.theta)))
-        b = bias.theta[places]
+        b = bias.theta[neurons]
         walk.constant.add(torch.cat([b, -b], 1))
         if bias.factor:
-            around = bias.unit_radius[places] * walk.epsilon(samples.factor(bias), 2)
+            around = bias.unit_radius[neurons] * walk.epsilon(samples.factor(bias), 2)
             walk.constant.lose(torch.cat([around, around], 1), 1)
-    z = walk.cut(reach(samples, operation, index, weight, bias, _product), None).gather(1, places)
+    z = walk.cut(term_sizes(samples, operation, index, weight, bias, _product), None).gather(1, neurons)
     lose_start(walk, z, relative_error(samples, inputs, 8, weight, bias), inputs)
     walk.give(index, first)

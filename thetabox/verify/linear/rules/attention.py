@@ -50,9 +50,9 @@ def attention(walk: Walk, operation: Operation, a: Tensor, region: Region | None
         gone, -torch.inf
     )
     share = scores.softmax(-1).nan_to_num(0.0)
-    known = scores.masked_fill(gone, 0.0)
-    radius = torch.maximum(high - known, known - low).masked_fill(gone, 0.0) * (1.0 + gamma_sum(FEW))
-    radius = radius + known.abs() * gamma_sum(q.shape[-1] + FEW)
+    finite_scores = scores.masked_fill(gone, 0.0)
+    radius = torch.maximum(high - finite_scores, finite_scores - low).masked_fill(gone, 0.0) * (1.0 + gamma_sum(FEW))
+    radius = radius + finite_scores.abs() * gamma_sum(q.shape[-1] + FEW)
     off = torch.maximum(most - share, share - least).clamp(min=0.0)
     # The second term: weights, by the tangent or by their intervals.
     weight = torch.matmul(a, v[:, None].transpose(-1, -2))
@@ -75,7 +75,7 @@ def attention(walk: Walk, operation: Operation, a: Tensor, region: Region | None
     size = torch.matmul(q.abs() + rq, (k.abs() + rk).transpose(-1, -2)) * (abs(factor) * (1.0 + gamma_sum(FEW)))
     values = v.abs() + rv
     mean = torch.matmul(most, values)
-    reach = mean * (1.0 + (most * size).sum(-1, keepdim=True)) + torch.matmul(most * size, values)
+    term_size = mean * (1.0 + (most * size).sum(-1, keepdim=True)) + torch.matmul(most * size, values)
     lost_by_network = torch.zeros_like(mean)
     if rounding.network:
         scored = size + (0.0 if mask is None else mask.lower.abs().masked_fill(gone, 0.0))
@@ -83,7 +83,7 @@ def attention(walk: Walk, operation: Operation, a: Tensor, region: Region | None
         lost_by_network = mean * (error + torch.expm1(2.0 * wrong.amax(-1, keepdim=True)))
     relative = gamma_sum(8 * count + FEW)
     tiny = (k.shape[-2] + 2) * 4.0 * rounding.flushed
-    walk.penalty(a, reach * (8.0 * relative) + lost_by_network + tiny * (1.0 + values.amax()), 1.0 + 1e-9)
+    walk.penalty(a, term_size * (8.0 * relative) + lost_by_network + tiny * (1.0 + values.amax()), 1.0 + 1e-9)
     walk.give(indices[2], torch.matmul(share[:, None].transpose(-1, -2), a))
     walk.give(indices[0], torch.matmul(rise, k[:, None]))
     walk.give(indices[1], torch.matmul(rise.transpose(-1, -2), q[:, None]))

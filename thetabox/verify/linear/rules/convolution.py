@@ -23,7 +23,7 @@ from torch import Tensor
 
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.linear.region import Pair, Region
-from thetabox.verify.linear.rules.affine import add_bias, chord, lose_start, parameter, reach, relative_error
+from thetabox.verify.linear.rules.affine import add_bias, chord, lose_start, parameter, relative_error, term_sizes
 from thetabox.verify.linear.samples import Samples
 from thetabox.verify.linear.walk import Stop, Walk, backward, dot
 from thetabox.verify.network.graph import Operation
@@ -88,23 +88,23 @@ def layer(samples: Samples, operation: Operation) -> Convolution:
         Stop: its weights are computed, or its input is no batch of samples.
     """
     names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-    given: dict[str, Any] = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
-    given |= dict(zip(names, operation.args, strict=False)) | operation.kwargs
+    named: dict[str, Any] = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+    named |= dict(zip(names, operation.args, strict=False)) | operation.kwargs
     weight, bias = parameter(samples, operation, 1), parameter(samples, operation, 2)
-    if weight is None or set(given) - set(names) or not samples.depends(given["input"].index):
+    if weight is None or set(named) - set(names) or not samples.depends(named["input"].index):
         raise Stop
     flat = weight.theta.dim() == 3
     if flat:
         weight = weight.moved(lambda t: t[:, :, None])
     kernel = (weight.theta.shape[-2], weight.theta.shape[-1])
-    stride, dilation = _pair(given["stride"], flat, 1), _pair(given["dilation"], flat, 1)
-    padding, uneven = given["padding"], (0, 0)
+    stride, dilation = _pair(named["stride"], flat, 1), _pair(named["dilation"], flat, 1)
+    padding, uneven = named["padding"], (0, 0)
     if padding == "same":
         total = tuple(dilation[d] * (kernel[d] - 1) for d in range(2))
         padding, uneven = tuple(t // 2 for t in total), tuple(t % 2 for t in total)  # type: ignore[assignment]  # of length 2
     else:
         padding = (0, 0) if padding == "valid" else _pair(padding, flat, 0)
-    return Convolution(given["input"].index, weight, bias, stride, padding, dilation, given["groups"], flat, uneven)
+    return Convolution(named["input"].index, weight, bias, stride, padding, dilation, named["groups"], flat, uneven)
 
 
 def _pair(value: Any, flat: bool, other: int) -> Pair:
@@ -119,7 +119,7 @@ def convolution(walk: Walk, operation: Operation, a: Tensor, region: Region | No
     """A 1d or 2d convolution."""
     samples = walk.samples
     conv = layer(samples, operation)
-    z = walk.cut(reach(samples, operation, conv.x, conv.weight, conv.bias, conv.product), region)
+    z = walk.cut(term_sizes(samples, operation, conv.x, conv.weight, conv.bias, conv.product), region)
     sums = 2 * a[0, 0].numel() + conv.weight.theta.numel()
     relative = relative_error(samples, conv.inputs, sums, conv.weight, conv.bias)
     add_bias(walk, a, conv.bias, 2)
@@ -129,9 +129,9 @@ def convolution(walk: Walk, operation: Operation, a: Tensor, region: Region | No
     there = region or Region((0, 0), (0, 0), (a.shape[-2], a.shape[-1]))
     window = conv.window(there)
     lower, upper = images(walk, conv, window)
-    known = walk.known(conv.x)
+    exact = walk.is_exact_input(conv.x)
     apart = None
-    if walk.coarse and not known and conv.weight.factor:
+    if walk.coarse and not exact and conv.weight.factor:
         apart = walk.cut(_apart(samples, operation, conv), region)
         apart = apart[..., None, :] if conv.flat else apart
     parts, constants = [], []
@@ -141,12 +141,12 @@ def convolution(walk: Walk, operation: Operation, a: Tensor, region: Region | No
     epsilon = walk.epsilon(samples.factor(conv.weight), 5)
     for start in range(0, count, step):
         part = slice(start, start + step)
-        least, most = lower[part], lower[part] if known else upper[part]
-        out, constant = _block(conv, a[part], least, most, epsilon[part], known, None if apart is None else apart[part])
+        least, most = lower[part], lower[part] if exact else upper[part]
+        out, constant = _block(conv, a[part], least, most, epsilon[part], exact, None if apart is None else apart[part])
         parts.append(out)
         constants.append(constant)
     walk.constant.add(torch.cat(constants))
-    if known:
+    if exact:
         return
     first = torch.cat([p for p in parts if p is not None])
     if conv.flat:
@@ -189,7 +189,7 @@ def _block(
     lower: Tensor,
     upper: Tensor,
     epsilon: Tensor,
-    known: bool,
+    exact: bool,
     apart: Tensor | None,
 ) -> tuple[Tensor | None, Tensor]:
     """Coefficients on the input ``[samples, rows, channels, h, w]`` and the constant, for some samples.
@@ -207,7 +207,7 @@ def _block(
     def gradient(rows_of: Tensor, x: Tensor) -> Tensor:
         return (rows_of @ conv.columns(x)).unflatten(2, (rows, outputs))
 
-    if known:
+    if exact:
         g = gradient(grouped, lower)
         constant = torch.einsum("ngmok,gok->nm", g, theta[0, :, 0])
         if noisy:
@@ -232,8 +232,8 @@ def _block(
     return conv.folded(columns, size), constant
 
 
-def start_convolution(walk: Walk, operation: Operation, places: Tensor) -> None:
-    """Start at the channels ``places [samples, n]`` of each sample's position: each, then each with its sign turned."""
+def start_convolution(walk: Walk, operation: Operation, channels: Tensor) -> None:
+    """Start at ``channels [samples, n]`` of each sample's position: each, then each with its sign turned."""
     samples = walk.samples
     conv = layer(samples, operation)
     if conv.flat or conv.groups != 1:
@@ -245,23 +245,23 @@ def start_convolution(walk: Walk, operation: Operation, places: Tensor) -> None:
         lower[..., :: conv.dilation[0], :: conv.dilation[1]],
         upper[..., :: conv.dilation[0], :: conv.dilation[1]],
     )
-    theta = conv.weight.theta[places]
+    theta = conv.weight.theta[channels]
     first = torch.cat([theta, -theta], 1)
     if conv.weight.factor:
         slope, offset = chord(lower, upper)
-        around = conv.weight.unit_radius[places]
+        around = conv.weight.unit_radius[channels]
         around = torch.cat([around, around], 1)
         shape = walk.epsilon(samples.factor(conv.weight), lower.dim())
         first = first - around * (slope * shape)[:, None]
         walk.constant.lose(dot(around, offset * shape), around[0, 0].numel())
     if conv.bias is not None:
-        b = conv.bias.theta[places]
+        b = conv.bias.theta[channels]
         walk.constant.add(torch.cat([b, -b], 1))
         if conv.bias.factor:
-            noise = conv.bias.unit_radius[places] * walk.epsilon(samples.factor(conv.bias), 2)
+            noise = conv.bias.unit_radius[channels] * walk.epsilon(samples.factor(conv.bias), 2)
             walk.constant.lose(torch.cat([noise, noise], 1), 1)
-    z = walk.cut(reach(samples, operation, conv.x, conv.weight, conv.bias, conv.product), spot)
-    z = z.flatten(1).gather(1, places)
+    z = walk.cut(term_sizes(samples, operation, conv.x, conv.weight, conv.bias, conv.product), spot)
+    z = z.flatten(1).gather(1, channels)
     lose_start(walk, z, relative_error(samples, conv.inputs, 8, conv.weight, conv.bias), conv.inputs)
     if conv.dilation != (1, 1):
         spread = first.new_zeros(*first.shape[:3], *window.size)

@@ -115,8 +115,8 @@ def curve_of(operation: Operation) -> Curve:
     raise Stop
 
 
-def _numbers(given: tuple[Any, ...], *defaults: float) -> list[float]:
-    return [float(v) for v in (*given, *defaults[len(given) :])]
+def _numbers(values: tuple[Any, ...], *defaults: float) -> list[float]:
+    return [float(v) for v in (*values, *defaults[len(values) :])]
 
 
 def _clamped(operation: Operation, rest: tuple[Any, ...], named: dict[str, Any]) -> Curve:
@@ -154,10 +154,10 @@ def parallels(curve: Curve, lower: Tensor, upper: Tensor, least: Tensor, most: T
         there = curve.function(point) - slope * point
         low, high = torch.minimum(low, there), torch.maximum(high, there)
     bend = curve.bend(lower, upper) if callable(curve.bend) else curve.bend
-    room = step * step * (bend * (1.0 + 1e-9) / 8.0) + curve.jump
-    low, high = low - room, high + room
-    known = slope.isfinite() & low.isfinite() & high.isfinite() & (high - low < most - least)
-    return Parallels(*(torch.where(known, t, other) for t, other in ((slope, 0.0), (low, least), (high, most))))
+    error = step * step * (bend * (1.0 + 1e-9) / 8.0) + curve.jump
+    low, high = low - error, high + error
+    finite = slope.isfinite() & low.isfinite() & high.isfinite() & (high - low < most - least)
+    return Parallels(*(torch.where(finite, t, other) for t, other in ((slope, 0.0), (low, least), (high, most))))
 
 
 @backward(*SIMPLE, "aten.gelu.default", "aten.softplus.default", "aten.elu.default", "aten.celu.default",

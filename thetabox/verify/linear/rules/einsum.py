@@ -16,7 +16,7 @@ from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.interpreter.rules.einsum import names, read
 from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.linear.region import Region
-from thetabox.verify.linear.rules.affine import less_noise, reach, relative_error
+from thetabox.verify.linear.rules.affine import less_noise, relative_error, term_sizes
 from thetabox.verify.linear.walk import NeedsImages, Stop, Walk, backward
 from thetabox.verify.network.graph import Operation
 
@@ -37,28 +37,28 @@ def einsum(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -
     if len(held) > 2 or len(weights) != len(held) - 1 or any(len(set(t)) != len(t) for t in terms):
         raise Stop
     place = 0 if len(held) == 1 else 1 - weights[0]
-    index, own = operands[place].index, terms[place]
-    other = terms[weights[0]] if weights else ""
-    batch = own[0]
-    if not samples.plain(index) or batch in other or not result.startswith(batch):
+    index, value_terms = operands[place].index, terms[place]
+    weight_terms = terms[weights[0]] if weights else ""
+    batch = value_terms[0]
+    if not samples.plain(index) or batch in weight_terms or not result.startswith(batch):
         raise Stop
-    sizes = dict(zip(own, samples.interval(index).shape, strict=True))
+    sizes = dict(zip(value_terms, samples.interval(index).shape, strict=True))
     if weights:
-        sizes |= dict(zip(other, held[weights[0]].theta.shape, strict=True))
+        sizes |= dict(zip(weight_terms, held[weights[0]].theta.shape, strict=True))
     if tuple(sizes[c] for c in result[1:]) != tuple(a.shape[2:]):
         raise Stop  # a dimension of one place is read as often as another is long
     # Indices that the value alone is summed over: all its places have the same coefficient.
-    summed = [c for c in own if c not in other + result]
-    kept = "".join(c for c in own if c not in summed)
-    alphabet = "".join(dict.fromkeys(own + other + result)) + ROW
+    summed = [c for c in value_terms if c not in weight_terms + result]
+    kept = "".join(c for c in value_terms if c not in summed)
+    alphabet = "".join(dict.fromkeys(value_terms + weight_terms + result)) + ROW
     rows, columns, inputs = (
-        names(term, alphabet) for term in (f"{batch}{ROW}{result[1:]}", other, f"{batch}{ROW}{kept[1:]}")
+        names(term, alphabet) for term in (f"{batch}{ROW}{result[1:]}", weight_terms, f"{batch}{ROW}{kept[1:]}")
     )
-    forward = names(own, alphabet), names(result, alphabet)
+    forward = names(value_terms, alphabet), names(result, alphabet)
 
     def spread_out(t: Tensor) -> Tensor:
         for c in summed:
-            t = t.unsqueeze(own.index(c) + 1)
+            t = t.unsqueeze(value_terms.index(c) + 1)
         return t.expand(*t.shape[:2], *samples.shape(index))
 
     inner = prod(n for c, n in sizes.items() if c not in result)
@@ -71,7 +71,7 @@ def einsum(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -
         return
     weight = held[weights[0]]
     product = f"{forward[0]},{columns}->{forward[1]}"
-    z = walk.cut(reach(samples, operation, index, weight, None, lambda x, w: torch.einsum(product, x, w)), None)
+    z = walk.cut(term_sizes(samples, operation, index, weight, None, lambda x, w: torch.einsum(product, x, w)), None)
     transposed = f"{rows},{columns}->{inputs}"
     first = spread_out(torch.einsum(transposed, a, weight.theta))
     if weight.factor:

@@ -78,8 +78,8 @@ def softmax(walk: Walk, operation: Operation, a: Tensor, region: Region | None) 
     share = centre.softmax(-1).masked_fill(masked, 0.0)
     centre, radius = centre.masked_fill(masked, 0.0), radius.masked_fill(masked, 0.0)
     # What may be masked has no middle.
-    known = (radius.isfinite() & share.isfinite()).all(-1, keepdim=True)
-    centre, radius, share = (torch.where(known, t, 0.0) for t in (centre, radius, share))
+    finite = (radius.isfinite() & share.isfinite()).all(-1, keepdim=True)
+    centre, radius, share = (torch.where(finite, t, 0.0) for t in (centre, radius, share))
     radius = radius * (1.0 + gamma_sum(FEW)) + centre.abs() * gamma_sum(FEW)
     off = torch.maximum(most - share, share - least).clamp(min=0.0)
     average = (rows * share[:, None]).sum(-1)
@@ -87,13 +87,13 @@ def softmax(walk: Walk, operation: Operation, a: Tensor, region: Region | None) 
     rise = apart * share[:, None]
     moved = (apart.abs() * off[:, None]).sum(-1, keepdim=True) * (1.0 + gamma_sum(n))
     change = apart.abs() * off[:, None] + moved * most[:, None]
-    lost = torch.where(known[:, None], change * radius[:, None], torch.inf)
+    lost = torch.where(finite[:, None], change * radius[:, None], torch.inf)
     first = tangent(walk, rows, rise, lost, average, (centre, radius), (least, most))
     size = centre.abs() + radius
-    reach = most * (1.0 + size + (most * size).sum(-1, keepdim=True))
+    term_size = most * (1.0 + size + (most * size).sum(-1, keepdim=True))
     below = (upper.amax(-1, keepdim=True) - lower).clamp(min=0.0, max=EXPONENT)
     network = below * (2.0 * rounding.network) + (sum_error(rounding, n) + rounding.of_operation(ULPS + 8))
-    walk.penalty(rows, reach * gamma_sum(4 * n + count + FEW) + most * network, 1.0 + 1e-9, 2.0 * rounding.flushed)
+    walk.penalty(rows, term_size * gamma_sum(4 * n + count + FEW) + most * network, 1.0 + 1e-9, 2.0 * rounding.flushed)
     walk.give(index, first.movedim(-1, dim + 1))
 
 
@@ -127,15 +127,19 @@ def layer_norm(walk: Walk, operation: Operation, a: Tensor, region: Region | Non
     change = norm.off[:, None] * slanted.abs() + (norm.steep + norm.off)[:, None] * wide
     rise = slanted * norm.steep[:, None]
     at = (scale * norm.middle[:, None]).sum(-1)
-    known = (norm.error + norm.steep + norm.off).isfinite().all(-1, keepdim=True)
-    lost = torch.where(known[:, None], change * radius[:, None], torch.inf)
-    given = tangent(walk, scale, rise, lost, at, (centre, radius), (norm.least, norm.most))
+    finite = (norm.error + norm.steep + norm.off).isfinite().all(-1, keepdim=True)
+    lost = torch.where(finite[:, None], change * radius[:, None], torch.inf)
+    coefficients = tangent(walk, scale, rise, lost, at, (centre, radius), (norm.least, norm.most))
     most = torch.maximum(norm.least.abs(), norm.most.abs())
     size = centre.abs() + radius
-    reach = (norm.steep + norm.off) * (size + size.mean(-1, keepdim=True) + most * (most * size).mean(-1, keepdim=True))
-    reach = torch.where(known, reach * gamma_sum(8 * n + count + FEW) + norm.error, 0.0) + most * gamma_sum(2 * count)
-    walk.penalty(scale, reach, 1.0 + 1e-9, 2.0 * samples.rounding.flushed)
-    walk.give(index, given.reshape(*a.shape[:2], *walk.samples.shape(index)))
+    term_size = (norm.steep + norm.off) * (
+        size + size.mean(-1, keepdim=True) + most * (most * size).mean(-1, keepdim=True)
+    )
+    term_size = torch.where(finite, term_size * gamma_sum(8 * n + count + FEW) + norm.error, 0.0) + most * gamma_sum(
+        2 * count
+    )
+    walk.penalty(scale, term_size, 1.0 + 1e-9, 2.0 * samples.rounding.flushed)
+    walk.give(index, coefficients.reshape(*a.shape[:2], *walk.samples.shape(index)))
 
 
 def _affine(
@@ -155,9 +159,9 @@ def _affine(
         epsilon = walk.epsilon(samples.factor(bias), 2)
         walk.constant.add(sums @ theta)
         walk.constant.lose((sums.abs() @ radius) * epsilon, count)
-        reach = theta.abs() + radius * walk.epsilon(samples.factor(bias), size.dim())
+        term_size = theta.abs() + radius * walk.epsilon(samples.factor(bias), size.dim())
         relative = gamma_sum(2 * count) + 4.0 * bias.theta_error + rounding.of_operation(8)
-        walk.penalty(rows, reach.expand_as(size), relative, rounding.subnormal)
+        walk.penalty(rows, term_size.expand_as(size), relative, rounding.subnormal)
     if weight is None:
         return rows
     theta, radius = weight.theta.reshape(-1), weight.unit_radius.reshape(-1)
@@ -167,8 +171,8 @@ def _affine(
     slope = (middle / around).nan_to_num(0.0, 1.0, -1.0).clamp(-1.0, 1.0)
     offset = (around - slope * middle).clamp(min=0.0)
     walk.constant.lose((offset @ radius) * epsilon.view(-1, 1), count)
-    reach = size * (theta.abs() + radius * epsilon)
+    term_size = size * (theta.abs() + radius * epsilon)
     relative = gamma_sum(4 * count + FEW) + 4.0 * weight.theta_error + rounding.of_operation(8)
-    walk.penalty(rows, reach, relative, rounding.subnormal * (1.0 + float(size.amax())))
+    walk.penalty(rows, term_size, relative, rounding.subnormal * (1.0 + float(size.amax())))
     slope = slope.view(*slope.shape[:2], *[1] * len(over), -1)
     return rows * (theta - slope * (radius * epsilon)[:, None])

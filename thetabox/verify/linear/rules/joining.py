@@ -9,7 +9,7 @@ from torch import Tensor
 
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import Parameter
-from thetabox.verify.interpreter.rules.rearrangement import places
+from thetabox.verify.interpreter.rules.rearrangement import constant_positions
 from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.linear.region import Region
 from thetabox.verify.linear.walk import NeedsImages, Stop, Walk, backward, dot, flat
@@ -139,8 +139,8 @@ def written(walk: Walk, operation: Operation, a: Tensor, region: Region | None) 
     both = [walk.operand(operation, place) for place in (0, 1)]
     with torch.enable_grad():
         x = [a.new_zeros(count, *samples.shape(i)).requires_grad_() for i in both]
-        answer = operation.target(*x, *operation.args[2:], **operation.kwargs)
-        parts = torch.autograd.grad(answer, x, a.flatten(0, 1))
+        result = operation.target(*x, *operation.args[2:], **operation.kwargs)
+        parts = torch.autograd.grad(result, x, a.flatten(0, 1))
     for index, part in zip(both, parts, strict=True):
         walk.give(index, part.unflatten(0, a.shape[:2]))
 
@@ -159,7 +159,7 @@ def gathered(walk: Walk, operation: Operation, a: Tensor, region: Region | None)
     """Entries at constant places, some of them several times."""
     samples, index = walk.samples, walk.operand(operation, 0)
     dim = int(operation.args[1]) % (a.dim() - 1)
-    there = places(samples.context, samples.values[operation.args[2].index])
+    there = constant_positions(samples.context, samples.values[operation.args[2].index])
     if not walk.frame.whole or dim == 0 or there.shape[0] != len(samples.epsilon):
         raise Stop
     there = walk.cut(there, None)

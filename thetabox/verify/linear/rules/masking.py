@@ -45,10 +45,10 @@ def prelu(walk: Walk, operation: Operation, a: Tensor, region: Region | None) ->
     walk.constant.add(dot(a.clamp(min=0.0), lines.below) + dot(a.clamp(max=0.0), lines.above))
     walk.constant.lose(dot(size, (offset * spread).expand_as(lower)), count)
     most = torch.maximum(lower.abs(), upper.abs())
-    reach = most * (1.0 + lines.slope.abs() + theta.abs() + 2.0 * spread) + lines.below.abs() + lines.above.abs()
+    term_size = most * (1.0 + lines.slope.abs() + theta.abs() + 2.0 * spread) + lines.below.abs() + lines.above.abs()
     rounding = walk.samples.rounding
     relative = gamma_sum(2 * count + FEW) + rounding.of_operation(2) + 4.0 * weight.theta_error
-    walk.penalty(a, reach, relative, rounding.subnormal)
+    walk.penalty(a, term_size, relative, rounding.subnormal)
     walk.give(index, a * lines.slope[:, None] - size * (slope * spread)[:, None], region)
 
 
@@ -72,13 +72,13 @@ def masked_fill(walk: Walk, operation: Operation, a: Tensor, region: Region | No
     walk.give(index, a.masked_fill(held, 0.0))
 
 
-def _constant(walk: Walk, operation: Operation, place: int) -> Tensor:
+def _constant(walk: Walk, operation: Operation, index: int) -> Tensor:
     """An exact number or tensor that is the same for all samples.
 
     Raises:
         Stop: it is none.
     """
-    argument: Any = operation.args[place]
+    argument: Any = operation.args[index]
     if isinstance(argument, (int, float)):
         return torch.tensor(float(argument), dtype=torch.float64, device=walk.samples.epsilon.device)
     held = walk.samples.values[argument.index] if isinstance(argument, Ref) else None

@@ -81,10 +81,10 @@ def nearest(walk: Walk, operation: Operation, a: Tensor, region: Region | None) 
 @backward("aten.constant_pad_nd.default", "aten.pad.default")
 def padded(walk: Walk, operation: Operation, a: Tensor, region: Region | None) -> None:
     """Zeros around, or other values."""
-    given = arguments(operation)
-    if given.get("value"):
+    named = arguments(operation)
+    if named.get("value"):
         raise Stop
-    if given.get("mode", "constant") == "constant":
+    if named.get("mode", "constant") == "constant":
         moved(walk, operation, a, region)
         return
     if not walk.frame.whole:
@@ -144,11 +144,11 @@ def _average(operation: Operation, shape: tuple[int, ...], out: tuple[int, ...])
             raise NeedsImages
         kernel = (shape[-2] // out[-2], shape[-1] // out[-1])
         return kernel, kernel, (0, 0)
-    given = arguments(operation)
-    kernel, padding = pair(given["kernel_size"]), pair(given["padding"])
-    stride = pair(given["stride"] or given["kernel_size"])
-    uneven = given["ceil_mode"] or (any(padding) and not given["count_include_pad"])
-    if uneven or given.get("divisor_override") is not None:
+    named = arguments(operation)
+    kernel, padding = pair(named["kernel_size"]), pair(named["padding"])
+    stride = pair(named["stride"] or named["kernel_size"])
+    uneven = named["ceil_mode"] or (any(padding) and not named["count_include_pad"])
+    if uneven or named.get("divisor_override") is not None:
         raise NeedsImages
     return kernel, stride, padding
 
@@ -160,9 +160,9 @@ def interpolated(walk: Walk, operation: Operation, a: Tensor, region: Region | N
     lower, upper = walk.ends(index)
     largest = flat(torch.maximum(lower.abs(), upper.abs()), 1).amax(1)
     rounding, rank = walk.samples.rounding, lower.dim() - 2
-    places = place_error(operation, lower.shape[2:], a.shape[3:])
+    position_error = place_error(operation, lower.shape[2:], a.shape[3:])
     relative = gamma_sum(a[0, 0].numel() + (8 << rank)) + rounding.of_sum(8 << rank)
-    relative += places * rounding.of_operation(2 * ROUNDINGS)
+    relative += position_error * rounding.of_operation(2 * ROUNDINGS)
     most = largest.view(-1, *[1] * (a.dim() - 2)).expand(len(a), *a.shape[2:])
     walk.penalty(a, most, relative, rounding.underflow * (1 << rank))
     walk.give(index, first)
@@ -225,8 +225,8 @@ def transposed(walk: Walk, operation: Operation, a: Tensor, region: Region | Non
     count = a.shape[0] * a.shape[1]
     with torch.enable_grad():
         x = a.new_zeros(count, *walk.samples.shape(index)).requires_grad_()
-        answer = operation.target(x, *plain_arguments(operation, count, walk.samples.values), **_named(operation))
-        (first,) = torch.autograd.grad(answer, x, a.flatten(0, 1))
+        result = operation.target(x, *plain_arguments(operation, count, walk.samples.values), **_named(operation))
+        (first,) = torch.autograd.grad(result, x, a.flatten(0, 1))
     return index, first.unflatten(0, a.shape[:2])
 
 

@@ -59,14 +59,14 @@ def batch_norm(walk: Walk, operation: Operation, a: Tensor, region: Region | Non
     if bias is not None:
         epsilon_bias = walk.epsilon(samples.factor(bias), lower.dim())
         added = bias.magnitude.view(wide) + bias.unit_radius.view(wide) * epsilon_bias
-    reach = (most + shift.abs()) * steepness * scale + (0.0 if added is None else added)
+    term_size = (most + shift.abs()) * steepness * scale + (0.0 if added is None else added)
     theta_error = max(p.theta_error for p in (weight, bias, mean, variance) if p is not None)
-    relative = gamma_sum(4 * a[0, 0].numel()) + 12.0 * samples.rounding.own + 8.0 * theta_error
+    relative = gamma_sum(4 * a[0, 0].numel()) + 12.0 * samples.rounding.roundoff + 8.0 * theta_error
     # Factors of float64 may underflow before they meet the others.
     lost = samples.rounding.subnormal * (1.0 + most + shift.abs()) * (1.0 + steepness) * (1.0 + scale)
     if samples.rounding.network:
         lost = lost + network_error(samples.rounding, most, shift.abs(), steepness, scale, added)
-    walk.penalty(a, reach, relative, lost)
+    walk.penalty(a, term_size, relative, lost)
     add_bias(walk, a, bias, 2)
     centre = ((lower + upper) / 2 - shift) * steepness
     middle = channels(a * centre[:, None])

@@ -32,7 +32,7 @@ class PoolRelaxation(NamedTuple):
         above: of each place of the window.
         offset: of each window.
         lower, upper: of the largest value.
-        reach: size of all terms, for their rounding.
+        term_size: size of all terms, for their rounding.
     """
 
     reference: Tensor
@@ -40,7 +40,7 @@ class PoolRelaxation(NamedTuple):
     offset: Tensor
     lower: Tensor
     upper: Tensor
-    reach: Tensor
+    term_size: Tensor
 
 
 def window(operation: Operation) -> PoolWindow:
@@ -68,21 +68,21 @@ def source(samples: Samples, operation: Operation) -> tuple[int, bool]:
     return index, False
 
 
-def places(t: Tensor, pool: PoolWindow) -> Tensor:
+def by_window(t: Tensor, pool: PoolWindow) -> Tensor:
     """Values by window: ``[..., places, h, w]``."""
     patches = t.unfold(-2, pool.kernel[0], pool.stride[0]).unfold(-2, pool.kernel[1], pool.stride[1])
     return patches.flatten(-2).movedim(-1, -3)
 
 
 def placed_back(chosen: Tensor, pool: PoolWindow, like: Tensor) -> Tensor:
-    """Which numbers of an image, of the shape of ``like``, some window chooses; undoes :func:`places`."""
+    """Which numbers of an image, of the shape of ``like``, some window chooses; undoes :func:`by_window`."""
     back = torch.zeros_like(like, dtype=torch.bool)
     height, width = chosen.shape[-2:]
-    for place in range(chosen.shape[-3]):
-        row, column = divmod(place, pool.kernel[1])
+    for position in range(chosen.shape[-3]):
+        row, column = divmod(position, pool.kernel[1])
         rows = slice(row, row + (height - 1) * pool.stride[0] + 1, pool.stride[0])
         columns = slice(column, column + (width - 1) * pool.stride[1] + 1, pool.stride[1])
-        back[..., rows, columns] |= chosen[..., place, :, :]
+        back[..., rows, columns] |= chosen[..., position, :, :]
     return back
 
 
@@ -93,7 +93,7 @@ def relaxed(samples: Samples, operation: Operation) -> PoolRelaxation:
         pool = window(operation)
         index, _ = source(samples, operation)
         value = samples.interval(index)
-        low, high = places(value.lower, pool), places(value.upper, pool)
+        low, high = by_window(value.lower, pool), by_window(value.upper, pool)
         centre = (low + high) / 2
         reference = centre.argmax(-3, keepdim=True)
         own_low, own_high = low.gather(-3, reference), high.gather(-3, reference)
@@ -104,19 +104,19 @@ def relaxed(samples: Samples, operation: Operation) -> PoolRelaxation:
         itself = torch.zeros_like(low, dtype=torch.bool).scatter_(-3, reference, True)
         size = torch.maximum(low.abs(), high.abs())
         # The ends of a difference are themselves rounded.
-        room = gamma_sum(FEW) * (size + size.gather(-3, reference))
-        least, most = least - room, most + room
+        rounding_error = gamma_sum(FEW) * (size + size.gather(-3, reference))
+        least, most = least - rounding_error, most + rounding_error
         _, above, offset = lines(least, most)
         above, offset = above.masked_fill(itself, 0.0), offset.masked_fill(itself, 0.0).sum(-3)
-        own = 1.0 - above.sum(-3, keepdim=True)
+        remainder = 1.0 - above.sum(-3, keepdim=True)
         offset = offset + gamma_sum(2 * low.shape[-3]) * (size.sum(-3) * (1.0 + above.sum(-3)) + offset)
-        above = above.scatter(-3, reference, own)
+        above = above.scatter(-3, reference, remainder)
         highest = high.amax(-3)
         flat = (above * centre).sum(-3) + offset > highest
         above = torch.where(flat.unsqueeze(-3), 0.0, above)
         offset = torch.where(flat, highest, offset)
-        reach = ((above.abs() + itself.double()) * size).sum(-3) + offset.abs()
-        return PoolRelaxation(reference.squeeze(-3), above, offset, low.amax(-3), highest, reach)
+        term_size = ((above.abs() + itself.double()) * size).sum(-3) + offset.abs()
+        return PoolRelaxation(reference.squeeze(-3), above, offset, low.amax(-3), highest, term_size)
 
     relaxation: PoolRelaxation = samples.once(("pool", operation.index), compute)
     return relaxation
@@ -135,7 +135,7 @@ def max_pool(walk: Walk, operation: Operation, a: Tensor, region: Region | None)
     relaxation = relaxed(samples, operation)
     count = a[0, 0].numel()
     overlap = pool.kernel[0] * pool.kernel[1]
-    most = walk.cut(relaxation.reach, region)
+    most = walk.cut(relaxation.term_size, region)
     if rectified:
         # The lines' slopes are at most 1, so the rows do not grow in front of the ReLU.
         lower, upper = walk.cut(relaxation.lower, region), walk.cut(relaxation.upper, region)
@@ -150,9 +150,9 @@ def max_pool(walk: Walk, operation: Operation, a: Tensor, region: Region | None)
     seen = there.before(pool.kernel, pool.stride, (0, 0))
     tiled = pool.kernel == pool.stride
     out = (torch.empty if tiled else torch.zeros)(*a.shape[:-2], *seen.size, dtype=a.dtype, device=a.device)
-    for place in range(overlap):
-        row, column = divmod(place, pool.kernel[1])
-        chosen = (reference == place).double()
+    for position in range(overlap):
+        row, column = divmod(position, pool.kernel[1])
+        chosen = (reference == position).double()
         rows = slice(row, row + (a.shape[-2] - 1) * pool.stride[0] + 1, pool.stride[0])
         columns = slice(column, column + (a.shape[-1] - 1) * pool.stride[1] + 1, pool.stride[1])
         here = out[..., rows, columns]
@@ -160,5 +160,5 @@ def max_pool(walk: Walk, operation: Operation, a: Tensor, region: Region | None)
             torch.mul(a, chosen[:, None], out=here)
         else:
             here.addcmul_(a, chosen[:, None])
-        here.addcmul_(falling, (above[..., place, :, :] - chosen)[:, None])
+        here.addcmul_(falling, (above[..., position, :, :] - chosen)[:, None])
     walk.give(index, out, seen)

@@ -22,7 +22,7 @@ from torch import Tensor
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.interpreter.rules.dense import outputs_first
 from thetabox.verify.linear.region import Region
-from thetabox.verify.linear.rules.affine import add_bias, parameter, reach, relative_error
+from thetabox.verify.linear.rules.affine import add_bias, parameter, relative_error, term_sizes
 from thetabox.verify.linear.rules.convolution import BLOCK
 from thetabox.verify.linear.samples import Samples
 from thetabox.verify.linear.walk import NeedsImages, Stop, Walk, backward
@@ -96,14 +96,14 @@ def layer(samples: Samples, operation: Operation) -> Sliding:
     weight, bias = parameter(samples, operation, 1), parameter(samples, operation, 2)
     if weight is None or any(name in operation.kwargs for name in ("input", "weight", "bias")):
         raise Stop
-    given, index = arguments(operation), operation.args[0].index
+    named, index = arguments(operation), operation.args[0].index
     if not samples.plain(index):
         raise Stop
     turned = "transpose" in operation.operator
-    rank, groups = weight.theta.dim() - 2, int(given["groups"])
+    rank, groups = weight.theta.dim() - 2, int(named["groups"])
     kernel = tuple(weight.theta.shape[2:])
-    stride, dilation = _each(given["stride"], rank), _each(given["dilation"], rank)
-    padding = given["padding"]
+    stride, dilation = _each(named["stride"], rank), _each(named["dilation"], rank)
+    padding = named["padding"]
     if padding == "same":
         padding = [d * (k - 1) // 2 for k, d in zip(kernel, dilation, strict=True)]
     before = (0,) * rank if padding == "valid" else _each(padding, rank)
@@ -129,34 +129,34 @@ def sliding(walk: Walk, operation: Operation, a: Tensor, region: Region | None) 
     samples = walk.samples
     conv = layer(samples, operation)
     inputs = conv.weight.theta[0].numel()
-    z = walk.cut(reach(samples, operation, conv.x, conv.weight, conv.bias, conv.product), None)
+    z = walk.cut(term_sizes(samples, operation, conv.x, conv.weight, conv.bias, conv.product), None)
     sums = 2 * a[0, 0].numel() + conv.weight.theta.numel()
     relative = relative_error(samples, inputs, sums, conv.weight, conv.bias)
     add_bias(walk, a, conv.bias, 2)
     walk.penalty(a, z, relative, samples.rounding.underflow * inputs)
     lower, upper = walk.ends(conv.x)
-    known = walk.known(conv.x)
+    exact = walk.is_exact_input(conv.x)
     epsilon = walk.epsilon(samples.factor(conv.weight), 5)
     step = max(1, BLOCK // (a[0].numel() + a.shape[1] * (conv.weight.theta.numel() + lower[0].numel())))
     first, constants = [], []
     for start in range(0, len(a), step):
         part = slice(start, start + step)
-        block = _Block(conv, a[part], lower[part], upper[part], epsilon[part], known)
+        block = _Block(conv, a[part], lower[part], upper[part], epsilon[part], exact)
         first.append(block.coefficients)
         constants.append(block.constant)
     walk.constant.add(torch.cat(constants))
-    if not known:
+    if not exact:
         walk.give(conv.x, torch.cat(first))
 
 
 class _Block:
     """Coefficients on the input and the constant, for some samples; the pairs of one tap at a time."""
 
-    def __init__(self, conv: Sliding, a: Tensor, lower: Tensor, upper: Tensor, epsilon: Tensor, known: bool) -> None:
+    def __init__(self, conv: Sliding, a: Tensor, lower: Tensor, upper: Tensor, epsilon: Tensor, exact: bool) -> None:
         count, rows = a.shape[:2]
         taps, self.conv = conv.taps, conv
         size = lower.shape[1:]
-        centre, radius = (lower, lower) if known else ((lower + upper) / 2, (upper - lower) / 2)
+        centre, radius = (lower, lower) if exact else ((lower + upper) / 2, (upper - lower) / 2)
         if conv.turned:
             a = taps.padded(a)
         else:
@@ -169,9 +169,9 @@ class _Block:
         for tap, view in taps.views():
             w, u = theta[(..., *tap)][None, :, None], spread[(..., *tap)][None, :, None]
             grouped = self._rows(a[view] if conv.turned else a)
-            if known or noisy:
+            if exact or noisy:
                 g = self._gradient(grouped, centre if conv.turned else centre[view])
-            if known:
+            if exact:
                 self.constant += (g * w).sum((1, 3, 4)) - (g.abs() * u * epsilon).sum((1, 3, 4))
                 continue
             if noisy:

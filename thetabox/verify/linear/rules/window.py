@@ -76,14 +76,14 @@ class _Patches:
     def __init__(self, samples: Samples, conv: convolutions.Convolution, pool: PoolWindow, size: torch.Size) -> None:
         self.conv, self.size = conv, (size[0], size[1])
         self.step = (pool.stride[0] * conv.stride[0], pool.stride[1] * conv.stride[1])
-        self.places = [(i, j) for i in range(pool.kernel[0]) for j in range(pool.kernel[1])]
+        self.offsets = [(i, j) for i in range(pool.kernel[0]) for j in range(pool.kernel[1])]
         value = samples.interval(conv.x)
         middle, self.spread = (value.lower + value.upper) / 2, (value.upper - value.lower) / 2
-        self.known = value.is_point
+        self.exact = value.is_point
         self.epsilon = samples.factor(conv.weight).view(-1, 1, 1, 1)
         whole = Frame(slice(None))
         self.patches = []
-        for i, j in self.places:
+        for i, j in self.offsets:
             # The window's place (i, j) of every window, as the output of a convolution of a larger stride.
             spot = Region((0, 0), (0, 0), self.size).before(conv.kernel, self.step, conv.padding, conv.dilation)
             offset = (spot.offset[0] + i * conv.stride[0], spot.offset[1] + j * conv.stride[1])
@@ -97,10 +97,10 @@ class _Patches:
         error = gamma_sum(4 * self.conv.inputs) + 4.0 * weight.theta_error
         apart = ca - cb
         middle = self._product(apart, weight.theta)
-        around = torch.zeros_like(middle) if self.known else self._shared_radius(first, second)
-        reach = self._product(apart.abs() + ra + rb, weight.unit_radius) * self.epsilon if weight.factor else 0.0
+        around = torch.zeros_like(middle) if self.exact else self._shared_radius(first, second)
+        noise = self._product(apart.abs() + ra + rb, weight.unit_radius) * self.epsilon if weight.factor else 0.0
         size = self._product(ca.abs() + cb.abs() + ra + rb, weight.magnitude) * (error * 4.0)
-        return middle, around * (1.0 + error) + reach * (1.0 + error) + size
+        return middle, around * (1.0 + error) + noise * (1.0 + error) + size
 
     def _product(self, x: Tensor, weight: Tensor) -> Tensor:
         return torch.nn.functional.conv2d(x, weight, None, self.step, 0, self.conv.dilation, self.conv.groups)
@@ -109,8 +109,8 @@ class _Patches:
         """``|kernel shifted by one - kernel shifted by two|`` times the radius of the input."""
         conv = self.conv
         theta = conv.weight.theta
-        places = (self.places[first], self.places[second])
-        shifts = [(p[0] * conv.stride[0], p[1] * conv.stride[1]) for p in places]
+        pair = (self.offsets[first], self.offsets[second])
+        shifts = [(p[0] * conv.stride[0], p[1] * conv.stride[1]) for p in pair]
         span = [max(s[d] for s in shifts) + (conv.kernel[d] - 1) * conv.dilation[d] + 1 for d in range(2)]
         both = theta.new_zeros(*theta.shape[:2], *span)
         for (top, left), sign in zip(shifts, (1.0, -1.0), strict=True):

@@ -28,7 +28,7 @@ class Relaxation(NamedTuple):
     reference: Tensor
     above: Tensor
     offset: Tensor
-    reach: Tensor
+    term_size: Tensor
 
 
 def window_places(operation: Operation, sizes: tuple[int, ...], outputs: tuple[int, ...]) -> Tensor:
@@ -37,7 +37,7 @@ def window_places(operation: Operation, sizes: tuple[int, ...], outputs: tuple[i
     Raises:
         Stop: they hold too many places.
     """
-    given, rank = arguments(operation), len(sizes)
+    named, rank = arguments(operation), len(sizes)
     axes = []
     for d, (size, count) in enumerate(zip(sizes, outputs, strict=True)):
         here = torch.arange(count)
@@ -46,8 +46,8 @@ def window_places(operation: Operation, sizes: tuple[int, ...], outputs: tuple[i
             axis = first[:, None] + torch.arange(int((last - first).max()))
             axis = torch.where(axis < last[:, None], axis, -1)
         else:
-            kernel, padding, dilation = (_of(given[n], d, rank) for n in ("kernel_size", "padding", "dilation"))
-            stride = _of(given["stride"] or given["kernel_size"], d, rank)
+            kernel, padding, dilation = (_of(named[n], d, rank) for n in ("kernel_size", "padding", "dilation"))
+            stride = _of(named["stride"] or named["kernel_size"], d, rank)
             axis = (here * stride - padding)[:, None] + torch.arange(kernel) * dilation
             axis = torch.where((axis >= 0) & (axis < size), axis, -1)
         axes.append(axis)
@@ -86,16 +86,16 @@ def any_max_pool(walk: Walk, operation: Operation, a: Tensor, region: Region | N
         return table, _relaxed(value.lower.flatten(2), value.upper.flatten(2), table)
 
     table, relaxation = samples.once(("windows", operation.index), compute)
-    reference, above, offset, reach = (walk.cut(t, None) for t in relaxation)
+    reference, above, offset, term_size = (walk.cut(t, None) for t in relaxation)
     rows = a.flatten(3)
-    walk.penalty(rows, reach, 6.0 * gamma_sum(a[0, 0].numel() + table.shape[1]))
+    walk.penalty(rows, term_size, 6.0 * gamma_sum(a[0, 0].numel() + table.shape[1]))
     falling = rows.clamp(max=0.0)
     walk.constant.add(dot(falling, offset))
     first = a.new_zeros(*a.shape[:3], prod(shape[1:]))
-    for place in range(table.shape[1]):
-        mine = (reference == place).double()[:, None]
-        part = rows * mine + falling * (above[..., place][:, None] - mine)
-        first.index_add_(3, table[:, place].clamp(min=0), part)
+    for position in range(table.shape[1]):
+        mine = (reference == position).double()[:, None]
+        part = rows * mine + falling * (above[..., position][:, None] - mine)
+        first.index_add_(3, table[:, position].clamp(min=0), part)
     walk.give(index, first.unflatten(3, shape[1:]))
 
 
@@ -108,8 +108,8 @@ def _relaxed(lower: Tensor, upper: Tensor, table: Tensor) -> Relaxation:
     centre = ((low + high) / 2).masked_fill(~inside, -torch.inf)
     reference = centre.argmax(-1, keepdim=True)
     size = torch.maximum(low.abs(), high.abs()).masked_fill(~inside, 0.0)
-    room = gamma_sum(FEW) * (size + size.gather(-1, reference))
-    least, most = low - high.gather(-1, reference) - room, high - low.gather(-1, reference) + room
+    rounding_error = gamma_sum(FEW) * (size + size.gather(-1, reference))
+    least, most = low - high.gather(-1, reference) - rounding_error, high - low.gather(-1, reference) + rounding_error
     none = ~inside | torch.zeros_like(low, dtype=torch.bool).scatter_(-1, reference, True)
     _, above, offset = lines(least, most)
     above, offset = above.masked_fill(none, 0.0), offset.masked_fill(none, 0.0).sum(-1)
@@ -119,5 +119,7 @@ def _relaxed(lower: Tensor, upper: Tensor, table: Tensor) -> Relaxation:
     flat = (above * centre.masked_fill(~inside, 0.0)).sum(-1) + offset > highest
     above = above.masked_fill(flat.unsqueeze(-1), 0.0)
     offset = torch.where(flat, highest, offset)
-    own = torch.zeros_like(low).scatter_(-1, reference, 1.0)
-    return Relaxation(reference.squeeze(-1), above, offset, ((above.abs() + own) * size).sum(-1) + offset.abs())
+    is_reference = torch.zeros_like(low).scatter_(-1, reference, 1.0)
+    return Relaxation(
+        reference.squeeze(-1), above, offset, ((above.abs() + is_reference) * size).sum(-1) + offset.abs()
+    )

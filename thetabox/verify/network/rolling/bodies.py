@@ -34,7 +34,7 @@ Body = list[int | None]
 
 
 @dataclass(frozen=True)
-class Trace:
+class OperationOrder:
     """Operations in some order, with what is compared of them.
 
     Attributes:
@@ -43,7 +43,7 @@ class Trace:
         operands: of each.
         reads: of each, as a read at an index.
         signatures: of each: all but the operands that are computed and the index of a read.
-        place: where in the order each position is computed.
+        position: where in the order each position is computed.
     """
 
     values: Values
@@ -51,10 +51,10 @@ class Trace:
     operands: list[list[int]]
     reads: list[TimeRead | None]
     signatures: list[int]
-    place: dict[int, int]
+    position: dict[int, int]
 
 
-def sequence_of(values: Values, order: Sequence[Operation]) -> Trace:
+def sequence_of(values: Values, order: Sequence[Operation]) -> OperationOrder:
     """The operations that may repeat: all but the number of samples."""
     operations = {o.index: o for o in values.operations}
     leaves = {*values.graph.tensors, *values.graph.constants, *values.graph.inputs}
@@ -68,8 +68,8 @@ def sequence_of(values: Values, order: Sequence[Operation]) -> Trace:
         tree = frozen((shown.args, shown.kwargs), lambda i: i if i in leaves else None)
         key = (operation.target, tree, operation.layout, operation.dtype, None if read is None else read.length)
         signatures.append(numbers.setdefault(key, len(numbers)))
-    place = {o.index: i for i, o in enumerate(order)}
-    return Trace(values, order, [operands(o) for o in order], reads, signatures, place)
+    position = {o.index: i for i, o in enumerate(order)}
+    return OperationOrder(values, order, [operands(o) for o in order], reads, signatures, position)
 
 
 class Loop:
@@ -92,7 +92,7 @@ class Loop:
         NotRolled: no two bodies are alike.
     """
 
-    def __init__(self, sequence: Trace, start: int, period: int) -> None:
+    def __init__(self, sequence: OperationOrder, start: int, period: int) -> None:
         self.sequence, self.start, self.period = sequence, start, period
         self.pattern = range(start, start + period)
         self.slots: list[list[Slot] | None] = [None] * period
@@ -105,7 +105,7 @@ class Loop:
 
     def in_front(self, index: int) -> bool:
         """Whether a value is there in front of the second body."""
-        return self.sequence.place.get(index, -1) < self.start
+        return self.sequence.position.get(index, -1) < self.start
 
     def follow(self) -> bool:
         """Find one more body, if it is there."""
@@ -128,15 +128,15 @@ class Loop:
         """Whether an operation is that of the pattern, on this body's operands."""
         if not self._reads_next(j, cursor):
             return False
-        given = self.sequence.operands[cursor]
+        operands = self.sequence.operands[cursor]
         slots = self.slots[j]
         if slots is None:
-            slots = self._slots(j, given, body)
+            slots = self._slots(j, operands, body)
             if slots is None:
                 return False
             self.slots[j] = slots
         before = self.bodies[-1]
-        for (kind, of), index in zip(slots, given, strict=True):
+        for (kind, of), index in zip(slots, operands, strict=True):
             if index != (of if kind == "fixed" else body[of] if kind == "same" else before[of]):
                 return False
         return True
@@ -153,7 +153,7 @@ class Loop:
             self.moving.add(j)
         return read.index == (step if j in self.moving else first.index)
 
-    def _slots(self, j: int, given: list[int], body: Body) -> list[Slot] | None:
+    def _slots(self, j: int, operands: list[int], body: Body) -> list[Slot] | None:
         """What the third body reads, in the words of the second."""
         if len(self.bodies) != 1:
             return None
@@ -161,7 +161,7 @@ class Loop:
         of_pattern = {index: q for q, index in enumerate(pattern) if index is not None}
         of_body = {index: q for q, index in enumerate(body) if index is not None}
         slots = []
-        for index, first in zip(given, self.sequence.operands[self.pattern[j]], strict=True):
+        for index, first in zip(operands, self.sequence.operands[self.pattern[j]], strict=True):
             if index == first and self.in_front(index):
                 slots.append(Slot("fixed", index))
             elif index in of_body and pattern[of_body[index]] == first:
@@ -185,8 +185,8 @@ def periods(signatures: Sequence[int], most: int = 12) -> list[int]:
     counts: dict[int, int] = {}
     for i, signature in enumerate(signatures):
         earlier = seen.setdefault(signature, [])
-        for place in earlier[-4:]:
-            counts[i - place] = counts.get(i - place, 0) + 1
+        for position in earlier[-4:]:
+            counts[i - position] = counts.get(i - position, 0) + 1
         earlier.append(i)
     return sorted(counts, key=lambda p: (-counts[p], p))[:most]
 

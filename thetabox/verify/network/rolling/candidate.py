@@ -103,10 +103,10 @@ class Candidate:
     def _of_second(self, j: int) -> list[Slot]:
         """What an operation reads that the second body alone has, so that no other can contradict."""
         pattern = self.loop.bodies[0]
-        known: dict[int, Slot] = {}
+        slot_of: dict[int, Slot] = {}
         for place, row in zip(self.loop.pattern, self.loop.slots, strict=True):
-            given = zip(row or [], self.sequence.operands[place], strict=False)
-            known |= {index: slot for slot, index in given if slot.kind == "state"}
+            indices = zip(row or [], self.sequence.operands[place], strict=False)
+            slot_of |= {index: slot for slot, index in indices if slot.kind == "state"}
         operation = self.sequence.order[self.loop.pattern[j]]
         slots = []
         for index in operands(operation):
@@ -114,8 +114,8 @@ class Candidate:
                 slots.append(Slot("same", pattern.index(index)))
             elif index in self.values.settled:
                 slots.append(Slot("fixed", index))
-            elif index in known:
-                slots.append(known[index])
+            elif index in slot_of:
+                slots.append(slot_of[index])
             else:
                 raise NotRolled(f"{operation.describe()} is in no other step")
         return slots
@@ -124,8 +124,8 @@ class Candidate:
         """For (operation, operand) that is a state: which operation's result, and its value where it is first read."""
         states: dict[tuple[int, int], tuple[int, int]] = {}
         for j, slots in enumerate(self.slots()):
-            given = self.sequence.operands[self.loop.pattern[j]] if self.first is None else self.first.given[j]
-            states |= {(j, i): (of, given[i]) for i, (kind, of) in enumerate(slots) if kind == "state"}
+            indices = self.sequence.operands[self.loop.pattern[j]] if self.first is None else self.first.operands[j]
+            states |= {(j, i): (of, indices[i]) for i, (kind, of) in enumerate(slots) if kind == "state"}
         return states
 
     def crossing(self) -> int:

@@ -91,8 +91,8 @@ def _join(loop: Loop, operation: Operation, bodies: Sequence[Body], first: Body 
     layouts = loop.sequence.values.graph.layouts
     if operation.operator not in JOINS or operation.index not in layouts:
         return None
-    given = arguments(operation)
-    parts = [p.index for p in given["tensors"] if isinstance(p, Ref)]
+    named = arguments(operation)
+    parts = [p.index for p in named["tensors"] if isinstance(p, Ref)]
     if len(parts) != len(bodies) + 1 or parts[-1] not in bodies[-1]:
         return None
     j = bodies[-1].index(parts[-1])
@@ -101,7 +101,7 @@ def _join(loop: Loop, operation: Operation, bodies: Sequence[Body], first: Body 
     if not loop.in_front(parts[0]) or not same_kind(loop.sequence.values, parts[0], parts[1]):
         return None
     rank = len(layouts[operation.index].shape)
-    return Joined(operation.index, j, parts[0], JOINS[operation.operator], given["dim"] % rank)
+    return Joined(operation.index, j, parts[0], JOINS[operation.operator], named["dim"] % rank)
 
 
 def _of_first_step(loop: Loop) -> set[int]:
@@ -109,8 +109,8 @@ def _of_first_step(loop: Loop) -> set[int]:
     sequence = loop.sequence
     sources = {(r.source, r.dim) for j in loop.moving if (r := sequence.reads[loop.pattern[j]]) is not None}
     dependent: set[int] = set()
-    for operation, given, read in zip(sequence.order[: loop.start], sequence.operands, sequence.reads, strict=False):
+    for operation, indices, read in zip(sequence.order[: loop.start], sequence.operands, sequence.reads, strict=False):
         reads = read is not None and (read.source, read.dim) in sources
-        if reads or not dependent.isdisjoint(given):
+        if reads or not dependent.isdisjoint(indices):
             dependent.add(operation.index)
     return dependent

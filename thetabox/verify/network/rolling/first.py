@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from thetabox.verify.network.rolling.bodies import Body, Loop, Slot, Trace, same_kind
+from thetabox.verify.network.rolling.bodies import Body, Loop, OperationOrder, Slot, same_kind
 from thetabox.verify.network.rolling.reads import TimeRead
 
 
@@ -16,13 +16,13 @@ class FirstBody:
         body: its results.
         slots: of the pattern, of every operation.
         moving: as :attr:`Loop.moving`.
-        given: for each operation, what it reads.
+        operands: for each operation, what it reads.
     """
 
     body: Body
     slots: list[list[Slot]]
     moving: set[int]
-    given: list[list[int]]
+    operands: list[list[int]]
 
 
 def first_body(loop: Loop) -> FirstBody | None:
@@ -45,7 +45,7 @@ def first_body(loop: Loop) -> FirstBody | None:
         initial_body.slots.append(slots)
         if not _reads_first(sequence.reads[first], sequence.reads[i], j in initial_body.moving):
             return None
-        for (kind, of), second, index in zip(slots, sequence.operands[i], initial_body.given[j], strict=True):
+        for (kind, of), second, index in zip(slots, sequence.operands[i], initial_body.operands[j], strict=True):
             if kind == "state":
                 alike = second == body[of] and same_kind(sequence.values, index, second)
             else:
@@ -73,7 +73,7 @@ def _reads_first(first: TimeRead | None, second: TimeRead | None, moving: bool) 
     return first.index == second.index
 
 
-def aligned(sequence: Trace, start: int, period: int) -> list[int] | None:
+def aligned(sequence: OperationOrder, start: int, period: int) -> list[int] | None:
     """Where in front of the second body the operations of a first one may be, others between them; else ``None``."""
     places = []
     cursor = start

@@ -8,7 +8,7 @@ from thetabox.verify.network.rolling.build import Builder, part
 from thetabox.verify.network.rolling.candidate import LEAST_STEPS, Candidate
 from thetabox.verify.network.rolling.ending import JOINS, Ending
 from thetabox.verify.network.rolling.reads import time_read
-from thetabox.verify.network.rolling.result import Output, Read, Rolled
+from thetabox.verify.network.rolling.result import ReadoutInput, Rolled, StepRead
 from thetabox.verify.network.rolling.trees import refs
 from thetabox.verify.network.rolling.values import NotRolled, SeveralLoops
 
@@ -93,12 +93,15 @@ class _Graphs:
         return Rolled(
             steps=self.count + 1,
             drive=part(values, x, self.sources),
-            reads=tuple(Read(self.sources.index(source), dim, length) for source, dim, length in self.reads),
+            reads=tuple(StepRead(self.sources.index(source), dim, length) for source, dim, length in self.reads),
             constant=part(values, x, self.constants),
             initial=initial,
             first=first,
             step=self._step(),
-            outputs=(*(Output(o.join, o.dim) for o in ending.joined), *(Output("last") for _ in ending.last)),
+            outputs=(
+                *(ReadoutInput(o.join, o.dim) for o in ending.joined),
+                *(ReadoutInput("last") for _ in ending.last),
+            ),
             readout=readout,
         )
 
@@ -110,7 +113,7 @@ class _Graphs:
         entries = iter(builder.inputs)
         of_read = {key: next(entries) for key in self.reads}
         # Values are known by what they are in the step, not by where the second body happens to find them.
-        builder.known = {index: next(entries) for index in self.constants}
+        builder.position_of = {index: next(entries) for index in self.constants}
         of_state = {state: next(entries) for state in self.states}
         builder.copy(i for i in self.fixed if i in self.values.settled)
         places: dict[int, int] = {}
@@ -119,13 +122,13 @@ class _Graphs:
                 read = self.candidate.read(j)
                 places[j] = of_read[read.source, read.dim, read.length]
                 continue
-            given = []
+            operands = []
             for i, (kind, of) in enumerate(self.slots[j]):
                 if kind == "fixed":
-                    given.append(builder.known[of])
+                    operands.append(builder.position_of[of])
                 else:
-                    given.append(places[of] if kind == "same" else of_state[self.initials[j, i]])
-            places[j] = builder.placed(order[self.candidate.loop.pattern[j]], given)
+                    operands.append(places[of] if kind == "same" else of_state[self.initials[j, i]])
+            places[j] = builder.placed(order[self.candidate.loop.pattern[j]], operands)
         return builder.graph([places[j] for j in [*self.results, *(q for q, _ in self.states)]])
 
     def _zeroth(self, j: int) -> int:

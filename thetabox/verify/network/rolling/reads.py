@@ -39,15 +39,15 @@ def time_read(graph: Graph, operations: dict[int, Operation], operation: Operati
     source = operation.args[0].index
     if operation.operator not in ("aten.select.int", "aten.slice.Tensor") or graph.layouts.get(source) is None:
         return None
-    given = arguments(operation)
-    axis = _axis(graph, source, given["dim"])
+    named = arguments(operation)
+    axis = _axis(graph, source, named["dim"])
     if axis is None:
         return None
     dim, size = axis
     if operation.operator == "aten.select.int":
-        index = given["index"]
+        index = named["index"]
         return TimeRead(source, dim, None, index % size, size) if isinstance(index, int) and size else None
-    return _slice(source, dim, size, given)
+    return _slice(source, dim, size, named)
 
 
 def without_index(operation: Operation) -> Operation:
@@ -78,9 +78,9 @@ def _axis(graph: Graph, source: int, dim: int) -> tuple[int, int] | None:
     return None if size is None else (dim % len(layout.shape), size)
 
 
-def _slice(source: int, dim: int, size: int, given: dict[str, Any]) -> TimeRead | None:
-    start, end = given["start"] or 0, size if given["end"] is None else given["end"]
-    if given["step"] != 1 or not isinstance(start, int) or not isinstance(end, int):
+def _slice(source: int, dim: int, size: int, named: dict[str, Any]) -> TimeRead | None:
+    start, end = named["start"] or 0, size if named["end"] is None else named["end"]
+    if named["step"] != 1 or not isinstance(start, int) or not isinstance(end, int):
         return None
     start, end, _ = slice(start, end).indices(size)
     length = end - start
@@ -93,15 +93,15 @@ def _of_parts(graph: Graph, parts: Operation | None, index: Any) -> TimeRead | N
     """One of the parts that ``unbind`` or ``split`` makes."""
     if parts is None or parts.operator not in ("aten.unbind.int", "aten.split.Tensor"):
         return None
-    given = arguments(parts)
+    named = arguments(parts)
     source = parts.args[0].index
-    axis = _axis(graph, source, given["dim"])
+    axis = _axis(graph, source, named["dim"])
     if axis is None or not isinstance(index, int):
         return None
     dim, size = axis
     if parts.operator == "aten.unbind.int":
         return TimeRead(source, dim, None, index % size, size)
-    length = given["split_size"]
+    length = named["split_size"]
     if not isinstance(length, int) or length < 1 or size % length:
         return None
     return TimeRead(source, dim, length, index % (size // length), size // length)

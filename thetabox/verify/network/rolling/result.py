@@ -10,7 +10,7 @@ from thetabox.verify.network.graph import Graph
 
 
 @dataclass(frozen=True)
-class Read:
+class StepRead:
     """How a step reads a sequence.
 
     Attributes:
@@ -32,7 +32,7 @@ class Read:
 
 
 @dataclass(frozen=True)
-class Output:
+class ReadoutInput:
     """How the readout reads a result of the steps.
 
     Attributes:
@@ -54,7 +54,7 @@ class Rolled:
         or, where there is a first,
         o_0, s = first(x, *x_0, *c)               o_t, s = step(*x_t, *c, *s)  for t = 1, …, steps - 1
 
-        answer = readout(*joined outputs, *c)
+        output = readout(*joined outputs, *c)
 
     The operators that this calls, and their arguments, are those of the unrolled graph. In more words: views of the
     input that are the same are read once; ``x[:]`` and the like are left out, and a tensor that is written entry by
@@ -75,17 +75,17 @@ class Rolled:
             else ``None``.
         step: one step.
         outputs: how the readout reads the steps' results; those that are joined come first.
-        readout: answers what the network does.
+        readout: returns what the network does.
     """
 
     steps: int
     drive: Graph
-    reads: tuple[Read, ...]
+    reads: tuple[StepRead, ...]
     constant: Graph
     initial: Graph | None
     first: Graph | None
     step: Graph
-    outputs: tuple[Output, ...]
+    outputs: tuple[ReadoutInput, ...]
     readout: Graph
 
     @property

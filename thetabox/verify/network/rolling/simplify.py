@@ -62,15 +62,15 @@ class Simplifier:
         stack = self.operations.get(source.index)
         if stack is None or stack.operator != "aten.stack.default" or not isinstance(stack.layout, Layout):
             return operation
-        rank, given = len(stack.layout.shape), arguments(stack)
-        if given["dim"] % rank != dim % rank or not isinstance(index, int):
+        rank, named = len(stack.layout.shape), arguments(stack)
+        if named["dim"] % rank != dim % rank or not isinstance(index, int):
             return operation
-        return self._alike(operation, given["tensors"][index])
+        return self._alike(operation, named["tensors"][index])
 
     def _written(self, operation: Operation) -> Operation:
         """A value of which every entry along an axis has been written is their stack."""
-        given = arguments(operation)
-        base, source, dim, index = given["self"], given["src"], given["dim"], given["index"]
+        named = arguments(operation)
+        base, source, dim, index = named["self"], named["src"], named["dim"], named["index"]
         layouts, layout = self.graph.layouts, operation.layout
         if not isinstance(layout, Layout) or not isinstance(index, int) or source.index not in layouts:
             return operation

@@ -1,4 +1,4 @@
-"""The values of a traced graph that its answer needs, in fewer words.
+"""The values of a traced graph that its output needs, in fewer words.
 
 Operators of a trace write to nothing and draw nothing (:func:`values_of` makes sure), so two calls of one operator on
 the same arguments have the same result. Views of the input are merged, questions for the number of samples, and lifted
@@ -80,7 +80,7 @@ def values_of(graph: Graph) -> Values:
     if len(graph.inputs) != 1:
         raise NotRolled("the network has several inputs")
     same = _same_leaves(graph)
-    known: dict[Any, int] = {}
+    first_of: dict[Any, int] = {}
     settled = {*graph.tensors, *graph.constants}
     views = {*graph.inputs}
     simplifier = Simplifier(graph)
@@ -97,7 +97,7 @@ def values_of(graph: Graph) -> Values:
             simplifier.add(changed)
             continue
         key = (changed.target, frozen((changed.args, changed.kwargs)), changed.layout, changed.dtype)
-        first = known.setdefault(key, operation.index)
+        first = first_of.setdefault(key, operation.index)
         if first == operation.index:
             simplifier.add(changed)
             views |= {first} if viewed else set()
@@ -123,14 +123,14 @@ def _check_pure(operation: Operation) -> None:
 
 def _same_leaves(graph: Graph) -> dict[int, int]:
     """Of parameters and constants that are the same, the first."""
-    known: dict[Any, int] = {}
+    first_of: dict[Any, int] = {}
     same = {}
     for index, name in graph.tensors.items():
         view = graph.views.get(index)
-        places = None if view is None or view.places is None else _bits(view.places)
-        same[index] = known.setdefault((name, places), index)
+        places = None if view is None or view.entries is None else _bits(view.entries)
+        same[index] = first_of.setdefault((name, places), index)
     for index, constant in graph.constants.items():
-        same[index] = known.setdefault(_bits(constant), index)
+        same[index] = first_of.setdefault(_bits(constant), index)
     return same
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thetabox.verify.linear.constant import gamma_sum
-from thetabox.verify.yields.chain import Convolution, Stage
+from thetabox.verify.yields.chain import ChainConvolution, ChainStage
 from thetabox.verify.yields.sobolev.windows import Windows
 
 # Of a few operations, and of deviations whose squares underflow: proofs are for numbers up to ``LARGEST`` alone.
@@ -38,10 +38,10 @@ class Convolved:
     variance: Tensor
 
     @classmethod
-    def of(cls, stage: Stage, inputs: tuple[int, int, int], sigma: float) -> Convolved:
+    def of(cls, stage: ChainStage, inputs: tuple[int, int, int], sigma: float) -> Convolved:
         """Of a stage with a convolution."""
         layer = stage.layer
-        assert isinstance(layer, Convolution)
+        assert isinstance(layer, ChainConvolution)
         windows = Windows.of(stage, inputs)
         sizes = torch.cat([layer.weight_size.flatten(1), layer.bias_size[:, None]], 1)
         variance = (sigma * sizes).square() * (1.0 + FEW)
@@ -56,7 +56,7 @@ class Convolved:
 
 
 @dataclass(frozen=True)
-class Read:
+class StageInputs:
     """What the places of a stage read of one sample.
 
     Attributes:
@@ -77,7 +77,7 @@ class Read:
     most: Tensor
 
     @classmethod
-    def of(cls, stage: Convolved, low: Tensor, high: Tensor, nominal: Tensor) -> Read:
+    def of(cls, stage: Convolved, low: Tensor, high: Tensor, nominal: Tensor) -> StageInputs:
         """For maps ``[inputs, height, width]``."""
         windows = stage.windows
         lows, highs, middle = (windows.patches(h) for h in (low, high, nominal))
@@ -92,7 +92,7 @@ class Read:
         return cls(stage, taps_low, taps_high, windows.taps(middle), middle.flatten(1), largest.flatten(1), most)
 
     @cached_property
-    def reach(self) -> Float[Tensor, "channels places candidates"]:
+    def term_sizes(self) -> Float[Tensor, "channels places candidates"]:
         """Upper bounds of ``⟨magnitude of kernel, |h|⟩ + |bias|``."""
         stage = self.stage
         whole = torch.einsum("ckq,oq->cok", stage.magnitude, self.sizes) + stage.bias.abs()[:, None, None]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from thetabox.verify.linear.constant import gamma_sum
-from thetabox.verify.yields.sobolev.convolved import FEW, Read
+from thetabox.verify.yields.sobolev.convolved import FEW, StageInputs
 from thetabox.verify.yields.tails import quantile
 
 
@@ -42,10 +42,10 @@ def count(candidates: int, *, first: bool) -> int:
     return values if first else values + 2 * candidates + 2 * (candidates - 1)
 
 
-def known(read: Read, probability: float) -> Ends:
+def known(read: StageInputs, probability: float) -> Ends:
     """Of the first stage, which reads the sample: its values are Gaussian; each fails with at most ``probability``."""
     z = float(quantile("exact", torch.tensor(probability, dtype=torch.float64)))
-    lost = read.reach * (gamma_sum(read.sizes.shape[1]) + read.stage.kernel_error)
+    lost = read.term_sizes * (gamma_sum(read.sizes.shape[1]) + read.stage.kernel_error)
     apart = read.means - read.of_reference(read.means)[..., None]
     lost_apart = torch.where(read.reference > 0, 0.0, lost + read.of_reference(lost)[..., None])
     own, between = read.spreads

@@ -12,18 +12,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from thetabox.verify.yields.sobolev.convolved import FEW, TINY, Read
+from thetabox.verify.yields.sobolev.convolved import FEW, TINY, StageInputs
 from thetabox.verify.yields.sobolev.ends import Ends
 from thetabox.verify.yields.sobolev.rules import Quantile
 from thetabox.verify.yields.sobolev.walk import Passed, lower_bounds
 from thetabox.verify.yields.sobolev.windows import LinearForms
 
 
-def walked(read: Read, before: list[Passed], probability: float) -> Ends:
+def walked(read: StageInputs, before: list[Passed], probability: float) -> Ends:
     """Of a later stage; each fails with at most ``probability``."""
-    whole = torch.where(read.reference > 0, 0.0, read.reach + read.of_reference(read.reach)[..., None])
+    whole = torch.where(read.reference > 0, 0.0, read.term_sizes + read.of_reference(read.term_sizes)[..., None])
     whole = whole * (1.0 + FEW)
-    mean, distance = (-read.reach, read.reach.clone()), (-whole, whole.clone())
+    mean, distance = (-read.term_sizes, read.term_sizes.clone()), (-whole, whole.clone())
     most, beyond = torch.full_like(whole, torch.inf), torch.where(read.reference > 0, 0.0, torch.inf)
     least = torch.full_like(most[..., 0], -torch.inf)
     rule = Quantile(probability)
@@ -50,7 +50,7 @@ def walked(read: Read, before: list[Passed], probability: float) -> Ends:
 class _Place(NamedTuple):
     """One place of all channels."""
 
-    read: Read
+    read: StageInputs
     before: list[Passed]
     n: int
     rule: Quantile
@@ -70,14 +70,14 @@ class _Place(NamedTuple):
             Each ``[signs, mean or value, channels, candidates]``; minus infinity of what was not asked for.
         """
         read, n = self.read, self.n
-        kernels, reference, reach = read.stage.kernels, read.reference[:, n], read.reach[:, n]
+        kernels, reference, term_sizes = read.stage.kernels, read.reference[:, n], read.term_sizes[:, n]
         chosen = kernels[torch.arange(len(kernels)), reference.argmax(-1)]
         forms = torch.cat([kernels[values], (kernels - chosen[:, None])[distances]])
         spreads = torch.cat([read.spreads[0][:, n][values], read.spreads[1][:, n][distances]])
         # Kernels that are averages, and differences of kernels, are rounded.
-        between = reach + (reach * reference).sum(-1, keepdim=True)
-        lost = torch.cat([reach[values], between[distances]]) * (2.0 * FEW + 2.0 * read.stage.kernel_error)
-        bias = torch.cat([read.stage.bias[:, None].expand_as(values)[values], torch.zeros_like(reach[distances])])
+        between = term_sizes + (term_sizes * reference).sum(-1, keepdim=True)
+        lost = torch.cat([term_sizes[values], between[distances]]) * (2.0 * FEW + 2.0 * read.stage.kernel_error)
+        bias = torch.cat([read.stage.bias[:, None].expand_as(values)[values], torch.zeros_like(term_sizes[distances])])
         sign = torch.tensor(signs, dtype=bias.dtype)[:, None]
         bounds = self._bounds(
             (sign[..., None] * forms).flatten(0, 1), spreads.repeat(len(signs)), first_look=first_look

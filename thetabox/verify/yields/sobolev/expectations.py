@@ -28,9 +28,9 @@ import torch
 from torch import Tensor
 
 from thetabox.verify.yields.neuron import mean_relu
-from thetabox.verify.yields.sobolev.convolved import FEW, TINY, Read
+from thetabox.verify.yields.sobolev.convolved import FEW, TINY, StageInputs
 from thetabox.verify.yields.sobolev.ends import Ends
-from thetabox.verify.yields.sobolev.patterns import Pattern, Range, of_all, of_reference
+from thetabox.verify.yields.sobolev.patterns import DerivativeRange, Pattern, of_all, of_reference
 
 # Relative error of Φ, of φ and of the few operations around them, and more.
 SLACK = 1e-12
@@ -44,7 +44,7 @@ NARROW = 1e-9
 FIXED = 1
 
 
-class Form(NamedTuple):
+class OutputForm(NamedTuple):
     """``⟨slopes, h⟩ + constant`` of every place.
 
     Attributes:
@@ -57,12 +57,12 @@ class Form(NamedTuple):
     constant: Tensor
     size: Tensor
 
-    def where(self, condition: Tensor, other: Form) -> Form:
+    def where(self, condition: Tensor, other: OutputForm) -> OutputForm:
         """This one there, the other elsewhere, by ``[channels, places]``."""
         slopes = torch.where(condition[..., None], self.slopes, other.slopes)
-        return Form(slopes, *(torch.where(condition, a, b) for a, b in zip(self[1:], other[1:], strict=True)))
+        return OutputForm(slopes, *(torch.where(condition, a, b) for a, b in zip(self[1:], other[1:], strict=True)))
 
-    def at(self, read: Read) -> Tensor:
+    def at(self, read: StageInputs) -> Tensor:
         """At the nominal input, ``[channels, places]``."""
         return torch.einsum("coq,oq->co", self.slopes, read.patches) + self.constant
 
@@ -70,21 +70,23 @@ class Form(NamedTuple):
 class Below(NamedTuple):
     """A function below the output: its mean's lower bound, and the range of its gradient."""
 
-    form: Form
-    range: Range
+    form: OutputForm
+    range: DerivativeRange
 
 
-def _combined(read: Read, weights: Tensor, constant: Tensor, gate: Tensor, sizes: Tensor | None = None) -> Form:
+def _combined(
+    read: StageInputs, weights: Tensor, constant: Tensor, gate: Tensor, sizes: Tensor | None = None
+) -> OutputForm:
     """``Σ_k weights_k z_k`` in mean, plus a constant, where the gate is open."""
     sizes = weights.abs() if sizes is None else sizes
     weights, constant = weights * gate[..., None], constant * gate
     slopes = torch.einsum("cok,ckq->coq", weights, read.stage.kernels)
     bias = (weights * read.stage.bias[:, None, None]).sum(-1)
-    size = ((sizes * read.reach).sum(-1) + constant.abs()) * gate * (1.0 + SLACK)
-    return Form(slopes, bias + constant, size)
+    size = ((sizes * read.term_sizes).sum(-1) + constant.abs()) * gate * (1.0 + SLACK)
+    return OutputForm(slopes, bias + constant, size)
 
 
-def upper(read: Read, ends: Ends, pattern: Pattern) -> Form:
+def upper(read: StageInputs, ends: Ends, pattern: Pattern) -> OutputForm:
     """Of the largest of the open candidates, rectified where the ReLU may be off."""
     live = (~pattern.off).to(read.means.dtype)
     others = pattern.open & (read.reference == 0)
@@ -101,11 +103,11 @@ def upper(read: Read, ends: Ends, pattern: Pattern) -> Form:
     sizes = read.reference * (slope + apart.sum(-1))[..., None] + apart + alone
     starts = torch.where(by_itself, alone_start, apart_start) * others
     form = _combined(read, weights, start + starts.sum(-1), live, sizes)
-    room = form.size + (start.abs() + starts.abs().sum(-1)) * live
-    return Form(form.slopes, form.constant + SLACK * room, room)
+    total_size = form.size + (start.abs() + starts.abs().sum(-1)) * live
+    return OutputForm(form.slopes, form.constant + SLACK * total_size, total_size)
 
 
-def lower(read: Read, ends: Ends, pattern: Pattern) -> list[Below]:
+def lower(read: StageInputs, ends: Ends, pattern: Pattern) -> list[Below]:
     """Functions below the output whatever the events; the first is the tightest at the nominal input."""
     own = _nominal_spread(read, read.taps_of_reference(read.nominal))
     reference = of_reference(read)
@@ -117,7 +119,7 @@ def lower(read: Read, ends: Ends, pattern: Pattern) -> list[Below]:
     single = plain.where(pattern.on, tangent)
     best_single = torch.where(pattern.on, plain_value, value)
     use_two = two.at(read) > best_single
-    zero = Form(*(torch.zeros_like(t) for t in plain))
+    zero = OutputForm(*(torch.zeros_like(t) for t in plain))
     form = two.where(use_two, single).where(live, zero)
     gate = live.to(value.dtype)
     everything = of_all(read, pattern)
@@ -142,18 +144,18 @@ def _chord(low: Tensor, high: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
     return slope, constant + FEW * (last.abs() + slope * torch.maximum(low.abs(), high.abs())) + TINY
 
 
-def _nominal_spread(read: Read, taps: Tensor) -> Tensor:
+def _nominal_spread(read: StageInputs, taps: Tensor) -> Tensor:
     """Own standard deviation at the nominal input, ``[channels, places]``; about."""
     return torch.einsum("ct,cot->co", read.stage.variance, taps.square()).sqrt()
 
 
-def _plain(read: Read, gate: Tensor) -> Form:
+def _plain(read: StageInputs, gate: Tensor) -> OutputForm:
     """The reference's mean itself, where the gate is open."""
     form = _combined(read, read.reference, torch.zeros_like(gate), gate)
     return form._replace(constant=form.constant - SLACK * form.size)
 
 
-def _with_noise(read: Read, form: Form, density: Tensor, taps: Tensor, weights: Tensor) -> Form:
+def _with_noise(read: StageInputs, form: OutputForm, density: Tensor, taps: Tensor, weights: Tensor) -> OutputForm:
     """Add ``density Σ_q τ_q² taps_q (Σ_k weights_k h_k)_q``.
 
     Args:
@@ -167,17 +169,17 @@ def _with_noise(read: Read, form: Form, density: Tensor, taps: Tensor, weights: 
     constant = force[..., -1] * weights.sum(-1)
     size = (weights.abs() * torch.einsum("cot,okt->cok", force.abs(), read.most)).sum(-1)
     size = form.size + size * (1.0 + SLACK)
-    return Form(form.slopes + scattered, form.constant + constant - SLACK * size - VANISHING, size)
+    return OutputForm(form.slopes + scattered, form.constant + constant - SLACK * size - VANISHING, size)
 
 
-def _rectified(read: Read, own: Tensor) -> Form:
+def _rectified(read: StageInputs, own: Tensor) -> OutputForm:
     """Below ``E max(z_r, 0)``."""
     share, density = _share_and_density(read.of_reference(read.means), own)
     form = _combined(read, read.reference * share[..., None], torch.zeros_like(own), torch.ones_like(own))
     return _with_noise(read, form, density, read.taps_of_reference(read.nominal), read.reference)
 
 
-def _two(read: Read, pattern: Pattern) -> Form:
+def _two(read: StageInputs, pattern: Pattern) -> OutputForm:
     """Below ``E max(z_r, z_k)`` for the other open candidate k with which that is largest; minus infinity if none."""
     others = pattern.open & (read.reference == 0)
     pairs = (read.nominal[:, :, None] - read.nominal[:, None]).square()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.yields.chain import Dense
-from thetabox.verify.yields.neuron import Neurons, relax
+from thetabox.verify.yields.neuron import NoisyNeurons, relax
 from thetabox.verify.yields.sobolev.convolved import FEW, TINY
 from thetabox.verify.yields.sobolev.rules import Quantile, Rate, Rule
 from thetabox.verify.yields.sobolev.walk import Passed, lower_bounds
@@ -33,11 +33,11 @@ LITTLE = 1e-2
 class Hidden(NamedTuple):
     """A hidden dense layer: its neurons ``[1, units]``, and about where their means are, ``[units]``."""
 
-    neurons: Neurons
+    neurons: NoisyNeurons
     centre: Tensor
 
 
-class Head:
+class DenseHead:
     """The dense layers behind convolutions whose events are known.
 
     Args:
@@ -84,9 +84,9 @@ class Head:
         spread = [self._spread(layer, h) for h in (least, most)]
         least_spread, most_spread = spread[0] * (1.0 - 1e-9), spread[1] * (1.0 + 1e-9) + TINY
         far = self.z * most_spread * (1.0 + FEW)
-        room = FEW * (torch.maximum(lower.abs(), upper.abs()) + far) + TINY
-        highest, lowest = upper + far + room, lower - far - room
-        neurons = Neurons(lower[None], upper[None], least_spread[None], most_spread[None], highest[None])
+        error = FEW * (torch.maximum(lower.abs(), upper.abs()) + far) + TINY
+        highest, lowest = upper + far + error, lower - far - error
+        neurons = NoisyNeurons(lower[None], upper[None], least_spread[None], most_spread[None], highest[None])
         self.hidden.append(Hidden(neurons, centre))
         return lowest.clamp(min=0.0), highest.clamp(min=0.0)
 
@@ -150,7 +150,7 @@ class Head:
             variance = variance * (1.0 + gamma_sum(len(layer.bias))) + TINY
         a, slack = rows, 0.0
         for j in range(k - 1, -1, -1):
-            a, constant, room = _back(a, self.layers[j + 1])
+            a, constant, constant_size = _back(a, self.layers[j + 1])
             neurons, centre = self.hidden[j]
             lines = relax(
                 a[None],
@@ -162,10 +162,10 @@ class Head:
             variance = None
             a = lines.slope[0]
             offset = lines.constant[0]
-            total, size = total + constant + offset.sum(1), size + room + offset.abs().sum(1)
+            total, size = total + constant + offset.sum(1), size + constant_size + offset.abs().sum(1)
             slack += gamma_sum(len(layer.bias) + offset.shape[1])
-        a, constant, room = _back(a, self.layers[0])
-        total, size = total + constant, size + room
+        a, constant, constant_size = _back(a, self.layers[0])
+        total, size = total + constant, size + constant_size
         # Without a hidden layer, the noise of the logits' weights meets the convolutions' output.
         extra = torch.zeros_like(rates) if variance is None else variance @ self.most.square() * (1.0 + 1e-9)
         total = total + self._through(a, extra, Rate(rates[None]))

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from thetabox.verify.linear.constant import gamma_sum
-from thetabox.verify.yields.sobolev.patterns import Range
+from thetabox.verify.yields.sobolev.patterns import DerivativeRange
 
 # Taps of a small table.
 SMALL = 64
@@ -18,7 +18,7 @@ SMALL = 64
 UNDERFLOW = 1e-200
 
 
-class Parts(NamedTuple):
+class RowParts(NamedTuple):
     """Rows, channel by channel: of the positions whose outputs are not always 0.
 
     Attributes:
@@ -37,18 +37,18 @@ def parts_of(
     a: Float[Tensor, "channels rows positions"],
     index: Int[Tensor, " positions"],
     alive: Bool[Tensor, "channels places"],
-) -> list[Parts]:
+) -> list[RowParts]:
     """Of each channel, for coefficients of the places ``index``; outputs beyond the edge are not alive."""
     parts = []
     # Positions first, so that they are picked as a whole.
     for part, mask in zip(a.transpose(1, 2).contiguous(), alive[:, index], strict=True):
         at = mask.nonzero()[:, 0]
         chosen = part.index_select(0, at)
-        parts.append(Parts(chosen.clamp(min=0.0).T, chosen.clamp(max=0.0).T, at, index[at]))
+        parts.append(RowParts(chosen.clamp(min=0.0).T, chosen.clamp(max=0.0).T, at, index[at]))
     return parts
 
 
-class Sums(NamedTuple):
+class RowSums(NamedTuple):
     """What a stage makes of rows, by functions below its outputs (sides).
 
     Attributes:
@@ -63,7 +63,7 @@ class Sums(NamedTuple):
     squares: Tensor
 
 
-class Moments:
+class StageMoments:
     """Constants and gradients of a stage's outputs, in units of the noise.
 
     Args:
@@ -80,8 +80,8 @@ class Moments:
         variance: Tensor,
         most_tap: Tensor,
         size: Tensor,
-        above: tuple[Tensor, Range],
-        below: Sequence[tuple[Tensor, Range]],
+        above: tuple[Tensor, DerivativeRange],
+        below: Sequence[tuple[Tensor, DerivativeRange]],
         terms: int,
     ) -> None:
         self.scale, self.terms = variance.sqrt(), terms
@@ -90,14 +90,16 @@ class Moments:
         self.above = self._table(above, size, -1.0)
         self.below = torch.stack([self._table(b, size, 1.0) for b in below], 2)
 
-    def _table(self, values: tuple[Tensor, Range], size: Tensor, sign: float) -> Float[Tensor, "channels places all"]:
+    def _table(
+        self, values: tuple[Tensor, DerivativeRange], size: Tensor, sign: float
+    ) -> Float[Tensor, "channels places all"]:
         constant, range_ = values
         half = 0.5 * self.scale[:, None]
         middle, radius = (range_.low + range_.high) * half, (range_.high - range_.low) * (sign * half)
         rest = torch.stack([constant, sign * size], -1)
         return torch.cat([middle, radius, rest], -1)
 
-    def of(self, rows: Sequence[Parts], sides: int, *, squares: bool = False) -> Sums:
+    def of(self, rows: Sequence[RowParts], sides: int, *, squares: bool = False) -> RowSums:
         """Of rows, by the first so many functions below."""
         channels, count, taps = len(rows), len(rows[0].rising), self.scale.shape[1]
         constants, sizes = self.scale.new_zeros(2, count, sides)
@@ -133,9 +135,9 @@ class Moments:
         # What rounding loses in constants, and in the forms that go with them.
         lost = sizes * (self.terms * gamma_sum(8 * channels * positions + 64))
         variances = variances.permute(2, 0, 1) * (1.0 + gamma_sum(taps + 16)) + UNDERFLOW
-        return Sums((constants - lost).T, variances, kept)
+        return RowSums((constants - lost).T, variances, kept)
 
-    def guess(self, rows: Sequence[Parts]) -> Float[Tensor, " rows"]:
+    def guess(self, rows: Sequence[RowParts]) -> Float[Tensor, " rows"]:
         """About the variance of rows by the first function below; no bound."""
         taps = self.scale.shape[1]
         variance = self.scale.new_zeros(len(rows[0].rising))

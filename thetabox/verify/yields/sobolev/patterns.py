@@ -8,28 +8,28 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from thetabox.verify.yields.sobolev.convolved import Read
+from thetabox.verify.yields.sobolev.convolved import StageInputs
 from thetabox.verify.yields.sobolev.ends import Ends
 
 
-class Range(NamedTuple):
+class DerivativeRange(NamedTuple):
     """Ends of the derivatives of places by the noise of their taps, ``[channels, places, taps]``."""
 
     low: Tensor
     high: Tensor
 
-    def where(self, condition: Bool[Tensor, "channels places"], other: Range) -> Range:
+    def where(self, condition: Bool[Tensor, "channels places"], other: DerivativeRange) -> DerivativeRange:
         """This one there, the other elsewhere."""
         inside = condition[..., None]
-        return Range(torch.where(inside, self.low, other.low), torch.where(inside, self.high, other.high))
+        return DerivativeRange(torch.where(inside, self.low, other.low), torch.where(inside, self.high, other.high))
 
-    def times(self, gate: Tensor) -> Range:
+    def times(self, gate: Tensor) -> DerivativeRange:
         """Zero where the gate ``[channels, places]`` is."""
-        return Range(self.low * gate[..., None], self.high * gate[..., None])
+        return DerivativeRange(self.low * gate[..., None], self.high * gate[..., None])
 
-    def with_zero(self) -> Range:
+    def with_zero(self) -> DerivativeRange:
         """And zero in between."""
-        return Range(self.low.clamp(max=0.0), self.high.clamp(min=0.0))
+        return DerivativeRange(self.low.clamp(max=0.0), self.high.clamp(min=0.0))
 
 
 class Pattern(NamedTuple):
@@ -49,7 +49,7 @@ class Pattern(NamedTuple):
     most: Tensor
 
     @classmethod
-    def of(cls, read: Read, ends: Ends) -> Pattern:
+    def of(cls, read: StageInputs, ends: Ends) -> Pattern:
         """By the ends of values."""
         on = ends.least >= 0.0
         open_ = ~((ends.beyond <= 0.0) | (ends.most <= 0.0)) | (read.reference > 0)
@@ -59,12 +59,12 @@ class Pattern(NamedTuple):
         return cls(on, off, open_, ends.least.clamp(min=0.0), most.clamp(min=0.0))
 
 
-def of_reference(read: Read) -> Range:
+def of_reference(read: StageInputs) -> DerivativeRange:
     """If the reference is the output."""
-    return Range(read.taps_of_reference(read.low), read.taps_of_reference(read.high))
+    return DerivativeRange(read.taps_of_reference(read.low), read.taps_of_reference(read.high))
 
 
-def of_all(read: Read, pattern: Pattern) -> Range:
+def of_all(read: StageInputs, pattern: Pattern) -> DerivativeRange:
     """Of the largest of the open candidates and, where the ReLU may be off, 0; 0 where it is off."""
     shape = (*pattern.on.shape, read.low.shape[-1])
     low, high = read.low.new_full(shape, torch.inf), read.low.new_full(shape, -torch.inf)
@@ -72,6 +72,6 @@ def of_all(read: Read, pattern: Pattern) -> Range:
         inside = pattern.open[..., k, None]
         low = torch.minimum(low, torch.where(inside, read.low[:, k], torch.inf))
         high = torch.maximum(high, torch.where(inside, read.high[:, k], -torch.inf))
-    whole = Range(low, high)
+    whole = DerivativeRange(low, high)
     whole = whole.where(pattern.on, whole.with_zero())
     return whole.times((~pattern.off).to(low.dtype))

@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from thetabox.verify.kernels import sound_kernels
-from thetabox.verify.yields.chain import Chain, Convolution, Dense
+from thetabox.verify.yields.chain import Chain, ChainConvolution, Dense
 from thetabox.verify.yields.ledger import ROUNDED_DOWN
-from thetabox.verify.yields.sobolev.convolved import Convolved, Read
+from thetabox.verify.yields.sobolev.convolved import Convolved, StageInputs
 from thetabox.verify.yields.sobolev.ends import count as count_of
 from thetabox.verify.yields.sobolev.ends import known
 from thetabox.verify.yields.sobolev.ends_walked import walked
 from thetabox.verify.yields.sobolev.expectations import lower, upper
-from thetabox.verify.yields.sobolev.head import Head
+from thetabox.verify.yields.sobolev.head import DenseHead
 from thetabox.verify.yields.sobolev.patterns import Pattern, of_all
 from thetabox.verify.yields.sobolev.tilted import Tilted
 from thetabox.verify.yields.sobolev.walk import Passed
@@ -29,7 +29,7 @@ SHARES = {"first places": 0.16, "later places": 0.4, "dense means": 0.4, "dense 
 
 def fits(chain: Chain) -> bool:
     """Convolution stages with ReLU, at least one, then dense ones with ReLU, the last one without."""
-    kinds = [isinstance(s.layer, Convolution) for s in chain.stages]
+    kinds = [isinstance(s.layer, ChainConvolution) for s in chain.stages]
     first = sum(kinds)
     if not 0 < first < len(kinds) or not all(kinds[:first]):
         return False
@@ -48,7 +48,7 @@ def events(chain: Chain, inputs: tuple[int, int, int]) -> dict[str, tuple[int, f
     counts = dict.fromkeys(SHARES, 0)
     for n, stage in enumerate(chain.stages[:-1]):
         layer = stage.layer
-        if isinstance(layer, Convolution):
+        if isinstance(layer, ChainConvolution):
             windows = Windows.of(stage, inputs)
             places = len(layer.bias) * windows.count
             group = "later places" if n else "first places"
@@ -100,7 +100,7 @@ def _without_noise(chain: Chain, x: Float[Tensor, "samples channels height width
     h = x
     for stage in chain.stages:
         layer = stage.layer
-        if isinstance(layer, Convolution):
+        if isinstance(layer, ChainConvolution):
             h = F.conv2d(F.pad(h, layer.padding), layer.weight, layer.bias, stride=layer.stride)
         else:
             h = h.flatten(1) @ layer.weight.T + layer.bias
@@ -124,12 +124,12 @@ def _one(
     passed, output = _passed(stages, x, (each["first places"], each.get("later places", 0.5)))
     # Of groups without events, in networks without hidden dense layers.
     means, values = each.get("dense means", 0.5), each.get("dense values", 0.5)
-    head = Head(dense, passed, (output.least, output.most), output.centre, sigma, means, values)
+    head = DenseHead(dense, passed, (output.least, output.most), output.centre, sigma, means, values)
     total = (spent + head.failures(label, spent).sum()) * (1.0 + 1e-9)
     return torch.where(total.isfinite(), total, 1.0).clamp(max=1.0)
 
 
-class Output(NamedTuple):
+class StageOutput(NamedTuple):
     """Ends of a stage's output, and about where its mean is; flat."""
 
     least: Tensor
@@ -139,12 +139,12 @@ class Output(NamedTuple):
 
 def _passed(
     stages: list[Convolved], x: Float[Tensor, "channels height width"], each: tuple[float, float]
-) -> tuple[list[Passed], Output]:
+) -> tuple[list[Passed], StageOutput]:
     """The convolution stages of one sample, whose events fail with at most these probabilities (first, later)."""
     passed: list[Passed] = []
     least = most = centre = x
     for stage in stages:
-        read = Read.of(stage, least, most, centre)
+        read = StageInputs.of(stage, least, most, centre)
         ends = walked(read, passed, each[1]) if passed else known(read, each[0])
         pattern = Pattern.of(read, ends)
         above, below = upper(read, ends, pattern), lower(read, ends, pattern)
@@ -153,12 +153,12 @@ def _passed(
         shape = stage.outputs
         centre = ((above.at(read) + below[0].form.at(read)) / 2.0).clamp(min=0.0).view(shape)
         least, most = pattern.least.view(shape), pattern.most.view(shape)
-    return passed, Output(least.flatten(), most.flatten(), centre.flatten())
+    return passed, StageOutput(least.flatten(), most.flatten(), centre.flatten())
 
 
 def passed_stages(
     chain: Chain, x: Float[Tensor, "channels height width"], sigma: float, each: tuple[float, float]
-) -> tuple[list[Passed], Output]:
+) -> tuple[list[Passed], StageOutput]:
     """The convolution stages of a chain for one sample; see :func:`_passed`."""
     return _passed(_convolved(chain, (x.shape[0], x.shape[1], x.shape[2]), sigma), x, each)
 
@@ -166,7 +166,7 @@ def passed_stages(
 def _convolved(chain: Chain, inputs: tuple[int, int, int], sigma: float) -> list[Convolved]:
     stages = []
     for stage in chain.stages:
-        if isinstance(stage.layer, Convolution):
+        if isinstance(stage.layer, ChainConvolution):
             stages.append(Convolved.of(stage, inputs, sigma))
             inputs = stages[-1].outputs
     return stages

@@ -25,9 +25,9 @@ from torch import Tensor
 
 from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.yields.neuron import mean_relu
-from thetabox.verify.yields.sobolev.convolved import FEW, Read
+from thetabox.verify.yields.sobolev.convolved import FEW, StageInputs
 from thetabox.verify.yields.sobolev.ends import Ends
-from thetabox.verify.yields.sobolev.moments import Parts
+from thetabox.verify.yields.sobolev.moments import RowParts
 from thetabox.verify.yields.sobolev.patterns import Pattern
 from thetabox.verify.yields.sobolev.rules import UP, Rule
 
@@ -46,7 +46,7 @@ class Tilted:
         pattern: what they leave open.
     """
 
-    def __init__(self, read: Read, ends: Ends, pattern: Pattern) -> None:
+    def __init__(self, read: StageInputs, ends: Ends, pattern: Pattern) -> None:
         self.variance = read.stage.variance
         mean, own = read.of_reference(ends.mean[0]), read.of_reference(read.spreads[0])
         on = (read.of_reference(read.means) > 0) & ~pattern.off
@@ -74,7 +74,7 @@ class Tilted:
         most_tap = read.most.flatten(0, 1).amax(0)
         self.most_tap = most_tap * scale[:, 0] * (1.0 + FEW)
 
-    def values(self, rows: Sequence[Parts], sup: tuple[Tensor, Tensor], own: Tensor, rule: Rule) -> Tensor:
+    def values(self, rows: Sequence[RowParts], sup: tuple[Tensor, Tensor], own: Tensor, rule: Rule) -> Tensor:
         """Minus what variances take off of rows' constants, ``[owns, groups, rows]``, the best of several λ.
 
         Args:
@@ -105,7 +105,7 @@ class Tilted:
         return best
 
     def _variances(
-        self, part: Parts, channel: int, first: int, end: int, squares: Float[Tensor, "rows taps"]
+        self, part: RowParts, channel: int, first: int, end: int, squares: Float[Tensor, "rows taps"]
     ) -> Float[Tensor, "grid rows"]:
         """Of one channel, for a part of the grid."""
         count, taps = squares.shape
@@ -128,8 +128,8 @@ class Tilted:
 def _chances(far: Float[Tensor, "*places"]) -> Float[Tensor, "*places grid"]:
     """Upper bounds of the mean chance, over tilts up to each reach of the grid, that a coordinate exceeds ``far``."""
     far = far.nan_to_num(-40.0).clamp(-40.0, 1e3)[..., None]
-    reach = torch.tensor(GRID, dtype=far.dtype)
+    tilts = torch.tensor(GRID, dtype=far.dtype)
     least = mean_relu(-far, torch.ones_like(far))[0]
-    further = reach - far
+    further = tilts - far
     rise = mean_relu(further, torch.ones_like(further))[1] - least
-    return (rise / reach + SLACK).clamp(max=1.0)
+    return (rise / tilts + SLACK).clamp(max=1.0)

@@ -20,11 +20,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thetabox.verify.linear.constant import gamma_sum
-from thetabox.verify.yields.sobolev.convolved import TINY, Read
-from thetabox.verify.yields.sobolev.expectations import FIXED, Below, Form
+from thetabox.verify.yields.sobolev.convolved import TINY, StageInputs
+from thetabox.verify.yields.sobolev.expectations import FIXED, Below, OutputForm
 from thetabox.verify.yields.sobolev.forms import TERMS, Forms
-from thetabox.verify.yields.sobolev.moments import Moments, parts_of
-from thetabox.verify.yields.sobolev.patterns import Range
+from thetabox.verify.yields.sobolev.moments import StageMoments, parts_of
+from thetabox.verify.yields.sobolev.patterns import DerivativeRange
 from thetabox.verify.yields.sobolev.rules import Rule
 from thetabox.verify.yields.sobolev.tilted import Tilted
 from thetabox.verify.yields.sobolev.windows import LinearForms
@@ -47,7 +47,12 @@ class Passed:
     """
 
     def __init__(
-        self, read: Read, above: Form, pattern: Range, below: Sequence[Below], tilted: Tilted | None = None
+        self,
+        read: StageInputs,
+        above: OutputForm,
+        pattern: DerivativeRange,
+        below: Sequence[Below],
+        tilted: Tilted | None = None,
     ) -> None:
         self.windows = read.stage.windows
         below = [below[n] for n in ORDER]
@@ -57,7 +62,7 @@ class Passed:
         # The first stage's input is known: its forms are numbers.
         constants = [_constant(read, f, sign if first else 0.0) for f, sign in _signed(above, below)]
         sizes = torch.stack([above.size, *(b.form.size for b in below)]).amax(0)
-        self.moments = Moments(
+        self.moments = StageMoments(
             read.stage.variance,
             torch.maximum(read.low.abs(), read.high.abs()).flatten(0, 1).amax(0),
             sizes * (1.0 + 1e-9) + TINY,
@@ -166,12 +171,12 @@ def _added(own: Tensor, parts: Float[Tensor, "channels rows"]) -> Float[Tensor, 
     return own + parts.sum(0) * (1.0 + gamma_sum(len(parts)))
 
 
-def _signed(above: Form, below: Sequence[Below]) -> list[tuple[Form, float]]:
+def _signed(above: OutputForm, below: Sequence[Below]) -> list[tuple[OutputForm, float]]:
     """Forms, and the sign of the coefficients' that they serve."""
     return [(above, -1.0), *((b.form, 1.0) for b in below)]
 
 
-def _constant(read: Read, form: Form, sign: float) -> Float[Tensor, "channels places"]:
+def _constant(read: StageInputs, form: OutputForm, sign: float) -> Float[Tensor, "channels places"]:
     """Of the form, or of its value where the input is known (``sign`` is not 0), rounded down for that sign."""
     if sign == 0.0:
         return form.constant

@@ -12,9 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from thetabox.verify.yields.chain import Convolution, Pair, Pool, Stage
+from thetabox.verify.yields.chain import ChainConvolution, ChainPool, ChainStage, Pair
 
-_ONE = Pool(largest=True, kernel=(1, 1), stride=(1, 1))
+_ONE = ChainPool(largest=True, kernel=(1, 1), stride=(1, 1))
 
 
 class LinearForms(NamedTuple):
@@ -54,10 +54,10 @@ class Windows:
     select: Tensor
 
     @classmethod
-    def of(cls, stage: Stage, inputs: tuple[int, int, int]) -> Windows:
+    def of(cls, stage: ChainStage, inputs: tuple[int, int, int]) -> Windows:
         """Of a stage on a map of this shape."""
         layer = stage.layer
-        assert isinstance(layer, Convolution)
+        assert isinstance(layer, ChainConvolution)
         average, largest = stage.average or _ONE, stage.largest or _ONE
         kernel: Pair = (layer.weight.shape[2], layer.weight.shape[3])
         left, right, above, below = layer.padding

@@ -33,15 +33,17 @@ def product(balls: Balls, samples: Samples, operation: Operation) -> Ball:
         if samples.interval(index).lower.dim() != 2:
             raise Stop
     x = balls.ball(samples, index)
-    reach = affine.reach(samples, operation, index, weight, bias, times)
-    centre, low, local = _centre(balls, samples, x, weight, reach, times, terms)
+    term_size = affine.term_sizes(samples, operation, index, weight, bias, times)
+    centre, low, local = _centre(balls, samples, x, weight, term_size, times, terms)
     along = [1, -1, *[1] * (centre.dim() - 2)]
     if bias is not None:
         centre, low = pair_sum(centre, low, bias.theta.view(along))
     network = 1.01 * gamma(terms + 4, samples.rounding.network) if samples.rounding.network else 0.0
     error = max(p.theta_error for p in (weight, bias) if p is not None)
-    local = local + reach * (network + 4.0 * error + (TWICE if low is not None else 4.0 * ROUNDOFF))
-    local = local + (samples.rounding.subnormal * (terms + 4.0)) + _noise(samples, index, weight, bias, reach, times)
+    local = local + term_size * (network + 4.0 * error + (TWICE if low is not None else 4.0 * ROUNDOFF))
+    local = (
+        local + (samples.rounding.subnormal * (terms + 4.0)) + _noise(samples, index, weight, bias, term_size, times)
+    )
     lipschitz, rows = layer_norms(balls, samples, operation, None)
     radius = x.radius * lipschitz * ROUNDED_UP + norm(local)
     apart = rows.view(along) * shaped(x.radius, centre) + local
@@ -53,37 +55,37 @@ def _dense(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _centre(
-    balls: Balls, samples: Samples, x: Ball, weight: Parameter, reach: Tensor, times: Any, terms: int
+    balls: Balls, samples: Samples, x: Ball, weight: Parameter, term_size: Tensor, times: Any, terms: int
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """``W x`` as a sum of two, and what that may be off by: twice the digits where rounding is all there is."""
     theta = weight.theta
     twice = accurate(times, x.centre, theta, terms) if balls.rounding_only(samples) else None
     if twice is None:
         lost = 0.0 if x.low is None else times(x.low.abs(), weight.magnitude) * (1.0 + gamma_sum(terms))
-        return times(x.centre, theta), None, reach * gamma_sum(terms) + lost
+        return times(x.centre, theta), None, term_size * gamma_sum(terms) + lost
     high, low, error = twice
     if x.low is not None:
         # Numbers below the last digit, of which a product errs as any does.
         high, low = two_sum(high, low + times(x.low, theta))
-        error = error + reach * (gamma_sum(terms) * 4.0 * ROUNDOFF)
+        error = error + term_size * (gamma_sum(terms) * 4.0 * ROUNDOFF)
     return high, low, error
 
 
 def _noise(
-    samples: Samples, index: int, weight: Parameter, bias: Parameter | None, reach: Tensor, times: Any
+    samples: Samples, index: int, weight: Parameter, bias: Parameter | None, term_size: Tensor, times: Any
 ) -> Tensor:
     """What noise of the layer's own parameters moves each output by, at most."""
     epsilon = samples.factor(weight)
     if bias is not None and bias.factor:
         if weight.factor and weight.absolute is None and bias.absolute is None:
-            return reach * shaped(torch.maximum(epsilon, samples.factor(bias)), reach)
-        around = bias.unit_radius.view(1, -1, *[1] * (reach.dim() - 2)) * shaped(samples.factor(bias), reach)
+            return term_size * shaped(torch.maximum(epsilon, samples.factor(bias)), term_size)
+        around = bias.unit_radius.view(1, -1, *[1] * (term_size.dim() - 2)) * shaped(samples.factor(bias), term_size)
     else:
-        around = torch.zeros_like(reach)
+        around = torch.zeros_like(term_size)
     if weight.factor and weight.absolute is None:
-        return around + reach * shaped(epsilon, reach)
+        return around + term_size * shaped(epsilon, term_size)
     if weight.factor:
         value = samples.interval(index)
         most = torch.maximum(value.lower.abs(), value.upper.abs())
-        around = around + times(most, weight.unit_radius) * shaped(epsilon, reach)
+        around = around + times(most, weight.unit_radius) * shaped(epsilon, term_size)
     return around * (1.0 + gamma_sum(weight.theta.numel()))

@@ -15,7 +15,7 @@ from thetabox.verify.linear.norms.operands import operand, sizes
 from thetabox.verify.linear.norms.spectral import ROUNDED_UP
 from thetabox.verify.linear.region import pair
 from thetabox.verify.linear.rules.movement import plain_arguments
-from thetabox.verify.linear.rules.pooling import places
+from thetabox.verify.linear.rules.pooling import by_window
 from thetabox.verify.linear.rules.window import PoolWindow
 from thetabox.verify.linear.samples import Samples
 from thetabox.verify.linear.walk import Stop
@@ -32,15 +32,15 @@ def max_pool(balls: Balls, samples: Samples, operation: Operation) -> Ball:
     tiled = pair(args[3] or 1) == (1, 1)
     overlap = math.prod(-(-k // s) if tiled else k for k, s in zip(kernel, stride, strict=True))
     radius = x.radius * (math.sqrt(overlap) * ROUNDED_UP)
-    answer = operation.target(x.centre, *operation.args[1:], **operation.kwargs)
-    centre = answer[0] if isinstance(answer, tuple) else answer
+    result = operation.target(x.centre, *operation.args[1:], **operation.kwargs)
+    centre = result[0] if isinstance(result, tuple) else result
     if x.low is None:
         return Ball(centre, radius)
     padding, ceil = pair(args[2] or 0), bool(args[4])
     if not tiled or ceil or operation.kwargs:
         return Ball(centre, (radius + norm(x.low) * math.sqrt(overlap)) * ROUNDED_UP)
     edges = (padding[1], padding[1], padding[0], padding[0])
-    high, low = (places(F.pad(t, edges, value=-math.inf), PoolWindow(kernel, stride)) for t in (x.centre, x.low))
+    high, low = (by_window(F.pad(t, edges, value=-math.inf), PoolWindow(kernel, stride)) for t in (x.centre, x.low))
     return Ball(centre, radius, torch.where(high == centre.unsqueeze(-3), low, -math.inf).amax(-3))
 
 

@@ -1,8 +1,8 @@
-"""What networks answer beside logits: one of several results, probabilities, one number for two classes.
+"""What networks return beside logits:  one of several results, probabilities, one number for two classes.
 
-A network that answers something else than logits ``[samples, classes]`` is called through a copy that shares all its
-tensors and parts and has one more forward hook, which makes logits of the answer. The order of the classes is that of
-the network in every case: what is done to the answer is strictly increasing.
+A network that returns something else than logits ``[samples, classes]`` is called through a copy that shares all its
+tensors and parts and has one more forward hook, which makes logits of the output. The order of the classes is that of
+the network in every case: what is done to the output is strictly increasing.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ ROUNDED = 1e-3
 NEAR_CERTAIN = 2.0**-22
 # Functions that end in numbers that may be anything.
 ENDS = {"linear", "addmm", "matmul", "__matmul__", "add", "__add__", "mul", "__mul__", "log_softmax", "sub", "__sub__"}
-# Samples by which an answer is known.
+# Samples by which the kind of an output is known.
 SHOWN = 4
 
 
 @dataclass(frozen=True)
-class Answer:
-    """How logits are read off what a network answers; a forward hook.
+class OutputToLogits:
+    """How logits are read off what a network returns; a forward hook.
 
     Attributes:
         path: to the tensor, through tuples, lists, dictionaries and attributes.
@@ -63,11 +63,11 @@ class Answer:
     shaped: bool
     least: float
 
-    def __call__(self, module: nn.Module, args: Any, answer: Any) -> Float[Tensor, "samples classes"]:
-        """Logits of an answer."""
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Float[Tensor, "samples classes"]:
+        """Logits of an output."""
         for step in self.path:
-            answer = _taken(answer, step)
-        held: Tensor = answer
+            output = _taken(output, step)
+        held: Tensor = output
         if self.shaped or self.kind in ("logit", "probability"):
             held = held.flatten(1) if held.dim() > 1 else held.unsqueeze(1)
         if self.kind == "probabilities":
@@ -92,14 +92,14 @@ class Answer:
         return f"{which}: {what}" if which else what
 
 
-def _taken(answer: Any, step: int | str) -> Any:
+def _taken(output: Any, step: int | str) -> Any:
     if isinstance(step, int):
-        return answer[step]
-    return answer[step] if isinstance(answer, Mapping) else getattr(answer, step)
+        return output[step]
+    return output[step] if isinstance(output, Mapping) else getattr(output, step)
 
 
-def reading(model: nn.Module, x: Shaped[Tensor, "samples ..."], *, as_classes: bool = True) -> Answer | None:
-    """How a network's answers are to be read; ``None`` where they are logits ``[samples, classes]`` as they are.
+def reading(model: nn.Module, x: Shaped[Tensor, "samples ..."], *, as_classes: bool = True) -> OutputToLogits | None:
+    """How a network's outputs are to be read; ``None`` where they are logits ``[samples, classes]`` as they are.
 
     Args:
         model: called on a few samples, and left as it was.
@@ -107,20 +107,20 @@ def reading(model: nn.Module, x: Shaped[Tensor, "samples ..."], *, as_classes: b
         as_classes: the numbers are asked for what they say of classes; else they are taken as they are.
 
     Raises:
-        InputError: there are no logits in the answer, or it cannot be told which part of it they are, or what they
+        InputError: there are no logits in the output, or it cannot be told which part of it they are, or what they
             mean.
     """
     if is_recurrent(model):
-        return None  # the protocol says what its readout answers
+        return None  # the protocol says what its readout returns
     if _is_plain(model, x, as_classes):
         return None
     with torch.no_grad(), running(model, x, wide=False) as run:
         some = x[:SHOWN]
         with Makers(model.parameters()) as makers:
-            answer = run.raw(run.inputs(some))
-        if any(isinstance(t, FakeTensor) for t in pytree.tree_leaves(answer)):
+            output = run.raw(run.inputs(some))
+        if any(isinstance(t, FakeTensor) for t in pytree.tree_leaves(output)):
             raise InputError(HIDDEN)
-        return _reading(answer, len(some), run, makers if as_classes else None)
+        return _reading(output, len(some), run, makers if as_classes else None)
 
 
 def _own(model: nn.Module) -> list[Tensor]:
@@ -129,7 +129,7 @@ def _own(model: nn.Module) -> list[Tensor]:
 
 
 def _is_plain(model: nn.Module, x: Tensor, as_classes: bool) -> bool:
-    """Whether a run without numbers shows that logits are answered as they are; where it shows nothing, numbers do.
+    """Whether a run without numbers shows that logits are returned as they are; where it shows nothing, numbers do.
 
     It is the first run of all: what the code keeps of it in a hidden place is no tensor of numbers, by which that is
     found, instead of numbers that later runs would take for constants.
@@ -142,22 +142,22 @@ def _is_plain(model: nn.Module, x: Tensor, as_classes: bool) -> bool:
         held = [(t, t._version, t.detach().clone()) for t in _own(model)]
         try:
             with mode:
-                answer = copy_context().run(called, model, some)
+                output = copy_context().run(called, model, some)
         finally:
             torch.clear_autocast_cache()  # of weights without numbers
             for tensor, version, numbers in held:
                 if tensor._version != version:
                     tensor.data.copy_(numbers)
-        logits = isinstance(answer, Tensor) and answer.dim() == 2 and answer.is_floating_point()
-        if logits and len(answer) == 2 and not as_classes:
-            return bool(answer.shape[1])
-        return logits and len(answer) == 2 and answer.shape[1] > 1 and makers.maker(answer) in ENDS
+        logits = isinstance(output, Tensor) and output.dim() == 2 and output.is_floating_point()
+        if logits and len(output) == 2 and not as_classes:
+            return bool(output.shape[1])
+        return logits and len(output) == 2 and output.shape[1] > 1 and makers.maker(output) in ENDS
     return False
 
 
-def _reading(answer: Any, samples: int, run: Running, makers: Makers | None) -> Answer | None:
-    path, results = _path(answer)
-    held = answer
+def _reading(output: Any, samples: int, run: Running, makers: Makers | None) -> OutputToLogits | None:
+    path, results = _path(output)
+    held = output
     for step in path:
         held = _taken(held, step)
     shape = list(held.shape)
@@ -174,35 +174,35 @@ def _reading(answer: Any, samples: int, run: Running, makers: Makers | None) -> 
     if not path and kind == LOGITS and not shaped:
         return None
     least = max(torch.finfo(t.dtype).tiny for t in (held, torch.empty(0, dtype=run.dtype)))
-    return Answer(path, results, kind, shaped, least)
+    return OutputToLogits(path, results, kind, shaped, least)
 
 
-def _path(answer: Any) -> tuple[Path, int]:
+def _path(output: Any) -> tuple[Path, int]:
     """Where the logits stand, and how many tensors beside each other there are.
 
     Raises:
         InputError: there is no telling.
     """
-    if isinstance(answer, Tensor):
+    if isinstance(output, Tensor):
         return (), 1
-    if isinstance(answer, Mapping):
-        tensors = [key for key, value in answer.items() if isinstance(value, Tensor)]
-        if isinstance(answer.get(LOGITS), Tensor):
+    if isinstance(output, Mapping):
+        tensors = [key for key, value in output.items() if isinstance(value, Tensor)]
+        if isinstance(output.get(LOGITS), Tensor):
             return (LOGITS,), len(tensors)
         if len(tensors) == 1 and isinstance(tensors[0], str | int):
             return (tensors[0],), 1
-        keys = ", ".join(repr(key) for key in answer)
+        keys = ", ".join(repr(key) for key in output)
         raise InputError(
             f"the network returns a dictionary of {keys or 'nothing'}, and which of these are the logits is open; call "
             "them 'logits', or wrap the network in a module that answers them"
         )
-    if isinstance(getattr(answer, LOGITS, None), Tensor):
+    if isinstance(getattr(output, LOGITS, None), Tensor):
         return (LOGITS,), 1
-    if isinstance(answer, Sequence) and not isinstance(answer, str | bytes) and len(answer):
-        path, _ = _path(answer[0])
-        return (0, *path), len(answer)
+    if isinstance(output, Sequence) and not isinstance(output, str | bytes) and len(output):
+        path, _ = _path(output[0])
+        return (0, *path), len(output)
     raise InputError(
-        f"the network returns a {type(answer).__name__}; it must return logits [samples, classes], first in a tuple or "
+        f"the network returns a {type(output).__name__}; it must return logits [samples, classes], first in a tuple or "
         "called 'logits' in a dictionary where there is more: wrap it in a module that does"
     )
 
@@ -228,13 +228,13 @@ def _kind(held: Float[Tensor, "samples classes"], maker: str) -> Kind:
     return "logit"
 
 
-def read_as(model: nn.Module, answer: Answer) -> nn.Module:
-    """The network with its answers made logits: another module on the same tensors and parts.
+def read_as(model: nn.Module, to_logits: OutputToLogits) -> nn.Module:
+    """The network with its outputs made logits: another module on the same tensors and parts.
 
     Args:
         model: left as it was.
-        answer: how it is read.
+        to_logits: how its outputs are read.
     """
     copied = beside(model)
-    copied.register_forward_hook(answer)
+    copied.register_forward_hook(to_logits)
     return copied

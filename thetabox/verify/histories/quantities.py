@@ -9,7 +9,7 @@ from thetabox.verify.histories.cells import Cells
 
 
 @dataclass(frozen=True)
-class Places:
+class Quantities:
     """Where each quantity of a history stands; the output traces come first.
 
     Attributes:
@@ -21,7 +21,7 @@ class Places:
     traces: int
 
     @classmethod
-    def of(cls, cells: Cells) -> Places:
+    def of(cls, cells: Cells) -> Quantities:
         """The quantities that these cells have."""
         asked = {
             "reset": cells.resets,
@@ -39,6 +39,6 @@ class Places:
         return self.traces + len(self.names)
 
     @cached_property
-    def place(self) -> dict[str, int]:
+    def index(self) -> dict[str, int]:
         """Of each by name."""
         return {name: self.traces + i for i, name in enumerate(self.names)}

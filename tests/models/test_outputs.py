@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import thetabox as tb
 from thetabox.errors import Notice
-from thetabox.models.answers import read_as, reading
+from thetabox.models.outputs import read_as, reading
 
 
 class Pair(NamedTuple):
