@@ -14,7 +14,9 @@ from thetabox.verify.linear.walk import BACKWARD
 INTRODUCTION = (
     "Written by `docs/operators.py` from the tables of rules. All of these are bounded by intervals. The last two",
     "columns say which the domain `linear` goes back through, in the forms that its rules take, and which the domain",
-    "`histories` understands in the step of a spiking network that is checked against its description.",
+    "`histories` understands in the step of a spiking network that is checked against its description. An operator",
+    "that is not listed and that torch itself computes by calling others (`torch.square`, `torch.clip`, `F.glu`, …) is",
+    "bounded as those.",
 )
 
 
