@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from thetabox.box import Box
 from thetabox.device import choose_device
 from thetabox.errors import InputError
-from thetabox.measure.batched_draws import ManyWeights, loss_sum
+from thetabox.measure.batched_draws import loss_sum
 from thetabox.measure.inputs import boxed, checked, class_count, numbers_for
-from thetabox.measure.stretches import stretches
+from thetabox.measure.stretches import OnSamples, stretches
 from thetabox.models.fold import folded
-from thetabox.workers import OnlyFields, Pool, check_executor
+from thetabox.workers import Pool, check_executor
 
 WINDOW = 5
 
@@ -154,24 +154,12 @@ def landscape(
 
 
 @dataclass
-class _Points(OnlyFields):
+class _Points(OnSamples):
     """Points of the landscape, by number: direction after direction, each at all steps."""
 
-    model: nn.Module
-    x: Tensor
-    y: Tensor
-    device: torch.device
-    chunk: int
-    batch: int | None
-    box: Box
     zeta: float
     seed: int
     steps: Tensor
-
-    @cached_property
-    def many(self) -> ManyWeights:
-        """The network on the data."""
-        return ManyWeights(self.model, self.x, self.y, self.device, self.chunk, self.batch)
 
     @cached_property
     def tensors(self) -> dict[str, tuple[Tensor, Tensor]]:

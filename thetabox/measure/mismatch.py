@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from thetabox.box import Box
 from thetabox.device import choose_device
 from thetabox.errors import InputError
-from thetabox.measure.batched_draws import ManyWeights, correct_count
+from thetabox.measure.batched_draws import correct_count
 from thetabox.measure.drawn_chips import DrawnChips
 from thetabox.measure.inputs import (
     Levels,
@@ -27,10 +27,10 @@ from thetabox.measure.inputs import (
     precise_copy,
 )
 from thetabox.measure.spread import Spread
-from thetabox.measure.stretches import stretches
+from thetabox.measure.stretches import OnSamples, stretches
 from thetabox.models.fold import folded
 from thetabox.noise import Noise
-from thetabox.workers import OnlyFields, Pool, check_executor
+from thetabox.workers import Pool, check_executor
 
 PAPER_LEVELS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7)
 """Mismatch levels of the paper's Table 1."""
@@ -170,23 +170,11 @@ def mismatch(
 
 
 @dataclass
-class _Draws(OnlyFields):
+class _Draws(OnSamples):
     """The draws of a measurement, by number: chip after chip, each at all levels."""
 
-    model: nn.Module
-    x: Tensor
-    y: Tensor
-    device: torch.device
-    chunk: int
-    batch: int | None
-    box: Box
     seed: int
     sigmas: Sequence[float]
-
-    @cached_property
-    def many(self) -> ManyWeights:
-        """The network on the data."""
-        return ManyWeights(self.model, self.x, self.y, self.device, self.chunk, self.batch)
 
     @cached_property
     def chips(self) -> DrawnChips:

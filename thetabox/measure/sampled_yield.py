@@ -18,15 +18,14 @@ from thetabox import checks
 from thetabox.box import Box
 from thetabox.device import choose_device
 from thetabox.errors import InputError
-from thetabox.measure.batched_draws import ManyWeights
 from thetabox.measure.binomial import draws_needed, probability_at_least, worst_that_counts
 from thetabox.measure.drawn_chips import DrawnChips
 from thetabox.measure.inputs import Levels, checked, levels, numbers_for, precise_copy
-from thetabox.measure.stretches import stretches
+from thetabox.measure.stretches import OnSamples, stretches
 from thetabox.models.fold import folded
 from thetabox.noise import Noise
 from thetabox.shown import Headed
-from thetabox.workers import OnlyFields, Pool, check_executor
+from thetabox.workers import Pool, check_executor
 
 Found = tuple[Int[Tensor, "sigma sample"], Float[Tensor, " draw"]]
 """How many of some draws classify each sample right, and each draw's accuracy."""
@@ -206,24 +205,12 @@ def sampled_yield(
 
 
 @dataclass
-class _Chips(OnlyFields):
+class _Chips(OnSamples):
     """The draws of a measurement, by number: chip after chip, each at all σ."""
 
-    model: nn.Module
-    x: Tensor
-    y: Tensor
-    device: torch.device
-    chunk: int
-    batch: int | None
-    box: Box
     noise: Noise
     seed: int
     sigmas: Sequence[float]
-
-    @cached_property
-    def many(self) -> ManyWeights:
-        """The network on the data."""
-        return ManyWeights(self.model, self.x, self.y, self.device, self.chunk, self.batch)
 
     @cached_property
     def drawn(self) -> DrawnChips:

@@ -3,12 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from thetabox.workers import Pool
+import torch
+from torch import Tensor, nn
+
+from thetabox.box import Box
+from thetabox.measure.batched_draws import ManyWeights
+from thetabox.workers import OnlyFields, Pool
 
 # Draws that go to a worker together: a network that is faster in batches of draws has room for its trial.
 TOGETHER = 64
+
+
+@dataclass
+class OnSamples(OnlyFields):
+    """What draws of weights are measured on, as it travels to a worker."""
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    device: torch.device
+    chunk: int
+    batch: int | None
+    box: Box
+
+    @cached_property
+    def many(self) -> ManyWeights:
+        """The network on the data."""
+        return ManyWeights(self.model, self.x, self.y, self.device, self.chunk, self.batch)
 
 
 def stretches(
