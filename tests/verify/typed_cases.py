@@ -246,6 +246,13 @@ def _logic(operator: str) -> Iterator[Call]:
     yield from binary(operator)
 
 
+@cases("aten.lerp.Scalar")
+def _between(operator: str) -> Iterator[Call]:
+    for number, (a, b) in enumerate(pairs(operator)):
+        for network in networks(a, b):
+            yield Call(operator, (a, b, (0.3, 0.8, -0.6, 1, 1.7, 0)[number % 6]), {}, network)
+
+
 @cases("aten.clamp.Tensor")
 def _clamped_by_values(operator: str) -> Iterator[Call]:
     for number, (a, b) in enumerate(pairs(operator)):

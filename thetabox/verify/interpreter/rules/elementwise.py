@@ -17,7 +17,7 @@ from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import SAFETY
 from thetabox.verify.interpreter.context import Context
-from thetabox.verify.interpreter.rules.literals import Number, held, literal, literal_error, number
+from thetabox.verify.interpreter.rules.literals import Number, coefficient_of, held, literal, literal_error, number
 from thetabox.verify.interpreter.rules.minus_infinity import filled, gone, hidden, is_mask
 from thetabox.verify.interpreter.rules.powers import reciprocal
 from thetabox.verify.interpreter.rules.table import rule
@@ -121,6 +121,27 @@ def sub(context: Context, a: Operand, b: Operand, alpha: Number = 1) -> Interval
 def rsub(context: Context, a: Operand, b: Operand, alpha: Number = 1) -> Interval:
     """``b - alpha a``."""
     return sub(context, b, a, alpha=alpha)
+
+
+@rule("aten.lerp.Scalar", elementwise=True, slack=True)
+def lerp(context: Context, a: Interval, b: Interval, weight: Number) -> Interval:
+    """``a + weight (b - a)`` as ``(1 - weight) a + weight b``, in which each operand stands once.
+
+    torch computes ``a + weight (b - a)``, or ``b - (1 - weight) (b - a)``: what is rounded on the way is no larger than
+    the sizes of both operands, times ``1 + |weight|``.
+    """
+    of_b = coefficient_of(context, weight)
+    of_a = 1.0 - of_b
+    size = (1.0 + abs(of_b)) * (a.magnitude + b.magnitude) * SAFETY
+    error = context.rounding.of_operation(6) * size + 6.0 * context.rounding.subnormal + context.rounding.beyond(size)
+    error += literal_error(context, of_b) * (a.magnitude + b.magnitude)
+    slack = (abs(of_a) * a.slack + abs(of_b) * b.slack + error) * SAFETY
+    ends = [
+        of_a * (a.lower if (of_a >= 0) == low else a.upper) + of_b * (b.lower if (of_b >= 0) == low else b.upper)
+        for low in ((True,) if a.is_point and b.is_point else (True, False))
+    ]
+    nonnegative = a.nonnegative and b.nonnegative and 0.0 <= of_b <= 1.0
+    return Interval(ends[0], ends[-1], slack, size, nonnegative, owned=True)
 
 
 @rule("aten.neg.default", elementwise=True, slack=True, types="whole")
