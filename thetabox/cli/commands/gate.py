@@ -78,7 +78,7 @@ def command(
         claim = gate_yield if gate_yield.asked_for(context) else gate_box
 
         def judge(model: Path) -> Judged:
-            return Judged.by(model, *claim.answer(context, model, source))
+            return Judged.by(model, *claim.judged(context, model, source))
 
         for model in models:
             answers.add(_one_of_several(judge, model, context) if answers.named else judge(model))

@@ -21,7 +21,7 @@ from thetabox.report.results import number
 from thetabox.verify import domains
 
 
-def answer(context: click.Context, model: Path, source: dict[str, Any]) -> tuple[tb.Certificate, list[report.Case]]:
+def judged(context: click.Context, model: Path, source: dict[str, Any]) -> tuple[tb.Certificate, list[report.Case]]:
     """The certificate, stored or computed, and whether enough is verified at each ε.
 
     Raises:
