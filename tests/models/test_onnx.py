@@ -135,23 +135,86 @@ def test_one_row_of_a_start_value_that_is_broadcast(tmp_path: Path) -> None:
                 quietly(path)
 
 
-def test_numbers_in_constants_are_weights_where_layers_are(tmp_path: Path) -> None:
-    """Of a file that keeps its layers' matrices in constants, a bias of one number may be one of them."""
+def a_constant(name: str, value: Any) -> Any:
+    return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.array(value, F)))
 
-    def constant(name: str, value: list[Any]) -> Any:
-        return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.array(value, F)))
 
-    nodes = [
-        helper.make_node("MatMul", ["x", "w"], ["h"]),
-        helper.make_node("Mul", ["h", "one"], ["s"]),
-        helper.make_node("Add", ["s", "b"], ["y"]),
+MATRIX = np.array([[1.0, -2.0], [0.5, 3.0]], F)
+SIGNS = [[1.0, -1.0], [1.0, 1.0]]
+# Nodes, initializers, and the names that are weights.
+LITERALS: dict[str, tuple[list[Any], dict[str, np.ndarray], set[str]]] = {
+    "a factor of 1": ([a_constant("one", [1.0]), ("MatMul", "x w h"), ("Mul", "h one y")], {"w": MATRIX}, {"w"}),
+    "a factor of a value": ([a_constant("c", [-0.5]), ("MatMul", "x w h"), ("Mul", "c h y")], {"w": MATRIX}, {"w"}),
+    "a mask": ([a_constant("m", [[0.0, 1], [1, 1]]), ("Mul", "w m v"), ("MatMul", "x v y")], {"w": MATRIX}, {"w"}),
+    "zeros that are added": (
+        [a_constant("z", [[0.0, 0.0]]), ("MatMul", "x w h"), ("Tanh", "h t"), ("Add", "t z y")], {"w": MATRIX}, {"w"}),
+    "no layer's matrix is an initializer": (
+        [a_constant("w", MATRIX), a_constant("one", [1.0]), ("MatMul", "x w h"), ("Mul", "h one s"), ("Add", "s b y")],
+        {"b": np.array([0.5, 0.25], F)}, {"w", "one", "b"}),
+    "binary matrix": (
+        [a_constant("q", SIGNS), ("Mul", "q scale v"), ("MatMul", "x v h"), ("MatMul", "h w y")],
+        {"scale": np.array([0.5, 2.0], F), "w": MATRIX}, {"q", "scale", "w"}),
+    "masked matrix": (
+        [a_constant("q", MATRIX), a_constant("m", [[0.0, 1], [1, 1]]), ("Mul", "q m v"), ("MatMul", "x v h"),
+         ("MatMul", "h w y")], {"w": MATRIX}, {"q", "m", "w"}),
+    "bias of one number": ([a_constant("b", [0.7]), ("MatMul", "x w h"), ("Add", "h b y")], {"w": MATRIX}, {"w", "b"}),
+    "bias of zeros": ([a_constant("b", [0.0, 0.0]), ("MatMul", "x w h"), ("Add", "h b y")], {"w": MATRIX}, {"w", "b"}),
+    "scaled bias": (
+        [a_constant("one", [1.0]), a_constant("b", [0.7]), ("MatMul", "x w h"), ("Mul", "h one s"), ("Add", "s b y")],
+        {"w": MATRIX}, {"w", "b"}),
+    "signs of values": (
+        [a_constant("g", [-1.0, 1.0]), ("MatMul", "x w h"), ("Mul", "h g y")], {"w": MATRIX}, {"w", "g"}),
+    "read by a layer as well": (
+        [a_constant("q", SIGNS), ("Mul", "w q v"), ("MatMul", "x v h"), ("MatMul", "h q y")],
+        {"w": MATRIX}, {"w", "q"}),
+}  # a case, one to three lines  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LITERALS)
+def test_constants_that_are_weights(case: str, tmp_path: Path) -> None:
+    """A literal has nothing that speaks for a weight; what is not sure is in the box."""
+    nodes, tensors, names = LITERALS[case]
+    made = [
+        helper.make_node(node[0], node[1].split()[:-1], node[1].split()[-1:]) if isinstance(node, tuple) else node
+        for node in nodes
     ]
-    matrix = np.array([[1.0, -2.0], [0.5, 3.0]], F)
-    beside = [constant("one", [1.0]), constant("b", [0.25])]
-    network = quietly(written([*beside, *nodes], {"w": matrix}, tmp_path))
-    assert [name for name, _ in network.named_parameters()] == ["w"]
-    network = quietly(written([constant("w", matrix.tolist()), *beside, *nodes], {}, tmp_path, name="all.onnx"))
-    assert {name for name, _ in network.named_parameters()} == {"w", "one", "b"}
+    network = quietly(written(made, tensors, tmp_path))
+    assert {name for name, _ in network.named_parameters()} == names
+
+
+ROWS = np.repeat(np.array([[0.3, -0.7]], F), 4, 0)
+SEVERAL: dict[str, list[tuple[str, str]]] = {
+    "positions behind the samples": [("Unsqueeze", "x a1 u"), ("Add", "u c k"), ("ReduceSum", "k a1 y")],
+    "positions behind the samples, a factor": [
+        ("Unsqueeze", "x a1 u"), ("Mul", "u c k"), ("Relu", "k r"), ("ReduceSum", "r a1 y")],
+    "rows of a product, summed": [("MatMul", "e d k"), ("ReduceSum", "k a0 r"), ("Add", "x r y")],
+    "rows of samples and of positions": [
+        ("Add", "x c h"), ("Unsqueeze", "h a1 u"), ("Add", "u c k"), ("ReduceSum", "k a1 y")],
+    "rows, and an addend with rows of its own": [("Gemm", "c w d r"), ("Add", "x r y")],
+}  # a case a line or two  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [4, None])
+@pytest.mark.parametrize("case", SEVERAL)
+def test_rows_that_are_not_those_of_samples(case: str, size: int | None, tmp_path: Path) -> None:
+    """What a file computes for its own batch is what is read, or it is refused."""
+    held = {"a0": np.array([0]), "a1": np.array([1]), "c": ROWS, "w": MATRIX,
+            "e": np.repeat(np.array([[0.5, -1.0, 2.0, 0.25]], F), 4, 0),
+            "d": np.arange(8, dtype=F).reshape(4, 2)}  # a table  # fmt: skip
+    nodes = [
+        helper.make_node(
+            kind, names.split()[:-1], names.split()[-1:], **({"keepdims": "a0" in names} if kind == "ReduceSum" else {})
+        )
+        for kind, names in SEVERAL[case]
+    ]
+    path = written(nodes, held, tmp_path, shape=[size, 2])
+    x = torch.randn(4, 2)
+    try:
+        network = quietly(path)
+    except InputError:
+        return
+    with torch.no_grad():
+        np.testing.assert_allclose(network(x).numpy(), runtime(path, x)[0], rtol=1e-4, atol=1e-5)
 
 
 def test_a_box_of_kept_batch_norm_is_another() -> None:

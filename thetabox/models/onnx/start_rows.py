@@ -70,24 +70,27 @@ def _not_broadcast(
         if not reads:
             continue
         origins = set[str]().union(*(rows[name] for name in reads))
-        others = [known.get(name, ()) for name in step.reads if name not in rows]
         first = step.results[0] or ""
-        result = known.get(first, ())
-        if not _by_row(step, operators.get(first, ""), reads) or not result or result[0] != size:
-            wrong |= origins
-        elif any(len(other) == len(result) and other[0] == size for other in others):
-            continue  # the other operand has a row for each sample
-        elif all(len(known[name]) == len(result) for name in reads):
+        operator, result = operators.get(first, ""), known.get(first, ())
+        others = [known.get(name, ()) for name in step.reads if name not in rows]
+        beside = any(len(other) == len(result) and other[0] == size for other in others if other)
+        # Dimensions are counted from the last: only of equal rank do rows lie where those of the result do.
+        in_front = bool(result) and result[0] == size and all(len(known[name]) == len(result) for name in reads)
+        if in_front and operator in ELEMENTWISE and len(step.results) == 1:
+            if not beside:  # else the other operand has what a row is broadcast to
+                rows[first] = origins
+        elif in_front and _multiplies_rows(step, operator, reads, known):
             rows[first] = origins
         else:
             wrong |= origins
     return wrong | rows.get(program.output, set())
 
 
-def _by_row(step: Step, operator: str, reads: Sequence[str]) -> bool:
-    """Whether each row of a result is made of the same row of what has one for each sample."""
-    if operator in PRODUCTS:
-        first = step.args[0]
-        leads = isinstance(first, Reference) and list(reads) == [first.name] and step.reads.count(first.name) == 1
-        return leads and not step.kwargs.get("transA")
-    return operator in ELEMENTWISE and len(step.results) == 1
+def _multiplies_rows(step: Step, operator: str, reads: Sequence[str], known: Mapping[str, Sequence[int]]) -> bool:
+    """Whether a step multiplies rows by a matrix, and adds at most the same to each."""
+    if operator not in PRODUCTS or not isinstance(step.args[0], Reference) or list(reads) != [step.args[0].name]:
+        return False
+    ranks = [len(known.get(name, ())) for name in step.reads[:2]]
+    added = [known.get(name, ()) for name in step.reads[2:]]
+    alike = all(len(shape) < 2 or shape[0] == 1 for shape in added)
+    return ranks == [2, 2] and alike and step.reads.count(reads[0]) == 1 and not step.kwargs.get("transA")

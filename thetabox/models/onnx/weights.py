@@ -6,9 +6,8 @@ an embedding, and whatever is added, subtracted, multiplied or divided by. On it
 whatever is computed of it before the input comes in is followed back to it: a weight that a network first clips is one.
 
 1. A number by itself is a literal where it stands in a ``Constant``, or under a name that an exporter made up
-   (``val_3``, ``onnx::Mul_7``); with a name of its own it is a weight. In a file that keeps the matrices of its layers
-   elsewhere, so is what a ``Constant`` holds that is only added, subtracted, multiplied or divided by, if it is one
-   number in a row of its own, or nothing but −1, 0 and 1 (start values, masks, signs).
+   (``val_3``, ``onnx::Mul_7``); with a name of its own it is a weight. A few more of a file's ``Constant`` nodes are no
+   weights, see :mod:`.literals`.
 2. Statistics of a batch norm are none, nor is anything else: those are buffers.
 3. Where this takes a constant for a weight, the box covers more than the weights, which is sound.
 """
@@ -21,13 +20,13 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from thetabox.models.onnx.file import OnnxNode
+from thetabox.models.onnx.literals import literal_tensors
 from thetabox.models.onnx.table import OPERATORS
 
 MADE_UP = re.compile(
     r"(_?val|const(ant)?|onnx::\w+?|_?to_copy|tmp)_?\d+|_\w+_const|.*Constant(_\d+)?(_output_\d+)?|.*_cast(_\d+)?"
     r"|scalar_tensor(_default)?(_\d+)?"
 )
-ARITHMETIC = ("Add", "Sub", "Mul", "Div")
 MOVES = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Cast", "Expand", "Slice", "Concat", "Flatten")
 
 
@@ -49,33 +48,14 @@ def weights(nodes: list[OnnxNode], tensors: Mapping[str, Tensor], constants: Map
         for place, name in enumerate(node.inputs):
             bound = node.operator == "Clip" and place > 0
             places[name] = places.get(name, False) or place in taken or (moves and not bound)
-    structure = _structure(nodes, constants)
+    literals = literal_tensors(nodes, tensors, constants, fixed)
     names = set()
     for held, literal in ((tensors, False), (constants, True)):
         for name, tensor in held.items():
             number = tensor.dim() == 0 and (literal or MADE_UP.fullmatch(name) is not None)
-            if places.get(name) and tensor.is_floating_point() and not number and name not in structure:
+            if places.get(name) and tensor.is_floating_point() and not number and name not in literals:
                 names.add(name)
     return names
-
-
-def _structure(nodes: list[OnnxNode], constants: Mapping[str, Tensor]) -> set[str]:
-    """``Constant`` nodes that say what a network does, not what it has learnt: see 1."""
-    readers: dict[str, list[OnnxNode]] = {}
-    for node in nodes:
-        for name in node.inputs:
-            readers.setdefault(name, []).append(node)
-    arithmetic = {name for name, by in readers.items() if all(n.operator in ARITHMETIC and not n.domain for n in by)}
-    layers = [
-        name for name, tensor in constants.items() if tensor.dim() > 1 and name in readers and name not in arithmetic
-    ]
-    if layers:
-        return set()
-    return {
-        name
-        for name, tensor in constants.items()
-        if name in arithmetic and (tensor.numel() == 1 or bool(((tensor == 0) | (tensor.abs() == 1)).all()))
-    }
 
 
 def _without_input(nodes: list[OnnxNode], held: set[str]) -> set[str]:

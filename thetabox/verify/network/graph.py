@@ -54,7 +54,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Operation:
-    """One call of an operator."""
+    """One call of an operator; ``call`` names that of the code, where torch has written it out as others."""
 
     index: int
     name: str
@@ -66,6 +66,7 @@ class Operation:
     inputs: tuple[int, ...]
     where: str
     dtype: torch.dtype | None = None
+    call: str = ""
 
     @cached_property
     def flat(self) -> bool:
@@ -76,7 +77,8 @@ class Operation:
 
     def describe(self) -> str:
         """For messages: the operator and where it stands."""
-        return f"{self.operator} at {self.where or 'the top level'} ({self.name})"
+        call = f" of {self.call}" if self.call else ""
+        return f"{self.operator}{call} at {self.where or 'the top level'} ({self.name})"
 
 
 @dataclass(eq=False)

@@ -122,7 +122,16 @@ def _operation(index: int, node: Node, reference: Any, prefix: str) -> Operation
         inputs=tuple(reference(list(node.all_input_nodes))[i].index for i in range(len(node.all_input_nodes))),
         where=where,
         dtype=value.dtype if isinstance(value, Tensor) else None,
+        call=_call_of(node),
     )
+
+
+def _call_of(node: Node) -> str:
+    """The call of the code that a node is written out of, where it goes by another name; else nothing."""
+    sources = node.meta.get("from_node") or []
+    call = str(sources[0].name) if sources else ""
+    plain = [name.rstrip("_0123456789") for name in (call, node.name)]
+    return call if call and plain[0] != plain[1] else ""
 
 
 def _layout(value: Tensor, what: str) -> Layout:
