@@ -15,6 +15,8 @@ import thetabox as tb
 from thetabox.cli.group import COMMANDS
 
 SMALL = ("--data", "digits", "--samples", 10)
+# Of a certificate that is finished.
+WRITTEN = ["certificate.json", "report.html", "samples.csv", "verified_accuracy.pdf", "verified_accuracy.png"]
 
 
 def ok(result):
@@ -53,13 +55,7 @@ def test_tasks_and_methods(run):
 def test_certify_writes_the_folder(run, cnn, tmp_path):
     out = tmp_path / "out"
     result = ok(run("certify", cnn, *SMALL, "--epsilon", "0,1e-4,1e-2", "--attack-steps", 3, "--out", out))
-    assert names(out) == [
-        "certificate.json",
-        "report.html",
-        "samples.csv",
-        "verified_accuracy.pdf",
-        "verified_accuracy.png",
-    ]
+    assert names(out) == WRITTEN
     found = json.loads((out / "certificate.json").read_text())
     assert list(found) == [
         *("schema", "tool", "model", "data", "box", "domain", "options", "sound", "arithmetic", "precision"),
@@ -268,13 +264,7 @@ def test_interrupt_keeps_finished_chunks(start, tmp_path, sent):
     process = start(*given, "--out", out)
     process.communicate(timeout=300)
     assert process.returncode == 0
-    assert names(out) == [
-        "certificate.json",
-        "report.html",
-        "samples.csv",
-        "verified_accuracy.pdf",
-        "verified_accuracy.png",
-    ]
+    assert names(out) == WRITTEN
     process = start(*given, "--out", tmp_path / "whole")
     process.communicate(timeout=300)
     assert (out / "samples.csv").read_bytes() == (tmp_path / "whole" / "samples.csv").read_bytes()

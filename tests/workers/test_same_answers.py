@@ -7,7 +7,9 @@ import os
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -123,15 +125,22 @@ def test_draws_of_a_yield(task: Task, two: LocalProcesses) -> None:
         tb.sampled_yield(*task, executor=2)  # type: ignore[arg-type]  # what is refused
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """As many as a worker has."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_landscapes(task: Task, two: LocalProcesses) -> None:
     told: list[tuple[int, int]] = []
     how: dict[str, Any] = {"directions": 3, "seed": 5}
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
+    with one_thread():
         alone = tb.landscape(*task, **how)
-    finally:
-        torch.set_num_threads(threads)
     found = tb.landscape(*task, executor=two, progress=lambda done, total: told.append((done, total)), **how)
     assert (len(told), told[-1]) == (3, (153, 153))
     assert torch.equal(found.loss, alone.loss)
@@ -149,12 +158,8 @@ def test_attacks(task: Task, two: LocalProcesses, keep: bool) -> None:
     few = model, x[right], y[right]
     # Not in rising order, one of them twice, and close enough to be one number in float32.
     how: dict[str, Any] = {"epsilon": [0.1, 1e-4, 1e-4 + 1e-14, 0.1], "steps": 5, "chunk": 5, "keep_weights": keep}
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
+    with one_thread():
         alone = tb.attack(*few, **how)
-    finally:
-        torch.set_num_threads(threads)
     found = tb.attack(*few, executor=two, progress=lambda done, total: told.append((done, total)), **how)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
     assert (len(told), told[-1]) == (3, (48, 48))
