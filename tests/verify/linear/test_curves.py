@@ -1,0 +1,24 @@
+"""What the lines around a curve rest on: a bound of its second derivative."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from thetabox.verify.linear.rules.curves import SIMPLE
+
+POSITIVE = ("log", "log1p", "sqrt")
+
+
+@pytest.mark.parametrize("name", SIMPLE)
+def test_no_slope_changes_faster_than_the_bound_says(name: str) -> None:
+    curve = SIMPLE[name]
+    low = 0.01 if name.split(".")[1] in POSITIVE else -8.0
+    t = torch.linspace(low, 8.0, 20_001, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(curve.function(t).sum(), t)
+    left, right = t.detach()[:-1], t.detach()[1:]
+    bend = curve.bend(left, right) if callable(curve.bend) else torch.full_like(left, curve.bend)
+    smooth = torch.ones_like(left, dtype=torch.bool)
+    for kink in curve.kinks:
+        smooth &= (left > kink) | (right < kink)
+    assert bool((slope.diff().abs() <= bend * (right - left) * (1.0 + 1e-9) + 1e-12)[smooth].all())
