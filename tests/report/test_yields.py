@@ -48,7 +48,7 @@ def certificate(**changes: Any) -> tb.YieldCertificate:
         "label": label,
         "predicted": predicted,
         "ledger": [ledger(8e-3)] * 3,
-        "proven_by": [["martingale"] * SAMPLES] * 3,
+        "proven_by": [["martingale" if failure < 1.0 else "" for failure in row] for row in delta.tolist()],
         "model_info": {"source": "net.safetensors", "sha256": "ab" * 32, "parameters": 12345, "perturbed": 12000},
         "data_info": {"name": "digits", "sha256": "cd" * 32, "samples": SAMPLES},
         "checked": {"samples": SAMPLES},
@@ -103,7 +103,7 @@ def test_writes_the_four_files(tmp_path: Path) -> None:
     assert names(out) == FILES
     assert json.loads((out / "yield.json").read_text()) == found.to_json()
     rows = list(csv.DictReader((out / "samples.csv").open(newline="")))
-    assert list(rows[0]) == ["sample", "label", "predicted", "sigma", "delta", "proven"]
+    assert list(rows[0]) == ["sample", "label", "predicted", "sigma", "delta", "proven", "proven_by"]
     assert [float(row["delta"]) for row in rows] == found.delta.flatten().tolist()
     assert [row["proven"] == "true" for row in rows] == found.proven.flatten().tolist()
     assert (out / "yield.png").read_bytes().startswith(b"\x89PNG")

@@ -61,6 +61,8 @@ def files(folder: Path) -> dict[str, object]:
         ["yield", "--sigma", "1e-4,1e-3", "--draws", 0],
         ["mismatch"],
         ["pcm", "--draws", 2],
+        ["attack", "--epsilon", "1e-3", "--steps", 2],
+        ["landscape", "--points", 3, "--directions", 2],
     ],
     ids=lambda command: str(command[0]),
 )

@@ -161,11 +161,8 @@ def _facts(certificate: YieldCertificate) -> Rows:
 
 def _proofs(certificate: YieldCertificate) -> Rows:
     """Which proof gave how many of the proven entries, where that is known."""
-    proven = certificate.proven.tolist()
-    if len(certificate.proven_by) != len(proven):
-        return []
     counts: Counter[str] = Counter()
-    for names, row in zip(certificate.proven_by, proven, strict=True):
-        counts.update(name for name, holds in zip(names, row, strict=True) if holds)
+    for index in range(len(certificate.sigma)):
+        counts.update(certificate.proofs(index))
     text = ", ".join(f"{name} {count}" for name, count in counts.items())
     return [("proven by", f"{text} (of samples × σ)")] if text else []

@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,22 @@ def test_it_reads_back_to_the_last_digit(written: Path, certificate: tb.YieldCer
         assert list(found.noise.scale) == ["0.*", "*"]
         assert found.box == certificate.box
         assert found.to_json() == certificate.to_json()
+        assert found.proven_by == certificate.proven_by
+        assert any(found.proven_by[0])
         assert list(found.rows()) == list(certificate.rows())
+
+
+def test_proofs_are_counted_at_every_sigma(certificate: tb.YieldCertificate) -> None:
+    for point in certificate.to_json()["curve"]:
+        assert sum(point["proven_by"].values()) == point["proven"]
+        assert set(point["ledger"]) <= set(point["proven_by"])
+
+
+def test_proofs_that_are_not_known_read_back(certificate: tb.YieldCertificate, tmp_path: Path) -> None:
+    replace(certificate, proven_by=[]).save(tmp_path)
+    found = tb.YieldCertificate.load(tmp_path)
+    assert found.proven_by == []
+    assert torch.equal(found.delta, certificate.delta)
 
 
 def test_a_second_writing_is_the_same_files(written: Path, tmp_path: Path) -> None:
@@ -122,6 +138,12 @@ def less_spent(content: Any) -> None:
         entry["probability"] *= 0.5
 
 
+def another_proof(content: Any) -> None:
+    ledger = content["curve"][0]["ledger"]
+    (name,) = ledger
+    ledger["martingale" if name != "martingale" else "entropic"] = ledger.pop(name)
+
+
 JSON: dict[str, Callable[[Any], Any]] = {
     "a count": put("curve", 1, "proven", value=9),
     "a count of another kind": put("curve", 1, "proven", value=True),
@@ -179,6 +201,9 @@ JSON: dict[str, Callable[[Any], Any]] = {
     "a ledger in a list": put("curve", 0, "ledger", value=[]),
     "a ledger of another proof": put("curve", 0, "ledger", value={"hope": {}}),
     "a ledger of nothing": put("curve", 0, "ledger", value={"martingale": {}}),
+    "a ledger of another proof than its samples": another_proof,
+    "counts of a proof": put("curve", 0, "proven_by", value={"martingale": 1}),
+    "counts of no proof": put("curve", 0, "proven_by", value={}),
     "a damaged ledger": put("curve", 0, "ledger", value={"martingale": {"margins": 3}}),
     "a probability above 1": put(
         "curve", 0, "ledger", value={"martingale": {"margins": {"events": 2.0, "probability": 7.0}}}
@@ -233,6 +258,10 @@ ROWS: dict[str, Callable[[Rows], Any]] = {
     "a row less": lambda rows: rows.pop(),
     "a row more": lambda rows: rows.append(rows[-1]),
     "another σ": cell(2, 3, "0.5"),
+    "a proof that is unknown": cell(1, 6, "hope"),
+    "no proof": cell(1, 6, ""),
+    "another proof": lambda rows: cell(1, 6, "entropic" if rows[1][6] != "entropic" else "martingale")(rows),
+    "a proof of nothing": cell(-1, 6, "martingale"),
     "a column more": lambda rows: rows[4].append("x"),
     "a column less": lambda rows: rows[4].pop(),
     "other columns": cell(0, 4, "epsilon"),

@@ -11,6 +11,7 @@ import thetabox as tb
 from thetabox import report
 from thetabox.cli import options
 from thetabox.cli.console import ProgressLine, print_json, progress_bar, show
+from thetabox.cli.executors import chosen_executor
 from thetabox.cli.inputs import read_all
 from thetabox.report.results import number, percent
 
@@ -23,6 +24,7 @@ COLUMNS = ("sample", "label", "predicted", "epsilon", "margin", "correct")
 @options.epsilon_option()
 @options.box_options
 @options.machine_options
+@options.worker_options
 @options.out_option(required=False)
 @click.option("--steps", type=click.IntRange(min=1), default=20, show_default=True)
 @click.option("--restarts", type=click.IntRange(min=1), default=2, show_default=True)
@@ -33,7 +35,7 @@ def command(
     given = read_all(**source)
 
     def run() -> tb.measure.AttackResult:
-        with progress_bar() as bar:
+        with progress_bar() as bar, chosen_executor(device) as executor:
             return tb.attack(
                 given.model,
                 given.data.x,
@@ -45,6 +47,7 @@ def command(
                 seed=seed,
                 device=device,
                 progress=ProgressLine(bar, "attack"),
+                executor=executor,
             )
 
     facts = {"schema": "thetabox.attack/1", "model": given.model_info, "data": given.data_info}

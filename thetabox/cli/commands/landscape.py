@@ -11,6 +11,7 @@ import thetabox as tb
 from thetabox import report
 from thetabox.cli import options, values
 from thetabox.cli.console import ProgressLine, print_json, progress_bar, show
+from thetabox.cli.executors import chosen_executor
 from thetabox.cli.inputs import read_all
 from thetabox.json_text import finite, json_text
 from thetabox.report.results import number
@@ -27,6 +28,7 @@ from thetabox.report.results import number
 @click.option("--directions", type=click.IntRange(min=1), default=5, show_default=True)
 @options.box_options
 @options.machine_options
+@options.worker_options
 @options.out_option(required=False)
 def command(
     zeta: float,
@@ -46,7 +48,7 @@ def command(
     alpha = [reach * (2 * index / (points - 1) - 1) for index in range(points)]  # exactly 0 in the middle
 
     def run() -> tb.measure.LandscapeResult:
-        with progress_bar() as bar:
+        with progress_bar() as bar, chosen_executor(device) as executor:
             return tb.measure.landscape(
                 given.model,
                 given.data.x,
@@ -58,6 +60,7 @@ def command(
                 box=given.box,
                 device=device,
                 progress=ProgressLine(bar, "landscape"),
+                executor=executor,
             )
 
     facts = {"schema": "thetabox.landscape/1", "model": given.model_info, "data": given.data_info}

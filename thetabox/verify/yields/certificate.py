@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +41,8 @@ class YieldCertificate(Shown):
         label, predicted: ``[N]``.
         noise, box: of which errors, of which parameters.
         method: name of the proof that was asked for.
-        proven_by: name of the proof that gave each entry of ``delta``; empty where none did, ``[S][N]``.
+        proven_by: name of the proof that gave each entry of ``delta``; empty where none did, ``[S][N]``; without rows
+            where that is not known.
         ledger: for each σ, what the proof of the proven sample with the largest ``delta`` spent: proof → group of
             events → number of events, and probability that any of them fails; these add up to that ``delta``.
         model_info, data_info: what it speaks of.
@@ -109,6 +111,13 @@ class YieldCertificate(Shown):
             f"{'' if self.noise.independent else ' but for the common ones that the noise names'}."
         )
 
+    def proofs(self, index: int) -> dict[str, int]:
+        """How many of the samples proven at ``sigma[index]`` each proof gave; empty where that is not known."""
+        if not self.proven_by:
+            return {}
+        named = zip(self.proven_by[index], self.proven[index].tolist(), strict=True)
+        return dict(sorted(Counter(name for name, holds in named if holds).items()))
+
     def to_json(self) -> dict[str, Any]:
         """The content of ``yield.json``."""
         total, proven, mean = self.label.numel(), self.proven, self.mean_accuracy
@@ -131,6 +140,7 @@ class YieldCertificate(Shown):
                     "sigma": sigma,
                     "proven": int(proven[s].sum()),
                     "total": total,
+                    "proven_by": self.proofs(s),
                     "proven_share": int(proven[s].sum()) / total,
                     "mean_accuracy": float(mean[s]),
                     "chips": [{"share": share, "accuracy": float(reached[s])} for share, reached in chips.items()],
@@ -144,12 +154,13 @@ class YieldCertificate(Shown):
             "seconds": None,
         }
 
-    def rows(self) -> Iterator[tuple[int, int, int, float, float, bool]]:
+    def rows(self) -> Iterator[tuple[int, int, int, float, float, bool, str]]:
         """Rows of ``samples.csv``, in the order of :data:`thetabox.verify.yields.stored.COLUMNS`."""
         label, predicted, proven = self.label.tolist(), self.predicted.tolist(), self.proven.tolist()
+        proofs = self.proven_by or [[""] * len(label)] * len(proven)
         for s, (sigma, failures) in enumerate(zip(self.sigma.tolist(), self.delta.tolist(), strict=True)):
             for n, failure in enumerate(failures):
-                yield n, label[n], predicted[n], sigma, failure, proven[s][n]
+                yield n, label[n], predicted[n], sigma, failure, proven[s][n], proofs[s][n]
 
     def columns(self) -> Columns:
         samples = {"label": self.label, "predicted": self.predicted}
@@ -196,8 +207,6 @@ class YieldCertificate(Shown):
     def load(cls, path: str | Path) -> YieldCertificate:
         """Read a stored proven yield: its folder, or the ``yield.json`` in it (``samples.csv`` stands beside).
 
-        Which proof gave which entry (``proven_by``) is not stored.
-
         Raises:
             InputError: no such file, no proven yield, or one that is not as it was written.
         """
@@ -206,8 +215,8 @@ class YieldCertificate(Shown):
         if not path.is_file():
             raise InputError(f"no proven yield at {path}")
         facts = stored.facts(path)
-        delta, label, predicted = stored.samples(path.with_name("samples.csv"), facts)
-        stored.check_ledger(path, facts, delta)
+        delta, label, predicted, proofs = stored.samples(path.with_name("samples.csv"), facts)
+        stored.check_ledger(path, facts, delta, proofs)
         certificate = cls(
             sigma=torch.tensor([point["sigma"] for point in facts["curve"]], dtype=torch.float64),
             delta=delta,
@@ -217,6 +226,7 @@ class YieldCertificate(Shown):
             noise=Noise(**facts["noise"]),
             box=Box(**facts["box"]),
             method=facts["method"],
+            proven_by=proofs if any(map(any, proofs)) else [],
             ledger=[point["ledger"] for point in facts["curve"]],
             model_info=facts["model"],
             data_info=facts["data"],

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from thetabox.verify.stored.files import check_origin, content, demand, is_numbe
 from thetabox.verify.yields.proofs import AUTO, METHODS
 
 SCHEMA = "thetabox.yield/1"
-COLUMNS = ("sample", "label", "predicted", "sigma", "delta", "proven")
+COLUMNS = ("sample", "label", "predicted", "sigma", "delta", "proven", "proven_by")
 # What the events of a ledger may add up to less than the failure probability that they explain: sums are rounded.
 ROUNDED = 1e-6
 KIND = "proven yield"
@@ -69,8 +70,8 @@ def facts(path: Path) -> dict[str, Any]:
 
 def samples(
     path: Path, stored: Mapping[str, Any]
-) -> tuple[Float[Tensor, "levels samples"], Int[Tensor, " samples"], Int[Tensor, " samples"]]:
-    """(delta ``[S, N]``, label ``[N]``, predicted ``[N]``) of ``samples.csv``, each row in its place.
+) -> tuple[Float[Tensor, "levels samples"], Int[Tensor, " samples"], Int[Tensor, " samples"], list[list[str]]]:
+    """(delta ``[S, N]``, label ``[N]``, predicted ``[N]``, names of proofs ``[S][N]``) of ``samples.csv``, in order.
 
     Raises:
         InputError: rows are missing, doubled or in another order, or say other things than ``yield.json``.
@@ -78,6 +79,7 @@ def samples(
     sigmas = [float(point["sigma"]) for point in stored["curve"]]
     total = stored["curve"][0]["total"]
     delta = torch.empty(len(sigmas), total, dtype=torch.float64)
+    proofs: list[list[str]] = [[] for _ in sigmas]
     table = list(rows(KIND, path, COLUMNS, "σ", sigmas, total))
     for row in table:
         failure, where = row.bound, row.where
@@ -87,9 +89,20 @@ def samples(
         right = row.label == row.predicted or failure == 1.0
         _demand(right, path, f"{where} bounds the failures of a class that is not predicted")
         delta[row.level, row.sample] = failure
+        proofs[row.level].append(row.cells[6])
+    _check_proofs(path, proofs, delta)
     of_sample = [(row.label, row.predicted) for row in table[:total]]
     labels, predictions = zip(*of_sample, strict=True)
-    return delta, torch.tensor(labels), torch.tensor(predictions)
+    return delta, torch.tensor(labels), torch.tensor(predictions), proofs
+
+
+def _check_proofs(path: Path, proofs: list[list[str]], delta: Float[Tensor, "levels samples"]) -> None:
+    """Every bound below 1 has the proof that gave it, and no other entry has one; or none is known of any."""
+    if not any(name for row in proofs for name in row):
+        return
+    for n, (name, failure) in enumerate(zip(chain(*proofs), delta.flatten().tolist(), strict=True)):
+        _demand(not name or name in METHODS, path, f"line {n + 2} is proven by {name!r}, which is not known here")
+        _demand(bool(name) == (failure < 1.0), path, f"line {n + 2} does not say which proof gave its bound")
 
 
 def compare(path: Path, stored: Mapping[str, Any], follows: Mapping[str, Any]) -> None:
@@ -111,13 +124,15 @@ def compare(path: Path, stored: Mapping[str, Any], follows: Mapping[str, Any]) -
             _demand(_same(point.get(key), own.get(key)), path, what)
 
 
-def check_ledger(path: Path, stored: Mapping[str, Any], delta: Float[Tensor, "levels samples"]) -> None:
-    """A ledger holds one proof's events, which add up to the largest failure probability that is proven.
+def check_ledger(
+    path: Path, stored: Mapping[str, Any], delta: Float[Tensor, "levels samples"], proofs: list[list[str]]
+) -> None:
+    """A ledger holds one proof's events, which add up to the largest failure probability that is proven, by that proof.
 
     Raises:
         InputError: it does not.
     """
-    for point, failures in zip(stored["curve"], delta, strict=True):
+    for point, failures, names in zip(stored["curve"], delta, proofs, strict=True):
         where, ledger = f"the ledger at σ = {point['sigma']:g}", point["ledger"]
         proven = failures[failures <= stored["delta"]]
         _demand(bool(ledger) == bool(len(proven)), path, f"{where} does not fit what is proven")
@@ -129,7 +144,10 @@ def check_ledger(path: Path, stored: Mapping[str, Any], delta: Float[Tensor, "le
         entries: list[Any] = list(groups.values()) if isinstance(groups, dict) else [None]
         _demand(all(map(_entry, entries)), path, f"{where} is damaged")
         total = math.fsum(entry["probability"] for entry in entries)
-        _demand(total >= float(proven.max()) * (1.0 - ROUNDED), path, f"{where} spends less than the claim")
+        largest = float(proven.max())
+        _demand(total >= largest * (1.0 - ROUNDED), path, f"{where} spends less than the claim")
+        hardest = {name for name, failure in zip(names, failures.tolist(), strict=True) if failure == largest}
+        _demand(hardest == {""} or not hardest.isdisjoint(ledger), path, f"{where} is of another proof than the claim")
 
 
 def _entry(entry: Any) -> bool:
