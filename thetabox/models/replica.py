@@ -7,7 +7,7 @@ Python makes of the numbers or another thread computes lies outside of it; here 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import copy_context
 from typing import Any
@@ -33,16 +33,17 @@ class Replica:
 
     Args:
         model: stays as it is.
+        held: its tensors and those that its code reaches.
 
     Raises:
         Unfaithful: some part of it cannot be copied.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, held: Iterable[Tensor]) -> None:
         _check_ordinary(model)
         memo: dict[int, Any] = {}
         self._originals: set[int] = set()
-        for t, original in _elsewhere(model, wide=True):
+        for t, original in _elsewhere(held, wide=True):
             memo[id(t)] = nn.Parameter(original, t.requires_grad) if isinstance(t, nn.Parameter) else original
             self._originals.add(t.untyped_storage().data_ptr())
         try:
@@ -116,7 +117,8 @@ def swapped(model: nn.Module) -> Iterator[Swapped]:
     """
     _check_ordinary(model)
     with untouched(model), torch.no_grad():
-        moved = list(_elsewhere(model, wide=False))
+        held = [*model.parameters(), *model.buffers(), *(t for _, t in reachable(model, Tensor))]
+        moved = list(_elsewhere(held, wide=False))
         # Aliases: a version belongs to the tensor, and ends with the memory that it had meanwhile.
         kept = [(t, t.data, t._version) for t, _ in moved]
         originals = {t.untyped_storage().data_ptr() for t, _ in moved}
@@ -152,11 +154,11 @@ def _apart(original: Tensor, copied: Tensor | None) -> bool:
     )
 
 
-def _elsewhere(model: nn.Module, *, wide: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    """Tensors of a network and those that its code reaches, with the same numbers in other memory, shared as theirs."""
+def _elsewhere(held: Iterable[Tensor], *, wide: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """Tensors, with the same numbers in other memory, shared as theirs."""
     stores: dict[tuple[int, torch.dtype], Tensor] = {}
     seen: set[int] = set()
-    for t in [*model.parameters(), *model.buffers(), *(t for _, t in reachable(model, Tensor))]:
+    for t in held:
         at = storage_key(t)
         if at is None or t.is_neg() or t.is_conj() or id(t) in seen:
             continue

@@ -42,6 +42,7 @@ class Running:
     Attributes:
         calls: what the last run asked of torch.
         recording: whether that is remembered.
+        held: tensors that outlive a run: the module's own, and those that its code reaches.
     """
 
     def __init__(self, model: nn.Module, x: Tensor | None, before: Snapshot, *, wide: bool) -> None:
@@ -51,8 +52,8 @@ class Running:
         if x is not None and x.is_floating_point():
             self.dtype, self.device = input_type(model, x)
         self._takes = input_type(model, x)[0]
-        self._held = [*self.tensors.values(), *(t for _, t in reachable(model, Tensor))]
-        self._storage_keys = {storage_key(t) for t in self._held}
+        self.held = [*self.tensors.values(), *(t for _, t in reachable(model, Tensor))]
+        self._storage_keys = {storage_key(t) for t in self.held}
         self._before = before
         self._begin(wide)
 
@@ -131,7 +132,7 @@ class Running:
         Raises:
             InputError: the module fails.
         """
-        self._ran, calls = True, Calls(self.twins, self._held, recording=self.recording)
+        self._ran, calls = True, Calls(self.twins, self.held, recording=self.recording)
         watched, failed = self.recording or self._watched, False
         # What the code keeps in context variables is gone with the context.
         context = copy_context()

@@ -63,10 +63,12 @@ class Twins(TorchDispatchMode):
         """The twin of a tensor that has one, else the tensor."""
         key = storage_key(t)
         held = None if key is None else self._flat.get(key)
-        if held is None and key is not None and self._widens(t.dtype):
+        if held is None:
+            if not self._widens(t.dtype):  # nearly every operand that is no weight is a result
+                return t
             held = self._enter(t)
         if held is None:
-            return t.double() if key is None and not t.numel() and self._widens(t.dtype) else t
+            return t if t.numel() else t.double()
         twin = held[1].as_strided(t.shape, t.stride(), t.storage_offset())
         if t.is_neg():
             twin = torch._neg_view(twin)

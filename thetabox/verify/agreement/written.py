@@ -62,25 +62,25 @@ def _compare_replica(moving: Moving, own: Tensor) -> None:
     if not moving.run.wide:
         raise Unfaithful
     # Moved before its first call: what that keeps of its weights, a later one would compute with.
-    replica = Replica(moving.problem.model)
+    replica = Replica(moving.problem.model, moving.run.held)
     replica.move(moving.corner)
     if moving.same(replica(moving.x), moving.expected, moving.few):
         return
     moving.run.forget()
-    if not near(Replica(moving.problem.model)(moving.x), own, nearness(moving.run)):
+    if not near(Replica(moving.problem.model, moving.run.held)(moving.x), own, nearness(moving.run)):
         raise Unfaithful
     refuse(moving.problem, "a copy of it whose weights are written to answers another thing than the traced graph")
 
 
 def _compare_forgetful(moving: Moving, own: Tensor, way: str) -> None:
     """A copy that has lost what earlier calls kept returns what the graph does, as nearly as at its own weights."""
-    replica = Replica(moving.problem.model)
+    replica = Replica(moving.problem.model, moving.run.held)
     replica.forget(way)
     again = replica(moving.x)
     if again.shape != own.shape or not near(again, own, NEAR_OWN):
         raise Unfaithful
     moving.run.forget()
-    replica = Replica(moving.problem.model)
+    replica = Replica(moving.problem.model, moving.run.held)
     replica.forget(way)
     replica.move(moving.corner)
     logits, graph = replica(moving.x), moving.expected
