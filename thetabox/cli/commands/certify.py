@@ -67,9 +67,9 @@ def command(
                 how["timeout"] = deadline.left
                 certificate = _with_radii(certificate, given, how, ProgressLine(bar, "radius"))
             if attack and not deadline.passed:
-                strength: dict[str, Any] = {"steps": attack_steps, "restarts": attack_restarts, "seed": seed, "device": device}
+                strength = {"steps": attack_steps, "restarts": attack_restarts, "seed": seed, "device": device}
                 # A worker has one thread: beside several here, its margins would end in other digits.
-                strength["executor"] = how["executor"] if torch.get_num_threads() == 1 else None
+                strength |= {"executor": how["executor"] if torch.get_num_threads() == 1 else None}
                 attacked = _attacked(given, epsilon, strength, ProgressLine(bar, "attack"))
         except KeyboardInterrupt:
             report.write(folder, certificate)
