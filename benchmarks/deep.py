@@ -91,7 +91,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
             if done >= 1.0:
                 break
     torch.save(model.eval().state_dict(), args.out)
-    return {"loss": float(loss)}
+    return {"loss": float(loss.detach())}
 
 
 def growth(args: argparse.Namespace) -> dict[str, Any]:
