@@ -11,7 +11,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from thetabox.cli.console import tell
+from thetabox.cli.console import note
 from thetabox.cli.inputs import read_data
 from thetabox.cli.values import literals
 from thetabox.data import load as load_data
@@ -79,9 +79,8 @@ def tell_changed(context: click.Context, certificate: Stored, path: Path) -> Non
     Raises:
         InputError: as :func:`changed`.
     """
-    of = f"{path}: " if len(context.params["models"]) > 1 else ""
-    for note in changed(certificate, path, data=context.params["data"] is None):
-        tell(f"thetabox: {of}{note}")
+    for word in changed(certificate, path, data=context.params["data"] is None):
+        note(word)
 
 
 def changed(certificate: Stored, path: Path, *, data: bool) -> list[str]:

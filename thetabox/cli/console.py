@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import IO, Any
 
 import click
@@ -23,6 +24,8 @@ class Output(Console):
         self.quiet = True
         _unread(self.file)
 
+
+_subject: ContextVar[str] = ContextVar("subject", default="")
 
 # How a command prints, of those that are on.
 JSON, QUIET = "thetabox.json", "thetabox.quiet"
@@ -90,6 +93,21 @@ def progress_bar() -> Iterator[Progress]:
 def watched() -> bool:
     """Whether standard error is a terminal, on which things may move."""
     return not quiet() and sys.stderr is not None and sys.stderr.isatty()
+
+
+@contextmanager
+def about(subject: object) -> Iterator[None]:
+    """Inside, every note names what it is about: one of several models."""
+    before = _subject.set(f"{subject}: ")
+    try:
+        yield
+    finally:
+        _subject.reset(before)
+
+
+def note(text: object) -> None:
+    """A line on standard error under the name of the command, and that of the model where there are several."""
+    tell(f"thetabox: {_subject.get()}{text}")
 
 
 def tell(line: str) -> None:

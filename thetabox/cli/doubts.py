@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from thetabox.cli.console import tell
+from thetabox.cli.console import note
 from thetabox.cli.inputs import CommandInputs
 from thetabox.data import TASKS, load
 from thetabox.errors import InputError
@@ -32,7 +32,7 @@ def doubt(given: CommandInputs, file: Path, *, epsilon: Sequence[float] = ()) ->
         epsilon: of the box; none for random errors.
     """
     for line in (*_of_epsilon(given, epsilon), *_of_inputs(given), *_of_the_file(given, file)):
-        tell(f"thetabox: {line}")
+        note(line)
 
 
 def _of_epsilon(given: CommandInputs, epsilon: Sequence[float]) -> Iterator[str]:

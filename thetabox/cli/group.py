@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import click
 
-from thetabox.cli.console import tell
+from thetabox.cli.console import note
 from thetabox.errors import InputError, Notice, Terminated
 from thetabox.version import __version__
 
@@ -81,7 +81,7 @@ class LazyGroup(click.Group):
                 raise
             line, status = explained(error)
             if line:
-                tell(f"thetabox: {line}")
+                note(line)
         if not standalone_mode:
             return status
         sys.exit(status if isinstance(status, int) else 0)
@@ -95,7 +95,7 @@ def _notices() -> Iterator[None]:
 
         def shown(message: Warning | str, category: type[Warning], *where: Any, **how: Any) -> None:
             if issubclass(category, Notice):
-                tell(f"thetabox: {message}")
+                note(message)
             else:
                 before(message, category, *where, **how)
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from thetabox.box import Box
-from thetabox.cli.console import tell
+from thetabox.cli.console import note
 from thetabox.cli.values import literals
 from thetabox.data import Dataset
 from thetabox.data import load as load_data
@@ -143,7 +143,7 @@ def proof_settings(given: dict[str, Any], timeout: float | None) -> dict[str, An
         warnings.simplefilter("always")
         options = domains.check(how["domain"], options)
     for warning in caught:
-        tell(f"thetabox: {warning.message}")
+        note(warning.message)
     return {**how, "options": options, "timeout": arguments.seconds(timeout)}
 
 

@@ -13,7 +13,7 @@ import torch
 
 from thetabox.cli import options, values
 from thetabox.cli.commands import gate_box, gate_yield
-from thetabox.cli.console import tell
+from thetabox.cli.console import about, note
 from thetabox.cli.gate_answers import Answers, Judged
 from thetabox.cli.group import BAD_INPUT, UNEXPECTED, explained
 from thetabox.cli.noise_options import noise_options
@@ -89,14 +89,15 @@ def command(
 def _one_of_several(judge: Judge, model: Path, context: click.Context) -> Judged:
     """An answer, whatever is wrong with this model; the line that says what is goes to standard error."""
     threads = torch.get_num_threads()
-    try:
-        return judge(model)
-    except Exception as error:
-        why, status = explained(error)
-        if status not in (BAD_INPUT, UNEXPECTED) or context.find_root().params.get("debug"):
-            raise
-        tell(f"thetabox: {model}: {why}")
-        return Judged.without_answer(model, why, status)
-    finally:
-        # Those that suit one network need not suit the next.
-        torch.set_num_threads(threads)
+    with about(model):
+        try:
+            return judge(model)
+        except Exception as error:
+            why, status = explained(error)
+            if status not in (BAD_INPUT, UNEXPECTED) or context.find_root().params.get("debug"):
+                raise
+            note(why)
+            return Judged.without_answer(model, why, status)
+        finally:
+            # Those that suit one network need not suit the next.
+            torch.set_num_threads(threads)

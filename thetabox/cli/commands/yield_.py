@@ -10,7 +10,7 @@ import click
 import thetabox as tb
 from thetabox import report
 from thetabox.cli import options, values
-from thetabox.cli.console import ProgressLine, print_json, progress_bar, show, tell
+from thetabox.cli.console import ProgressLine, note, print_json, progress_bar, show
 from thetabox.cli.doubts import doubt
 from thetabox.cli.executors import chosen_executor
 from thetabox.cli.inputs import CommandInputs, read_all
@@ -116,7 +116,7 @@ def command(
     estimate = {} if sampled is None else {"sampled": sampled.to_json()}
     print_json({**certificate.to_json(), "seconds": certificate.seconds, **estimate, "report": str(page)})
     if draws and not wanted:
-        tell("thetabox: no chips were drawn, for these errors are a family of distributions and not one of them")
+        note("no chips were drawn, for these errors are a family of distributions and not one of them")
     notes = [] if sampled is None else [report.sampled_note(sampled)]
     notes += [certificate.claim(place) for place in range(len(sigma))]
     notes += cut(timeout, not certificate.finished, the_draws=wanted and sampled is None)
