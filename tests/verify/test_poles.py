@@ -76,6 +76,26 @@ def test_a_silent_sample_beside_a_loud_one() -> None:
 
 
 @pytest.mark.parametrize("domain", ["interval", "linear"])
+def test_no_number_beside_a_sample_that_overflows(domain: str) -> None:
+    """The logarithm of one sample may be of a negative number; the exponential of the other overflows."""
+
+    class Logged(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(2, dtype=torch.float64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            e = torch.exp(torch.log(x * self.w + 0.1) * -1000.0)
+            return torch.sigmoid(e) * torch.tensor([1.0, 0.0]) + torch.tensor([0.0, -1.0])
+
+    net, x = Logged(), torch.tensor([[1.0, 1.0], [0.05, 0.05]], dtype=torch.float64)
+    assert tb.certify(net, x, [0, 0], [0.5, 1.2], domain=domain).verified.tolist() == [[True, True], [False, True]]
+    with torch.no_grad():
+        net.w.fill_(-0.2)
+    assert net(x).isnan().all(1).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("domain", ["interval", "linear"])
 def test_a_weight_of_the_last_layer_that_is_read_again(domain: str) -> None:
     """By the very operation that is withheld for the margin, in either order of the sum."""
 

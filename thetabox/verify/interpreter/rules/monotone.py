@@ -61,8 +61,9 @@ def within_range(context: Context, out: Interval, grown: float) -> Interval:
     limit = 0.999 * context.rounding.largest / grown
     if out.magnitude < limit:
         return out
-    lower = torch.where(out.lower.abs() < limit, out.lower, 0.0 if out.nonnegative else -torch.inf)
-    return replace(out, lower=lower, upper=torch.where(out.upper.abs() < limit, out.upper, torch.inf), bound=None)
+    # What is no number stays none, whatever else of the batch may overflow.
+    lower = torch.where(out.lower.abs() >= limit, 0.0 if out.nonnegative else -torch.inf, out.lower)
+    return replace(out, lower=lower, upper=torch.where(out.upper.abs() >= limit, torch.inf, out.upper), bound=None)
 
 
 def dipped(
