@@ -241,7 +241,8 @@ def _pairs(operator: str) -> Iterator[Call]:
 
 @cases("aten.logical_and.default", "aten.logical_or.default", "aten.bitwise_and.Tensor", "aten.bitwise_or.Tensor",
        "aten.__and__.Tensor", "aten.__or__.Tensor", "aten.maximum.default",
-       "aten.minimum.default")  # a list of operators  # fmt: skip
+       "aten.minimum.default", "aten.logaddexp.default", "aten.logaddexp2.default",
+       "aten.hypot.default")  # a list of operators  # fmt: skip
 def _logic(operator: str) -> Iterator[Call]:
     yield from binary(operator)
 
@@ -272,12 +273,14 @@ def _numbers(operator: str) -> Iterator[Call]:
        "aten.silu.default", "aten.hardsigmoid.default", "aten.relu6.default", "aten.sign.default",
        "aten.logical_not.default", "aten.bitwise_not.default", "aten.clone.default", "aten.alias.default",
        "aten.detach.default", "aten.contiguous.default", "aten.lift_fresh_copy.default",
-       "aten.reciprocal.default")  # a list of operators  # fmt: skip
+       "aten.reciprocal.default", "aten.asin.default", "aten.acos.default", "aten.tan.default", "aten.sinh.default",
+       "aten.cosh.default", "aten.exp2.default", "aten.expm1.default",
+       "aten.erfc.default")  # a list of operators  # fmt: skip
 def _functions(operator: str) -> Iterator[Call]:
     yield from unary(operator)
 
 
-@cases("aten.sqrt.default", "aten.rsqrt.default", "aten.log1p.default")
+@cases("aten.sqrt.default", "aten.rsqrt.default", "aten.log1p.default", "aten.log2.default", "aten.log10.default")
 def _of_positive(operator: str) -> Iterator[Call]:
     yield from unary(operator, values="positive")
     yield from unary(operator)
