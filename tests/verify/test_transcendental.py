@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 import thetabox as tb
+from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import Rounding
 from thetabox.verify.interpreter.context import Context, RowEpsilons
@@ -60,16 +62,17 @@ def exact(name: str, *numbers: Tensor) -> list[mpmath.mpf]:
     return [EXACT[name](*map(mpmath.mpf, x)) for x in zip(*(t.tolist() for t in numbers), strict=True)]
 
 
-def bounds(name: str, rounding: Rounding, operands: list[tuple[Tensor, Tensor]]) -> Interval:
+def bounds(name: str, rounding: Rounding, operands: list[tuple[Tensor, Tensor]], *rest: float) -> Interval:
     """Of the operator, one number a sample."""
     count = len(operands[0][0])
-    target = getattr(torch.ops.aten, name).default
+    overload = "Tensor_Scalar" if name == "pow" else "default"
+    target = getattr(getattr(torch.ops.aten, name), overload)
     operation = Operation(
-        1, name, f"aten.{name}.default", target, (), {}, Layout((None, 1), 0), (0,), "here", torch.float64
+        1, name, f"aten.{name}.{overload}", target, (), {}, Layout((None, 1), 0), (0,), "here", torch.float64
     )
     context = Context(RowEpsilons(torch.zeros(1, count, dtype=torch.float64)), rounding, operation)
     values = [Interval(*(end[:, None].to(rounding.dtype) for end in ends), batch=0) for ends in operands]
-    out = apply(context, operation, tuple(values), {}).settled(rounding.roundoff)
+    out = apply(context, operation, (*values, *rest), {}).settled(rounding.roundoff)
     return Interval(out.lower[:, 0].double(), out.upper[:, 0].double())
 
 
@@ -167,3 +170,44 @@ def test_a_network_is_not_verified_where_it_may_leave_the_domain() -> None:
 def test_each_rule_is_measured_here() -> None:
     ours = {o for o, r in TABLE.items() if r.function.__module__.endswith("rules.transcendental")}
     assert ours == {f"aten.{name}.default" for name in EXACT}
+
+
+EXPONENTS = (1.5, 2.7, 1.1, 0.3, 1e-3, -0.5, -1.3, -2, -7.3, 20, 0)
+
+
+@pytest.mark.parametrize("exponent", EXPONENTS)
+def test_real_powers(exponent: float) -> None:
+    """Of exponents that float32 does not hold, too, which a vectorised loop rounds and a scalar one does not."""
+    limit = min(37.0, 36.0 / abs(exponent)) if exponent else 37.0
+    x = torch.cat([torch.logspace(-limit, limit, 301), torch.linspace(0.01, 3.0, 200)]).double()
+    x = torch.cat([x, torch.zeros(1)]) if exponent >= 0 else x
+    for dtype, wide in itertools.product(ROUNDOFF, (0.0, 1e-3, 3.0)):
+        stop = (x + wide * x).float().double()
+        for rounding in ROUNDINGS[dtype]:
+            found = bounds("pow", rounding, [(x, stop)], exponent)
+            assert not bool((found.lower < 0.0).any())
+            for t in (x, stop, ((x + stop) / 2).float().double()):
+                true = [mpmath.mpf(v) ** mpmath.mpf(exponent) for v in t.tolist()]
+                own = t.to(dtype)
+                vectorised, scalar = own.pow(exponent), torch.stack([own, own], 1)[:, 0].pow(exponent)
+                columns = (found.lower.tolist(), found.upper.tolist(), true, vectorised.tolist(), scalar.tolist())
+                for low, high, value, *got in zip(*columns, strict=True):
+                    unknown = math.isnan(low) or math.isnan(high)
+                    assert unknown or low <= value <= high
+                    assert unknown or rounding.network == 0.0 or all(low <= v <= high for v in got)
+            if wide == 0.0:
+                size = torch.tensor([float(v) for v in true], dtype=torch.float64)
+                most = 400.0 * (1.0 + size) if rounding.dtype is torch.float32 or rounding.network else 40.0 * size
+                plain = size < 1e30
+                room = most * (rounding.roundoff + rounding.network) + 4.0 * rounding.flushed
+                assert bool((found.upper - found.lower <= room)[plain].all())
+                assert bool(found.lower[plain].isfinite().all())
+
+
+@pytest.mark.parametrize("exponent", EXPONENTS)
+def test_powers_of_what_may_be_negative_or_zero(exponent: float) -> None:
+    zero, one = torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    for rounding in ROUNDINGS[torch.float32]:
+        with pytest.raises(InputError, match="negative number"):
+            bounds("pow", rounding, [(-one, one)], exponent)
+        assert bool(bounds("pow", rounding, [(zero, one)], exponent).lower.isnan().all()) == (exponent < 0)

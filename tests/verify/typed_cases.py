@@ -242,7 +242,7 @@ def _pairs(operator: str) -> Iterator[Call]:
 @cases("aten.logical_and.default", "aten.logical_or.default", "aten.bitwise_and.Tensor", "aten.bitwise_or.Tensor",
        "aten.__and__.Tensor", "aten.__or__.Tensor", "aten.maximum.default",
        "aten.minimum.default", "aten.logaddexp.default", "aten.logaddexp2.default",
-       "aten.hypot.default")  # a list of operators  # fmt: skip
+       "aten.hypot.default", "aten.fmax.default", "aten.fmin.default")  # a list of operators  # fmt: skip
 def _logic(operator: str) -> Iterator[Call]:
     yield from binary(operator)
 
@@ -252,6 +252,14 @@ def _between(operator: str) -> Iterator[Call]:
     for number, (a, b) in enumerate(pairs(operator)):
         for network in networks(a, b):
             yield Call(operator, (a, b, (0.3, 0.8, -0.6, 1, 1.7, 0)[number % 6]), {}, network)
+
+
+@cases("aten.lerp.Tensor")
+def _between_by_values(operator: str) -> Iterator[Call]:
+    for number, (a, b) in enumerate(pairs(operator)):
+        for network in networks(a, b):
+            weight = Operand(ROLES[number % 3], a.dtype if a.dtype.is_floating_point else torch.float32)
+            yield Call(operator, (a, b, weight), {}, network)
 
 
 @cases("aten.clamp.Tensor")
@@ -288,7 +296,9 @@ def _of_positive(operator: str) -> Iterator[Call]:
 
 @cases("aten.pow.Tensor_Scalar")
 def _powers(operator: str) -> Iterator[Call]:
-    yield from unary(operator, (2,), (3,), (1,), (0,), (2.0,), (-1,), (0.5,), (2.5,), (-2,), values="positive")
+    yield from unary(
+        operator, (2,), (3,), (1,), (0,), (2.0,), (-1,), (0.5,), (2.5,), (-2,), (20,), (-1.3,), values="positive"
+    )
     yield from unary(operator, (2,), (3,))
 
 

@@ -241,6 +241,9 @@ CASES: dict[str, Case] = {
             "log": lambda m, h: (h.abs() + 0.1).log(),
             "log1p": lambda m, h: h.relu().log1p(),
             "sqrt": lambda m, h: (h.relu() + 0.01).sqrt(),
+            "root of a cube": lambda m, h: (h.relu() + 0.01) ** 1.5,
+            "power with a rounded exponent": lambda m, h: (h.abs() + 0.1) ** -1.3,
+            "power from zero": lambda m, h: h.relu() ** 2.4,
             "square": lambda m, h: h**2,
             "cube": lambda m, h: h**3,
         }.items()

@@ -138,6 +138,14 @@ def curve_of(operation: Operation) -> Curve:
         return _clamped(operation, rest, named)
     if name == "aten.pow.Tensor_Scalar" and rest == (2,):
         return Curve(torch.square, 2.0)
+    if name == "aten.pow.Tensor_Scalar" and len(rest) == 1 and not float(rest[0]).is_integer():
+        # Of nonnegative numbers, or the interval rule refuses.
+        power = float(rest[0])
+        steep = abs(power * (power - 1.0)) * (1.0 + 1e-9)
+        return Curve(
+            lambda t: t.pow(power),
+            lambda low, high: steep * torch.maximum(*(t.clamp(min=0.0) ** (power - 2.0) for t in (low, high))),
+        )
     raise Stop
 
 
