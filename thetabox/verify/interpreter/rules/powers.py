@@ -64,10 +64,9 @@ def _real_power(context: Context, a: Interval, exponent: float) -> Interval:
             f"{context.where} may raise a negative number to the power {exponent:g}, which has a rule for nonnegative "
             "numbers only (whole powers from 1 to 16 for all)"
         )
-    ends = [t.clamp(min=0.0) for t in ((a.lower,) if a.is_point else (a.lower, a.upper))]
-    if exponent < 0.0:
-        ends = [torch.where(ends[0] > 0.0, t, torch.nan) for t in reversed(ends)]
-    values = [torch.pow(t, exponent) for t in ends]
+    values = [t.clamp(min=0.0).pow(exponent) for t in ((a.lower,) if a.is_point else (a.lower, a.upper))]
+    if exponent < 0.0:  # falling, and infinite at 0, of which nowhere_infinite leaves nothing
+        values.reverse()
     out = replace(a, lower=values[0], upper=values[-1], slack=0.0, bound=None, nonnegative=True)
     # Of -2 torch takes the reciprocal of a square, which may be flushed to zero.
     out = within_range(context, out, 8.0)
