@@ -290,7 +290,7 @@ REASONS = (
     "divides by zero",
     "root of a negative",
     "log1p has a rule for nonnegative",
-    "only powers",
+    "may raise a negative number",
     "drops values at random",
     "mixes samples",
     "beta or alpha other than 1",

@@ -75,6 +75,90 @@ def test_a_silent_sample_beside_a_loud_one() -> None:
         assert not (bounds.lower[0] > 0).any()
 
 
+# What mixes the values of a sample, with no number among them.
+MIXING: dict[str, Callable[[dict[str, nn.Module], Tensor], Tensor]] = {
+    "linear": lambda m, h: m["linear"](h),
+    "conv1d": lambda m, h: m["conv1d"](h[:, None]).flatten(1),
+    "conv2d": lambda m, h: m["conv2d"](h.view(-1, 1, 2, 2)).flatten(1),
+    "conv_transpose1d": lambda m, h: m["conv_transpose1d"](h[:, None]).flatten(1),
+    "gru": lambda m, h: m["gru"](h[:, None])[0].flatten(1),
+    "lstm": lambda m, h: m["lstm"](h[:, None])[0].flatten(1),
+    "layer_norm": lambda m, h: F.layer_norm(h, (4,)),
+    "group_norm": lambda m, h: F.group_norm(h, 2),
+    "rms_norm": lambda m, h: F.rms_norm(h, (4,)),
+    "normalize": lambda m, h: F.normalize(h, dim=1),
+    "softmax": lambda m, h: h.softmax(1),
+    "logsumexp": lambda m, h: h.logsumexp(1, keepdim=True),
+    "attention": lambda m, h: F.scaled_dot_product_attention(*[h.view(-1, 1, 2, 2)] * 3).flatten(1),
+    "bmm": lambda m, h: (h.view(-1, 2, 2) @ h.view(-1, 2, 2)).flatten(1),
+    "einsum": lambda m, h: torch.einsum("ni,nj->nij", h, h).flatten(1),
+    "sum": lambda m, h: h.sum(1, keepdim=True),
+    "mean": lambda m, h: h.mean(1, keepdim=True),
+    "var": lambda m, h: h.var(1, keepdim=True),
+    "amax": lambda m, h: h.amax(1, keepdim=True),
+    "max_pool1d": lambda m, h: F.max_pool1d(h, 2),
+    "avg_pool1d": lambda m, h: F.avg_pool1d(h, 2),
+    "adaptive_avg_pool1d": lambda m, h: F.adaptive_avg_pool1d(h, 3),
+    "cumsum": lambda m, h: h.cumsum(1),
+    "interpolate": lambda m, h: F.interpolate(h[:, None], scale_factor=1.5, mode="linear").flatten(1),
+    "pad": lambda m, h: F.pad(h, (1, 1)),
+    "cat": lambda m, h: torch.cat([h, torch.ones_like(h)], 1),
+    "product of values": lambda m, h: h * h.flip(1),
+    "batch_norm": lambda m, h: m["batch_norm"](h),
+    "bilinear": lambda m, h: m["bilinear"](h, h),
+}
+
+
+class Mixed(nn.Module):
+    """Four logarithms of what may be negative, mixed, and made finite again."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.w = nn.Parameter(torch.ones(4))
+        layers = {
+            "linear": nn.Linear(4, 3), "conv1d": nn.Conv1d(1, 2, 2), "conv2d": nn.Conv2d(1, 2, 2),
+            "conv_transpose1d": nn.ConvTranspose1d(1, 2, 2), "gru": nn.GRU(4, 2, batch_first=True),
+            "lstm": nn.LSTM(4, 2, batch_first=True), "batch_norm": nn.BatchNorm1d(4), "bilinear": nn.Bilinear(4, 4, 2),
+        }  # layers, several to a line  # fmt: skip
+        self.name, self.layers = name, nn.ModuleDict({name: layers[name]} if name in layers else {})
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = MIXING[self.name](self.layers, torch.log(x * self.w + 0.1))
+        tame = torch.sigmoid(h).sum(1).clamp(0.0, 1.0)
+        return torch.stack([tame, torch.full_like(tame, -1.0)], 1)
+
+
+@pytest.mark.parametrize("domain", ["interval", "linear"])
+@pytest.mark.parametrize("name", MIXING)
+def test_no_layer_makes_a_number_of_what_is_none(name: str, domain: str) -> None:
+    net, x = Mixed(name).eval(), torch.tensor([[1.0, 0.5, 0.7, 0.9], [0.05, 0.05, 0.04, 0.03]])
+    assert tb.certify(net, x, [0, 0], [0.01, 1.3], domain=domain).verified[:, 0].tolist() == [True, False]
+    with torch.no_grad():
+        net.w.fill_(-0.3)
+        assert net(x).isnan().any(1).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("domain", ["interval", "linear"])
+def test_no_number_beside_a_sample_that_overflows(domain: str) -> None:
+    """The logarithm of one sample may be of a negative number; the exponential of the other overflows."""
+
+    class Logged(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(2, dtype=torch.float64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            e = torch.exp(torch.log(x * self.w + 0.1) * -1000.0)
+            return torch.sigmoid(e) * torch.tensor([1.0, 0.0]) + torch.tensor([0.0, -1.0])
+
+    net, x = Logged(), torch.tensor([[1.0, 1.0], [0.05, 0.05]], dtype=torch.float64)
+    assert tb.certify(net, x, [0, 0], [0.5, 1.2], domain=domain).verified.tolist() == [[True, True], [False, True]]
+    with torch.no_grad():
+        net.w.fill_(-0.2)
+    assert net(x).isnan().all(1).tolist() == [True, False]
+
+
 @pytest.mark.parametrize("domain", ["interval", "linear"])
 def test_a_weight_of_the_last_layer_that_is_read_again(domain: str) -> None:
     """By the very operation that is withheld for the margin, in either order of the sum."""

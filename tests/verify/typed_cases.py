@@ -241,7 +241,8 @@ def _pairs(operator: str) -> Iterator[Call]:
 
 @cases("aten.logical_and.default", "aten.logical_or.default", "aten.bitwise_and.Tensor", "aten.bitwise_or.Tensor",
        "aten.__and__.Tensor", "aten.__or__.Tensor", "aten.maximum.default",
-       "aten.minimum.default")  # a list of operators  # fmt: skip
+       "aten.minimum.default", "aten.logaddexp.default", "aten.logaddexp2.default",
+       "aten.hypot.default", "aten.fmax.default", "aten.fmin.default")  # a list of operators  # fmt: skip
 def _logic(operator: str) -> Iterator[Call]:
     yield from binary(operator)
 
@@ -251,6 +252,14 @@ def _between(operator: str) -> Iterator[Call]:
     for number, (a, b) in enumerate(pairs(operator)):
         for network in networks(a, b):
             yield Call(operator, (a, b, (0.3, 0.8, -0.6, 1, 1.7, 0)[number % 6]), {}, network)
+
+
+@cases("aten.lerp.Tensor")
+def _between_by_values(operator: str) -> Iterator[Call]:
+    for number, (a, b) in enumerate(pairs(operator)):
+        for network in networks(a, b):
+            weight = Operand(ROLES[number % 3], a.dtype if a.dtype.is_floating_point else torch.float32)
+            yield Call(operator, (a, b, weight), {}, network)
 
 
 @cases("aten.clamp.Tensor")
@@ -272,12 +281,14 @@ def _numbers(operator: str) -> Iterator[Call]:
        "aten.silu.default", "aten.hardsigmoid.default", "aten.relu6.default", "aten.sign.default",
        "aten.logical_not.default", "aten.bitwise_not.default", "aten.clone.default", "aten.alias.default",
        "aten.detach.default", "aten.contiguous.default", "aten.lift_fresh_copy.default",
-       "aten.reciprocal.default")  # a list of operators  # fmt: skip
+       "aten.reciprocal.default", "aten.asin.default", "aten.acos.default", "aten.tan.default", "aten.sinh.default",
+       "aten.cosh.default", "aten.exp2.default", "aten.expm1.default",
+       "aten.erfc.default")  # a list of operators  # fmt: skip
 def _functions(operator: str) -> Iterator[Call]:
     yield from unary(operator)
 
 
-@cases("aten.sqrt.default", "aten.rsqrt.default", "aten.log1p.default")
+@cases("aten.sqrt.default", "aten.rsqrt.default", "aten.log1p.default", "aten.log2.default", "aten.log10.default")
 def _of_positive(operator: str) -> Iterator[Call]:
     yield from unary(operator, values="positive")
     yield from unary(operator)
@@ -285,7 +296,9 @@ def _of_positive(operator: str) -> Iterator[Call]:
 
 @cases("aten.pow.Tensor_Scalar")
 def _powers(operator: str) -> Iterator[Call]:
-    yield from unary(operator, (2,), (3,), (1,), (0,), (2.0,), (-1,), (0.5,), (2.5,), (-2,), values="positive")
+    yield from unary(
+        operator, (2,), (3,), (1,), (0,), (2.0,), (-1,), (0.5,), (2.5,), (-2,), (20,), (-1.3,), values="positive"
+    )
     yield from unary(operator, (2,), (3,))
 
 

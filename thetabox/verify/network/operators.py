@@ -9,7 +9,8 @@ TWO_SLOPES = (*RELU, "aten.leaky_relu.default")
 PIECEWISE_LINEAR = (*TWO_SLOPES, "aten.hardtanh.default")
 COMPARISONS = tuple(f"aten.{name}.{kind}" for name in ("gt", "ge", "lt", "le") for kind in ("Tensor", "Scalar"))
 # Operators that jump, beside those that return a truth value, or are so steep somewhere that rounding becomes large.
-JUMPS = ("sign", "floor", "ceil", "round", "trunc", "sqrt", "rsqrt", "reciprocal", "div", "log", "pow")
+JUMPS = ("sign", "floor", "ceil", "round", "trunc", "sqrt", "rsqrt", "reciprocal", "div", "log", "pow", "log2", "log10",
+         "asin", "acos", "tan")  # names, several to a line  # fmt: skip
 # Never below 0, whatever they are given.
 NEVER_NEGATIVE = ("aten.sigmoid.default", "aten.softplus.default", "aten.hardsigmoid.default", "aten.relu6.default")
 

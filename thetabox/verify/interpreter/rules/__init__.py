@@ -26,6 +26,7 @@ from thetabox.verify.interpreter.rules import (
     softmax,
     statistics,
     steps,
+    transcendental,
     weight_norm,
 )
 from thetabox.verify.interpreter.rules.table import TABLE, Rule, rule
@@ -59,5 +60,6 @@ __all__ = [
     "softmax",
     "statistics",
     "steps",
+    "transcendental",
     "weight_norm",
 ]

@@ -20,7 +20,15 @@ from thetabox.verify.arithmetic.rounding import SAFETY
 from thetabox.verify.interpreter.context import Context
 from thetabox.verify.interpreter.rules.elementwise import neg
 from thetabox.verify.interpreter.rules.literals import Number, coefficient_of, literal_error
-from thetabox.verify.interpreter.rules.monotone import ULPS, dipped, increasing, rounded, two_parts, within_range
+from thetabox.verify.interpreter.rules.monotone import (
+    ULPS,
+    dipped,
+    increasing,
+    of_each_number,
+    rounded,
+    two_parts,
+    within_range,
+)
 from thetabox.verify.interpreter.rules.table import rule
 
 # Up to here the slack of an exponent may stay slack.
@@ -115,16 +123,9 @@ def exp(context: Context, a: Interval) -> Interval:
     """Exponential; a small slack of what belongs to no sample stays one, times the largest result."""
     if a.slack > SMALL:
         a = a.settled(context.rounding.roundoff)
-    out = within_range(context, replace(a.map(torch.exp), nonnegative=True, slack=0.0), 1.0)
     # exp(s) - 1 <= s (1 + s) for s below 1.
-    if a.batch is not None:
-        # Of each number by itself: one sample's may be larger than another's by any factor.
-        error = context.rounding.of_operation(ULPS) + a.slack * (1.0 + a.slack) * SAFETY
-        wide = [end * (error * SAFETY) + context.rounding.flushed for end in (out.lower, out.upper)]
-        slack = context.rounding.beyond(out.magnitude)
-        lower, upper = (out.lower - wide[0]).clamp(min=0.0), out.upper + wide[1]
-        return replace(out, lower=lower, upper=upper, slack=slack, bound=None, owned=False)
-    return rounded(context, out, a.slack * (1.0 + a.slack) * out.magnitude * SAFETY, grown=1.0)
+    out = replace(a.map(torch.exp), nonnegative=True, slack=0.0)
+    return of_each_number(context, out, a.slack * (1.0 + a.slack))
 
 
 @rule("aten.log1p.default")

@@ -200,6 +200,18 @@ def minimum(context: Context, a: Interval, b: Interval) -> Interval:
     return Interval(lower, upper, max(a.slack, b.slack), nonnegative=a.nonnegative and b.nonnegative)
 
 
+@rule("aten.fmax.default", elementwise=True, slack=True, types="whole")
+def fmax(context: Context, a: Interval, b: Interval) -> Interval:
+    """The larger; where one may be no number nothing is known, though torch returns the other there."""
+    return replace(maximum(context, a, b), nonnegative=a.nonnegative and b.nonnegative)
+
+
+@rule("aten.fmin.default", elementwise=True, slack=True, types="whole")
+def fmin(context: Context, a: Interval, b: Interval) -> Interval:
+    """The smaller; where one may be no number nothing is known, though torch returns the other there."""
+    return minimum(context, a, b)
+
+
 @rule("aten.clamp.Tensor", elementwise=True, slack=True, types="whole")
 def clamp_between(context: Context, a: Interval, min: Interval | None = None, max: Interval | None = None) -> Interval:
     """Cut at bounds that are values; the upper one everywhere where the two are the wrong way round."""

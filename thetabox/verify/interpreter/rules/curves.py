@@ -134,7 +134,7 @@ def _periodic(context: Context, a: Interval, function: Callable[[Tensor], Tensor
     slack = (a.slack + context.rounding.of_operation(2 * ULPS) + context.rounding.flushed) * (1.0 + 1e-12)
     far = (a.lower.abs() > FAR) | (a.upper.abs() > FAR)
     if not a.is_point:
-        start, stop = (t.detach() / (2 * math.pi) - crest for t in (a.lower, a.upper))
+        start, stop = (t.detach().double() / (2 * math.pi) - crest for t in (a.lower, a.upper))
         tops = torch.floor(stop + NEAR_CREST) >= torch.ceil(start - NEAR_CREST)
         bottoms = torch.floor(stop + 0.5 + NEAR_CREST) >= torch.ceil(start + 0.5 - NEAR_CREST)
         low, high = low.masked_fill(bottoms | far, -1.0), high.masked_fill(tops | far, 1.0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -123,25 +124,33 @@ def rsub(context: Context, a: Operand, b: Operand, alpha: Number = 1) -> Interva
     return sub(context, b, a, alpha=alpha)
 
 
-@rule("aten.lerp.Scalar", elementwise=True, slack=True)
-def lerp(context: Context, a: Interval, b: Interval, weight: Number) -> Interval:
+@rule("aten.lerp.Scalar", "aten.lerp.Tensor", elementwise=True, slack=True)
+def lerp(context: Context, a: Interval, b: Interval, weight: Operand) -> Interval:
     """``a + weight (b - a)`` as ``(1 - weight) a + weight b``, in which each operand stands once.
 
-    torch computes ``a + weight (b - a)``, or ``b - (1 - weight) (b - a)``: what is rounded on the way is no larger than
-    the sizes of both operands, times ``1 + |weight|``.
+    It is linear in each operand, so extreme at ends of the weight. torch computes ``a + weight (b - a)``, or
+    ``b - (1 - weight) (b - a)``: what is rounded on the way is no larger than the sizes of both operands, times
+    ``1 + |weight|``.
     """
-    of_b = coefficient_of(context, weight)
-    of_a = 1.0 - of_b
-    size = (1.0 + abs(of_b)) * (a.magnitude + b.magnitude) * SAFETY
+    w = weight if isinstance(weight, Interval) else held(context, coefficient_of(context, weight))
+    size = (1.0 + w.magnitude) * (a.magnitude + b.magnitude) * SAFETY
     error = context.rounding.of_operation(6) * size + 6.0 * context.rounding.subnormal + context.rounding.beyond(size)
-    error += literal_error(context, of_b) * (a.magnitude + b.magnitude)
-    slack = (abs(of_a) * a.slack + abs(of_b) * b.slack + error) * SAFETY
-    ends = [
-        of_a * (a.lower if (of_a >= 0) == low else a.upper) + of_b * (b.lower if (of_b >= 0) == low else b.upper)
-        for low in ((True,) if a.is_point and b.is_point else (True, False))
-    ]
-    nonnegative = a.nonnegative and b.nonnegative and 0.0 <= of_b <= 1.0
-    return Interval(ends[0], ends[-1], slack, size, nonnegative, owned=True)
+    slack = (1.0 + w.magnitude) * a.slack + w.magnitude * b.slack + w.slack * (a.magnitude + b.magnitude)
+    weights = (w.lower,) if w.is_point else (w.lower, w.upper)
+    lower = reduce(torch.minimum, [_between(a, b, t, low=True) for t in weights])
+    upper = lower
+    if not (a.is_point and b.is_point and w.is_point):
+        upper = reduce(torch.maximum, [_between(a, b, t, low=False) for t in weights])
+    within = w.nonnegative and bool((w.upper + 2.0 * w.slack <= 1.0).all())
+    nonnegative = a.nonnegative and b.nonnegative and within
+    return Interval(lower, upper, (slack + error) * SAFETY, size, nonnegative, owned=True)
+
+
+def _between(a: Interval, b: Interval, weight: Tensor, *, low: bool) -> Tensor:
+    """The least or largest of ``(1 - weight) a + weight b``."""
+    rest = 1.0 - weight
+    first = torch.where((rest >= 0) == low, a.lower, a.upper)
+    return rest * first + weight * torch.where((weight >= 0) == low, b.lower, b.upper)
 
 
 @rule("aten.neg.default", elementwise=True, slack=True, types="whole")

@@ -26,7 +26,7 @@ def ends(
     keep: bool = False,
     sizes: tuple[float, float] | None = None,
 ) -> Interval:
-    """``middle ± scale around``; where either overflowed nothing is known.
+    """``middle ± scale around``; where either overflowed nothing is known, and what is no number stays none.
 
     Written over ``middle`` where it fits, unless that is to be kept. With ``sizes``, the largest absolute values of
     both, the ends are not looked at.
@@ -53,7 +53,10 @@ def ends(
     if math.isfinite(size):
         return Interval(lower, upper, bound=size, owned=True)
     finite = torch.isfinite(lower) & torch.isfinite(upper)
-    return Interval(torch.where(finite, lower, -torch.inf), torch.where(finite, upper, torch.inf))
+    # Of no number, nor of infinity less infinity, a sum is none, whatever is computed from it.
+    known = ~(lower.isnan() & upper.isnan())
+    infinite = Interval(torch.where(finite, lower, -torch.inf), torch.where(finite, upper, torch.inf))
+    return infinite.map(lambda t: torch.where(known, t, torch.nan))
 
 
 def centre_radius(x: Interval, roundoff: float, floor: float) -> tuple[Tensor, Tensor]:

@@ -56,13 +56,34 @@ def rounded(context: Context, out: Interval, slack: float, ulps: int = ULPS, gro
     return out
 
 
+def of_each_number(
+    context: Context, out: Interval, slack: float = 0.0, ulps: int = ULPS, grown: float = 1.0
+) -> Interval:
+    """As :func:`rounded`, of a function that may overflow: ``slack`` is relative, and each end has its own error.
+
+    One sample's may be larger than another's by any factor.
+    """
+    out = within_range(context, out, grown)
+    if out.batch is None:
+        return rounded(context, out, slack * out.magnitude * SAFETY, ulps, grown)
+    error = (context.rounding.of_operation(ulps) + slack * SAFETY) * SAFETY
+    lower, upper = (end.abs() * error + context.rounding.flushed for end in (out.lower, out.upper))
+    lower, upper = out.lower - lower, out.upper + upper
+    if out.nonnegative:
+        lower = lower.clamp(min=0.0)
+    return replace(
+        out, lower=lower, upper=upper, slack=context.rounding.beyond(out.magnitude * grown), bound=None, owned=False
+    )
+
+
 def within_range(context: Context, out: Interval, grown: float) -> Interval:
     """Without the ends of which ``grown`` times as much may overflow, so that their error is not that of the others."""
     limit = 0.999 * context.rounding.largest / grown
     if out.magnitude < limit:
         return out
-    lower = torch.where(out.lower.abs() < limit, out.lower, 0.0 if out.nonnegative else -torch.inf)
-    return replace(out, lower=lower, upper=torch.where(out.upper.abs() < limit, out.upper, torch.inf), bound=None)
+    # What is no number stays none, whatever else of the batch may overflow.
+    lower = torch.where(out.lower.abs() >= limit, 0.0 if out.nonnegative else -torch.inf, out.lower)
+    return replace(out, lower=lower, upper=torch.where(out.upper.abs() >= limit, torch.inf, out.upper), bound=None)
 
 
 def dipped(

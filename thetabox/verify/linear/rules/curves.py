@@ -26,6 +26,7 @@ from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import Rounding
 from thetabox.verify.interpreter.context import Context
 from thetabox.verify.interpreter.rules.table import TABLE
+from thetabox.verify.interpreter.rules.transcendental import between_poles
 from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.linear.region import Region
 from thetabox.verify.linear.samples import Samples
@@ -55,6 +56,21 @@ class Curve(NamedTuple):
     jump: float = 0.0
 
 
+def _size(low: Tensor, high: Tensor) -> Tensor:
+    return torch.maximum(low.abs(), high.abs())
+
+
+def _arc(size: Tensor) -> Tensor:
+    """``x (1 - x²)^-3/2``, without a number beyond 1."""
+    return size * ((1.0 - size) * (1.0 + size)) ** -1.5
+
+
+def _tangent(low: Tensor, high: Tensor) -> Tensor:
+    """``2 tan(x) (1 + tan²(x))``, which rises from pole to pole."""
+    size = _size(torch.tan(low), torch.tan(high))
+    return torch.where(between_poles(low, high), 2.0 * size * (1.0 + size * size), torch.inf)
+
+
 SIMPLE: dict[str, Curve] = {
     "aten.tanh.default": Curve(torch.tanh, 0.76981),
     "aten.sigmoid.default": Curve(torch.sigmoid, 0.096226),
@@ -73,6 +89,16 @@ SIMPLE: dict[str, Curve] = {
     "aten.abs.default": Curve(torch.abs, 0.0, (0.0,)),
     "aten.log1p.default": Curve(torch.log1p, lambda low, high: (1.0 + low.clamp(min=0.0)) ** -2),
     "aten.log.default": Curve(torch.log, lambda low, high: low**-2),
+    "aten.log2.default": Curve(torch.log2, lambda low, high: 1.4426951 * low**-2),
+    "aten.log10.default": Curve(torch.log10, lambda low, high: 0.4342945 * low**-2),
+    "aten.exp2.default": Curve(torch.exp2, lambda low, high: 0.4804531 * torch.exp2(high)),
+    "aten.expm1.default": Curve(torch.expm1, lambda low, high: torch.exp(high)),
+    "aten.sinh.default": Curve(torch.sinh, lambda low, high: torch.sinh(_size(low, high))),
+    "aten.cosh.default": Curve(torch.cosh, lambda low, high: torch.cosh(_size(low, high))),
+    "aten.erfc.default": Curve(torch.erfc, 0.96795),
+    "aten.asin.default": Curve(torch.asin, lambda low, high: _arc(_size(low, high))),
+    "aten.acos.default": Curve(torch.acos, lambda low, high: _arc(_size(low, high))),
+    "aten.tan.default": Curve(torch.tan, _tangent),
     "aten.sqrt.default": Curve(torch.sqrt, lambda low, high: low**-1.5 / 4.0),
 }
 
@@ -112,6 +138,14 @@ def curve_of(operation: Operation) -> Curve:
         return _clamped(operation, rest, named)
     if name == "aten.pow.Tensor_Scalar" and rest == (2,):
         return Curve(torch.square, 2.0)
+    if name == "aten.pow.Tensor_Scalar" and len(rest) == 1 and not float(rest[0]).is_integer():
+        # Of nonnegative numbers, or the interval rule refuses.
+        power = float(rest[0])
+        steep = abs(power * (power - 1.0)) * (1.0 + 1e-9)
+        return Curve(
+            lambda t: t.pow(power),
+            lambda low, high: steep * torch.maximum(*(t.clamp(min=0.0) ** (power - 2.0) for t in (low, high))),
+        )
     raise Stop
 
 
