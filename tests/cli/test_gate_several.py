@@ -221,7 +221,7 @@ def test_a_notice_names_the_model_that_it_is_about(run, mlp, tmp_path):
     """A state dict inside another is read, which is said of that file alone."""
     nested = tmp_path / "nested.pt"
     torch.save({"epoch": 3, "state_dict": tb.load(mlp).state_dict()}, nested)
-    how = ("--model", "mlp", "--model-set", "sizes=[64,16,10]")
+    how = ("--model", "mlp", "--set", "sizes=[64,32,10]")
     given = ("--data", "digits", "--samples", 4, "--epsilon", "1e-4", "--min-verified", 0, "--domain", "interval")
     alone = run("gate", nested, *how, *given).stderr
     assert alone.startswith("thetabox: ") and len(alone.splitlines()) == 1
