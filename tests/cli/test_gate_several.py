@@ -224,7 +224,8 @@ def test_a_notice_names_the_model_that_it_is_about(run, mlp, tmp_path):
     how = ("--model", "mlp", "--set", "sizes=[64,32,10]")
     given = ("--data", "digits", "--samples", 4, "--epsilon", "1e-4", "--min-verified", 0, "--domain", "interval")
     alone = run("gate", nested, *how, *given).stderr
-    assert alone.startswith("thetabox: ") and len(alone.splitlines()) == 1
+    assert alone.startswith("thetabox: ")
+    assert len(alone.splitlines()) == 1
     both = run("gate", nested, nested, *how, *given)
     assert both.exit_code == 0
     assert both.stderr == alone.replace("thetabox: ", f"thetabox: {nested}: ") * 2
