@@ -13,6 +13,7 @@ from tests.verify.histories.test_recognition import problem
 from thetabox.models import RecurrentModule
 from thetabox.verify.histories.forward import run
 from thetabox.verify.histories.recognition import NotRecognised, recognised
+from thetabox.verify.histories.recognition.constants import Uncertain
 from thetabox.verify.histories.recognition.matrices import Matrix
 
 
@@ -113,9 +114,9 @@ def test_steps_that_are_not_read_alike() -> None:
 def test_the_errors_of_factors_are_those_of_weights() -> None:
     """Where a factor is known to a quarter, so is a weight of 1 times it; of entries at one place they add up."""
     entries = Matrix()
-    entries.add(0, 0, None, 1.0, 0.25)
-    entries.add(1, 0, None, 3.0, 0.5)
-    entries.add(1, 0, None, -1.0, 0.125)
+    entries.add(0, 0, None, Uncertain(1.0, 0.0, 0.25))
+    entries.add(1, 0, None, Uncertain(3.0, 0.0, 0.5))
+    entries.add(1, 0, None, Uncertain(-1.0, 0.0, 0.125))
     found = entries.weights_of(SimpleNamespace(tensors={}), 2, 1)  # type: ignore[arg-type]  # no tensors
     assert found.centre.tolist() == [[1.0], [2.0]]
     assert (found.error >= torch.tensor([[0.25], [0.625]], dtype=torch.float64)).all()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-from thetabox.verify.histories.description.atoms import ONE, ZERO
+from thetabox.verify.histories.description.atoms import ONE, ZERO, Function
 from thetabox.verify.histories.recognition.equations import Equations
 from thetabox.verify.histories.recognition.failure import NotRecognised
 from thetabox.verify.histories.recognition.linear import coefficients
@@ -29,6 +29,7 @@ class RecognisedCell:
         next_drop, reset: αD or V, ``None`` where a spike does something else.
         current, start: j and v in front of the first step.
         most: spikes a step, 0 for a cell that never spikes, ``None`` without end.
+        union: whether it is no cell, but 1 where any of the spikes that it reads is, as max pools are.
     """
 
     state: int
@@ -44,6 +45,7 @@ class RecognisedCell:
     current: int
     start: int
     most: int | None
+    union: bool = False
 
 
 class CellReader:
@@ -61,8 +63,17 @@ class CellReader:
             NotRecognised: its equations are not those of a leaky cell.
         """
         if spike not in self._known:
-            self._known[spike] = self._spiking(spike)
+            self._known[spike] = self._union(spike) if spike in self.spikes.unions else self._spiking(spike)
         return self._known[spike]
+
+    def _union(self, atom: int) -> RecognisedCell:
+        """The largest of several spikes: a cell that keeps nothing and spikes where their sum is above 1/2."""
+        node, half = self.algebra.node(atom), self.algebra.literal(Fraction(1, 2))
+        assert isinstance(node, Function)
+        spikes = self.algebra.sum(node.arguments)
+        return RecognisedCell(
+            atom, atom, True, ZERO, None, spikes, ZERO, half, None, None, ZERO, ZERO, most=1, union=True
+        )
 
     def silent(self, state: int) -> RecognisedCell:
         """The cell that never spikes whose potential a state is."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from thetabox.verify.histories.description.algebra import Algebra
-from thetabox.verify.histories.description.atoms import FLOOR, ONE, ZERO, AtomBlock, Dot, Exp, Function, Sign
+from thetabox.verify.histories.description.atoms import FLOOR, LARGEST, ONE, ZERO, AtomBlock, Dot, Exp, Function, Sign
 from thetabox.verify.histories.recognition.equations import Equations
 from thetabox.verify.histories.recognition.failure import NotRecognised
 
@@ -57,6 +57,11 @@ def _number_and_atom(algebra: Algebra, node: Function) -> tuple[int | None, int 
     return number, atom
 
 
+def _is_largest(algebra: Algebra, atom: int) -> bool:
+    node = algebra.node(atom)
+    return isinstance(node, Function) and node.name == LARGEST
+
+
 class SpikeComparisons:
     """Comparisons of this step, and of the step before.
 
@@ -66,6 +71,7 @@ class SpikeComparisons:
         old: of each of them → the atom that stands for its value in the step before.
         first: what that is in front of the first step, 0 or 1, where anything hangs on it.
         largest: ε up to which ``first`` is so.
+        unions: atoms that are the largest of several spikes, as max pools make them, by what :meth:`rewritten` makes.
         instead: atoms of the equations → what they are by these: states that keep old comparisons, and comparisons of
             states alone; comparisons of this step as they are.
     """
@@ -73,7 +79,8 @@ class SpikeComparisons:
     def __init__(self, equations: Equations) -> None:
         self.equations, self.algebra = equations, equations.algebra
         self._moves: dict[int, bool] = {}
-        compared = list(self._comparisons([*equations.next.values(), *equations.outputs]))
+        atoms = list(self._atoms([*equations.next.values(), *equations.outputs]))
+        compared = [a for a in atoms if isinstance(self.algebra.node(a), Sign) or count_of(self.algebra, a) is not None]
         self.now = [a for a in compared if self._enters(-1 - a)]
         self.old = {a: -1 - self._fresh(n, a) for n, a in enumerate(self.now)}
         self.first: dict[int, int] = {}
@@ -84,6 +91,8 @@ class SpikeComparisons:
                 self._compared_anew(atom)
         for state in equations.next:
             self._kept(state)
+        largest = (self.rewritten(-1 - a) for a in atoms if _is_largest(self.algebra, a))
+        self.unions = {-1 - p: None for p in largest if self._is_union(p)}
 
     def rewritten(self, p: int) -> int:
         """A polynomial by old comparisons instead of what stands for them."""
@@ -104,8 +113,24 @@ class SpikeComparisons:
         entry = -1 - self.algebra.block(f"spike {number} of the step before", (), "input").first
         return self.algebra.positive(entry) if isinstance(self.algebra.node(atom), Sign) else entry
 
-    def _comparisons(self, polynomials: Iterable[int]) -> Iterator[int]:
-        """Every comparison and number of spikes in them, in their sums of products too, each once."""
+    def _is_union(self, p: int) -> bool:
+        """Whether it is the largest of several truth values, all of them spikes of this step or of the one before."""
+        if p >= 0 or not _is_largest(self.algebra, -1 - p):
+            return False
+        node = self.algebra.node(-1 - p)
+        assert isinstance(node, Function)
+        return all(self._is_spike(q) for q in node.arguments)
+
+    def _is_spike(self, p: int) -> bool:
+        terms = self.algebra.terms(p)
+        (atom, *others) = {a for m in terms for a, _ in m} or (None,)
+        if atom is None or others or (atom not in self.old and atom not in self.old.values()):
+            return False
+        single = isinstance(self.algebra.node(atom), Sign)
+        return single and terms in ({((atom, 1),): 1}, {(): 1, ((atom, 1),): -1})
+
+    def _atoms(self, polynomials: Iterable[int]) -> Iterator[int]:
+        """Every atom in them, in their sums of products too, each once; what numbers of spikes are made of is not."""
         todo, seen = list(polynomials)[::-1], set()
         while todo:
             p = todo.pop()
@@ -114,9 +139,8 @@ class SpikeComparisons:
                     if atom in seen:
                         continue
                     seen.add(atom)
+                    yield atom
                     count = count_of(self.algebra, atom)
-                    if count is not None or isinstance(self.algebra.node(atom), Sign):
-                        yield atom
                     todo.extend(self._inside(atom) if count is None else [count.of])
 
     def _inside(self, atom: int) -> list[int]:
