@@ -143,14 +143,15 @@ class Tiny(nn.Module):
         return (v > 0.5 if self.strict else v >= 0.5).to(v.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        mem1 = mem2 = total = 0.0
+        mem1 = mem2 = total = torch.zeros(1, dtype=x.dtype)
         for t in range(x.shape[1]):
             u = self.norm(self.conv(x[:, t]))
             if self.pool == "currents":
                 u = nn.functional.max_pool1d(u, 2)
-            mem1 = 0.5 * mem1 + u
+            again = self.spikes(mem1) if self.reset == "zero twice" else 0.0
+            mem1 = (0.5 * mem1 + u) * (1 - again)
             z = self.spikes(mem1)
-            mem1 = mem1 - 0.5 * z if self.reset == "subtract" else (1 - z) * mem1
+            mem1 = mem1 - 0.5 * z if self.reset == "subtract" else mem1 - (z - again) * mem1
             if self.pool == "spikes":
                 z = nn.functional.max_pool1d(z, 2)
             mem2 = 0.5 * mem2 + self.fc(z.flatten(1))
@@ -189,9 +190,10 @@ def counted(model: Tiny, x: Tensor, signs: tuple[int, ...], epsilon: Fraction, *
         ]  # fmt: skip
         if model.pool == "currents":
             u = [max(u[:2]), max(u[2:])]
-        v1 = [half * p + c for p, c in zip(v1, u, strict=True)]
+        again = fire(v1) if model.reset == "zero twice" else [0] * len(v1)
+        v1 = [(half * p + c) * (1 - r) for p, c, r in zip(v1, u, again, strict=True)]
         z = fire(v1)
-        v1 = after(v1, z)
+        v1 = after(v1, [s - r for s, r in zip(z, again, strict=True)])
         if model.pool == "spikes":
             z = [max(z[:2]), max(z[2:])]
         v2 = [half * p + sum(w * s for w, s in zip(row, z, strict=True)) for p, row in zip(v2, dense, strict=True)]
@@ -201,7 +203,7 @@ def counted(model: Tiny, x: Tensor, signs: tuple[int, ...], epsilon: Fraction, *
     return total
 
 
-@pytest.mark.parametrize("reset", ["subtract", "zero"])
+@pytest.mark.parametrize("reset", ["subtract", "zero", "zero twice"])
 @pytest.mark.parametrize("pool", ["currents", "spikes"])
 def test_every_vertex_of_a_tiny_network(pool: str, reset: str) -> None:
     """In fractions; inputs are eighths, so that potentials meet thresholds exactly, which counts as they may."""

@@ -84,9 +84,7 @@ class CellReader:
         count = self.spikes.count(spike)
         crossing = self._potential(spike, self.spikes.gap(spike)) if count is None else self._rounded(spike, count)
         if crossing is None:
-            raise NotRecognised(
-                f"{self.algebra.show(-1 - spike)} decides a spike, and no state of the network is its potential"
-            )
+            raise NotRecognised(self._undecided(spike))
         state, above, threshold = crossing
         after = self.spikes.rewritten(self.equations.next[state])
         quiet, fired = self._both(after, spike, above)
@@ -118,6 +116,17 @@ class CellReader:
         most = 1 if count is None else count.most
         return self._cell(state, spike, above, potential, threshold, next_drop, reset, most)
 
+    def _undecided(self, spike: int) -> str:
+        """Why a comparison that decides a spike is not one of a potential with a threshold."""
+        shown, count = self.algebra.show(-1 - spike), self.spikes.count(spike)
+        several = list(self._states(self.spikes.gap(spike) if count is None else count.of))
+        if len(several) > 1:
+            return (
+                f"{shown} decides a spike by several states, as an adaptive threshold does, which a network has to "
+                "describe itself (leaky_cells)"
+            )
+        return f"{shown} decides a spike, and no state of the network is its potential"
+
     def _check_linear(self, after: int, spike: int) -> None:
         """Each of several spikes takes as much from the potential."""
         for comparison in (spike, self.spikes.old[spike]):
@@ -144,7 +153,11 @@ class CellReader:
         rest = self.algebra.subtract(was_quiet, self.algebra.multiply(decay, -1 - state))
         decayed = self.algebra.subtract(had_fired, rest)
         if not self.constants.is_constant(decayed):
-            raise NotRecognised(f"a spike takes the next potential to {self.algebra.show(had_fired)}")
+            raise NotRecognised(
+                f"a spike takes the next potential to {self.algebra.show(had_fired)}, and what enters then is lost"
+                if self.constants.is_constant(had_fired)
+                else f"a spike takes the next potential to {self.algebra.show(had_fired)}"
+            )
         return self._divided(decayed, decay)
 
     def _divided(self, p: int, q: int) -> int:

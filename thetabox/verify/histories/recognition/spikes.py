@@ -177,10 +177,56 @@ class SpikeComparisons:
         shifted = self.algebra.positive(self.algebra.scale(after, node.side))
         held = -1 - shifted if shifted < 0 else None
         if held not in self.old:
-            raise NotRecognised(f"{self.algebra.show(-1 - atom)} is no spike of the step before")
+            value = self._constant(atom, node)
+            if value is not None:
+                self.instead[atom] = self.algebra.literal(value)
+                return
+            raise NotRecognised(
+                f"{self.algebra.show(-1 - atom)} compares states and is no spike of the step before, as a second look "
+                "at a potential does, or a refractory counter, which a network has to describe itself (leaky_cells)"
+            )
         start = self.algebra.scale(self.algebra.substitute(node.of, self.equations.start), node.side)
         self.instead[atom] = -1 - self.old[held]
         self._begins(held, self._holds(start, atom))
+
+    def _constant(self, atom: int, node: Sign) -> int | None:
+        """What a comparison of states is in front of every step, if it is always the same: by induction over steps.
+
+        A potential that spikes set to a value below the threshold is at most at the threshold behind every step.
+        snnTorch looks at it there once more (``reset_delay=False``, reset to zero).
+        """
+        numbers = self.equations.constants
+        start = self.algebra.scale(self.algebra.substitute(node.of, self.equations.start), node.side)
+        if not numbers.is_constant(start):
+            return None
+        value = self._holds(start, atom)
+        after = self.algebra.scale(self.algebra.substitute(node.of, self.equations.next), node.side)
+        assumed = {**self.instead, atom: self.algebra.literal(value)}
+        after = self.algebra.substitute(after, assumed)
+        spikes = {a for m in self.algebra.terms(after) for a, _ in m if a in self.old}
+        if len(spikes) != 1:
+            return None
+        (spike,) = spikes
+        decides = self.algebra.node(spike)
+        if not isinstance(decides, Sign):
+            return None
+        gap = self.algebra.scale(self.algebra.substitute(decides.of, assumed), decides.side)
+        for bit in (ZERO, ONE):
+            left = self.algebra.substitute(after, {spike: bit})
+            if numbers.is_constant(left):
+                if self._holds(left, atom) != value:
+                    return None
+            elif not self._follows(left, gap, bit, value):
+                return None
+        return value
+
+    def _follows(self, p: int, gap: int, bit: int, value: int) -> bool:
+        """Whether [gap > 0] = ``bit`` makes [p > 0] = ``value``, for p is a multiple of the gap."""
+        if p in self.algebra.undefined or gap in self.algebra.undefined:
+            return False
+        multiple = self.algebra.positive(p) == self.algebra.positive(gap)
+        opposite = self.algebra.positive(p) == self.algebra.positive(self.algebra.scale(gap, -1))
+        return (multiple and bit == value) or (opposite and bit == 1 and value == 0)
 
     def _holds(self, gap: int, atom: int) -> int:
         """Whether a comparison in front of the first step holds; where the box moves it, up to which ε that is so."""
