@@ -127,6 +127,51 @@ class Convolutional(nn.Module):
         return torch.stack(spikes, 1).mean(1)
 
 
+class Tutorial(nn.Module):
+    """Two convolutions with max pools of their currents, as in snnTorch's tutorial; the same image for 8 steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 8, 3, padding="same"), nn.Conv2d(8, 12, 3)
+        self.fc = nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mem1 = mem2 = mem3 = total = x.new_zeros(1)
+        for _ in range(8):
+            mem1 = 0.9 * mem1 + F.max_pool2d(self.conv1(x), 2)
+            spk = spike(mem1 - 1.0)
+            mem1 = mem1 - spk
+            mem2 = 0.9 * mem2 + F.max_pool2d(self.conv2(spk), 2)
+            spk = spike(mem2 - 1.0)
+            mem2 = mem2 - spk
+            mem3 = 0.9 * mem3 + self.fc(spk.flatten(1))
+            spk = spike(mem3 - 1.0)
+            mem3 = mem3 - spk
+            total = total + spk
+        return total
+
+
+class Normalised(nn.Module):
+    """Convolution, batch norm, cells, a max pool of their spikes, as in SpikingJelly's; the same image for 8 steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.fc = nn.Linear(8 * 4 * 4, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mem1 = mem2 = total = x.new_zeros(1)
+        for _ in range(8):
+            mem1 = 0.9 * mem1 + self.norm(self.conv(x))
+            spk = spike(mem1 - 1.0)
+            mem1 = mem1 - spk
+            mem2 = 0.9 * mem2 + self.fc(F.max_pool2d(spk, 2).flatten(1))
+            spk = spike(mem2 - 1.0)
+            mem2 = mem2 - spk
+            total = total + spk
+        return total
+
+
 def trained(model: nn.Module, task: str, folder: Path | None, scale: float) -> nn.Module:
     """Adam on the cross-entropy of scaled logits, at a falling rate."""
     train = data.load(task, "train", folder)
@@ -149,6 +194,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], str, float]] = {
     "LIF 2 x 64, to zero, biases": (lambda: Loop(value=True), "vowels", 1.0),
     "RLeaky 64 + LIF 64": (lambda: Loop(recurrent=True), "vowels", 1.0),
     "conv 8 channels, 10 steps": (Convolutional, "digits", 10.0),
+    "2 convs, max pools of currents": (Tutorial, "digits", 1.0),
+    "conv, batch norm, max pool of spikes": (Normalised, "digits", 1.0),
 }
 
 

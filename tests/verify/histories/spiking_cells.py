@@ -12,6 +12,7 @@ CELLS = (
     "subtract next", "subtract next, found anew", "subtract at once", "zero next", "value next", "zero at once",
     "value at once",
     "synapse", "norse", "no leak", "decay input", "time constants", "no reset", "many", "up to five",
+    "zero, looked at twice", "zero, looked at twice, synapse",
 )  # one to a cell of :func:`cell`  # fmt: skip
 # With recurrence and without: of a kind the quick way first, which alternates, for tests that are thinned by two.
 EITHER = [(kind, recurrent) for n, kind in enumerate(CELLS) for recurrent in (n % 2 == 0, n % 2 == 1)]
@@ -26,6 +27,14 @@ def cell(kind: str, spike, u: Tensor, v: Tensor, i: Tensor, z: Tensor, tau: Tens
     elif kind == "subtract next, found anew":
         v = 0.9 * v + u - spike(v - theta) * theta
         z = spike(v - theta)
+    elif kind.startswith("zero, looked at twice"):
+        # As snnTorch with reset_delay=False.
+        again = spike(v - theta)
+        i = 0.5 * i + u if "synapse" in kind else i
+        v = 0.9 * v + (i if "synapse" in kind else u)
+        v = v - again * v
+        z = spike(v - theta)
+        v = v - (z - again) * v
     elif kind == "subtract at once":
         v = 0.9 * v + u
         z = spike(v - theta)

@@ -183,7 +183,7 @@ class _Odd(RecurrentModule):
             v = 0.9 * v + u - z
             return (v > 0.5 + old).to(v.dtype), (v, (v > 0.5 + old).to(v.dtype), old)
         elif how == "has a nonlinear current":
-            v = 0.9 * v + torch.relu(u) - z
+            v = 0.9 * v + torch.tanh(u) - z
         else:
             v = 0.9 * v + u - z
         fired = (v > 0.5).to(v.dtype)

@@ -13,6 +13,7 @@ from tests.verify.histories.test_recognition import problem
 from thetabox.models import RecurrentModule
 from thetabox.verify.histories.forward import run
 from thetabox.verify.histories.recognition import NotRecognised, recognised
+from thetabox.verify.histories.recognition.constants import Uncertain
 from thetabox.verify.histories.recognition.matrices import Matrix
 
 
@@ -113,9 +114,9 @@ def test_steps_that_are_not_read_alike() -> None:
 def test_the_errors_of_factors_are_those_of_weights() -> None:
     """Where a factor is known to a quarter, so is a weight of 1 times it; of entries at one place they add up."""
     entries = Matrix()
-    entries.add(0, 0, None, 1.0, 0.25)
-    entries.add(1, 0, None, 3.0, 0.5)
-    entries.add(1, 0, None, -1.0, 0.125)
+    entries.add(0, 0, None, Uncertain(1.0, 0.0, 0.25))
+    entries.add(1, 0, None, Uncertain(3.0, 0.0, 0.5))
+    entries.add(1, 0, None, Uncertain(-1.0, 0.0, 0.125))
     found = entries.weights_of(SimpleNamespace(tensors={}), 2, 1)  # type: ignore[arg-type]  # no tensors
     assert found.centre.tolist() == [[1.0], [2.0]]
     assert (found.error >= torch.tensor([[0.25], [0.625]], dtype=torch.float64)).all()
@@ -195,3 +196,81 @@ def test_a_network_and_what_it_does_behind_its_logits_are_two() -> None:
     assert recognised(asked).net.readout.over == "sum"
     with pytest.raises(NotRecognised):
         recognised(asked.with_ending)
+
+
+class LookedAtTwice(RecurrentModule):
+    """A cell whose potential is compared with the threshold behind the step too, as by snnTorch's undelayed resets."""
+
+    def __init__(self, *, value: float = 0.0, start: float = 0.0, subtracts: bool = False) -> None:
+        super().__init__()
+        self.value, self.start, self.subtracts = value, start, subtracts
+        self.fc, self.level = nn.Parameter(torch.tensor([[1.0, 0.5]])), nn.Parameter(torch.tensor(0.5))
+
+    def initial_state(self, batch: int):
+        return self.fc.new_zeros(batch, 2) + self.start
+
+    def step(self, x_t: Tensor, v: Tensor):
+        again = (v > self.level).to(v.dtype)
+        v = 0.5 * v + x_t @ self.fc
+        if self.subtracts:
+            v = v - again * self.level
+            z = (v > self.level).to(v.dtype)
+            return z, v - (z - again) * self.level
+        v = (1 - again) * v + again * self.value
+        z = (v > self.level).to(v.dtype)
+        return z, v + (z - again) * (self.value - v)
+
+    def readout(self, outputs: Tensor) -> Tensor:
+        return outputs.sum(1)
+
+
+def test_a_second_look_at_a_potential_that_is_never_above() -> None:
+    found = recognised(problem(LookedAtTwice(), torch.zeros(1, 4, 1)))
+    assert found.net.layers[0].reset is not None
+    assert found.net.largest == pytest.approx(1.0, abs=1e-9), "up to where its threshold may be 0, where it begins"
+    assert recognised(problem(LookedAtTwice(value=0.25), torch.zeros(1, 4, 1))).net.largest == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("how", [{"value": 0.75}, {"start": 0.75}, {"subtracts": True}, {"value": 0.5}])
+def test_a_second_look_that_may_find_it_above(how: dict[str, float]) -> None:
+    """Reset to above the threshold, begun there, left there by a subtraction, or at a threshold that a box moves."""
+    with pytest.raises(NotRecognised, match=r"of the step before|in front of the first step"):
+        recognised(problem(LookedAtTwice(**how), torch.zeros(1, 4, 1)))
+
+
+class WithMemory(nn.Module):
+    """What people write by hand beside the potential: thresholds that rise by spikes, silent steps, lost input."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.fc = how, nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        v = z = b = left = total = torch.zeros(x.shape[0], 4)
+        for t in range(x.shape[1]):
+            u, before = self.fc(x[:, t]), z
+            if self.how == "adaptive":
+                b = 0.95 * b + 0.05 * before
+                v = 0.9 * v + u - before * 0.5
+                z = (v > 0.5 + 1.8 * b).float()
+            elif self.how == "refractory":
+                v = 0.9 * v + u
+                z = (v > 0.5).float() * (left <= 0).float()
+                v, left = v - 0.5 * z, (left - 1).clamp(min=0) + 3 * z
+            else:
+                v = (1 - before) * (0.9 * v + u)
+                z = (v > 0.5).float()
+            total = total + z
+        return total
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [("adaptive", "adaptive threshold"), ("refractory", "refractory counter"), ("loses an input", "then is lost")],
+)
+def test_a_line_says_what_a_cell_has_that_none_here_has(how: str, why: str) -> None:
+    model, x = WithMemory(how), torch.randn(3, 5, 3)
+    cert = tb.certify(model, x, model(x).argmax(1), epsilon=[1e-3])
+    said = cert.options["left_out"]["histories"]
+    assert why in said
+    assert "\n" not in said

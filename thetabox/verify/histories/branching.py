@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from thetabox.verify.histories.cells import Cells
-from thetabox.verify.histories.circuit import Circuit, Connection
+from thetabox.verify.histories.cells import Cells, UnitConstant
+from thetabox.verify.histories.circuit import Circuit, Connection, LargestCurrents
 from thetabox.verify.histories.engine import Engine
 from thetabox.verify.histories.errors import Errors
-from thetabox.verify.histories.potential import potential
+from thetabox.verify.histories.potential import largest, potential, several_currents, with_largest
 from thetabox.verify.histories.records import Exact
 from thetabox.verify.histories.walk import HistoryWalk
 
@@ -48,12 +48,16 @@ class Branching:
 
 @dataclass(frozen=True)
 class _Layer:
-    """One layer in a run without errors: potentials without resets, trains, and how far ε = 1 moves the former."""
+    """One layer in a run without errors: potentials without resets, trains, and how far ε = 1 moves the former.
+
+    And the currents of which it takes the largest, ``None`` for none.
+    """
 
     cells: Cells
     q: Float[Tensor, "samples time units"]
     z: Float[Tensor, "samples time units"]
     spread: Float[Tensor, "samples time units"]
+    currents: Float[Tensor, "samples time currents"] | None
 
 
 @dataclass(frozen=True)
@@ -93,12 +97,20 @@ def _run(engine: Engine, samples: int) -> tuple[Circuit, list[_Layer]]:
     moving.given_up[:] = True  # ties are decided for silence, and nothing forks
     index, steps = torch.arange(rows), drives[0].centre.shape[1]
     series: list[list[list[Tensor]]] = [[[], [], []] for _ in nothing.layers]
+    currents: list[list[Tensor]] = [[] for _ in nothing.layers]
+    follows = [(state.exact.flow, state.exact.held) for state in moving.layers]
     for time in range(steps):
         for state in moving.layers:
             state.advance(rows)
         for n, state in enumerate(moving.layers):
-            alone = potential(nothing, nothing.layers[n], drives[n], time, index, moving.hull)
+            alone = moving.bounds(drives[n], time, index, n)
             moved = potential(some, some.layers[n], drives[n], time, index, moving.hull)
+            flow, held = follows[n]
+            if flow is not None and held is not None:
+                flow, held = follows[n] = largest(some, some.layers[n], drives[n], time, index, moving.hull, flow, held)
+                moved = with_largest(moved, flow, held)
+                ends = several_currents(nothing, nothing.layers[n], drives[n], time, index, moving.hull)
+                currents[n].append((ends[0] + ends[1]) / 2)
             state.fire(alone, _no_errors(state.cells), None, moving.given_up)
             for row, t in zip(
                 series[n],
@@ -107,10 +119,14 @@ def _run(engine: Engine, samples: int) -> tuple[Circuit, list[_Layer]]:
             ):
                 row.append(t)
     layers = [
-        _Layer(layer.cells, *(torch.stack(row, 1) for row in rows_of))
-        for layer, rows_of in zip(nothing.layers, series, strict=True)
+        _Layer(layer.cells, _over_time(q), _over_time(z), _over_time(spread), _over_time(several) if several else None)
+        for layer, (q, z, spread), several in zip(nothing.layers, series, currents, strict=True)
     ]
     return nothing, layers
+
+
+def _over_time(steps: list[Tensor]) -> Tensor:
+    return torch.stack(steps, 1)
 
 
 def _no_errors(cells: Cells) -> Errors:
@@ -151,17 +167,18 @@ def _replayed(
     like = q[:, 0]
     reset = b = z = torch.zeros_like(like)
     silent = reset if cells.delay is None else cells.delay.expand_as(like)
-    threshold = (cells.threshold.lower + cells.threshold.upper) / 2
+    # Constants are the same in all rows of a run without errors.
+    threshold = _middle(cells.threshold)
     trains, gaps = [], []
     for time, now in enumerate(q.unbind(1)):
         level = threshold
         if cells.adaptation is not None:
-            rho, beta = ((c.lower + c.upper) / 2 for c in (cells.adaptation.rho, cells.adaptation.beta))
+            rho, beta = _middle(cells.adaptation.rho), _middle(cells.adaptation.beta)
             b = rho * b + (1.0 - rho) * z
             level = threshold + beta * b
         reset = cells.alpha * reset
         if cells.value is None:
-            drop = level * cells.dt if cells.drop is None else (cells.drop.lower + cells.drop.upper) / 2
+            drop = level * cells.dt if cells.drop is None else _middle(cells.drop)
             reset = reset + z * drop
         p = now - reset
         if cells.most > 1:
@@ -175,10 +192,14 @@ def _replayed(
         if cells.silent_steps is not None:
             silent = torch.maximum(silent - 1.0, z * cells.silent_steps)
         if cells.value is not None:
-            reset = torch.where(z > 0, now - (cells.value.lower + cells.value.upper) / 2, reset)
+            reset = torch.where(z > 0, now - _middle(cells.value), reset)
         trains.append(z)
         gaps.append(gap)
     return torch.stack(trains, 1), torch.stack(gaps, 1)
+
+
+def _middle(constant: UnitConstant) -> Tensor:
+    return (constant.lower[:1] + constant.upper[:1]) / 2
 
 
 def _changed(circuit: Circuit, layers: list[_Layer], flips: _Flips) -> Float[Tensor, " flips"]:
@@ -193,18 +214,38 @@ def _changed(circuit: Circuit, layers: list[_Layer], flips: _Flips) -> Float[Ten
         rows = torch.arange(len(flipped))
         difference = train[rows, :, some.unit] - layer.z[some.sample, :, some.unit]
         for target, reader in enumerate(circuit.layers):
-            blocks = [block for block in reader.blocks if block.source == source]
-            if not blocks:
-                continue
             moved = layers[target].q[some.sample].clone()
+            blocks = [block for block in reader.blocks if block.source == source]
             for block in blocks:
                 _add_change(moved, block, layer.cells, difference, some.unit)
+            currents, several = layers[target].currents, reader.largest
+            if currents is not None and several is not None:
+                currents = currents[some.sample]
+                changed = currents.clone()
+                of_currents = [block for block in several.blocks if block.source == source]
+                for block in of_currents:
+                    _add_change(changed, block, layer.cells, difference, some.unit)
+                blocks += of_currents
+                moved += _held(reader.cells, several, changed) - _held(reader.cells, several, currents)
+            if not blocks:
+                continue
             then, _ = _replayed(layers[target].cells, moved, None)
             other = (then != layers[target].z[some.sample]).any(1)
             if target == source:
                 other[rows, some.unit] = False
             counts[flipped] += other.sum(1).double()
     return counts
+
+
+def _held(cells: Cells, several: LargestCurrents, currents: Tensor) -> Tensor:
+    """What the largest of several currents ``[rows, time, currents]`` leave in potentials."""
+    flow = held = torch.zeros_like(currents[:, 0][:, several.windows[:, 0]])
+    rows = []
+    for now in currents[..., several.windows].amax(-1).unbind(1):
+        flow = now if several.synapse is None else several.synapse * flow + now
+        held = cells.alpha * held + flow
+        rows.append(held)
+    return torch.stack(rows, 1)
 
 
 def _add_change(moved: Tensor, block: Connection, cells: Cells, difference: Tensor, unit: Tensor) -> None:

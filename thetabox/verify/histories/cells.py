@@ -101,6 +101,7 @@ class Cells:
         delay: steps in which it is silent at the beginning.
         influence: how much of others hangs on each unit: its forks are split first.
         key: which trace histories are ordered by, ``None`` for none.
+        largest: whether the largest of several currents reaches them.
     """
 
     rounding: Rounding
@@ -119,6 +120,7 @@ class Cells:
     delay: Float[Tensor, " units"] | None
     influence: Float[Tensor, " units"]
     key: int | None
+    largest: bool = False
 
     @property
     def never_silent(self) -> bool:

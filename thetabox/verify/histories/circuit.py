@@ -61,6 +61,24 @@ class Connection:
     links: tuple[Link, ...]
 
 
+@dataclass(frozen=True)
+class LargestCurrents:
+    """Currents of which the largest of some reaches each cell of a layer.
+
+    Attributes:
+        blocks, factor: of the currents, as in :class:`CellLayer`.
+        windows: of every cell, the places of the currents that it takes the largest of.
+        synapse: the decay of what is taken before it reaches the potential, ``None`` for none.
+        synapse_error: of any of them, absolute.
+    """
+
+    blocks: tuple[Connection, ...]
+    factor: float
+    windows: Tensor
+    synapse: Float[Tensor, "1 units"] | None
+    synapse_error: float
+
+
 @dataclass
 class Drive:
     """What inputs and constants do to potentials of one layer, the same for every ε: ``[samples, T, units]`` each.
@@ -72,6 +90,7 @@ class Drive:
         credit: of cells that spikes set to a value, the part of ``spread`` that never falls faster than the potential
             decays, rounded down, less the rest of it (see :mod:`.restart`).
         current: what they do to currents.
+        largest: what they do to currents of which the largest is taken.
     """
 
     centre: Tensor
@@ -79,6 +98,7 @@ class Drive:
     size: Tensor
     credit: Tensor | None = None
     current: Drive | None = None
+    largest: Drive | None = None
 
     @classmethod
     def nothing(cls, like: Tensor) -> Drive:
@@ -98,11 +118,13 @@ class CellLayer:
         cells: constants.
         blocks: by source.
         factor: of ε in the drive's ``spread``.
+        largest: currents of which the largest reaches them too.
     """
 
     cells: Cells
     blocks: tuple[Connection, ...]
     factor: float
+    largest: LargestCurrents | None = None
 
 
 @dataclass(frozen=True)

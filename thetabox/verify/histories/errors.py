@@ -21,7 +21,7 @@ from torch import Tensor
 
 from thetabox.verify.arithmetic.rounding import SAFETY, Rounding
 from thetabox.verify.histories.cells import Trace
-from thetabox.verify.histories.circuit import CellLayer, Circuit, Drive, Link
+from thetabox.verify.histories.circuit import CellLayer, Circuit, Connection, Drive, LargestCurrents, Link
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,9 @@ class _OfLayer:
         self.beta = 0.0 if cells.adaptation is None else cells.adaptation.beta.size()
         self.drop = 0.0 if cells.drop is None else cells.drop.size() * cells.most
         self.value = 0.0 if cells.value is None else cells.value.size()
+        nothing = torch.zeros_like(cells.alpha)
+        # Of the largest of several currents: size and error of what a step adds, and of what is left of all.
+        self.flow = self.held = (nothing, nothing)
 
     def level(self) -> tuple[float, float]:
         """Size and error of A."""
@@ -111,6 +114,16 @@ class _OfLayer:
         lost = self.fastest * self.reset + cells.alpha_error * self.reset_size + off + 8.0 * roundoff * self.reset_size
         self.reset = (lost + tiny) * SAFETY
 
+    def follow(self, several: LargestCurrents, size: Tensor, error: Tensor) -> None:
+        """One step of the largest of several currents, of these sizes and errors."""
+        rounding, cells = self.rounding, self.cells
+        size, error = (t[:, several.windows].amax(-1) for t in (size, error))
+        error = error + 16.0 * rounding.roundoff * size
+        if several.synapse is not None:
+            size, error = _decayed(rounding, several.synapse, several.synapse_error, self.flow, (size, error))
+        self.flow = size, error
+        self.held = _decayed(rounding, cells.alpha, cells.alpha_error, self.held, self.flow)
+
     def replaced(self, potential: float, size: float) -> None:
         """R after spikes that set potentials to a value, and a step of its decay; of deferred potentials' errors."""
         roundoff, tiny = self.rounding.roundoff, 64.0 * self.rounding.subnormal
@@ -118,6 +131,15 @@ class _OfLayer:
         self.reset = max(self.reset, potential) if math.isfinite(potential) else math.inf
         lost = self.fastest * self.reset + (self.cells.alpha_error + 16.0 * roundoff) * self.reset_size
         self.reset = (lost + tiny) * SAFETY
+
+
+def _decayed(
+    rounding: Rounding, decay: Tensor, decay_error: float, before: tuple[Tensor, Tensor], more: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Size and error of a decayed number and another."""
+    size = ((decay + decay_error) * before[0] + more[0]) * (1.0 + 8.0 * rounding.roundoff)
+    lost = (decay + decay_error) * before[1] + decay_error * before[0] + more[1]
+    return size, (lost + 8.0 * rounding.roundoff * size + 64.0 * rounding.subnormal) * SAFETY
 
 
 def errors(
@@ -141,6 +163,7 @@ def errors(
     sizes_of_drives: list[tuple[Tensor, Tensor]] = []
     if drives is not None:
         sizes_of_drives = [_sizes(layer, d, epsilon) for layer, d in zip(circuit.layers, drives, strict=True)]
+    several = [_Several.of(layer, rounding, epsilon, n, drives) for n, layer in enumerate(circuit.layers)]
     inputs, weight_sums_in = None, None
     if circuit.inputs is not None:
         inputs = Followed(circuit.layers[0].cells.traces, largest_input, rounding)
@@ -162,6 +185,10 @@ def errors(
                 reached.size, reached.current = sizes_of_drives[index][0][time], sizes_of_drives[index][1][time]
             for block, link, weight_sums in connections[index]:
                 reached.add(layers[block.source].trains, link, weight_sums)
+            currents = several[index]
+            if currents is not None:
+                layer.follow(currents.says, *currents.at(time, layers))
+                reached.plus_largest(layer, currents.terms)
             of_step.append(_of_step(layer, reached))
         by_step.append(of_step)
     return by_step
@@ -195,6 +222,52 @@ class _Reached:
         if link.current is not None:
             self.current = plus(self.current, trains.sizes[link.current])
             self.current_error = plus(self.current_error, trains.errors[link.current])
+
+    def plus_largest(self, layer: _OfLayer, terms: int) -> None:
+        """What the largest of several currents do."""
+        self.terms += terms
+        self.size, self.error = self.size + layer.held[0], self.error + layer.held[1]
+        self.current, self.current_error = self.current + layer.flow[0], self.current_error + layer.flow[1]
+
+
+@dataclass(frozen=True)
+class _Several:
+    """Currents of which the largest reach a layer, by sizes.
+
+    Attributes:
+        says: the currents.
+        links: what reaches them, with the sums of the weights' sizes.
+        drive: sizes of what inputs and constants do to them, ``[T, 1, currents]``.
+    """
+
+    says: LargestCurrents
+    links: list[tuple[Connection, Link, Tensor]]
+    drive: Tensor
+
+    @classmethod
+    def of(
+        cls, layer: CellLayer, rounding: Rounding, epsilon: float, index: int, drives: Sequence[Drive] | None
+    ) -> _Several | None:
+        """Of a layer that has any."""
+        says = layer.largest
+        if says is None or drives is None or (drive := drives[index].largest) is None:
+            return None
+        links = [(b, link, link.magnitude_sums(rounding, epsilon)) for b in says.blocks for link in b.links]
+        size = drive.centre.abs() + drive.size + epsilon * says.factor * drive.spread
+        return cls(says, links, size.amax(0)[:, None])
+
+    @property
+    def terms(self) -> int:
+        """Of the sums."""
+        return 1 + sum(len(link.weight.theta) for _, link, _ in self.links)
+
+    def at(self, time: int, layers: Sequence[_OfLayer]) -> tuple[Tensor, Tensor]:
+        """Size and error of every current in a step."""
+        reached = _Reached(self.drive[time])
+        reached.size = self.drive[time]
+        for block, link, weight_sums in self.links:
+            reached.add(layers[block.source].trains, link, weight_sums)
+        return reached.size, reached.error
 
 
 def _of_step(layer: _OfLayer, reached: _Reached) -> Errors:

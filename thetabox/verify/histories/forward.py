@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thetabox.verify.histories.neurons import Neurons, Spiking
+from thetabox.verify.histories.neurons import Neurons, Spiking, Weights
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,13 @@ def run(net: Spiking, x: Float[Tensor, "samples time inputs"]) -> Ran:
     return Ran(logits, [layer.count for layer in layers], torch.stack([layer.nearest for layer in layers]).amin(0))
 
 
+def _read(says: Neurons, x_t: Tensor, now: list[Tensor], before: list[Tensor]) -> list[tuple[Tensor, Weights]]:
+    """What a layer reads in a step, with its weights."""
+    read = [] if says.inputs is None else [(x_t, says.inputs)]
+    read += [(now[layer], weights) for layer, weights in says.below.items()]
+    return read + [(before[layer], weights) for layer, weights in says.before.items()]
+
+
 class _Layer:
     """One layer through time."""
 
@@ -55,11 +62,14 @@ class _Layer:
         """One step, of inputs, spikes of this step and of the step before."""
         says = self.says
         u, size = says.bias.centre.expand_as(self.z), says.bias.centre.abs().expand_as(self.z)
-        sources = [] if says.inputs is None else [(x_t, says.inputs)]
-        sources += [(now[layer], weights) for layer, weights in says.below.items()]
-        sources += [(before[layer], weights) for layer, weights in says.before.items()]
-        for source, weights in sources:
+        for source, weights in _read(says, x_t, now, before):
             u, size = u + source @ weights.centre, size + source.abs() @ weights.centre.abs()
+        if says.largest is not None:
+            currents = says.largest.currents
+            several, sizes = (t.expand(len(u), -1) for t in (currents.bias.centre, currents.bias.centre.abs()))
+            for source, weights in _read(currents, x_t, now, before):
+                several, sizes = several + source @ weights.centre, sizes + source.abs() @ weights.centre.abs()
+            u, size = (t + n[:, says.largest.windows].amax(-1) for t, n in ((u, several), (size, sizes)))
         self.j = u if says.synapse is None else says.synapse.value * self.j + u
         self.p = self.decayed + self.j + says.leak.centre
         self.size = torch.maximum(self.size, size + self.j.abs() + self.decayed.abs() + says.leak.centre.abs())

@@ -3,14 +3,14 @@ r"""What a spiking network is made of, whoever wrote it: layers of leaky cells w
 One step of a layer (s are its sources: inputs, spikes of layers below in the same step, spikes of the step before):
 
 .. math::
-    j &\leftarrow \sigma j + \sum_s s\, W_s + b \qquad (\text{without a synapse } \sigma = 0) \\
+    j &\leftarrow \sigma j + \sum_s s\, W_s + b + \max_k u_k \qquad (\text{without a synapse } \sigma = 0) \\
     p &\leftarrow \alpha v + j + c \\
     z &\leftarrow H(p - A), \quad \text{or } \min(\max(\lfloor p / A \rfloor, 0), n) \text{ (several spikes)} \\
     v &\leftarrow p - z D, \quad \text{or } V \text{ where } z > 0 \text{ and } p \text{ elsewhere}
 
-A gain of the current stands in W and b. Whether a spike at exactly the threshold counts does not matter to bounds,
-which leave it open. A network that subtracts a spike's θ in the next step, behind the decay, has D = θ / α; that is
-written as ``next_drop`` = αD, which is exact for α = 0 too.
+The maximum is there only where a cell takes one. A gain of the current stands in W and b. Whether a spike at exactly
+the threshold counts does not matter to bounds, which leave it open. A network that subtracts a spike's θ in the next
+step, behind the decay, has D = θ / α; that is written as ``next_drop`` = αD, which is exact for α = 0 too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 # ``Neurons.most`` of cells that may spike without end: of more than that in a step nothing is known.
@@ -78,6 +78,9 @@ class Neurons:
         start: v in front of the first step.
         most: spikes a step, :data:`ENDLESS` for any number; 0 for a layer that never spikes (a leaky readout: its v is
             what is read).
+        union: whether these are no cells, but each is 1 where any of the spikes that it reads is, as max pools are:
+            α = 0, and A = 1/2 of their sum.
+        largest: currents of which the largest enters the cells too, as where a max pool stands in front of them.
     """
 
     units: int
@@ -94,6 +97,21 @@ class Neurons:
     current: Number
     start: Number
     most: int = 1
+    union: bool = False
+    largest: Largest | None = None
+
+
+@dataclass(frozen=True)
+class Largest:
+    r"""Currents :math:`u = \sum_s s\, W_s + b`, of which a cell takes the largest of some.
+
+    Attributes:
+        currents: u, as a layer that keeps nothing and never spikes.
+        windows: of every cell, the places of the currents that it takes the largest of.
+    """
+
+    currents: Neurons
+    windows: Int[Tensor, "units window"]
 
 
 @dataclass(frozen=True)

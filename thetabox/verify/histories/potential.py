@@ -28,7 +28,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thetabox.verify.arithmetic.parameter import Parameter
-from thetabox.verify.histories.circuit import CellLayer, Circuit, Drive, Link
+from thetabox.verify.histories.circuit import CellLayer, Circuit, Drive, LargestCurrents, Link
 from thetabox.verify.histories.equations import Pair
 
 Hull = Callable[[int, int, bool], Pair]
@@ -74,8 +74,49 @@ def potential(circuit: Circuit, layer: CellLayer, drive: Drive, time: int, sampl
     return Bounds(*_plain(circuit, layer, drive, time, sample, hull, potentials=True))
 
 
+def largest(
+    circuit: Circuit, layer: CellLayer, drive: Drive, time: int, sample: Tensor, hull: Hull, flow: Pair, held: Pair
+) -> tuple[Pair, Pair]:
+    """The largest of several currents: what this step adds to potentials, and what of all steps is left in them.
+
+    They are followed from step to step, for a maximum is no sum of traces.
+
+    Args:
+        circuit, layer: the network.
+        drive: of the layer.
+        time: step.
+        sample: which sample each row is of.
+        hull: what is known of the trains.
+        flow, held: what this returned in the step before.
+    """
+    several = layer.largest
+    assert several is not None
+    low, high = (t[:, several.windows].amax(-1) for t in several_currents(circuit, layer, drive, time, sample, hull))
+    if several.synapse is not None:
+        low, high = several.synapse * flow[0] + low, several.synapse * flow[1] + high
+    alpha = layer.cells.alpha
+    return (low, high), (alpha * held[0] + low, alpha * held[1] + high)
+
+
+def several_currents(circuit: Circuit, layer: CellLayer, drive: Drive, time: int, sample: Tensor, hull: Hull) -> Pair:
+    """Both ends of the currents of which a layer takes the largest."""
+    assert layer.largest is not None
+    assert drive.largest is not None
+    return _plain(circuit, layer.largest, drive.largest, time, sample, hull, potentials=True)
+
+
+def with_largest(bounds: Bounds, flow: Pair, held: Pair) -> Bounds:
+    """Bounds of potentials that these currents reach too."""
+
+    def plus(ends: Pair | None, more: Pair) -> Pair | None:
+        return None if ends is None else (ends[0] + more[0], ends[1] + more[1])
+
+    low, high = bounds.low + held[0], bounds.high + held[1]
+    return Bounds(low, high, plus(bounds.restart, held), plus(bounds.current, flow))
+
+
 def _driven(
-    circuit: Circuit, layer: CellLayer, drive: Drive, time: int, sample: Tensor
+    circuit: Circuit, layer: CellLayer | LargestCurrents, drive: Drive, time: int, sample: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Centre of what inputs and constants do, its radius, and ε."""
     centre, radius = drive.centre[sample, time], drive.size[sample, time]
@@ -86,7 +127,14 @@ def _driven(
 
 
 def _plain(
-    circuit: Circuit, layer: CellLayer, drive: Drive, time: int, sample: Tensor, hull: Hull, *, potentials: bool
+    circuit: Circuit,
+    layer: CellLayer | LargestCurrents,
+    drive: Drive,
+    time: int,
+    sample: Tensor,
+    hull: Hull,
+    *,
+    potentials: bool,
 ) -> Pair:
     """Ends of potentials without resets, or of currents."""
     centre, radius, _ = _driven(circuit, layer, drive, time, sample)

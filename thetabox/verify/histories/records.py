@@ -22,6 +22,8 @@ class Exact:
         reset: R, two ends if A or what a spike takes has.
         b: adaptation.
         v: potential behind the step, of cells that spikes set to a value; else nothing is known here.
+        flow, held: of the largest of several currents, what the step has added to potentials, and what of all steps is
+            left in them; both ends, and ``None`` where there are no such currents.
         z: spikes of the step.
         silent: silent steps left.
         count: spikes so far.
@@ -31,6 +33,8 @@ class Exact:
     reset: Pair
     b: Pair
     v: Pair
+    flow: Pair | None
+    held: Pair | None
     z: Tensor
     silent: Tensor
     count: Tensor
@@ -41,7 +45,8 @@ class Exact:
         zero = cells.alpha.new_zeros(rows, cells.units)
         silent = zero if cells.delay is None else cells.delay.expand(rows, -1)
         low, high = (t.expand(rows, -1) for t in cells.start)
-        return cls([zero] * len(cells.traces), (zero, zero), (zero, zero), (low, high), zero, silent, zero)
+        nothing, traces = (zero, zero) if cells.largest else None, [zero] * len(cells.traces)
+        return cls(traces, (zero, zero), (zero, zero), (low, high), nothing, nothing, zero, silent, zero)
 
     def take(self, rows: Tensor) -> Exact:
         """Some rows."""
@@ -50,8 +55,20 @@ class Exact:
             lower = ends[0][rows]
             return lower, lower if ends[0] is ends[1] else ends[1][rows]
 
-        ends = (pair(self.reset), pair(self.b), pair(self.v))
-        return Exact([t[rows] for t in self.h], *ends, self.z[rows], self.silent[rows], self.count[rows])
+        def some(ends: Pair | None) -> Pair | None:
+            return None if ends is None else pair(ends)
+
+        return Exact(
+            [t[rows] for t in self.h],
+            pair(self.reset),
+            pair(self.b),
+            pair(self.v),
+            some(self.flow),
+            some(self.held),
+            self.z[rows],
+            self.silent[rows],
+            self.count[rows],
+        )
 
     @classmethod
     def joined(cls, parts: Sequence[Exact]) -> Exact:
@@ -63,8 +80,9 @@ class Exact:
             return lower, lower if same else torch.cat([getattr(p, name)[1] for p in parts])
 
         h = [torch.cat(columns) for columns in zip(*(p.h for p in parts), strict=True)]
+        flow, held = (None if parts[0].held is None else pair(name) for name in ("flow", "held"))
         plain = (torch.cat([getattr(p, f.name) for p in parts]) for f in fields(cls)[-3:])
-        return cls(h, pair("reset"), pair("b"), pair("v"), *plain)
+        return cls(h, pair("reset"), pair("b"), pair("v"), flow, held, *plain)
 
 
 State = list[Exact]

@@ -12,12 +12,20 @@ from thetabox.errors import InputError
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import Rounding
 from thetabox.verify.histories.cells import Cells, UnitConstant
-from thetabox.verify.histories.circuit import CellLayer, Circuit, CircuitPlan, Connection, Drive, ReadoutQuantity
+from thetabox.verify.histories.circuit import (
+    CellLayer,
+    Circuit,
+    CircuitPlan,
+    Connection,
+    Drive,
+    LargestCurrents,
+    ReadoutQuantity,
+)
 from thetabox.verify.histories.constants import constant_drive
 from thetabox.verify.histories.description.check import INSTEAD
 from thetabox.verify.histories.errors import Followed
 from thetabox.verify.histories.inputs import Driver
-from thetabox.verify.histories.neurons import Boxed, Neurons, Spiking
+from thetabox.verify.histories.neurons import Boxed, Largest, Neurons, Spiking
 from thetabox.verify.histories.readout import Source, SpikingReadout
 from thetabox.verify.histories.wiring import DecayGroup, Filters, Held, Pole, groups, sources, upward
 from thetabox.verify.interpreter.context import Context
@@ -45,27 +53,48 @@ class SpikingPlan(CircuitPlan):
         # Layers that spike, by their place among those that are walked.
         self.walked = {n: i for i, n in enumerate(n for n, layer in enumerate(spiking.layers) if layer.most)}
         self.groups = {n: groups(layer, rounding) for n, layer in enumerate(spiking.layers)}
-        self.blocks = {n: self._blocks(n, ()) for n in self.walked}
+        self.blocks = {n: self._blocks(n, self.spiking.layers[n], self.groups[n], ()) for n in self.walked}
+        self.largest = {n: self._largest(n, several) for n in self.walked if (several := spiking.layers[n].largest)}
         self.units = sum(spiking.layers[n].units for n in self.walked)
         if not self.walked:
             raise InputError(f"the domain 'histories' is for networks whose cells spike; {INSTEAD}")
         largest = max(spiking.layers[n].most for n in self.walked) * float(steps)
         if largest > WHOLE[rounding.dtype]:
             raise InputError("so many spikes cannot be counted in this precision; use precision='float64'")
-        self.drivers = [self._driver(n, (), spiking.layers[n].reset is not None) for n in self.walked]
+        self.drivers = [
+            self._driver(spiking.layers[n], self.groups[n], (), spiking.layers[n].reset is not None)
+            for n in self.walked
+        ]
         self.behind: Driver | None = None
         self.readout = self._readout()
         self.keys = {n: next(iter(self._potential_traces(n)), None) for n in self.walked}
 
-    def _blocks(self, number: int, more: tuple[Pole, ...]) -> tuple[Connection, ...]:
-        """What a layer reads of others, whose traces it asks for."""
-        neurons, connections = self.spiking.layers[number], []
+    def _largest(self, number: int, several: Largest) -> _Largest:
+        """Currents of which the largest reach a layer."""
+        currents = several.currents
+        by_decay = groups(currents, self.rounding)
+        driver = self._driver(currents, by_decay, (), False)
+        synapse, error = None, 0.0
+        if self.spiking.layers[number].synapse is not None:
+            synapse = torch.zeros(1, len(several.windows), dtype=self.rounding.dtype, device=self.device)
+            for group in self.groups[number]:
+                if group.synapse is not None:
+                    synapse[0, group.columns] = group.synapse.value
+                    error = max(error, group.synapse.error)
+        blocks = self._blocks(number, currents, by_decay, ())
+        return _Largest(LargestCurrents(blocks, 1.0, several.windows.to(self.device), synapse, error), driver)
+
+    def _blocks(
+        self, number: int, neurons: Neurons, by_decay: list[DecayGroup], more: tuple[Pole, ...]
+    ) -> tuple[Connection, ...]:
+        """What a layer, or currents in front of it, read of others, whose traces are asked for."""
+        connections = []
         for source, same_step, weights in sources(neurons):
             if source not in self.walked:
                 continue
             held, filters = Held.of(weights, self.rounding, self.device), self.filters[source]
             links = []
-            for group in self.groups[number]:
+            for group in by_decay:
                 current = None if neurons.reset is None or not neurons.most else filters.place(group.current)
                 links.append(held.link(filters.place(group.potential(more)), current, group.columns))
             connections.append(Connection(self.walked[source], same_step, tuple(links)))
@@ -74,15 +103,19 @@ class SpikingPlan(CircuitPlan):
     def _potential_traces(self, number: int) -> list[int]:
         """Traces of a layer that potentials read."""
         index = self.walked[number]
-        readers = [block for blocks in self.blocks.values() for block in blocks if block.source == index]
+        readers = [block for block in self._all_blocks() if block.source == index]
         traces = {link.trace for block in readers for link in block.links}
         return sorted(traces | {r.trace for r in self.readout.reads if r.layer == index and r.trace is not None})
 
-    def _driver(self, number: int, more: tuple[Pole, ...], currents: bool) -> Driver:
-        neurons = self.spiking.layers[number]
+    def _all_blocks(self) -> list[Connection]:
+        """Of layers that are walked, and of currents in front of them."""
+        of_currents = [several.wired.blocks for several in self.largest.values()]
+        return [block for blocks in (*self.blocks.values(), *of_currents) for block in blocks]
+
+    def _driver(self, neurons: Neurons, by_decay: list[DecayGroup], more: tuple[Pole, ...], currents: bool) -> Driver:
         weights = None if neurons.inputs is None else Held.of(neurons.inputs, self.rounding, self.device)
         constants = constant_drive(neurons, self.steps, total=bool(more), currents=currents)
-        return Driver(self.rounding, _moved(constants, self.device), weights, self.groups[number], more, currents)
+        return Driver(self.rounding, _moved(constants, self.device), weights, by_decay, more, currents)
 
     def _readout(self) -> SpikingReadout:
         says = self.spiking.readout
@@ -96,9 +129,14 @@ class SpikingPlan(CircuitPlan):
             return SpikingReadout(self.rounding, [source], None, says.bias, kept=True)
         total = says.over == "sum"
         more = (Pole(1.0, 0.0),) if total else ()
-        self.behind = self._driver(says.layer, more, False)
+        behind, by_decay = self.spiking.layers[says.layer], self.groups[says.layer]
+        if behind.largest is not None:
+            raise InputError(
+                f"the domain 'histories' reads no potential behind the largest of several currents; {INSTEAD}"
+            )
+        self.behind = self._driver(behind, by_decay, more, False)
         spike_sources = []
-        for block in self._blocks(says.layer, more):
+        for block in self._blocks(says.layer, behind, by_decay, more):
             for link in block.links:
                 error = self._trace_error(block.source, link.trace)
                 held = Held(link.weight, link.error)
@@ -125,17 +163,17 @@ class SpikingPlan(CircuitPlan):
             torch.zeros(self.spiking.layers[n].units, dtype=self.rounding.dtype, device=self.device)
             for n in self.walked
         ]
-        for blocks in self.blocks.values():
-            for block in blocks:
-                for link in block.links:
-                    influence[block.source] += link.weight.magnitude.sum(1)
+        for block in self._all_blocks():
+            for link in block.links:
+                influence[block.source] += link.weight.magnitude.sum(1)
         return influence
 
     def circuit(self, context: Context) -> Circuit:
         layers = []
         for number, index in self.walked.items():
             cells = self._cells(self.spiking.layers[number], number, self._influence[index], context)
-            layers.append(CellLayer(cells, self.blocks[number], 1.0))
+            several = self.largest[number].wired if number in self.largest else None
+            layers.append(CellLayer(cells, self.blocks[number], 1.0, several))
         return Circuit(context, layers)
 
     def _cells(self, neurons: Neurons, number: int, influence: Tensor, context: Context) -> Cells:
@@ -165,6 +203,7 @@ class SpikingPlan(CircuitPlan):
             delay=None,
             influence=influence,
             key=self.keys[number],
+            largest=number in self.largest,
         )
 
     def _ends(self, boxed: Boxed, context: Context) -> UnitConstant:
@@ -181,10 +220,20 @@ class SpikingPlan(CircuitPlan):
 
     def drives(self, x: Interval) -> list[Drive]:
         drives = [driver.drive(x) for driver in self.drivers]
+        for number, several in self.largest.items():
+            drives[self.walked[number]].largest = several.driver.drive(x)
         if self.behind is not None:
             last = self.behind.drive(x)
             drives.append(Drive(last.centre[:, -1:], last.spread[:, -1:], last.size[:, -1:]))
         return drives
+
+
+@dataclass(frozen=True)
+class _Largest:
+    """Currents of which the largest reach a layer, and what inputs and constants do to them."""
+
+    wired: LargestCurrents
+    driver: Driver
 
 
 @dataclass(frozen=True)

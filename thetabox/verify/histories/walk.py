@@ -14,7 +14,7 @@ Layers come one after the other: of layers before it in the step a layer reads t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from thetabox.verify.histories.circuit import Circuit, Drive, Loss, ReadoutQuantity
 from thetabox.verify.histories.errors import Errors
-from thetabox.verify.histories.potential import potential
+from thetabox.verify.histories.potential import Bounds, largest, potential, with_largest
 from thetabox.verify.histories.records import Exact, Fork, GivenSpikes, State, taken
 from thetabox.verify.histories.state import LayerState
 
@@ -181,14 +181,24 @@ class HistoryWalk:
         for layer in self.layers:
             layer.advance(len(sample))
         for index, (layer, units) in enumerate(zip(self.layers, self.circuit.units, strict=True)):
-            wired = self.circuit.layers[index]
-            bounds = potential(self.circuit, wired, drives[index], time, sample, self.hull)
+            bounds = self.bounds(drives[index], time, sample, index)
             given_here = None if given is None else given.units(units)
             forks, fewest = layer.fire(bounds, errors[index], given_here, self.given_up)
             if remember is not None:
                 first = forks.any(1) & (remember.time[: len(sample)] > time)
                 if bool(first.any()):
                     self._note(remember, time, index, first, before, forks, fewest, given)
+
+    def bounds(self, drive: Drive, time: int, sample: Tensor, index: int) -> Bounds:
+        """Of the potentials of a layer; the largest of several currents are followed in its records."""
+        layer, wired = self.layers[index], self.circuit.layers[index]
+        bounds = potential(self.circuit, wired, drive, time, sample, self.hull)
+        flow, held = layer.now.flow, layer.now.held
+        if flow is None or held is None:
+            return bounds
+        flow, held = largest(self.circuit, wired, drive, time, sample, self.hull, flow, held)
+        layer.now = replace(layer.now, flow=flow, held=held)
+        return with_largest(bounds, flow, held)
 
     def hull(self, layer: int, trace: int, same_step: bool) -> tuple[Tensor, Tensor]:
         """Ends of a layer's trace over all histories."""

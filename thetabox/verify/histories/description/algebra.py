@@ -11,7 +11,9 @@ import numpy as np
 
 from thetabox.verify.histories.description.atoms import (
     FLOOR,
+    LARGEST,
     ONE,
+    RSQRT,
     WHOLE,
     ZERO,
     AtomBlock,
@@ -28,7 +30,12 @@ from thetabox.verify.histories.description.atoms import (
 from thetabox.verify.histories.description.polynomials import Polynomials
 from thetabox.verify.network.operators import NEVER_NEGATIVE
 
-VALUES: Mapping[str, Callable[..., Number]] = {"maximum": max, "minimum": min, FLOOR: math.floor}
+
+def _largest(*values: Number) -> Number:
+    return max(values)
+
+
+VALUES: Mapping[str, Callable[..., Number]] = {"maximum": max, "minimum": min, FLOOR: math.floor, LARGEST: _largest}
 
 
 class Algebra(Polynomials):
@@ -135,6 +142,15 @@ class Algebra(Polynomials):
             return self._atom(Function("reciprocal", (p,)))
         return self.unknown(f"1/({self.show(p)}) (which may divide by zero)")
 
+    def rsqrt(self, p: int) -> int:
+        """1/√p of a number above 0."""
+        if p in self.undefined:
+            return p
+        number = self.value(p)
+        if number is None or number <= 0:
+            return self.unknown(f"1/sqrt({self.show(p)}) (which may divide by zero)")
+        return ONE if number == 1 else self._atom(Function(RSQRT, (p,)))
+
     def never_negative(self, p: int) -> bool:
         """Whether it is a sum of products of what is never below zero."""
         return all(c > 0 and all(e % 2 == 0 or self._never_negative(a) for a, e in m) for m, c in self.terms(p).items())
@@ -191,6 +207,11 @@ class Algebra(Polynomials):
             low, high = settings
             if whole == int(whole) and low <= whole <= high:
                 return arguments[0]
+        if name == LARGEST:
+            arguments = list(dict.fromkeys(arguments))
+            if len(arguments) == 1:
+                return arguments[0]
+            values = [self.value(p) for p in arguments]
         known = VALUES.get(name)
         if known is not None:
             if None not in values:

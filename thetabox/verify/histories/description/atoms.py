@@ -77,6 +77,10 @@ class Dot:
 Node = AtomBlock | Exp | Sign | Function | Dot
 
 FLOOR = "floor"
+# The largest of several; of two that are compared with each other it is "maximum".
+LARGEST = "largest"
+# 1/√p of a number p above 0.
+RSQRT = "rsqrt"
 # A whole number of some type, between the settings; it has no value where it would wrap, or be cut off.
 WHOLE = "whole"
 ZERO, ONE = 0, 1

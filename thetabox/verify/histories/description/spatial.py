@@ -1,4 +1,4 @@
-"""Convolutions and average pools on polynomials: sums of products over windows."""
+"""Convolutions, pools and padding on polynomials, and batch norm by statistics that are known."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thetabox.verify.histories.description.atoms import ZERO
+from thetabox.verify.histories.description.atoms import LARGEST, ZERO
+from thetabox.verify.histories.description.operands import check_operands, plain_sizes
+from thetabox.verify.histories.description.places import padded as constant_padded
 from thetabox.verify.histories.description.symbolic import Symbolic, Unknown
 from thetabox.verify.network.graph import Operation
 
@@ -34,6 +36,17 @@ def windows(x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: S
     return places
 
 
+def _around(padding: Any, kernel: Sequence[int], gaps: Sequence[int]) -> list[int]:
+    """How much is padded, last dimension first, as ``torch.nn.functional.pad`` takes it; by name too."""
+    if padding == "valid":
+        return [0] * (2 * len(kernel))
+    if padding == "same":
+        # Where it is not even, the end has one more.
+        whole = [(k - 1) * gap for k, gap in zip(kernel, gaps, strict=True)]
+        return [n for total in reversed(whole) for n in (total // 2, total - total // 2)]
+    return [n for pad in reversed(_each(padding, len(kernel))) for n in (pad, pad)]
+
+
 def convolution(dims: int) -> Callable[..., Tensor]:
     """A convolution over so many dimensions, as torch's conv1d and conv2d."""
 
@@ -50,10 +63,9 @@ def convolution(dims: int) -> Callable[..., Tensor]:
     ) -> Tensor:
         if x.dim() != dims + 2:
             raise Unknown
-        kernel = list(weight.shape[2:])
-        around = _each(padding, dims)
-        x = torch.nn.functional.pad(x, [n for pad in reversed(around) for n in (pad, pad)], value=ZERO)
-        places = windows(x, kernel, _each(stride, dims), _each(dilation, dims))
+        kernel, gaps = list(weight.shape[2:]), _each(dilation, dims)
+        x = torch.nn.functional.pad(x, _around(padding, kernel, gaps), value=ZERO)
+        places = windows(x, kernel, _each(stride, dims), gaps)
         positions = places.shape[:dims]
         flat = places.reshape(math.prod(positions), -1)
         outputs = []
@@ -70,7 +82,7 @@ def convolution(dims: int) -> Callable[..., Tensor]:
 
 
 def average_pool(dims: int) -> Callable[..., Tensor]:
-    """Means over windows, as torch's avg_pool1d and avg_pool2d; of windows beyond the edge nothing is known."""
+    """Means over windows, as torch's avg_pool1d and avg_pool2d; of sizes that are rounded up nothing is known."""
 
     def rule(
         s: Symbolic,
@@ -84,34 +96,121 @@ def average_pool(dims: int) -> Callable[..., Tensor]:
         divisor: int | None = None,
     ) -> Tensor:
         around, size = _each(padding, dims), _each(kernel, dims)
-        if ceil or any(around):
+        if ceil or (any(around) and not include and divisor is None):
             raise Unknown
-        places = windows(x, size, _each(stride, dims) if stride else size, [1] * dims)
-        positions = places.shape[:dims]
-        read = x.flatten(-dims)[..., places.reshape(math.prod(positions), -1)]
+        x = torch.nn.functional.pad(x, _around(around, size, size), value=ZERO)
+        read, positions = _windowed(x, size, _each(stride, dims) if stride else size)
         count = divisor or math.prod(size)
         return s.reduced(read, [read.dim() - 1], False, Fraction(1, count)).reshape(*x.shape[:-dims], *positions)
 
     return rule
 
 
-def adaptive_pool(dims: int) -> Callable[..., Tensor]:
-    """Means over windows that cover the sizes evenly."""
+def max_pool(dims: int) -> Callable[..., Tensor]:
+    """The largest of every window, as torch's max_pool1d and max_pool2d; what is padded is never the largest."""
+
+    def rule(
+        s: Symbolic,
+        o: Operation,
+        x: Tensor,
+        kernel: Any,
+        stride: Any = (),
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil: bool = False,
+    ) -> Tensor:
+        check_operands(s, o)
+        around, size = _each(padding, dims), _each(kernel, dims)
+        if ceil or any(gap != 1 for gap in _each(dilation, dims)):
+            raise Unknown
+        places = torch.arange(math.prod(x.shape[-dims:])).reshape(x.shape[-dims:])
+        places = torch.nn.functional.pad(places, _around(around, size, size), value=-1)
+        places, positions = _windowed(places, size, _each(stride, dims) if stride else size)
+        rows = x.flatten(-dims).reshape(-1, math.prod(x.shape[-dims:])).tolist()
+        windows_read = [[n for n in window if n >= 0] for window in places.tolist()]
+        largest = [[s.algebra.function(LARGEST, [row[n] for n in window]) for window in windows_read] for row in rows]
+        return torch.tensor(largest, dtype=torch.int64).reshape(*x.shape[:-dims], *positions)
+
+    return rule
+
+
+def _windowed(x: Tensor, size: Sequence[int], stride: Sequence[int]) -> tuple[Tensor, list[int]]:
+    """What windows read [..., positions, window], and how many positions each dimension has."""
+    dims = len(size)
+    places = windows(x, size, stride, [1] * dims)
+    positions = list(places.shape[:dims])
+    return x.flatten(-dims)[..., places.reshape(math.prod(positions), -1)], positions
+
+
+def adaptive(dims: int, pool: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A pool over windows that cover the sizes evenly."""
 
     def rule(s: Symbolic, o: Operation, x: Tensor, sizes: Any) -> Tensor:
         wanted = _each(sizes, dims)
         if any(n % w for n, w in zip(x.shape[-dims:], wanted, strict=True)):
             raise Unknown
-        return average_pool(dims)(s, o, x, [n // w for n, w in zip(x.shape[-dims:], wanted, strict=True)])
+        return pool(s, o, x, [n // w for n, w in zip(x.shape[-dims:], wanted, strict=True)])
 
     return rule
 
 
-SPATIAL: dict[str, Callable[..., Tensor]] = {
+def adaptive_max_pool(dims: int) -> Callable[..., tuple[Tensor, None]]:
+    """As :func:`adaptive`; the places of the largest, which torch returns too, are lost."""
+    rule = adaptive(dims, max_pool(dims))
+
+    def both(s: Symbolic, o: Operation, x: Tensor, sizes: Any) -> tuple[Tensor, None]:
+        return rule(s, o, x, sizes), None
+
+    return both
+
+
+def padded(s: Symbolic, o: Operation, x: Tensor, sizes: Any, mode: str = "constant", value: Any = None) -> Tensor:
+    """What is around a value: one number, or the value itself as ``mode`` says."""
+    if mode == "constant":
+        return constant_padded(s, o, x, sizes, 0.0 if value is None else value)
+    sizes = plain_sizes(sizes)
+    dims = len(sizes) // 2
+    # Places as floating-point numbers, which hold them exactly and which torch pads in every mode.
+    places = torch.arange(math.prod(x.shape[-dims:]), dtype=torch.float64).reshape(1, 1, *x.shape[-dims:])
+    places = torch.nn.functional.pad(places, sizes, mode=mode)[0, 0].long()
+    return x.flatten(-dims)[..., places]
+
+
+def batch_norm(
+    s: Symbolic,
+    o: Operation,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    momentum: Any,
+    eps: Any,
+) -> tuple[Tensor, None, None]:
+    """(x − mean) / sqrt(variance + eps) · weight + bias by channels, in evaluation; what else it returns is lost."""
+    check_operands(s, o)
+    algebra, shape = s.algebra, [1, -1, *[1] * (x.dim() - 2)]
+    steep = s.each(lambda p, q: algebra.rsqrt(algebra.add(p, q)), variance, eps)
+    if weight is not None:
+        steep = s.each(algebra.multiply, steep, weight)
+    out = s.each(
+        lambda p, q, r: algebra.multiply(algebra.subtract(p, q), r), x, mean.reshape(shape), steep.reshape(shape)
+    )
+    return (out if bias is None else s.each(algebra.add, out, bias.reshape(shape))), None, None
+
+
+SPATIAL: dict[str, Callable[..., Any]] = {
     "conv1d": convolution(1),
     "conv2d": convolution(2),
     "avg_pool1d": average_pool(1),
     "avg_pool2d": average_pool(2),
-    "adaptive_avg_pool1d": adaptive_pool(1),
-    "adaptive_avg_pool2d": adaptive_pool(2),
+    "adaptive_avg_pool1d": adaptive(1, average_pool(1)),
+    "adaptive_avg_pool2d": adaptive(2, average_pool(2)),
+    "max_pool1d": max_pool(1),
+    "max_pool2d": max_pool(2),
+    "adaptive_max_pool1d": adaptive_max_pool(1),
+    "adaptive_max_pool2d": adaptive_max_pool(2),
+    "constant_pad_nd": constant_padded,
+    "pad": padded,
+    "_native_batch_norm_legit_no_training": batch_norm,
 }

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-from thetabox.verify.histories.description.atoms import ONE, ZERO
+from thetabox.verify.histories.description.atoms import ONE, ZERO, Function
 from thetabox.verify.histories.recognition.equations import Equations
 from thetabox.verify.histories.recognition.failure import NotRecognised
 from thetabox.verify.histories.recognition.linear import coefficients
@@ -29,6 +29,7 @@ class RecognisedCell:
         next_drop, reset: αD or V, ``None`` where a spike does something else.
         current, start: j and v in front of the first step.
         most: spikes a step, 0 for a cell that never spikes, ``None`` without end.
+        union: whether it is no cell, but 1 where any of the spikes that it reads is, as max pools are.
     """
 
     state: int
@@ -44,6 +45,7 @@ class RecognisedCell:
     current: int
     start: int
     most: int | None
+    union: bool = False
 
 
 class CellReader:
@@ -61,8 +63,17 @@ class CellReader:
             NotRecognised: its equations are not those of a leaky cell.
         """
         if spike not in self._known:
-            self._known[spike] = self._spiking(spike)
+            self._known[spike] = self._union(spike) if spike in self.spikes.unions else self._spiking(spike)
         return self._known[spike]
+
+    def _union(self, atom: int) -> RecognisedCell:
+        """The largest of several spikes: a cell that keeps nothing and spikes where their sum is above 1/2."""
+        node, half = self.algebra.node(atom), self.algebra.literal(Fraction(1, 2))
+        assert isinstance(node, Function)
+        spikes = self.algebra.sum(node.arguments)
+        return RecognisedCell(
+            atom, atom, True, ZERO, None, spikes, ZERO, half, None, None, ZERO, ZERO, most=1, union=True
+        )
 
     def silent(self, state: int) -> RecognisedCell:
         """The cell that never spikes whose potential a state is."""
@@ -73,9 +84,7 @@ class CellReader:
         count = self.spikes.count(spike)
         crossing = self._potential(spike, self.spikes.gap(spike)) if count is None else self._rounded(spike, count)
         if crossing is None:
-            raise NotRecognised(
-                f"{self.algebra.show(-1 - spike)} decides a spike, and no state of the network is its potential"
-            )
+            raise NotRecognised(self._undecided(spike))
         state, above, threshold = crossing
         after = self.spikes.rewritten(self.equations.next[state])
         quiet, fired = self._both(after, spike, above)
@@ -107,6 +116,17 @@ class CellReader:
         most = 1 if count is None else count.most
         return self._cell(state, spike, above, potential, threshold, next_drop, reset, most)
 
+    def _undecided(self, spike: int) -> str:
+        """Why a comparison that decides a spike is not one of a potential with a threshold."""
+        shown, count = self.algebra.show(-1 - spike), self.spikes.count(spike)
+        several = list(self._states(self.spikes.gap(spike) if count is None else count.of))
+        if len(several) > 1:
+            return (
+                f"{shown} decides a spike by several states, as an adaptive threshold does, which a network has to "
+                "describe itself (leaky_cells)"
+            )
+        return f"{shown} decides a spike, and no state of the network is its potential"
+
     def _check_linear(self, after: int, spike: int) -> None:
         """Each of several spikes takes as much from the potential."""
         for comparison in (spike, self.spikes.old[spike]):
@@ -133,7 +153,11 @@ class CellReader:
         rest = self.algebra.subtract(was_quiet, self.algebra.multiply(decay, -1 - state))
         decayed = self.algebra.subtract(had_fired, rest)
         if not self.constants.is_constant(decayed):
-            raise NotRecognised(f"a spike takes the next potential to {self.algebra.show(had_fired)}")
+            raise NotRecognised(
+                f"a spike takes the next potential to {self.algebra.show(had_fired)}, and what enters then is lost"
+                if self.constants.is_constant(had_fired)
+                else f"a spike takes the next potential to {self.algebra.show(had_fired)}"
+            )
         return self._divided(decayed, decay)
 
     def _divided(self, p: int, q: int) -> int:

@@ -10,13 +10,14 @@ from fractions import Fraction
 import numpy as np
 
 from thetabox.verify.histories.description.algebra import Algebra
-from thetabox.verify.histories.description.atoms import AtomBlock, Exp, Function
+from thetabox.verify.histories.description.atoms import RSQRT, AtomBlock, Exp, Function, Monomial, Terms
 from thetabox.verify.histories.recognition.failure import NotRecognised
-from thetabox.verify.histories.recognition.linear import coefficients
 
 # Relative error of a function of Python's math module, with room: none that is used here errs by more than some units
 # in the last place.
 LIBRARY = 2.0**-48
+# The largest ε of a network that multiplies tensors of the box by each other: up to it, ε² is at most this times ε.
+MOST_EPSILON = 0.125
 # Where e to the power of something leaves what floats hold.
 LARGEST_EXPONENT = 700
 
@@ -53,6 +54,9 @@ class Constants:
     def __init__(self, algebra: Algebra, tensors: Mapping[int, Tensor]) -> None:
         self.algebra, self.tensors = algebra, tensors
         self._known: dict[int, Interval] = {}
+        self._uncertain: dict[int, Uncertain] = {}
+        # Whether anything that was read is a product of two tensors of the box.
+        self.multiplied = False
 
     def interval(self, p: int) -> Interval:
         """Both ends of a polynomial of numbers alone.
@@ -82,6 +86,10 @@ class Constants:
             case Function("minimum", (p, q), _):
                 a, b = self.interval(p), self.interval(q)
                 return min(a[0], b[0]), min(a[1], b[1])
+            case Function(name, (p,), _) if name == RSQRT:
+                low, high = self.interval(p)
+                if low > 0:
+                    return _rsqrt(high)[0], _rsqrt(low)[1]
             case Function("reciprocal", (p,), _):
                 low, high = self.interval(p)
                 if low > 0:
@@ -105,31 +113,43 @@ class Constants:
         return value, math.nextafter(_float(error), math.inf) if error else 0.0
 
     def boxed(self, p: int) -> Uncertain:
-        """A polynomial that is linear in entries of tensors.
+        """A polynomial that is linear in entries of tensors, or in entries of each of two.
 
         Raises:
             NotRecognised: it is another function of them.
         """
-        centre = spread = error = Fraction(0)
-        for atom, factor in self.linear(p).items():
+        known = self._uncertain.get(p)
+        if known is None:
+            known = self._uncertain[p] = self._boxed(p)
+        return known
+
+    def _boxed(self, p: int) -> Uncertain:
+        centre, spread, error = Fraction(0), Fraction(0), Fraction(0)
+        for entries, factor in self._by_entries(p).items():
             low, high = self.interval(factor)
             middle, half = (low + high) / 2, (high - low) / 2
-            if atom is None:
-                centre, error = centre + middle, error + half
-                continue
-            theta, radius = self.entry(atom)
+            theta, radius = Fraction(1), Fraction(0)
+            for atom in entries:
+                held, moved = self.entry(atom)
+                self.multiplied |= bool(radius and moved)
+                # Both radii are multiples of ε: of their product, ε² is ε times at most the largest one.
+                both = Fraction(MOST_EPSILON) * radius * moved
+                theta, radius = theta * held, abs(theta) * moved + radius * abs(held) + both
             centre, error = centre + middle * theta, error + half * abs(theta)
             spread += max(abs(low), abs(high)) * radius
         value = _float(centre)
-        off = error + abs(centre - Fraction(value))
-        return Uncertain(value, _upward(spread), _upward(off))
+        return Uncertain(value, _upward(spread), _upward(error + abs(centre - Fraction(value))))
 
-    def linear(self, p: int) -> dict[int | None, int]:
-        """Entry of a tensor → the polynomial of numbers that it is multiplied by; ``None`` → the rest."""
-        cofactors = coefficients(self.algebra, p, lambda atom: isinstance(self.algebra.node(atom), AtomBlock))
-        if cofactors is None:
-            raise NotRecognised(f"a constant of a cell is {self.algebra.show(p)}, which is not linear in the box")
-        return cofactors
+    def _by_entries(self, p: int) -> dict[tuple[int, ...], int]:
+        """Entries of tensors, none or up to two → the polynomial of numbers that their product is multiplied by."""
+        sums: dict[tuple[int, ...], Terms] = {}
+        for monomial, coefficient in self.algebra.terms(p).items():
+            entries = [(a, e) for a, e in monomial if isinstance(self.algebra.node(a), AtomBlock)]
+            if len(entries) > 2 or any(e != 1 for _, e in entries):
+                raise NotRecognised(f"a constant of a cell is {self.algebra.show(p)}, which is not linear in the box")
+            rest: Monomial = tuple((a, e) for a, e in monomial if (a, e) not in entries)
+            sums.setdefault(tuple(a for a, _ in entries), {})[rest] = coefficient
+        return {entries: self.algebra.number(terms) for entries, terms in sums.items()}
 
     def entry(self, atom: int) -> tuple[Fraction, Fraction]:
         """Value of an entry of a tensor, and its radius at ε = 1."""
@@ -180,6 +200,14 @@ def _monotone(function: Callable[[float], float], of: Interval, limit: float) ->
         x = math.nextafter(x, side * math.inf) if Fraction(x) != end else x
         ends.append(Fraction(function(x)) * (1 + side * Fraction(LIBRARY)))
     return ends[0], ends[1]
+
+
+def _rsqrt(of: Fraction) -> Interval:
+    """1/√ of a number above 0, both ends."""
+    x = _float(of)
+    if not 0.0 < x < math.inf:
+        raise NotRecognised("a constant of a cell is beyond what floats hold")
+    return (Fraction(1 / math.sqrt(x)) * (1 - Fraction(LIBRARY)), Fraction(1 / math.sqrt(x)) * (1 + Fraction(LIBRARY)))
 
 
 def _sigmoid(x: float) -> float:

@@ -9,12 +9,14 @@ from thetabox.verify.histories.neurons import Neurons, Spiking
 
 def summary(net: Spiking) -> str:
     """In one line: "2 layers of leaky cells (64, 9), read by the sum of their spikes"."""
-    sizes = ", ".join(str(layer.units) for layer in net.layers)
-    layers = "a layer" if len(net.layers) == 1 else f"{len(net.layers)} layers"
+    cells = [layer for layer in net.layers if not layer.union]
+    sizes = ", ".join(str(layer.units) for layer in cells)
+    layers = "a layer" if len(cells) == 1 else f"{len(cells)} layers"
+    pools = ", max pools between" if len(cells) < len(net.layers) or any(layer.largest for layer in cells) else ""
     read = net.layers[net.readout.layer]
     what = "spikes" if read.most else "potentials"
     how = f"the last {what}" if net.readout.over == "last" else f"the sum of {what} over time"
-    return f"{layers} of leaky cells ({sizes}), read by {how}"
+    return f"{layers} of leaky cells ({sizes}){pools}, read by {how}"
 
 
 def lines(net: Spiking) -> list[str]:
@@ -25,6 +27,12 @@ def lines(net: Spiking) -> list[str]:
 def _layer(layer: Neurons) -> str:
     reads = [] if layer.inputs is None else ["the input"]
     reads += [f"layer {n}" for n in layer.below] + [f"layer {n} of the step before" for n in layer.before]
+    if layer.largest is not None:
+        currents = layer.largest.currents
+        reads += ["the largest of currents of the input"] * (currents.inputs is not None)
+        reads += [f"the largest of currents of layer {n}" for n in (*currents.below, *currents.before)]
+    if layer.union:
+        return f"the largest of spikes of {' and '.join(reads)}, {layer.units} times"
     parts = [f"{layer.units} cells of {' and '.join(reads) or 'nothing'}", f"decay {_range(layer.decay.value)}"]
     if layer.synapse is not None:
         parts.append(f"of the current {_range(layer.synapse.value)}")

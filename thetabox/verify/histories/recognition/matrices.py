@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from thetabox.verify.histories.neurons import Boxed, Number, Weights
-from thetabox.verify.histories.recognition.constants import Constants
+from thetabox.verify.histories.recognition.constants import MOST_EPSILON, Constants, Uncertain
 
 # Room for the rounding of a product and of a radius.
 ULP, UNDERFLOW = 2.0**-50, 2.0**-1000
@@ -18,21 +18,30 @@ ULP, UNDERFLOW = 2.0**-50, 2.0**-1000
 
 @dataclass
 class Matrix:
-    """Entries of one matrix, as they are found: source, unit, entry of a weight (-1 for none), number and its error."""
+    """Entries of one matrix, as they are found.
+
+    Attributes:
+        sources, units: where.
+        weights: entry of a weight, -1 for none.
+        factors: the number that it is multiplied by.
+        spreads, errors: of that number: how far a box moves it at ε = 1, and how far it may be off beside that.
+    """
 
     sources: list[int] = field(default_factory=list)
     units: list[int] = field(default_factory=list)
     weights: list[int] = field(default_factory=list)
     factors: list[float] = field(default_factory=list)
+    spreads: list[float] = field(default_factory=list)
     errors: list[float] = field(default_factory=list)
 
-    def add(self, source: int, unit: int, weight: int | None, factor: float, error: float) -> None:
+    def add(self, source: int, unit: int, weight: int | None, factor: Uncertain) -> None:
         """One entry."""
         self.sources.append(source)
         self.units.append(unit)
         self.weights.append(-1 if weight is None else weight)
-        self.factors.append(factor)
-        self.errors.append(error)
+        self.factors.append(factor.centre)
+        self.spreads.append(factor.spread)
+        self.errors.append(factor.error)
 
     def extend(self, sources: Sequence[int], unit: int, weights: Sequence[int]) -> None:
         """Entries of one unit that are weights as they are."""
@@ -40,17 +49,24 @@ class Matrix:
         self.units += [unit] * len(sources)
         self.weights += weights
         self.factors += [1.0] * len(sources)
+        self.spreads += [0.0] * len(sources)
         self.errors += [0.0] * len(sources)
 
     def weights_of(self, constants: Constants, rows: int, columns: int) -> Weights:
         """The matrix; entries at one place are summed up."""
         source, unit = np.array(self.sources, np.int64), np.array(self.units, np.int64)
-        factor, off = np.array(self.factors), np.array(self.errors)
+        factor, moved, off = np.array(self.factors), np.array(self.spreads), np.array(self.errors)
         theta, radius, relative = _entries(constants, np.array(self.weights, np.int64))
         centre, spread = factor * theta, np.abs(factor) * radius
         exact = np.abs(factor) == 1.0
         error = off * np.abs(theta) + np.where(exact, 0.0, ULP * np.abs(centre) + UNDERFLOW)
         spread = spread + off * radius + np.where(exact & (off == 0.0), 0.0, ULP * spread)
+        if bool(moved.any()):
+            # Where a box moves both, ε² is ε times at most the largest one.
+            both = moved * (np.abs(theta) + MOST_EPSILON * radius)
+            spread = (spread + both) * (1.0 + 8.0 * ULP) + np.where(moved > 0, UNDERFLOW, 0.0)
+            constants.multiplied |= bool(((moved > 0) & (radius > 0)).any())
+            relative = None
         place = source * columns + unit
 
         def summed(values: np.ndarray) -> np.ndarray:

@@ -165,8 +165,7 @@ def readout(
                 raise NotRecognised("its answer reads something else than spikes of all steps or potentials")
             layer, unit = where(term.source)
             ways.add((layer, term.over))
-            factor, error = reader.constants.number(term.factor)
-            matrix.add(unit, column, term.weight, factor, error)
+            matrix.add(unit, column, term.weight, reader.constants.boxed(term.factor))
     if len(ways) != 1:
         raise NotRecognised("its answer reads several layers of cells, or none")
     ((layer, over),) = ways

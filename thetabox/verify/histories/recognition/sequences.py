@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from thetabox.verify.histories.description.algebra import Algebra
-from thetabox.verify.histories.description.atoms import AtomBlock, Dot, Terms
+from thetabox.verify.histories.description.atoms import AtomBlock, Dot, Function, Terms
 from thetabox.verify.histories.recognition.failure import NotRecognised
 
 
@@ -92,5 +92,7 @@ class _Renaming:
             left, right = node.factors()
             return -1 - self.algebra.dot(np.array([self.renamed(q) for q in left.tolist()]), right)
         if isinstance(node, AtomBlock) and node.kind != "undefined":
+            return atom
+        if isinstance(node, Function) and all(self.algebra.value(p) is not None for p in node.arguments):
             return atom
         raise NotRecognised(f"its steps read {self.algebra.show(-1 - atom)}, computed in front of the loop")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from thetabox.verify.histories.description.algebra import Algebra
-from thetabox.verify.histories.description.atoms import FLOOR, ONE, ZERO, AtomBlock, Dot, Exp, Function, Sign
+from thetabox.verify.histories.description.atoms import FLOOR, LARGEST, ONE, ZERO, AtomBlock, Dot, Exp, Function, Sign
 from thetabox.verify.histories.recognition.equations import Equations
 from thetabox.verify.histories.recognition.failure import NotRecognised
 
@@ -57,6 +57,11 @@ def _number_and_atom(algebra: Algebra, node: Function) -> tuple[int | None, int 
     return number, atom
 
 
+def _is_largest(algebra: Algebra, atom: int) -> bool:
+    node = algebra.node(atom)
+    return isinstance(node, Function) and node.name == LARGEST
+
+
 class SpikeComparisons:
     """Comparisons of this step, and of the step before.
 
@@ -66,6 +71,7 @@ class SpikeComparisons:
         old: of each of them → the atom that stands for its value in the step before.
         first: what that is in front of the first step, 0 or 1, where anything hangs on it.
         largest: ε up to which ``first`` is so.
+        unions: atoms that are the largest of several spikes, as max pools make them, by what :meth:`rewritten` makes.
         instead: atoms of the equations → what they are by these: states that keep old comparisons, and comparisons of
             states alone; comparisons of this step as they are.
     """
@@ -73,7 +79,8 @@ class SpikeComparisons:
     def __init__(self, equations: Equations) -> None:
         self.equations, self.algebra = equations, equations.algebra
         self._moves: dict[int, bool] = {}
-        compared = list(self._comparisons([*equations.next.values(), *equations.outputs]))
+        atoms = list(self._atoms([*equations.next.values(), *equations.outputs]))
+        compared = [a for a in atoms if isinstance(self.algebra.node(a), Sign) or count_of(self.algebra, a) is not None]
         self.now = [a for a in compared if self._enters(-1 - a)]
         self.old = {a: -1 - self._fresh(n, a) for n, a in enumerate(self.now)}
         self.first: dict[int, int] = {}
@@ -84,6 +91,8 @@ class SpikeComparisons:
                 self._compared_anew(atom)
         for state in equations.next:
             self._kept(state)
+        largest = (self.rewritten(-1 - a) for a in atoms if _is_largest(self.algebra, a))
+        self.unions = {-1 - p: None for p in largest if self._is_union(p)}
 
     def rewritten(self, p: int) -> int:
         """A polynomial by old comparisons instead of what stands for them."""
@@ -104,8 +113,24 @@ class SpikeComparisons:
         entry = -1 - self.algebra.block(f"spike {number} of the step before", (), "input").first
         return self.algebra.positive(entry) if isinstance(self.algebra.node(atom), Sign) else entry
 
-    def _comparisons(self, polynomials: Iterable[int]) -> Iterator[int]:
-        """Every comparison and number of spikes in them, in their sums of products too, each once."""
+    def _is_union(self, p: int) -> bool:
+        """Whether it is the largest of several truth values, all of them spikes of this step or of the one before."""
+        if p >= 0 or not _is_largest(self.algebra, -1 - p):
+            return False
+        node = self.algebra.node(-1 - p)
+        assert isinstance(node, Function)
+        return all(self._is_spike(q) for q in node.arguments)
+
+    def _is_spike(self, p: int) -> bool:
+        terms = self.algebra.terms(p)
+        (atom, *others) = {a for m in terms for a, _ in m} or (None,)
+        if atom is None or others or (atom not in self.old and atom not in self.old.values()):
+            return False
+        single = isinstance(self.algebra.node(atom), Sign)
+        return single and terms in ({((atom, 1),): 1}, {(): 1, ((atom, 1),): -1})
+
+    def _atoms(self, polynomials: Iterable[int]) -> Iterator[int]:
+        """Every atom in them, in their sums of products too, each once; what numbers of spikes are made of is not."""
         todo, seen = list(polynomials)[::-1], set()
         while todo:
             p = todo.pop()
@@ -114,9 +139,8 @@ class SpikeComparisons:
                     if atom in seen:
                         continue
                     seen.add(atom)
+                    yield atom
                     count = count_of(self.algebra, atom)
-                    if count is not None or isinstance(self.algebra.node(atom), Sign):
-                        yield atom
                     todo.extend(self._inside(atom) if count is None else [count.of])
 
     def _inside(self, atom: int) -> list[int]:
@@ -153,10 +177,56 @@ class SpikeComparisons:
         shifted = self.algebra.positive(self.algebra.scale(after, node.side))
         held = -1 - shifted if shifted < 0 else None
         if held not in self.old:
-            raise NotRecognised(f"{self.algebra.show(-1 - atom)} is no spike of the step before")
+            value = self._constant(atom, node)
+            if value is not None:
+                self.instead[atom] = self.algebra.literal(value)
+                return
+            raise NotRecognised(
+                f"{self.algebra.show(-1 - atom)} compares states and is no spike of the step before, as a second look "
+                "at a potential does, or a refractory counter, which a network has to describe itself (leaky_cells)"
+            )
         start = self.algebra.scale(self.algebra.substitute(node.of, self.equations.start), node.side)
         self.instead[atom] = -1 - self.old[held]
         self._begins(held, self._holds(start, atom))
+
+    def _constant(self, atom: int, node: Sign) -> int | None:
+        """What a comparison of states is in front of every step, if it is always the same: by induction over steps.
+
+        A potential that spikes set to a value below the threshold is at most at the threshold behind every step.
+        snnTorch looks at it there once more (``reset_delay=False``, reset to zero).
+        """
+        numbers = self.equations.constants
+        start = self.algebra.scale(self.algebra.substitute(node.of, self.equations.start), node.side)
+        if not numbers.is_constant(start):
+            return None
+        value = self._holds(start, atom)
+        after = self.algebra.scale(self.algebra.substitute(node.of, self.equations.next), node.side)
+        assumed = {**self.instead, atom: self.algebra.literal(value)}
+        after = self.algebra.substitute(after, assumed)
+        spikes = {a for m in self.algebra.terms(after) for a, _ in m if a in self.old}
+        if len(spikes) != 1:
+            return None
+        (spike,) = spikes
+        decides = self.algebra.node(spike)
+        if not isinstance(decides, Sign):
+            return None
+        gap = self.algebra.scale(self.algebra.substitute(decides.of, assumed), decides.side)
+        for bit in (ZERO, ONE):
+            left = self.algebra.substitute(after, {spike: bit})
+            if numbers.is_constant(left):
+                if self._holds(left, atom) != value:
+                    return None
+            elif not self._follows(left, gap, bit, value):
+                return None
+        return value
+
+    def _follows(self, p: int, gap: int, bit: int, value: int) -> bool:
+        """Whether [gap > 0] = ``bit`` makes [p > 0] = ``value``, for p is a multiple of the gap."""
+        if p in self.algebra.undefined or gap in self.algebra.undefined:
+            return False
+        multiple = self.algebra.positive(p) == self.algebra.positive(gap)
+        opposite = self.algebra.positive(p) == self.algebra.positive(self.algebra.scale(gap, -1))
+        return (multiple and bit == value) or (opposite and bit == 1 and value == 0)
 
     def _holds(self, gap: int, atom: int) -> int:
         """Whether a comparison in front of the first step holds; where the box moves it, up to which ε that is so."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from thetabox.verify.histories.description.atoms import ONE, ZERO, AtomBlock, Dot
+from thetabox.verify.histories.description.atoms import ONE, ZERO, AtomBlock, Dot, Monomial, Terms
 from thetabox.verify.histories.recognition.cells import CellReader
 from thetabox.verify.histories.recognition.failure import NotRecognised
 from thetabox.verify.histories.recognition.linear import coefficients
@@ -62,9 +62,7 @@ class SumReader:
             NotRecognised: it is not.
         """
         out = Entering()
-        cofactors = coefficients(self.algebra, p, self._is_factor)
-        if cofactors is None:
-            raise NotRecognised(f"what enters a cell is {self.algebra.show(p)}, not linear in weights")
+        cofactors = self._by_factor(p)
         rest = cofactors.pop(None, ZERO)
         for factor, times in cofactors.items():
             assert factor is not None
@@ -74,6 +72,22 @@ class SumReader:
                 self._add(out, factor, times)
         self._add(out, None, rest)
         return out
+
+    def _by_factor(self, p: int) -> dict[int | None, int]:
+        """Sum of products, or entry of a weight → the polynomial that it is multiplied by; ``None`` → the rest.
+
+        Of two entries, as where batch norm scales a weight, one stands in that polynomial.
+        """
+        sums: dict[int | None, Terms] = {}
+        for monomial, coefficient in self.algebra.terms(p).items():
+            factors = [a for a, _ in monomial if self._is_factor(a)]
+            products = [a for a in factors if isinstance(self.algebra.node(a), Dot)]
+            chosen = next(iter(products or factors), None)
+            if len(products) > 1 or len(factors) > 2 or (chosen is not None and (chosen, 1) not in monomial):
+                raise NotRecognised(f"what enters a cell is {self.algebra.show(p)}, not linear in weights")
+            rest: Monomial = tuple((a, e) for a, e in monomial if a != chosen)
+            sums.setdefault(chosen, {})[rest] = coefficient
+        return {factor: self.algebra.number(terms) for factor, terms in sums.items()}
 
     def _is_factor(self, atom: int) -> bool:
         node = self.algebra.node(atom)
@@ -131,7 +145,7 @@ class SumReader:
         return pairs, rest_of_all
 
     def _is_source(self, atom: int) -> bool:
-        if atom in self._inputs or atom in self.spikes.old or atom in self._spike_of_old:
+        if atom in self._inputs or atom in self.spikes.old or atom in self._spike_of_old or atom in self.spikes.unions:
             return True
         return self.other is not None and self.other(atom) is not None
 
@@ -141,5 +155,5 @@ class SumReader:
             return (INPUT, self._inputs[atom]), True
         if self.other is not None and (other := self.other(atom)) is not None:
             return other, True
-        kind, spike = (NOW, atom) if atom in self.spikes.old else (OLD, self._spike_of_old[atom])
+        kind, spike = (OLD, self._spike_of_old[atom]) if atom in self._spike_of_old else (NOW, atom)
         return (kind, spike), self.reader.spiking(spike).above
