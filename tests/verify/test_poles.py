@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import thetabox as tb
+from thetabox.verify.arithmetic.interval import Interval
+from thetabox.verify.domain import known_ends
 
 BEYOND: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "a difference that a clamp makes finite": lambda x, w: (x / w - (2 * x) / w).clamp(-1, 1),
@@ -137,6 +139,44 @@ def test_no_layer_makes_a_number_of_what_is_none(name: str, domain: str) -> None
     with torch.no_grad():
         net.w.fill_(-0.3)
         assert net(x).isnan().any(1).tolist() == [True, False]
+
+
+class Beside(nn.Module):
+    """An arc sine of what may lie beyond 1, beside an exponential whose bound overflows, made finite again."""
+
+    def __init__(self, swapped: bool, tame: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.swapped, self.tame = swapped, tame
+        self.w, self.v = (nn.Parameter(torch.ones(1, dtype=torch.float64)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = torch.asin(0.6 * x * self.w), torch.exp(600.0 * x * self.v)
+        h = self.tame(-torch.hypot(*(reversed(both) if self.swapped else both)))
+        return torch.cat([torch.full_like(h, -3.0), h], 1)
+
+
+@pytest.mark.parametrize("criterion", ["margin", "logits"])
+@pytest.mark.parametrize("domain", ["interval", "linear", "auto"])
+@pytest.mark.parametrize("tame", [torch.relu, lambda t: t.clamp(0.0, 1.0)], ids=["relu", "clamp"])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_infinity_beside_no_number(
+    swapped: bool, tame: Callable[[Tensor], Tensor], domain: str, criterion: str
+) -> None:
+    """hypot of no number and infinity is infinity, and the bound of a finite number may be infinite."""
+    net, x = Beside(swapped, tame), torch.ones(1, 1, dtype=torch.float64)
+    found = tb.certify(net, x, [1], [0.0, 0.9], domain=domain, criterion=criterion)
+    assert not found.verified[1].any()
+    bounds = tb.logit_bounds(net, x, 0.9, domain=domain)
+    assert not (bounds.lower[..., 1].isfinite() | bounds.upper[..., 1].isfinite()).any()
+    with torch.no_grad():
+        net.w.fill_(1.9)
+    assert net(x)[0, 1].isnan()
+
+
+def test_an_end_that_is_no_number_leaves_nothing_of_the_other() -> None:
+    ends = known_ends(Interval(torch.tensor([torch.nan, 0.0, 0.0]), torch.tensor([1.0, torch.nan, 1.0])))
+    assert ends.lower.tolist() == [-torch.inf, -torch.inf, 0.0]
+    assert ends.upper.tolist() == [torch.inf, torch.inf, 1.0]
 
 
 @pytest.mark.parametrize("domain", ["interval", "linear"])

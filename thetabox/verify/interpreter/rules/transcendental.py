@@ -136,6 +136,10 @@ def _of_two(context: Context, a: Interval, b: Interval, function: Callable[[Tens
     """
     lower = function(a.lower, b.lower)
     upper = lower if a.is_point and b.is_point else function(a.upper, b.upper)
+    # Of no number and infinity torch's hypot makes infinity.
+    lost = a.lower.isnan() | a.upper.isnan() | b.lower.isnan() | b.upper.isnan()
+    lower = torch.where(lost, torch.nan, lower)
+    upper = lower if a.is_point and b.is_point else torch.where(lost, torch.nan, upper)
     size = (a.magnitude + b.magnitude + 1.0) * SAFETY
     slack = (a.slack + b.slack + context.rounding.of_operation(ULPS) * size + context.rounding.flushed) * SAFETY
     return Interval(lower, upper, slack + context.rounding.beyond(size), size)
