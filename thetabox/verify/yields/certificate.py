@@ -157,14 +157,21 @@ class YieldCertificate(Shown):
     def rows(self) -> Iterator[tuple[int, int, int, float, float, bool, str]]:
         """Rows of ``samples.csv``, in the order of :data:`thetabox.verify.yields.stored.COLUMNS`."""
         label, predicted, proven = self.label.tolist(), self.predicted.tolist(), self.proven.tolist()
-        proofs = self.proven_by or [[""] * len(label)] * len(proven)
+        proofs = self._proofs()
         for s, (sigma, failures) in enumerate(zip(self.sigma.tolist(), self.delta.tolist(), strict=True)):
             for n, failure in enumerate(failures):
                 yield n, label[n], predicted[n], sigma, failure, proven[s][n], proofs[s][n]
 
     def columns(self) -> Columns:
         samples = {"label": self.label, "predicted": self.predicted}
-        return Columns.of(samples, {"sigma": self.sigma}, {"delta": self.delta, "proven": self.proven})
+        cells = {"delta": self.delta, "proven": self.proven, "proven_by": self._proofs()}
+        return Columns.of(samples, {"sigma": self.sigma}, cells)
+
+    def _proofs(self) -> list[list[str]]:
+        """``proven_by``, empty where nothing is proven or known."""
+        named = self.proven_by or [[""] * len(self)] * len(self.sigma)
+        bounded = (self.delta < 1.0).tolist()
+        return [[n if b else "" for n, b in zip(*row, strict=True)] for row in zip(named, bounded, strict=True)]
 
     def __len__(self) -> int:
         return self.label.numel()
