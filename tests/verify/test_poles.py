@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import thetabox as tb
-from thetabox.verify.arithmetic.interval import Interval
-from thetabox.verify.domain import known_ends
 
 BEYOND: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "a difference that a clamp makes finite": lambda x, w: (x / w - (2 * x) / w).clamp(-1, 1),
@@ -171,12 +169,6 @@ def test_infinity_beside_no_number(
     with torch.no_grad():
         net.w.fill_(1.9)
     assert net(x)[0, 1].isnan()
-
-
-def test_an_end_that_is_no_number_leaves_nothing_of_the_other() -> None:
-    ends = known_ends(Interval(torch.tensor([torch.nan, 0.0, 0.0]), torch.tensor([1.0, torch.nan, 1.0])))
-    assert ends.lower.tolist() == [-torch.inf, -torch.inf, 0.0]
-    assert ends.upper.tolist() == [torch.inf, torch.inf, 1.0]
 
 
 @pytest.mark.parametrize("domain", ["interval", "linear"])

@@ -141,7 +141,7 @@ class Domain(ABC):
 
 
 def known_ends(ends: Interval) -> Interval:
-    """Ends that are numbers, infinite where nothing is known: of what may be no number, neither end is."""
-    lost = ends.lower.isnan() | ends.upper.isnan()
-    lower = torch.where(lost | (ends.lower == torch.inf), -torch.inf, ends.lower)
-    return Interval(lower, torch.where(lost | (ends.upper == -torch.inf), torch.inf, ends.upper))
+    """Ends that are numbers, infinite where nothing is known."""
+    lower, upper = ends.lower, ends.upper
+    lower = torch.where(lower.isnan() | (lower == torch.inf), -torch.inf, lower)
+    return Interval(lower, torch.where(upper.isnan() | (upper == -torch.inf), torch.inf, upper))

@@ -18,7 +18,7 @@ from torch import Tensor
 from thetabox.errors import InputError, OneEpsilonAtATime
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import Rounding
-from thetabox.verify.domain import Domain, Profile, known_ends
+from thetabox.verify.domain import Domain, Profile
 from thetabox.verify.effort import FREE, Meter, forward_pass
 from thetabox.verify.interpreter.context import Context, RowEpsilons
 from thetabox.verify.interpreter.tensors import Tensors
@@ -140,8 +140,11 @@ class Linear(Domain):
 
         def bound(samples: Samples, indices: Tensor) -> Tensor:
             rows = torch.cat([one, -one]).to(samples.epsilon.device).expand(len(indices), -1, -1)
-            value = known_ends(samples.interval(self.output))
-            return torch.maximum(self.walked(samples, rows), torch.cat([value.lower, -value.upper], 1))
+            value = samples.interval(self.output)
+            # Of what may be no number neither end is known.
+            lost = value.lower.isnan() | value.upper.isnan()
+            plain = torch.cat([t.masked_fill(lost, -torch.inf) for t in (value.lower, -value.upper)], 1)
+            return torch.maximum(self.walked(samples, rows), plain.nan_to_num(-torch.inf, -torch.inf, -torch.inf))
 
         x, flat = self._spread(which, epsilon)
         everything = torch.arange(len(flat))
