@@ -44,7 +44,7 @@ class Between(nn.Module):
     def __init__(
         self, conv: nn.Module | None = None, currents: nn.Module | None = None, spikes: nn.Module | None = None,
         reset: str = "subtract",
-    ) -> None:  # fmt: skip
+    ) -> None:  # what stands between, in one line  # fmt: skip
         super().__init__()
         self.conv = conv or nn.Conv2d(1, 2, 3)
         self.currents, self.spikes, self.reset = currents or nn.Identity(), spikes or nn.Identity(), reset
@@ -187,7 +187,7 @@ def counted(model: Tiny, x: Tensor, signs: tuple[int, ...], epsilon: Fraction, *
             (sum(conv[0, 0, k] * entered[(n + k - 1) % 4] for k in range(3)) + bias[0] - Fraction(1, 4)) * half
             * gain[0] + shift[0]
             for n in range(4)
-        ]  # fmt: skip
+        ]  # a formula as it is written  # fmt: skip
         if model.pool == "currents":
             u = [max(u[:2]), max(u[2:])]
         again = fire(v1) if model.reset == "zero twice" else [0] * len(v1)
