@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import thetabox as tb
+from thetabox.verify.arithmetic.interval import Interval
+from thetabox.verify.interpreter.rules.table import TABLE, Rule
 
 BEYOND: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "a difference that a clamp makes finite": lambda x, w: (x / w - (2 * x) / w).clamp(-1, 1),
@@ -169,6 +171,19 @@ def test_infinity_beside_no_number(
     with torch.no_grad():
         net.w.fill_(1.9)
     assert net(x)[0, 1].isnan()
+
+
+@pytest.mark.parametrize("domain", ["interval", "linear", "auto"])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_one_end_that_is_no_number_takes_the_other_with_it(
+    swapped: bool, domain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rule, of one's own as it may be, whose other end is a number."""
+    careless = Rule(lambda context, a, b: Interval(torch.hypot(a.lower, b.lower), torch.hypot(a.upper, b.upper)))
+    monkeypatch.setitem(TABLE, "aten.hypot.default", careless)
+    net, x = Beside(swapped, torch.relu), torch.ones(1, 1, dtype=torch.float64)
+    bounds = tb.logit_bounds(net, x, 0.9, domain=domain)
+    assert not (bounds.lower[..., 1].isfinite() | bounds.upper[..., 1].isfinite()).any()
 
 
 @pytest.mark.parametrize("domain", ["interval", "linear"])

@@ -92,6 +92,11 @@ class Interval:
             lower = lower.clamp(min=0.0)
         return replace(self, lower=lower, upper=upper, slack=0.0, bound=None)
 
+    def both_known(self) -> Interval:
+        """The same, but no number at both ends where one end is none: of what may be no number nothing is known."""
+        lost = self.lower.isnan() | self.upper.isnan()
+        return self.map(lambda t: t.masked_fill(lost, math.nan)) if bool(lost.any()) else self
+
     def map(self, function: Callable[[Tensor], Tensor]) -> Interval:
         """Apply an exact, increasing function to both ends; of sign and :attr:`bound` nothing is said."""
         return replace(self.moved(function), bound=None, nonnegative=False)

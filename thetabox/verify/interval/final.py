@@ -68,7 +68,7 @@ class Final:
         value = self.values[output]
         if not isinstance(value, Interval) or value.lower.dim() != 2 or (value.batch, value.merged) != (0, 1):
             raise InputError("the network must return logits of shape [samples, classes]")
-        return self.context.expanded(value)
+        return self.context.expanded(value).both_known()
 
 
 def finish(

@@ -140,10 +140,8 @@ class Linear(Domain):
 
         def bound(samples: Samples, indices: Tensor) -> Tensor:
             rows = torch.cat([one, -one]).to(samples.epsilon.device).expand(len(indices), -1, -1)
-            value = samples.interval(self.output)
-            # Of what may be no number neither end is known.
-            lost = value.lower.isnan() | value.upper.isnan()
-            plain = torch.cat([t.masked_fill(lost, -torch.inf) for t in (value.lower, -value.upper)], 1)
+            value = samples.interval(self.output).both_known()
+            plain = torch.cat([value.lower, -value.upper], 1)
             return torch.maximum(self.walked(samples, rows), plain.nan_to_num(-torch.inf, -torch.inf, -torch.inf))
 
         x, flat = self._spread(which, epsilon)
