@@ -61,8 +61,13 @@ def accuracy_figure(curve: AccuracyCurve, title: str = "") -> Figure:
         axes.axhline(curve.clean, color=CLEAN, linestyle=":", linewidth=1, label="clean")
         accuracy_axis(axes)
         axes.set_title(title or f"{curve.samples} samples", loc="left", fontsize=11)
-        axes.legend(loc="lower left")
+        add_legend(axes, curve.clean)
     return figure
+
+
+def add_legend(axes: Axes, clean: float) -> None:
+    """In the lower left, which curves over ε leave free where the network is good; else where fewest lines are."""
+    axes.legend(loc="lower left" if clean > 0.5 else "best")
 
 
 def _stages(axes: Axes, curve: AccuracyCurve) -> None:
@@ -124,7 +129,9 @@ def radius_figure(radii: RadiusSummary, epsilon: np.ndarray) -> Figure:
             axes.bar_label(bars, fontsize=8)
             axes.set_xlabel("largest verified ε of the sweep")
         axes.set_ylabel("samples")
-        axes.set_title(f"{len(radii.proven)} samples with a radius, {none} without", loc="left", fontsize=11)
+        count = len(radii.proven)
+        title = f"{count} sample{'s' * (count != 1)} with a radius, {none} without"
+        axes.set_title(title, loc="left", fontsize=11)
         axes.grid(axis="x", visible=False)
     return figure
 

@@ -14,6 +14,7 @@ from thetabox.report.figures import (
     STYLE,
     VERIFIED,
     accuracy_axis,
+    add_legend,
     epsilon_axis,
     new_figure,
 )
@@ -38,7 +39,7 @@ def attack_figure(epsilon: np.ndarray, accuracy: np.ndarray, clean: float, title
         axes.axhline(clean, color=CLEAN, linestyle=":", linewidth=1, label="clean")
         accuracy_axis(axes)
         axes.set_title(title, loc="left", fontsize=11)
-        axes.legend(loc="lower left")
+        add_legend(axes, clean)
     return figure
 
 
@@ -98,5 +99,5 @@ def landscape_figure(alpha: np.ndarray, loss: np.ndarray, title: str = "") -> Fi
         axes.set_xlabel("α (weights θ + α ζ |θ| ξ)")
         axes.set_ylabel("cross entropy")
         axes.set_title(title, loc="left", fontsize=11)
-        axes.legend(loc="upper center")
+        axes.legend(loc="best")
     return figure
