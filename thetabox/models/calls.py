@@ -77,7 +77,10 @@ class Calls(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self._recording and (name := _name_of(func)) not in SILENT:
-            self.made.append((name, self._recorded([args, kwargs], DEEPEST)))
+            recorded = self._recorded
+            operands = [recorded(value, DEEPEST) for value in args]
+            named = [(key, recorded(value, DEEPEST)) for key, value in kwargs.items()] if kwargs else ()
+            self.made.append((name, (tuple(operands), tuple(named))))
         try:
             return func(*args, **kwargs)
         except (RuntimeError, TypeError):

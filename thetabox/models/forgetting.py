@@ -50,7 +50,8 @@ def kept(module: nn.Module) -> list[tuple[dict[str, Any], str]]:
     written = _stored_by(type(module), vars(module))
     attributes = [(held, name) for held in (vars(module), module._buffers) for name in sorted(written)]
     for value in list(vars(module).values()):
-        if hasattr(value, "__dict__") and not isinstance(value, NO_STORES):
+        # Most are dictionaries of hooks, which may have attributes and have none.
+        if getattr(value, "__dict__", None) and not isinstance(value, NO_STORES):
             names = written | _stored_by(type(value), vars(value))
             attributes += [(vars(value), name) for name in sorted(names)]
     return [(held, name) for held, name in attributes if held.get(name) is not None]

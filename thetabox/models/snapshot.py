@@ -30,6 +30,8 @@ class Snapshot:
     def __init__(self, model: nn.Module, *, numbers: bool = False) -> None:
         self._numbers: list[tuple[Tensor, Tensor]] | None = [] if numbers else None
         self._containers: list[tuple[Any, Any]] = []
+        self._filled: list[tuple[Any, Any]] = []
+        self._empty: list[Any] = []
         self._slots: list[tuple[Any, str, Any]] = []
         self._generators: list[tuple[torch.Generator, Tensor]] = []
         tensors = [t for t in [*model.parameters(), *model.buffers()] if not is_lazy(t)]
@@ -47,8 +49,7 @@ class Snapshot:
     def _entered(self, thing: Any) -> list[Any]:
         """Remember one object, or what stands in it; returns what it holds."""
         if isinstance(thing, CONTAINERS):
-            content = content_of(thing)
-            self._containers.append((thing, content))
+            self._remember(thing, content := content_of(thing))
             return list(content.values() if isinstance(content, dict) else content)
         if isinstance(thing, tuple):
             return list(thing)
@@ -61,7 +62,7 @@ class Snapshot:
         held: list[Any] = []
         attributes = getattr(thing, "__dict__", None)
         if isinstance(attributes, dict):
-            self._containers.append((attributes, content := content_of(attributes)))
+            self._remember(attributes, content := content_of(attributes))
             held += content.values()
         for kind in type(thing).__mro__:
             slots = vars(kind).get("__slots__", ())
@@ -72,11 +73,18 @@ class Snapshot:
                     held.append(value)
         return held
 
+    def _remember(self, container: Any, content: Any) -> None:
+        self._containers.append((container, content))
+        if content:
+            self._filled.append((container, content))
+        else:
+            self._empty.append(container)
+
     def restore(self) -> None:
         """Put everything back that is no longer as it was."""
-        for container, content in self._containers:
-            if content or len(container):  # most are dictionaries without hooks
-                put_back(container, content)
+        # Most are dictionaries without hooks, and stay so.
+        for container, content in self._containers if any(map(len, self._empty)) else self._filled:
+            put_back(container, content)
         self._outside.restore()
         for thing, name, value in self._slots:
             with suppress(Exception):

@@ -83,7 +83,7 @@ def unperturbed(context: Context, middle: Tensor, radius: Tensor, relative: floa
     ``None`` where the radius is more than that: then only a product of its own is tight.
     """
     negligible = COMPARED if context.compared else NEGLIGIBLE
-    slack, size = float(radius.amax()) * SAFETY, float(middle.abs().amax())
+    slack, size = float(radius.amax()) * SAFETY, max(abs(float(end)) for end in torch.aminmax(middle))
     if not (math.isfinite(size) and slack <= negligible * size):
         return None
     # As in ends: a partial sum of the network may overflow once Σ|w||x| does.
