@@ -180,6 +180,19 @@ def test_what_rounding_makes_is_no_contradiction() -> None:
         agreement.check_margins(problem, [off], torch.tensor([0]), at_zero, claim + 1e4)
 
 
+@pytest.mark.parametrize("samples", [1, 7, 20])
+@pytest.mark.parametrize("inputs", [3, 16, 64])
+def test_sums_that_cancel_are_no_other_function_in_another_batch(samples: int, inputs: int) -> None:
+    """Torch sums a batch of another size in another order; the graph does so too."""
+    model = nn.Sequential(nn.Linear(inputs, 3), nn.ReLU(), nn.Linear(3, 2)).double()
+    with torch.no_grad():
+        model[0].weight[:, 0], model[0].weight[:, -1] = 1e16, -1e16
+    x = 1.0 + torch.rand(samples, 1, dtype=torch.float64).expand(samples, inputs)
+    found = tb.certify(model, x, torch.zeros(samples, dtype=torch.long), [0.0, 1e-3])
+    assert not found.verified.any()
+    assert found.margin.isfinite().all()
+
+
 def test_a_second_opinion_is_no_claim(task: Task, fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A domain that proves nothing says what it likes."""
     model, x, y = task

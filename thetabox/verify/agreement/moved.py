@@ -143,7 +143,8 @@ class Moving:
         rows = numbers(expected)
         if not len(rows) or near(logits[rows], expected[rows], nearness(run)):
             return True
-        return explained(self.problem, samples[rows], run, logits[rows], expected[rows])
+        graph = (lambda: self.graph(samples)[rows]) if run is self.run else None
+        return explained(self.problem, samples[rows], run, logits[rows], expected[rows], graph)
 
     def _compare(self, what: str, values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Logits of the module and of the graph at moved weights, once they are known to be the same."""

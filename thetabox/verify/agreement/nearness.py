@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -142,16 +142,22 @@ def explained(
     run: Running,
     logits: Tensor,
     expected: Tensor,
-    dtype: torch.dtype | None = None,
+    graph: Callable[[], Tensor] | None = None,
 ) -> bool:
-    """Whether rounding alone explains logits: they lie in bounds that tell something, or that a jump makes wide."""
-    bounds = around(problem, which, run, dtype)
+    """Whether rounding alone explains logits.
+
+    They lie in bounds that tell something, or that a jump makes wide, or the ``graph`` returns them too for the same
+    batch: torch sums a batch of another size in another order, which shows where sums cancel.
+    """
+    bounds = around(problem, which, run)
     if bounds is None:
         return near(logits, expected, NEAR_OWN)
     if len(outside(bounds, logits, nearness(run))):
         return False
     width = (bounds.upper - bounds.lower).amax(1)
-    return jumps(problem) or bool((width <= NEAR_OWN * logits.abs().amax(1)).all())
+    if jumps(problem) or bool((width <= NEAR_OWN * logits.abs().amax(1)).all()):
+        return True
+    return graph is not None and near(graph(), logits, nearness(run))
 
 
 def outside(bounds: Interval, logits: Tensor, relative: float) -> Tensor:

@@ -64,7 +64,7 @@ class OwnForward:
         except InputError:
             return None
         self._recorded = logits, run.calls
-        graph = replay(problem.network, run.read, run.inputs(problem.x[self._few]), wide=run.wide).double().cpu()
+        graph = self._graph(self._few)
         self._traced = logits.shape == graph.shape and near(logits, graph, nearness(run) if run.wide else NEAR_OWN)
         return self._traced
 
@@ -95,13 +95,12 @@ class OwnForward:
         problem, run = self.problem, self.run
         count = len(problem.x)
         self.logits, self.calls = logits[:count], run.calls
-        again = repeated(torch.arange(count), len(logits))[count:]
-        self._same(logits[count:], again, "its forward differs within a batch")
+        batch = repeated(torch.arange(count), len(logits))
+        self._same(logits, batch, "its forward differs within a batch", slice(count, None))
         if not bool(self.logits.isfinite().all()):
             raise InputError("the network returns NaN or infinite logits at its own weights")
         if not self._traced:
-            graph = replay(problem.network, run.read, run.inputs(problem.x[self._few]), wide=run.wide)
-            self._same(graph, self._few, "its forward differs from what was traced")
+            self._same(self._graph(self._few), self._few, "its forward differs from what was traced")
         bounds, tolerance = around(problem, slice(None), run), nearness(run)
         if bounds is None:
             bounds, tolerance = at_zero(problem, slice(None), values(run)), NEAR_OWN
@@ -155,10 +154,18 @@ class OwnForward:
         self._same(logits, samples, f"its answer in a batch of {size} differs from that in one of {self.batch}")
         return calls
 
-    def _same(self, logits: Tensor, which: slice | Tensor, what: str) -> None:
-        expected, logits = self.logits[which], logits.double().cpu()
-        same = expected.shape == logits.shape and near(expected, logits, nearness(self.run))
-        if not same and (
-            expected.shape != logits.shape or not explained(self.problem, which, self.run, logits, expected)
+    def _same(self, logits: Tensor, batch: Tensor, what: str, rows: slice = slice(None)) -> None:
+        """Hold what was returned for a batch, or some rows of it, against what is known of its samples."""
+        expected, logits = self.logits[batch], logits.double().cpu()
+        if expected.shape != logits.shape:
+            refuse(self.problem, what)
+        expected, logits = expected[rows], logits[rows]
+        if not near(expected, logits, nearness(self.run)) and not explained(
+            self.problem, batch[rows], self.run, logits, expected, lambda: self._graph(batch)[rows]
         ):
             refuse(self.problem, what)
+
+    def _graph(self, batch: Tensor) -> Tensor:
+        """What the graph returns for a batch at the module's own weights."""
+        x = self.run.inputs(self.problem.x[batch])
+        return replay(self.problem.network, self.run.read, x, wide=self.run.wide).double().cpu()
