@@ -151,12 +151,12 @@ RECIPES: dict[str, Recipe] = {
     ),
     "ecg-beats": Recipe(
         "lsnn",
-        {"inputs": 2, "units": 256, "classes": 4},
+        {"inputs": 2, "units": 128, "classes": 4},
         epochs=12,
-        batch_size=100,
-        lr=5e-3,
+        batch_size=50,
+        lr=1e-2,
         fit={"schedule": "cosine", "clip_norm": 1.0},
-        methods={"weight-attack": {"zeta": 0.1, "beta_rob": 0.25, "steps": 10}},
+        methods={"weight-attack": {"zeta": 0.1, "beta_rob": 0.25, "steps": 5}},
     ),
     "speech": Recipe(
         "lsnn",
