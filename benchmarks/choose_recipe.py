@@ -55,7 +55,6 @@ CANDIDATES: dict[str, dict[str, dict[str, Any]]] = {
     "ecg-beats": {
         "batches of 100": {"lr": 1e-2, "epochs": 4, "batch_size": 100},
         "batches of 50": {"lr": 1e-2, "epochs": 4, "batch_size": 50},
-        "batches of 50, slow": {"lr": 5e-3, "epochs": 4, "batch_size": 50},
     },
     "speech": {
         "plain": {"lr": 5e-3, "epochs": 12, "batch_size": 32},
