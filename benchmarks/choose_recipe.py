@@ -1,13 +1,13 @@
-"""Choose the recipes of ``ecg`` and ``speech`` on validation data alone; the test split is never loaded.
+"""Choose the recipes of ``ecg``, ``ecg-beats`` and ``speech`` on validation data alone; no test split is ever loaded.
 
     python benchmarks/choose_recipe.py --task ecg --data-dir DATA --out results/
 
 Trains every candidate below by the method ``standard`` and prints its score: the mean recall over the classes with at
 least ``FEWEST`` validation samples, at the epoch that ``fit`` keeps. ``ecg`` is validated on the five patients of its
-validation split; ``speech``, whose validation split has 174 clips, on three folds of the speakers of its training and
-validation splits, each fold held out once and only its unaltered clips counted. Answers go to ``TASK-recipes.jsonl``,
-one line a training; what is there is not trained again. The
-best mean over seeds among the candidates of most seeds is the choice.
+validation split, ``ecg-beats`` on the beats of its own; ``speech``, whose validation split has 174 clips, on three
+folds of the speakers of its training and validation splits, each fold held out once and only its unaltered clips
+counted. Answers go to ``TASK-recipes.jsonl``, one line a training; what is there is not trained again. The best mean
+over seeds among the candidates of most seeds is the choice.
 """
 
 from __future__ import annotations
@@ -51,6 +51,10 @@ CANDIDATES: dict[str, dict[str, dict[str, Any]]] = {
         "repeat, slow": {"lr": 2e-3, "epochs": 8, "repeat_rare": 5},
         "repeat, fast": {"lr": 1e-2, "epochs": 8, "repeat_rare": 5},
         "repeat, noise, shift, rate": {"lr": 5e-3, "epochs": 8, "repeat_rare": 5, "rate_penalty": 0.01, **AUGMENTED},
+    },
+    "ecg-beats": {
+        "batches of 100": {"lr": 1e-2, "epochs": 4, "batch_size": 100},
+        "batches of 50": {"lr": 1e-2, "epochs": 4, "batch_size": 50},
     },
     "speech": {
         "plain": {"lr": 5e-3, "epochs": 12, "batch_size": 32},

@@ -18,6 +18,7 @@ SHAPES = {
     "fashion-mnist": (1, 28, 28),
     "cifar10": (3, 32, 32),
     "ecg": (100, 7),
+    "ecg-beats": (100, 2),
     "speech": (98, 40),
 }
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32
 from thetabox.data.arrays import from_arrays
 from thetabox.data.dataset import Dataset, balanced_order
 from thetabox.data.files import processed
-from thetabox.data.mitbih import Record, read_record, record_files
+from thetabox.data.mitbih import CITATION, HOME, LICENCE, Record, read_record, record_files
 from thetabox.data.task import Task
 
 # ANSI/AAMI EC57: normal and bundle branch block, supraventricular, ventricular, fusion, paced or unknown.
@@ -134,10 +134,9 @@ TASK = Task(
     title="MIT-BIH arrhythmia, beats in five AAMI classes",
     shape=(STEPS, 7),
     classes=("normal", "supraventricular", "ventricular", "fusion", "unknown"),
-    licence="ODC-BY 1.0 (PhysioNet)",
-    source="https://physionet.org/content/mitdb/1.0.0/",
-    citation="Moody, Mark: The impact of the MIT-BIH Arrhythmia Database, IEEE Eng Med Biol 20(3):45-50, 2001; "
-    "Goldberger et al.: PhysioBank, PhysioToolkit, and PhysioNet, Circulation 101(23):e215, 2000",
+    licence=LICENCE,
+    source=HOME,
+    citation=CITATION,
     description="A window a beat, 100 steps at 72 Hz, R peak at step 40: leads MLII and other, band-passed 0.5-30 Hz "
     "and scaled by record, their slopes, and three constant channels of rhythm (intervals, rate). "
     "Patients of DS1 (de Chazal et al. 2004, without 201, who is 202 of DS2) train and validate, at most 3,000 and 500 "

@@ -5,14 +5,14 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from thetabox.data import cifar10, digits, ecg, fashion_mnist, speech, vowels
+from thetabox.data import cifar10, digits, ecg, ecg_beats, fashion_mnist, speech, vowels
 from thetabox.data.arrays import load_arrays
 from thetabox.data.dataset import SPLITS, Dataset
 from thetabox.data.task import Task
 from thetabox.errors import InputError
 
 TASKS: dict[str, Task] = {
-    task.name: task for task in (digits.TASK, vowels.TASK, fashion_mnist.TASK, ecg.TASK, speech.TASK, cifar10.TASK)
+    module.TASK.name: module.TASK for module in (digits, vowels, fashion_mnist, ecg, ecg_beats, speech, cifar10)
 }
 
 

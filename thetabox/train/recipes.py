@@ -149,6 +149,15 @@ RECIPES: dict[str, Recipe] = {
         fit={"schedule": "cosine", "clip_norm": 1.0, "repeat_rare": 2},
         methods={"weight-attack": {"zeta": 0.1, "beta_rob": 0.25, "steps": 5}},
     ),
+    "ecg-beats": Recipe(
+        "lsnn",
+        {"inputs": 2, "units": 128, "classes": 4},
+        epochs=12,
+        batch_size=50,
+        lr=1e-2,
+        fit={"schedule": "cosine", "clip_norm": 1.0},
+        methods={"weight-attack": {"zeta": 0.1, "beta_rob": 0.25, "steps": 5}},
+    ),
     "speech": Recipe(
         "lsnn",
         {"inputs": 40, "units": 128, "classes": 4},

@@ -21,6 +21,12 @@ from thetabox.data.files import download, first_file, missing, search_folders
 from thetabox.errors import InputError
 
 SOURCE = "https://physionet.org/files/mitdb/1.0.0/"
+HOME = "https://physionet.org/content/mitdb/1.0.0/"
+LICENCE = "ODC-BY 1.0 (PhysioNet)"
+CITATION = (
+    "Moody, Mark: The impact of the MIT-BIH Arrhythmia Database, IEEE Eng Med Biol 20(3):45-50, 2001; "
+    "Goldberger et al.: PhysioBank, PhysioToolkit, and PhysioNet, Circulation 101(23):e215, 2000"
+)
 FOLDERS = ("ecg/mitdb", "mitdb", "mit-bih-arrhythmia-database-1.0.0", "physionet.org/files/mitdb/1.0.0", "ecg")
 
 # Annotation codes of annot(5) that MIT-BIH uses, and the letters that WFDB prints for them.
@@ -124,6 +130,11 @@ def read_record(header: Path, data: Path, annotations: Path) -> Record:
 def _sha256() -> dict[str, str]:
     lines = (files(__package__) / "SHA256SUMS.txt").read_text("ascii").split("\n")
     return {name: digest for digest, name in (line.split() for line in lines if line)}
+
+
+def all_records() -> list[str]:
+    """The numbers of the 48 records, in order."""
+    return sorted({name.partition(".")[0] for name in _sha256()})
 
 
 def record_files(task: str, records: Sequence[str], data_dir: Path | None) -> dict[str, tuple[Path, Path, Path]]:
