@@ -148,15 +148,17 @@ class Tiny(nn.Module):
             u = self.norm(self.conv(x[:, t]))
             if self.pool == "currents":
                 u = nn.functional.max_pool1d(u, 2)
-            again = self.spikes(mem1) if self.reset == "zero twice" else 0.0
-            mem1 = (0.5 * mem1 + u) * (1 - again)
+            again = self.spikes(mem1) if "twice" in self.reset or self.reset == "input lost" else 0.0
+            mem1 = 0.5 * mem1 + u
+            mem1 = mem1 - 0.5 * again if "subtract" in self.reset else mem1 * (1 - again)
             z = self.spikes(mem1)
-            mem1 = mem1 - 0.5 * z if self.reset == "subtract" else mem1 - (z - again) * mem1
+            if self.reset != "input lost":
+                mem1 = mem1 - (z - again) * (0.5 if "subtract" in self.reset else mem1)
             if self.pool == "spikes":
                 z = nn.functional.max_pool1d(z, 2)
             mem2 = 0.5 * mem2 + self.fc(z.flatten(1))
             z = self.spikes(mem2)
-            mem2 = mem2 - 0.5 * z if self.reset == "subtract" else (1 - z) * mem2
+            mem2 = mem2 - 0.5 * z if "subtract" in self.reset else (1 - z) * mem2
             total = total + z
         return total
 
@@ -178,7 +180,7 @@ def counted(model: Tiny, x: Tensor, signs: tuple[int, ...], epsilon: Fraction, *
         return [int(p > half or (p == half and not strict)) for p in v]
 
     def after(v: list[Fraction], z: list[int]) -> list[Fraction]:
-        return [p - half * s if model.reset == "subtract" else p * (1 - s) for p, s in zip(v, z, strict=True)]
+        return [p - half * s if "subtract" in model.reset else p * (1 - s) for p, s in zip(v, z, strict=True)]
 
     v1, v2, total = [Fraction(0)] * (2 if model.pool == "currents" else 4), [Fraction(0)] * 2, [Fraction(0)] * 2
     for x_t in x:
@@ -190,10 +192,11 @@ def counted(model: Tiny, x: Tensor, signs: tuple[int, ...], epsilon: Fraction, *
         ]  # a formula as it is written  # fmt: skip
         if model.pool == "currents":
             u = [max(u[:2]), max(u[2:])]
-        again = fire(v1) if model.reset == "zero twice" else [0] * len(v1)
-        v1 = [(half * p + c) * (1 - r) for p, c, r in zip(v1, u, again, strict=True)]
+        again = fire(v1) if "twice" in model.reset or model.reset == "input lost" else [0] * len(v1)
+        v1 = after([half * p + c for p, c in zip(v1, u, strict=True)], again)
         z = fire(v1)
-        v1 = after(v1, [s - r for s, r in zip(z, again, strict=True)])
+        if model.reset != "input lost":
+            v1 = after(v1, [s - r for s, r in zip(z, again, strict=True)])
         if model.pool == "spikes":
             z = [max(z[:2]), max(z[2:])]
         v2 = [half * p + sum(w * s for w, s in zip(row, z, strict=True)) for p, row in zip(v2, dense, strict=True)]
@@ -203,7 +206,7 @@ def counted(model: Tiny, x: Tensor, signs: tuple[int, ...], epsilon: Fraction, *
     return total
 
 
-@pytest.mark.parametrize("reset", ["subtract", "zero", "zero twice"])
+@pytest.mark.parametrize("reset", ["subtract", "zero", "zero twice", "subtract twice", "input lost"])
 @pytest.mark.parametrize("pool", ["currents", "spikes"])
 def test_every_vertex_of_a_tiny_network(pool: str, reset: str) -> None:
     """In fractions; inputs are eighths, so that potentials meet thresholds exactly, which counts as they may."""

@@ -120,7 +120,16 @@ class _Network:
     def _layer(self, number: int, cells: list[RecognisedCell]) -> Neurons:
         constants, first = self.reader.constants, cells[0]
         kinds = {
-            (c.synapse is None, c.next_drop is None, c.reset is None, c.most, c.state in self.largest) for c in cells
+            (
+                c.synapse is None,
+                c.next_drop is None,
+                c.reset is None,
+                c.most,
+                c.late,
+                c.twice,
+                c.state in self.largest,
+            )
+            for c in cells
         }
         if len(kinds) > 1:
             raise NotRecognised("cells of one layer differ in what a spike does or in whether they have a current")
@@ -143,6 +152,8 @@ class _Network:
             most=ENDLESS if first.most is None else first.most,
             union=first.union,
             largest=self._largest(cells),
+            late=first.late,
+            twice=first.twice,
         )
 
     def _largest(self, cells: list[RecognisedCell]) -> Largest | None:

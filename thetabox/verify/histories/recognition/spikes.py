@@ -12,7 +12,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from thetabox.verify.histories.description.algebra import Algebra
-from thetabox.verify.histories.description.atoms import FLOOR, LARGEST, ONE, ZERO, AtomBlock, Dot, Exp, Function, Sign
+from thetabox.verify.histories.description.atoms import (
+    FLOOR,
+    LARGEST,
+    ONE,
+    ZERO,
+    AtomBlock,
+    Dot,
+    Exp,
+    Function,
+    Monomial,
+    Sign,
+)
 from thetabox.verify.histories.recognition.equations import Equations
 from thetabox.verify.histories.recognition.failure import NotRecognised
 
@@ -71,6 +82,8 @@ class SpikeComparisons:
         old: of each of them → the atom that stands for its value in the step before.
         first: what that is in front of the first step, 0 or 1, where anything hangs on it.
         largest: ε up to which ``first`` is so.
+        second: of comparisons of this step whose potential is compared behind its reset once more: the atom of that
+            comparison of a state, and whether both hold where they are met (and not where they are missed).
         unions: atoms that are the largest of several spikes, as max pools make them, by what :meth:`rewritten` makes.
         instead: atoms of the equations → what they are by these: states that keep old comparisons, and comparisons of
             states alone; comparisons of this step as they are.
@@ -85,6 +98,7 @@ class SpikeComparisons:
         self.old = {a: -1 - self._fresh(n, a) for n, a in enumerate(self.now)}
         self.first: dict[int, int] = {}
         self.largest = math.inf
+        self.second: dict[int, tuple[int, bool]] = {}
         self.instead: dict[int, int] = {a: -1 - a for a in self.now}
         for atom in compared:
             if atom not in self.old:
@@ -176,18 +190,50 @@ class SpikeComparisons:
         after = self.algebra.substitute(node.of, self.equations.next)
         shifted = self.algebra.positive(self.algebra.scale(after, node.side))
         held = -1 - shifted if shifted < 0 else None
-        if held not in self.old:
-            value = self._constant(atom, node)
-            if value is not None:
-                self.instead[atom] = self.algebra.literal(value)
-                return
+        start = self.algebra.scale(self.algebra.substitute(node.of, self.equations.start), node.side)
+        if held in self.old:
+            self.instead[atom] = -1 - self.old[held]
+            self._begins(held, self._holds(start, atom))
+            return
+        value = self._constant(atom, node)
+        if value is not None:
+            self.instead[atom] = self.algebra.literal(value)
+            return
+        second = self._second_look(atom, node, after)
+        if second is None:
             raise NotRecognised(
                 f"{self.algebra.show(-1 - atom)} compares states and is no spike of the step before, as a second look "
-                "at a potential does, or a refractory counter, which a network has to describe itself (leaky_cells)"
+                "at a potential may be, or a refractory counter, which a network has to describe itself (leaky_cells)"
             )
-        start = self.algebra.scale(self.algebra.substitute(node.of, self.equations.start), node.side)
-        self.instead[atom] = -1 - self.old[held]
-        self._begins(held, self._holds(start, atom))
+        spike, above = second
+        if self._holds(start, atom) == int(above):
+            raise NotRecognised("a cell begins with a potential above its threshold, which its first step resets")
+        self.second[spike] = atom, above
+
+    def _second_look(self, atom: int, look: Sign, after: int) -> tuple[int, bool] | None:
+        """The spike of this step whose potential a comparison of states looks at behind its reset; as in ``second``.
+
+        Without that spike, and without the reset that is left of the step before, both compare the same.
+        """
+        rising = {c * look.side > 0 for m, c in self.algebra.terms(look.of).items() if self._is_state(m)}
+        if len(rising) != 1:
+            return None
+        (above,) = rising
+        quiet = ZERO if above else ONE
+        for spike in self.now:
+            node = self.algebra.node(spike)
+            if not isinstance(node, Sign) or spike in self.second:
+                continue
+            here = self.algebra.scale(self.algebra.substitute(node.of, {atom: quiet}), node.side)
+            behind = self.algebra.scale(self.algebra.substitute(after, {spike: quiet}), look.side)
+            if here == self.algebra.scale(node.of, node.side) or {here, behind} & self.algebra.undefined:
+                continue  # the look at the step before resets nothing
+            if self.algebra.positive(here) == self.algebra.positive(behind):
+                return spike, above
+        return None
+
+    def _is_state(self, monomial: Monomial) -> bool:
+        return len(monomial) == 1 and monomial[0][0] in self.equations.next
 
     def _constant(self, atom: int, node: Sign) -> int | None:
         """What a comparison of states is in front of every step, if it is always the same: by induction over steps.
