@@ -339,6 +339,22 @@ def test_errors_of_the_weights_between_cells_are_in_the_bounds(kind: str, epsilo
         assert_holds(spiking, quarters(rng, 5, 2).abs(), epsilon, seed, limit=60)
 
 
+def test_a_spike_that_is_uncertain_while_another_threshold_is_pending() -> None:
+    """A first step far above two thresholds, and a second that ends at both of them."""
+    layer = neurons(
+        1,
+        inputs=weights([[2.5], [0.5]]),
+        decay=number([1.0]),
+        threshold=boxed([1.0]),
+        next_drop=boxed([1.0]),
+        twice=True,
+    )
+    spiking = Spiking((layer,), Readout(0, "sum", weights([[1.0, -1.0]], 0.0), boxed([0.0, 1.0])))
+    x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]], dtype=torch.float64)
+    for options in OPTIONS:
+        assert_holds(spiking, x, 1e-3, 0, **options)
+
+
 @pytest.mark.parametrize("strict", [True, False])
 def test_what_a_second_look_leaves_is_what_its_comparisons_say(strict: bool) -> None:
     """Of potentials around thresholds above and below 0, in quarters; ties fall to either side."""

@@ -53,6 +53,8 @@ class _Network:
             self._enter(cell)
         self._check_unions(cells)
         self.groups = self._groups(cells)
+        for group in self.groups:
+            self._align(group)
         self._order()
         self.where = {
             key: (layer, unit)
@@ -83,6 +85,18 @@ class _Network:
             for p in currents:
                 if p not in self.currents:
                     self.currents[p] = self.sums.entering(p)
+
+    def _align(self, group: Sequence[RecognisedCell]) -> None:
+        """Where some cells of a layer take the largest of several currents, the others take that of a single one.
+
+        A max pool's windows at the edge may hold but one current.
+        """
+        if any(cell.state in self.largest for cell in group):
+            for cell in group:
+                if cell.state not in self.largest:
+                    self.largest[cell.state] = [cell.drive]
+                    self.currents[cell.drive] = self.entering[cell.state]
+                    self.entering[cell.state] = Entering()
 
     def _check_unions(self, cells: Sequence[RecognisedCell]) -> None:
         """Each is the sum of some spikes above 1/2, and of no others of them less."""

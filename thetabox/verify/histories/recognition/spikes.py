@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 
 from thetabox.verify.histories.description.algebra import Algebra
 from thetabox.verify.histories.description.atoms import (
@@ -23,6 +24,7 @@ from thetabox.verify.histories.description.atoms import (
     Function,
     Monomial,
     Sign,
+    plain,
 )
 from thetabox.verify.histories.recognition.equations import Equations
 from thetabox.verify.histories.recognition.failure import NotRecognised
@@ -95,6 +97,7 @@ class SpikeComparisons:
         atoms = list(self._atoms([*equations.next.values(), *equations.outputs]))
         compared = [a for a in atoms if isinstance(self.algebra.node(a), Sign) or count_of(self.algebra, a) is not None]
         self.now = [a for a in compared if self._enters(-1 - a)]
+        self.now += self._alone([a for a in compared if a not in self.now])
         self.old = {a: -1 - self._fresh(n, a) for n, a in enumerate(self.now)}
         self.first: dict[int, int] = {}
         self.largest = math.inf
@@ -183,13 +186,44 @@ class SpikeComparisons:
                 return True
         return any(self._enters(p) for p in self._inside(atom))
 
+    def _alone(self, compared: list[int]) -> list[int]:
+        """Comparisons of states alone that are spikes of this step: of cells that nothing enters, as by padding.
+
+        Such a one compares what its potential becomes, and is not what becomes of another comparison.
+        """
+        signs = {a: node for a in compared if isinstance(node := self.algebra.node(a), Sign)}
+        return [
+            a
+            for a, node in signs.items()
+            if self._shifted(node)[1] not in signs and any(self._decides(a, node, s) for s in self._states(node.of))
+        ]
+
+    def _states(self, p: int) -> list[int]:
+        return [m[0][0] for m in self.algebra.terms(p) if self._is_state(m)]
+
+    def _decides(self, atom: int, node: Sign, state: int) -> bool:
+        """Whether a comparison is one of what a state becomes without its spike with a constant."""
+        gap = self.algebra.scale(node.of, node.side)
+        share = self.algebra.terms(gap)[((state, 1),)]
+        for quiet, above in ((ZERO, True), (ONE, False)):
+            after = self.algebra.substitute(self.equations.next[state], {atom: quiet})
+            ratio = Fraction(self.algebra.terms(after).get(((state, 1),), 0)) / Fraction(share)
+            left = self.algebra.subtract(after, self.algebra.scale(gap, plain(ratio)))
+            if ratio and (ratio > 0) == above and self.equations.constants.is_constant(left):
+                return True
+        return False
+
+    def _shifted(self, node: Sign) -> tuple[int, int | None]:
+        """What is compared, as a step leaves it; and the comparison that this makes."""
+        after = self.algebra.substitute(node.of, self.equations.next)
+        shifted = self.algebra.positive(self.algebra.scale(after, node.side))
+        return after, -1 - shifted if shifted < 0 else None
+
     def _compared_anew(self, atom: int) -> None:
         node = self.algebra.node(atom)
         if not isinstance(node, Sign):
             raise NotRecognised(f"{self.algebra.show(-1 - atom)} is no spike of the step before")
-        after = self.algebra.substitute(node.of, self.equations.next)
-        shifted = self.algebra.positive(self.algebra.scale(after, node.side))
-        held = -1 - shifted if shifted < 0 else None
+        after, held = self._shifted(node)
         start = self.algebra.scale(self.algebra.substitute(node.of, self.equations.start), node.side)
         if held in self.old:
             self.instead[atom] = -1 - self.old[held]
