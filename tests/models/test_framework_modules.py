@@ -16,14 +16,16 @@ DECAY = (0.9, 0.8)
 
 
 class ByHand(nn.Module):
-    """The equations of snnTorch's page for each cell; a spike resets in the step behind it."""
+    """The equations of snnTorch's page for each cell; a spike resets in the step behind it, or undelayed in its own."""
 
     def __init__(self, name: str, weights: dict[str, Tensor]) -> None:
         super().__init__()
-        self.zero = name.endswith("zero")
-        self.synapse = (0.8, 0.7) if name.endswith("synaptic") else (0.0, 0.0)
+        self.zero, self.undelayed = name.endswith("zero"), name.endswith("undelayed")
+        # By these a reset to zero takes what enters in the step behind a spike too.
+        self.lost = (name.endswith(("rleaky_zero", "synaptic_zero")), name.endswith("synaptic_zero"))
+        self.synapse = (0.8, 0.7) if "synaptic" in name else (0.0, 0.0)
         self.fc1, self.fc2 = nn.Linear(6, 12), nn.Linear(12, 3)
-        self.back = nn.Linear(12, 12) if name.endswith("rleaky") else None
+        self.back = nn.Linear(12, 12) if "rleaky" in name else None
         held = dict(weights)
         for part, layer in (("fc1", self.fc1), ("fc2", self.fc2), ("lif1.recurrent", self.back)):
             if layer is not None:
@@ -40,11 +42,15 @@ class ByHand(nn.Module):
                     drive = drive + self.back(z[0])
                 current[n] = self.synapse[n] * current[n] + drive
                 reset = (v[n] > 1.0).to(x.dtype)
-                if self.zero:
+                if self.lost[n]:
+                    v[n] = (1 - reset) * (DECAY[n] * v[n] + current[n])
+                elif self.zero:
                     v[n] = DECAY[n] * (v[n] * (1 - reset)) + current[n]
                 else:
                     v[n] = DECAY[n] * v[n] + current[n] - reset
                 z[n] = (v[n] > 1.0).to(x.dtype)
+                if self.undelayed:
+                    v[n] = v[n] - (z[n] - reset)
             total = total + z[1]
         return total
 

@@ -186,3 +186,27 @@ def test_a_wrong_part_of_a_graph_is_told_apart_behind_the_reading() -> None:
 
     with pytest.raises(tb.InputError):
         tb.certify(Hidden(THREE["tuple"]), X, PLAIN(X).argmax(1), 0.1)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 10, 1000])
+def test_counts_over_steps_are_taken_as_they_are(steps: int) -> None:
+    """Spikes that happen to add up to one, or to the number of steps, are no probabilities; a softmax stays one."""
+
+    class Counts(nn.Module):
+        def __init__(self, last: Callable[[Tensor], Tensor]) -> None:
+            super().__init__()
+            self.scale, self.last = nn.Parameter(torch.ones(())), last
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last((x * self.scale).sum(1))
+
+    counts = torch.distributions.Multinomial(steps, torch.ones(3)).sample((5,)) / steps
+    x = torch.stack([counts, torch.zeros_like(counts)], 1)
+    assert reading(Counts(lambda sums: sums.clone()), x) is None
+    certain = reading(Counts(lambda sums: torch.softmax(1000.0 * (sums + torch.arange(3.0)), 1)), x)
+    assert certain is not None
+    assert certain.kind == "probabilities"
+    shares = torch.softmax(torch.randn(5, 2, 3), 2) / 2
+    read = reading(Counts(lambda sums: sums.clone()), shares)
+    assert read is not None
+    assert read.kind == "probabilities"

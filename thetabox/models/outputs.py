@@ -42,6 +42,8 @@ NEAR_CERTAIN = 2.0**-22
 ENDS = {"linear", "addmm", "matmul", "__matmul__", "add", "__add__", "mul", "__mul__", "log_softmax", "sub", "__sub__"}
 # Samples by which the kind of an output is known.
 SHOWN = 4
+# Steps in time whose number a mean of spikes may have been divided by, and how far float32 takes it from a multiple.
+MOST_STEPS, NEAR_WHOLE = 1024, 2.0**-22
 
 
 @dataclass(frozen=True)
@@ -217,7 +219,8 @@ def _kind(held: Float[Tensor, "samples classes"], maker: str) -> Kind:
     between = bool(((held >= -ROUNDED) & (held <= 1 + ROUNDED)).all())
     if held.shape[1] > 1:
         whole = between and bool(((held.sum(1) - 1.0).abs() <= WHOLE).all())
-        return "probabilities" if whole else LOGITS
+        # Numbers that spikes were counted by keep the order of the classes as they are, should they be probabilities.
+        return "probabilities" if whole and (maker == "softmax" or not _are_counts(held)) else LOGITS
     if maker == "sigmoid":
         return "probability"
     if between and maker not in PRODUCTS:
@@ -226,6 +229,14 @@ def _kind(held: Float[Tensor, "samples classes"], maker: str) -> Kind:
             "logit or a probability; let it return a logit, a sigmoid of one, or two logits"
         )
     return "logit"
+
+
+def _are_counts(held: Float[Tensor, "samples classes"]) -> bool:
+    """Whether they are whole numbers, or such numbers over one number of steps, as sums and means of spikes are."""
+    steps = torch.arange(1, MOST_STEPS + 1, dtype=held.dtype, device=held.device)
+    multiples = held[None] * steps[:, None, None]
+    off = (multiples - multiples.round()).abs().amax((1, 2))
+    return bool((off <= NEAR_WHOLE * steps).any())
 
 
 def read_as(model: nn.Module, to_logits: OutputToLogits) -> nn.Module:

@@ -62,6 +62,13 @@ class Recurrent(Loop):
         return torch.stack(out)
 
 
+def numbered(cell: snn.SpikingNeuron) -> snn.SpikingNeuron:
+    """With a number in place of the buffer that an undelayed reset branches on, which torch.export does not follow."""
+    how = int(cell._buffers.pop("reset_mechanism_val"))
+    cell.reset_mechanism_val = how
+    return cell
+
+
 def main() -> None:
     torch.manual_seed(0)
     leaky, zero = ([snn.Leaky(beta=b, reset_mechanism=how) for b in (0.9, 0.8)] for how in ("subtract", "zero"))
@@ -72,12 +79,25 @@ def main() -> None:
         "snntorch_rleaky": Recurrent(snn.RLeaky(beta=0.9, linear_features=HIDDEN), snn.Leaky(beta=0.8)),
     }
     x = 4 * torch.randn(SAMPLES, STEPS, INPUTS)
+    networks |= {
+        "snntorch_leaky_undelayed": Loop(*(numbered(snn.Leaky(beta=b, reset_delay=False)) for b in (0.9, 0.8))),
+        "snntorch_synaptic_zero": Synaptic(
+            snn.Synaptic(alpha=0.8, beta=0.9, reset_mechanism="zero"),
+            snn.Synaptic(alpha=0.7, beta=0.8, reset_mechanism="zero"),
+        ),
+        "snntorch_rleaky_zero": Recurrent(
+            snn.RLeaky(beta=0.9, linear_features=HIDDEN, reset_mechanism="zero"),
+            snn.Leaky(beta=0.8, reset_mechanism="zero"),
+        ),
+    }
     for name, network in networks.items():
         network.eval()
         with torch.no_grad():
             dynamic = ({0: torch.export.Dim("samples", min=1)},)
             program = torch.export.export(network, (x,), dynamic_shapes=dynamic, strict=False)
             z = network.spikes(x).transpose(0, 1)  # after the export: a run leaves its batch size in the buffers
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # where this file lay
         torch.export.save(program, HERE / f"{name}.pt2")
         np.savez_compressed(HERE / f"{name}.npz", x=x.numpy(), z=z.numpy().astype(np.uint8))
 

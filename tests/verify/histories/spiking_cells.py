@@ -12,7 +12,8 @@ CELLS = (
     "subtract next", "subtract next, found anew", "subtract at once", "zero next", "value next", "zero at once",
     "value at once",
     "synapse", "norse", "no leak", "decay input", "time constants", "no reset", "many", "up to five",
-    "zero, looked at twice", "zero, looked at twice, synapse",
+    "zero, looked at twice", "zero, looked at twice, synapse", "subtract, looked at twice",
+    "subtract, looked at twice, synapse", "input lost", "input lost, synapse",
 )  # one to a cell of :func:`cell`  # fmt: skip
 # With recurrence and without: of a kind the quick way first, which alternates, for tests that are thinned by two.
 EITHER = [(kind, recurrent) for n, kind in enumerate(CELLS) for recurrent in (n % 2 == 0, n % 2 == 1)]
@@ -35,6 +36,20 @@ def cell(kind: str, spike, u: Tensor, v: Tensor, i: Tensor, z: Tensor, tau: Tens
         v = v - again * v
         z = spike(v - theta)
         v = v - (z - again) * v
+    elif kind.startswith("subtract, looked at twice"):
+        # As snnTorch with reset_delay=False.
+        again = spike(v - theta)
+        i = 0.5 * i + u if "synapse" in kind else i
+        v = 0.9 * v + (i if "synapse" in kind else u) - again * theta
+        z = spike(v - theta)
+        v = v - (z - again) * theta
+    elif kind.startswith("input lost"):
+        # As snnTorch's RLeaky and Synaptic with a reset to zero.
+        again = spike(v - theta)
+        i = 0.5 * i + u if "synapse" in kind else i
+        v = 0.9 * v + (i if "synapse" in kind else u)
+        v = v - again * v
+        z = spike(v - theta)
     elif kind == "subtract at once":
         v = 0.9 * v + u
         z = spike(v - theta)

@@ -109,6 +109,7 @@ def run(
     v = [zeros(layer.units) + layer.start for layer in layers]
     debt, last, counts = ([zeros(layer.units) for layer in layers] for _ in range(3))
     total = zeros(layers[says.layer].units)
+    above = [zeros(layer.units) for layer in layers]
     for x_t in x:
         now: list[Any] = []
         for n, layer in enumerate(layers):
@@ -121,11 +122,16 @@ def run(
                 entering = entering + last[source] @ w
             j[n] = entering if layer.synapse is None else layer.synapse * j[n] + entering
             p = layer.decay * v[n] - debt[n] + j[n] + layer.leak
-            z = spikes(p, layer.threshold, layer.most, strict) if layer.most else zeros(layer.units)
+            if layer.late:
+                p = p + (layer.reset - p) * (last[n] > 0)
+            level = layer.threshold + above[n] * layer.threshold
+            z = spikes(p, level, layer.most, strict) if layer.most else zeros(layer.units)
+            if layer.twice:
+                above[n] = spikes(p - z * layer.threshold, layer.threshold, 1, strict)
             v[n] = p
             if layer.next_drop is not None:
                 debt[n] = z * layer.next_drop
-            elif layer.reset is not None:
+            elif layer.reset is not None and not layer.late:
                 v[n] = p + (layer.reset - p) * (z > 0)
             now.append(z)
             counts[n] = counts[n] + z

@@ -16,10 +16,14 @@ import thetabox as tb
 from tests.verify.histories.test_recognition import problem
 from tests.verify.histories.test_recognition_certified import EPSILON, answers, assert_contained
 from thetabox.verify.histories.branching import _held, _replayed, _run, branching
+from thetabox.verify.histories.description.algebra import Algebra
+from thetabox.verify.histories.description.atoms import LARGEST, ONE, ZERO
+from thetabox.verify.histories.description.spatial import Axis
 from thetabox.verify.histories.engine import Engine
 from thetabox.verify.histories.forward import run
 from thetabox.verify.histories.recognition import NotRecognised, recognised
-from thetabox.verify.histories.recognition.constants import MOST_EPSILON
+from thetabox.verify.histories.recognition.constants import MOST_EPSILON, Constants
+from thetabox.verify.histories.recognition.constants import Tensor as Boxed
 from thetabox.verify.histories.recognition.describe import lines, summary
 from thetabox.verify.histories.spiking import SpikingPlan
 
@@ -92,6 +96,20 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "max of currents, synapse, zero": lambda: Between(currents=nn.MaxPool2d(2), reset="synapse zero"),
     "relu": lambda: Between(currents=nn.ReLU()),
     "batch norm and max": lambda: Between(currents=nn.Sequential(norm(), nn.ReLU(), nn.MaxPool2d(2))),
+    "max of spikes, twice": lambda: Between(spikes=nn.Sequential(nn.MaxPool2d(2, 1), nn.MaxPool2d(2, 1))),
+    "max of spikes, rounded up": lambda: Between(spikes=nn.MaxPool2d(2, ceil_mode=True), reset="zero"),
+    "max of spikes, dilated": lambda: Between(spikes=nn.MaxPool2d(2, 1, dilation=2)),
+    "max of currents, rounded up": lambda: Between(currents=nn.MaxPool2d(2, ceil_mode=True)),
+    "max of currents, padded": lambda: Between(currents=nn.MaxPool2d(2, padding=1), reset="synapse zero"),
+    "average, rounded up": lambda: Between(spikes=nn.AvgPool2d(2, ceil_mode=True)),
+    "average, padding left out": lambda: Between(spikes=nn.AvgPool2d(2, padding=1, count_include_pad=False)),
+    "average, uneven": lambda: Between(spikes=nn.AdaptiveAvgPool2d(2)),
+    "max of spikes, uneven": lambda: Between(spikes=nn.AdaptiveMaxPool2d(2)),
+    "zeros around currents": lambda: Between(currents=nn.ZeroPad2d(1)),
+    "zeros around, max of currents": lambda: Between(currents=nn.Sequential(nn.ZeroPad2d(1), nn.MaxPool2d(2))),
+    "zeros around, max of spikes": lambda: Between(spikes=nn.Sequential(nn.ZeroPad2d(1), nn.MaxPool2d(2))),
+    "a number around currents": lambda: Between(currents=nn.ConstantPad2d(1, 0.25), reset="zero"),
+    "two batch norms": lambda: Between(currents=nn.Sequential(norm(), norm())),
     "max and both": lambda: Between(currents=nn.MaxPool2d(2, 1), spikes=nn.MaxPool2d(2)),
 }
 
@@ -148,15 +166,17 @@ class Tiny(nn.Module):
             u = self.norm(self.conv(x[:, t]))
             if self.pool == "currents":
                 u = nn.functional.max_pool1d(u, 2)
-            again = self.spikes(mem1) if self.reset == "zero twice" else 0.0
-            mem1 = (0.5 * mem1 + u) * (1 - again)
+            again = self.spikes(mem1) if "twice" in self.reset or self.reset == "input lost" else 0.0
+            mem1 = 0.5 * mem1 + u
+            mem1 = mem1 - 0.5 * again if "subtract" in self.reset else mem1 * (1 - again)
             z = self.spikes(mem1)
-            mem1 = mem1 - 0.5 * z if self.reset == "subtract" else mem1 - (z - again) * mem1
+            if self.reset != "input lost":
+                mem1 = mem1 - (z - again) * (0.5 if "subtract" in self.reset else mem1)
             if self.pool == "spikes":
                 z = nn.functional.max_pool1d(z, 2)
             mem2 = 0.5 * mem2 + self.fc(z.flatten(1))
             z = self.spikes(mem2)
-            mem2 = mem2 - 0.5 * z if self.reset == "subtract" else (1 - z) * mem2
+            mem2 = mem2 - 0.5 * z if "subtract" in self.reset else (1 - z) * mem2
             total = total + z
         return total
 
@@ -178,7 +198,7 @@ def counted(model: Tiny, x: Tensor, signs: tuple[int, ...], epsilon: Fraction, *
         return [int(p > half or (p == half and not strict)) for p in v]
 
     def after(v: list[Fraction], z: list[int]) -> list[Fraction]:
-        return [p - half * s if model.reset == "subtract" else p * (1 - s) for p, s in zip(v, z, strict=True)]
+        return [p - half * s if "subtract" in model.reset else p * (1 - s) for p, s in zip(v, z, strict=True)]
 
     v1, v2, total = [Fraction(0)] * (2 if model.pool == "currents" else 4), [Fraction(0)] * 2, [Fraction(0)] * 2
     for x_t in x:
@@ -190,10 +210,11 @@ def counted(model: Tiny, x: Tensor, signs: tuple[int, ...], epsilon: Fraction, *
         ]  # a formula as it is written  # fmt: skip
         if model.pool == "currents":
             u = [max(u[:2]), max(u[2:])]
-        again = fire(v1) if model.reset == "zero twice" else [0] * len(v1)
-        v1 = [(half * p + c) * (1 - r) for p, c, r in zip(v1, u, again, strict=True)]
+        again = fire(v1) if "twice" in model.reset or model.reset == "input lost" else [0] * len(v1)
+        v1 = after([half * p + c for p, c in zip(v1, u, strict=True)], again)
         z = fire(v1)
-        v1 = after(v1, [s - r for s, r in zip(z, again, strict=True)])
+        if model.reset != "input lost":
+            v1 = after(v1, [s - r for s, r in zip(z, again, strict=True)])
         if model.pool == "spikes":
             z = [max(z[:2]), max(z[2:])]
         v2 = [half * p + sum(w * s for w, s in zip(row, z, strict=True)) for p, row in zip(v2, dense, strict=True)]
@@ -203,7 +224,7 @@ def counted(model: Tiny, x: Tensor, signs: tuple[int, ...], epsilon: Fraction, *
     return total
 
 
-@pytest.mark.parametrize("reset", ["subtract", "zero", "zero twice"])
+@pytest.mark.parametrize("reset", ["subtract", "zero", "zero twice", "subtract twice", "input lost"])
 @pytest.mark.parametrize("pool", ["currents", "spikes"])
 def test_every_vertex_of_a_tiny_network(pool: str, reset: str) -> None:
     """In fractions; inputs are eighths, so that potentials meet thresholds exactly, which counts as they may."""
@@ -232,9 +253,10 @@ def test_products_of_two_tensors_of_the_box_have_a_largest_error() -> None:
     assert torch.equal(beyond.lower, plain.lower), "plain intervals alone are left"
 
 
-def test_radii_of_products_hold_every_vertex() -> None:
+@pytest.mark.parametrize("name", ["batch norm", "two batch norms"])
+def test_radii_of_products_hold_every_vertex(name: str) -> None:
     """Weights, gains and shifts in an absolute box, all of whose extremes are met by the matrices that are read."""
-    model, x = made("batch norm"), inputs(2)
+    model, x = made(name), inputs(2)
     net = recognised(problem(model, x, tb.Box(kind="absolute"))).net
     read = net.layers[0].inputs
     assert read is not None
@@ -248,6 +270,69 @@ def test_radii_of_products_hold_every_vertex() -> None:
             for at, held in ((moved.inputs, read), (moved.bias, net.layers[0].bias)):
                 off = (at.centre - held.centre).abs()
                 assert bool((off <= (held.spread * epsilon + held.error + at.error) * (1 + 1e-12)).all())
+
+
+def test_products_of_several_numbers_of_the_box_hold_every_vertex() -> None:
+    """In fractions; of three, and of one twice."""
+    algebra = Algebra()
+    block = algebra.block("gains", (3,), "neuron")
+    theta, radius = np.array([0.75, -1.5, 0.125]), np.array([0.75, 1.5, 0.5])
+    constants = Constants(algebra, {block.first: Boxed("gains", theta, radius, 0.0)})
+    a, b, c = (-1 - block.first - n for n in range(3))
+    three = algebra.scale(algebra.multiply(algebra.multiply(a, b), c), 3)
+    for p, of in (
+        (three, lambda a, b, c: 3 * a * b * c),
+        (algebra.multiply(algebra.multiply(a, a), b), lambda a, b, c: a * a * b),
+        (algebra.add(three, algebra.power(b, 3)), lambda a, b, c: 3 * a * b * c + b**3),
+    ):
+        known = constants.boxed(p)
+        for epsilon in (Fraction(1, 1000), Fraction(MOST_EPSILON)):
+            room = Fraction(known.spread) * epsilon + Fraction(known.error)
+            for signs in itertools.product((-1, 0, 1), repeat=3):
+                at = [Fraction(t) + s * epsilon * Fraction(r) for t, r, s in zip(theta, radius, signs, strict=True)]
+                assert abs(of(*at) - Fraction(known.centre)) <= room
+    assert constants.multiplied
+
+
+def test_what_the_largest_of_several_is_taken_of() -> None:
+    """No largest among them, and no number that a truth value is never below: 0 is left out, 1/4 is not."""
+    algebra = Algebra()
+    block = algebra.block("v", (3,), "state")
+    a, b, current = (-1 - block.first - n for n in range(3))
+    one, other = algebra.positive(a), algebra.subtract(ONE, algebra.positive(b))
+    both = algebra.function(LARGEST, [one, other])
+    quarter, below = algebra.literal(0.25), algebra.literal(-2)
+    assert algebra.function(LARGEST, [algebra.function(LARGEST, [one, ZERO]), other]) == both
+    assert algebra.function(LARGEST, [below, other, ZERO, one]) == both
+    assert algebra.function(LARGEST, [one, ZERO]) == one
+    assert algebra.function(LARGEST, [one, quarter]) != one
+    assert algebra.function(LARGEST, [current, ZERO]) != current
+    assert algebra.function(LARGEST, [current, below]) != current
+
+
+@pytest.mark.parametrize("length", range(1, 9))
+def test_windows_of_pools_are_those_of_torch(length: int) -> None:
+    x = torch.randn(1, 1, length, dtype=torch.float64)
+
+    def at(places: list[int]) -> Tensor:
+        return x[0, 0, places]
+
+    for size, stride, gap, ceil in itertools.product((1, 2, 3, 4), (1, 2, 3), (1, 2), (False, True)):
+        for pad in range(size // 2 + 1):
+            if length + 2 * pad < (size - 1) * gap + 1:
+                continue
+            axis = Axis(length, size, stride, pad, gap=gap, ceil=ceil)
+            asked = {"padding": pad, "ceil_mode": ceil}
+            largest = nn.functional.max_pool1d(x, size, stride, dilation=gap, **asked)
+            assert torch.equal(largest[0, 0], torch.stack([at(places).max() for places in axis.places]))
+            for include in (False, True) if gap == 1 else ():
+                axis = Axis(length, size, stride, pad, ceil=ceil, include=include)
+                mean = nn.functional.avg_pool1d(x, size, stride, count_include_pad=include, **asked)
+                means = [at(places).sum() / count for places, count in zip(axis.places, axis.counts, strict=True)]
+                assert torch.allclose(mean[0, 0], torch.stack(means), atol=1e-12)
+    for windows in range(1, 10):
+        axis, mean = Axis.adaptive(length, windows), nn.functional.adaptive_avg_pool1d(x, windows)
+        assert torch.allclose(mean[0, 0], torch.stack([at(places).mean() for places in axis.places]), atol=1e-12)
 
 
 def test_a_gain_that_may_turn_the_order_around_is_not_read() -> None:

@@ -28,7 +28,7 @@ from tests.verify.histories.spiking_networks import (
 )
 from thetabox.verify.effort import FREE
 from thetabox.verify.histories import engine as engine_module
-from thetabox.verify.histories.equations import few_spikes
+from thetabox.verify.histories.equations import few_spikes, second_look
 from thetabox.verify.histories.errors import Errors
 from thetabox.verify.histories.neurons import Neurons, Readout, Spiking
 
@@ -38,6 +38,19 @@ CELLS: dict[str, dict[str, Any]] = {
     "snntorch Leaky, no delay": {"decay": 0.75, "next_drop": 0.75},
     "snntorch Leaky, zero": {"decay": 0.5, "reset": 0.0},
     "snntorch Synaptic": {"synapse": 0.75, "decay": 0.5, "next_drop": 1.0},
+    "snntorch Leaky, no delay, looked at twice": {"decay": 0.75, "next_drop": 0.1875, "threshold": 0.25, "twice": True},
+    "snntorch Synaptic, looked at twice": {
+        "synapse": 0.5,
+        "decay": 0.5,
+        "next_drop": 0.25,
+        "threshold": 0.5,
+        "twice": True,
+    },
+    "snntorch RLeaky, zero": {"decay": 0.5, "reset": 0.0, "late": True},
+    "snntorch Synaptic, zero": {"synapse": 0.75, "decay": 0.75, "reset": 0.0, "late": True},
+    "late, above the threshold": {"decay": 0.5, "reset": 1.25, "late": True},
+    "late, at the threshold": {"decay": 0.5, "reset": 1.0, "start": 0.5, "late": True},
+    "looked at twice, threshold below the rest": {"decay": 0.5, "next_drop": -0.125, "threshold": -0.25, "twice": True},
     "norse LIFBox": {"decay": 0.75, "leak": 0.125, "start": 0.5, "reset": 0.25},
     "norse LIFBox, subtraction": {"decay": 0.75, "leak": 0.125, "start": 0.5, "next_drop": 0.75},
     "norse LIF": {"synapse": 0.5, "decay": 0.75, "leak": -0.125, "start": -0.5, "reset": -0.5, "current": 0.25},
@@ -71,6 +84,7 @@ def cell(
     for name in ("bias", "leak", "threshold", "next_drop", "reset"):
         if name in says:
             given[name] = boxed([says[name]] * units, share, error)
+    given |= {name: says[name] for name in ("late", "twice") if name in says}
     return neurons(units, **given, **entering, most=says.get("most", 1))
 
 
@@ -261,6 +275,7 @@ def scaled(kind: str, rng: random.Random, size: int, gain: int) -> tuple[Spiking
     given |= {name: number([says[name]] * 2) for name in ("decay", "synapse") if name in says}
     inputs = weights(quarters(rng, 2, 2) * 2.0 ** (size - gain))
     recurrent = {0: weights(quarters(rng, 2, 2) * unit)}
+    given |= {name: says[name] for name in ("late", "twice") if name in says}
     layer = neurons(2, inputs=inputs, before=recurrent, most=says.get("most", 1), **given)
     readout = Readout(0, "sum", weights(quarters(rng, 2, 2)), boxed(quarters(rng, 2)))
     return Spiking((layer,), readout), quarters(rng, 5, 2).abs() * 2.0**gain
@@ -322,6 +337,57 @@ def test_errors_of_the_weights_between_cells_are_in_the_bounds(kind: str, epsilo
         second = cell(kind, 2, {"below": {0: weights(quarters(rng, 2, 2), **off)}})
         spiking = Spiking((first, second), Readout(1, "sum", weights(quarters(rng, 2, 2)), boxed(quarters(rng, 2))))
         assert_holds(spiking, quarters(rng, 5, 2).abs(), epsilon, seed, limit=60)
+
+
+def test_a_spike_that_is_uncertain_while_another_threshold_is_pending() -> None:
+    """A first step far above two thresholds, and a second that ends at both of them."""
+    layer = neurons(
+        1,
+        inputs=weights([[2.5], [0.5]]),
+        decay=number([1.0]),
+        threshold=boxed([1.0]),
+        next_drop=boxed([1.0]),
+        twice=True,
+    )
+    spiking = Spiking((layer,), Readout(0, "sum", weights([[1.0, -1.0]], 0.0), boxed([0.0, 1.0])))
+    x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]], dtype=torch.float64)
+    for options in OPTIONS:
+        assert_holds(spiking, x, 1e-3, 0, **options)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_what_a_second_look_leaves_is_what_its_comparisons_say(strict: bool) -> None:
+    """Of potentials around thresholds above and below 0, in quarters; ties fall to either side."""
+
+    def fires(gap: float) -> int:
+        return int(gap > 0 or (gap == 0 and not strict))
+
+    for level, p, pending in itertools.product((-0.5, 0.5, 1.0), np.arange(-2.0, 3.25, 0.25), (0, 1)):
+        spike = fires(p - level - pending * level)
+        left = fires(p - spike * level - level)
+        counts = {fires(p - level) + fires(p - 2 * level)} if level > 0 else {0, 1, 2}
+        found = set()
+        for m, rho in itertools.product(counts, (pending,)):
+            spikes, then = second_look(*((torch.tensor([float(n)]),) * 2 for n in (m, rho)))
+            assert spikes[0] == spikes[1]
+            assert then[0] == then[1]
+            found.add((int(spikes[0]), int(then[0])))
+        assert (spike, left) in found
+
+
+def test_a_second_look_is_monotone() -> None:
+    """Ends of intervals of what a potential is above, and of what is pending, are reached at their ends."""
+    pairs = [(low, high) for low in range(3) for high in range(low, 3)]
+    for above, pending in itertools.product(pairs, [(0, 0), (0, 1), (1, 1)]):
+        ends = second_look(*(tuple(torch.tensor([float(n)]) for n in pair) for pair in (above, pending)))
+        inner = [
+            [int(t) for t in (pair[0] for pair in second_look(*((torch.tensor([float(n)]),) * 2 for n in (m, rho))))]
+            for m in range(above[0], above[1] + 1)
+            for rho in range(pending[0], pending[1] + 1)
+        ]
+        for index, (low, high) in enumerate(ends):
+            assert int(low) == min(values[index] for values in inner)
+            assert int(high) == max(values[index] for values in inner)
 
 
 @pytest.mark.parametrize("splits", [0, 1, 8, 64])

@@ -108,3 +108,25 @@ def test_beyond_the_epsilon_up_to_which_it_is_so_nothing_is_known() -> None:
     # Intervals are intersected with; they know that counts are no less than 0.
     assert bool((lower <= 0).all())
     assert bool((within >= 0).all())
+
+
+@pytest.mark.parametrize("over", ["sum", "mean"])
+def test_counts_of_spikes_that_add_up_to_one_are_no_probabilities(over: str) -> None:
+    """Of a network whose first samples have just one spike each, or one at every step."""
+
+    class Counts(TwoLayers):
+        def forward(self, x: Tensor) -> Tensor:
+            state, out = self.start(x.shape[0]), []
+            for t in range(x.shape[1]):
+                state = self.one_step(x[:, t], state)
+                out.append(state[-1])
+            spikes = torch.stack(out, 1)
+            return spikes.sum(1) if over == "sum" else spikes.mean(1)
+
+    torch.manual_seed(10)
+    model, x = Counts("subtract at once"), torch.randn(4000, 5, 5)
+    total = model(x).sum(1)
+    x = x[(total - 1.0).abs() < 1e-6][:6]
+    assert len(x) == 6
+    cert = tb.certify(model, x, model(x).argmax(1), epsilon=[1e-5], domain="histories")
+    assert cert.model_info["cells"].startswith("recognised")

@@ -201,21 +201,30 @@ def test_a_network_and_what_it_does_behind_its_logits_are_two() -> None:
 class LookedAtTwice(RecurrentModule):
     """A cell whose potential is compared with the threshold behind the step too, as by snnTorch's undelayed resets."""
 
-    def __init__(self, *, value: float = 0.0, start: float = 0.0, subtracts: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        value: float = 0.0,
+        start: float = 0.0,
+        subtracts: float = 0.0,
+        late: float = 1.0,
+        behind: float = 1.0,
+    ) -> None:
         super().__init__()
-        self.value, self.start, self.subtracts = value, start, subtracts
+        self.value, self.start, self.subtracts, self.late, self.behind = value, start, subtracts, late, behind
         self.fc, self.level = nn.Parameter(torch.tensor([[1.0, 0.5]])), nn.Parameter(torch.tensor(0.5))
 
     def initial_state(self, batch: int):
         return self.fc.new_zeros(batch, 2) + self.start
 
     def step(self, x_t: Tensor, v: Tensor):
-        again = (v > self.level).to(v.dtype)
+        again = (v > self.behind * self.level).to(v.dtype)
         v = 0.5 * v + x_t @ self.fc
         if self.subtracts:
-            v = v - again * self.level
-            z = (v > self.level).to(v.dtype)
-            return z, v - (z - again) * self.level
+            drop = self.subtracts * self.level
+            w = v - again * self.late * drop
+            z = (w > self.level).to(v.dtype)
+            return z, v - z * drop
         v = (1 - again) * v + again * self.value
         z = (v > self.level).to(v.dtype)
         return z, v + (z - again) * (self.value - v)
@@ -231,10 +240,31 @@ def test_a_second_look_at_a_potential_that_is_never_above() -> None:
     assert recognised(problem(LookedAtTwice(value=0.25), torch.zeros(1, 4, 1))).net.largest == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("how", [{"value": 0.75}, {"start": 0.75}, {"subtracts": True}, {"value": 0.5}])
+def test_a_second_look_that_subtracts_another_threshold() -> None:
+    found = recognised(problem(LookedAtTwice(subtracts=1.0), torch.zeros(1, 4, 1)))
+    assert found.net.layers[0].twice
+    assert found.net.largest == pytest.approx(1.0, abs=1e-9), "up to where its threshold may be 0, where it begins"
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"subtracts": 0.5},
+        {"subtracts": 0.5, "late": 2.0},
+        {"subtracts": 1.0, "late": 2.0},
+        {"subtracts": 1.0, "behind": 0.5},
+    ],
+)
+def test_a_second_look_of_another_size(how: dict[str, float]) -> None:
+    """A reset by half the threshold, one of two thresholds that is left over, a second look at half of it."""
+    with pytest.raises(NotRecognised, match=r"for each of both|of the step before"):
+        recognised(problem(LookedAtTwice(**how), torch.zeros(1, 4, 1)))
+
+
+@pytest.mark.parametrize("how", [{"value": 0.75}, {"start": 0.75}, {"subtracts": 1.0, "start": 0.75}, {"value": 0.5}])
 def test_a_second_look_that_may_find_it_above(how: dict[str, float]) -> None:
-    """Reset to above the threshold, begun there, left there by a subtraction, or at a threshold that a box moves."""
-    with pytest.raises(NotRecognised, match=r"of the step before|in front of the first step"):
+    """Reset to above the threshold, begun there, or at a threshold that a box moves."""
+    with pytest.raises(NotRecognised, match=r"of the step before|in front of the first step|begins with"):
         recognised(problem(LookedAtTwice(**how), torch.zeros(1, 4, 1)))
 
 
@@ -258,7 +288,7 @@ class WithMemory(nn.Module):
                 z = (v > 0.5).float() * (left <= 0).float()
                 v, left = v - 0.5 * z, (left - 1).clamp(min=0) + 3 * z
             else:
-                v = (1 - before) * (0.9 * v + u)
+                v = (1 - before) * (0.9 * v + u) + before * self.fc.bias * v
                 z = (v > 0.5).float()
             total = total + z
         return total
@@ -266,7 +296,11 @@ class WithMemory(nn.Module):
 
 @pytest.mark.parametrize(
     ("how", "why"),
-    [("adaptive", "adaptive threshold"), ("refractory", "refractory counter"), ("loses an input", "then is lost")],
+    [
+        ("adaptive", "adaptive threshold"),
+        ("refractory", "refractory counter"),
+        ("loses an input", "takes the next potential"),
+    ],
 )
 def test_a_line_says_what_a_cell_has_that_none_here_has(how: str, why: str) -> None:
     model, x = WithMemory(how), torch.randn(3, 5, 3)

@@ -165,7 +165,7 @@ def _replayed(
         flip: step and unit of each row at which the spike is another than it would be.
     """
     like = q[:, 0]
-    reset = b = z = torch.zeros_like(like)
+    reset = b = z = pending = torch.zeros_like(like)
     silent = reset if cells.delay is None else cells.delay.expand_as(like)
     # Constants are the same in all rows of a run without errors.
     threshold = _middle(cells.threshold)
@@ -181,7 +181,13 @@ def _replayed(
             drop = level * cells.dt if cells.drop is None else _middle(cells.drop)
             reset = reset + z * drop
         p = now - reset
-        if cells.most > 1:
+        if cells.late and cells.value is not None:
+            value = _middle(cells.value)
+            p, reset = torch.where(z > 0, value, p), torch.where(z > 0, now - value, reset)
+        if cells.twice:
+            of = level * (1.0 + pending)
+            z, gap = (p > of).to(p.dtype), p - of
+        elif cells.most > 1:
             z = torch.floor(p / level).clamp(0, cells.most)
             gap = p - level * (p / level).round().clamp(1, cells.most)
         else:
@@ -191,7 +197,9 @@ def _replayed(
             z[rows, flip[1][rows]] = (z[rows, flip[1][rows]] == 0).to(z.dtype)
         if cells.silent_steps is not None:
             silent = torch.maximum(silent - 1.0, z * cells.silent_steps)
-        if cells.value is not None:
+        if cells.twice:
+            pending = (p - z * level > level).to(p.dtype)
+        if cells.value is not None and not cells.late:
             reset = torch.where(z > 0, now - _middle(cells.value), reset)
         trains.append(z)
         gaps.append(gap)

@@ -102,6 +102,8 @@ class Cells:
         influence: how much of others hangs on each unit: its forks are split first.
         key: which trace histories are ordered by, ``None`` for none.
         largest: whether the largest of several currents reaches them.
+        late: whether spikes set the potential to the value in the step behind them, and what enters then is lost.
+        twice: whether a potential that is still above A behind a spike's reset takes another A of the next comparison.
     """
 
     rounding: Rounding
@@ -121,6 +123,18 @@ class Cells:
     influence: Float[Tensor, " units"]
     key: int | None
     largest: bool = False
+    late: bool = False
+    twice: bool = False
+
+    @property
+    def levels(self) -> int:
+        """Whole numbers of thresholds that the potential is compared with."""
+        return 2 if self.twice else self.most
+
+    @property
+    def keeps_pending(self) -> bool:
+        """Whether what a spike does to the potential is still to come behind its step."""
+        return self.late or self.twice
 
     @property
     def never_silent(self) -> bool:

@@ -74,6 +74,30 @@ def few_spikes(fewest: Tensor, most: Tensor, *, single: bool) -> list[Pair]:
     return [(fewest, fewest), last, between]
 
 
+def second_look(above: Pair, pending: Pair) -> tuple[Pair, Pair]:
+    r"""Spikes of a cell whose potential is compared twice, and what is pending behind the step.
+
+    With p behind the decay and ρ pending, :math:`z = [p > A + \rho A]`, :math:`\rho' = [p - zA > A]`. Of the number m
+    of thresholds A and 2A that p is above that is z = [m > ρ] and ρ' = m − z, for A > 0:
+
+    ===== ============ =================== ===========
+    ρ     m = 0        m = 1               m = 2
+    ===== ============ =================== ===========
+    0     z, ρ' = 0, 0 1, 0                1, 1
+    1     0, 0         0, 1 (p ≤ 2A)       1, 1
+    ===== ============ =================== ===========
+
+    For A ≤ 0, of which nothing is known, z = ρ' in each case, as for m = 0 and m = 2. Both are monotone in m and in ρ.
+
+    Args:
+        above: m, fewest and most.
+        pending: ρ.
+    """
+    spikes = (above[0] > pending[1]).to(above[0].dtype), (above[1] > pending[0]).to(above[0].dtype)
+    left = tuple(m - (m > rho).to(m.dtype) for m, rho in zip(above, pending, strict=True))
+    return spikes, (left[0], left[1])
+
+
 def without_end(high: Tensor, level_low: Tensor, most: int) -> Tensor | None:
     """Where cells that may spike without end may spike more often than is counted; ``None`` for cells that may not."""
     if most < ENDLESS:

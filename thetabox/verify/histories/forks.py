@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from thetabox.verify.histories.cells import Cells
-from thetabox.verify.histories.equations import Pair, few_spikes
+from thetabox.verify.histories.equations import Pair, few_spikes, second_look
 from thetabox.verify.histories.records import Exact
 from thetabox.verify.histories.slots import Slots
 
@@ -30,7 +30,7 @@ def forked(
         return Slots(slots.values[:, :0], slots.quantities)
     children = [
         _child(slots, cells, exact if reset is None else reset, exact, rows, units, low, high)
-        for low, high in few_spikes(*spikes, single=cells.most == 1)
+        for low, high in few_spikes(*spikes, single=cells.levels == 1)
     ]
     out = slots.values.new_full((len(slots.values), len(rows), slots.histories), math.inf)
     if len(children) > slots.histories:
@@ -47,6 +47,11 @@ def _child(
 ) -> Tensor:
     """One history each, of these numbers of spikes; infinite where there are none such."""
     spiked, names = high > 0, slots.quantities.names
+    empty = low > high
+    pending = low, high  # a spike that sets the potential late
+    if cells.twice:
+        held = exact.pending[rows, units]
+        (low, high), pending = second_look((low, high), (held, held))
 
     def either(name: str, end: int) -> Tensor:
         quiet: Tensor = getattr(exact, name)[end][rows, units]
@@ -61,9 +66,11 @@ def _child(
             quantities["adaptation"] = exact.b[end][rows, units]
         if cells.silent_steps is not None:
             quantities["silent"] = z * cells.silent_steps[units]
+        if "pending" in names:
+            quantities["pending"] = pending[end]
         if "potential" in names:
             quantities["potential"] = either("v", end)
         ends = [*(t[rows, units] for t in exact.h), *(quantities[name] for name in names)]
         out += ends if end == 0 else [-t for t in ends]
     child = torch.stack(out)
-    return child.masked_fill_(low > high, math.inf) if cells.most > 1 else child
+    return child.masked_fill_(empty, math.inf) if cells.levels > 1 else child

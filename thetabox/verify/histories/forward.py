@@ -55,7 +55,7 @@ class _Layer:
         self.j = says.current.value.expand(samples, -1)
         self.decayed = says.decay.value * says.start.value.expand(samples, -1)
         self.z = x.new_zeros(samples, says.units, dtype=torch.float64)
-        self.p, self.sum, self.count, self.size = self.z, self.z, self.z, self.z
+        self.p, self.sum, self.count, self.size, self.above = self.z, self.z, self.z, self.z, self.z
         self.nearest = torch.full((samples,), torch.inf, dtype=torch.float64, device=x.device)
 
     def step(self, x_t: Tensor, now: list[Tensor], before: list[Tensor]) -> None:
@@ -72,12 +72,14 @@ class _Layer:
             u, size = (t + n[:, says.largest.windows].amax(-1) for t, n in ((u, several), (size, sizes)))
         self.j = u if says.synapse is None else says.synapse.value * self.j + u
         self.p = self.decayed + self.j + says.leak.centre
+        if says.late and says.reset is not None:
+            self.p = torch.where(self.z > 0, says.reset.centre, self.p)
         self.size = torch.maximum(self.size, size + self.j.abs() + self.decayed.abs() + says.leak.centre.abs())
         self._spike()
         self.decayed = says.decay.value * self.p
         if says.next_drop is not None:
             self.decayed = self.decayed - self.z * says.next_drop.centre
-        elif says.reset is not None:
+        elif says.reset is not None and not says.late:
             self.decayed = says.decay.value * torch.where(self.z > 0, says.reset.centre, self.p)
         self.sum, self.count = self.sum + (self.z if says.most else self.p), self.count + self.z
 
@@ -85,7 +87,13 @@ class _Layer:
         says, level = self.says, self.says.threshold.centre
         if says.most == 0:
             return
-        if says.most == 1:
+        if says.twice:
+            again = self.above > 0
+            spikes = self.p > level + again * level
+            self.above = self.p - spikes * level > level
+            self.z = spikes.double()
+            gap = torch.minimum((self.p - level).abs(), (self.p - 2 * level).abs())
+        elif says.most == 1:
             self.z = (self.p > level).double()
             gap = self.p - level
         else:

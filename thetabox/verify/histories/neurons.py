@@ -8,6 +8,12 @@ One step of a layer (s are its sources: inputs, spikes of layers below in the sa
     z &\leftarrow H(p - A), \quad \text{or } \min(\max(\lfloor p / A \rfloor, 0), n) \text{ (several spikes)} \\
     v &\leftarrow p - z D, \quad \text{or } V \text{ where } z > 0 \text{ and } p \text{ elsewhere}
 
+or where V comes late :math:`p \leftarrow V` in the step behind a spike, whatever enters in it. Where spikes are looked
+for twice, as by snnTorch's ``reset_delay=False``,
+
+.. math::
+    z \leftarrow H(p - A - \rho D), \qquad v \leftarrow p - z D, \qquad \rho \leftarrow H(v - A), \qquad A = D .
+
 The maximum is there only where a cell takes one. A gain of the current stands in W and b. Whether a spike at exactly
 the threshold counts does not matter to bounds, which leave it open. A network that subtracts a spike's θ in the next
 step, behind the decay, has D = θ / α; that is written as ``next_drop`` = αD, which is exact for α = 0 too.
@@ -81,6 +87,10 @@ class Neurons:
         union: whether these are no cells, but each is 1 where any of the spikes that it reads is, as max pools are:
             α = 0, and A = 1/2 of their sum.
         largest: currents of which the largest enters the cells too, as where a max pool stands in front of them.
+        late: whether V is the potential of the step behind a spike, and what enters then is lost; else a spike sets the
+            potential in its own step.
+        twice: whether the potential is compared with A behind the reset once more, and subtracts another A in front of
+            the next comparison where it is above.
     """
 
     units: int
@@ -99,6 +109,8 @@ class Neurons:
     most: int = 1
     union: bool = False
     largest: Largest | None = None
+    late: bool = False
+    twice: bool = False
 
 
 @dataclass(frozen=True)

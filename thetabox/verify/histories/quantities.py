@@ -30,6 +30,7 @@ class Quantities:
             "silent": not cells.never_silent,
             "count": True,
             "potential": cells.value is not None,
+            "pending": cells.keeps_pending,
         }
         return cls(tuple(name for name, there in asked.items() if there), len(cells.traces))
 

@@ -27,6 +27,7 @@ class Exact:
         z: spikes of the step.
         silent: silent steps left.
         count: spikes so far.
+        pending: whether the next comparison takes another threshold, of cells whose potential is looked at twice.
     """
 
     h: list[Tensor]
@@ -38,6 +39,7 @@ class Exact:
     z: Tensor
     silent: Tensor
     count: Tensor
+    pending: Tensor
 
     @classmethod
     def silence(cls, rows: int, cells: Cells) -> Exact:
@@ -46,7 +48,7 @@ class Exact:
         silent = zero if cells.delay is None else cells.delay.expand(rows, -1)
         low, high = (t.expand(rows, -1) for t in cells.start)
         nothing, traces = (zero, zero) if cells.largest else None, [zero] * len(cells.traces)
-        return cls(traces, (zero, zero), (zero, zero), (low, high), nothing, nothing, zero, silent, zero)
+        return cls(traces, (zero, zero), (zero, zero), (low, high), nothing, nothing, zero, silent, zero, zero)
 
     def take(self, rows: Tensor) -> Exact:
         """Some rows."""
@@ -68,6 +70,7 @@ class Exact:
             self.z[rows],
             self.silent[rows],
             self.count[rows],
+            self.pending[rows],
         )
 
     @classmethod
@@ -81,7 +84,7 @@ class Exact:
 
         h = [torch.cat(columns) for columns in zip(*(p.h for p in parts), strict=True)]
         flow, held = (None if parts[0].held is None else pair(name) for name in ("flow", "held"))
-        plain = (torch.cat([getattr(p, f.name) for p in parts]) for f in fields(cls)[-3:])
+        plain = (torch.cat([getattr(p, f.name) for p in parts]) for f in fields(cls)[-4:])
         return cls(h, pair("reset"), pair("b"), pair("v"), flow, held, *plain)
 
 

@@ -16,6 +16,7 @@ from thetabox.verify.histories.equations import (
     adapted_threshold,
     few_spikes,
     product,
+    second_look,
     several_spikes,
     silent_left,
     without_end,
@@ -150,19 +151,21 @@ class Slots:
             low, high = bounds.low[:, None], bounds.high[:, None]
             # Upper ends stand negated: q above R + A.
             can, must = ~(high <= reset + level), low + (reset_above + level_above) > 0
-            if cells.most > 1:
+            if cells.levels > 1:
                 potential = low + reset_above, high - reset
         else:
             self._follow(cells, unit, bounds, there)
+            if cells.late and bounds.restart is not None:
+                self._set_late(bounds.restart, value, there)
             v_low, v_above = self.quantity("potential")
             can, must = ~(-v_above <= level), v_low + level_above > 0
             potential = v_low, -v_above
         numbers: list[Pair] | None
         beyond = None
-        if cells.most > 1:
+        if cells.levels > 1:
             endless = without_end(potential[1], level, cells.most)
             beyond = None if endless is None else (endless & there).any(1)
-            spikes = several_spikes(*potential, (level, -level_above), cells.most, cells.rounding.roundoff)
+            spikes = several_spikes(*potential, (level, -level_above), cells.levels, cells.rounding.roundoff)
             if given is not None:
                 least = torch.minimum(given.least[:, None].to(spikes[1].dtype), spikes[1])
                 most = given.most[:, None].to(spikes[1].dtype).maximum(spikes[0])
@@ -233,6 +236,8 @@ class Slots:
         key = self.quantity("spike")[0]
         if not cells.never_silent:
             key = key + self.quantity("silent")[0]
+        if cells.twice:
+            key = key + 2.0 * self.quantity("pending")[0]
         key = FAR * key
         if cells.value is not None:
             # What came before a spike is forgotten: the potential alone tells what is to come.
@@ -246,8 +251,15 @@ class Slots:
     def _spike(self, cells: Cells, unit: Tensor, spikes: Pair, restart: Pair | None, value: Pair | None) -> None:
         """What this step's spikes change, written over; cells without reset sums ignore what is for those."""
         low, high = spikes
+        if cells.keeps_pending:
+            pending = self.quantity("pending")
+            left = spikes
+            if cells.twice:
+                (low, high), left = second_look(spikes, _ends(pending))
+            _write(pending, *left)
         if value is not None and restart is not None:
-            self._set(low > 0, restart, value)
+            # Late, v of a spike is not read: the next one is the value.
+            self._set((low > 0) & (not cells.late), restart, value)
         _write(self.quantity("spike"), low, high)
         if cells.silent_steps is not None:
             steps, silent = cells.silent_steps[unit][:, None], self.quantity("silent")
@@ -265,6 +277,16 @@ class Slots:
         for end in (0, 1):
             reset[end].copy_(torch.where(spiked, begins[end], reset[end]))
             v[end].copy_(torch.where(spiked, *sides[end]))
+
+    def _set_late(self, restart: Pair, value: Pair, there: Tensor) -> None:
+        """R and v in the step behind a spike; of a history that may have had one both are left open."""
+        reset, v, spiked = self.quantity("reset"), self.quantity("potential"), self.quantity("pending")
+        certain, never = there & (spiked[0] > 0), ~there | (spiked[1] == 0)
+        begins = restart[0][:, None] - value[1], -(restart[1][:, None] - value[0])
+        for held, there_set in ((reset, begins), (v, (value[0], -value[1]))):
+            for end in (0, 1):
+                open_ends = torch.where(certain, there_set[end], torch.minimum(held[end], there_set[end]))
+                held[end].copy_(torch.where(never, held[end], open_ends))
 
 
 def _ends(pair: Pair) -> Pair:

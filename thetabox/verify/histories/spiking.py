@@ -204,6 +204,8 @@ class SpikingPlan(CircuitPlan):
             influence=influence,
             key=self.keys[number],
             largest=number in self.largest,
+            late=neurons.late,
+            twice=neurons.twice,
         )
 
     def _ends(self, boxed: Boxed, context: Context) -> UnitConstant:

@@ -7,12 +7,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from thetabox.verify.histories.cells import Cells
+from thetabox.verify.histories.cells import Cells, UnitConstant
 from thetabox.verify.histories.equations import (
     Pair,
     adapted,
     adapted_threshold,
     product,
+    second_look,
     several_spikes,
     silent_left,
     without_end,
@@ -114,8 +115,8 @@ class LayerState:
         """
         cells, exact = self.cells, self.now
         bounds = _widened(bounds, errors)
-        value = None if cells.value is None else cells.value.first(len(exact.z))
-        potential, least, most = self._spikes(bounds, given)
+        value = _value(cells, len(exact.z), errors)
+        potential, least, most = self._spikes(bounds, given, value)
         forks = (most if most.dtype == torch.bool else most > least) & ~(given_up | self.beyond)[: len(least), None]
         rows, units = forks.nonzero(as_tuple=True)
         most = torch.ones_like(rows, dtype=least.dtype) if most.dtype == torch.bool else most[rows, units]
@@ -124,11 +125,18 @@ class LayerState:
             assert bounds.restart is not None
             exact = replace(exact, v=(potential[0], torch.minimum(potential[1], self.levels[1])))
             reset = bounds.restart[0] - value.upper, bounds.restart[1] - value.lower
-            v = value.lower.expand_as(least), value.upper.expand_as(least)
-            spiked = replace(exact, reset=reset, v=v)
+            if cells.late:
+                # Of a record that spikes now v is not read: the next one is the value.
+                exact.reset = _either(exact.z > 0, reset, exact.reset)
+            else:
+                v = value.lower.expand_as(least), value.upper.expand_as(least)
+                spiked = replace(exact, reset=reset, v=v)
         new = forked(self.slots, cells, exact, rows, units, (least[rows, units], most), spiked)
         silent = exact.silent if cells.silent_steps is None else silent_left(least, exact.silent, cells.silent_steps)
-        after = replace(exact, z=least, silent=silent, count=exact.count + least)
+        z, pending = least, exact.pending
+        if cells.twice:
+            (z, _), (pending, _) = second_look((least, least), (pending, pending))
+        after = replace(exact, z=z, silent=silent, count=exact.count + z, pending=pending)
         if spiked is not None:
             fired = least > 0
             after.reset = _either(fired, spiked.reset, exact.reset)
@@ -150,23 +158,30 @@ class LayerState:
         self._keep(after)
         return forks, least
 
-    def _spikes(self, bounds: Bounds, given: GivenSpikes | None) -> tuple[Pair, Tensor, Tensor]:
-        """Potentials of exact records, where they are followed; fewest spikes; and most, or whether one more may be."""
+    def _spikes(
+        self, bounds: Bounds, given: GivenSpikes | None, value: UnitConstant | None
+    ) -> tuple[Pair, Tensor, Tensor]:
+        """Potentials of exact records, where they are followed; fewest spikes; and most, or whether one more may be.
+
+        Of cells whose potential is looked at twice these are numbers of thresholds that it is above.
+        """
         cells, exact = self.cells, self.now
         level_low, level_high = self.levels
         (low, high), (reset_low, reset_high) = (bounds.low, bounds.high), exact.reset
         waiting = ~self.active[: len(low)]
-        if cells.value is not None:
+        if value is not None:
             assert bounds.current is not None
             low = torch.maximum(low - reset_high, cells.alpha * exact.v[0] + bounds.current[0])
             high = torch.minimum(high - reset_low, cells.alpha * exact.v[1] + bounds.current[1])
+            if cells.late:
+                low, high = _either(exact.z > 0, (value.lower, value.upper), (low, high))
             reset_low = reset_high = torch.zeros_like(low[:1])
-        if cells.most > 1:
+        if cells.levels > 1:
             endless = without_end(high - reset_low, level_low, cells.most)
             if endless is not None:
                 self.beyond[: len(low)] |= (endless & waiting).any(1)
             least, most = several_spikes(
-                low - reset_high, high - reset_low, self.levels, cells.most, cells.rounding.roundoff
+                low - reset_high, high - reset_low, self.levels, cells.levels, cells.rounding.roundoff
             )
             if given is not None:
                 least = torch.maximum(least, torch.minimum(given.least.to(least.dtype), most))
@@ -190,6 +205,15 @@ class LayerState:
             return
         waiting = torch.arange(running, self.rows, device=self.row.device)
         self.exact = Exact.joined([after, self.exact.take(waiting)])
+
+
+def _value(cells: Cells, rows: int, errors: Errors) -> UnitConstant | None:
+    """What spikes set the potential to; one that is compared itself with what rounding may add, so ties are open."""
+    if cells.value is None or not cells.late:
+        return None if cells.value is None else cells.value.first(rows)
+    assert errors.step is not None
+    value = cells.value.first(rows)
+    return UnitConstant(value.lower - errors.step, value.upper + errors.step)
 
 
 def _either(mask: Tensor, one: Pair, other: Pair) -> Pair:

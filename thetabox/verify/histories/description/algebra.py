@@ -208,7 +208,7 @@ class Algebra(Polynomials):
             if whole == int(whole) and low <= whole <= high:
                 return arguments[0]
         if name == LARGEST:
-            arguments = list(dict.fromkeys(arguments))
+            arguments = self._apart(arguments)
             if len(arguments) == 1:
                 return arguments[0]
             values = [self.value(p) for p in arguments]
@@ -218,6 +218,25 @@ class Algebra(Polynomials):
                 return self.literal(known(*values))
             arguments = sorted(arguments)
         return self._atom(Function(name, tuple(arguments), settings))
+
+    def _apart(self, arguments: Sequence[int]) -> list[int]:
+        """What the largest of several is taken of: no largest among them, and no number that others are never below."""
+        apart: dict[int, None] = {}
+        for p in arguments:
+            node = self._nodes[-1 - p] if p < 0 else None
+            inner = node.arguments if isinstance(node, Function) and node.name == LARGEST else (p,)
+            apart.update(dict.fromkeys(inner))
+        if any(self.value(p) is None and (self._is_truth(p) or self.never_negative(p)) for p in apart):
+            apart = {p: None for p in apart if (value := self.value(p)) is None or value > 0}
+        return list(apart)
+
+    def _is_truth(self, p: int) -> bool:
+        """Whether it is a comparison or its opposite."""
+        terms = self.terms(p)
+        (atom, *others) = {a for m in terms for a, _ in m} or (None,)
+        if atom is None or others or not isinstance(self._nodes[atom], Sign):
+            return False
+        return terms in ({((atom, 1),): 1}, {(): 1, ((atom, 1),): -1})
 
     def dot(self, left: np.ndarray, right: np.ndarray) -> int:
         """Σ left · right, where right are atoms of a matrix and all that is zero has been left out."""

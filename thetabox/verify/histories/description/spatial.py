@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -81,8 +82,73 @@ def convolution(dims: int) -> Callable[..., Tensor]:
     return rule
 
 
+class Axis:
+    """One dimension of a pool: the places that every window reads, and how many places it counts for.
+
+    Args:
+        length: of the dimension.
+        size, stride, pad, gap: of the windows, as torch's kernel, stride, padding and dilation.
+        ceil: whether a last window that leaves the padded dimension is there.
+        include: whether places of the padding count.
+    """
+
+    def __init__(
+        self, length: int, size: int, stride: int, pad: int, *, gap: int = 1, ceil: bool = False, include: bool = True
+    ) -> None:
+        span = length + 2 * pad - (size - 1) * gap - 1
+        count = (-(-span // stride) if ceil else span // stride) + 1
+        if ceil and (count - 1) * stride >= length + pad:
+            count -= 1  # the last one would begin in the padding behind
+        starts = [n * stride - pad for n in range(count)]
+        self.places = [[n for n in range(i, i + size * gap, gap) if 0 <= n < length] for i in starts]
+        # Of a window that leaves the padding too, what is outside never counts.
+        self.counts = [
+            min(i + size, length + pad) - i if include else len(read)
+            for i, read in zip(starts, self.places, strict=True)
+        ]
+
+    @classmethod
+    def adaptive(cls, length: int, windows: int) -> Axis:
+        """So many windows, which overlap where they do not cover the dimension evenly."""
+        axis = cls(length, 1, 1, 0)
+        axis.places = [list(range(n * length // windows, -(-(n + 1) * length // windows))) for n in range(windows)]
+        axis.counts = [len(read) for read in axis.places]
+        return axis
+
+
+def _windowed(x: Tensor, axes: Sequence[Axis]) -> tuple[list[list[int]], list[int], list[int]]:
+    """Flat places that every window reads, how many it counts for, and how many windows each dimension has."""
+    sizes = x.shape[-len(axes) :]
+    read = []
+    for window in itertools.product(*(axis.places for axis in axes)):
+        places = [0]
+        for size, some in zip(sizes, window, strict=True):
+            places = [place * size + n for place in places for n in some]
+        read.append(places)
+    counts = [math.prod(some) for some in itertools.product(*(axis.counts for axis in axes))]
+    return read, counts, [len(axis.places) for axis in axes]
+
+
+def _averages(s: Symbolic, x: Tensor, axes: Sequence[Axis], divisor: int | None = None) -> Tensor:
+    read, counts, positions = _windowed(x, axes)
+    rows = x.flatten(-len(axes)).flatten(0, -2)
+    means = [
+        s.reduced(rows[:, places], [1], False, Fraction(1, divisor or count))
+        for places, count in zip(read, counts, strict=True)
+    ]
+    return torch.stack(means, 1).reshape(*x.shape[: -len(axes)], *positions)
+
+
+def _maxima(s: Symbolic, x: Tensor, axes: Sequence[Axis]) -> Tensor:
+    """What is padded is never the largest."""
+    read, _, positions = _windowed(x, axes)
+    rows = x.flatten(-len(axes)).flatten(0, -2).tolist()
+    largest = [[s.algebra.function(LARGEST, [row[n] for n in places]) for places in read] for row in rows]
+    return torch.tensor(largest, dtype=torch.int64).reshape(*x.shape[: -len(axes)], *positions)
+
+
 def average_pool(dims: int) -> Callable[..., Tensor]:
-    """Means over windows, as torch's avg_pool1d and avg_pool2d; of sizes that are rounded up nothing is known."""
+    """Means over windows, as torch's avg_pool1d and avg_pool2d."""
 
     def rule(
         s: Symbolic,
@@ -95,19 +161,15 @@ def average_pool(dims: int) -> Callable[..., Tensor]:
         include: bool = True,
         divisor: int | None = None,
     ) -> Tensor:
-        around, size = _each(padding, dims), _each(kernel, dims)
-        if ceil or (any(around) and not include and divisor is None):
-            raise Unknown
-        x = torch.nn.functional.pad(x, _around(around, size, size), value=ZERO)
-        read, positions = _windowed(x, size, _each(stride, dims) if stride else size)
-        count = divisor or math.prod(size)
-        return s.reduced(read, [read.dim() - 1], False, Fraction(1, count)).reshape(*x.shape[:-dims], *positions)
+        size = _each(kernel, dims)
+        along = zip(x.shape[-dims:], size, _each(stride, dims) if stride else size, _each(padding, dims), strict=True)
+        return _averages(s, x, [Axis(*one, ceil=ceil, include=include) for one in along], divisor)
 
     return rule
 
 
 def max_pool(dims: int) -> Callable[..., Tensor]:
-    """The largest of every window, as torch's max_pool1d and max_pool2d; what is padded is never the largest."""
+    """The largest of every window, as torch's max_pool1d and max_pool2d."""
 
     def rule(
         s: Symbolic,
@@ -120,46 +182,33 @@ def max_pool(dims: int) -> Callable[..., Tensor]:
         ceil: bool = False,
     ) -> Tensor:
         check_operands(s, o)
-        around, size = _each(padding, dims), _each(kernel, dims)
-        if ceil or any(gap != 1 for gap in _each(dilation, dims)):
-            raise Unknown
-        places = torch.arange(math.prod(x.shape[-dims:])).reshape(x.shape[-dims:])
-        places = torch.nn.functional.pad(places, _around(around, size, size), value=-1)
-        places, positions = _windowed(places, size, _each(stride, dims) if stride else size)
-        rows = x.flatten(-dims).reshape(-1, math.prod(x.shape[-dims:])).tolist()
-        windows_read = [[n for n in window if n >= 0] for window in places.tolist()]
-        largest = [[s.algebra.function(LARGEST, [row[n] for n in window]) for window in windows_read] for row in rows]
-        return torch.tensor(largest, dtype=torch.int64).reshape(*x.shape[:-dims], *positions)
+        size = _each(kernel, dims)
+        along = zip(x.shape[-dims:], size, _each(stride, dims) if stride else size, _each(padding, dims), strict=True)
+        axes = [Axis(*one, gap=gap, ceil=ceil) for one, gap in zip(along, _each(dilation, dims), strict=True)]
+        return _maxima(s, x, axes)
 
     return rule
 
 
-def _windowed(x: Tensor, size: Sequence[int], stride: Sequence[int]) -> tuple[Tensor, list[int]]:
-    """What windows read [..., positions, window], and how many positions each dimension has."""
-    dims = len(size)
-    places = windows(x, size, stride, [1] * dims)
-    positions = list(places.shape[:dims])
-    return x.flatten(-dims)[..., places.reshape(math.prod(positions), -1)], positions
+def _adaptive(x: Tensor, sizes: Any, dims: int) -> list[Axis]:
+    return [Axis.adaptive(n, w) for n, w in zip(x.shape[-dims:], _each(sizes, dims), strict=True)]
 
 
-def adaptive(dims: int, pool: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A pool over windows that cover the sizes evenly."""
+def adaptive_average_pool(dims: int) -> Callable[..., Tensor]:
+    """Means over windows that cover the sizes."""
 
     def rule(s: Symbolic, o: Operation, x: Tensor, sizes: Any) -> Tensor:
-        wanted = _each(sizes, dims)
-        if any(n % w for n, w in zip(x.shape[-dims:], wanted, strict=True)):
-            raise Unknown
-        return pool(s, o, x, [n // w for n, w in zip(x.shape[-dims:], wanted, strict=True)])
+        return _averages(s, x, _adaptive(x, sizes, dims))
 
     return rule
 
 
 def adaptive_max_pool(dims: int) -> Callable[..., tuple[Tensor, None]]:
-    """As :func:`adaptive`; the places of the largest, which torch returns too, are lost."""
-    rule = adaptive(dims, max_pool(dims))
+    """The largest of windows that cover the sizes; their places, which torch returns too, are lost."""
 
     def both(s: Symbolic, o: Operation, x: Tensor, sizes: Any) -> tuple[Tensor, None]:
-        return rule(s, o, x, sizes), None
+        check_operands(s, o)
+        return _maxima(s, x, _adaptive(x, sizes, dims)), None
 
     return both
 
@@ -204,8 +253,8 @@ SPATIAL: dict[str, Callable[..., Any]] = {
     "conv2d": convolution(2),
     "avg_pool1d": average_pool(1),
     "avg_pool2d": average_pool(2),
-    "adaptive_avg_pool1d": adaptive(1, average_pool(1)),
-    "adaptive_avg_pool2d": adaptive(2, average_pool(2)),
+    "adaptive_avg_pool1d": adaptive_average_pool(1),
+    "adaptive_avg_pool2d": adaptive_average_pool(2),
     "max_pool1d": max_pool(1),
     "max_pool2d": max_pool(2),
     "adaptive_max_pool1d": adaptive_max_pool(1),

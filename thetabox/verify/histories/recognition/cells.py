@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from thetabox.verify.histories.description.atoms import ONE, ZERO, Function
+from thetabox.verify.histories.description.atoms import ONE, ZERO, Function, Sign
 from thetabox.verify.histories.recognition.equations import Equations
 from thetabox.verify.histories.recognition.failure import NotRecognised
 from thetabox.verify.histories.recognition.linear import coefficients
@@ -30,6 +30,7 @@ class RecognisedCell:
         current, start: j and v in front of the first step.
         most: spikes a step, 0 for a cell that never spikes, ``None`` without end.
         union: whether it is no cell, but 1 where any of the spikes that it reads is, as max pools are.
+        late, twice: how a spike resets.
     """
 
     state: int
@@ -46,6 +47,8 @@ class RecognisedCell:
     start: int
     most: int | None
     union: bool = False
+    late: bool = False
+    twice: bool = False
 
 
 class CellReader:
@@ -82,7 +85,13 @@ class CellReader:
 
     def _spiking(self, spike: int) -> RecognisedCell:
         count = self.spikes.count(spike)
-        crossing = self._potential(spike, self.spikes.gap(spike)) if count is None else self._rounded(spike, count)
+        second = self.spikes.second.get(spike)
+        if second is not None:
+            crossing = self._potential(spike, self._both(self.spikes.gap(spike), *second)[0])
+        elif count is None:
+            crossing = self._potential(spike, self.spikes.gap(spike))
+        else:
+            crossing = self._rounded(spike, count)
         if crossing is None:
             raise NotRecognised(self._undecided(spike))
         state, above, threshold = crossing
@@ -94,6 +103,7 @@ class CellReader:
         if count is not None:
             self._check_linear(after, spike)
         next_drop = reset = None
+        late = False
         # Where a spike resets in its own step, what it does in the next is a weight from the cell to itself.
         potential = quiet if quiet != fired else was_quiet
         decay = self._coefficient(potential, state)
@@ -110,11 +120,33 @@ class CellReader:
             if self.constants.is_constant(drop):
                 next_drop = drop
             else:
-                reset = self._late_reset(was_quiet, had_fired, state, decay)
+                reset, late = self._late_reset(was_quiet, had_fired, state, decay)
+        if second is not None:
+            self._check_second(spike, crossing, quiet, fired)
         if count is not None and reset is not None:
             raise NotRecognised("a cell that may spike several times a step is reset to a value")
         most = 1 if count is None else count.most
-        return self._cell(state, spike, above, potential, threshold, next_drop, reset, most)
+        cell = self._cell(state, spike, above, potential, threshold, next_drop, reset, most)
+        return replace(cell, late=late, twice=second is not None)
+
+    def _check_second(self, spike: int, crossing: tuple[int, bool, int], quiet: int, fired: int) -> None:
+        """Both looks are at the potential, which each subtracts a threshold from: A = D in the names of Neurons."""
+        algebra, (atom, above), (state, up, threshold) = self.algebra, self.spikes.second[spike], crossing
+        side = 1 if above else -1
+        look = algebra.node(atom)
+        assert isinstance(look, Sign)
+        here, behind = (algebra.subtract(p, threshold) for p in (quiet, -1 - state))
+        again = algebra.subtract(here, threshold)
+        if above != up or not (
+            algebra.subtract(quiet, fired) == threshold
+            and algebra.positive(algebra.scale(behind, side)) == algebra.positive(algebra.scale(look.of, look.side))
+            and algebra.positive(algebra.scale(again, side))
+            == algebra.positive(self._both(self.spikes.gap(spike), atom, above)[1])
+        ):
+            raise NotRecognised(
+                f"a potential is compared behind its reset once more, in {algebra.show(-1 - atom)}, and does not lose "
+                "a threshold for each of both"
+            )
 
     def _undecided(self, spike: int) -> str:
         """Why a comparison that decides a spike is not one of a potential with a threshold."""
@@ -148,17 +180,18 @@ class CellReader:
         if self.spikes.first.get(spike, int(not above)) != int(not above):
             raise NotRecognised("a cell begins as if it had spiked in the step before the first")
 
-    def _late_reset(self, was_quiet: int, had_fired: int, state: int, decay: int) -> int:
-        """V, where a spike sets the potential in the step behind it, in front of the decay."""
+    def _late_reset(self, was_quiet: int, had_fired: int, state: int, decay: int) -> tuple[int, bool]:
+        """V, where a spike sets the potential in the step behind it, and whether behind all that enters then.
+
+        Else it is set in front of the decay, as in the spike's own step.
+        """
+        if self.constants.is_constant(had_fired):
+            return had_fired, True
         rest = self.algebra.subtract(was_quiet, self.algebra.multiply(decay, -1 - state))
         decayed = self.algebra.subtract(had_fired, rest)
         if not self.constants.is_constant(decayed):
-            raise NotRecognised(
-                f"a spike takes the next potential to {self.algebra.show(had_fired)}, and what enters then is lost"
-                if self.constants.is_constant(had_fired)
-                else f"a spike takes the next potential to {self.algebra.show(had_fired)}"
-            )
-        return self._divided(decayed, decay)
+            raise NotRecognised(f"a spike takes the next potential to {self.algebra.show(had_fired)}")
+        return self._divided(decayed, decay), False
 
     def _divided(self, p: int, q: int) -> int:
         if p == ZERO:

@@ -113,7 +113,7 @@ class Constants:
         return value, math.nextafter(_float(error), math.inf) if error else 0.0
 
     def boxed(self, p: int) -> Uncertain:
-        """A polynomial that is linear in entries of tensors, or in entries of each of two.
+        """A polynomial in entries of tensors, each of whose products is bounded factor by factor.
 
         Raises:
             NotRecognised: it is another function of them.
@@ -141,14 +141,16 @@ class Constants:
         return Uncertain(value, _upward(spread), _upward(error + abs(centre - Fraction(value))))
 
     def _by_entries(self, p: int) -> dict[tuple[int, ...], int]:
-        """Entries of tensors, none or up to two → the polynomial of numbers that their product is multiplied by."""
+        """Entries of tensors, each as often as it is a factor → the polynomial of numbers that multiplies them."""
         sums: dict[tuple[int, ...], Terms] = {}
         for monomial, coefficient in self.algebra.terms(p).items():
             entries = [(a, e) for a, e in monomial if isinstance(self.algebra.node(a), AtomBlock)]
-            if len(entries) > 2 or any(e != 1 for _, e in entries):
-                raise NotRecognised(f"a constant of a cell is {self.algebra.show(p)}, which is not linear in the box")
+            if any(e < 1 for _, e in entries):
+                raise NotRecognised(
+                    f"a constant of a cell is {self.algebra.show(p)}, which divides by what is in the box"
+                )
             rest: Monomial = tuple((a, e) for a, e in monomial if (a, e) not in entries)
-            sums.setdefault(tuple(a for a, _ in entries), {})[rest] = coefficient
+            sums.setdefault(tuple(a for a, e in entries for _ in range(e)), {})[rest] = coefficient
         return {entries: self.algebra.number(terms) for entries, terms in sums.items()}
 
     def entry(self, atom: int) -> tuple[Fraction, Fraction]:

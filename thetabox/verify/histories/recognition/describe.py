@@ -42,7 +42,10 @@ def _layer(layer: Neurons) -> str:
     if layer.most > 1:
         parts.append("several spikes a step")
     if layer.reset is not None:
-        parts.append(f"reset to {_range(layer.reset.centre)}")
+        late = " in the next step, whatever enters then" if layer.late else ""
+        parts.append(f"reset to {_range(layer.reset.centre)}{late}")
+    elif layer.twice:
+        parts.append("reset by subtraction, looked at twice")
     else:
         parts.append("no reset" if layer.next_drop is None else "reset by subtraction")
     return ", ".join(parts)

@@ -53,6 +53,8 @@ class _Network:
             self._enter(cell)
         self._check_unions(cells)
         self.groups = self._groups(cells)
+        for group in self.groups:
+            self._align(group)
         self._order()
         self.where = {
             key: (layer, unit)
@@ -83,6 +85,18 @@ class _Network:
             for p in currents:
                 if p not in self.currents:
                     self.currents[p] = self.sums.entering(p)
+
+    def _align(self, group: Sequence[RecognisedCell]) -> None:
+        """Where some cells of a layer take the largest of several currents, the others take that of a single one.
+
+        A max pool's windows at the edge may hold but one current.
+        """
+        if any(cell.state in self.largest for cell in group):
+            for cell in group:
+                if cell.state not in self.largest:
+                    self.largest[cell.state] = [cell.drive]
+                    self.currents[cell.drive] = self.entering[cell.state]
+                    self.entering[cell.state] = Entering()
 
     def _check_unions(self, cells: Sequence[RecognisedCell]) -> None:
         """Each is the sum of some spikes above 1/2, and of no others of them less."""
@@ -120,7 +134,16 @@ class _Network:
     def _layer(self, number: int, cells: list[RecognisedCell]) -> Neurons:
         constants, first = self.reader.constants, cells[0]
         kinds = {
-            (c.synapse is None, c.next_drop is None, c.reset is None, c.most, c.state in self.largest) for c in cells
+            (
+                c.synapse is None,
+                c.next_drop is None,
+                c.reset is None,
+                c.most,
+                c.late,
+                c.twice,
+                c.state in self.largest,
+            )
+            for c in cells
         }
         if len(kinds) > 1:
             raise NotRecognised("cells of one layer differ in what a spike does or in whether they have a current")
@@ -143,6 +166,8 @@ class _Network:
             most=ENDLESS if first.most is None else first.most,
             union=first.union,
             largest=self._largest(cells),
+            late=first.late,
+            twice=first.twice,
         )
 
     def _largest(self, cells: list[RecognisedCell]) -> Largest | None:

@@ -10,9 +10,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 
 from thetabox.verify.histories.description.algebra import Algebra
-from thetabox.verify.histories.description.atoms import FLOOR, LARGEST, ONE, ZERO, AtomBlock, Dot, Exp, Function, Sign
+from thetabox.verify.histories.description.atoms import (
+    FLOOR,
+    LARGEST,
+    ONE,
+    ZERO,
+    AtomBlock,
+    Dot,
+    Exp,
+    Function,
+    Monomial,
+    Sign,
+    plain,
+)
 from thetabox.verify.histories.recognition.equations import Equations
 from thetabox.verify.histories.recognition.failure import NotRecognised
 
@@ -71,6 +84,8 @@ class SpikeComparisons:
         old: of each of them → the atom that stands for its value in the step before.
         first: what that is in front of the first step, 0 or 1, where anything hangs on it.
         largest: ε up to which ``first`` is so.
+        second: of comparisons of this step whose potential is compared behind its reset once more: the atom of that
+            comparison of a state, and whether both hold where they are met (and not where they are missed).
         unions: atoms that are the largest of several spikes, as max pools make them, by what :meth:`rewritten` makes.
         instead: atoms of the equations → what they are by these: states that keep old comparisons, and comparisons of
             states alone; comparisons of this step as they are.
@@ -82,9 +97,11 @@ class SpikeComparisons:
         atoms = list(self._atoms([*equations.next.values(), *equations.outputs]))
         compared = [a for a in atoms if isinstance(self.algebra.node(a), Sign) or count_of(self.algebra, a) is not None]
         self.now = [a for a in compared if self._enters(-1 - a)]
+        self.now += self._alone([a for a in compared if a not in self.now])
         self.old = {a: -1 - self._fresh(n, a) for n, a in enumerate(self.now)}
         self.first: dict[int, int] = {}
         self.largest = math.inf
+        self.second: dict[int, tuple[int, bool]] = {}
         self.instead: dict[int, int] = {a: -1 - a for a in self.now}
         for atom in compared:
             if atom not in self.old:
@@ -169,25 +186,88 @@ class SpikeComparisons:
                 return True
         return any(self._enters(p) for p in self._inside(atom))
 
+    def _alone(self, compared: list[int]) -> list[int]:
+        """Comparisons of states alone that are spikes of this step: of cells that nothing enters, as by padding.
+
+        Such a one compares what its potential becomes, and is not what becomes of another comparison.
+        """
+        signs = {a: node for a in compared if isinstance(node := self.algebra.node(a), Sign)}
+        return [
+            a
+            for a, node in signs.items()
+            if self._shifted(node)[1] not in signs and any(self._decides(a, node, s) for s in self._states(node.of))
+        ]
+
+    def _states(self, p: int) -> list[int]:
+        return [m[0][0] for m in self.algebra.terms(p) if self._is_state(m)]
+
+    def _decides(self, atom: int, node: Sign, state: int) -> bool:
+        """Whether a comparison is one of what a state becomes without its spike with a constant."""
+        gap = self.algebra.scale(node.of, node.side)
+        share = self.algebra.terms(gap)[((state, 1),)]
+        for quiet, above in ((ZERO, True), (ONE, False)):
+            after = self.algebra.substitute(self.equations.next[state], {atom: quiet})
+            ratio = Fraction(self.algebra.terms(after).get(((state, 1),), 0)) / Fraction(share)
+            left = self.algebra.subtract(after, self.algebra.scale(gap, plain(ratio)))
+            if ratio and (ratio > 0) == above and self.equations.constants.is_constant(left):
+                return True
+        return False
+
+    def _shifted(self, node: Sign) -> tuple[int, int | None]:
+        """What is compared, as a step leaves it; and the comparison that this makes."""
+        after = self.algebra.substitute(node.of, self.equations.next)
+        shifted = self.algebra.positive(self.algebra.scale(after, node.side))
+        return after, -1 - shifted if shifted < 0 else None
+
     def _compared_anew(self, atom: int) -> None:
         node = self.algebra.node(atom)
         if not isinstance(node, Sign):
             raise NotRecognised(f"{self.algebra.show(-1 - atom)} is no spike of the step before")
-        after = self.algebra.substitute(node.of, self.equations.next)
-        shifted = self.algebra.positive(self.algebra.scale(after, node.side))
-        held = -1 - shifted if shifted < 0 else None
-        if held not in self.old:
-            value = self._constant(atom, node)
-            if value is not None:
-                self.instead[atom] = self.algebra.literal(value)
-                return
+        after, held = self._shifted(node)
+        start = self.algebra.scale(self.algebra.substitute(node.of, self.equations.start), node.side)
+        if held in self.old:
+            self.instead[atom] = -1 - self.old[held]
+            self._begins(held, self._holds(start, atom))
+            return
+        value = self._constant(atom, node)
+        if value is not None:
+            self.instead[atom] = self.algebra.literal(value)
+            return
+        second = self._second_look(atom, node, after)
+        if second is None:
             raise NotRecognised(
                 f"{self.algebra.show(-1 - atom)} compares states and is no spike of the step before, as a second look "
-                "at a potential does, or a refractory counter, which a network has to describe itself (leaky_cells)"
+                "at a potential may be, or a refractory counter, which a network has to describe itself (leaky_cells)"
             )
-        start = self.algebra.scale(self.algebra.substitute(node.of, self.equations.start), node.side)
-        self.instead[atom] = -1 - self.old[held]
-        self._begins(held, self._holds(start, atom))
+        spike, above = second
+        if self._holds(start, atom) == int(above):
+            raise NotRecognised("a cell begins with a potential above its threshold, which its first step resets")
+        self.second[spike] = atom, above
+
+    def _second_look(self, atom: int, look: Sign, after: int) -> tuple[int, bool] | None:
+        """The spike of this step whose potential a comparison of states looks at behind its reset; as in ``second``.
+
+        Without that spike, and without the reset that is left of the step before, both compare the same.
+        """
+        rising = {c * look.side > 0 for m, c in self.algebra.terms(look.of).items() if self._is_state(m)}
+        if len(rising) != 1:
+            return None
+        (above,) = rising
+        quiet = ZERO if above else ONE
+        for spike in self.now:
+            node = self.algebra.node(spike)
+            if not isinstance(node, Sign) or spike in self.second:
+                continue
+            here = self.algebra.scale(self.algebra.substitute(node.of, {atom: quiet}), node.side)
+            behind = self.algebra.scale(self.algebra.substitute(after, {spike: quiet}), look.side)
+            if here == self.algebra.scale(node.of, node.side) or {here, behind} & self.algebra.undefined:
+                continue  # the look at the step before resets nothing
+            if self.algebra.positive(here) == self.algebra.positive(behind):
+                return spike, above
+        return None
+
+    def _is_state(self, monomial: Monomial) -> bool:
+        return len(monomial) == 1 and monomial[0][0] in self.equations.next
 
     def _constant(self, atom: int, node: Sign) -> int | None:
         """What a comparison of states is in front of every step, if it is always the same: by induction over steps.

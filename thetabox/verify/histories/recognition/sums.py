@@ -76,14 +76,14 @@ class SumReader:
     def _by_factor(self, p: int) -> dict[int | None, int]:
         """Sum of products, or entry of a weight → the polynomial that it is multiplied by; ``None`` → the rest.
 
-        Of two entries, as where batch norm scales a weight, one stands in that polynomial.
+        Of several entries, as where batch norms scale a weight, one is taken; the others stand in that polynomial.
         """
         sums: dict[int | None, Terms] = {}
         for monomial, coefficient in self.algebra.terms(p).items():
             factors = [a for a, _ in monomial if self._is_factor(a)]
             products = [a for a in factors if isinstance(self.algebra.node(a), Dot)]
             chosen = next(iter(products or factors), None)
-            if len(products) > 1 or len(factors) > 2 or (chosen is not None and (chosen, 1) not in monomial):
+            if len(products) > 1 or (chosen is not None and (chosen, 1) not in monomial):
                 raise NotRecognised(f"what enters a cell is {self.algebra.show(p)}, not linear in weights")
             rest: Monomial = tuple((a, e) for a, e in monomial if a != chosen)
             sums.setdefault(chosen, {})[rest] = coefficient
