@@ -29,6 +29,8 @@ SEQUENCES = (tuple, list)
 NARROW = (torch.float32, torch.float16, torch.bfloat16)
 # How Python reads numbers of tensors: by ``item()``, in a condition, or comparing two.
 ASKING = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default, torch.ops.aten.is_nonzero.default)
+# Operators by whose result, or its shape, Python learns numbers; an index does so where it is a mask.
+TELLING = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 RUNNING = RLock()
 """Held while a caller's module runs or its weights are read: its mode, attributes and, while a program is exported, its
 parameters are changed for that time, and put back."""
@@ -54,8 +56,8 @@ class Twins(TorchDispatchMode):
         self._flat: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] = {}
         # Memory of twins and of results: to be written to as it is.
         self._made: set[int] = set()
-        # Whether Python has asked for a number that was computed.
-        self.asked = False
+        # Whether Python has asked for a number that was computed, or for any.
+        self.asked = self.asked_any = False
         for t in tensors:
             self._enter(t)
 
@@ -105,8 +107,10 @@ class Twins(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in ASKING and any(_storage_keys(a) & self._made for a in args):
-            self.asked = True
+        if _tells(func) and asks(func, args):
+            self.asked_any = True
+            if func in ASKING and any(_storage_keys(a) & self._made for a in args):
+                self.asked = True
         if _writes(func):
             for t in _written(func, args, kwargs):
                 # A tensor that the module merely reaches is the caller's as much as its weights are.
@@ -128,6 +132,18 @@ class Twins(TorchDispatchMode):
         if at is not None and at[0] not in self._made and at[0] not in _storage_keys((*args, *kwargs.values())):
             self._made.add(at[0])
         return result
+
+
+def asks(operator: Any, args: Sequence[Any]) -> bool:
+    """Whether an operator tells Python numbers of its operands."""
+    if operator is torch.ops.aten.index.Tensor:
+        return any(isinstance(t, Tensor) and t.dtype in (torch.bool, torch.uint8) for t in args[1])
+    return _tells(operator)
+
+
+@functools.cache
+def _tells(operator: Any) -> bool:
+    return not TELLING.isdisjoint(getattr(operator, "tags", ()))
 
 
 def _written(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:

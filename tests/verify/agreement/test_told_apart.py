@@ -553,3 +553,36 @@ class OwnStep(nn.Module):
 def test_what_a_run_in_double_precision_kept_is_forgotten() -> None:
     found = tb.certify(OwnStep(), samples(), [0] * len(samples()), [0.0])
     assert found.checked["precision"] == "float32"
+
+
+class Pieces(nn.Module):
+    """Cuts a batch into pieces, whose number the code sees."""
+
+    def __init__(self, answer: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer, self.answer = nn.Linear(4, 3), answer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.answer(self.layer, x)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda layer, x: -layer(x) if len(x.split(50)) == 3 else layer(x),
+        lambda layer, x: -layer(x) if len(x.chunk(4)) == 3 else layer(x),
+        lambda layer, x: torch.cat([layer(p) * (1 if i < 2 else -1) for i, p in enumerate(torch.split(x, 130))]),
+    ],
+    ids=["split", "chunk", "a later piece"],
+)
+def test_the_number_of_pieces_of_a_batch(answer: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    torch.manual_seed(0)
+    model, x = Pieces(answer), torch.randn(40, 4)
+    with pytest.raises(tb.InputError, match="differs|outside the bounds"):
+        tb.certify(model, x, model(x).argmax(1), [0.0], domain="interval")
+
+
+def test_a_batch_may_be_computed_in_pieces() -> None:
+    torch.manual_seed(0)
+    model, x = Pieces(lambda layer, x: torch.cat([layer(piece) for piece in x.split(64)])), torch.randn(40, 4)
+    assert tb.certify(model, x, model(x).argmax(1), [0.0], domain="interval").verified.all()

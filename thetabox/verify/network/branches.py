@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.overrides import TorchFunctionMode
 
 from thetabox.errors import InputError
 
@@ -43,30 +44,36 @@ def sizes_of_calls(module: nn.Module, inputs: Sequence[Tensor]) -> set[int]:
     """Around what the code assumes of the batch size where it is called, not traced: it can ask which of the two it is.
 
     The result of a question hides what the code would ask had it been another, its own question or torch's (a
-    convolution asks which side of 16 it is on), so that it is called again at the sizes around each. Empty where torch
-    cannot call it with a batch of any size.
+    convolution asks which side of 16 it is on), so that it is called again at the sizes around each. Into how many
+    pieces torch cuts a batch is for the code to see; of these as many numbers are tried as there are calls. Empty where
+    torch cannot call it with a batch of any size.
     """
     # What a call writes to the numbers of a tensor it writes for real: no twins stand between.
     held = [(t, t.detach().clone()) for t in [*module.parameters(), *module.buffers()]]
     ways: list[list[Any]] = []
-    waiting, tried, sizes = [len(inputs[0])], set[int](), set[int]()
+    waiting, tried, sizes, cut = [len(inputs[0])], set[int](), set[int](), set[int]()
     while waiting and len(ways) < MOST_CALLS:
         batch = waiting.pop(0)
         if batch in tried or _covered(batch, ways):
             continue
         tried.add(batch)
-        guards = _guards_of_a_call(module, [x.new_zeros(batch, *x.shape[1:]) for x in inputs])
+        guards, pieces = _guards_of_a_call(module, [x.new_zeros(batch, *x.shape[1:]) for x in inputs])
         ways.append([guard.expr for guard in guards])
+        of_torch = [_is_of_torch(guard) for guard in guards]
         # Where torch itself takes the batch for a constant, another one is no other way.
-        turns = [set() if guard.expr.is_Equality and _is_of_torch(guard) else _turns(guard.expr) for guard in guards]
-        sizes.update(*(around for guard, around in zip(guards, turns, strict=True) if not _is_of_torch(guard)))
+        turns = [
+            set() if guard.expr.is_Equality and of_torch[i] and i not in pieces else _turns(guard.expr)
+            for i, guard in enumerate(guards)
+        ]
+        cut.update(*(around for i, around in enumerate(turns) if i in pieces))
+        sizes.update(*(around for i, around in enumerate(turns) if not of_torch[i] and i not in pieces))
         waiting += sorted(set().union(*turns) - {1})
     for t, value in held:
         if not torch.equal(t, value):
             t.data.copy_(value)
     if any(size in sizes and size not in tried and not _covered(size, ways) for size in waiting):
         raise InputError(f"its code takes more than {MOST_CALLS} ways by the size of the batch, too many to follow")
-    return sizes - {1}
+    return (sizes | cut) - {1}
 
 
 def _covered(size: int, ways: Sequence[Sequence[Any]]) -> bool:
@@ -74,12 +81,29 @@ def _covered(size: int, ways: Sequence[Sequence[Any]]) -> bool:
     return any(all(_holds(question, size) for question in way) for way in ways)
 
 
-def _guards_of_a_call(module: nn.Module, inputs: Sequence[Tensor]) -> list[Any]:
+def _guards_of_a_call(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[list[Any], set[int]]:
+    """What a call assumes of the batch size, and places of what torch assumes where it returns several tensors."""
     shapes = ShapeEnv()
     fake = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
-    with suppress(Exception), torch.no_grad(), fake as mode:
+    pieces = _Pieces(shapes)
+    with suppress(Exception), torch.no_grad(), fake as mode, pieces:
         module(*(mode.from_tensor(x, symbolic_context=_any_batch(x)) for x in inputs))
-    return list(shapes.guards)
+    return list(shapes.guards), pieces.places
+
+
+class _Pieces(TorchFunctionMode):
+    """Remembers what is assumed of sizes inside functions that return several tensors: how many, Python sees."""
+
+    def __init__(self, shapes: ShapeEnv) -> None:
+        super().__init__()
+        self._shapes, self.places = shapes, set[int]()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        before = len(self._shapes.guards)
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, tuple | list):
+            self.places.update(range(before, len(self._shapes.guards)))
+        return result
 
 
 def _is_of_torch(guard: Any) -> bool:
