@@ -578,7 +578,7 @@ class Pieces(nn.Module):
 def test_the_number_of_pieces_of_a_batch(answer: Callable[[nn.Module, Tensor], Tensor]) -> None:
     torch.manual_seed(0)
     model, x = Pieces(answer), torch.randn(40, 4)
-    with pytest.raises(tb.InputError, match="differs|outside the bounds"):
+    with pytest.raises(tb.InputError, match=r"differs|outside the bounds"):
         tb.certify(model, x, model(x).argmax(1), [0.0], domain="interval")
 
 

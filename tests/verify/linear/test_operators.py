@@ -304,6 +304,21 @@ CASES: dict[str, Case] = {
         (3, 4),
         {"layer": nn.MultiheadAttention(4, 2, batch_first=True)},
     ),
+    "attention of nn and its weights": Case(
+        lambda m, h: (lambda out, weights: out + weights.amax(2, keepdim=True))(*m.layer(h, h, h)),
+        (3, 4),
+        {"layer": nn.MultiheadAttention(4, 2, batch_first=True)},
+    ),
+    "attention of nn with tokens first": Case(
+        lambda m, h: m.layer(*[h.transpose(0, 1)] * 3)[0].transpose(0, 1),
+        (3, 4),
+        {"layer": nn.MultiheadAttention(4, 2)},
+    ),
+    "rows of positions folded into the samples": Case(
+        lambda m, h: m.n(h.transpose(0, 1).reshape(-1, 4).tanh()).sigmoid().view(3, -1, 4).transpose(0, 1),
+        (3, 4),
+        {"n": nn.LayerNorm(4)},
+    ),
     "index": Case(lambda m, h: h[:, [3, 0, 0]]),
     "index two": Case(lambda m, h: h[:, [0, 1], [2, 3]], IMAGE),
     "embedding": Case(lambda m, h: h + F.embedding(torch.tensor([1, 1, 0, 2]), m.w)[:, 0], held={"w": (3, 1)}),

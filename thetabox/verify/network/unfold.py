@@ -14,7 +14,7 @@ from math import prod
 import torch
 
 from thetabox.verify.network.graph import Layout, Operation, Ref
-from thetabox.verify.network.operators import RELU, RESHAPING
+from thetabox.verify.network.operators import NEVER_NEGATIVE, PIECEWISE_LINEAR, RESHAPING
 
 # What is done to every number, or to every row, by itself.
 BY_ROW = (
@@ -25,7 +25,10 @@ BY_ROW = (
     "aten.dropout.default",
     "aten.gelu.default",
     "aten.silu.default",
-    *RELU,
+    "aten.tanh.default",
+    "aten.elu.default",
+    *PIECEWISE_LINEAR,
+    *NEVER_NEGATIVE,
 )
 # By one matrix, which is the same for every row.
 PRODUCTS = ("aten.matmul.default", "aten.mm.default")
@@ -70,6 +73,8 @@ def _by_row(operation: Operation, layouts: dict[int, Layout]) -> bool:
     """Whether an operator does to every row the same, by itself; one of its operands are the rows."""
     if operation.operator == "aten.linear.default":
         return True
+    if operation.operator == "aten.layer_norm.default":  # of a row, and not of several
+        return len(operation.args[1]) == 1
     first, others = operation.args[0], [a for a in operation.args[1:] if isinstance(a, Ref)]
     if operation.operator in BY_ROW:
         return not others
@@ -86,11 +91,12 @@ def _without_fold(operation: Operation, layout: Layout, before: Layout) -> Opera
     """A fold of positions into the samples' dimension that is none any more; ``None`` of any other operator."""
     assert before.batch is not None
     lead = before.shape[: before.batch]
-    folds = operation.operator.startswith(RESHAPING) and before.merged == 1 and before.batch > 0
+    folds = operation.operator.startswith(RESHAPING) and before.batch > 0
     positions = prod(s or 1 for s in lead)
     if not folds or positions == 1 or (layout.batch, layout.merged, len(layout.shape)) != (0, positions, 2):
         return None
-    if prod(s or 1 for s in before.shape[before.batch + 1 :]) != layout.shape[1]:
+    # What shares the samples' dimension, as heads do, goes with the features.
+    if before.merged * prod(s or 1 for s in before.shape[before.batch + 1 :]) != layout.shape[1]:
         return None
     sizes = [*lead, -1, layout.shape[1]]
     return replace(
