@@ -317,6 +317,10 @@ def test_windows_of_pools_are_those_of_torch(length: int) -> None:
     def at(places: list[int]) -> Tensor:
         return x[0, 0, places]
 
+    def highest(places: list[int]) -> Tensor:
+        """A window with gaps may lie in the padding, whose largest number is minus infinity."""
+        return at(places).max() if places else x.new_tensor(-torch.inf)
+
     for size, stride, gap, ceil in itertools.product((1, 2, 3, 4), (1, 2, 3), (1, 2), (False, True)):
         for pad in range(size // 2 + 1):
             if length + 2 * pad < (size - 1) * gap + 1:
@@ -324,7 +328,7 @@ def test_windows_of_pools_are_those_of_torch(length: int) -> None:
             axis = Axis(length, size, stride, pad, gap=gap, ceil=ceil)
             asked = {"padding": pad, "ceil_mode": ceil}
             largest = nn.functional.max_pool1d(x, size, stride, dilation=gap, **asked)
-            assert torch.equal(largest[0, 0], torch.stack([at(places).max() for places in axis.places]))
+            assert torch.equal(largest[0, 0], torch.stack([highest(places) for places in axis.places]))
             for include in (False, True) if gap == 1 else ():
                 axis = Axis(length, size, stride, pad, ceil=ceil, include=include)
                 mean = nn.functional.avg_pool1d(x, size, stride, count_include_pad=include, **asked)
