@@ -63,6 +63,49 @@ def test_a_number_of_a_weight_is_refused(way: str) -> None:
         tb.certify(model, x, model(x).argmax(1), [1e-2], domain="interval")
 
 
+class Keeping(Asking):
+    """Asks once, and keeps what it made of that."""
+
+    flag: float | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.flag is None:
+            self.flag = self.sign(self)
+        return self.layer(x) * self.flag
+
+
+@pytest.mark.parametrize("called", [False, True])
+def test_a_number_that_a_call_keeps_is_refused(called: bool) -> None:
+    torch.manual_seed(0)
+    model, x = Keeping(WAYS["item"]), torch.randn(6, 4)
+    y = model.layer(x).argmax(1)
+    if called:
+        model(x)
+    with pytest.raises(tb.InputError, match=READ):
+        tb.certify(model, x, y, [1e-2], domain="interval")
+
+
+def test_a_number_of_the_modules_own_parameter_that_a_call_kept_is_refused() -> None:
+    torch.manual_seed(0)
+    model, x = Keeping(lambda net: turned(net.g.item())), torch.randn(6, 4)
+    y = model(x).argmax(1)
+    with pytest.raises(tb.InputError, match=READ):
+        tb.certify(model, x, y, [1e-2], domain="interval")
+
+
+@pytest.mark.parametrize("where", ["with gradients", "in a batch of 17"])
+def test_a_number_that_is_asked_for_in_one_way_only_is_refused(where: str) -> None:
+    class Sometimes(Asking):
+        def forward(self, x: Tensor) -> Tensor:
+            asks = torch.is_grad_enabled() if where == "with gradients" else x.shape[0] == 17
+            return self.layer(x) * (self.sign(self) if asks else 1.0)
+
+    torch.manual_seed(0)
+    model, x = Sometimes(WAYS["item"]), torch.randn(6, 4)
+    with pytest.raises(tb.InputError, match=READ):
+        tb.certify(model, x, model.layer(x).argmax(1), [1e-2], domain="interval")
+
+
 def test_the_order_of_weights_is_refused() -> None:
     class Routed(nn.Module):
         def __init__(self) -> None:

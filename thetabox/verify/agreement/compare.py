@@ -37,12 +37,12 @@ from thetabox.models.plain import same_draws
 from thetabox.models.recurrent import called
 from thetabox.models.running import running
 from thetabox.models.twins import RUNNING, untouched
-from thetabox.verify.agreement.batches import FEW, LARGE, at_once
+from thetabox.verify.agreement.batches import LARGE, at_once
 from thetabox.verify.agreement.claims import Observed
 from thetabox.verify.agreement.folding import compare_folded
 from thetabox.verify.agreement.given import as_given, ordinary, takes
 from thetabox.verify.agreement.nearness import ANY_ORDER, nearness
-from thetabox.verify.agreement.numbers_read import check_numbers_read
+from thetabox.verify.agreement.numbers_read import check_numbers_read, may_read
 from thetabox.verify.agreement.own import OwnForward
 from thetabox.verify.agreement.precision import compare_cast, compare_precision, holds_narrow
 from thetabox.verify.agreement.verbatim import compare_verbatim, run_as_given
@@ -146,7 +146,8 @@ def check(problem: Problem, epsilon: Float[Tensor, " levels"], x: Any = None) ->
                 _compared(OwnForward(problem, narrow), epsilon, unread)
         if verbatim:
             compare_verbatim(problem, narrow, x, own, recorded)
-        check_numbers_read(own.run, problem.tensors.boxed, problem.x[:FEW], {name for name, _ in own.calls})
+        if may_read(own.run, (name for name, _ in own.calls)):
+            check_numbers_read(own.run, problem.tensors.boxed, own.every_way())
     _check_constants(problem, unread)
     constants = sum(t.numel() for graph in problem.network.graphs.values() for t in graph.constants.values())
     reclassified = (logits != own.logits).any(1)

@@ -7,13 +7,12 @@ points of the box do not show where it goes elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import copy_context
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
@@ -22,7 +21,7 @@ from thetabox.errors import InputError
 from thetabox.models.calls import Calls
 from thetabox.models.memory import storage_key
 from thetabox.models.recurrent import called
-from thetabox.models.running import Running
+from thetabox.models.running import MODES, Running
 from thetabox.models.twins import Twins, asks
 
 INPUTS = ""
@@ -31,7 +30,12 @@ LISTS = "tolist"
 """How Python reads numbers past all operators."""
 
 
-def check_numbers_read(run: Running, boxed: Iterable[str], x: Tensor, functions: Iterable[str]) -> None:
+def may_read(run: Running, functions: Iterable[str]) -> bool:
+    """Whether Python may have read numbers in runs before; ``functions`` are names of what the code has called."""
+    return run.twins.asked_any or LISTS in functions
+
+
+def check_numbers_read(run: Running, boxed: Sequence[str], batches: Iterable[tuple[Tensor, str]]) -> None:
     """Refuse code that asks for numbers computed of parameters of the box alone.
 
     Of numbers that follow from the inputs as well a trace is not made, or not made of that part of the code.
@@ -39,25 +43,44 @@ def check_numbers_read(run: Running, boxed: Iterable[str], x: Tensor, functions:
     Args:
         run: of the module, at its own weights.
         boxed: names of the parameters.
-        x: a few inputs.
-        functions: names of what the code has called in runs before.
+        batches: a few inputs, and the mode of torch, for every way that the code takes.
 
     Raises:
         InputError: it does.
     """
-    if not run.twins.asked_any and LISTS not in functions:
-        return
-    x = run.inputs(x)
-    sources = _Sources(run.tensors, boxed, x, wide=run.wide)
-    with suppress(Exception), sources, Calls(sources, recording=False), _Lists(sources):  # or it fails as it has before
-        copy_context().run(called, run.model, x)
+    for x, mode in batches:
+        run.forget()  # what a run before has kept would not be asked for
+        refuse_read(numbers_read(run.model, run.tensors, boxed, run.inputs(x), mode=mode, wide=run.wide))
     run.forget()
-    if sources.read:
-        names = ", ".join(sorted(sources.read)[:3])
+
+
+def numbers_read(
+    model: nn.Module, tensors: Mapping[str, Tensor], boxed: Iterable[str], x: Tensor, *, mode: str, wide: bool
+) -> set[str]:
+    """Parameters of whose numbers alone Python reads some in a call.
+
+    Args:
+        model: or a copy of it, whose tensors are the named ones.
+        tensors: by name.
+        boxed: names of those that are asked about.
+        x: a few inputs.
+        mode: of torch.
+        wide: in float64.
+    """
+    sources = _Sources(tensors, boxed, x, wide=wide)
+    # A network that fails here has failed before, which was said or is no way that it takes.
+    with suppress(Exception), MODES[mode](), sources, Calls(sources, recording=False), _Lists(sources):
+        copy_context().run(called, model, x)
+    return sources.read
+
+
+def refuse_read(names: Iterable[str]) -> None:
+    """Raise InputError if there are any."""
+    if listed := ", ".join(sorted(names)[:3]):
         raise InputError(
-            f"the network's code asks for numbers of {names} (item(), tolist(), a condition, a shape that follows from "
-            "them), which the box moves, and computes with them in Python, which no bounds follow; compute with the "
-            "tensor, or exclude it"
+            f"the network's code asks for numbers of {listed} (item(), tolist(), a condition, a shape that "
+            "follows from them), which the box moves, and computes with them in Python, which no bounds follow; "
+            "compute with the tensor, or exclude it"
         )
 
 
@@ -90,9 +113,11 @@ class _Sources(Twins):
             self.read |= names
 
     def _enter(self, t: Tensor) -> tuple[Tensor, Tensor] | None:
+        at = storage_key(t)
+        new = at is not None and at not in self._flat
         held = super()._enter(t)
-        if held is not None and (at := storage_key(t)) is not None and at[0] in self._of:
-            self._of.setdefault(held[1].untyped_storage().data_ptr(), self._of[at[0]])
+        if held is not None and at is not None and new:
+            self._of[held[1].untyped_storage().data_ptr()] = self._of.get(at[0], frozenset())
         return held
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -100,16 +125,11 @@ class _Sources(Twins):
         if asks(func, args):
             self.note(names)
         result = super().__torch_dispatch__(func, types, args, kwargs)
-        operands = {at[0] for t in pytree.tree_leaves((args, kwargs)) if (at := _place(self, t)) is not None}
         for t in pytree.tree_leaves(result):
             if (at := storage_key(t) if isinstance(t, Tensor) else None) is not None:
-                # Memory of an operand holds what it held and what was written; else it is new, whatever it was before.
-                self._of[at[0]] = names | (self._of.get(at[0], frozenset()) if at[0] in operands else frozenset())
+                # Also of memory that a result of before had; what an operand in it held is among the names.
+                self._of[at[0]] = names
         return result
-
-
-def _place(twins: Twins, t: Any) -> tuple[int, torch.dtype] | None:
-    return storage_key(twins.twin(t)) if isinstance(t, Tensor) else None
 
 
 class _Lists(TorchFunctionMode):

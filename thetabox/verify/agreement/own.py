@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 import torch
@@ -89,6 +89,11 @@ class OwnForward:
         if self.batch == LARGE != len(self.problem.x):
             self.run.recording = True
             self._compare_size(torch.arange(len(self.problem.x)), "no_grad")
+
+    def every_way(self) -> Iterator[tuple[Tensor, str]]:
+        """A few samples and a mode of torch for each way in which the code asks other things of torch."""
+        for size, mode in [(len(self._few), "no_grad"), (self.batch, "no_grad"), *self.otherwise]:
+            yield self.problem.x[repeated(self._few, size)], mode
 
     def _compare_logits(self, logits: Tensor) -> None:
         """Logits of every sample; what is more than that, of the first ones again."""

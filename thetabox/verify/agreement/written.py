@@ -10,10 +10,12 @@ from torch import Tensor
 
 from thetabox.errors import InputError
 from thetabox.models.forgetting import WAYS, keeps
+from thetabox.models.memory import named_tensors
 from thetabox.models.replica import Replica, Unfaithful, swapped
 from thetabox.models.running import running
 from thetabox.verify.agreement.moved import Moving, numbers
 from thetabox.verify.agreement.nearness import NEAR_OWN, distance, near, nearness
+from thetabox.verify.agreement.numbers_read import numbers_read, refuse_read
 from thetabox.verify.agreement.points import FAR
 from thetabox.verify.agreement.refusal import refuse
 from thetabox.verify.network.replay import replay
@@ -74,14 +76,14 @@ def _compare_replica(moving: Moving, own: Tensor) -> None:
 
 def _compare_forgetful(moving: Moving, own: Tensor, way: str) -> None:
     """A copy that has lost what earlier calls kept returns what the graph does, as nearly as at its own weights."""
-    replica = Replica(moving.problem.model, moving.run.held)
-    replica.forget(way)
-    again = replica(moving.x)
+    asked = _forgetful(moving, way).copy
+    refuse_read(numbers_read(asked, named_tensors(asked), moving.names, moving.x, mode="no_grad", wide=True))
+    moving.run.forget()
+    again = _forgetful(moving, way)(moving.x)
     if again.shape != own.shape or not near(again, own, NEAR_OWN):
         raise Unfaithful
     moving.run.forget()
-    replica = Replica(moving.problem.model, moving.run.held)
-    replica.forget(way)
+    replica = _forgetful(moving, way)
     replica.move(moving.corner)
     logits, graph = replica(moving.x), moving.expected
     rows = numbers(graph)
@@ -95,6 +97,12 @@ def _compare_forgetful(moving: Moving, own: Tensor, way: str) -> None:
         "the network computes with what an earlier call computed of its weights and kept, and which does not move "
         "with them; certify it before its first call, or let it compute that in every call"
     )
+
+
+def _forgetful(moving: Moving, way: str) -> Replica:
+    replica = Replica(moving.problem.model, moving.run.held)
+    replica.forget(way)
+    return replica
 
 
 def _compare_swapped(moving: Moving) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,17 +58,15 @@ def sizes_of_calls(module: nn.Module, inputs: Sequence[Tensor]) -> set[int]:
         if batch in tried or _covered(batch, ways):
             continue
         tried.add(batch)
-        guards, pieces = _guards_of_a_call(module, [x.new_zeros(batch, *x.shape[1:]) for x in inputs])
-        ways.append([guard.expr for guard in guards])
-        of_torch = [_is_of_torch(guard) for guard in guards]
-        # Where torch itself takes the batch for a constant, another one is no other way.
-        turns = [
-            set() if guard.expr.is_Equality and of_torch[i] and i not in pieces else _turns(guard.expr)
-            for i, guard in enumerate(guards)
-        ]
-        cut.update(*(around for i, around in enumerate(turns) if i in pieces))
-        sizes.update(*(around for i, around in enumerate(turns) if not of_torch[i] and i not in pieces))
-        waiting += sorted(set().union(*turns) - {1})
+        questions = _questions_of_a_call(module, [x.new_zeros(batch, *x.shape[1:]) for x in inputs])
+        ways.append([question.guard for question in questions])
+        for question in questions:
+            around = question.turns()
+            waiting += sorted(around - {1})
+            if question.pieces:
+                cut |= around
+            elif not question.of_torch:
+                sizes |= around
     for t, value in held:
         if not torch.equal(t, value):
             t.data.copy_(value)
@@ -81,14 +80,34 @@ def _covered(size: int, ways: Sequence[Sequence[Any]]) -> bool:
     return any(all(_holds(question, size) for question in way) for way in ways)
 
 
-def _guards_of_a_call(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[list[Any], set[int]]:
-    """What a call assumes of the batch size, and places of what torch assumes where it returns several tensors."""
+@dataclass(frozen=True)
+class _Question:
+    """What a call assumes of the batch size.
+
+    Attributes:
+        guard: the assumption.
+        of_torch: whether torch compares the size and not the code: it returns the same by either way.
+        pieces: whether it stands in a function that returns several tensors, whose number the code sees.
+    """
+
+    guard: Any
+    of_torch: bool
+    pieces: bool
+
+    def turns(self) -> set[int]:
+        """Sizes around which it begins or ceases to hold."""
+        # Where torch itself takes the batch for a constant, another one is no other way.
+        constant = self.of_torch and not self.pieces and self.guard.is_Equality
+        return set() if constant else _turns(self.guard)
+
+
+def _questions_of_a_call(module: nn.Module, inputs: Sequence[Tensor]) -> list[_Question]:
     shapes = ShapeEnv()
     fake = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
     pieces = _Pieces(shapes)
     with suppress(Exception), torch.no_grad(), fake as mode, pieces:
         module(*(mode.from_tensor(x, symbolic_context=_any_batch(x)) for x in inputs))
-    return list(shapes.guards), pieces.places
+    return [_Question(g.expr, _is_of_torch(g), place in pieces.places) for place, g in enumerate(shapes.guards)]
 
 
 class _Pieces(TorchFunctionMode):
@@ -107,7 +126,6 @@ class _Pieces(TorchFunctionMode):
 
 
 def _is_of_torch(guard: Any) -> bool:
-    """Whether torch compares the size and not the code: it returns the same by either way."""
     file = getattr(guard.sloc.framework_loc, "filename", "")
     return Path(file).is_relative_to(Path(torch.__file__).parent)
 
