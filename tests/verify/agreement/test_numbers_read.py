@@ -141,3 +141,16 @@ def test_a_weight_outside_of_the_box_is_the_codes_own() -> None:
     model, x = Asking(WAYS["item"]), torch.randn(6, 4)
     box = tb.Box(exclude="g")
     assert tb.certify(model, x, model(x).argmax(1), [1e-3], box=box, domain="interval").verified.any()
+
+
+def test_a_number_of_inputs_and_weights_that_no_trace_asks_for_is_the_codes_own() -> None:
+    class Guarded(Asking):
+        def forward(self, x: Tensor) -> Tensor:
+            out = self.layer(x) * self.kept[0]
+            if not torch.compiler.is_exporting() and not out.isfinite().all():
+                raise ValueError("overflow")
+            return out
+
+    torch.manual_seed(0)
+    model, x = Guarded(WAYS["item"]), torch.randn(6, 4)
+    assert tb.certify(model, x, model(x).argmax(1), [1e-3], domain="interval").verified.any()
