@@ -17,7 +17,7 @@ import thetabox as tb
 from tests.verify.agreement.networks import samples
 
 ANOTHER = "is not the function that would be bounded"
-KEPT = "computes with what an earlier call computed of its weights and kept"
+READ = "asks for numbers of gain "
 GAIN = tb.Box(include="gain")
 
 
@@ -106,11 +106,11 @@ def test_kept_values_that_no_twin_shows() -> None:
     assert not TABLE
     net = KeptTwice()
     net.scale = 1.5
-    refused(net, match=KEPT, box=GAIN)
+    refused(net, match=READ, box=GAIN)
     refused(InHelper(thread=True), box=GAIN)
     net = InHelper(thread=False)
     net(samples())
-    refused(net, match=KEPT, box=GAIN)
+    refused(net, match=READ, box=GAIN)
 
 
 # --- the copy is no witness for the module
