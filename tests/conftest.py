@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 from collections import Counter
@@ -16,6 +17,7 @@ import pytest
 import torch
 from torch import nn
 
+from thetabox.models import heap
 from thetabox.verify.agreement import compare
 from thetabox.verify.network import feedforward, recurrent, trace
 from thetabox.verify.problem import Problem, tensor_hash
@@ -30,6 +32,17 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("thetabox")
 torch.set_num_threads(1)
+
+# What is loaded by now holds nothing of a test, and to look through it at each refusal takes half of the suite's time.
+WHOLE_HEAP = heap.objects
+heap.objects = gc.get_objects
+gc.freeze()
+
+
+@pytest.fixture
+def whole_heap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the program itself looks through, for tests of that."""
+    monkeypatch.setattr(heap, "objects", WHOLE_HEAP)
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 from collections import deque
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,8 @@ from types import CellType
 from typing import Any
 
 from torch._subclasses.fake_tensor import FakeTensor
+
+from thetabox.models import heap
 
 # Where this package begins its traces, and runs without numbers.
 TRACES = (Path(__file__).parents[1] / "verify" / "network", Path(__file__).with_name("outputs.py"))
@@ -27,31 +30,32 @@ def forget_fakes() -> None:
     What stood there before is not known. It takes as long as the program is large, for three looks at all of its
     objects: for the way out of an error. Those of the caller's own traces are left where they are.
     """
-    fakes = [thing for thing in gc.get_objects() if type(thing) is FakeTensor and _is_ours(thing)]
+    objects = heap.objects()
+    fakes = [thing for thing in objects if type(thing) is FakeTensor and _is_ours(thing)]
     if not fakes:
         return
     known = {id(fake) for fake in fakes}
-    holders = [holder for holder in _holding(known) if holder is not fakes]
+    holders = _holding(known, objects)
     tables = {id(holder) for holder in holders if isinstance(holder, dict)}
-    owners = _holding(tables) if tables else []
+    owners = _holding(tables, objects) if tables else []
     owned = {id(own) for owner in owners if (own := _attributes(owner)) is not None}
     for holder in holders:
         with suppress(Exception):  # objects of foreign kinds raise whatever they like
             _forget(holder, known, attributes=id(holder) in owned)
 
 
-def _holding(things: AbstractSet[int]) -> list[Any]:
-    """Objects that refer to one of these.
+def _holding(things: AbstractSet[int], objects: Sequence[Any]) -> list[Any]:
+    """Those of the objects that refer to one of these things.
 
     :func:`gc.get_referrers` compares every reference of the program with every one of the things, and a trace leaves
     thousands.
     """
-    objects, holders = gc.get_objects(), []
+    holders: list[Any] = []
     for start in range(0, len(objects), TOGETHER):
         some = objects[start : start + TOGETHER]
         if not things.isdisjoint(map(id, gc.get_referents(*some))):
             holders += [thing for thing in some if not things.isdisjoint(map(id, gc.get_referents(thing)))]
-    return [thing for thing in holders if thing is not objects]
+    return holders
 
 
 def _is_ours(fake: FakeTensor) -> bool:

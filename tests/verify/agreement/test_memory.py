@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 import thetabox as tb
 from tests.verify.agreement.networks import samples
-from thetabox.models import LSNN
+from thetabox.models import LSNN, heap
 from thetabox.models.memory import identity, share_memory, sharing
 
 WIDE = 256
@@ -242,7 +241,7 @@ def test_what_shares_memory() -> None:
 def test_the_process_is_looked_through_once_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many constants there are."""
     looks: list[int] = []
-    objects = gc.get_objects
+    objects = heap.objects
 
     def counted() -> list[Any]:
         looks.append(1)
@@ -256,6 +255,6 @@ def test_the_process_is_looked_through_once_a_trace(monkeypatch: pytest.MonkeyPa
         def forward(self, x: Tensor) -> Tensor:
             return self.layer(x) + sum(self.numbers)
 
-    monkeypatch.setattr(gc, "get_objects", counted)
+    monkeypatch.setattr(heap, "objects", counted)
     assert tb.certify(Constants(), samples(), [0] * 12, 1e-3).checked["constants"] == 30
     assert len(looks) == 1

@@ -6,7 +6,6 @@ earlier) is lifted as a constant. It lies in the same memory, and by that it is 
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Collection
 from functools import cached_property
 from typing import Any, NoReturn
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from thetabox.errors import InputError
+from thetabox.models import heap
 from thetabox.models.memory import share_memory, sharing, storage_key
 from thetabox.models.reach import reachable
 from thetabox.models.views import View, places_in, view_on
@@ -87,7 +87,7 @@ class Origins:
         """Where the weights of the process lie: whatever holds them, a trainable tensor is one."""
         layers = (thing for _, thing in self._reached if isinstance(thing, nn.Module))
         tensors = [t for layer in layers for t in [*layer.parameters(), *layer.buffers()]]
-        for thing in gc.get_objects():
+        for thing in heap.objects():
             if issubclass(type(thing), Tensor) and not is_lazy(thing) and _trainable(thing):
                 tensors.append(thing)
         return {at for t in tensors if (at := storage_key(t)) is not None}
