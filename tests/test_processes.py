@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +33,7 @@ def sleep(file: Path, tell: Tell) -> None:
 
 
 def keeps(file: Path, tell: Tell) -> None:
+    file.write_text("begun")
     try:
         tell("sleeping")(1, 2)
         time.sleep(600)
@@ -65,6 +68,64 @@ def test_jobs_hear_of_a_termination_that_reached_the_parent_alone(tmp_path: Path
         run_all(keeps, [tmp_path / "job"], 1, terminated)
     assert (tmp_path / "job").read_text() == "kept"
     assert time.monotonic() - started < GRACE
+
+
+@pytest.mark.parametrize("interrupt", [Terminated, KeyboardInterrupt])
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows knows no such signals")
+def test_jobs_that_wait_do_not_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupt: type[BaseException]
+) -> None:
+    """Not even those that a process has been given already; nor does a thread of the pool end in a traceback."""
+
+    def interrupted(index: int, phase: str, share: float) -> None:
+        if share > 0:
+            if interrupt is KeyboardInterrupt:  # as a terminal sends it, to jobs too
+                for process in multiprocessing.active_children():
+                    os.kill(process.pid or 0, signal.SIGINT)
+            raise interrupt
+
+    raised: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+    with pytest.raises(interrupt):
+        run_all(keeps, [tmp_path / str(n) for n in range(12)], 2, interrupted)
+    wait_for(lambda: not multiprocessing.active_children())
+    assert raised == []
+    states = {file.name: file.read_text() for file in tmp_path.iterdir()}
+    assert states.pop("0") == "kept"
+    assert states in ({}, {"1": "kept"})
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows knows no such signals")
+@pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM])
+def test_jobs_keep_what_they_have_when_all_are_told_to_end(tmp_path: Path, way: signal.Signals) -> None:
+    """As a terminal does with Ctrl-C, and what supervises a service with SIGTERM."""
+    code = (
+        "import signal, sys; from pathlib import Path; from tests.test_processes import *\n"
+        "from thetabox.cli.group import _interrupt\n"
+        "if __name__ == '__main__':\n"
+        "    signal.signal(signal.SIGINT, signal.default_int_handler); signal.signal(signal.SIGTERM, _interrupt)\n"
+        "    tell = lambda index, phase, share: share and print('begun', flush=True)\n"
+        "    try: run_all(keeps, [Path(name) for name in sys.argv[1:]], 2, tell)\n"
+        "    except KeyboardInterrupt: sys.exit(130)"
+    )
+    script, files = tmp_path / "parent.py", [tmp_path / str(n) for n in range(6)]
+    script.write_text(code)
+    place = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
+    parent = subprocess.Popen(
+        [sys.executable, script, *files],
+        env={**os.environ, "PYTHONPATH": place},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert parent.stdout is not None
+    assert [parent.stdout.readline() for _ in range(2)] == ["begun\n"] * 2
+    os.killpg(parent.pid, way)
+    _, errors = parent.communicate(timeout=60)
+    assert (parent.returncode, errors) == (130, "")
+    assert [file.exists() and file.read_text() for file in files] == ["kept", "kept", *[False] * 4]
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to see whether a process runs")

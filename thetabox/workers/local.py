@@ -5,14 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from typing import Any
 
 from thetabox.errors import InputError
-from thetabox.processes import end_with_parent
+from thetabox.processes import ctrl_c_held_back, end_with_parent
 
 # Processes that may die with nothing finished in between, before the run is given up.
 MOST_LOST = 4
@@ -60,7 +59,7 @@ class LocalProcesses(Executor):
         while True:
             pool = self._running()
             try:
-                with _ctrl_c_held_back():  # by processes that this may start
+                with ctrl_c_held_back():  # by processes that this may start
                     inner = pool.submit(function, *args, **kwargs)
                 break
             except BrokenProcessPool:
@@ -143,22 +142,6 @@ class WhereItPays(LocalProcesses):
         if self._max_workers < 2 or left < 2:
             return False
         return self._pool is not None or (done > 0 and spent > TRIAL and spent / done * left > LEFT)
-
-
-@contextmanager
-def _ctrl_c_held_back() -> Iterator[None]:
-    """Processes that are started inside never see Ctrl-C, from their first line on: the parent answers it for them.
-
-    A terminal sends it to all of them, and one that is still importing would print where.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin() -> None:
