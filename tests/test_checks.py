@@ -58,6 +58,7 @@ FORMS: dict[str, Any] = {
     "read-only": np.frombuffer(N.tobytes(), np.float32).reshape(4, 6),
     "sparse": X.to_sparse(),
     "compressed": X.to_sparse_csr(),
+    "of another layout": X.to_mkldnn(),
     "with a gradient": X.clone().requires_grad_(),
     "of a graph": X.clone().requires_grad_() * 1,
     "a parameter": nn.Parameter(X),

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.masked import masked_tensor
 
 import thetabox as tb
 from thetabox.errors import Notice
@@ -121,6 +122,12 @@ REFUSED = {
     "an empty tuple": (lambda m, h: (), "returns a tuple"),
     "one sample alone": (lambda m, h: m.three(h)[0], "must return logits"),
     "one of two probabilities": (lambda m, h: m.three(h)[:, :2].softmax(1)[:, 1], "whether it is a logit or a prob"),
+    "sparse": (lambda m, h: m.three(h).to_sparse(), "a tensor of the layout sparse_coo"),
+    "compressed": (lambda m, h: m.three(h).to_sparse_csr(), "a tensor of the layout sparse_csr"),
+    "mkldnn": (lambda m, h: m.three(h).to_mkldnn(), "a tensor of the layout mkldnn"),
+    "nested": (lambda m, h: torch.nested.nested_tensor([*m.three(h)]), "a nested tensor"),
+    "quantised": (lambda m, h: torch.quantize_per_tensor(m.three(h), 0.1, 0, torch.qint8), "a quantised tensor"),
+    "masked": (lambda m, h: masked_tensor(m.three(h), h[:, :3] > 0), "a MaskedTensor"),
 }
 
 

@@ -162,6 +162,8 @@ def _reading(output: Any, samples: int, run: Running, makers: Makers | None) -> 
     held = output
     for step in path:
         held = _taken(held, step)
+    if (what := _unlike_plain(held)) is not None:
+        raise InputError(f"the network returns {what}; let it return a plain dense tensor of its numbers")
     shape = list(held.shape)
     sizes = [size for size in shape[1:] if size != 1]
     if not shape or shape[0] != samples or len(sizes) > 1 or 0 in shape:
@@ -177,6 +179,17 @@ def _reading(output: Any, samples: int, run: Running, makers: Makers | None) -> 
         return None
     least = max(torch.finfo(t.dtype).tiny for t in (held, torch.empty(0, dtype=run.dtype)))
     return OutputToLogits(path, results, kind, shaped, least)
+
+
+def _unlike_plain(t: Tensor) -> str | None:
+    """What a tensor is whose numbers do not lie in memory one beside the other, if it is none that do."""
+    if type(t).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        return f"a {type(t).__name__}"
+    if t.is_nested or t.is_quantized:
+        return f"a {'nested' if t.is_nested else 'quantised'} tensor"
+    if t.layout != torch.strided:
+        return f"a tensor of the layout {str(t.layout).removeprefix('torch.').strip('_')}"
+    return None
 
 
 def _path(output: Any) -> tuple[Path, int]:

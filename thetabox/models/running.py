@@ -166,7 +166,8 @@ def _logits(output: object, samples: int) -> Tensor:
         raise InputError(HIDDEN)
     if output.dim() != 2 or len(output) != samples or not output.shape[1]:
         raise InputError(f"the network must return logits [samples, classes], not {list(output.shape)}")
-    return output
+    # Inputs of mkldnn's layout are answered in it.
+    return output.to_dense() if output.is_mkldnn else output
 
 
 @contextmanager
