@@ -117,6 +117,34 @@ def test_a_layer_that_reads_nothing() -> None:
     assert (bounds.upper[0] >= truth - 1e-14).all()
 
 
+class WithoutNeurons(nn.Module):
+    """Beside the rest a layer of no neurons, whose ReLU another reads."""
+
+    def __init__(self, added: bool) -> None:
+        super().__init__()
+        self.body, self.added = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3)), added
+        self.none, self.reads = nn.Linear(3, 0), nn.Linear(0, 3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        none = torch.relu(self.none(x))
+        return self.body(x) + self.reads(none) if self.added else self.body(torch.cat([x, none], 1))
+
+
+@pytest.mark.parametrize("added", [True, False], ids=["added", "beside"])
+@pytest.mark.parametrize("domain", ["linear", "auto"])
+def test_a_layer_of_no_neurons(added: bool, domain: str) -> None:
+    model, x = WithoutNeurons(added), torch.randn(8, 3)
+    y = model(x).argmax(1)
+    found, alone = (tb.certify(m, x, y, [0.0, 1e-2, 5e-2], domain=domain) for m in (model, model.body))
+    torch.testing.assert_close(found.margin[0], alone.margin[0], rtol=1e-9, atol=1e-12)
+    # A sum or other columns behind the layers costs a little.
+    assert (found.margin <= alone.margin + 1e-9).all()
+    assert (found.margin >= alone.margin - 0.02).all()
+    proven, before = (tb.certify_yield(m, x, y, [0.01, 0.05]) for m in (model, model.body))
+    assert (proven.delta >= before.delta * (1 - 1e-6)).all()
+    assert proven.proven_share[0] > 0.7
+
+
 @pytest.mark.parametrize(
     ("bias", "kind", "relu", "huge"),
     [

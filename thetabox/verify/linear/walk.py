@@ -165,6 +165,8 @@ class Walk:
 
     def give(self, index: int, a: Tensor, region: Region | None = None) -> None:
         """Add coefficients on a value; those beyond its edges multiply zeros and are dropped."""
+        if not a[0, 0].numel():
+            return  # a value of no numbers, as of a layer without neurons
         if region is not None:
             shape = self.samples.shape(index)
             height, width = (shape[-2], shape[-1])
