@@ -37,10 +37,19 @@ def test_fold_is_another_box_and_the_certificate_says_which() -> None:
     assert not torch.allclose(fold.margin[2], plain.margin[2])
 
 
-def test_fold_needs_a_convolution_before() -> None:
-    model = nn.Sequential(nn.ReLU(), nn.BatchNorm1d(4), nn.Linear(4, 2)).eval()
-    with pytest.raises(tb.InputError, match="no convolution"):
-        tb.certify(model, torch.randn(3, 4), torch.zeros(3, dtype=torch.long), 1e-3, box=tb.Box(fold=True))
+@pytest.mark.parametrize(
+    ("layers", "why"),
+    [
+        ([nn.ReLU(), nn.BatchNorm1d(4)], "a ReLU stands before it"),
+        ([nn.BatchNorm1d(4)], "no convolution stands before it"),
+        ([nn.Linear(4, 4), nn.BatchNorm1d(4, track_running_stats=False)], "no running statistics"),
+        ([nn.Unflatten(1, (1, 4)), nn.ConvTranspose1d(1, 1, 1), nn.BatchNorm1d(1), nn.Flatten()], "a ConvTranspose1d"),
+    ],
+)
+def test_fold_needs_a_convolution_before(layers: list[nn.Module], why: str) -> None:
+    model = nn.Sequential(*layers, nn.Linear(4, 2)).eval()
+    with pytest.raises(tb.InputError, match=why):
+        tb.certify(model, torch.randn(3, 4), [0, 0, 0], 0.0, box=tb.Box(fold=True))
 
 
 class Cell(nn.Module):

@@ -85,8 +85,21 @@ def _folded(copied: nn.Module) -> nn.Module:
     _check_used_once(copied, graph)
     left = [name for name, m in fused.named_modules() if isinstance(m, _BatchNorm)]
     if left:
-        raise InputError(f"cannot fold batch norm {left[0]}: no convolution stands before it")
+        raise InputError(f"cannot fold batch norm {left[0]}: {_why_left(copied, graph, left[0])}")
     return fused
+
+
+def _why_left(model: nn.Module, graph: Graph, name: str) -> str:
+    """Why a batch norm has no layer that takes it up."""
+    modules = dict(model.named_modules())
+    norm = modules[name]
+    if isinstance(norm, _BatchNorm) and norm.running_mean is None:
+        return "it keeps no running statistics, so it is another function for every batch"
+    before = next((node.args[0] for node in graph.nodes if node.target == name and node.args), None)
+    if isinstance(before, Node) and before.op == "call_module":
+        kind = type(modules[str(before.target)]).__name__
+        return f"a {kind} stands before it, where only a convolution or a linear layer takes it up"
+    return "no convolution stands before it"
 
 
 def _check_used_once(model: nn.Module, graph: Graph) -> None:
