@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.utils.checkpoint import checkpoint
 
@@ -154,6 +155,17 @@ REFUSED = {
         "mixes",
     ),
     "a script": (lambda: torch.jit.script(network()), "scripted modules"),
+    "a script inside": (lambda: nn.Sequential(torch.jit.script(nn.Linear(4, 4)), nn.Linear(4, 3)), "^0 is scripted"),
+    "dropout that is on": (lambda: Wrapped(lambda m, x: m.net(F.dropout(x, 0.5))), "it draws at random"),
+    "draws in front of a softmax": (lambda: Wrapped(lambda m, x: F.gumbel_softmax(m.net(x))), "in every call"),
+    "control flow by values": (
+        lambda: Wrapped(lambda m, x: torch.cond(x.sum() > 0, lambda v: m.net(v), lambda v: -m.net(v), (x,))),
+        "calls torch's cond in test_as_people_have_them.py",
+    ),
+    "a size that it computes": (
+        lambda: Wrapped(lambda m, x: m.net(x) + len(torch.unique(x > 0))),
+        "branches on numbers that it computes",
+    ),
 }
 
 

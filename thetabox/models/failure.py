@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ OURS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]))
 # What torch reports about operands in two types.
 TYPES = ("same dtype", "scalar type", "expected m1 and m2", "dtype", "should be the same", "must match the type")
 LONGEST = 200
+# What torch reports of its own control flow (cond, while_loop, scan) where a mode looks on.
+HIGHER = re.compile(r"HigherOrderOperator (\w+)")
 HIDDEN = (
     "the network reads what an earlier call of it has kept, in a place where it cannot be found and put back; keep it "
     "in an attribute of the module, or compute it in every call"
@@ -36,6 +39,12 @@ def failure(model: nn.Module, shape: Sequence[int], error: Exception) -> InputEr
         return InputError(HIDDEN)
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     where = _where(model, error)
+    higher = HIGHER.search(reason)
+    if higher is not None:
+        return InputError(
+            f"the network calls torch's {higher[1]}{where}, whose course follows from numbers, so no bounds follow it; "
+            "write out what it computes, or compute both branches and take one by torch.where"
+        )
     return InputError(
         f"the network does not take inputs of shape {list(shape[1:])}{where}: {reason[:LONGEST]}"
         f"{_mend(str(error), model)}"

@@ -157,10 +157,15 @@ def _check_read(model: nn.Module, other: nn.Module, to_logits: OutputToLogits, x
     with torch.no_grad():
         with running(model, x, wide=False) as run:
             few = run.inputs(x[:FEW])
-            wanted = to_logits(model, None, run.raw(few))
+            wanted, again = (to_logits(model, None, run.raw(few)) for _ in range(2))
         with running(other, x, wide=False) as run:
             hooked = run.raw(few)
     if not _are_same(hooked, wanted):
+        if not _are_same(again, wanted):
+            raise InputError(
+                f"{type(model).__name__} returns something else in every call, as one that draws at random; a "
+                "certificate speaks of one function of inputs and weights"
+            )
         raise InputError(
             f"{type(model).__name__} returns something else where its answer is read by a hook, as one whose __call__ "
             "does more than its forward; do it in forward, or let it return logits"

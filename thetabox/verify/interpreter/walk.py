@@ -25,7 +25,7 @@ from thetabox.verify.interpreter.whole import (
 )
 from thetabox.verify.network.graph import Graph, Layout, Operation, Ref, map_arg_refs
 from thetabox.verify.network.kinds import Kind, is_whole, kinds
-from thetabox.verify.network.operators import REFUSED
+from thetabox.verify.network.operators import why_refused
 
 Value = Interval | Parameter | Any
 Observer = Callable[[Operation, tuple[Any, ...], Any], None]
@@ -39,7 +39,7 @@ def check_rules(graph: Graph) -> None:
         if operation.index in known:
             continue
         if rule is None:
-            why = REFUSED.get(operation.operator.removeprefix("aten.").split(".")[0])
+            why = why_refused(operation.operator, operation.target)
             raise UnsupportedOperator(
                 f"no rule for operator {operation.describe()}"
                 + (f": it {why}" if why else "; replace it, or add a rule with thetabox.verify.rule")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+
 RELU = ("aten.relu.default", "aten.relu_.default")
 # Two slopes that meet in 0: what linear bounds have lines for.
 TWO_SLOPES = (*RELU, "aten.leaky_relu.default")
@@ -87,6 +91,13 @@ REFUSED = {
     **dict.fromkeys(("multinomial", "bernoulli", "rand", "randn", "rand_like", "randn_like", "randint", "randperm",
                      "normal", "normal_functional", "rrelu_with_noise_functional"), DRAWN),
 }  # names, several to a line  # fmt: skip
+
+
+def why_refused(operator: str, target: Any) -> str | None:
+    """Why there is no rule for an operator, where there can be none."""
+    if torch.Tag.nondeterministic_seeded in getattr(target, "tags", ()):
+        return DRAWN
+    return REFUSED.get(operator.removeprefix("aten.").split(".")[0])
 
 
 def is_convolution(operator: str) -> bool:

@@ -13,7 +13,7 @@ from thetabox.errors import InputError
 MEANINGS = {
     "Constraints violated": "its code ties the batch to one size, as len(x), int(x.shape[0]) and x.shape[0] == 3 do; "
     "write x.shape[0] where it needs the size",
-    "Could not guard on data-dependent": "its code branches on numbers that it computes, in an if, an assert or by "
+    "data-dependent expression": "its code branches on numbers that it computes, in an if, an assert or by "
     ".item(); a certificate speaks of one function of all inputs and weights",
     "zeros(): argument 'size' failed to unpack": "its sizes are numbers that it computes, as those of a "
     "PackedSequence; give sequences of one length as a plain tensor [samples, steps, features]",
@@ -31,6 +31,9 @@ def untraceable(model: nn.Module, examples: Sequence[Tensor], error: Exception) 
         raise KeyboardInterrupt from error
     if isinstance(model, torch.jit.ScriptModule):
         return InputError("scripted modules (torch.jit.script) have no trace; give the Python module it was made from")
+    scripted = next((name for name, part in model.named_modules() if isinstance(part, torch.jit.ScriptModule)), None)
+    if scripted is not None:
+        return InputError(f"{scripted} is scripted (torch.jit.script) and has no trace; take what it was made from")
     reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     for sign, meaning in MEANINGS.items():
         if sign in str(error):
