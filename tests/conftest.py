@@ -49,7 +49,8 @@ def whole_heap(monkeypatch: pytest.MonkeyPatch) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of many tests alike, marked ``thin(n)``, one in n is quick; the others are slow.
 
-    For combinations of sizes, types and functions; never where each parameter is a rule or a fault of its own.
+    For combinations of sizes, types and functions, never where each parameter is an operator or a way to a wrong
+    certificate. Choose n without a common factor with the parameters that stand beside each other.
     """
     seen: Counter[str] = Counter()
     for item in items:

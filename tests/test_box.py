@@ -63,7 +63,7 @@ def test_patterns_that_match_nothing(name: str, patterns: dict[str, Any], said: 
     refused(lambda: PUBLIC[name](network(), tb.Box(**patterns)), *said)
 
 
-@pytest.mark.thin(2)
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", PUBLIC)
 @pytest.mark.parametrize(
     "box",
@@ -80,6 +80,7 @@ def test_an_empty_box(name: str, box: dict[str, Any]) -> None:
     refused(lambda: PUBLIC[name](network(), tb.Box(**box)), "no parameter is in the box")
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", PUBLIC)
 def test_a_box_without_extent(name: str) -> None:
     model = network()

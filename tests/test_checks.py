@@ -170,7 +170,7 @@ BAD_INPUTS: dict[str, Any] = {
 }
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(7)
 @pytest.mark.parametrize("name", PUBLIC)
 @pytest.mark.parametrize("kind", BAD_INPUTS)
 def test_inputs_that_are_none(name: str, kind: str) -> None:

@@ -396,6 +396,7 @@ def test_a_box_in_which_nothing_moves(run, cnn, tmp_path, box, command):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("option", ["--scale", "--include", "--exclude"])
 @pytest.mark.parametrize("command", ["certify", "gate", "inspect"])
 def test_patterns_with_a_slip(run, cnn, tmp_path, option, command):

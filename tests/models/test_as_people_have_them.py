@@ -93,6 +93,7 @@ CERTIFIED = {
 }
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("make", CERTIFIED.values(), ids=CERTIFIED.keys())
 def test_certified(make: Callable[[], nn.Module]) -> None:
     model = make()
@@ -190,6 +191,7 @@ SURROGATES = {
 }
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(("call", "place"), SURROGATES.values(), ids=SURROGATES.keys())
 @pytest.mark.parametrize("use", [tb.certify, tb.attack, tb.mismatch])
 def test_a_surrogate_in_another_precision(call: Any, place: str, use: Any) -> None:

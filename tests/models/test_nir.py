@@ -125,6 +125,7 @@ def test_inputs_of_a_convolution_in_their_shape_or_in_rows() -> None:
             network(wrong)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("name", ["snntorch_leaky", "norse_lif", "spikingjelly_leaky", "sinabs_leaky", "snntorch_conv"])
 def test_certified(name: str) -> None:
     network, x, held = fixture(name)

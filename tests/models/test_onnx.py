@@ -72,6 +72,7 @@ def check_inside(network: Program, x: torch.Tensor, logits: torch.Tensor) -> Non
     assert float((high - low).max()) < 1e-3
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", OF_TORCH)
 def test_files_of_torch(name: str) -> None:
     network, x = quietly(FILES / f"{name}.onnx"), digits()

@@ -63,6 +63,7 @@ def equal(a: list[Tensor], b: list[Tensor]) -> bool:
 METHOD_NAMES = ["standard", "forward-noise", "weight-attack", "weight-attack+forward-noise"]
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("build", [mlp, lsnn])
 @pytest.mark.parametrize("name", METHOD_NAMES)
 def test_learns_and_reproduces_bit_for_bit(build: object, name: str) -> None:

@@ -99,7 +99,7 @@ def one_step(build: object, name: str, **more: object) -> tuple[nn.Module, float
     return model, float(loss), before
 
 
-@pytest.mark.thin(2)
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("name", "build"),
     [
@@ -385,6 +385,7 @@ def train(name: str | Method, **kwargs: object) -> TrainResult:
     return fit(MLP((2, 12, 3)), blobs(90, 0), blobs(60, 1), name, set=settings(str(name)), **{**chosen, **kwargs})
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", [*DENSE, "quantised+weight-attack"])
 def test_learns_and_resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
     whole = train(name)

@@ -251,6 +251,7 @@ def test_gradients_are_those_of_differences(name: str) -> None:
         assert float(slope) == pytest.approx(difference.item(), rel=1e-4, abs=1e-4), bound
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("sigma", [0.0, 1e-6, 1e-3, 0.3])
 @pytest.mark.parametrize("name", ["dense", "averaged", "convnet"])
 def test_gradients_are_finite_where_neurons_are_dead(name: str, sigma: float) -> None:

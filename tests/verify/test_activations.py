@@ -160,6 +160,7 @@ for pair in (
     CASES[f"clamp {pair}"] = ("clamp", pair, lambda t, p=pair: torch.clamp(t, *p))
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("name", CASES)
 def test_holds_what_torch_answers(name: str) -> None:
     operator, arguments, function = CASES[name]

@@ -88,6 +88,7 @@ def test_an_epsilon_is_answered_the_same_whatever_stands_beside_it(name: str, do
         assert torch.equal(listed.upper[0], alone.upper)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("settled", [{"arithmetic": "float32"}, {"precision": "float32"}, {"criterion": "logits"}])
 @pytest.mark.parametrize("name", MAKERS)
 def test_so_it_is_in_every_arithmetic(name: str, settled: dict[str, Any]) -> None:
@@ -114,6 +115,7 @@ SLACKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 @pytest.mark.parametrize("arithmetic", ["real", "float32"])
 @pytest.mark.parametrize("name", SLACKS)
@@ -144,6 +146,7 @@ def test_a_sample_is_verified_the_same_whatever_stands_beside_it(name: str) -> N
         assert torch.equal(found, whole[:, places])
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("name", MAKERS)
 def test_more_effort_never_proves_less(name: str) -> None:
     model, x, y = task_of(name, 16)

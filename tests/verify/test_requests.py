@@ -69,6 +69,7 @@ BAD: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_one_line(name: str, model: nn.Module) -> None:
     given = {"model": model, "x": X, "y": Y, "epsilon": 0.1, **BAD[name]}
@@ -200,6 +201,7 @@ class Literals(nn.Module):
         return h * 0 + 0.7
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("kind", ["greater", "where", "clamp", "pad", "full", "add"])
 def test_literals_as_float32_holds_them(kind: str) -> None:
     module, x = Literals(kind), torch.tensor([[0.1], [0.0], [5.0]])

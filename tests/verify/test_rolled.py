@@ -99,6 +99,7 @@ def shape_of(style: type[nn.Module], steps: int) -> tuple[int, ...]:
     return (steps, 1, 6, 6) if style.__name__.startswith("Conv") else (steps, INPUTS)
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("steps", [4, pytest.param(3, marks=pytest.mark.slow), pytest.param(6, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("style", STYLES, ids=lambda style: style.__name__)
 def test_a_loop_and_its_steps_are_the_same_function(style, steps):
@@ -177,6 +178,7 @@ def test_the_loop_that_is_changed_below_is_one():
     assert_same(model, rolled(graph_of(model, torch.zeros(2, 9, INPUTS))), (9, INPUTS))
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_loop_that_is_not_the_same_in_every_step_is_none(change):
     with pytest.raises(NotRolled) as raised:
@@ -209,6 +211,7 @@ class _Draws(Layers):
         return self.fc2(mem)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     ("model", "steps", "reason"),
     [

@@ -111,7 +111,7 @@ class TestLayers(RuleContract):
     }
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(7)
 @pytest.mark.parametrize("state", ["none", "zeros", "parameters", "sample"])
 @pytest.mark.parametrize("options", [{"batch_first": True}, {"num_layers": 2, "bidirectional": True}, {"bias": False}])
 @pytest.mark.parametrize("kind", KINDS)
@@ -187,6 +187,7 @@ class ByHand(nn.Module):
         return h
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("kind", KINDS)
 def test_never_looser_than_a_loop_by_hand(kind: str) -> None:
     """Equal but for rounding; of a GRU tighter, for by hand z is read twice."""
@@ -406,6 +407,7 @@ def test_forms_round_as_far_as_float32_may() -> None:
     assert_inside(ends, answer - 0.99 * most)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("kind", KINDS)
 def test_affine_forms_hold_what_float32_answers(kind: str) -> None:
     """Over forty steps, at weights of the box: the rounding of every step is in the forms, and little of it."""
@@ -420,6 +422,7 @@ def test_affine_forms_hold_what_float32_answers(kind: str) -> None:
     assert (exact.upper - exact.lower).max() < 1e-11
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("kind", KINDS)
 def test_affine_forms_are_tight(kind: str) -> None:
     """Of one step the noise is exact to first order; over twenty, boxes are several times as wide."""

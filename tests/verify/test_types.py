@@ -185,6 +185,7 @@ REFUSED: dict[str, Callable[[Any, Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", HELD)
 def test_torch_answers_inside(name: str) -> None:
     model = Typed(HELD[name])
@@ -249,6 +250,7 @@ NARROWED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("domain", ["interval", "linear"])
 @pytest.mark.parametrize("kind", ["relative", "absolute"])
 @pytest.mark.parametrize("name", NARROWED)
@@ -349,6 +351,7 @@ def test_a_rule_of_real_numbers_is_not_asked_about_whole_ones(monkeypatch: pytes
         bounds(Typed(lambda m, h: h + (h > 0).int().abs()))
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     ("value", "box", "epsilon"),
     [

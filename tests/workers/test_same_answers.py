@@ -27,7 +27,7 @@ EPSILON = [5e-4, 1e-3, 2e-3]
 Task = tuple[nn.Module, Tensor, Tensor]
 
 
-@pytest.fixture(scope="module", params=["cnn", "lsnn"])
+@pytest.fixture(scope="module", params=["cnn", pytest.param("lsnn", marks=pytest.mark.slow)])
 def task(request: pytest.FixtureRequest) -> Task:
     made: Task = getattr(networks, request.param)()
     return made

@@ -256,6 +256,7 @@ class Branches(nn.Module):
         return -y if self.otherwise(x.shape[0]) or x.shape[0] > self.limit else y
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", BRANCHES)
 def test_branches_of_every_kind_on_the_batch(name: str) -> None:
     otherwise, size = BRANCHES[name]
@@ -271,6 +272,7 @@ def test_a_limit_that_changed_since_the_last_call_is_seen() -> None:
         tb.certify(net, x, [0] * 8, 1e-4)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("mask", [0.0, -1e9, -1e30, torch.finfo(torch.float32).min])
 def test_a_huge_number_on_the_way_hides_nothing(mask: float) -> None:
     """Roundoff is that of the logits, not of a mask that the network adds."""

@@ -162,6 +162,7 @@ def in_place(x: np.ndarray) -> Tensor:
     return torch.as_tensor(x)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", VERY)
 def test_the_very_object(name: str) -> None:
     """Code may look at what it is handed, beyond type and layout."""

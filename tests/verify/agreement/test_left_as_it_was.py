@@ -99,6 +99,7 @@ def test_wrapped_modules(net: nn.Module) -> None:
     assert tb.certify(net, x, net(x).argmax(1), [0.0, 1e-7]).verified.all()
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     "net",
     [
@@ -226,7 +227,7 @@ class Counts(nn.Module):
         return self.layer(x)
 
 
-@pytest.mark.thin(2)
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64, torch.bool])
 @pytest.mark.parametrize("always", [True, False])
 def test_tensors_that_it_merely_holds(dtype: torch.dtype, always: bool) -> None:

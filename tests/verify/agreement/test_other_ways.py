@@ -83,6 +83,7 @@ class Listed(nn.Module):
         return self.out(x)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("hold", [list, dict])
 def test_layers_in_a_plain_container_are_named(hold: type) -> None:
     where = "layers[0]" if hold is list else "layers['first']"

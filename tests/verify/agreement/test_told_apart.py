@@ -171,6 +171,7 @@ class ByHelper(Alone):
         return self.token.real
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("kind", [Alone, ByReference, ById, ByHelper])
 def test_the_module_is_asked_with_each_tensor_alone(kind: Callable[[], nn.Module]) -> None:
     refused(kind(), match=r"moving 'first\.weight' does not change")
@@ -265,6 +266,7 @@ def in_mode(grad: bool) -> Callable[[Tensor, Tensor], bool]:
     return lambda x, y: torch.is_grad_enabled() == grad
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     "told",
     [
@@ -312,6 +314,7 @@ class Growing(nn.Module):
         return y * (1 + self.most / 160 * (place - 100.0).relu()).to(y.dtype)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("dtype", "most", "by_size"),
     [
@@ -344,6 +347,7 @@ class Masked(nn.Module):
         return self.rest * y + torch.tensor([0.0, -torch.inf, 0.0])
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("rest", [1.0, -1.0])
 @pytest.mark.parametrize(
     "where",
@@ -566,6 +570,7 @@ class Pieces(nn.Module):
         return self.answer(self.layer, x)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     "answer",
     [

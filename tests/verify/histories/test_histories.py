@@ -98,7 +98,7 @@ def check(
     assert exact(margin[0, 0]) <= truth.margin
 
 
-@pytest.mark.thin(2)
+@pytest.mark.thin(5)
 @pytest.mark.parametrize("options", [{"histories": 1}, {"histories": 2}, {"histories": 4, "splits": 16}])
 @pytest.mark.parametrize("epsilon", SWEEP)
 @pytest.mark.parametrize("seed", [0, 1])

@@ -125,6 +125,7 @@ def inputs(samples: int, seed: int = 2) -> Tensor:
     )
 
 
+@pytest.mark.thin(9)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_what_is_read_runs_as_the_network(name: str) -> None:
     model, x = made(name), inputs(20)
@@ -137,7 +138,7 @@ def test_what_is_read_runs_as_the_network(name: str) -> None:
     )
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(7)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_bounds_hold_what_the_network_answers(name: str) -> None:
     assert assert_contained(made(name), inputs(4)) > 0
@@ -224,6 +225,7 @@ def counted(model: Tiny, x: Tensor, signs: tuple[int, ...], epsilon: Fraction, *
     return total
 
 
+@pytest.mark.thin(5)
 @pytest.mark.parametrize("reset", ["subtract", "zero", "zero twice", "subtract twice", "input lost"])
 @pytest.mark.parametrize("pool", ["currents", "spikes"])
 def test_every_vertex_of_a_tiny_network(pool: str, reset: str) -> None:
@@ -253,6 +255,7 @@ def test_products_of_two_tensors_of_the_box_have_a_largest_error() -> None:
     assert torch.equal(beyond.lower, plain.lower), "plain intervals alone are left"
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("name", ["batch norm", "two batch norms"])
 def test_radii_of_products_hold_every_vertex(name: str) -> None:
     """Weights, gains and shifts in an absolute box, all of whose extremes are met by the matrices that are read."""
@@ -339,6 +342,7 @@ def test_windows_of_pools_are_those_of_torch(length: int) -> None:
         assert torch.allclose(mean[0, 0], torch.stack([at(places).mean() for places in axis.places]), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_gain_that_may_turn_the_order_around_is_not_read() -> None:
     """The largest times a number below 0 is the least, which is no largest."""
     torch.manual_seed(4)
@@ -413,6 +417,7 @@ def test_relative_boxes_of_all_epsilons_in_one_run() -> None:
     assert answers(model, x, 0.0, torch.Generator().manual_seed(0)).shape[1:] == (3, 3)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("synapse", [0.0, 0.5])
 @pytest.mark.parametrize("share", [Fraction(15, 16), Fraction(17, 16)])
 def test_what_is_left_of_all_steps_has_the_errors_of_all(share: Fraction, synapse: float) -> None:

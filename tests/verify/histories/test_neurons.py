@@ -160,7 +160,7 @@ def assert_holds(spiking: Spiking, x: Tensor, epsilon: float, seed: int, limit: 
 OPTIONS: list[dict[str, Any]] = [{"histories": 1}, {"histories": 2}, {"histories": 4, "splits": 12}]
 
 
-@pytest.mark.thin(4)
+@pytest.mark.thin(11)
 @pytest.mark.parametrize("kind", list(CELLS))
 def test_every_cell_alone(kind: str) -> None:
     """One or two cells without company, over a sweep."""
@@ -175,7 +175,7 @@ def test_every_cell_alone(kind: str) -> None:
             assert_holds(Spiking((layer,), readout), x, epsilon, seed, limit=64, **OPTIONS[seed % 3])
 
 
-@pytest.mark.thin(4)
+@pytest.mark.thin(11)
 @pytest.mark.parametrize("kind", list(CELLS))
 def test_every_cell_in_company(kind: str) -> None:
     """Two layers, recurrence and feedback."""
@@ -281,6 +281,7 @@ def scaled(kind: str, rng: random.Random, size: int, gain: int) -> tuple[Spiking
     return Spiking((layer,), readout), quarters(rng, 5, 2).abs() * 2.0**gain
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(("size", "gain"), [(-1066, -20), (-1000, 10), (-60, 900), (10, 10), (900, -60), (500, 500)])
 def test_any_size(size: int, gain: int) -> None:
     """Subnormal potentials, tiny and huge inputs, large gains: exact oracles hold, and nothing is lost at ε = 0."""
@@ -303,6 +304,7 @@ def test_long_runs_of_cells_that_forget_nothing(kind: str) -> None:
         assert_holds(spiking, x, epsilon, 0, limit=6)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("kind", list(CELLS))
 @pytest.mark.parametrize("size", [1e308, 1e200])
 def test_what_overflows_proves_nothing(kind: str, size: float) -> None:

@@ -203,7 +203,7 @@ def plain(spiking: Spiking, x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
 REMEMBERING = [kind for kind in CELLS if not kind.startswith("no memory")]
 
 
-@pytest.mark.thin(4)
+@pytest.mark.thin(7)
 @pytest.mark.parametrize("kind", REMEMBERING)
 def test_tighter_than_plain_intervals(kind: str) -> None:
     """In total over seeds, and more histories are no looser."""

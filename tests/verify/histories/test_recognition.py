@@ -32,6 +32,7 @@ def read(model: nn.Module, x: Tensor, box: tb.Box | None = None) -> Spiking:
     return spiking(of_protocol(asked, asked.network))
 
 
+@pytest.mark.thin(5)
 @pytest.mark.parametrize("recurrent", [False, True])
 @pytest.mark.parametrize("strict", [True, False])
 @pytest.mark.parametrize("kind", CELLS)
@@ -47,7 +48,7 @@ def test_what_is_read_runs_as_the_network(kind: str, strict: bool, recurrent: bo
     assert (0 in net.layers[0].before) == recurrent
 
 
-@pytest.mark.thin(2)
+@pytest.mark.thin(4)
 @pytest.mark.parametrize(("kind", "recurrent"), EITHER)
 def test_a_loop_over_time_is_read_as_its_step_is(kind: str, recurrent: bool) -> None:
     torch.manual_seed(3)
@@ -104,6 +105,7 @@ class _Learned(TwoLayers):
         return [v1, i1, z1, v2, i2, z2]
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("box", [tb.Box(), tb.Box(kind="absolute"), tb.Box(scale={"*bias": 3.0}), tb.Box(kind="range")])
 @pytest.mark.parametrize("make", [lambda: Stepwise(TwoLayers("norse")), lambda: Stepwise(_Learned()), Convolutional])
 def test_every_network_of_the_box_is_read_inside_the_box_that_was_read(make, box: tb.Box) -> None:

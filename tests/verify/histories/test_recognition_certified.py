@@ -45,7 +45,7 @@ def assert_contained(model: nn.Module, x: Tensor) -> int:
     return known
 
 
-@pytest.mark.thin(2)
+@pytest.mark.thin(7)
 @pytest.mark.parametrize(("kind", "recurrent"), EITHER)
 def test_bounds_hold_what_the_network_answers(kind: str, recurrent: bool) -> None:
     torch.manual_seed(5)
@@ -60,6 +60,7 @@ def test_convolutional_networks(answer: str) -> None:
     assert assert_contained(model, torch.rand(4, 6, 36, dtype=torch.float64)) > 0
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("make", [ChargeFireReset, DirectCoding])
 def test_loops_are_certified_without_a_word(make: type[nn.Module]) -> None:
     torch.manual_seed(7)

@@ -62,6 +62,7 @@ def assert_runs_alike(model: nn.Module, x: Tensor, box: tb.Box | None = None) ->
     return [layer.units for layer in found.net.layers]
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("style", READ)
 def test_loops_are_read(style: type[nn.Module]) -> None:
     torch.manual_seed(0)
@@ -81,6 +82,7 @@ def test_decays_that_are_excluded_are_numbers(style: type[nn.Module]) -> None:
     assert assert_runs_alike(style(), inputs(style), tb.Box(exclude="beta"))
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("change", unrolled.CHANGES)
 def test_loops_that_change_are_not_read(change: str) -> None:
     with pytest.raises(NotRecognised):

@@ -394,7 +394,7 @@ HONEST: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@pytest.mark.thin(2)
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", list(HONEST))
 def test_written_in_another_way(name: str) -> None:
     prove(HONEST[name]())
@@ -631,6 +631,7 @@ NEAR: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("name", list(NEAR))
 def test_nearly_as_described(name: str) -> None:
     """Runs see no difference; the graph shows one, and it is named."""

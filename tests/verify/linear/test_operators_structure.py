@@ -228,7 +228,7 @@ class Around(nn.Module):
 BENT = ("nearest", "nearest exact", "bilinear", "reflect", "circular", "pixel_shuffle", "channel_shuffle", "cat")
 
 
-@pytest.mark.thin(2)
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(("name", "bent"), [*((n, False) for n in FIXED), *((n, True) for n in BENT)])
 def test_as_tight_as_its_matrix(name: str, bent: bool) -> None:
     """One product with an exact matrix is passed exactly: the operator must be too, in both directions.

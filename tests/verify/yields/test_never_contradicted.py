@@ -44,6 +44,7 @@ def check(model: nn.Module, x: Tensor, y: Tensor, sigmas: tuple[float, ...], lea
     assert claims >= least
 
 
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("name", networks.NETWORKS)
 def test_draws_do_not_contradict_a_proof(name: str) -> None:
     model, x = networks.network(name, seed=1)

@@ -227,6 +227,7 @@ NETWORKS = {
 KINDS: dict[str, networks.Draw] = {"gaussian": networks.gaussian, "subgaussian": networks.two_points}
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("kind", list(KINDS))
 @pytest.mark.parametrize("name", list(NETWORKS))
 def test_draws_do_not_contradict_a_proof(name: str, kind: str) -> None:
