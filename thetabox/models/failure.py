@@ -42,8 +42,8 @@ def failure(model: nn.Module, shape: Sequence[int], error: Exception) -> InputEr
     higher = HIGHER.search(reason)
     if higher is not None:
         return InputError(
-            f"the network calls torch's {higher[1]}{where}, whose course follows from numbers, so no bounds follow it; "
-            "write out what it computes, or compute both branches and take one by torch.where"
+            f"the network calls torch's {higher[1]}{where}, an operator on functions, which no bounds follow; write "
+            "out what it computes (of a condition both branches, and torch.where)"
         )
     return InputError(
         f"the network does not take inputs of shape {list(shape[1:])}{where}: {reason[:LONGEST]}"

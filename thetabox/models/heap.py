@@ -36,12 +36,12 @@ def objects() -> list[Any]:
     return found
 
 
-def _variables() -> list[dict[str, Any]]:
+def _variables() -> list[list[Any]]:
     """Variables of the functions that run, in every thread: their frames tell the collector nothing."""
     variables = []
     for top in sys._current_frames().values():
         frame: FrameType | None = top
         while frame is not None:
-            variables += [frame.f_locals, frame.f_globals]
+            variables += [[*frame.f_locals.values()], [*frame.f_globals.values()]]
             frame = frame.f_back
     return variables
