@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -151,11 +152,18 @@ def test_tables_may_serve_other_methods_but_slips_are_refused() -> None:
             Config("digits", methods=("standard",), **given)
 
 
+@pytest.mark.parametrize("limit", [2_000, 1_000_000])  # the second as some libraries set it
 @pytest.mark.parametrize(
     "text", ["methods = " + "[" * 100_000, "[set]\n" + "a." * 3000 + "b = 1", "set = " + "{a=" * 50_000]
 )
-def test_a_file_that_nests_too_deeply_is_one_line(text: str, tmp_path: Path) -> None:
+def test_a_file_that_nests_too_deeply_is_one_line(text: str, limit: int, tmp_path: Path) -> None:
     (tmp_path / "deep.toml").write_text(f'task = "digits"\n{text}\n')
-    with pytest.raises(InputError) as told:
-        read_config(tmp_path / "deep.toml")
+    before = sys.getrecursionlimit()
+    try:
+        sys.setrecursionlimit(limit)
+        with pytest.raises(InputError) as told:
+            read_config(tmp_path / "deep.toml")
+        assert sys.getrecursionlimit() == limit
+    finally:
+        sys.setrecursionlimit(before)
     assert len(str(told.value).splitlines()) == 1

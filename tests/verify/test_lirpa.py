@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import warnings
 
@@ -223,3 +224,18 @@ def test_a_missing_library_says_how_to_install_it(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(InputError, match="pip install --no-deps") as error:
         lirpa.lirpa_bounds(model, x, 0.1)
     assert "\n" not in str(error.value)
+
+
+def test_its_import_leaves_the_limit_of_recursion(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which it sets to a million, and with which a file of brackets ends the process."""
+    before, real = sys.getrecursionlimit(), importlib.import_module
+
+    def imported(name: str) -> object:
+        if name != "auto_LiRPA":
+            return real(name)
+        sys.setrecursionlimit(1_000_000)
+        return torch
+
+    monkeypatch.setattr(importlib, "import_module", imported)
+    assert lirpa.library() is torch
+    assert sys.getrecursionlimit() == before

@@ -6,8 +6,10 @@ import dataclasses
 import itertools
 import math
 import re
+import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,6 +24,8 @@ from thetabox.verify import domains
 
 MISMATCH = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7)
 EPSILON = (0.0, 1e-5, 1e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
+# Calls within calls that a stack has room for.
+DEEPEST = 5_000
 ATTACK = (0.0, 1e-3, 5e-3, 1e-2, 5e-2, 0.1)
 
 
@@ -193,6 +197,20 @@ COUNTS = {
 FIT = {f.name for f in dataclasses.fields(TrainingSettings)} - {"seed"}
 
 
+@contextmanager
+def _limited_depth() -> Iterator[None]:
+    """Calls within calls end in an error before the stack does, though another library lets them go deeper."""
+    before = sys.getrecursionlimit()
+    if before <= DEEPEST:
+        yield
+        return
+    sys.setrecursionlimit(DEEPEST)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
+
+
 def read_config(path: Path | None, **changes: Any) -> Config:
     """A configuration from a TOML file, with arguments over it.
 
@@ -206,7 +224,9 @@ def read_config(path: Path | None, **changes: Any) -> Config:
     settings: dict[str, Any] = {}
     if path is not None:
         try:
-            settings = tomllib.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            with _limited_depth():
+                settings = tomllib.loads(text)
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror or error}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -140,12 +140,16 @@ def library() -> Any:
     Raises:
         InputError: it is not installed.
     """
+    # Its import lets recursion go as deep as a million calls, where a process ends for want of stack.
+    depth = sys.getrecursionlimit()
     with _shims(), _quiet():
         try:
             return importlib.import_module("auto_LiRPA")
         except ImportError as error:
             hint = HOW_TO_INSTALL if error.name == "auto_LiRPA" else f"auto_LiRPA cannot be imported: {error}"
             raise InputError(hint) from error
+        finally:
+            sys.setrecursionlimit(depth)
 
 
 def _noise(library: Any, radius: Tensor) -> Any:
