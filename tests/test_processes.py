@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -77,10 +78,15 @@ def test_jobs_that_wait_do_not_begin(
 ) -> None:
     """Not even those that a process has been given already; nor does a thread of the pool end in a traceback."""
 
+    others = multiprocessing.active_children()  # of other tests
+
+    def children() -> list[BaseProcess]:
+        return [child for child in multiprocessing.active_children() if child not in others]
+
     def interrupted(index: int, phase: str, share: float) -> None:
         if share > 0:
             if interrupt is KeyboardInterrupt:  # as a terminal sends it, to jobs too
-                for process in multiprocessing.active_children():
+                for process in children():
                     os.kill(process.pid or 0, signal.SIGINT)
             raise interrupt
 
@@ -88,7 +94,7 @@ def test_jobs_that_wait_do_not_begin(
     monkeypatch.setattr(threading, "excepthook", raised.append)
     with pytest.raises(interrupt):
         run_all(keeps, [tmp_path / str(n) for n in range(12)], 2, interrupted)
-    wait_for(lambda: not multiprocessing.active_children())
+    wait_for(lambda: not children())
     assert raised == []
     states = {file.name: file.read_text() for file in tmp_path.iterdir()}
     assert states.pop("0") == "kept"
