@@ -23,36 +23,40 @@ class Slots:
     __slots__ = ("held",)
 
 
-@pytest.fixture(params=[False, True], ids=["as it comes", "frozen"])
-def frozen(request: pytest.FixtureRequest, whole_heap: None) -> bool:
-    """Whether the program's objects are set aside just before the test looks for one."""
-    return bool(request.param)
+@pytest.fixture
+def frozen(whole_heap: None) -> None:
+    """The program's own look at its objects, of which all that is loaded for the tests is set aside."""
 
 
-def _holders(thing: Any) -> list[Any]:
-    slots, cached = Slots(), functools.lru_cache(lambda: thing)
-    slots.held = thing
+class Thing:
+    pass
+
+
+def test_what_is_held_somewhere_is_found(frozen: None) -> None:
+    things = {
+        how: Thing() for how in ("list", "deep", "slots", "cache", "partial", "closure", "iterator", "local", "var")
+    }
+    addresses = {how: id(thing) for how, thing in things.items()}
+    slots, cached = Slots(), functools.lru_cache(functools.partial(dict.pop, things, "cache"))
+    slots.held = things.pop("slots")
     cached()
-    OF_THREAD.held = thing
-    VARIABLE.set(thing)
-    return [[thing], {"key": [thing]}, slots, cached, functools.partial(len, thing), lambda: thing, iter([thing])]
-
-
-@pytest.mark.parametrize("which", range(9))
-def test_what_is_held_somewhere_is_found(frozen: bool, which: int) -> None:
-    thing = [object()]
-    holders = _holders(thing)
-    if which != 7:
-        del OF_THREAD.held
-    if which != 8:
-        VARIABLE.set(None)
-    holder, address = holders[which] if which < len(holders) else None, id(thing)
-    del holders, thing
-    if frozen:
-        gc.freeze()
-    assert address in {id(one) for one in heap.objects()}
-    del holder
-    VARIABLE.set(None)
+    OF_THREAD.held = things.pop("local")
+    token = VARIABLE.set(things.pop("var"))
+    holders = [
+        [things.pop("list")],
+        {"key": [things.pop("deep")]},
+        slots,
+        cached,
+        functools.partial(id, things.pop("partial")),
+        (lambda thing: lambda: thing)(things.pop("closure")),
+        iter([things.pop("iterator")]),
+    ]
+    assert not things
+    gc.freeze()
+    found = {id(one) for one in heap.objects()}
+    assert [how for how, address in addresses.items() if address not in found] == []
+    del holders, slots, cached, OF_THREAD.held
+    VARIABLE.reset(token)
 
 
 @functools.lru_cache
@@ -72,11 +76,10 @@ class ReadsCache(nn.Module):
         return self.layer(x) + kept().detach()
 
 
-def test_a_trainable_tensor_that_no_box_moves_is_refused(frozen: bool) -> None:
+def test_a_trainable_tensor_that_no_box_moves_is_refused(frozen: None) -> None:
     net, x = ReadsCache().eval(), torch.randn(4, 6)
     kept()
-    if frozen:
-        gc.freeze()
+    gc.freeze()
     with pytest.raises(tb.InputError, match="a trainable tensor that is no parameter of it"):
         tb.certify(net, x, [0] * 4, 1e-3)
 
@@ -92,12 +95,11 @@ class Keeps(ReadsCache):
         return TABLE["last"] + kept().detach()
 
 
-def test_nothing_of_a_trace_stays_in_a_frozen_table(frozen: bool) -> None:
+def test_nothing_of_a_trace_stays_in_a_frozen_table(frozen: None) -> None:
     net, x = Keeps().eval(), torch.randn(4, 6)
     kept()
     TABLE.clear()
-    if frozen:
-        gc.freeze()
+    gc.freeze()
     with pytest.raises(tb.InputError):
         tb.certify(net, x, [0] * 4, 1e-3)
     assert all(type(t) is Tensor for t in TABLE.values())

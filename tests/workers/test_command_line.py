@@ -53,6 +53,7 @@ def files(folder: Path) -> dict[str, object]:
     return found
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     "command",
     [
