@@ -41,7 +41,7 @@ def test_what_is_held_somewhere_is_found(frozen: None) -> None:
     slots.held = things.pop("slots")
     cached()
     OF_THREAD.held = things.pop("local")
-    token = VARIABLE.set(things.pop("var"))
+    VARIABLE.set(things.pop("var"))
     holders = [
         [things.pop("list")],
         {"key": [things.pop("deep")]},
@@ -56,7 +56,7 @@ def test_what_is_held_somewhere_is_found(frozen: None) -> None:
     found = {id(one) for one in heap.objects()}
     assert [how for how, address in addresses.items() if address not in found] == []
     del holders, slots, cached, OF_THREAD.held
-    VARIABLE.reset(token)
+    VARIABLE.set(None)
 
 
 @functools.lru_cache

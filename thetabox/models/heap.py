@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import sys
 from contextvars import copy_context
-from threading import local
 from types import FrameType
 from typing import Any
 
@@ -27,8 +26,7 @@ def objects() -> list[Any]:
     while edge:
         some = edge[-TOGETHER:]
         del edge[-TOGETHER:]
-        of_threads = [vars(thing) for thing in some if issubclass(type(thing), local)]  # no object refers to these
-        for thing in [*gc.get_referents(*some), *of_threads]:
+        for thing in gc.get_referents(*some):
             if id(thing) not in seen and gc.is_tracked(thing):
                 seen.add(id(thing))
                 found.append(thing)
