@@ -16,7 +16,7 @@ from tests.verify import needs
 from thetabox.errors import InputError
 from thetabox.models import MLP
 from thetabox.verify.lirpa import bounds as lirpa
-from thetabox.verify.lirpa.bounds import METHODS, lirpa_bounds
+from thetabox.verify.lirpa.bounds import METHODS, library, lirpa_bounds
 
 pytestmark = pytest.mark.usefixtures("traced_once")
 
@@ -237,5 +237,5 @@ def test_its_import_leaves_the_limit_of_recursion(monkeypatch: pytest.MonkeyPatc
         return torch
 
     monkeypatch.setattr(importlib, "import_module", imported)
-    assert lirpa.library() is torch
+    assert library() is torch
     assert sys.getrecursionlimit() == before
