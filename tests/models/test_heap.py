@@ -8,6 +8,7 @@ import threading
 from contextvars import ContextVar
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,8 @@ class Thing:
 
 def test_what_is_held_somewhere_is_found(frozen: None) -> None:
     things = {
-        how: Thing() for how in ("list", "deep", "slots", "cache", "partial", "closure", "iterator", "local", "var")
+        how: Thing()
+        for how in ("list", "deep", "array", "slots", "cache", "partial", "closure", "iterator", "local", "var")
     }
     addresses = {how: id(thing) for how, thing in things.items()}
     slots, cached = Slots(), functools.lru_cache(functools.partial(dict.pop, things, "cache"))
@@ -45,6 +47,7 @@ def test_what_is_held_somewhere_is_found(frozen: None) -> None:
     holders = [
         [things.pop("list")],
         {"key": [things.pop("deep")]},
+        np.array([None, things.pop("array")], dtype=object),
         slots,
         cached,
         functools.partial(id, things.pop("partial")),

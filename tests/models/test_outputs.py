@@ -127,6 +127,8 @@ REFUSED = {
     "mkldnn": (lambda m, h: m.three(h).to_mkldnn(), "a tensor of the layout mkldnn"),
     "nested": (lambda m, h: torch.nested.nested_tensor([*m.three(h)]), "a nested tensor"),
     "quantised": (lambda m, h: torch.quantize_per_tensor(m.three(h), 0.1, 0, torch.qint8), "a quantised tensor"),
+    "without numbers": (lambda m, h: m.three(h).to("meta"), "a tensor without numbers"),
+    "of eight bits": (lambda m, h: m.three(h).to(torch.float8_e4m3fn), "a tensor of float8_e4m3fn"),
     "masked": (lambda m, h: masked_tensor(m.three(h), h[:, :3] > 0), "a MaskedTensor"),
 }
 
@@ -137,6 +139,36 @@ def test_refused_in_one_line(answer: Any, message: str) -> None:
         with pytest.raises(tb.InputError, match=message) as caught:
             call(Answering(answer), X, torch.zeros(7).long(), [0.1])
         assert "\n" not in str(caught.value)
+
+
+class Sparse(nn.Module):
+    """Of the protocol for recurrent networks, whose readout says what its answer is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 3)
+
+    def initial_state(self, samples: int) -> Tensor:
+        return torch.zeros(samples, 3)
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        return state, self.layer(x) + state
+
+    def readout(self, outputs: Tensor) -> Tensor:
+        return outputs.sum(1).to_sparse()
+
+    def forward(self, x: Tensor) -> Tensor:
+        state, outputs = self.initial_state(len(x)), []
+        for t in range(x.shape[1]):
+            output, state = self.step(x[:, t], state)
+            outputs.append(output)
+        return self.readout(torch.stack(outputs, 1))
+
+
+@pytest.mark.parametrize("call", [tb.certify, tb.attack, tb.mismatch])
+def test_a_recurrent_network_that_answers_no_plain_tensor(call: Any) -> None:
+    with pytest.raises(tb.InputError, match="a tensor of the layout sparse_coo"):
+        call(Sparse(), torch.randn(4, 3, 2), torch.zeros(4).long(), [0.1])
 
 
 def test_said_once_and_left_as_it_was() -> None:

@@ -8,6 +8,8 @@ from contextvars import copy_context
 from types import FrameType
 from typing import Any
 
+import numpy as np
+
 # So many objects are asked at once what they hold.
 TOGETHER = 4096
 
@@ -27,10 +29,11 @@ def objects() -> list[Any]:
         some = edge[-TOGETHER:]
         del edge[-TOGETHER:]
         for thing in gc.get_referents(*some):
-            if id(thing) not in seen and gc.is_tracked(thing):
+            if id(thing) not in seen and (gc.is_tracked(thing) or type(thing) is np.ndarray):
                 seen.add(id(thing))
                 found.append(thing)
-                edge.append(thing)
+                # An array of objects tells the collector of none.
+                edge.append([*thing.flat] if type(thing) is np.ndarray and thing.dtype.hasobject else thing)
     return found
 
 

@@ -26,7 +26,7 @@ from thetabox.models.input_type import input_type
 from thetabox.models.makers import PRODUCTS, Makers
 from thetabox.models.quiet import quiet
 from thetabox.models.recurrent import called, is_recurrent
-from thetabox.models.running import Running, running
+from thetabox.models.running import Running, check_plain, running
 from thetabox.models.twins import untouched
 
 Kind = Literal["logits", "probabilities", "logit", "probability"]
@@ -112,8 +112,10 @@ def reading(model: nn.Module, x: Shaped[Tensor, "samples ..."], *, as_classes: b
         InputError: there are no logits in the output, or it cannot be told which part of it they are, or what they
             mean.
     """
-    if is_recurrent(model):
-        return None  # the protocol says what its readout returns
+    if is_recurrent(model):  # the protocol says what its readout returns
+        with torch.no_grad(), running(model, x, wide=False) as run:
+            check_plain(run.raw(run.inputs(x[:SHOWN])))
+        return None
     if _is_plain(model, x, as_classes):
         return None
     with torch.no_grad(), running(model, x, wide=False) as run:
@@ -162,8 +164,7 @@ def _reading(output: Any, samples: int, run: Running, makers: Makers | None) -> 
     held = output
     for step in path:
         held = _taken(held, step)
-    if (what := _unlike_plain(held)) is not None:
-        raise InputError(f"the network returns {what}; let it return a plain dense tensor of its numbers")
+    check_plain(held)
     shape = list(held.shape)
     sizes = [size for size in shape[1:] if size != 1]
     if not shape or shape[0] != samples or len(sizes) > 1 or 0 in shape:
@@ -179,17 +180,6 @@ def _reading(output: Any, samples: int, run: Running, makers: Makers | None) -> 
         return None
     least = max(torch.finfo(t.dtype).tiny for t in (held, torch.empty(0, dtype=run.dtype)))
     return OutputToLogits(path, results, kind, shaped, least)
-
-
-def _unlike_plain(t: Tensor) -> str | None:
-    """What a tensor is whose numbers do not lie in memory one beside the other, if it is none that do."""
-    if type(t).__torch_dispatch__ is not Tensor.__torch_dispatch__:
-        return f"a {type(t).__name__}"
-    if t.is_nested or t.is_quantized:
-        return f"a {'nested' if t.is_nested else 'quantised'} tensor"
-    if t.layout != torch.strided:
-        return f"a tensor of the layout {str(t.layout).removeprefix('torch.').strip('_')}"
-    return None
 
 
 def _path(output: Any) -> tuple[Path, int]:

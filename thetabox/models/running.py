@@ -166,8 +166,33 @@ def _logits(output: object, samples: int) -> Tensor:
         raise InputError(HIDDEN)
     if output.dim() != 2 or len(output) != samples or not output.shape[1]:
         raise InputError(f"the network must return logits [samples, classes], not {list(output.shape)}")
-    # Inputs of mkldnn's layout are answered in it.
-    return output.to_dense() if output.is_mkldnn else output
+    if output.is_mkldnn:  # as inputs of that layout are answered
+        return output.to_dense()
+    check_plain(output)
+    return output
+
+
+def check_plain(output: Any) -> None:
+    """Refuse a tensor whose numbers do not lie in memory, one beside the other, as numbers that torch compares.
+
+    Raises:
+        InputError: it is such a tensor.
+    """
+    if not isinstance(output, Tensor):
+        return
+    if type(output).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        what = f"a {type(output).__name__}"
+    elif output.is_nested or output.is_quantized:
+        what = f"a {'nested' if output.is_nested else 'quantised'} tensor"
+    elif output.layout != torch.strided:
+        what = f"a tensor of the layout {str(output.layout).removeprefix('torch.').strip('_')}"
+    elif output.is_meta:
+        what = "a tensor without numbers, of the device meta"
+    elif output.is_floating_point() and torch.finfo(output.dtype).bits < 16:
+        what = f"a tensor of {str(output.dtype).removeprefix('torch.')}"
+    else:
+        return
+    raise InputError(f"the network returns {what}; let it return a plain dense tensor of its numbers")
 
 
 @contextmanager
