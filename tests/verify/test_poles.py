@@ -132,7 +132,6 @@ class Mixed(nn.Module):
         return torch.stack([tame, torch.full_like(tame, -1.0)], 1)
 
 
-@pytest.mark.thin(3)
 @pytest.mark.parametrize("domain", ["interval", "linear"])
 @pytest.mark.parametrize("name", MIXING)
 def test_no_layer_makes_a_number_of_what_is_none(name: str, domain: str) -> None:
@@ -157,7 +156,6 @@ class Beside(nn.Module):
         return torch.cat([torch.full_like(h, -3.0), h], 1)
 
 
-@pytest.mark.thin(3)
 @pytest.mark.parametrize("criterion", ["margin", "logits"])
 @pytest.mark.parametrize("domain", ["interval", "linear", "auto"])
 @pytest.mark.parametrize("tame", [torch.relu, lambda t: t.clamp(0.0, 1.0)], ids=["relu", "clamp"])
