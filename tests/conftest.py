@@ -33,10 +33,9 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("thetabox")
 torch.set_num_threads(1)
 
-# What is loaded by now holds nothing of a test, and to look through it at each refusal takes half of the suite's time.
+# Of an error, the program looks through all of its objects; tests set aside those that they did not make.
 WHOLE_HEAP = heap.objects
 heap.objects = gc.get_objects
-gc.freeze()
 
 
 @pytest.fixture
@@ -60,6 +59,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if seen[name] % thin.args[0]:
                 item.add_marker("slow")
             seen[name] += 1
+
+
+@pytest.fixture(autouse=True)
+def _set_aside() -> None:
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
