@@ -32,6 +32,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("thetabox")
 torch.set_num_threads(1)
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # processes that tests start would each compile the whole package
 
 # Of an error, the program looks through all of its objects; tests set aside those that they did not make.
 WHOLE_HEAP = heap.objects
