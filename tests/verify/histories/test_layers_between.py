@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import thetabox as tb
 from tests.verify.histories.test_recognition import problem
 from tests.verify.histories.test_recognition_certified import EPSILON, answers, assert_contained
+from thetabox.models.recurrent import RecurrentModule
 from thetabox.verify.histories.branching import _held, _replayed, _run, branching
 from thetabox.verify.histories.description.algebra import Algebra
 from thetabox.verify.histories.description.atoms import LARGEST, ONE, ZERO
@@ -69,6 +70,32 @@ class Between(nn.Module):
             mem2 = mem2 - 0.3 * spk
             count = count + spk + 0.01 * self.fc.bias
         return count
+
+
+class Stepwise(RecurrentModule):
+    """The same as methods of one step."""
+
+    def __init__(self, net: Between) -> None:
+        super().__init__()
+        self.net = net
+
+    def initial_state(self, batch: int) -> tuple[Tensor, ...]:
+        like, net = self.net.fc.weight, self.net
+        shape = net.currents(net.conv(like.new_zeros(1, 1, SIZE, SIZE))).shape[1:]
+        return like.new_zeros(batch, *shape), like.new_zeros(batch, *shape), like.new_zeros(batch, 3)
+
+    def step(self, x_t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        net, (mem1, syn1, mem2) = self.net, state
+        syn1 = 0.5 * syn1 * ("synapse" in net.reset) + net.currents(net.conv(x_t.reshape(-1, 1, SIZE, SIZE)))
+        mem1 = 0.8 * mem1 + syn1
+        fired = mem1 > 0.4
+        mem1 = mem1.masked_fill(fired, 0.0) if "zero" in net.reset else mem1 - fired.to(mem1.dtype) * 0.4
+        mem2 = 0.9 * mem2 + net.fc(net.spikes(fired.to(mem1.dtype)).flatten(1))
+        spk = (mem2 > 0.3).to(mem2.dtype)
+        return spk, (mem1, syn1, mem2 - 0.3 * spk)
+
+    def readout(self, outputs: Tensor) -> Tensor:
+        return outputs.sum(1)
 
 
 def around(mode: str) -> nn.Module:
@@ -142,6 +169,20 @@ def test_what_is_read_runs_as_the_network(name: str) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_bounds_hold_what_the_network_answers(name: str) -> None:
     assert assert_contained(made(name), inputs(4)) > 0
+
+
+@pytest.mark.thin(7)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_methods_of_a_step_are_read_too(name: str) -> None:
+    model, x = Stepwise(made(name)), inputs(20).flatten(2)
+    found = recognised(problem(model, x))
+    assert torch.allclose(run(found.net, found.inputs(x)).logits, model(x), atol=1e-9)
+
+
+@pytest.mark.thin(2)
+@pytest.mark.parametrize("name", ["batch norm and max", "batch norm of spikes", "max of currents, zero"])
+def test_bounds_hold_what_methods_of_a_step_answer(name: str) -> None:
+    assert assert_contained(Stepwise(made(name)), inputs(4).flatten(2)) > 0
 
 
 class Tiny(nn.Module):

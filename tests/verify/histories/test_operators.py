@@ -63,12 +63,18 @@ FUNCTIONS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "whole numbers padded with a half": lambda m, x: torch.constant_pad_nd((x > 0).long(), (1, 1), 0.5).float(),
     "truths padded": lambda m, x: torch.constant_pad_nd(x > 0, (1, 1), 0.5).float(),
     "where": lambda m, x: torch.where(m.some, x, m.twos),
+    "masked fill": lambda m, x: x.masked_fill(m.some, 0.5),
+    "masked fill by a tensor": lambda m, x: x.masked_fill(x > 0, m.two[0]),
+    "masked fill in whole numbers": lambda m, x: (x > 0).long().masked_fill(m.some, 3).float(),
+    "threshold": lambda m, x: nn.functional.threshold(x, 1.5, 0.25),
+    "batch norm": lambda m, x: nn.functional.batch_norm(x, m.twos, m.two.expand(3), m.two.expand(3), m.twos, eps=0.0),
     "addcmul": lambda m, x: torch.addcmul(x, m.twos, m.two, value=0.5),
     "leaky": lambda m, x: nn.functional.leaky_relu(x, 0.5),
 }
 KNOWN = {
     "power", "alpha", "clamped by tensors", "lerp", "lerp by a number", "divided", "sum of its own type",
     "chosen places", "filled", "padded", "where", "addcmul",
+    "masked fill", "masked fill by a tensor", "masked fill in whole numbers", "threshold",
 }  # words, several to a line  # fmt: skip
 
 

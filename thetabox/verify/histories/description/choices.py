@@ -74,12 +74,27 @@ def where(s: Symbolic, o: Operation, condition: Tensor, a: Any, b: Any) -> Tenso
     check_operands(s, o)
     if o.dtype not in (*FLOATING, *WHOLES, torch.bool):
         raise Unknown
-    c = truth(s, o, 0, condition)
+    return _chosen(s, truth(s, o, 0, condition), a, b)
 
+
+def masked_fill(s: Symbolic, o: Operation, a: Tensor, mask: Tensor, value: Any) -> Tensor:
+    """The value where the mask holds, a elsewhere."""
+    check_operands(s, o)
+    check_real(o)
+    return _chosen(s, truth(s, o, 1, mask), value, a)
+
+
+def threshold(s: Symbolic, o: Operation, a: Tensor, limit: Any, value: Any) -> Tensor:
+    """A above the limit, the value elsewhere."""
+    check_real(o)
+    return _chosen(s, compared(1, strict=True)(s, o, a, limit), a, value)
+
+
+def _chosen(s: Symbolic, condition: Tensor, a: Any, b: Any) -> Tensor:
     def one(p: int, q: int, r: int) -> int:
         return s.algebra.add(r, s.algebra.multiply(p, s.algebra.subtract(q, r)))
 
-    return s.each(one, c, a, b)
+    return s.each(one, condition, a, b)
 
 
 def largest(s: Symbolic, o: Operation, a: Any, b: Any) -> Tensor:

@@ -248,6 +248,14 @@ def batch_norm(
     return (out if bias is None else s.each(algebra.add, out, bias.reshape(shape))), None, None
 
 
+def given_batch_norm(s: Symbolic, o: Operation, *given: Any) -> Tensor:
+    """As an export writes it: whether it is in training is one more argument, and it has one result."""
+    x, weight, bias, mean, variance, training, momentum, eps, _ = given
+    if training:
+        raise Unknown
+    return batch_norm(s, o, x, weight, bias, mean, variance, momentum, eps)[0]
+
+
 SPATIAL: dict[str, Callable[..., Any]] = {
     "conv1d": convolution(1),
     "conv2d": convolution(2),
@@ -262,4 +270,5 @@ SPATIAL: dict[str, Callable[..., Any]] = {
     "constant_pad_nd": constant_padded,
     "pad": padded,
     "_native_batch_norm_legit_no_training": batch_norm,
+    "batch_norm": given_batch_norm,
 }
