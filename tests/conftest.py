@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import random
@@ -16,8 +17,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._export import utils as _export_utils
 
-from thetabox.models import heap
+from thetabox.models import heap, plain
 from thetabox.verify.agreement import compare
 from thetabox.verify.network import feedforward, recurrent, trace
 from thetabox.verify.problem import Problem, tensor_hash
@@ -33,6 +35,8 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("thetabox")
 torch.set_num_threads(1)
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # processes that tests start would each compile the whole package
+# Torch looks all of its operators up anew for every decomposition, since more may come from C++: half of its time.
+_export_utils._materialize_cpp_cia_ops = functools.cache(_export_utils._materialize_cpp_cia_ops)
 
 # Of an error, the program looks through all of its objects; tests set aside those that they did not make.
 WHOLE_HEAP = heap.objects
@@ -99,18 +103,27 @@ def traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
             kept[key] = trace.trace(model, module, role, examples, **how)
         return kept[key]
 
+    def kept_of(model: nn.Module, x: torch.Tensor, *how: Any) -> tuple[dict[Any, Any], Any]:
+        weights = [*model.state_dict().values()]
+        return KEPT.setdefault(model, {}), (*how, x.shape, x.dtype, tensor_hash([x, *weights]))
+
     def checked(problem: Problem, epsilon: torch.Tensor, x: Any = None) -> Any:
-        weights = [*problem.model.state_dict().values()]
-        key = repr(problem.settings), tensor_hash([problem.x, *weights])
-        kept = KEPT.setdefault(problem.model, {})
+        kept, key = kept_of(problem.model, problem.x, repr(problem.settings))
         if key not in kept:
             kept[key] = check(problem, epsilon, x)
         return kept[key]
 
+    def read(model: nn.Module, x: torch.Tensor, *, as_classes: bool) -> Any:
+        kept, key = kept_of(model, x, "output", as_classes)
+        if key not in kept:
+            kept[key] = reading(model, x, as_classes=as_classes)
+        return kept[key]
+
     for caller in (feedforward, recurrent):
         monkeypatch.setattr(caller, "trace", traced)
-    check = compare.check
+    check, reading = compare.check, plain.reading
     monkeypatch.setattr(compare, "check", checked)
+    monkeypatch.setattr(plain, "reading", read)
 
 
 @pytest.fixture(scope="session")

@@ -82,6 +82,8 @@ def _trace(model: nn.Module, module: nn.Module, examples: Sequence[Tensor], inpu
             # In a context of its own, with which context variables go that the code may set.
             export = partial(torch.export.export, module, inputs, dynamic_shapes=dynamic, strict=False)
             program = copy_context().run(export)
+            # As a decomposition would: what the last step of a loop computes for the next one, say.
+            program.graph.eliminate_dead_code()
             if not functional(program):
                 program = program.run_decompositions(decompositions(program))
         with untouched(model, numbers=True), _quiet(), sound_kernels():
