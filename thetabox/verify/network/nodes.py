@@ -11,6 +11,14 @@ from torch.fx.node import Node
 from thetabox.verify.network.operators import COMPOSITE, DIRECT, TIGHTER
 
 
+def forget_unread(program: Any) -> None:
+    """Leave out what is computed and not read, as a decomposition does: by the last step of a loop for a next one, say.
+
+    Only operators that are known to write to nothing: a block under ``no_grad`` or a custom operator may, unseen.
+    """
+    program.graph.eliminate_dead_code(lambda node: node.is_impure() or not _is_direct(node))
+
+
 def functional(program: Any) -> bool:
     """Whether a program says what its decomposition would, which takes five times as long to make as the program.
 

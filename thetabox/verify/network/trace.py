@@ -20,7 +20,7 @@ from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.network.branches import sizes_of_calls, sizes_of_trace
 from thetabox.verify.network.composites import decompositions
 from thetabox.verify.network.graph import Graph
-from thetabox.verify.network.nodes import functional
+from thetabox.verify.network.nodes import forget_unread, functional
 from thetabox.verify.network.origins import Origins
 from thetabox.verify.network.read_program import read_program
 from thetabox.verify.network.untraceable import untraceable
@@ -82,8 +82,7 @@ def _trace(model: nn.Module, module: nn.Module, examples: Sequence[Tensor], inpu
             # In a context of its own, with which context variables go that the code may set.
             export = partial(torch.export.export, module, inputs, dynamic_shapes=dynamic, strict=False)
             program = copy_context().run(export)
-            # As a decomposition would: what the last step of a loop computes for the next one, say.
-            program.graph.eliminate_dead_code()
+            forget_unread(program)
             if not functional(program):
                 program = program.run_decompositions(decompositions(program))
         with untouched(model, numbers=True), _quiet(), sound_kernels():
