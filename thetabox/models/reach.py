@@ -19,8 +19,12 @@ PLAIN = (str, bytes, int, float, type(None))
 def reachable(model: nn.Module, *kinds: type) -> Iterator[tuple[str, Any]]:
     """What the model's code may reach though the model does not hold it, of some kinds, with how it is reached."""
     seen = {id(m) for m in model.modules()} | {id(t) for t in [*model.parameters(), *model.buffers()]}
+    shared: dict[type, dict[str, Any]] = {}
     for path, module in model.named_modules():
-        for name, value in {**_class_values(type(module)), **vars(module)}.items():
+        kind = type(module)
+        if kind not in shared:
+            shared[kind] = _class_values(kind)
+        for name, value in {**shared[kind], **vars(module)}.items():
             # Most attributes of a module are numbers and empty dictionaries of hooks.
             nothing = isinstance(value, PLAIN) or (isinstance(value, dict) and not value)
             if not nothing and name not in ("_parameters", "_buffers", "_modules"):

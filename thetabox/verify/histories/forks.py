@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from thetabox.verify.histories.cells import Cells
 from thetabox.verify.histories.equations import Pair, few_spikes, second_look
 from thetabox.verify.histories.records import Exact
 from thetabox.verify.histories.slots import Slots
+
+# What a history and an exact record call the same quantity.
+RECORDED = {"reset": "reset", "adaptation": "b", "potential": "v"}
 
 
 def forked(
@@ -28,9 +32,17 @@ def forked(
     """
     if not len(rows):
         return Slots(slots.values[:, :0], slots.quantities)
+    places = rows * cells.units + units
+    traces = [t.take(places) for t in exact.h]
+    quiet = _taken(exact, slots.quantities.names, places)
+    quiet["count"] = (count := exact.count.take(places)), count
+    if cells.twice:
+        quiet["pending"] = (pending := exact.pending.take(places)), pending
+    spiked = {} if reset is None else _taken(reset, ("reset", "potential"), places)
+    steps = None if cells.silent_steps is None else cells.silent_steps.take(units)
     children = [
-        _child(slots, cells, exact if reset is None else reset, exact, rows, units, low, high)
-        for low, high in few_spikes(*spikes, single=cells.levels == 1)
+        _child(slots.quantities.names, cells, traces, quiet, spiked, steps, numbers)
+        for numbers in few_spikes(*spikes, single=cells.levels == 1)
     ]
     out = slots.values.new_full((len(slots.values), len(rows), slots.histories), math.inf)
     if len(children) > slots.histories:
@@ -42,35 +54,32 @@ def forked(
     return Slots(out, slots.quantities)
 
 
+def _taken(exact: Exact, names: Iterable[str], places: Tensor) -> dict[str, Pair]:
+    """Quantities of some neurons, by the names that histories have for them."""
+    pairs = {name: getattr(exact, RECORDED[name]) for name in names if name in RECORDED}
+    return {name: (low.take(places), high.take(places)) for name, (low, high) in pairs.items()}
+
+
 def _child(
-    slots: Slots, cells: Cells, reset: Exact, exact: Exact, rows: Tensor, units: Tensor, low: Tensor, high: Tensor
+    names: Iterable[str],
+    cells: Cells,
+    traces: list[Tensor],
+    quiet: dict[str, Pair],
+    spiked: dict[str, Pair],
+    steps: Tensor | None,
+    numbers: Pair,
 ) -> Tensor:
     """One history each, of these numbers of spikes; infinite where there are none such."""
-    spiked, names = high > 0, slots.quantities.names
-    empty = low > high
-    pending = low, high  # a spike that sets the potential late
+    (low, high), held = numbers, dict(quiet)
+    has, empty = high > 0, low > high
+    for name, ends in spiked.items():
+        held[name] = torch.where(has, ends[0], quiet[name][0]), torch.where(has, ends[1], quiet[name][1])
+    held["pending"] = low, high  # a spike that sets the potential late
     if cells.twice:
-        held = exact.pending[rows, units]
-        (low, high), pending = second_look((low, high), (held, held))
-
-    def either(name: str, end: int) -> Tensor:
-        quiet: Tensor = getattr(exact, name)[end][rows, units]
-        return quiet if reset is exact else torch.where(spiked, getattr(reset, name)[end][rows, units], quiet)
-
-    count, out = exact.count[rows, units], []
-    for end, z in enumerate((low, high)):
-        quantities = {"spike": z, "count": count + z}
-        if "reset" in names:
-            quantities["reset"] = either("reset", end)
-        if "adaptation" in names:
-            quantities["adaptation"] = exact.b[end][rows, units]
-        if cells.silent_steps is not None:
-            quantities["silent"] = z * cells.silent_steps[units]
-        if "pending" in names:
-            quantities["pending"] = pending[end]
-        if "potential" in names:
-            quantities["potential"] = either("v", end)
-        ends = [*(t[rows, units] for t in exact.h), *(quantities[name] for name in names)]
-        out += ends if end == 0 else [-t for t in ends]
-    child = torch.stack(out)
+        (low, high), held["pending"] = second_look((low, high), quiet["pending"])
+    held["spike"], held["count"] = (low, high), (quiet["count"][0] + low, quiet["count"][1] + high)
+    if steps is not None:
+        held["silent"] = low * steps, high * steps
+    low_ends, high_ends = ([*traces, *(held[name][end] for name in names)] for end in (0, 1))
+    child = torch.stack([*low_ends, *(-t for t in high_ends)])
     return child.masked_fill_(empty, math.inf) if cells.levels > 1 else child

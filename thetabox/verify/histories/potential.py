@@ -50,13 +50,13 @@ class Bounds:
     restart: Pair | None = None
     current: Pair | None = None
 
-    def at(self, rows: Tensor, units: Tensor) -> Bounds:
-        """Of some (row, unit) pairs."""
+    def at(self, places: Tensor) -> Bounds:
+        """Of some (row, unit) pairs, by where they stand in a row-major list of all."""
 
         def pair(ends: Pair | None) -> Pair | None:
-            return None if ends is None else (ends[0][rows, units], ends[1][rows, units])
+            return None if ends is None else (ends[0].take(places), ends[1].take(places))
 
-        return Bounds(self.low[rows, units], self.high[rows, units], pair(self.restart), pair(self.current))
+        return Bounds(self.low.take(places), self.high.take(places), pair(self.restart), pair(self.current))
 
 
 def potential(circuit: Circuit, layer: CellLayer, drive: Drive, time: int, sample: Tensor, hull: Hull) -> Bounds:
@@ -119,10 +119,10 @@ def _driven(
     circuit: Circuit, layer: CellLayer | LargestCurrents, drive: Drive, time: int, sample: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Centre of what inputs and constants do, its radius, and ε."""
-    centre, radius = drive.centre[sample, time], drive.size[sample, time]
+    centre, radius = at_step(drive.centre, sample, time), at_step(drive.size, sample, time)
     epsilon = circuit.context.epsilon(layer.factor).reshape(-1, 1)[: len(sample)] if layer.factor else None
     if epsilon is not None:
-        radius = radius + epsilon * drive.spread[sample, time]
+        radius = radius + epsilon * at_step(drive.spread, sample, time)
     return centre, radius, radius.new_zeros(1, 1) if epsilon is None else epsilon
 
 
@@ -143,13 +143,22 @@ def _plain(
             trace = link.trace if potentials else link.current
             assert trace is not None
             moved, moved_radius = product(circuit, link, hull(block.source, trace, block.same_step))
-            if isinstance(link.columns, slice):
-                centre, radius = centre + moved, radius + moved_radius
-            else:
-                centre, radius = centre.clone(), radius.clone()
-                centre[:, link.columns] += moved
-                radius[:, link.columns] += moved_radius
+            centre, radius = _plus(centre, link.columns, moved), _plus(radius, link.columns, moved_radius)
     return centre - radius, centre + radius
+
+
+def at_step(t: Tensor, sample: Tensor, time: int) -> Tensor:
+    """Of ``[samples, T, …]`` the samples of some rows at one step."""
+    return t[:, time].index_select(0, sample)
+
+
+def _plus(t: Tensor, columns: slice | Tensor, more: Tensor) -> Tensor:
+    """A sum where ``more`` is of some columns; a slice is of all."""
+    if isinstance(columns, slice):
+        return t + more
+    t = t.clone()
+    t[:, columns] += more
+    return t
 
 
 def product(circuit: Circuit, link: Link, ends: Pair) -> tuple[Tensor, Tensor]:
@@ -185,13 +194,12 @@ def _of_restarting(circuit: Circuit, layer: CellLayer, drive: Drive, time: int, 
     assert drive.credit is not None
     assert drive.current is not None
     # What is taken back of the weights' errors, and what is not.
-    credit, kept = epsilon * drive.credit[sample, time], drive.size[sample, time]
+    credit, kept = epsilon * at_step(drive.credit, sample, time), at_step(drive.size, sample, time)
     for block in layer.blocks:
         for link in block.links:
             moved, errors, apart, back = _in_parts(circuit, link, hull(block.source, link.trace, block.same_step))
-            centre, radius, credit, kept = (t.clone() for t in (centre, radius, credit, kept))
-            for t, more in ((centre, moved), (radius, apart + errors), (credit, back), (kept, apart)):
-                t[:, link.columns] += more
+            pairs = (centre, moved), (radius, apart + errors), (credit, back), (kept, apart)
+            centre, radius, credit, kept = (_plus(t, link.columns, more) for t, more in pairs)
     restart = centre + credit - kept, centre - credit + kept
     current = _plain(circuit, layer, drive.current, time, sample, hull, potentials=False)
     return Bounds(centre - radius, centre + radius, restart, current)

@@ -102,7 +102,7 @@ class Slots:
             levels = adapted_threshold(cells.adaptation.beta.at(row, unit), threshold, b_low, b_high)
             _write(held, b_low, b_high)
         if cells.resets:
-            reset, alpha = self.quantity("reset"), cells.alpha[0, unit][:, None]
+            reset, alpha = self.quantity("reset"), cells.alpha.take(unit)[:, None]
             for end in reset:
                 _decay(end, alpha, cells.instant)
             if cells.value is None:
@@ -195,7 +195,7 @@ class Slots:
         """The potential in front of the threshold: what follows from the last step's, and q − R, whichever is less."""
         v_low, v_above = self.quantity("potential")
         reset_low, reset_above = self.quantity("reset")
-        current, alpha = bounds.current, cells.alpha[0, unit][:, None]
+        current, alpha = bounds.current, cells.alpha.take(unit)[:, None]
         assert current is not None
         for end in (v_low, v_above):
             _decay(end, alpha, cells.instant)
@@ -221,14 +221,16 @@ class Slots:
         """
         values = self.values.index_select(1, branching)
         whole = Slots(torch.cat([values] * len(children), 2), self.quantities)
-        there = torch.cat([child[branching] for child in children], 1)
+        there = torch.cat([child.index_select(0, branching) for child in children], 1)
         if numbers is None:
             low = high = torch.zeros_like(whole.values[0])
             high[:, self.histories :] = 1.0
         else:
-            low, high = (torch.cat([pair[end][branching] for pair in numbers], 1) for end in (0, 1))
+            low, high = (torch.cat([pair[end].index_select(0, branching) for pair in numbers], 1) for end in (0, 1))
         restart = None if bounds.restart is None else _some(bounds.restart, branching)
-        whole._spike(cells, unit[branching], (low, high), restart, None if value is None else _some(value, branching))
+        whole._spike(
+            cells, unit.take(branching), (low, high), restart, None if value is None else _some(value, branching)
+        )
         return merged(whole.values, there, whole.key(cells), self.histories)
 
     def key(self, cells: Cells) -> Tensor:
@@ -262,7 +264,7 @@ class Slots:
             self._set((low > 0) & (not cells.late), restart, value)
         _write(self.quantity("spike"), low, high)
         if cells.silent_steps is not None:
-            steps, silent = cells.silent_steps[unit][:, None], self.quantity("silent")
+            steps, silent = cells.silent_steps.take(unit)[:, None], self.quantity("silent")
             left = _ends(silent)
             _write(silent, silent_left(low, left[0], steps), silent_left(high, left[1], steps))
         count = self.quantity("count")
@@ -294,7 +296,7 @@ def _ends(pair: Pair) -> Pair:
 
 
 def _some(pair: Pair, neurons: Tensor) -> Pair:
-    return pair[0][neurons], pair[1][neurons]
+    return pair[0].index_select(0, neurons), pair[1].index_select(0, neurons)
 
 
 def _decay(t: Tensor, alpha: Tensor, instant: bool) -> None:

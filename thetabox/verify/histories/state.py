@@ -40,6 +40,7 @@ class LayerState:
         device = cells.alpha.device
         self.row = torch.zeros(0, dtype=torch.long, device=device)
         self.unit = torch.zeros(0, dtype=torch.long, device=device)
+        self.places = self.row
         self.slots = Slots.none(cells, histories)
         self.active = torch.zeros(rows, cells.units, dtype=torch.bool, device=device)
         # Rows in which a cell may spike more often in a step than is counted: nothing is known of them.
@@ -53,8 +54,8 @@ class LayerState:
         """Least and most spikes of every neuron."""
         least, most = self.exact.count.clone(), self.exact.count.clone()
         low, high = self.slots.quantity("count")
-        least[self.row, self.unit] = low.amin(1)
-        most[self.row, self.unit] = -high.amin(1)
+        least.put_(self.places, low.amin(1))
+        most.put_(self.places, -high.amin(1))
         return least, most
 
     def width(self, trace: int | None) -> Tensor:
@@ -67,6 +68,7 @@ class LayerState:
         going = ~given_up[self.row]
         if not bool(going.all()):
             self.row, self.unit, self.slots = self.row[going], self.unit[going], self.slots.take(going)
+            self.places = self.places[going]
             self._slots_ahead = None
 
     def hull(self, index: int, ahead: bool) -> Pair:
@@ -81,8 +83,8 @@ class LayerState:
             if ahead:
                 assert self._slots_ahead is not None
                 lower, upper = (self._slots_ahead[i * len(self.cells.traces) + index] for i in (0, 1))
-            low[self.row, self.unit] = lower.amin(1)
-            high[self.row, self.unit] = -upper.amin(1)
+            low.put_(self.places, lower.amin(1))
+            high.put_(self.places, -upper.amin(1))
         return low, high
 
     def _ahead(self) -> list[Tensor]:
@@ -119,7 +121,8 @@ class LayerState:
         potential, least, most = self._spikes(bounds, given, value)
         forks = (most if most.dtype == torch.bool else most > least) & ~(given_up | self.beyond)[: len(least), None]
         rows, units = forks.nonzero(as_tuple=True)
-        most = torch.ones_like(rows, dtype=least.dtype) if most.dtype == torch.bool else most[rows, units]
+        places = rows * cells.units + units
+        most = torch.ones_like(rows, dtype=least.dtype) if most.dtype == torch.bool else most.take(places)
         spiked = None
         if value is not None:
             assert bounds.restart is not None
@@ -131,7 +134,7 @@ class LayerState:
             else:
                 v = value.lower.expand_as(least), value.upper.expand_as(least)
                 spiked = replace(exact, reset=reset, v=v)
-        new = forked(self.slots, cells, exact, rows, units, (least[rows, units], most), spiked)
+        new = forked(self.slots, cells, exact, rows, units, (least.take(places), most), spiked)
         silent = exact.silent if cells.silent_steps is None else silent_left(least, exact.silent, cells.silent_steps)
         z, pending = least, exact.pending
         if cells.twice:
@@ -144,16 +147,15 @@ class LayerState:
         if len(self.row):
             at = None if value is None else value.at(self.row, self.unit)
             given_here = (
-                None
-                if given is None
-                else GivenSpikes(given.least[self.row, self.unit], given.most[self.row, self.unit])
+                None if given is None else GivenSpikes(given.least.take(self.places), given.most.take(self.places))
             )
-            beyond = self.slots.after_spikes(cells, self.unit, bounds.at(self.row, self.unit), at, given_here)
+            beyond = self.slots.after_spikes(cells, self.unit, bounds.at(self.places), at, given_here)
             if beyond is not None:
                 self.beyond[self.row[beyond]] = True
         self.row, self.unit = torch.cat([self.row, rows]), torch.cat([self.unit, units])
+        self.places = torch.cat([self.places, places])
         self.slots = self.slots.joined(new)
-        self.active[rows, units] = True
+        self.active.put_(places, places.new_ones(1, dtype=torch.bool).expand_as(places))
         self.now = after
         self._keep(after)
         return forks, least
