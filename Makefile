@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 DEMO_OUT ?= demo
 WORKERS ?= 2
 PYTEST_ARGS ?=
-# Which tests: the quick ones, or all with TESTS= (as CI runs them).
+# Which tests: the quick ones, as CI runs them, or all with TESTS=.
 TESTS ?= not slow
 
 # Small tensors, many steps: one thread each is faster than two, and gives the same bits everywhere.

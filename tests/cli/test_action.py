@@ -74,6 +74,7 @@ def test_it_passes_and_fails_as_the_gate_does(act, stored, tmp_path):
     assert (tmp_path / "work" / "thetabox-gate.xml").is_file()
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("options", ["--domain=linear", "--no-such-option", "--epsilon=x"])
 def test_no_answer_stands_in_the_summary(act, stored, tmp_path, options):
     result = act(model=str(stored), epsilon="1e-4", options=options, **{"min-verified": "0.5"})

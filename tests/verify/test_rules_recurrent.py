@@ -203,7 +203,7 @@ def test_never_looser_than_a_loop_by_hand(kind: str) -> None:
         assert ratio < (0.9 if kind == "gru" else 1 + 1e-7)
 
 
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=7)
 @given(st.sampled_from(sorted(KINDS)), st.integers(0, 10_000), st.floats(0.0, 0.5), st.booleans())
 def test_points_of_the_box_lie_inside(kind: str, seed: int, epsilon: float, both: bool) -> None:
     """Any weights, any ε: random corners and inner points, and ε = 0 inside it."""
@@ -308,7 +308,7 @@ def correlated(module: nn.Module, x: Tensor, epsilon: float, generators: int, ar
         return final.logits().settled(chosen.rounding.roundoff)
 
 
-@settings(deadline=None, max_examples=5)
+@settings(deadline=None, max_examples=3)
 @given(
     st.sampled_from(sorted(KINDS)),
     st.integers(0, 10_000),

@@ -70,7 +70,7 @@ def certify(task: Any, effort: float, **more: Any) -> tb.Certificate:
     return tb.certify(model, x, y, EPSILON, options={"effort": effort}, **more)
 
 
-@pytest.mark.parametrize("effort", [5.0, 41.0, 61.0, 90.0, 120.0, 300.0, 1e5])
+@pytest.mark.parametrize("effort", [5.0, 41.0, 61.0, 90.0, 120.0, 300.0, 3e3])
 def test_no_more_is_spent_than_there_is_and_each_has_its_own(search: type[Fake], task: Any, effort: float) -> None:
     found = certify(task, effort).verified[0]
     tried = len({sample for sample, _, _ in Branching.calls})

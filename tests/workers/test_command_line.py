@@ -76,6 +76,7 @@ def test_workers_write_the_same_files(data: list[object], tmp_path: Path, comman
     assert files(tmp_path / "1")
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(
     "claim",

@@ -255,7 +255,7 @@ def _any_weights(rng: random.Random, sources: int, units: int) -> Any:
     return weights(values, rng.choice((1.0, 0.5, 0.0)), absolute=rng.random() < 0.3, error=rng.choice((0.0, 0.0, 0.01)))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=48, deadline=None)
 @given(mixtures())
 def test_mixtures(case: tuple[Spiking, Tensor, float, dict[str, Any], int]) -> None:
     spiking, x, epsilon, options, seed = case

@@ -73,7 +73,7 @@ def at(epsilon: float, samples: int = 4) -> Tensor:
     return torch.full((1, samples), epsilon, dtype=torch.float64)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=36, deadline=None)
 @given(
     kind=st.sampled_from(list(CELLS)),
     seed=st.integers(0, 10**6),
@@ -203,7 +203,7 @@ def plain(spiking: Spiking, x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
 REMEMBERING = [kind for kind in CELLS if not kind.startswith("no memory")]
 
 
-@pytest.mark.thin(7)
+@pytest.mark.thin(13)
 @pytest.mark.parametrize("kind", REMEMBERING)
 def test_tighter_than_plain_intervals(kind: str) -> None:
     """In total over seeds, and more histories are no looser."""

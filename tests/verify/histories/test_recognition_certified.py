@@ -45,7 +45,7 @@ def assert_contained(model: nn.Module, x: Tensor) -> int:
     return known
 
 
-@pytest.mark.thin(7)
+@pytest.mark.thin(11)
 @pytest.mark.parametrize(("kind", "recurrent"), EITHER)
 def test_bounds_hold_what_the_network_answers(kind: str, recurrent: bool) -> None:
     torch.manual_seed(5)
@@ -53,6 +53,7 @@ def test_bounds_hold_what_the_network_answers(kind: str, recurrent: bool) -> Non
     assert assert_contained(model, torch.randn(6, 12, 5, dtype=torch.float64)) > 0
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("answer", ["spikes", "mean potential", "last potential", "dense"])
 def test_convolutional_networks(answer: str) -> None:
     torch.manual_seed(6)
