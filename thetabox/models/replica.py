@@ -7,6 +7,7 @@ Python makes of the numbers or another thread computes lies outside of it; here 
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -46,6 +47,10 @@ class Replica:
         for t, original in _elsewhere(held, wide=True):
             memo[id(t)] = nn.Parameter(original, t.requires_grad) if isinstance(t, nn.Parameter) else original
             self._originals.add(t.untyped_storage().data_ptr())
+        # Most attributes of modules are dictionaries of hooks that they have not, over which copying takes its time.
+        for attribute in (value for module in model.modules() for value in vars(module).values()):
+            if type(attribute) in (dict, OrderedDict) and not attribute:
+                memo[id(attribute)] = type(attribute)()
         try:
             self.copy: nn.Module = copy.deepcopy(model, memo)
         except Exception as error:  # whatever cannot be copied says so in its own way

@@ -54,6 +54,8 @@ class Twins(TorchDispatchMode):
         self.wide = wide
         # Storage and dtype → the whole of it; a view on the original keeps its address from being used again.
         self._flat: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] = {}
+        # Types of what has one: of most results that alone tells that they have none.
+        self._types: set[torch.dtype] = set()
         # Memory of twins and of results: to be written to as it is.
         self._made: set[int] = set()
         # Whether Python has asked for a number that was computed, or for any.
@@ -63,6 +65,8 @@ class Twins(TorchDispatchMode):
 
     def twin(self, t: Tensor) -> Tensor:
         """The twin of a tensor that has one, else the tensor."""
+        if t.dtype not in self._types and not self._widens(t.dtype):
+            return t
         key = storage_key(t)
         held = None if key is None else self._flat.get(key)
         if held is None:
@@ -91,6 +95,7 @@ class Twins(TorchDispatchMode):
                 base = whole(t)
                 twin = base.double() if self._widens(t.dtype) else base.clone()
                 self._flat[key] = base, twin
+                self._types.add(t.dtype)
                 self._made.add(twin.untyped_storage().data_ptr())
         return self._flat[key]
 
