@@ -121,22 +121,32 @@ class _GroupSearch:
         if proof.dear:
             open_ = open_[part.delta > ENOUGH * asked]
         least = FIRST * ENOUGH * asked
-        own = torch.ones(len(members), dtype=torch.float64)
+        # The lowest so far of each by this proof, and what was spent for it.
+        own, at = torch.ones(2, len(members), dtype=torch.float64)
         spent = torch.full((len(open_),), FIRST * asked if sigma > 0 else 0.0, dtype=torch.float64)
         for _ in range(TRIES_OF_DEAR if proof.dear else TRIES):
             if not len(open_):
                 break
             which = members[open_]
             failure = proof.failure(question.x[which], question.y[which], torch.full_like(spent, sigma), spent)
-            gained = (failure.probability >= 1.0) | (failure.probability < GAIN * own[open_])
-            own[open_] = torch.minimum(own[open_], failure.probability)
+            before = own[open_]
+            # By a long run that spent too little, the better amount lies between the two.
+            missed = (failure.probability >= before) & (before < 1.0) & proof.dear
+            gained = (failure.probability >= 1.0) | (failure.probability < GAIN * before) | missed
+            between = (at[open_] * spent).sqrt()
+            at[open_] = torch.where(failure.probability < before, spent, at[open_])
+            own[open_] = torch.minimum(before, failure.probability)
             improved = (failure.probability < part.delta[open_]) & (failure.probability < 1.0)
             part.delta[open_] = torch.minimum(part.delta[open_], failure.probability)
             for row in improved.nonzero().squeeze(1).tolist():
                 n = int(open_[row])
                 part.by[n], self.spent[n] = kind, failure.groups(row)
-            rest = (failure.probability - spent).clamp(min=least)
-            again = torch.where(failure.probability < 1.0, (spent * AIM * rest).sqrt(), spent * MORE).clamp(min=least)
+            rest = failure.probability - spent
+            balanced = (spent * AIM * rest.clamp(min=least)).sqrt()
+            if proof.dear:  # where nearly all is what was spent, as little as matters at once
+                balanced = torch.where(rest <= least, least, balanced)
+            again = torch.where(failure.probability < 1.0, balanced, spent * MORE).clamp(min=least)
+            again = torch.where(missed, between, again)
             apart = torch.maximum(again / spent, spent / again) >= CLOSE
             useful = gained & apart & (again <= MOST) & (own[open_] > ENOUGH * asked)
             open_, spent = open_[useful], again[useful]

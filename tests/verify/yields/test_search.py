@@ -1,0 +1,90 @@
+"""How much a proof is let spend: few long runs, each where the last ones point, and nothing lost that was found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor
+
+from thetabox.verify.effort import Deadline
+from thetabox.verify.yields.martingale import Failure
+from thetabox.verify.yields.question import YieldQuestion
+from thetabox.verify.yields.search import FailureJob, SampleGroup, search_group
+
+ASKED = 0.01
+# What is left of a failure probability beside what was spent, by what was spent.
+RESTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "nothing": lambda spent: 0.0 * spent,
+    "a little": lambda spent: 1e-4 + 0.0 * spent,
+    "soon everything": lambda spent: torch.where(spent < 1e-5, 1.0, 1e-9),
+    "slowly more": lambda spent: 1e-9 * spent.pow(-0.7),
+    "much": lambda spent: 0.5 + 0.0 * spent,
+    "all": lambda spent: 1.0 + 0.0 * spent,
+    "all of what is small": lambda spent: torch.where(spent < 0.01, 1.0, 1e-3),
+}
+
+
+class Known:
+    """A proof of which the rest is known; it counts its runs."""
+
+    name = "log-sobolev"
+
+    def __init__(self, rest: Callable[[Tensor], Tensor], *, dear: bool) -> None:
+        self.rest, self.dear = rest, dear
+        self.runs: list[float] = []
+
+    def failure(self, x: Tensor, y: Tensor, sigma: Tensor, spent: Tensor) -> Failure:
+        self.runs.append(float(spent[0]))
+        return Failure((spent + self.rest(spent)).clamp(max=1.0), {"any": (torch.ones_like(spent), spent)})
+
+
+def found(proof: Known, samples: int = 1) -> SampleGroup:
+    question = SimpleNamespace(x=torch.zeros(samples, 1), y=torch.zeros(samples).long(), proofs=[proof])
+    job = FailureJob(0.1, torch.arange(samples), ASKED, Deadline(None))
+    return search_group(cast(YieldQuestion, cast(Any, question)), job)[0]
+
+
+@pytest.mark.parametrize("dear", [True, False])
+@pytest.mark.parametrize("rest", RESTS)
+def test_nothing_that_a_run_has_shown_is_lost(rest: str, dear: bool) -> None:
+    proof = Known(RESTS[rest], dear=dear)
+    group = found(proof)
+    spent = torch.tensor(proof.runs, dtype=torch.float64)
+    assert float(group.delta) == float((spent + RESTS[rest](spent)).clamp(max=1.0).min())
+    assert len(proof.runs) <= (3 if dear else 8)
+    assert (int(group.by) >= 0) == (float(group.delta) < 1.0)
+    if group.hardest is not None:
+        assert group.ledger["any"]["probability"] == proof.runs[int((spent + RESTS[rest](spent)).argmin())]
+
+
+def test_a_long_run_that_loses_nothing_is_followed_by_one_of_the_least() -> None:
+    proof = Known(RESTS["nothing"], dear=True)
+    assert float(found(proof).delta) <= 1e-4 * ASKED
+    assert len(proof.runs) == 2
+
+
+def test_a_long_run_that_spent_too_little_is_followed_by_one_between() -> None:
+    proof = Known(RESTS["soon everything"], dear=True)
+    delta = float(found(proof).delta)
+    assert proof.runs[0] > proof.runs[2] > proof.runs[1]
+    assert delta < 0.1 * proof.runs[0]
+
+
+def test_samples_are_searched_each_by_itself() -> None:
+    class Mixed(Known):
+        def failure(self, x: Tensor, y: Tensor, sigma: Tensor, spent: Tensor) -> Failure:
+            which = y
+            rest = torch.stack([RESTS[name](spent) for name in RESTS]).gather(0, which[None])[0]
+            self.runs.append(float(len(spent)))
+            return Failure((spent + rest).clamp(max=1.0), {"any": (torch.ones_like(spent), spent)})
+
+    proof = Mixed(RESTS["nothing"], dear=True)
+    question = SimpleNamespace(x=torch.zeros(len(RESTS), 1), y=torch.arange(len(RESTS)), proofs=[proof])
+    job = FailureJob(0.1, torch.arange(len(RESTS)), ASKED, Deadline(None))
+    together = search_group(cast(YieldQuestion, cast(Any, question)), job)[0].delta
+    alone = [float(found(Known(RESTS[name], dear=True)).delta) for name in RESTS]
+    assert together.tolist() == alone
