@@ -6,6 +6,7 @@ import functools
 import gc
 import os
 import random
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 from torch import nn
 from torch._export import utils as _export_utils
 
+from thetabox.errors import Notice
 from thetabox.models import heap, plain
 from thetabox.verify.agreement import compare
 from thetabox.verify.network import feedforward, recurrent, trace
@@ -70,6 +72,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _set_aside() -> None:
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def without_notices() -> Iterator[None]:
+    """For tests that are not about how a network or a file is read, of which notices tell."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Notice)  # said of nearly every network of these tests
+        yield
 
 
 @pytest.fixture(autouse=True)

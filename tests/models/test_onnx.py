@@ -43,7 +43,7 @@ def digits(*, flat: bool = False) -> torch.Tensor:
 
 def quietly(path: Path, **config: Any) -> Program:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Notice)
+        warnings.simplefilter("ignore", Notice)  # of what was renamed or left out in reading
         made = load(path, config=config)
     assert isinstance(made, Program)
     return made

@@ -194,7 +194,7 @@ def other(model: Any, x: np.ndarray) -> list[np.ndarray]:
 def read(model: Any, folder: Path, output: str | None = None) -> Any:
     (folder / "m.onnx").write_bytes(model.SerializeToString())
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Notice)
+        warnings.simplefilter("ignore", Notice)  # of what was renamed or left out in reading
         return load(folder / "m.onnx", config={} if output is None else {"output": output})
 
 

@@ -16,6 +16,8 @@ import thetabox as tb
 from thetabox.errors import Notice
 from thetabox.models.outputs import read_as, reading
 
+pytestmark = pytest.mark.usefixtures("without_notices")
+
 
 class Pair(NamedTuple):
     hidden: Tensor
@@ -52,13 +54,6 @@ ONE = {
     "row": lambda m, h: m.one(h).squeeze(1),
     "in a tuple": lambda m, h: (m.one(h)[:, 0], h),
 }
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Notice)
-        yield
 
 
 @pytest.mark.thin(2)

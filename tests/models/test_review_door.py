@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from torch import Tensor, nn
 
 import thetabox as tb
 from thetabox.data.arrays import load_arrays
-from thetabox.errors import Notice
 from thetabox.models.outputs import reading
+
+pytestmark = pytest.mark.usefixtures("without_notices")
 
 
 class One(nn.Module):
@@ -32,13 +32,6 @@ class One(nn.Module):
 
 
 X = 2 * torch.randn(7, 4, generator=torch.Generator().manual_seed(2))
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Notice)
-        yield
 
 
 def _written(z: Tensor) -> Tensor:

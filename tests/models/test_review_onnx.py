@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,13 @@ ort = pytest.importorskip("onnxruntime", reason="onnxruntime, the other implemen
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402  # after what may skip this file
 
-from thetabox.errors import InputError, Notice  # noqa: E402  # after what may skip this file
+from thetabox.errors import InputError  # noqa: E402  # after what may skip this file
 from thetabox.models import load  # noqa: E402  # after what may skip this file
+
+pytestmark = pytest.mark.usefixtures("without_notices")
 
 F = np.float32
 generator = np.random.default_rng(3)
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Notice)
-        yield
 
 
 def weight(*shape: int) -> np.ndarray:

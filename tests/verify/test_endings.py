@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import thetabox as tb
-from thetabox.errors import Notice
 from thetabox.verify.network import network
+
+pytestmark = pytest.mark.usefixtures("without_notices")
 
 X = torch.randn(7, 4, generator=torch.Generator().manual_seed(2))
 
@@ -38,13 +38,6 @@ SAME = {
     "logarithm of a softmax": lambda z: z.softmax(1).clamp(min=1e-12).log(),
     "of an image": lambda z: z[:, :, None, None].softmax(1).flatten(1),
 }
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Notice)
-        yield
 
 
 @pytest.mark.parametrize("ending", SAME.values(), ids=SAME.keys())

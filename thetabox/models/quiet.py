@@ -17,7 +17,7 @@ def quiet() -> Iterator[None]:
     logger.setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings(), redirect_stderr(StringIO()):
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # of its internals; what matters is raised
             yield
     finally:
         logger.setLevel(level)

@@ -166,7 +166,7 @@ def write_sklearn(folder: Path) -> None:
 
 def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
-    warnings.simplefilter("ignore")
+    warnings.simplefilter("ignore")  # of the older exporter, which is meant
     for name in NETS:
         for dynamo in (False, True):
             for free in (True, False):
