@@ -18,7 +18,7 @@ RECORDED = {"reset": "reset", "adaptation": "b", "potential": "v"}
 
 
 def forked(
-    slots: Slots, cells: Cells, exact: Exact, rows: Tensor, units: Tensor, spikes: Pair, reset: Exact | None
+    slots: Slots, cells: Cells, exact: Exact, places: Tensor, units: Tensor, spikes: Pair, reset: Exact | None
 ) -> Slots:
     """Slots of the neurons that fork now.
 
@@ -26,13 +26,12 @@ def forked(
         slots: those of the others.
         cells: constants.
         exact: records with everything up to the spikes, and v that of no spike.
-        rows, units: the neurons.
+        places, units: of the neurons, in a row-major list of all and in their rows.
         spikes: fewest and most of each.
         reset: records with R and v as a spike leaves them, where they are not those of ``exact``.
     """
-    if not len(rows):
+    if not len(places):
         return Slots(slots.values[:, :0], slots.quantities)
-    places = rows * cells.units + units
     traces = [t.take(places) for t in exact.h]
     quiet = _taken(exact, slots.quantities.names, places)
     quiet["count"] = (count := exact.count.take(places)), count
@@ -44,7 +43,7 @@ def forked(
         _child(slots.quantities.names, cells, traces, quiet, spiked, steps, numbers)
         for numbers in few_spikes(*spikes, single=cells.levels == 1)
     ]
-    out = slots.values.new_full((len(slots.values), len(rows), slots.histories), math.inf)
+    out = slots.values.new_full((len(slots.values), len(places), slots.histories), math.inf)
     if len(children) > slots.histories:
         # All that spike are one history, or all are one.
         split = slots.histories - 1

@@ -119,10 +119,10 @@ def _driven(
     circuit: Circuit, layer: CellLayer | LargestCurrents, drive: Drive, time: int, sample: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Centre of what inputs and constants do, its radius, and ε."""
-    centre, radius = at_step(drive.centre, sample, time), at_step(drive.size, sample, time)
+    centre, radius = _at_step(drive.centre, sample, time), _at_step(drive.size, sample, time)
     epsilon = circuit.context.epsilon(layer.factor).reshape(-1, 1)[: len(sample)] if layer.factor else None
     if epsilon is not None:
-        radius = radius + epsilon * at_step(drive.spread, sample, time)
+        radius = radius + epsilon * _at_step(drive.spread, sample, time)
     return centre, radius, radius.new_zeros(1, 1) if epsilon is None else epsilon
 
 
@@ -147,7 +147,7 @@ def _plain(
     return centre - radius, centre + radius
 
 
-def at_step(t: Tensor, sample: Tensor, time: int) -> Tensor:
+def _at_step(t: Tensor, sample: Tensor, time: int) -> Tensor:
     """Of ``[samples, T, …]`` the samples of some rows at one step."""
     return t[:, time].index_select(0, sample)
 
@@ -194,7 +194,7 @@ def _of_restarting(circuit: Circuit, layer: CellLayer, drive: Drive, time: int, 
     assert drive.credit is not None
     assert drive.current is not None
     # What is taken back of the weights' errors, and what is not.
-    credit, kept = epsilon * at_step(drive.credit, sample, time), at_step(drive.size, sample, time)
+    credit, kept = epsilon * _at_step(drive.credit, sample, time), _at_step(drive.size, sample, time)
     for block in layer.blocks:
         for link in block.links:
             moved, errors, apart, back = _in_parts(circuit, link, hull(block.source, link.trace, block.same_step))

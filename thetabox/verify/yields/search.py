@@ -129,29 +129,45 @@ class _GroupSearch:
                 break
             which = members[open_]
             failure = proof.failure(question.x[which], question.y[which], torch.full_like(spent, sigma), spent)
-            before = own[open_]
-            # By a long run that spent too little, the better amount lies between the two.
-            missed = (failure.probability >= before) & (before < 1.0) & proof.dear
-            gained = (failure.probability >= 1.0) | (failure.probability < GAIN * before) | missed
-            between = (at[open_] * spent).sqrt()
-            at[open_] = torch.where(failure.probability < before, spent, at[open_])
+            before, best = own[open_], at[open_]
+            at[open_] = torch.where(failure.probability < before, spent, best)
             own[open_] = torch.minimum(before, failure.probability)
             improved = (failure.probability < part.delta[open_]) & (failure.probability < 1.0)
             part.delta[open_] = torch.minimum(part.delta[open_], failure.probability)
             for row in improved.nonzero().squeeze(1).tolist():
                 n = int(open_[row])
                 part.by[n], self.spent[n] = kind, failure.groups(row)
-            rest = failure.probability - spent
-            balanced = (spent * AIM * rest.clamp(min=least)).sqrt()
-            if proof.dear:  # where nearly all is what was spent, as little as matters at once
-                balanced = torch.where(rest <= least, least, balanced)
-            again = torch.where(failure.probability < 1.0, balanced, spent * MORE).clamp(min=least)
-            again = torch.where(missed, between, again)
-            apart = torch.maximum(again / spent, spent / again) >= CLOSE
-            useful = gained & apart & (again <= MOST) & (own[open_] > ENOUGH * asked)
+            again, useful = _next_amount(failure.probability, spent, before, best, least, dear=proof.dear)
+            useful &= own[open_] > ENOUGH * asked
             open_, spent = open_[useful], again[useful]
             if sigma == 0.0 or self.job.deadline.passed:
                 break
+
+
+def _next_amount(
+    probability: Tensor, spent: Tensor, before: Tensor, best: Tensor, least: float, *, dear: bool
+) -> tuple[Tensor, Tensor]:
+    """What the next run of a proof is let spend, and whether that is worth a run.
+
+    Args:
+        probability: that the last run bounds failure by.
+        spent: by that run.
+        before: the lowest bound of the runs in front of it; 1 where there is none.
+        best: what was spent for that.
+        least: less makes no difference.
+        dear: whether runs are long, so that few must do.
+    """
+    rest = probability - spent
+    balanced = (spent * AIM * rest.clamp(min=least)).sqrt()
+    if dear:  # where nearly all is what was spent, as little as matters at once
+        balanced = torch.where(rest <= least, least, balanced)
+    again = torch.where(probability < 1.0, balanced, spent * MORE).clamp(min=least)
+    gained = (probability >= 1.0) | (probability < GAIN * before)
+    if dear:  # a run that spent too little: the better amount lies between the two
+        missed = (probability >= before) & (before < 1.0)
+        again, gained = torch.where(missed, (best * spent).sqrt(), again), gained | missed
+    apart = torch.maximum(again / spent, spent / again) >= CLOSE
+    return again, gained & apart & (again <= MOST)
 
 
 class FailureSearch:
