@@ -175,6 +175,18 @@ def test_every_cell_alone(kind: str) -> None:
             assert_holds(Spiking((layer,), readout), x, epsilon, seed, limit=64, **OPTIONS[seed % 3])
 
 
+@pytest.mark.parametrize("kind", list(CELLS))
+def test_when_a_cell_spikes(kind: str) -> None:
+    """Counts hardly tell which of a neuron's spikes was late; what its last spikes leave in a leaky readout does."""
+    for seed in range(4):
+        layer = cell(kind, 1, {"inputs": weights([[0.5]])})
+        leaky = neurons(1, decay=number([0.25 + 0.5 * (seed % 2)]), below={0: weights([[1.0]], 0.0)}, most=0)
+        readout = Readout(1, "last", weights([[1.0, -1.0]], 0.0), boxed([0.0, 0.0]))
+        x = quarters(random.Random(seed), 6, 1, size=12).abs() + 0.25
+        for epsilon in (1 / 64, 0.25):
+            assert_holds(Spiking((layer, leaky), readout), x, epsilon, seed)
+
+
 @pytest.mark.thin(11)
 @pytest.mark.parametrize("kind", list(CELLS))
 def test_every_cell_in_company(kind: str) -> None:
