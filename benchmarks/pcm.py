@@ -19,6 +19,8 @@ import torch
 
 import thetabox as tb
 from thetabox import report
+from thetabox.report.figures import to_png
+from thetabox.report.measured_figures import ageing_figure
 from thetabox.report.results import duration, percent
 
 
@@ -78,8 +80,8 @@ def main() -> None:
             model, test.x, test.y, samples=args.draws, seed=args.seed, device=args.device, chunk=200, **options
         )
         if not facts.get("pcm"):
-            figure = report.ageing_figure(ageing.times.numpy(), ageing.accuracy.numpy(), ageing.clean_accuracy)
-            report.write_file(args.out / "pcm.png", report.to_png(figure))
+            figure = ageing_figure(ageing.times.numpy(), ageing.accuracy.numpy(), ageing.clean_accuracy)
+            report.write_file(args.out / "pcm.png", to_png(figure))
             print(f"clean accuracy {percent(ageing.clean_accuracy)}, {len(ageing.converted)} matrices with converters")
         facts.setdefault("pcm", {})[name] = ageing.to_json()
         shown = (

@@ -12,7 +12,8 @@ import zlib
 import numpy as np
 import pytest
 
-from thetabox.report import ageing_figure, landscape_figure, picture_files, to_pdf, to_png
+from thetabox.report.figures import picture_files, to_pdf, to_png
+from thetabox.report.measured_figures import ageing_figure, landscape_figure
 from thetabox.report.results import duration
 
 
@@ -49,7 +50,8 @@ def test_durations() -> None:
 
 DRAWN = """
 import hashlib, numpy as np
-from thetabox.report import landscape_figure, picture_files
+from thetabox.report.figures import picture_files
+from thetabox.report.measured_figures import landscape_figure
 files = picture_files("a", landscape_figure(np.linspace(-1, 1, 5), np.ones((2, 5)), "ζ = 0.1"))
 print({name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
 """

@@ -18,7 +18,8 @@ from tests.report.test_browser import BROWSER, screenshot
 from tests.report.test_write import names, read_page
 from thetabox import report
 from thetabox.errors import InputError
-from thetabox.report import sampled_note, sampled_table, to_png, write_yield, write_yield_proof, yield_table
+from thetabox.report import sampled_note, sampled_table, write_yield, write_yield_proof, yield_table
+from thetabox.report.figures import to_png
 from thetabox.report.yield_curve import STATISTICAL, at_least, complement, share_of, yield_curve
 from thetabox.report.yield_figure import yield_figure
 

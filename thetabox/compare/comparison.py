@@ -10,7 +10,6 @@ import numpy as np
 from thetabox.compare import tables
 from thetabox.compare.config import Config
 from thetabox.compare.row import Row
-from thetabox.report.methods_figures import lines_figure
 from thetabox.report.results import number
 from thetabox.shown import Headed, pandas
 
@@ -45,6 +44,8 @@ class Comparison(Headed):
 
     def plot(self) -> Figure:
         """Verified accuracy over ε of each method; thin lines are single networks."""
+        from thetabox.report.methods_figures import lines_figure  # here, for matplotlib takes a second
+
         figure: Figure = lines_figure(self.lines("certify"))
         return figure
 

@@ -24,10 +24,8 @@ from thetabox.compare.tables import (
     yield_table,
 )
 from thetabox.json_text import json_text
-from thetabox.report.figures import picture_files, to_svg
 from thetabox.report.folder import write_files
 from thetabox.report.html import render
-from thetabox.report.methods_figures import landscapes_figure, lines_figure, violin_figure
 from thetabox.report.results import percent
 from thetabox.report.yield_curve import complement
 
@@ -40,6 +38,9 @@ def write_report(out: Path, comparison: Comparison) -> Path:
     Returns:
         Path of report.html.
     """
+    from thetabox.report.figures import picture_files, to_svg  # here, for matplotlib takes a second
+    from thetabox.report.methods_figures import landscapes_figure, lines_figure
+
     rows, config = comparison.rows, comparison.config
     parts = [
         _part(
@@ -165,6 +166,8 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def mismatch_figure(rows: Sequence[Row], level: Sequence[float]) -> Any:
     """A violin a method, a panel a level."""
+    from thetabox.report.methods_figures import violin_figure  # here, for matplotlib takes a second
+
     return violin_figure({row.variant.label: draws(row) for row in rows}, level)
 
 

@@ -1,10 +1,8 @@
 """Reports: folders, pages, figures, tables and JUnit files, made from result objects."""
 
 from thetabox.json_text import json_text
-from thetabox.report.figures import picture_files, to_pdf, to_png
 from thetabox.report.folder import check_claim, output_folder, write_file, write_files
 from thetabox.report.junit import Case, Suite, write_junit, write_suites
-from thetabox.report.measured_figures import ageing_figure, landscape_figure
 from thetabox.report.step_summary import append_summary
 from thetabox.report.tables import comparison_tables, curve_table, plain_table
 from thetabox.report.write import csv_text, write, write_comparison, write_proof
@@ -22,22 +20,17 @@ __all__ = [
     "SAMPLED",
     "Case",
     "Suite",
-    "ageing_figure",
     "append_summary",
     "check_claim",
     "comparison_tables",
     "csv_text",
     "curve_table",
     "json_text",
-    "landscape_figure",
     "output_folder",
-    "picture_files",
     "plain_table",
     "sampled_note",
     "sampled_table",
     "sampled_text",
-    "to_pdf",
-    "to_png",
     "write",
     "write_comparison",
     "write_file",

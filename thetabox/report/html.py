@@ -15,7 +15,6 @@ from markupsafe import Markup
 
 from thetabox.report.by_layer import by_layer, heads, rows
 from thetabox.report.facts import count_text, interface, origin, patterns, source
-from thetabox.report.figures import accuracy_figure, comparison_figure, failure_figure, radius_figure, to_svg
 from thetabox.report.results import (
     FLOAT32_WARNING,
     UNSOUND_WARNING,
@@ -47,6 +46,8 @@ def single_page(certificate: Certificate, attack: Any = None, title: str | None 
 
 def comparison_page(entries: Sequence[Entry], title: str) -> str:
     """Report of several networks: their curves side by side by data set, then each by itself."""
+    from thetabox.report.figures import comparison_figure, to_svg  # here, for matplotlib takes a second
+
     groups = grouped(entries)
     summary = {
         "figure": Markup(to_svg(comparison_figure(groups), "summary")),
@@ -86,6 +87,8 @@ def _environment() -> jinja2.Environment:
 
 
 def _section(name: str, certificate: Certificate, attack: Any, index: int) -> dict[str, Any]:
+    from thetabox.report.figures import accuracy_figure, radius_figure, to_svg  # here, for matplotlib takes a second
+
     curve, radii, failure = curve_of(certificate, attack), radii_of(certificate), failure_of(certificate)
     key = f"model{index}"
     warnings = []
@@ -124,6 +127,8 @@ def _section(name: str, certificate: Certificate, attack: Any, index: int) -> di
 
 def _failure(failure: UncertainUnits, caption: str, key: str) -> dict[str, Any]:
     """The profile, by layer where it has many entries; those are given in full below then."""
+    from thetabox.report.figures import failure_figure, to_svg  # here, for matplotlib takes a second
+
     layers = by_layer(failure)
     if layers is None:
         figure = Markup(to_svg(failure_figure(failure), key))

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from thetabox.json_text import json_text
-from thetabox.report.figures import accuracy_figure, comparison_figure, picture_files
 from thetabox.report.folder import check_claim, output_folder, write_files
 from thetabox.report.html import Entry, comparison_page, grouped, single_page
 from thetabox.report.results import curve_of
@@ -38,6 +37,8 @@ def write(
         InputError: the folder is a file, holds a proven yield or cannot be written, the disk is full (nothing is left
             then), or the attack was run at other ε.
     """
+    from thetabox.report.figures import accuracy_figure, picture_files  # here, for matplotlib takes a second
+
     files = {
         **_certificate_files(certificate),
         **picture_files("verified_accuracy", accuracy_figure(curve_of(certificate, attack))),
@@ -73,6 +74,8 @@ def write_comparison(out: str | os.PathLike[str], entries: Sequence[Entry], *, t
     Raises:
         InputError: as :func:`write`.
     """
+    from thetabox.report.figures import comparison_figure, picture_files  # here, for matplotlib takes a second
+
     page = comparison_page(entries, title)
     pictures = picture_files("verified_accuracy", comparison_figure(grouped(entries)))
     with output_folder(out) as folder:

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from thetabox.report.facts import Rows, count_text, interface, origin, patterns, source
-from thetabox.report.figures import to_svg
 from thetabox.report.html import render
 from thetabox.report.results import number, percent
 from thetabox.report.yield_curve import SHARE, SHARES, STATISTICAL, YieldCurve, at_least, complement, share_of
-from thetabox.report.yield_figure import yield_figure
 
 if TYPE_CHECKING:
     from thetabox.box import Box
@@ -30,6 +28,9 @@ KINDS = {
 
 def yield_page(certificate: YieldCertificate, curve: YieldCurve, title: str | None = None) -> str:
     """The page, from a certificate and the numbers of :func:`~thetabox.report.yield_curve.yield_curve`."""
+    from thetabox.report.figures import to_svg  # here, for matplotlib takes a second
+    from thetabox.report.yield_figure import yield_figure
+
     data = certificate.data_info.get("name") or f"{count_text(curve.samples)} samples"
     indices = curve.order.tolist()
     return render(

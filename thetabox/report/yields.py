@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from thetabox.json_text import json_text
-from thetabox.report.figures import picture_files
 from thetabox.report.folder import check_claim, output_folder, write_files
 from thetabox.report.results import number, percent
 from thetabox.report.tables import plain_table
 from thetabox.report.write import csv_text
 from thetabox.report.yield_curve import SHARE, at_least, share_of, yield_curve
-from thetabox.report.yield_figure import yield_figure
 from thetabox.report.yield_page import yield_page
 from thetabox.verify.yields.stored import COLUMNS
 
@@ -50,6 +48,9 @@ def write_yield(
         InputError: the folder is a file, holds the certificate of a box or cannot be written, the disk is full (nothing
             is left then), or the draws are of another question.
     """
+    from thetabox.report.figures import picture_files  # here, for matplotlib takes a second
+    from thetabox.report.yield_figure import yield_figure
+
     curve = yield_curve(certificate, sampled)
     files = {
         **_proof_files(certificate),

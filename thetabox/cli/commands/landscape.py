@@ -44,6 +44,9 @@ def command(
 
     With --out: landscape.json, landscape.csv, landscape.png and landscape.pdf.
     """
+    from thetabox.report.figures import picture_files  # here, for matplotlib takes a second
+    from thetabox.report.measured_figures import landscape_figure
+
     given = read_all(**source)
     alpha = [reach * (2 * index / (points - 1) - 1) for index in range(points)]  # exactly 0 in the middle
 
@@ -75,11 +78,11 @@ def command(
                 for at, loss in zip(result.alpha.tolist(), row, strict=True)
             )
             title = f"ζ = {number(zeta)}, flatness {number(result.flatness)}"
-            figure = report.landscape_figure(result.alpha.numpy(), result.loss.numpy(), title)
+            figure = landscape_figure(result.alpha.numpy(), result.loss.numpy(), title)
             files: dict[str, bytes | str] = {
                 "landscape.json": json_text(finite(facts | result.to_json())),
                 "landscape.csv": report.csv_text(("direction", "alpha", "loss"), rows),
-                **report.picture_files("landscape", figure),
+                **picture_files("landscape", figure),
             }
             report.write_files(folder, files)
     print_json(facts | result.to_json())

@@ -50,6 +50,9 @@ def command(
     """Every weight matrix lies on pairs of devices, many times drawn: programming noise, drift and read noise as
     measured on real ones (Joshi et al. 2020). With --out: pcm.json, pcm.csv, pcm.png and pcm.pdf.
     """
+    from thetabox.report.figures import picture_files  # here, for matplotlib takes a second
+    from thetabox.report.measured_figures import ageing_figure
+
     given = read_all(**source, box_kind="relative", scale=())
 
     def run() -> tb.measure.PCMResult:
@@ -82,11 +85,11 @@ def command(
                 for at, row in zip(result.times, result.accuracy.tolist(), strict=True)
                 for chip, accuracy in enumerate(row)
             )
-            figure = report.ageing_figure(result.times.numpy(), result.accuracy.numpy(), result.clean_accuracy)
+            figure = ageing_figure(result.times.numpy(), result.accuracy.numpy(), result.clean_accuracy)
             files: dict[str, bytes | str] = {
                 "pcm.json": report.json_text(facts | result.to_json()),
                 "pcm.csv": report.csv_text(("time", "chip", "accuracy"), rows),
-                **report.picture_files("pcm", figure),
+                **picture_files("pcm", figure),
             }
             report.write_files(folder, files)
     print_json(facts | result.to_json())

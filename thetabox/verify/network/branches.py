@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.overrides import TorchFunctionMode
 
 from thetabox.errors import InputError
+
+if TYPE_CHECKING:
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv, StatelessSymbolicContext
 
 # Calls on fake tensors, each at a batch size at which the code may go another way than before.
 MOST_CALLS = 32
@@ -102,6 +104,8 @@ class _Question:
 
 
 def _questions_of_a_call(module: nn.Module, inputs: Sequence[Tensor]) -> list[_Question]:
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv  # here, for sympy takes its time
+
     shapes = ShapeEnv()
     fake = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
     pieces = _Pieces(shapes)
@@ -131,6 +135,8 @@ def _is_of_torch(guard: Any) -> bool:
 
 
 def _any_batch(x: Tensor) -> StatelessSymbolicContext[Any, Any]:
+    from torch.fx.experimental.symbolic_shapes import DimDynamic, StatelessSymbolicContext  # here, as above
+
     return StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC, *[DimDynamic.STATIC] * (x.dim() - 1)])
 
 
