@@ -468,8 +468,60 @@ def test_a_branch_behind_a_convolution(limit: int) -> None:
         tb.certify(net, x, [0] * 6, 1e-6)
 
 
-def test_torch_s_own_choices_are_none_of_the_code() -> None:
-    net, x = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 3)), torch.rand(6, 1, 4, 4)
+class BehindACell(nn.Module):
+    """Torch takes the batch of its recurrent layers and cells for the number that it is."""
+
+    def __init__(self, cell: nn.Module, branch: Callable[[Tensor], bool]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.cell, self.layer, self.branch = cell, nn.Linear(4, 3), branch
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.cell, nn.RNNBase):
+            h = self.cell(x)[0][:, -1]
+        else:
+            h = self.cell(x[:, 1], self.cell(x[:, 0]))[0]
+        answer = self.layer(h)
+        return -answer if self.branch(answer) else answer
+
+
+CELLS: dict[str, Callable[[], nn.Module]] = {
+    "lstm": lambda: nn.LSTM(3, 4, batch_first=True),
+    "gru": lambda: nn.GRU(3, 4, batch_first=True),
+    "cell": lambda: nn.LSTMCell(3, 4),
+}
+
+
+@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("limit", [7, pytest.param(300, marks=pytest.mark.slow)])
+def test_a_branch_behind_a_recurrent_layer(kind: str, limit: int) -> None:
+    """What torch took for granted answers none of the code's questions."""
+    net, x = (
+        BehindACell(CELLS[kind](), lambda h: not torch.compiler.is_compiling() and h.shape[0] == limit),
+        torch.rand(6, 2, 3),
+    )
+    with pytest.raises(tb.InputError, match=f"in a batch of {limit} differs"):
+        tb.certify(net, x, [0] * 6, 1e-6)
+
+
+def test_a_branch_of_code_without_a_file() -> None:
+    """Torch holds such code for its own."""
+    source = "lambda h: not torch.compiler.is_compiling() and 300 < h.shape[0] < 340"
+    net, x = BehindACell(nn.LSTM(3, 4, batch_first=True), eval(source, {"torch": torch})), torch.rand(6, 2, 3)
+    with pytest.raises(tb.InputError, match="in a batch of 301 differs"):
+        tb.certify(net, x, [0] * 6, 1e-6)
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 3)),
+        nn.Sequential(nn.Flatten(1, 2), BehindACell(CELLS["lstm"](), lambda h: False)),
+    ],
+    ids=["convolution", "recurrent"],
+)
+def test_torch_s_own_choices_are_none_of_the_code(net: nn.Module) -> None:
+    x = torch.rand(6, 1, 4, 4) if isinstance(net[0], nn.Conv2d) else torch.rand(6, 2, 1, 3)
     found = tb.certify(net, x, net(x).argmax(1), 1e-6).checked["batch_sizes"]
     assert found == sorted([*batches.SIZES, batches.LARGE])
 

@@ -64,9 +64,9 @@ CASES |= {operator: structure.CASES[name] for operator, name in structure.OPERAT
 @pytest.mark.parametrize("operator", [name for name in CASES if not any(exact in name for exact in EXACT)])
 def test_a_rule_takes_off_what_the_network_rounds(operator: str, taken_off: dict[str, float]) -> None:
     lost = {}
+    module, x = cases.made(CASES[operator], False)
     for arithmetic in ("real", "float32"):
         taken_off.clear()
-        module, x = cases.made(CASES[operator], False)
         domain = Linear(cases.problem_of(module, x, Box(), arithmetic), {"intermediate": "interval"})
         with torch.no_grad():
             samples = domain.samples(x, torch.zeros(len(x), dtype=torch.float64))

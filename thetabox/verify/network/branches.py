@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import BuiltinFunctionType, MethodDescriptorType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,9 +15,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from thetabox.errors import InputError
+from thetabox.verify.kernels import without_onednn
 
 if TYPE_CHECKING:
-    from torch.fx.experimental.symbolic_shapes import ShapeEnv, StatelessSymbolicContext
+    from torch.fx.experimental.symbolic_shapes import StatelessSymbolicContext
+
+    from thetabox.verify.network.asked_sizes import AskedSizes
 
 # Calls on fake tensors, each at a batch size at which the code may go another way than before.
 MOST_CALLS = 32
@@ -89,7 +93,7 @@ class _Question:
     Attributes:
         guard: the assumption.
         of_torch: whether torch compares the size and not the code: it returns the same by either way.
-        pieces: whether it stands in a function that returns several tensors, whose number the code sees.
+        pieces: whether it stands in a function that returns any number of tensors, which the code sees.
     """
 
     guard: Any
@@ -104,29 +108,49 @@ class _Question:
 
 
 def _questions_of_a_call(module: nn.Module, inputs: Sequence[Tensor]) -> list[_Question]:
-    from torch.fx.experimental.symbolic_shapes import ShapeEnv  # here, for sympy takes its time
+    from thetabox.verify.network.asked_sizes import AskedSizes  # here, for sympy takes its time
 
-    shapes = ShapeEnv()
+    shapes = AskedSizes()
     fake = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
     pieces = _Pieces(shapes)
-    with suppress(Exception), torch.no_grad(), fake as mode, pieces:
+    with suppress(Exception), torch.no_grad(), without_onednn(), fake as mode, pieces:
         module(*(mode.from_tensor(x, symbolic_context=_any_batch(x)) for x in inputs))
-    return [_Question(g.expr, _is_of_torch(g), place in pieces.places) for place, g in enumerate(shapes.guards)]
+    questions = [_Question(g.expr, _is_of_torch(g), place in pieces.places) for place, g in enumerate(shapes.guards)]
+    return [question for place, question in enumerate(questions) if not (question.of_torch and place in pieces.known)]
 
 
 class _Pieces(TorchFunctionMode):
-    """Remembers what is assumed of sizes inside functions that return several tensors: how many, Python sees."""
+    """Remembers what is assumed of sizes inside functions that return any number of tensors: how many, Python sees.
 
-    def __init__(self, shapes: ShapeEnv) -> None:
+    Attributes:
+        places: of such assumptions among all.
+        known: of those that a function makes after it took a size for a number, from which its own follow.
+    """
+
+    def __init__(self, shapes: AskedSizes) -> None:
         super().__init__()
-        self._shapes, self.places = shapes, set[int]()
+        self._shapes, self.places, self.known = shapes, set[int](), set[int]()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         before = len(self._shapes.guards)
         result = func(*args, **(kwargs or {}))
-        if isinstance(result, tuple | list):
+        if isinstance(result, tuple | list) and not _returns_as_many(func):
             self.places.update(range(before, len(self._shapes.guards)))
+        self.known.update(self._shapes.follow_from_a_number(before))
         return result
+
+
+def _returns_as_many(func: Any) -> bool:
+    """Whether a function of torch returns as many tensors whatever it is given, as its signatures say: a recurrent
+    layer does, and takes the batch for a constant.
+    """
+    if not isinstance(func, BuiltinFunctionType | MethodDescriptorType):  # Python may go any way
+        return False
+    packet = getattr(torch.ops.aten, func.__name__, None)
+    if packet is None:
+        return False
+    returned = [value.type for name in packet.overloads() for value in getattr(packet, name)._schema.returns]
+    return not any(isinstance(kind, torch.ListType) for kind in returned)
 
 
 def _is_of_torch(guard: Any) -> bool:
