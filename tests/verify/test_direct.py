@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import pytest
@@ -11,9 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import thetabox as tb
+from tests.verify.linear import test_operators as cases
+from tests.verify.linear import test_operators_structure as structure
 from thetabox.models import LSNN
 from thetabox.verify.network import network, operators, trace
-from thetabox.verify.network.graph import Graph
+from thetabox.verify.network.composites import WRITTEN_OUT
+from thetabox.verify.network.graph import Graph, Ref
+from thetabox.verify.network.nodes import is_core
 
 
 class Everything(nn.Module):
@@ -87,10 +92,7 @@ def test_an_export_that_is_not_decomposed_is_what_its_decomposition_would_be(
 ) -> None:
     found = [renumbered(g) for g in network(net, x).graphs.values()]
     if isinstance(net, Everything):
-        assert {o.operator for o in network(net, x).main.operations} == operators.DIRECT | {
-            "aten._to_copy.default",
-            "getitem",
-        }
+        assert {o.operator for o in network(net, x).main.operations} >= operators.DIRECT
     monkeypatch.setattr(trace, "functional", lambda program: False)
     monkeypatch.setattr(trace, "_cache", WeakKeyDictionary())
     assert found == [renumbered(g) for g in network(net, x).graphs.values()]
@@ -102,6 +104,50 @@ def renumbered(graph: Graph) -> str:
     return re.sub(
         r"(?<=index=)\d+|(?<=\()\d+(?=, ')", lambda m: str(places.get(int(m[0]), int(m[0]))), graph.describe()
     )
+
+
+def named(operator: str) -> Any:
+    """An operator of torch, by its name; ``None`` of others."""
+    _, name, overload = operator.split(".") if operator.startswith("aten.") else ("", "", "")
+    return getattr(getattr(torch.ops.aten, name), overload) if name else None
+
+
+# Written in other words, or as a copy, on the way of every case.
+AROUND = ("aten.flatten.", "aten.reshape.", "aten.view.", "aten._unsafe_view.", "aten.sym_size.", "aten.clone.")
+AROUND += ("aten.lift_fresh_copy.",)
+CORE = {
+    operator: case for operator, case in (cases.OPERATORS | structure.OPERATORS).items() if is_core(named(operator))
+}
+
+
+def test_operators_that_stand_for_no_others() -> None:
+    found = {operator for operator in operators.RULED if is_core(named(operator))}
+    assert found >= {"aten.relu.default", "aten.div.Tensor", "aten.rsqrt.default", "aten.view.default"}
+    assert not found & {"aten.relu_.default", "aten.linear.default", "aten.dropout.default", "aten.softmax.int"}
+    assert not found & (operators.DIRECT | operators.COMPOSITE | WRITTEN_OUT)
+
+
+@pytest.mark.thin(7)
+@pytest.mark.parametrize("operator", sorted(CORE))
+def test_an_operator_that_stands_for_no_others_is_left_as_it_is(operator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, x = cases.made((cases.CASES | structure.CASES)[CORE[operator]], True)
+
+    def written() -> list[str]:
+        monkeypatch.setattr(trace, "_cache", WeakKeyDictionary())
+        operations = network(module, x).main.operations
+        return [f"{o.operator} {plain(o.args)} {o.kwargs}" for o in operations if not o.operator.startswith(AROUND)]
+
+    found = written()
+    monkeypatch.setattr(trace, "functional", lambda program: False)
+    assert found == written()
+    assert operator.startswith(AROUND) or any(line.startswith(f"{operator} ") for line in found)
+
+
+def plain(argument: Any) -> Any:
+    """Without the places of operands."""
+    if isinstance(argument, Ref):
+        return "value"
+    return [plain(a) for a in argument] if isinstance(argument, list | tuple) else argument
 
 
 class InOtherWords(nn.Module):

@@ -6,9 +6,10 @@ import operator
 from typing import Any
 
 import torch
+from torch._ops import OpOverload
 from torch.fx.node import Node
 
-from thetabox.verify.network.operators import COMPOSITE, DIRECT, TIGHTER
+from thetabox.verify.network.operators import COMPOSITE, DIRECT, RULED, TIGHTER
 
 
 def forget_unread(program: Any) -> None:
@@ -33,7 +34,17 @@ def _is_direct(node: Node) -> bool:
     if name == "aten.batch_norm.default":
         return node.args[5] is False  # in training it writes to its statistics
     known = name in DIRECT or name in COMPOSITE or name in TIGHTER
-    return known or node.target is operator.getitem or is_cast(node) or is_same(node)
+    return known or is_core(node.target) or node.target is operator.getitem or is_cast(node) or is_same(node)
+
+
+def is_core(target: Any) -> bool:
+    """Whether an operator of torch has a rule, stands for no others and writes to nothing: nothing decomposes it."""
+    name = str(target)
+    if not (isinstance(target, OpOverload) and name.startswith("aten.") and name in RULED):
+        return False
+    return not target._schema.is_mutable and not target.has_kernel_for_dispatch_key(
+        torch._C.DispatchKey.CompositeImplicitAutograd
+    )
 
 
 def is_idle(node: Node) -> bool:

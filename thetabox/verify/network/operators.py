@@ -49,29 +49,15 @@ RECURRENT = {
 COPIES = ("aten._to_copy.default", "aten.clone.default", "aten.alias.default", "aten.detach.default")
 # May turn the samples' dimension into a merged one and back.
 RESHAPING = tuple(f"aten.{name}." for name in ("view", "reshape", "flatten", "unflatten", "_unsafe_view"))
-# Operators that a decomposition leaves as they are: none writes to anything, none stands for others.
+# Operators that stand for others, of which there are rules and which a decomposition leaves as they are.
 DIRECT = frozenset(
     f"aten.{name}"
     for name in (
-        "abs.default", "adaptive_avg_pool1d.default", "adaptive_avg_pool2d.default", "add.Tensor", "addmm.default",
-        "amax.default", "amin.default", "arange.default", "avg_pool1d.default", "avg_pool2d.default", "cat.default",
-        "clamp.default", "clone.default", "conv1d.default", "conv2d.default", "conv2d.padding", "detach.default",
-        "div.Tensor", "elu.default", "exp.default", "expand.default", "full.default", "ge.Scalar", "ge.Tensor",
-        "gelu.default", "gt.Scalar", "gt.Tensor", "hardtanh.default", "le.Scalar", "le.Tensor", "leaky_relu.default",
-        "linear.default", "lt.Scalar", "lt.Tensor", "matmul.default", "max.dim", "max_pool1d.default",
-        "max_pool2d.default", "maximum.default", "mean.dim", "minimum.default", "mm.default", "mul.Tensor",
-        "neg.default", "new_zeros.default", "ones.default", "ones_like.default", "pad.default", "permute.default",
-        "pow.Tensor_Scalar", "reciprocal.default", "relu.default", "relu6.default", "rsub.Scalar", "select.int",
-        "sigmoid.default", "sign.default", "silu.default", "slice.Tensor", "softplus.default", "split.Tensor",
-        "sqrt.default", "squeeze.dim", "stack.default", "sub.Tensor", "sum.default", "sum.dim_IntList", "sym_size.int",
-        "t.default", "tanh.default", "transpose.int", "unsqueeze.default", "view.default", "where.self",
-        "zeros.default", "zeros_like.default",
-        "_log_softmax.default", "_softmax.default", "ceil.default", "celu.default", "cos.default",
-        "embedding.default", "erf.default", "floor.default", "group_norm.default", "hardswish.default",
-        "instance_norm.default", "layer_norm.default", "log.default", "log_sigmoid.default", "log_softmax.int",
-        "logsumexp.default", "masked_fill.Scalar", "masked_fill.Tensor", "mish.default", "prelu.default",
-        "rms_norm.default", "round.default", "scaled_dot_product_attention.default", "sin.default", "softmax.int",
-        "threshold.default", "trunc.default",
+        "adaptive_avg_pool1d.default", "adaptive_avg_pool2d.default", "avg_pool1d.default", "conv1d.default",
+        "conv2d.default", "conv2d.padding", "group_norm.default", "instance_norm.default", "layer_norm.default",
+        "linear.default", "log_sigmoid.default", "log_softmax.int", "matmul.default", "max_pool1d.default",
+        "max_pool2d.default", "pad.default", "prelu.default", "relu6.default", "rms_norm.default",
+        "scaled_dot_product_attention.default", "softmax.int", "sym_size.int",
     )
 )  # words, several to a line  # fmt: skip
 # Operators that a decomposition writes in other words, of which there are rules as well.
