@@ -504,6 +504,33 @@ def test_a_branch_behind_a_recurrent_layer(kind: str, limit: int) -> None:
         tb.certify(net, x, [0] * 6, 1e-6)
 
 
+class Behind(nn.Module):
+    """Does something with the logits that torch by itself cannot do where the batch may have any size."""
+
+    def __init__(self, done: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.done = nn.Linear(6, 3), done
+        self.register_buffer("factor", torch.tensor([2.0, 2.0, 2.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer = self.done(self.layer(x), self.factor)
+        return -answer if not torch.compiler.is_compiling() and answer.shape[0] == 300 else answer
+
+
+@pytest.mark.parametrize(
+    "done",
+    [
+        lambda h, factor: h if torch.compiler.is_compiling() or factor[0].item() > 1 else -h,
+        lambda h, factor: torch.addcmul(h, factor, h),
+    ],
+    ids=["a number of a tensor", "operands of several shapes"],
+)
+def test_a_branch_behind_what_torch_cannot_do_for_any_size(done: Callable[[Tensor, Tensor], Tensor]) -> None:
+    with pytest.raises(tb.InputError, match="in a batch of 300 differs"):
+        tb.certify(Behind(done), samples(), [0] * 12, 1e-6)
+
+
 def test_a_branch_of_code_without_a_file() -> None:
     """Torch holds such code for its own."""
     source = "lambda h: not torch.compiler.is_compiling() and 300 < h.shape[0] < 340"

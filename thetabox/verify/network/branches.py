@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import BuiltinFunctionType, MethodDescriptorType
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
@@ -107,14 +108,24 @@ class _Question:
         return set() if constant else _turns(self.guard)
 
 
-def _questions_of_a_call(module: nn.Module, inputs: Sequence[Tensor]) -> list[_Question]:
-    from thetabox.verify.network.asked_sizes import AskedSizes  # here, for sympy takes its time
+def _questions_of_a_call(module: nn.Module, inputs: Sequence[Tensor], *, values: bool = False) -> list[_Question]:
+    """What a call assumes of the batch size; with ``values`` it computes numbers too, for code that asks for some."""
+    from torch._functorch import config  # here, for these and sympy take their time
+
+    from thetabox.verify.network.asked_sizes import AskedSizes
 
     shapes = AskedSizes()
-    fake = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
     pieces = _Pieces(shapes)
-    with suppress(Exception), torch.no_grad(), without_onednn(), fake as mode, pieces:
-        module(*(mode.from_tensor(x, symbolic_context=_any_batch(x)) for x in inputs))
+    with config.patch(fake_tensor_propagate_real_tensors=values):
+        fake = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
+    try:
+        with ExitStack() as inside:
+            for setting in (torch.no_grad(), without_onednn(), enable_python_dispatcher(), fake, pieces):
+                inside.enter_context(setting)
+            module(*(fake.from_tensor(x, symbolic_context=_any_batch(x)) for x in inputs))
+    except Exception:  # whatever torch cannot do with sizes that are not known
+        if not values:
+            return _questions_of_a_call(module, inputs, values=True)
     questions = [_Question(g.expr, _is_of_torch(g), place in pieces.places) for place, g in enumerate(shapes.guards)]
     return [question for place, question in enumerate(questions) if not (question.of_torch and place in pieces.known)]
 
