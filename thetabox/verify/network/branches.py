@@ -109,7 +109,7 @@ class _Question:
 
 
 def _questions_of_a_call(module: nn.Module, inputs: Sequence[Tensor], *, values: bool = False) -> list[_Question]:
-    """What a call assumes of the batch size; with ``values`` it computes numbers too, for code that asks for some."""
+    """What a call assumes of the batch size; with ``values`` it computes numbers too, as where it cannot do without."""
     from torch._functorch import config  # here, for these and sympy take their time
 
     from thetabox.verify.network.asked_sizes import AskedSizes
@@ -118,6 +118,7 @@ def _questions_of_a_call(module: nn.Module, inputs: Sequence[Tensor], *, values:
     pieces = _Pieces(shapes)
     with config.patch(fake_tensor_propagate_real_tensors=values):
         fake = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
+    further: list[_Question] = []
     try:
         with ExitStack() as inside:
             for setting in (torch.no_grad(), without_onednn(), enable_python_dispatcher(), fake, pieces):
@@ -125,9 +126,10 @@ def _questions_of_a_call(module: nn.Module, inputs: Sequence[Tensor], *, values:
             module(*(fake.from_tensor(x, symbolic_context=_any_batch(x)) for x in inputs))
     except Exception:  # whatever torch cannot do with sizes that are not known
         if not values:
-            return _questions_of_a_call(module, inputs, values=True)
+            further = _questions_of_a_call(module, inputs, values=True)
     questions = [_Question(g.expr, _is_of_torch(g), place in pieces.places) for place, g in enumerate(shapes.guards)]
-    return [question for place, question in enumerate(questions) if not (question.of_torch and place in pieces.known)]
+    own = [question for place, question in enumerate(questions) if not (question.of_torch and place in pieces.known)]
+    return own + further
 
 
 class _Pieces(TorchFunctionMode):
