@@ -118,6 +118,36 @@ def test_nothing_is_lost_where_nothing_is_uncertain(name: str) -> None:
     assert not share.any()
 
 
+@pytest.mark.parametrize("refractory", [2, 3, 5])
+def test_a_cell_is_silent_after_a_spike_that_it_may_have(refractory: int) -> None:
+    """One cell that may spike in the second step, or else in the third, and once more if it was not silent for long:
+    cells above it, of many thresholds, tell when it did.
+    """
+    levels, epsilon = 40, 0.1
+    settings: list[dict[str, Any]] = [{"refractory": refractory}, {"refractory": 0, "tau": 4.0}]
+    model = Deep([1, levels], [{"recurrent": False, "beta": 0.0} | own for own in settings]).double()
+    cell, top = model.layers
+    edge = cell.threshold.item() / (1.0 - torch.exp(-cell.dt / cell.tau).item())
+    drive = [0.0, edge, *[0.5] * (refractory - 1), 0.0, -9.0, -9.0]
+    x = torch.tensor(drive, dtype=torch.float64)[None, :, None] * torch.eye(INPUTS, dtype=torch.float64)[0]
+    with torch.no_grad():
+        cell.W_in.copy_(torch.eye(INPUTS)[:, :1])
+        top.W_in.fill_(1.0)
+        top.threshold.copy_(torch.linspace(0.02, 0.6, levels))
+    top.W_out, top.b_out = (nn.Parameter(t.double()) for t in (torch.eye(levels), torch.zeros(levels)))
+    held, factors = cell.W_in.detach().clone(), torch.linspace(1.0 - epsilon, 1.0 + epsilon, 5, dtype=torch.float64)
+    answers = torch.cat(
+        [torch.func.functional_call(model, {"layers.0.W_in": held * factor}, (x,)) for factor in factors]
+    ).detach()
+    assert (answers[0] != answers[-1]).any()
+    for histories in (1, 2, 4):
+        bounds = domain(model, x, tb.Box(include="layers.0.W_in"), histories=histories).logits(
+            slice(None), torch.full((1, 1), epsilon, dtype=torch.float64)
+        )
+        assert (bounds.lower <= answers + 1e-12).all()
+        assert (answers <= bounds.upper + 1e-12).all()
+
+
 BOXES = {
     "relative": tb.Box(),
     "absolute": tb.Box(kind="absolute"),
