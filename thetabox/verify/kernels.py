@@ -66,18 +66,6 @@ def _make_products_ieee() -> Iterator[None]:
             setattr(part, setting, value)
 
 
-@contextmanager
-def _make_onednn_off() -> Iterator[None]:
-    before = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]  # a property of the module
-    try:
-        yield
-    finally:
-        torch.backends.mkldnn.enabled = before
-
-
-# Its kernels ask for numbers of sizes, where torch's other ones do with sizes that are not known.
-without_onednn = Shared(_make_onednn_off)
 _ieee_products = Shared(_make_products_ieee)
 _ordinary_convolutions = Shared(lambda: torch.backends.cudnn.flags(enabled=False, allow_tf32=False))
 _here = threading.local()

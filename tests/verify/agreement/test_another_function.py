@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -496,10 +496,8 @@ CELLS: dict[str, Callable[[], nn.Module]] = {
 @pytest.mark.parametrize("limit", [7, pytest.param(300, marks=pytest.mark.slow)])
 def test_a_branch_behind_a_recurrent_layer(kind: str, limit: int) -> None:
     """What torch took for granted answers none of the code's questions."""
-    net, x = (
-        BehindACell(CELLS[kind](), lambda h: not torch.compiler.is_compiling() and h.shape[0] == limit),
-        torch.rand(6, 2, 3),
-    )
+    net = BehindACell(CELLS[kind](), lambda h: not torch.compiler.is_compiling() and h.shape[0] == limit)
+    x = torch.rand(6, 2, 3)
     with pytest.raises(tb.InputError, match=f"in a batch of {limit} differs"):
         tb.certify(net, x, [0] * 6, 1e-6)
 
@@ -529,6 +527,21 @@ class Behind(nn.Module):
 def test_a_branch_behind_what_torch_cannot_do_for_any_size(done: Callable[[Tensor, Tensor], Tensor]) -> None:
     with pytest.raises(tb.InputError, match="in a batch of 300 differs"):
         tb.certify(Behind(done), samples(), [0] * 12, 1e-6)
+
+
+@pytest.mark.parametrize(
+    "apart",
+    [torch.unbind, list, lambda h: h.split(1), lambda h: h.split([1, h.shape[0] - 1]), lambda h: h.unsafe_split(1)],
+    ids=["unbind", "iterated", "split", "split by a list", "unsafe_split"],
+)
+def test_a_batch_that_is_cut_into_single_samples(apart: Callable[[Tensor], Sequence[Tensor]]) -> None:
+    """Then its size is a number like any other, and what the code asks of it leaves no trace."""
+
+    def branch(h: Tensor) -> bool:
+        return not torch.compiler.is_compiling() and 300 < len(torch.cat([p.reshape(-1) for p in apart(h)])) // 3 < 340
+
+    with pytest.raises(tb.InputError, match=r"single samples|ways by the size"):
+        tb.certify(BehindACell(CELLS["cell"](), branch), torch.rand(6, 2, 3), [0] * 6, 1e-6)
 
 
 def test_a_branch_of_code_without_a_file() -> None:

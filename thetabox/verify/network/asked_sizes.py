@@ -20,14 +20,9 @@ class AskedSizes(ShapeEnv):
         if not _is_a_number(expr):
             super()._maybe_guard_rel(expr)
 
-    def get_implications(self, e: Any) -> tuple[Any, ...]:  # type: ignore[override]  # as above
+    def get_implications(self, e: Any) -> tuple[Any, ...]:  # type: ignore[override]  # so is this one
         """What follows from an assumption."""
         return () if _is_a_number(e) else super().get_implications(e)
-
-    def follow_from_a_number(self, first: int) -> range:
-        """Places of the assumptions behind the first since one place that a size is a certain number."""
-        places = range(first, len(self.guards))
-        return range(next((n + 1 for n in places if _is_a_number(self.guards[n].expr)), places.stop), places.stop)
 
     def _get_user_frame(self) -> FrameType | None:
         """Who asks: torch leaves out all code without a file, some of which is its own."""

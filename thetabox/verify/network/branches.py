@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import BuiltinFunctionType, MethodDescriptorType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +15,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from thetabox.errors import InputError
-from thetabox.verify.kernels import without_onednn
 
 if TYPE_CHECKING:
     from torch.fx.experimental.symbolic_shapes import StatelessSymbolicContext
@@ -53,13 +51,13 @@ def sizes_of_calls(module: nn.Module, inputs: Sequence[Tensor]) -> set[int]:
 
     The result of a question hides what the code would ask had it been another, its own question or torch's (a
     convolution asks which side of 16 it is on), so that it is called again at the sizes around each. Into how many
-    pieces torch cuts a batch is for the code to see; of these as many numbers are tried as there are calls. Empty where
-    torch cannot call it with a batch of any size.
+    pieces torch cuts a batch is for the code to see; of these as many numbers are tried as there are calls, and one for
+    each sample is refused. What is asked behind something that torch cannot do with a batch of any size is not known.
     """
     # What a call writes to the numbers of a tensor it writes for real: no twins stand between.
     held = [(t, t.detach().clone()) for t in [*module.parameters(), *module.buffers()]]
     ways: list[list[Any]] = []
-    waiting, tried, sizes, cut = [len(inputs[0])], set[int](), set[int](), set[int]()
+    waiting, tried, sizes, cut, single = [len(inputs[0])], set[int](), set[int](), set[int](), False
     while waiting and len(ways) < MOST_CALLS:
         batch = waiting.pop(0)
         if batch in tried or _covered(batch, ways):
@@ -67,6 +65,9 @@ def sizes_of_calls(module: nn.Module, inputs: Sequence[Tensor]) -> set[int]:
         tried.add(batch)
         questions = _questions_of_a_call(module, [x.new_zeros(batch, *x.shape[1:]) for x in inputs])
         ways.append([question.guard for question in questions])
+        single = any(question.tells_samples for question in questions)
+        if single:
+            break
         for question in questions:
             around = question.turns()
             waiting += sorted(around - {1})
@@ -77,6 +78,8 @@ def sizes_of_calls(module: nn.Module, inputs: Sequence[Tensor]) -> set[int]:
     for t, value in held:
         if not torch.equal(t, value):
             t.data.copy_(value)
+    if single:
+        raise InputError("its code cuts the batch into single samples, whose number it may look at unseen")
     if any(size in sizes and size not in tried and not _covered(size, ways) for size in waiting):
         raise InputError(f"its code takes more than {MOST_CALLS} ways by the size of the batch, too many to follow")
     return (sizes | cut) - {1}
@@ -94,12 +97,17 @@ class _Question:
     Attributes:
         guard: the assumption.
         of_torch: whether torch compares the size and not the code: it returns the same by either way.
-        pieces: whether it stands in a function that returns any number of tensors, which the code sees.
+        pieces: whether it stands in a function that returns several tensors, whose number the code sees.
     """
 
     guard: Any
     of_torch: bool
     pieces: bool
+
+    @property
+    def tells_samples(self) -> bool:
+        """Whether the code sees how many samples there are, as a number that it may compare unseen."""
+        return self.pieces and self.guard.is_Equality and any(side.is_Symbol for side in self.guard.args)
 
     def turns(self) -> set[int]:
         """Sizes around which it begins or ceases to hold."""
@@ -121,49 +129,29 @@ def _questions_of_a_call(module: nn.Module, inputs: Sequence[Tensor], *, values:
     further: list[_Question] = []
     try:
         with ExitStack() as inside:
-            for setting in (torch.no_grad(), without_onednn(), enable_python_dispatcher(), fake, pieces):
+            for setting in (torch.no_grad(), enable_python_dispatcher(), fake, pieces):
                 inside.enter_context(setting)
             module(*(fake.from_tensor(x, symbolic_context=_any_batch(x)) for x in inputs))
     except Exception:  # whatever torch cannot do with sizes that are not known
         if not values:
             further = _questions_of_a_call(module, inputs, values=True)
-    questions = [_Question(g.expr, _is_of_torch(g), place in pieces.places) for place, g in enumerate(shapes.guards)]
-    own = [question for place, question in enumerate(questions) if not (question.of_torch and place in pieces.known)]
-    return own + further
+    asked = enumerate(shapes.guards)
+    return [_Question(g.expr, _is_of_torch(g), place in pieces.places) for place, g in asked] + further
 
 
 class _Pieces(TorchFunctionMode):
-    """Remembers what is assumed of sizes inside functions that return any number of tensors: how many, Python sees.
-
-    Attributes:
-        places: of such assumptions among all.
-        known: of those that a function makes after it took a size for a number, from which its own follow.
-    """
+    """Remembers what is assumed of sizes inside functions that return several tensors: how many, Python sees."""
 
     def __init__(self, shapes: AskedSizes) -> None:
         super().__init__()
-        self._shapes, self.places, self.known = shapes, set[int](), set[int]()
+        self._shapes, self.places = shapes, set[int]()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         before = len(self._shapes.guards)
         result = func(*args, **(kwargs or {}))
-        if isinstance(result, tuple | list) and not _returns_as_many(func):
+        if isinstance(result, tuple | list):
             self.places.update(range(before, len(self._shapes.guards)))
-        self.known.update(self._shapes.follow_from_a_number(before))
         return result
-
-
-def _returns_as_many(func: Any) -> bool:
-    """Whether a function of torch returns as many tensors whatever it is given, as its signatures say: a recurrent
-    layer does, and takes the batch for a constant.
-    """
-    if not isinstance(func, BuiltinFunctionType | MethodDescriptorType):  # Python may go any way
-        return False
-    packet = getattr(torch.ops.aten, func.__name__, None)
-    if packet is None:
-        return False
-    returned = [value.type for name in packet.overloads() for value in getattr(packet, name)._schema.returns]
-    return not any(isinstance(kind, torch.ListType) for kind in returned)
 
 
 def _is_of_torch(guard: Any) -> bool:
