@@ -53,17 +53,21 @@ def whole_heap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of many tests alike, marked ``thin(n)``, one in n is quick; the others are slow.
+    """Of many tests alike, marked ``thin(n, quick=m)``, one in n is not ``long``, and of those one in m not ``slow``.
 
-    For combinations of sizes, types and functions, never where each parameter is an operator or a way to a wrong
-    certificate. Choose n without a common factor with the parameters that stand beside each other.
+    ``n`` is for combinations of sizes, types and functions, never where each parameter is an operator or a way to a
+    wrong certificate. Choose it without a common factor with the parameters that stand beside each other.
     """
     seen: Counter[str] = Counter()
     for item in items:
         thin = item.get_closest_marker("thin")
         if thin is not None:
             name = item.nodeid.partition("[")[0]
-            if seen[name] % thin.args[0]:
+            every = thin.args[0] if thin.args else 1
+            kept, rest = divmod(seen[name], every)
+            if rest:
+                item.add_marker("long")
+            elif kept % thin.kwargs.get("quick", 1):
                 item.add_marker("slow")
             seen[name] += 1
 

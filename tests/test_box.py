@@ -215,6 +215,7 @@ def test_a_wrapped_part_and_a_full_name() -> None:
     refused(lambda: tb.Box(include="weight").factors(two), "module.weight")
 
 
+@pytest.mark.slow
 def test_wrapped_certificates_are_those_of_the_network() -> None:
     model, box = network(), tb.Box(exclude="2.*")
     expected = tb.certify(model, X, Y, [0.0, 0.3], box=box)

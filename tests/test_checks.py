@@ -100,6 +100,7 @@ def test_lists_hold_every_number_as_it_was_given(form: str) -> None:
     assert found.tolist() == [[v.item() if isinstance(v, Tensor | np.generic) else v for v in row] for row in given]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("double", [False, True])
 def test_plain_lists_are_read_in_double_precision(double: bool) -> None:
     x = [[0.1, 0.2, 0.3, 0.4, 0.5, 0.6]] * 4
@@ -218,6 +219,7 @@ def test_pixels_are_numbers() -> None:
     assert checks.inputs(torch.arange(6).view(2, 3), keep_indices=True).dtype == torch.int64
 
 
+@pytest.mark.thin(quick=5)
 @pytest.mark.parametrize("name", PUBLIC)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_what_the_caller_holds_is_never_written_to(name: str, dtype: torch.dtype) -> None:

@@ -112,6 +112,7 @@ def test_no_circle_but_the_one_that_is_meant() -> None:
         pytest.fail(f"imports in a circle: {' → '.join(error.args[1])}")
 
 
+@pytest.mark.slow
 def test_what_is_slow_to_import_waits_until_it_is_needed() -> None:
     # A third of what a process takes to begin: every command, and every worker.
     code = "import sys, thetabox.cli; print([n for n in ('matplotlib', 'sympy', 'pandas') if n in sys.modules])"

@@ -20,6 +20,7 @@ def _kinds(cell: Any) -> tuple[list[str], set[str]]:
     return results, {output["name"] for output in outputs if output["output_type"] == "stream"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.ipynb")), ids=lambda file: file.stem)
 def test_a_notebook_runs(file: Path, tmp_path: Path) -> None:
     notebook = nbformat.read(file, as_version=4)

@@ -39,6 +39,7 @@ def blocks(page: str) -> list[str]:
     return [block for block in found if not block.startswith('"')]
 
 
+@pytest.mark.slow
 def test_workers_of_the_page(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(blocks("cluster.md")[0])
@@ -46,7 +47,7 @@ def test_workers_of_the_page(tmp_path: Path) -> None:
     assert done.stdout.startswith("tensor(["), done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_workers_of_the_page_without_what_keeps_them_from_starting_workers(tmp_path: Path) -> None:
     """One line, with the mend."""
     file = tmp_path / "mine.py"

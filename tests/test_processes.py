@@ -47,17 +47,20 @@ def silent(index: int, phase: str, share: float) -> None:
     return None
 
 
+@pytest.mark.slow
 def test_answers_come_in_order() -> None:
     seen = []
     assert run_all(double, [3, 1, 2], 2, lambda *event: seen.append(event)) == [6, 2, 4]
     assert sorted(seen) == [(i, "double", share) for i in range(3) for share in (0.0, 1.0)]
 
 
+@pytest.mark.slow
 def test_the_first_error_ends_all() -> None:
     with pytest.raises(ValueError, match="negative"):
         run_all(double, [1, -1, 2], 1, silent)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows knows no such signals")
 def test_jobs_hear_of_a_termination_that_reached_the_parent_alone(tmp_path: Path) -> None:
     def terminated(index: int, phase: str, share: float) -> None:
@@ -71,6 +74,7 @@ def test_jobs_hear_of_a_termination_that_reached_the_parent_alone(tmp_path: Path
     assert time.monotonic() - started < GRACE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interrupt", [Terminated, KeyboardInterrupt])
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows knows no such signals")
 def test_jobs_that_wait_do_not_begin(
@@ -101,7 +105,7 @@ def test_jobs_that_wait_do_not_begin(
     assert {file.name for file in tmp_path.iterdir()} <= {"0", "1"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows knows no such signals")
 @pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM])
 def test_jobs_keep_what_they_have_when_all_are_told_to_end(tmp_path: Path, way: signal.Signals) -> None:
@@ -134,6 +138,7 @@ def test_jobs_keep_what_they_have_when_all_are_told_to_end(tmp_path: Path, way: 
     assert [file.exists() and file.read_text() for file in files] == ["kept", "kept", *[False] * 4]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to see whether a process runs")
 def test_jobs_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     """A killed parent cannot tell them to; nobody is left to want their results."""

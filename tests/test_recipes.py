@@ -43,6 +43,7 @@ def command(line: str) -> None:
     assert code == int(status[1] if status else 0), f"{line}\n{said[-1000:]}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_of_the_page_runs(page: str) -> None:
     space: dict[str, object] = {}

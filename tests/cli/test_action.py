@@ -63,6 +63,7 @@ def summary(folder: Path) -> str:
     return (folder / "work" / "summary.md").read_text()
 
 
+@pytest.mark.slow
 def test_it_passes_and_fails_as_the_gate_does(act, stored, tmp_path):
     assert act(model=str(stored), epsilon="1e-4", **{"min-verified": "0.5"}).returncode == 0
     assert "| ✅ pass | verified accuracy at epsilon 0.0001 is at least 0.5 |" in summary(tmp_path)
@@ -74,6 +75,7 @@ def test_it_passes_and_fails_as_the_gate_does(act, stored, tmp_path):
     assert (tmp_path / "work" / "thetabox-gate.xml").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.thin(3)
 @pytest.mark.parametrize("options", ["--domain=linear", "--no-such-option", "--epsilon=x"])
 def test_no_answer_stands_in_the_summary(act, stored, tmp_path, options):
@@ -82,6 +84,7 @@ def test_no_answer_stands_in_the_summary(act, stored, tmp_path, options):
     assert "⚠️ no answer" in summary(tmp_path)
 
 
+@pytest.mark.slow
 def test_options_are_words_and_no_commands(act, stored, tmp_path):
     nasty = "$(touch hacked); touch hacked; `touch hacked`"
     for inputs in (
@@ -115,6 +118,7 @@ def test_every_input_is_used():
     assert all("${{" not in step["run"] for step in ACTION["runs"]["steps"])
 
 
+@pytest.mark.long
 def test_several_models_one_a_line(act, stored, tmp_path):
     shutil.copytree(stored, tmp_path / "work" / "-other folder")
     claim = {"epsilon": "1e-4", "min-verified": "0.5"}

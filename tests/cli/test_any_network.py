@@ -67,6 +67,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_several_inputs_of_a_file(files: Path, run: Callable[..., Result]) -> None:
     network = ("two.pt", "--model", "nets.py:Two", "--data", "two.npz")
     result = run("certify", *network, "--epsilon", "0,1e-4", "--out", "out")

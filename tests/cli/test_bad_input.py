@@ -286,6 +286,7 @@ def test_output_folder_cannot_be_written(run, cnn):
     refused(certify(run, cnn, "/proc/self"), "/proc/self")
 
 
+@pytest.mark.slow
 def test_a_full_disk_half_way(tmp_path, cnn, start):
     """A limit on file size stands for the full disk; the report is larger than it, the json is not."""
     if sys.platform == "win32":
@@ -355,6 +356,7 @@ def test_unexpected_errors_are_one_line_too(run, monkeypatch):
     assert isinstance(result.exception, RuntimeError)
 
 
+@pytest.mark.slow
 def test_bad_input_of_a_real_process(tmp_path, start):
     process = start("certify", tmp_path / "none", "--data", "digits", "--epsilon", "0", "--out", tmp_path / "out")
     output, complaint = process.communicate(timeout=300)
@@ -364,6 +366,7 @@ def test_bad_input_of_a_real_process(tmp_path, start):
     assert complaint.startswith("thetabox: ")
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away(start):
     process = start("methods")
     process.stdout.close()

@@ -52,6 +52,7 @@ def test_tasks_and_methods(run):
     assert "beta_rob" in text
 
 
+@pytest.mark.slow
 def test_certify_writes_the_folder(run, cnn, tmp_path):
     out = tmp_path / "out"
     result = ok(run("certify", cnn, *SMALL, "--epsilon", "0,1e-4,1e-2", "--attack-steps", 3, "--out", out))
@@ -82,6 +83,7 @@ def test_certify_writes_the_folder(run, cnn, tmp_path):
     assert torch.equal(stored.margin, certificate.margin)
 
 
+@pytest.mark.slow
 def test_certify_a_spiking_network(run, lsnn, tmp_path):
     given = ("--data", "vowels", "--samples", 4, "--epsilon", "0,1e-3", "--no-attack", "--no-radius")
     ok(run("certify", lsnn, *given, "--include", "*,threshold", "--box-kind", "absolute", "--out", tmp_path / "out"))
@@ -97,6 +99,7 @@ def test_float32_is_said_in_the_report(run, cnn, tmp_path):
     assert "does not cover TF32" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_same_samples_for_every_command(run, cnn, tmp_path):
     ok(run("certify", cnn, *SMALL, "--epsilon", "0", "--no-attack", "--no-radius", "--out", tmp_path / "a"))
     ok(run("radius", cnn, *SMALL, "--out", tmp_path / "b"))
@@ -179,6 +182,7 @@ def test_gate_refuses_what_is_not_sound(run, cnn, tmp_path):
     assert "not sound" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["--effort", "--budget"])
 @pytest.mark.parametrize("limit", ["0", "inf"])
 def test_effort_of_auto_is_written_down(run, cnn, tmp_path, option, limit):
@@ -233,7 +237,7 @@ def test_train_on_data_of_ones_own(run, npz, tmp_path):
     assert tb.load(path).config["hidden"] in ([8], (8,))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_interrupt_keeps_finished_chunks(start, tmp_path, sent):
     """Ctrl-C or SIGTERM in the middle of the proof: status 130, one line; the same command then goes on and agrees."""
@@ -270,7 +274,7 @@ def test_interrupt_keeps_finished_chunks(start, tmp_path, sent):
     assert (out / "samples.csv").read_bytes() == (tmp_path / "whole" / "samples.csv").read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_demo_in_short(start, tmp_path):
     process = start("demo", "--epochs", 1, "--samples", 4, "--epsilon", "0,1e-3", "--out", tmp_path / "demo")
     output, complaint = process.communicate(timeout=500)

@@ -56,6 +56,7 @@ def test_data_of_another_scale_than_the_training(certified, model, tmp_path, kin
     assert "reach 255, and those of digits, on which the network was trained, 1" in line
 
 
+@pytest.mark.slow
 def test_pixels_of_bytes_where_nothing_is_known_of_the_training(certified, tmp_path):
     network = tb.models.ConvNet(input=(1, 8, 8), channels=(2,), kernel=3, hidden=(), classes=10)
     tb.save(network, tmp_path / "n.safetensors")
@@ -66,6 +67,7 @@ def test_pixels_of_bytes_where_nothing_is_known_of_the_training(certified, tmp_p
         assert certified(tmp_path / "n.safetensors", "--data", pixels(tmp_path / f"{name}.npz", factor), out=name) == []
 
 
+@pytest.mark.slow
 def test_a_folder_that_holds_another_result(certified, run, model, tmp_path):
     certified(model, *SMALL)
     other = tmp_path / "other.safetensors"
@@ -79,6 +81,7 @@ def test_a_folder_that_holds_another_result(certified, run, model, tmp_path):
     assert "radius.json is of another network" in run("radius", other, *SMALL, *radii).stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content", ["", "[]", "{}", '{"model": 3}', "[" * 100_000, json.dumps({"model": {"sha256": 1}})]
 )

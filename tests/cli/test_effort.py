@@ -16,6 +16,7 @@ def ok(result):
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [("--budget", "0.5"), ("--option", "budget=0.5")])
 def test_a_budget_is_read_as_effort_and_one_line_says_so(run, cnn, tmp_path, given):
     certify = ("certify", cnn, *SMALL, "--epsilon", "1e-4", "--no-attack", "--no-radius", "--out")
@@ -27,6 +28,7 @@ def test_a_budget_is_read_as_effort_and_one_line_says_so(run, cnn, tmp_path, giv
         assert (tmp_path / "old" / file).read_bytes() == (tmp_path / "new" / file).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_timeout_is_told_of_and_the_same_command_goes_on(run, cnn, tmp_path):
     out = tmp_path / "out"
     certify = ("certify", cnn, *SMALL, "--epsilon", "0,1e-4", "--attack-steps", 3, "--out", out)

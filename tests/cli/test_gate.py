@@ -42,6 +42,7 @@ def folder(made, cnn, tmp_path) -> Path:
     return copied(made, tmp_path, "certificate.json", cnn)
 
 
+@pytest.mark.slow
 def test_it_passes_as_it_is(run, made):
     for target in (made, made / "certificate.json"):
         assert run("gate", target, *HERE).exit_code == 0
@@ -144,6 +145,7 @@ def test_patterns_are_compared_and_not_their_text(run, cnn, tmp_path):
     refused(run("gate", tmp_path / "out", *HERE, "--include", "dense1.weight"), "--include")
 
 
+@pytest.mark.slow
 def test_settings_of_the_domain(run, cnn, tmp_path):
     out = tmp_path / "out"
     given = ("--effort", 5, "--no-attack", "--no-radius", "--out", out)
@@ -187,6 +189,7 @@ def test_a_model_where_the_command_runs(run, folder, monkeypatch, tmp_path):
     refused(run("gate", folder, *HERE), "changed")
 
 
+@pytest.mark.slow
 def test_data_that_changed(run, cnn, npz, tmp_path):
     data = npz()
     given = ("--domain", "interval", "--no-attack", "--no-radius", "--out", tmp_path / "out")
@@ -228,6 +231,7 @@ def place(run, cnn, npz, tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["hold", "hold.npz"])
 def test_data_are_found_by_the_path_that_was_given(run, place, monkeypatch, name):
     said = json.loads(Path(f"of {name}", "certificate.json").read_text())["data"]
@@ -247,6 +251,7 @@ def test_data_are_found_by_the_path_that_was_given(run, place, monkeypatch, name
     refused(run("gate", place / f"of {name}", *HERE), name, "changed")
 
 
+@pytest.mark.slow
 def test_a_model_without_a_suffix(run, place):
     assert run("gate", "of hold", *HERE).exit_code == 0
     shutil.copy("net", "of hold/net")
@@ -320,9 +325,10 @@ def test_a_share_of_ten_samples(share, status):
 # --- who reads the answer
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("away", ["stdout", "stderr", "both", "closed"])
-@pytest.mark.parametrize(("epsilon", "status"), [pytest.param("1e-4", 0, marks=pytest.mark.slow), ("0.9", 1)])
+@pytest.mark.parametrize(("epsilon", "status"), [pytest.param("1e-4", 0, marks=pytest.mark.long), ("0.9", 1)])
 def test_nobody_needs_to_read_the_answer(folder, away, epsilon, status):
     (folder.parent / "cnn.safetensors").unlink()  # so that there is something to be said on standard error, too
     command = f"{sys.executable} -m thetabox gate '{folder}' --epsilon {epsilon} --min-verified 0.1"
@@ -339,6 +345,7 @@ def test_nobody_needs_to_read_the_answer(folder, away, epsilon, status):
         assert "Traceback" not in (folder.parent / "errors").read_text()
 
 
+@pytest.mark.slow
 def test_a_terminal_that_knows_no_greek(made):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "ascii"}
     command = [sys.executable, "-m", "thetabox", "gate", made, *HERE]

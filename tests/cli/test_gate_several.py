@@ -49,6 +49,7 @@ def suites(file: Path) -> list[tuple[str, str, str, str]]:
     return [tuple(suite.attrib[name] for name in ("name", "tests", "failures", "errors")) for suite in root]
 
 
+@pytest.mark.slow
 def test_all_pass(run, stored, tmp_path):
     result = run("gate", "good/box", "good/box/certificate.json", *HERE, "--junit", tmp_path / "gate.xml")
     assert (result.exit_code, result.stderr) == (0, "")

@@ -41,6 +41,7 @@ def test_after_a_part_is_done(run, cnn, tmp_path, monkeypatch, interrupted):
     assert list((tmp_path / "out").glob("partial/*/*.safetensors"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["certified_radius", "attack"])
 def test_the_proof_is_written_before_what_comes_after(run, cnn, tmp_path, monkeypatch, interrupted, step):
     seen = []

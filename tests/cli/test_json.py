@@ -70,7 +70,7 @@ KEYS = {
     "tasks": "tasks",
     "methods": "methods",
 }
-LONG = [pytest.param(name, marks=pytest.mark.slow) if name in ("demo", "compare") else name for name in KEYS]
+LONG = [pytest.param(name, marks=pytest.mark.long) if name in ("demo", "compare") else name for name in KEYS]
 
 
 def test_every_command_is_here():

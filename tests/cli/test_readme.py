@@ -40,6 +40,7 @@ def test_a_network_of_ones_own_is_certified(tmp_path, monkeypatch, run):
     assert (tmp_path / "out" / "report.html").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [0, 1])
 def test_the_spiking_networks_of_ones_own_run(place: int):
     page = (ROOT / "docs" / "spiking-networks.md").read_text("utf-8")

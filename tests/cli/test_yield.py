@@ -28,6 +28,7 @@ QUICK = (*SMALL, "--draws", 0)
 FILES = ["report.html", "samples.csv", "yield.json", "yield.pdf", "yield.png"]
 
 
+@pytest.mark.slow
 def test_it_writes_the_folder_and_says_the_claims(run, mlp, tmp_path):
     out = tmp_path / "out"
     result = ok(run("yield", mlp, *DIGITS, "--sigma", "0.05,0.01", "--out", out))
@@ -136,6 +137,7 @@ def test_a_network_that_is_refused_is_drawn_only_when_asked(run, tmp_path, monke
     assert "proven" not in result.output
 
 
+@pytest.mark.slow
 def test_a_spiking_network_is_drawn(run, lsnn, tmp_path):
     given = ("--data", "vowels", "--samples", 4, "--sigma", 0.05, "--sampled-only", "--out", tmp_path)
     ok(run("yield", lsnn, *given))
@@ -226,6 +228,7 @@ def after(count: int, instead: Any) -> Any:
     return call, asked
 
 
+@pytest.mark.slow
 @POSIX
 def test_finished_parts_are_kept_and_not_proven_again(run, mlp, tmp_path, monkeypatch, interrupted):
     monkeypatch.setattr(search, "PART", 4)
@@ -262,6 +265,7 @@ def test_finished_parts_are_kept_and_not_proven_again(run, mlp, tmp_path, monkey
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "of other samples", "a claim that is none"])
 def test_a_damaged_part_is_proven_anew(run, mlp, tmp_path, monkeypatch, damage):
     def stop() -> None:
@@ -299,6 +303,7 @@ def test_the_proof_is_written_before_the_draws(run, mlp, tmp_path, monkeypatch, 
     assert set(FILES) <= set(names(tmp_path / "out"))
 
 
+@pytest.mark.slow
 def test_what_time_cuts_is_said_and_goes_on(run, mlp, tmp_path):
     given = ("yield", mlp, *SMALL, "--sigma", "0.01,0.02", "--out", tmp_path)
     result = ok(run(*given, "--timeout", 0))

@@ -114,6 +114,7 @@ def times(out: Path) -> dict[str, int]:
     return {str(path.relative_to(out)): path.stat().st_mtime_ns for path in out.glob("cells/*/*")}
 
 
+@pytest.mark.slow
 def test_all_stages_and_the_report(config: Config, tmp_path: Path) -> None:
     found = run(config, tmp_path)
     assert [row.variant.label for row in found.rows] == ["standard", "weight-attack"]
@@ -157,6 +158,7 @@ def test_all_stages_and_the_report(config: Config, tmp_path: Path) -> None:
     assert "seconds" not in (tmp_path / "results.json").read_text()
 
 
+@pytest.mark.slow
 def test_only_what_changed_is_done_again(config: Config, tmp_path: Path) -> None:
     run(config, tmp_path)
     before = times(tmp_path)
@@ -185,6 +187,7 @@ def test_stages_that_nobody_asked_for_are_left_out(config: Config, tmp_path: Pat
     assert [cell.missing() for cell in some] == [["shared", "pcm"]]
 
 
+@pytest.mark.slow
 def test_both_norms_of_samson_are_rows(config: Config, tmp_path: Path) -> None:
     config = replace(
         config,
@@ -206,6 +209,7 @@ def test_both_norms_of_samson_are_rows(config: Config, tmp_path: Path) -> None:
     assert [row["label"] for row in stored["rows"]] == ["samson p=2", "samson p=inf"]
 
 
+@pytest.mark.slow
 def test_proven_yield_of_every_method(config: Config, tmp_path: Path) -> None:
     """Yield alone and after other methods, each proven as ``certify_yield`` does, and nothing done twice."""
     after = "weight-attack+forward-noise+yield"
@@ -267,7 +271,7 @@ def command(config: Config, out: Path) -> list[str]:
     return [sys.executable, "-W", "ignore", "-m", "thetabox", "compare", "--config", str(file), "--out", str(out)]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for a group of processes")
 def test_interrupted_anywhere_it_ends_the_same(config: Config, tmp_path: Path) -> None:
     whole, parts = tmp_path / "a" / "whole", tmp_path / "b" / "parts"

@@ -100,7 +100,7 @@ def test_bad_copies(tmp_path):
         load("cifar10", "train", folder)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_real_copy(shared_data):
     parts = {split: load("cifar10", split, shared_data) for split in ("train", "validation", "test")}
     assert [part.class_counts for part in parts.values()] == [[900] * 10, [100] * 10, [1000] * 10]

@@ -79,7 +79,7 @@ def test_lead_mlii_comes_first():
     np.testing.assert_array_equal(x[:, :, 0], plain[:, :, 1])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_real_set(shared_data, tmp_path, monkeypatch):
     monkeypatch.setenv("THETABOX_CACHE", str(tmp_path))
     data = load("ecg", "validation", shared_data)

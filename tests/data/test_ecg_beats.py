@@ -122,7 +122,7 @@ def test_a_folder_without_the_records(tmp_path):
         load("ecg-beats", "test", tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_real_set(shared_data, tmp_path, monkeypatch):
     monkeypatch.setenv("THETABOX_CACHE", str(tmp_path))
     parts = [load("ecg-beats", split, shared_data) for split in SPLITS]

@@ -60,7 +60,7 @@ def test_bad_files(tmp_path):
         load("fashion-mnist", "test", root)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_real_set(shared_data):
     parts = {split: load("fashion-mnist", split, shared_data) for split in ("train", "validation", "test")}
     assert [part.class_counts for part in parts.values()] == [[5500] * 10, [500] * 10, [1000] * 10]

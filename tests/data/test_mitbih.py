@@ -103,7 +103,7 @@ def test_missing_records(tmp_path, samples):
         record_files("ecg", ["100", "101"], tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_real_records_hold_the_published_number_of_beats(shared_data):
     found = record_files("ecg", ["100", "208"], shared_data)
     record = read_record(*found["100"])

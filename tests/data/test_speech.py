@@ -109,6 +109,7 @@ def test_mfcc_of_a_louder_clip_differs_in_the_first_coefficient_only():
     np.testing.assert_allclose(change[:, 1:], 0, atol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["tar a class", "official", "folders"])
 def test_forms_of_the_files(tmp_path, form, monkeypatch):
     monkeypatch.setattr(speech, "COPIES", 2)
@@ -139,7 +140,7 @@ def test_bad_files(tmp_path):
         load("speech", "test", tmp_path / "data")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_real_set(shared_data, monkeypatch):
     pytest.importorskip("kaldi_native_fbank", reason=NO_FBANK)  # the audio extra may be absent
     monkeypatch.setattr(speech, "COPIES", 1)

@@ -30,6 +30,7 @@ def networks() -> dict[str, tuple[nn.Module, Tensor]]:
     }
 
 
+@pytest.mark.thin(2, quick=4)
 @pytest.mark.parametrize("kind", ["relative", "absolute", "range"])
 @pytest.mark.parametrize("name", ["mlp", "cnn", "lsnn"])
 def test_no_verified_sample_is_flipped(name: str, kind: str) -> None:
@@ -63,7 +64,7 @@ def test_neuron_parameters_in_the_box() -> None:
     assert (proof.margin <= found.margin + 1e-12).all()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_trained_spiking_network() -> None:
     """Real data, the strongest attack there is here, and proofs that reach further than plain intervals."""
     torch.manual_seed(0)

@@ -141,6 +141,7 @@ def test_recurrent_networks(make, bits: int) -> None:
     assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_resnet32_end_to_end() -> None:
     torch.manual_seed(0)
     model, x = ResNet32().eval(), torch.randn(12, 3, 32, 32)

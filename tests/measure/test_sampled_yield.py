@@ -59,6 +59,7 @@ def test_draws_are_those_of_mismatch() -> None:
     assert torch.equal(again.correct, ours.correct)
 
 
+@pytest.mark.slow
 def test_bounds_lie_below_probabilities_that_are_known() -> None:
     model, x, y = two_classes()
     sigma = 0.5

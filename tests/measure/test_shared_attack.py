@@ -47,6 +47,7 @@ def test_the_worst_corner_of_one_layer_is_known(loss: str) -> None:
     assert result.accuracy[0] == (logits[:, 0] > logits[:, 1]).double().mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["cross-entropy", "kl", "margin"])
 def test_inside_the_box_monotone_and_between_chance_and_each_samples_own(loss: str) -> None:
     model, x, y = trained()

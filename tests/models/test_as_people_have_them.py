@@ -93,7 +93,7 @@ CERTIFIED = {
 }
 
 
-@pytest.mark.thin(2)
+@pytest.mark.thin(2, quick=3)
 @pytest.mark.parametrize("make", CERTIFIED.values(), ids=CERTIFIED.keys())
 def test_certified(make: Callable[[], nn.Module]) -> None:
     model = make()

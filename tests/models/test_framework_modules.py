@@ -55,6 +55,7 @@ class ByHand(nn.Module):
         return total
 
 
+@pytest.mark.slow
 @pytest.mark.thin(4)
 @pytest.mark.parametrize("name", sorted(path.stem for path in MODULES.glob("*.pt2")))
 def test_recognised_and_certified_as_by_hand(name: str) -> None:

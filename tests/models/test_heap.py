@@ -33,6 +33,7 @@ class Thing:
     pass
 
 
+@pytest.mark.slow
 def test_what_is_held_somewhere_is_found(frozen: None) -> None:
     things = {
         how: Thing()
@@ -79,6 +80,7 @@ class ReadsCache(nn.Module):
         return self.layer(x) + kept().detach()
 
 
+@pytest.mark.slow
 def test_a_trainable_tensor_that_no_box_moves_is_refused(frozen: None) -> None:
     net, x = ReadsCache().eval(), torch.randn(4, 6)
     kept()
@@ -98,6 +100,7 @@ class Keeps(ReadsCache):
         return TABLE["last"] + kept().detach()
 
 
+@pytest.mark.slow
 def test_nothing_of_a_trace_stays_in_a_frozen_table(frozen: None) -> None:
     net, x = Keeps().eval(), torch.randn(4, 6)
     kept()

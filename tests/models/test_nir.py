@@ -125,6 +125,7 @@ def test_inputs_of_a_convolution_in_their_shape_or_in_rows() -> None:
             network(wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("name", ["snntorch_leaky", "norse_lif", "spikingjelly_leaky", "sinabs_leaky", "snntorch_conv"])
 def test_certified(name: str) -> None:
@@ -162,6 +163,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result
     return call
 
 
+@pytest.mark.slow
 def test_command_line(run: Callable[..., Result]) -> None:
     model = (FILES / "snntorch_leaky.nir", "--dynamics", "snntorch")
     prove = ("--data", "digits.npz", "--epsilon", "0,1e-6", "--domain", "interval")

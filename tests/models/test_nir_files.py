@@ -204,7 +204,7 @@ def test_truncated(path: Path, start: int) -> None:
     refused(path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_random_damage_is_a_line_or_a_network(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Among them one that HDF5 reads for ever."""
     monkeypatch.setattr(nir_file, "SECONDS", 2.0)

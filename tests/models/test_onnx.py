@@ -28,7 +28,7 @@ from thetabox.models.program import Program  # noqa: E402  # after what may skip
 
 FILES = Path(__file__).parent / "onnx_files"
 OF_TORCH = [
-    pytest.param(p.stem, marks=[pytest.mark.slow] * p.stem.startswith(("gru", "lstm_old")))
+    pytest.param(p.stem, marks=[pytest.mark.long] * p.stem.startswith(("gru", "lstm_old")))
     for p in sorted(FILES.glob("*_*.onnx"))
     if not p.stem.startswith("sk_")
 ]
@@ -72,7 +72,7 @@ def check_inside(network: Program, x: torch.Tensor, logits: torch.Tensor) -> Non
     assert float((high - low).max()) < 1e-3
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(3, quick=11)
 @pytest.mark.parametrize("name", OF_TORCH)
 def test_files_of_torch(name: str) -> None:
     network, x = quietly(FILES / f"{name}.onnx"), digits()
@@ -90,6 +90,7 @@ def test_files_of_torch(name: str) -> None:
     assert ("batch" in facts) == (name.endswith("_one") or name in OF_AN_EXAMPLE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["old_free", "old_one"])
 def test_a_spiking_network_is_the_module_that_was_exported(kind: str) -> None:
     """Its start values, masks and factors of 1 are no weights, and all of its time steps are one product."""
@@ -656,6 +657,7 @@ def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         load(plain(tmp_path))
 
 
+@pytest.mark.slow
 def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from click.testing import CliRunner
 

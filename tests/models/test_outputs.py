@@ -56,6 +56,7 @@ ONE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("answer", THREE.values(), ids=THREE.keys())
 def test_certified_as_the_plain_network_is(answer: Any) -> None:
@@ -73,6 +74,7 @@ def test_certified_as_the_plain_network_is(answer: Any) -> None:
     assert [o.rule for o in tb.inspect(network, X)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", ONE.values(), ids=ONE.keys())
 def test_one_logit_is_two_classes(answer: Any) -> None:
     network = Answering(answer)

@@ -73,7 +73,8 @@ def export(model: nn.Module, x: Tensor, path: Path, kind: str = "free") -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", [KINDS[0], *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [KINDS[0], *(pytest.param(kind, marks=pytest.mark.long) for kind in KINDS[1:])])
 @pytest.mark.parametrize("name", NETS)
 def test_round_trip(name: str, kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -103,7 +104,7 @@ def check_inside(network: nn.Module, x: Tensor) -> None:
     assert bool(((low <= logits) & (logits <= high)).all())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_round_trip_of_resnet32(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -184,6 +185,7 @@ class Normed(nn.Module):
         return self.layers(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decomposed", [False, True])
 def test_batch_norms_are_folded_as_those_of_the_module(decomposed: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -486,6 +488,7 @@ def test_a_changed_graph_is_one_line_or_another_network(seed: int, members: Memb
     assert "\n" not in refusal(pack(tmp_path / "m.pt2", {**members, GRAPH: bytes(content)}))
 
 
+@pytest.mark.slow
 def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)

@@ -61,6 +61,7 @@ def test_one_number_is_what_made_it(answer: Any, kind: str) -> None:
     assert found.kind == kind
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["a logit and its probability", "a probability and what is aside"])
 def test_first_of_two_is_certified_as_itself(key: str) -> None:
     network = One(MADE[key][0])

@@ -49,6 +49,7 @@ MASK, POWER = torch.tensor([1, 1, 1, 0, 1, 1]).bool(), torch.tensor([1, 2, 3, 1,
 NETWORK = Three().eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [False, True])
 def test_certified_as_by_hand(masked: bool) -> None:
     several = (X, IMAGE, MASK) if masked else (X, IMAGE)
@@ -65,6 +66,7 @@ def test_certified_as_by_hand(masked: bool) -> None:
     assert torch.equal(tb.attack(NETWORK, several, y, [0.3]).correct, tb.attack(by_hand, one, y, [0.3]).correct)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "several",
     [

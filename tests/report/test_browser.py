@@ -45,7 +45,7 @@ def screenshot(page: Path, folder: Path, *more: str) -> tuple[str, Any]:
     return dumped.stdout, imread(picture)[..., :3]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(BROWSER is None, reason="no chromium on PATH")
 def test_report_in_a_browser(tmp_path, make_certificate, attack):
     entries = [("CNN", make_certificate(), attack), ("LSNN", make_certificate(data_info={"name": "vowels"}), None)]
@@ -57,7 +57,7 @@ def test_report_in_a_browser(tmp_path, make_certificate, attack):
     assert blue > 2000, "the verified curve and the bars are not drawn"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(BROWSER is None, reason="no chromium on PATH")
 def test_report_in_the_dark(tmp_path, make_certificate, attack):
     page = write_comparison(tmp_path / "out", [("CNN", make_certificate(), attack)], title="A network")

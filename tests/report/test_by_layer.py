@@ -137,6 +137,7 @@ class Loop(torch.nn.Module):
         return self.out(h)
 
 
+@pytest.mark.slow
 def test_a_network_in_a_loop_and_its_folder(tmp_path) -> None:
     torch.manual_seed(1)
     model, x = Loop(), torch.rand(4, 8, 3)

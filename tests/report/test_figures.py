@@ -80,6 +80,7 @@ def test_a_pdf_holds_lines_and_letters_and_no_picture_nor_date() -> None:
     assert content.count(b" l\n") > 10
 
 
+@pytest.mark.slow
 def test_a_figure_is_the_same_bytes_in_every_process() -> None:
     own = {name: hashlib.sha256(content).hexdigest() for name, content in drawn().items()}
     for seed, epoch in (("1", "0"), ("2", "1700000000")):

@@ -84,6 +84,7 @@ def test_page_loads_nothing_and_says_everything(tmp_path, certificate, attack):
     assert "binary32" not in text.split("arithmetic covered")[0]
 
 
+@pytest.mark.slow
 def test_the_sandwich_tells_which_stage_proved_what(tmp_path, make_certificate, attack):
     counts = make_certificate().verified.sum(1)
     first = torch.tensor([30, 20, 1, 0])
@@ -125,6 +126,7 @@ def test_float32_and_unsound_are_warned_of(tmp_path, make_certificate):
     assert "no proof" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -140,6 +142,7 @@ def test_parts_may_be_missing(tmp_path, make_certificate, changes):
     read_page(tmp_path / "report.html")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", [[0.0], [0.5], [0.0, 1.5], [1e-12, 1e3]])
 def test_any_sweep_can_be_drawn(tmp_path, make_certificate, values):
     epsilon = torch.tensor(values, dtype=torch.float64)
@@ -162,6 +165,7 @@ def test_attack_at_other_epsilon_is_refused(tmp_path, certificate, attack):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_comparison_holds_every_network(tmp_path, make_certificate, attack):
     entries = [
         ("CNN, standard", make_certificate(), attack),
@@ -190,6 +194,7 @@ def test_output_folder_that_cannot_be_made(certificate):
         write("/proc/thetabox/out", certificate)
 
 
+@pytest.mark.slow
 def test_a_file_in_the_way_leaves_the_old_report(tmp_path, certificate, make_certificate):
     write(tmp_path, certificate)
     before = (tmp_path / "certificate.json").read_bytes()
@@ -208,6 +213,7 @@ def test_full_disk_leaves_nothing(tmp_path, certificate):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_file_size_limit_of_the_system_leaves_nothing(tmp_path):
     """The real thing: the kernel refuses to write past the limit, as it would on a full disk."""
     script = (

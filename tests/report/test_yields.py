@@ -244,6 +244,7 @@ def test_a_folder_of_the_other_claim_is_left_alone(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_a_proven_yield_is_not_written_over_by_a_box(tmp_path: Path) -> None:
     model, x = torch.nn.Linear(4, 3), torch.randn(5, 4)
     write_yield(tmp_path, certificate())
@@ -273,6 +274,8 @@ def test_the_figure_draws_these_numbers() -> None:
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0.02", "0.05", "0.1"]
 
 
+@pytest.mark.slow
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     "sigma", [[0.0], [0.5], [0.0, 0.3], [1e-6, 0.3], [0.0, 1e-6, 2.0], list(range(1, 14))], ids=str
 )
@@ -315,7 +318,7 @@ def test_tables_of_the_terminal() -> None:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(BROWSER is None, reason="no chromium on PATH")
 def test_in_a_browser(tmp_path: Path) -> None:
     found = certificate()

@@ -63,6 +63,7 @@ def equal(a: list[Tensor], b: list[Tensor]) -> bool:
 METHOD_NAMES = ["standard", "forward-noise", "weight-attack", "weight-attack+forward-noise"]
 
 
+@pytest.mark.slow
 @pytest.mark.thin(3)
 @pytest.mark.parametrize("build", [mlp, lsnn])
 @pytest.mark.parametrize("name", METHOD_NAMES)
@@ -105,6 +106,7 @@ def test_best_epoch_is_kept() -> None:
     assert len({e.validation_accuracy for e in result.history}) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["standard", "weight-attack+forward-noise"])
 @pytest.mark.parametrize("kind", [mlp, lsnn])
 def test_interrupted_and_resumed_equals_uninterrupted(name: str, kind: object, tmp_path: Path) -> None:

@@ -99,11 +99,11 @@ def one_step(build: object, name: str, **more: object) -> tuple[nn.Module, float
     return model, float(loss), before
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(3, quick=5)
 @pytest.mark.parametrize(
     ("name", "build"),
     [
-        pytest.param(n, b, marks=pytest.mark.slow)
+        pytest.param(n, b, marks=pytest.mark.long)
         if b is resnet and any(bounds in n for bounds in ("ibp", "small-boxes", "yield"))
         else (n, b)
         for n in (*METHODS, *COMBINED)
@@ -128,6 +128,7 @@ def test_one_step(build: object, name: str) -> None:
     assert all(int(value) == 1 for key, value in after.items() if key.endswith("num_batches_tracked"))
 
 
+@pytest.mark.slow
 def test_methods_differ() -> None:
     first = {
         name: torch.cat([p.flatten() for p in one_step(lsnn, name)[0].parameters()])

@@ -79,7 +79,7 @@ def test_unknown_task() -> None:
         recipe("mine.npz", (), 3)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["standard", "weight-attack+forward-noise"])
 @pytest.mark.parametrize(("task", "floor"), [("digits", 0.96), ("vowels", 0.92)])
 def test_accuracy_that_the_demo_promises(task: str, floor: float, name: str) -> None:
@@ -90,7 +90,7 @@ def test_accuracy_that_the_demo_promises(task: str, floor: float, name: str) -> 
     assert evaluate(model, test.x, test.y)[0] >= floor
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_small_boxes_prove_digits() -> None:
     """By plain intervals: .95 at 1e-2 and .80 at 5e-2, with .96 clean."""
     chosen = recipe("digits")

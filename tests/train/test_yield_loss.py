@@ -274,7 +274,7 @@ def test_gradients_are_finite_where_neurons_are_dead(name: str, sigma: float) ->
             assert all(torch.isfinite(p.grad).all() for p in model.parameters()), bound
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_residual_network_with_batch_norm() -> None:
     torch.manual_seed(0)
     model = ResNet32(width=2)
@@ -369,6 +369,7 @@ def blobs(samples: int, seed: int) -> tuple[Tensor, Tensor]:
     return centres[y] + 0.15 * torch.randn(samples, 3, generator=generator), y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["yield", "forward-noise+yield", "weight-attack+yield", "l1+yield", "quantised+yield"])
 def test_training_raises_the_margins_that_chips_keep(name: str) -> None:
     """Beside standard training of as many epochs, and from its weights; alone and with other methods."""

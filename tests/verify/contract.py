@@ -22,8 +22,8 @@ SWEEP = [0.0, 1e-9, 1e-3, 0.1, 1.5]
 SETTINGS = [
     ("real", "float64"),
     ("float32", "float32"),
-    pytest.param("real", "float32", marks=pytest.mark.slow),
-    pytest.param("float32", "float64", marks=pytest.mark.slow),
+    pytest.param("real", "float32", marks=pytest.mark.long),
+    pytest.param("float32", "float64", marks=pytest.mark.long),
 ]
 # Rounding of the float64 evaluation that stands for the truth; exact oracles are compared without any tolerance.
 EVALUATION = 1e-13
@@ -139,6 +139,7 @@ class RuleContract:
     def sweep(case: Case) -> list[float]:
         return [e for e in SWEEP if e < case.largest]
 
+    @pytest.mark.thin(quick=5)
     @pytest.mark.parametrize(("arithmetic", "precision"), SETTINGS)
     def test_holds_vertices_and_samples(self, case: Case, arithmetic: str, precision: str) -> None:
         module, x = probe(case)
@@ -189,6 +190,7 @@ class RuleContract:
         assert (bounds.lower[1:] <= bounds.lower[:-1] + room).all()
         assert (bounds.upper[1:] >= bounds.upper[:-1] - room).all()
 
+    @pytest.mark.thin(quick=5)
     def test_many_epsilon_equal_one_at_a_time(self, case: Case) -> None:
         module, x = probe(case)
         sweep = self.sweep(case)

@@ -15,6 +15,8 @@ import thetabox as tb
 from thetabox.verify.interval.domain import PlainIntervals
 from thetabox.verify.problem import Problem
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 
 @pytest.fixture(scope="module")
 def task() -> tuple[nn.Module, Any, Any]:
@@ -130,6 +132,7 @@ except tb.InputError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits on file size on Windows")
 def test_a_disk_that_fills_up_costs_one_chunk(task: Any, tmp_path: Path, counted: list[int]) -> None:
     model, x, y = task
@@ -210,6 +213,7 @@ def test_resume_spares_what_is_not_its_own(task: Any, tmp_path: Path) -> None:
         tb.certify(model, x, y, 0.1, resume=tmp_path / "thesis.txt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arithmetic", "precision"), [("real", "float64"), ("float32", "float64"), ("real", "float32")]
 )

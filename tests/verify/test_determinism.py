@@ -69,6 +69,7 @@ def task_of(name: str, samples: int = 12, seed: int = 1) -> Task:
     return model, x, y
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize(("name", "domain"), [(n, d) for n, (*_, domains) in MAKERS.items() for d in domains])
 def test_an_epsilon_is_answered_the_same_whatever_stands_beside_it(name: str, domain: str) -> None:
@@ -88,6 +89,7 @@ def test_an_epsilon_is_answered_the_same_whatever_stands_beside_it(name: str, do
         assert torch.equal(listed.upper[0], alone.upper)
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("settled", [{"arithmetic": "float32"}, {"precision": "float32"}, {"criterion": "logits"}])
 @pytest.mark.parametrize("name", MAKERS)
@@ -115,6 +117,7 @@ SLACKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.thin(3)
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 @pytest.mark.parametrize("arithmetic", ["real", "float32"])
@@ -134,6 +137,7 @@ def test_one_epsilon_alone_goes_the_way_of_several(name: str, arithmetic: str, p
         assert torch.equal(torch.cat([found.upper for found in alone]), whole.upper)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_sample_is_verified_the_same_whatever_stands_beside_it(name: str) -> None:
     """Verdicts of samples of like size; margins may differ in what they allow for rounding."""
@@ -146,6 +150,7 @@ def test_a_sample_is_verified_the_same_whatever_stands_beside_it(name: str) -> N
         assert torch.equal(found, whole[:, places])
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("name", MAKERS)
 def test_more_effort_never_proves_less(name: str) -> None:
@@ -173,6 +178,7 @@ def spent(domain: Any, y: Tensor, places: list[int], epsilon: float, left: float
     return (left - meter.left).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "domain", "options", "epsilon"),
     [
@@ -273,7 +279,7 @@ def started(out: Path, threads: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, env=environment)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_same_bytes_under_load_and_same_verdicts_with_more_threads(tmp_path: Path) -> None:
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(1)]
     try:
@@ -293,6 +299,7 @@ def test_same_bytes_under_load_and_same_verdicts_with_more_threads(tmp_path: Pat
         assert one.options == other.options
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MAKERS)
 def test_an_interrupted_run_ends_with_the_same_bytes(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -324,6 +331,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "resumed" / file).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_kept_part_is_that_of_its_own_samples(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The order of a stage's samples is that of computed margins, which another machine may compute otherwise."""

@@ -75,6 +75,7 @@ class Everything(nn.Module):
         return most @ self.w[:2, :2].t()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("net", "x"),
     [
@@ -127,7 +128,7 @@ def test_operators_that_stand_for_no_others() -> None:
     assert not found & (operators.DIRECT | operators.COMPOSITE | WRITTEN_OUT)
 
 
-@pytest.mark.thin(7)
+@pytest.mark.thin(7, quick=7)
 @pytest.mark.parametrize("operator", sorted(CORE))
 def test_an_operator_that_stands_for_no_others_is_left_as_it_is(operator: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module, x = cases.made((cases.CASES | structure.CASES)[CORE[operator]], True)
@@ -167,6 +168,7 @@ class InOtherWords(nn.Module):
         return self.last(self.dropout(h.reshape(-1, 2, 18).flatten(1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("domain", ["interval", "linear"])
 @pytest.mark.parametrize("arithmetic", ["real", "float32"])
 def test_other_words_for_the_same_bounds(domain: str, arithmetic: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,8 @@ import thetabox as tb
 from tests.verify.fake_domain import RADIUS, Fake, fake
 from thetabox.verify import domains, effort
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 SWEEP = [0.0, 1e-4, 1e-3, 1e-2, 0.1]
 __all__ = ["fake"]
 
@@ -118,6 +120,7 @@ def test_auto_tries_only_what_is_open_cheap_stages_first(fake: type[Fake], task:
     assert found.finished
 
 
+@pytest.mark.slow
 def test_each_epsilon_is_decided_by_itself(fake: type[Fake], task: Any) -> None:
     """The fake proves nothing between 5e-3 and 0.03, whatever it proves at 0.05 beside it."""
     model, x, y = task
@@ -145,6 +148,7 @@ def test_chunks_do_not_change_the_result(fake: type[Fake], task: Any) -> None:
     assert answers[0].options["effort"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [0, 9, 10, 19.5, 20, 1e6])
 def test_the_effort_is_kept(fake: type[Fake], task: Any, given: float) -> None:
     """Ten passes a trial: one stage for 10 to 20, both from there on."""
@@ -220,6 +224,7 @@ def test_an_interrupted_auto_goes_on(fake: type[Fake], task: Any, tmp_path: Path
 ERRORS = [tb.InputError, AssertionError, IndexError, RuntimeError, TypeError, ZeroDivisionError]
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("error", ERRORS)
 def test_a_domain_that_gives_up_leaves_the_proofs_so_far(fake: type[Fake], task: Any, error: type[Exception]) -> None:
@@ -265,6 +270,7 @@ def test_want_of_memory_is_no_reason_to_prove_less(fake: type[Fake], task: Any, 
             tb.certify(model, x, y, SWEEP, domain=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["auto", "fake", "interval"])
 def test_a_timeout_cuts_and_says_so(fake: type[Fake], task: Any, name: str, tmp_path: Path) -> None:
     model, x, y = task
@@ -327,6 +333,7 @@ def test_progress_ends_at_all_rows(fake: type[Fake], task: Any) -> None:
         assert all(0 <= done <= 80 for done, _ in seen)
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("domain", ["fake", "auto"])
 @pytest.mark.parametrize("holes", [(), ((2e-3, 8e-3), (0.02, 0.04), (0.12, 0.125))])

@@ -58,6 +58,7 @@ def test_as_if_it_were_not_there(ending: Any, domain: str) -> None:
     assert (bounds.lower < bounds.upper).all()
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("shape", [lambda p: p, lambda p: p.squeeze(1), lambda p: p[:, 0], lambda p: p.flatten()])
 def test_the_probability_of_one_of_two(shape: Any) -> None:

@@ -40,6 +40,7 @@ def reached(make: Any, sample: int, epsilon: float, label: int) -> networks.Extr
     return networks.extremes(model, x[sample], epsilon, label, limit=150 if make is mlp else 40, inner=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 @pytest.mark.parametrize("make", [mlp, cnn])
 def test_every_vertex_inside(make: Any, precision: str) -> None:
@@ -130,6 +131,7 @@ class WithoutNeurons(nn.Module):
         return self.body(x) + self.reads(none) if self.added else self.body(torch.cat([x, none], 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("added", [True, False], ids=["added", "beside"])
 @pytest.mark.parametrize("domain", ["linear", "auto"])
 def test_a_layer_of_no_neurons(added: bool, domain: str) -> None:
@@ -236,6 +238,7 @@ def tiny(seed: int) -> tuple[LSNN, dict[str, Any]]:
     return model, lsnn.parameters(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("neurons", [False, True])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_lsnn_vertices_inside(seed: int, neurons: bool) -> None:

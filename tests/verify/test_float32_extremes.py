@@ -139,8 +139,8 @@ def margins(logits: Tensor) -> Tensor:
     return torch.stack([first, -first], 1)
 
 
-@pytest.mark.thin(3)
-@pytest.mark.parametrize("draws", [12, pytest.param(150, marks=pytest.mark.slow)])
+@pytest.mark.thin(3, quick=7)
+@pytest.mark.parametrize("draws", [12, pytest.param(150, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", MAKERS)
 def test_float32_lies_inside(name: str, draws: int) -> None:
     make, shape = MAKERS[name]

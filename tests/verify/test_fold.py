@@ -146,6 +146,7 @@ class Shifted(nn.Module):
         return {"logits": self.net(x + shift), "shift": shift}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [nn.Softmax(1), nn.LogSoftmax(1)], ids=["softmax", "log-softmax"])
 def test_a_folded_network_of_probabilities(ending: nn.Module) -> None:
     """How its answers are read is a hook of this package, none of the user's."""

@@ -47,9 +47,10 @@ print(bool((torch.tensor([2.0**-1074], dtype=torch.float64) * 1.0 == 0).item()))
 
 
 def slow(*values: Any) -> Any:
-    return pytest.param(*values, marks=pytest.mark.slow)
+    return pytest.param(*values, marks=pytest.mark.long)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("threads", "warm", "count"), [(2, 1, 100_000), slow(2, 0, 100_000), slow(3, 1, 250_000), (1, 1, 50)]
 )
@@ -133,6 +134,7 @@ def test_a_setting_that_cannot_be_made_is_not_kept() -> None:
     assert attempts == ["made", "made", "restored"]
 
 
+@pytest.mark.slow
 def test_two_threads_certify_at_once() -> None:
     """As one by one, and with every setting as before."""
     torch.manual_seed(0)

@@ -230,6 +230,7 @@ NUMBERS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(st.data())
 def test_dense_of_any_size_in_float32(data: Any) -> None:

@@ -54,6 +54,7 @@ def model_of(way: str) -> tuple[nn.Module, Tensor]:
     return Attending(WAYS[way]).eval(), torch.randn(6, TIME, 3)
 
 
+@pytest.mark.thin(quick=7)
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_proves_the_same(way: str) -> None:
     model, x = model_of(way)
@@ -65,6 +66,7 @@ def test_every_way_proves_the_same(way: str) -> None:
         torch.testing.assert_close(found.margin, wanted.margin, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.thin(3)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("domain", ["interval", "linear"])
@@ -77,6 +79,7 @@ def test_corners_are_inside_in_float32(way: str, domain: str) -> None:
             assert_inside(bounds, evaluate(model, values, x))
 
 
+@pytest.mark.slow
 def test_masks_that_hide_different_places() -> None:
     def masked(m: nn.Module, s: Tensor, x: Tensor) -> Tensor:
         return s + m.added + torch.where(m.first, -math.inf, 0.0).to(s)

@@ -328,12 +328,13 @@ def test_every_operator_has_cases() -> None:
     assert builtin - sizes - set(STATES_SECOND) == set(CASES)
 
 
+@pytest.mark.thin(quick=13)
 @pytest.mark.parametrize("operator", CASES)
 def test_some_calls(operator: str) -> None:
     results(operator, 16)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("operator", CASES)
 def test_all_calls(operator: str) -> None:
     """About 30,000 that hold, 6,000 that are refused and 10,000 that torch does not take."""

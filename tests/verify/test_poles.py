@@ -14,6 +14,8 @@ import thetabox as tb
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.interpreter.rules.table import TABLE, Rule
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 BEYOND: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "a difference that a clamp makes finite": lambda x, w: (x / w - (2 * x) / w).clamp(-1, 1),
     "a quotient that a sigmoid makes finite": lambda x, w: torch.sigmoid((x - x.detach() * 1.0) / w),
@@ -39,7 +41,7 @@ class Divided(nn.Module):
         return torch.stack([h[:, 0], h[:, 1] + 5.0], 1)
 
 
-@pytest.mark.thin(2)
+@pytest.mark.thin(2, quick=3)
 @pytest.mark.parametrize("domain", ["interval", "linear", "auto"])
 @pytest.mark.parametrize("name", BEYOND)
 def test_nothing_is_verified_where_a_divisor_may_be_zero(name: str, domain: str) -> None:
@@ -132,6 +134,7 @@ class Mixed(nn.Module):
         return torch.stack([tame, torch.full_like(tame, -1.0)], 1)
 
 
+@pytest.mark.thin(quick=17)
 @pytest.mark.parametrize("domain", ["interval", "linear"])
 @pytest.mark.parametrize("name", MIXING)
 def test_no_layer_makes_a_number_of_what_is_none(name: str, domain: str) -> None:
@@ -156,6 +159,7 @@ class Beside(nn.Module):
         return torch.cat([torch.full_like(h, -3.0), h], 1)
 
 
+@pytest.mark.thin(quick=7)
 @pytest.mark.parametrize("criterion", ["margin", "logits"])
 @pytest.mark.parametrize("domain", ["interval", "linear", "auto"])
 @pytest.mark.parametrize("tame", [torch.relu, lambda t: t.clamp(0.0, 1.0)], ids=["relu", "clamp"])
@@ -258,6 +262,7 @@ class Selected(nn.Module):
         return torch.cat([h, torch.full_like(h, -0.5)], 1)
 
 
+@pytest.mark.slow
 @pytest.mark.thin(3)
 @pytest.mark.parametrize("domain", ["interval", "linear", "auto"])
 @pytest.mark.parametrize("name", PADDING_ALONE)

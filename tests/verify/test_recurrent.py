@@ -84,6 +84,7 @@ class Unrolled(nn.Module):
         return self.cell.readout(torch.stack(outputs, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CELLS)
 def test_samples_lie_inside(name: str) -> None:
     cell = Cell(**CELLS[name])
@@ -114,6 +115,7 @@ def test_one_epsilon_a_sample(name: str) -> None:
         torch.testing.assert_close(mixed.upper[n], many.upper[place, n], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_steps_equal_the_unrolled_network() -> None:
     cell = Cell("tuple", layers=2)
     # As a plain network it has no neuron parameters that stay exact unless named.
@@ -136,9 +138,10 @@ READOUTS: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.thin(3)
 @pytest.mark.parametrize("name", READOUTS)
-@pytest.mark.parametrize("arithmetic", ["real", pytest.param("float32", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("arithmetic", ["real", pytest.param("float32", marks=pytest.mark.long)])
 def test_readouts(name: str, arithmetic: str) -> None:
     """A mean over time is summed up step by step, whatever else is read needs all steps: both as if unrolled."""
     reduce, running = READOUTS[name]

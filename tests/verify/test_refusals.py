@@ -347,6 +347,7 @@ class Headed(nn.Module):
         return self.head(self, self.first(x).relu())
 
 
+@pytest.mark.slow
 @pytest.mark.thin(3)
 @pytest.mark.parametrize("name", HEADS)
 def test_margins_of_every_last_layer(name: str) -> None:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 import thetabox as tb
 from tests.verify.contract import EVALUATION, assert_inside, evaluate, points
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 
 class Around(nn.Module):
     """``function(a x - 1/2)``, with one value near 0 in every sample."""
@@ -88,6 +90,7 @@ class Resized(nn.Module):
         return F.interpolate(x * self.a, size=self.places, mode=self.mode).flatten(1)
 
 
+@pytest.mark.slow
 @pytest.mark.thin(4)
 @pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
 @pytest.mark.parametrize(("size", "places"), [(6, 74), (14, 46), (26, 22), (5, 10), (7, 3)])
@@ -167,6 +170,7 @@ class Computed(nn.Module):
         return self.function(x * self.a, *[getattr(self, f"w{n}").tanh() for n in range(self.count)]).flatten(1)
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_computed_weights_with_another_epsilon_for_each_sample(name: str) -> None:

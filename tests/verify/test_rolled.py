@@ -99,8 +99,9 @@ def shape_of(style: type[nn.Module], steps: int) -> tuple[int, ...]:
     return (steps, 1, 6, 6) if style.__name__.startswith("Conv") else (steps, INPUTS)
 
 
+@pytest.mark.slow
 @pytest.mark.thin(4)
-@pytest.mark.parametrize("steps", [4, pytest.param(3, marks=pytest.mark.slow), pytest.param(6, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("steps", [4, pytest.param(3, marks=pytest.mark.long), pytest.param(6, marks=pytest.mark.long)])
 @pytest.mark.parametrize("style", STYLES, ids=lambda style: style.__name__)
 def test_a_loop_and_its_steps_are_the_same_function(style, steps):
     # Of three steps of this one, only the first has all operations.
@@ -178,6 +179,7 @@ def test_the_loop_that_is_changed_below_is_one():
     assert_same(model, rolled(graph_of(model, torch.zeros(2, 9, INPUTS))), (9, INPUTS))
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_loop_that_is_not_the_same_in_every_step_is_none(change):
@@ -233,6 +235,7 @@ def test_the_reason_is_said(model, steps, reason):
         rolled(graph_of(model, torch.zeros(2, steps, INPUTS)))
 
 
+@pytest.mark.slow
 def test_no_single_change_of_the_graph_goes_unseen():
     """Every literal and operand of a middle step, changed by itself, is either refused or still the same function."""
     torch.manual_seed(1)
@@ -294,6 +297,7 @@ def steps(draw):
     return states, calls, results
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(steps(), st.sampled_from(("mean", "sum", "last")), st.integers(3, 5))
 def test_random_steps_are_found_or_refused(made, readout, count):
@@ -322,6 +326,7 @@ def test_random_steps_are_found_or_refused(made, readout, count):
     assert_same(model, r, (count, INPUTS))
 
 
+@pytest.mark.slow
 def test_the_time_it_takes_grows_as_the_graph_does():
     graph = graph_of(ResetFromMembrane(), torch.zeros(2, 20, INPUTS))
     start = time.process_time()

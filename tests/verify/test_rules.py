@@ -317,7 +317,7 @@ def test_weight_computed_from_parameters() -> None:
             contract.test_holds_vertices_and_samples(case, arithmetic, "float64")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_rule_has_a_case(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rule joins the contract with one line above, or in the files named here."""
     importlib.import_module("tests.verify.test_rules_structure")

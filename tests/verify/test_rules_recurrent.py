@@ -111,6 +111,7 @@ class TestLayers(RuleContract):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.thin(7)
 @pytest.mark.parametrize("state", ["none", "zeros", "parameters", "sample"])
 @pytest.mark.parametrize("options", [{"batch_first": True}, {"num_layers": 2, "bidirectional": True}, {"bias": False}])
@@ -187,6 +188,7 @@ class ByHand(nn.Module):
         return h
 
 
+@pytest.mark.slow
 @pytest.mark.thin(3)
 @pytest.mark.parametrize("kind", KINDS)
 def test_never_looser_than_a_loop_by_hand(kind: str) -> None:
@@ -203,6 +205,7 @@ def test_never_looser_than_a_loop_by_hand(kind: str) -> None:
         assert ratio < (0.9 if kind == "gru" else 1 + 1e-7)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=7)
 @given(st.sampled_from(sorted(KINDS)), st.integers(0, 10_000), st.floats(0.0, 0.5), st.booleans())
 def test_points_of_the_box_lie_inside(kind: str, seed: int, epsilon: float, both: bool) -> None:
@@ -217,6 +220,7 @@ def test_points_of_the_box_lie_inside(kind: str, seed: int, epsilon: float, both
         assert_inside(bounds, evaluate(module, point, x), 1e-13)
 
 
+@pytest.mark.slow
 def test_directions_do_not_share_what_is_kept_of_an_input() -> None:
     """Several ε share products of the known input: those of one direction are not the other's."""
     module = layer("gru", "outputs", units=3, bidirectional=True, batch_first=True)
@@ -282,6 +286,7 @@ def test_misread_sequences_are_refused(how: str, line: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
 def test_certified_from_end_to_end(kind: str) -> None:
     """The public call, with the runs beside the graph, in both arithmetics; more is proven at smaller ε."""
@@ -308,6 +313,7 @@ def correlated(module: nn.Module, x: Tensor, epsilon: float, generators: int, ar
         return final.logits().settled(chosen.rounding.roundoff)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=3)
 @given(
     st.sampled_from(sorted(KINDS)),
@@ -422,6 +428,7 @@ def test_affine_forms_hold_what_float32_answers(kind: str) -> None:
     assert (exact.upper - exact.lower).max() < 1e-11
 
 
+@pytest.mark.slow
 @pytest.mark.thin(3)
 @pytest.mark.parametrize("kind", KINDS)
 def test_affine_forms_are_tight(kind: str) -> None:
@@ -453,6 +460,7 @@ def test_monotone_in_epsilon_and_by_item() -> None:
     assert domain.passes("margin") > 100
 
 
+@pytest.mark.slow
 def test_auto_proves_a_long_sequence() -> None:
     """Sixty steps: boxes know nothing at 1e-4, forms prove what an attack cannot flip."""
     torch.manual_seed(0)

@@ -34,6 +34,7 @@ def margins(problem: Problem, sweep: list[float], labels: Tensor) -> Tensor:
     return bounds.margins(PlainIntervals(problem), slice(0, len(labels)), epsilon, labels)
 
 
+@pytest.mark.thin(quick=5)
 @pytest.mark.parametrize("together", [1, 2])
 @pytest.mark.parametrize("readout", [None, lambda outputs: outputs[:, 8:].mean(1), lambda outputs: outputs[:, -1]])
 @pytest.mark.parametrize("falling", [False, True])

@@ -55,6 +55,7 @@ def held(bounds: tb.Interval, truth: Exact, width: float) -> None:
     assert float((high - low).max()) <= width
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
     counts=st.tuples(st.integers(1, 9), st.integers(1, 6)),
@@ -99,6 +100,7 @@ def test_far_places_are_rounded_more(aligned: bool) -> None:
     held(rounded, truth, 0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("name", ["nearest", "nearest-exact"])
 @pytest.mark.parametrize("scale", [None, (1.3, 2.0), (3.3, 1.05), (2.05, 0.45)])
@@ -172,6 +174,7 @@ def test_variance(unbiased: bool) -> None:
 CONVOLUTIONS = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
     rank=st.integers(1, 3),

@@ -114,6 +114,7 @@ def corners(model: nn.Module, x: Tensor, y: Tensor, epsilon: float, count: int =
     return least
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_certified(name: str) -> None:
     model, x, y = network(name)
@@ -133,6 +134,7 @@ def test_certified(name: str) -> None:
         assert not (cert.verified & ~attacked.correct).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_float32(name: str) -> None:
     """What the network answers in float32 lies inside zero-width bounds, and inside those of a box."""

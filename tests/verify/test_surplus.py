@@ -14,6 +14,8 @@ from tests.verify.fake_domain import Fake, fake
 from thetabox.verify.search import surplus
 from thetabox.verify.unfinished import Unfinished, pairs
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 __all__ = ["fake"]
 
 EPSILON = 0.3
@@ -114,6 +116,7 @@ def test_each_epsilon_has_its_own(search: type[Fake], task: Any) -> None:
         assert torch.equal(tb.certify(model, x, y, epsilon, options={"effort": 90.0}).margin[0], found.margin[place])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("at_once", "kept"), [(1, 4096), (3, 1), (100, 4096)])
 def test_an_interrupted_run_comes_to_the_same_end(
     search: type[Fake], task: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, at_once: int, kept: int

@@ -29,7 +29,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(3, quick=3)
 @pytest.mark.parametrize("arithmetic", ["real", "float32"])
 @pytest.mark.parametrize("together", [1, 2, len(SWEEP)])
 @pytest.mark.parametrize("name", NETWORKS)

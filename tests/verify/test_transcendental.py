@@ -90,6 +90,7 @@ def test_torch_errs_by_less_than_half_of_what_is_allowed(name: str, dtype: torch
             assert abs(got - true) <= size * allowed * ROUNDOFF[dtype] / 2 + least, (x, got, true)
 
 
+@pytest.mark.thin(quick=7)
 @pytest.mark.parametrize("dtype", ROUNDOFF, ids=["float32", "float64"])
 @pytest.mark.parametrize("name", EXACT)
 def test_bounds_hold_the_exact_value_and_what_torch_answers(name: str, dtype: torch.dtype) -> None:

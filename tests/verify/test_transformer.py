@@ -89,7 +89,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
 
 
 SLOWER = ("encoder, norm first, gelu, two layers", "encoder with a mask", "attention by hand")
-NAMES = [pytest.param(n, marks=pytest.mark.slow) if n in SLOWER else n for n in NETWORKS]
+NAMES = [pytest.param(n, marks=pytest.mark.long) if n in SLOWER else n for n in NETWORKS]
 
 
 def made(name: str) -> tuple[nn.Module, Tensor, Tensor]:
@@ -100,6 +100,7 @@ def made(name: str) -> tuple[nn.Module, Tensor, Tensor]:
         return model, x, model(x).argmax(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_certified_and_never_against_a_draw_or_an_attack(name: str) -> None:
     model, x, y = made(name)
@@ -121,6 +122,8 @@ def test_certified_and_never_against_a_draw_or_an_attack(name: str) -> None:
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
+@pytest.mark.slow
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("name", [n for n in NETWORKS if "words" not in n])
 def test_float32_runs_lie_inside(name: str) -> None:
     model, x, _ = made(name)
@@ -132,6 +135,7 @@ def test_float32_runs_lie_inside(name: str) -> None:
             assert (answer <= found.upper).all()
 
 
+@pytest.mark.slow
 def test_words_as_real_numbers_and_as_whole_ones() -> None:
     class Cast(nn.Module):
         def __init__(self, inner: nn.Module) -> None:

@@ -193,7 +193,7 @@ def test_torch_answers_inside(name: str) -> None:
     assert_holds(model, "linear")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", HELD)
 def test_double_network(name: str) -> None:
     """A network in float64 with float32 inside: what float32 rounds there lies inside as well."""
@@ -201,7 +201,7 @@ def test_double_network(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-@pytest.mark.parametrize("domain", ["interval", pytest.param("linear", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("domain", ["interval", pytest.param("linear", marks=pytest.mark.long)])
 def test_refused_by_name(name: str, domain: str) -> None:
     with pytest.raises(tb.InputError) as caught:
         bounds(Typed(REFUSED[name]), domain)

@@ -99,6 +99,7 @@ NETWORKS: dict[str, tuple[Callable[..., nn.Module], Callable[[], Any], dict[str,
 }
 
 
+@pytest.mark.thin(quick=3)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_worker_proves_the_same(name: str, two: LocalProcesses, tmp_path: Path) -> None:
     make, data, how = NETWORKS[name]
@@ -113,6 +114,7 @@ def test_a_worker_proves_the_same(name: str, two: LocalProcesses, tmp_path: Path
     assert bool(here.verified[0].any())
 
 
+@pytest.mark.slow
 def test_a_file_of_another_framework(two: LocalProcesses) -> None:
     model, x, _ = fixture("norse_box_leak")
     with torch.no_grad():

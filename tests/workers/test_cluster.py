@@ -84,6 +84,7 @@ def alone(task: Task) -> tb.Certificate:
     return tb.certify(*task, EPSILON, baseline=True)
 
 
+@pytest.mark.slow
 def test_a_cluster_answers_the_same(cluster: Cluster, task: Task, alone: tb.Certificate) -> None:
     with on_cluster(cluster.address) as executor:
         assert same(tb.certify(*task, EPSILON, baseline=True, executor=executor), alone)
@@ -98,6 +99,7 @@ def test_the_executor_of_the_users_own_client(cluster: Cluster) -> None:
     assert same(found, tb.certify(*task, [1e-3, 1e-2], baseline=True))
 
 
+@pytest.mark.slow
 def test_a_worker_of_a_cluster_killed_in_the_middle(cluster: Cluster, task: Task, alone: tb.Certificate) -> None:
     victim = cluster.add_worker()
     killed = []
@@ -112,6 +114,7 @@ def test_a_worker_of_a_cluster_killed_in_the_middle(cluster: Cluster, task: Task
     assert killed
 
 
+@pytest.mark.slow
 def test_the_worker_that_holds_the_only_copy_of_the_network_is_killed(
     task: Task, alone: tb.Certificate, tmp_path: Path
 ) -> None:
@@ -142,6 +145,7 @@ def test_the_worker_that_holds_the_only_copy_of_the_network_is_killed(
     assert killed
 
 
+@pytest.mark.long
 def test_the_cells_of_a_comparison(cluster: Cluster, tmp_path: Path) -> None:
     few = {"epochs": 1}
     config = read_config(None, task="digits", methods=["standard", "dropout"], seeds=1, fit=few, samples=20, draws=2)
@@ -152,6 +156,7 @@ def test_the_cells_of_a_comparison(cluster: Cluster, tmp_path: Path) -> None:
     assert sorted(told) == [(0, "done", 1.0), (1, "done", 1.0)]
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_goes_away_is_one_line_and_what_was_finished_is_kept(
     task: Task, alone: tb.Certificate, tmp_path: Path
 ) -> None:

@@ -53,6 +53,7 @@ def files(folder: Path) -> dict[str, object]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.thin(3)
 @pytest.mark.parametrize(
     "command",
@@ -76,6 +77,7 @@ def test_workers_write_the_same_files(data: list[object], tmp_path: Path, comman
     assert files(tmp_path / "1")
 
 
+@pytest.mark.slow
 @pytest.mark.thin(3)
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(
@@ -89,12 +91,14 @@ def test_gates(data: list[object], workers: int, claim: list[object]) -> None:
     assert "FAIL" in done.output.upper()
 
 
+@pytest.mark.slow
 def test_a_stored_claim_needs_no_workers_and_takes_the_option(data: list[object], tmp_path: Path) -> None:
     out = tmp_path / "out"
     run("certify", *data, "--epsilon", "1e-3", "--no-attack", "--no-radius", "--out", out)
     assert run("gate", out, "--epsilon", "1e-3", "--min-verified", 0.0, "--workers", 2).exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_cluster_by_its_address(data: list[object], tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, workers=1)
     try:
@@ -120,6 +124,7 @@ def test_a_cluster_by_its_address(data: list[object], tmp_path: Path) -> None:
     assert files(tmp_path / "a") == files(tmp_path / "c")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["certify", "radius", "compare"])
 def test_nobody_at_the_address(
     data: list[object], tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
@@ -139,6 +144,7 @@ def test_bad_numbers_of_workers(data: list[object], tmp_path: Path) -> None:
         assert "--workers" in done.stderr
 
 
+@pytest.mark.slow
 def test_without_a_word_small_work_starts_no_process(
     data: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,8 +168,9 @@ def test_without_a_word_small_work_starts_no_process(
     assert given[1:] == [None, None]
 
 
+@pytest.mark.slow
 @POSIX
-@pytest.mark.parametrize("way", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("way", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_a_signal_ends_the_workers_and_keeps_what_is_finished(model: Path, tmp_path: Path, way: signal.Signals) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "thetabox", "certify", model, "--data", "vowels", "--epsilon", "5e-4,1e-3,2e-3"]
@@ -198,6 +205,7 @@ def test_a_signal_ends_the_workers_and_keeps_what_is_finished(model: Path, tmp_p
     assert files(out) == files(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @POSIX
 def test_ctrl_c_while_workers_begin_is_one_line(model: Path, tmp_path: Path) -> None:
     """A terminal sends it to all of them, and they are importing."""

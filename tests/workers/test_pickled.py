@@ -93,6 +93,7 @@ def test_functions_of_no_module_go_along() -> None:
     assert torch.equal(sent(model)(x), model(x))
 
 
+@pytest.mark.slow
 def test_a_class_of_a_file_goes_to_a_process_without_the_file(tmp_path: Path) -> None:
     file = tmp_path / "mine_alone.py"
     file.write_text(

@@ -86,6 +86,7 @@ def test_without_an_executor_jobs_are_done_in_order_as_they_are_asked_for() -> N
     assert seen == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_workers_answer_what_this_process_does(two: LocalProcesses) -> None:
     jobs = list(range(20))
     assert answers(two, times, jobs) == answers(None, times, jobs)
@@ -157,12 +158,14 @@ def test_the_context_goes_to_a_worker_once(two: LocalProcesses, monkeypatch: pyt
     assert sum(sent) == 0
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_replaced_and_its_part_done_again(tmp_path: Path) -> None:
     with LocalProcesses(2) as executor:
         assert answers(executor, dies_once, [tmp_path / "a", tmp_path / "b"]) == ["done", "done"]
         assert answers(executor, times, [1, 2]) == [3, 6]
 
 
+@pytest.mark.slow
 def test_a_part_that_kills_every_worker_ends_the_run_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "MOST_LOST", 2)
     with LocalProcesses(1) as executor, pytest.raises(WorkersLost, match="2 processes died in a row") as caught:
@@ -170,6 +173,7 @@ def test_a_part_that_kills_every_worker_ends_the_run_in_one_line(monkeypatch: py
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_executors_of_the_standard_library() -> None:
     with ThreadPoolExecutor(3) as threads:
         assert answers(threads, times, list(range(9))) == [3 * job for job in range(9)]
@@ -181,6 +185,7 @@ def test_executors_of_the_standard_library() -> None:
             answers(processes, times, [1])
 
 
+@pytest.mark.slow
 def test_the_executor_of_joblib() -> None:
     loky = pytest.importorskip("joblib.externals.loky", reason="joblib is not installed")
     executor = loky.get_reusable_executor(max_workers=1)
@@ -192,6 +197,7 @@ def test_the_executor_of_joblib() -> None:
         executor.shutdown(kill_workers=True)
 
 
+@pytest.mark.slow
 def test_leaving_ends_what_is_away() -> None:
     started = time.monotonic()
     with LocalProcesses(1) as executor, Pool(executor, None) as working:
@@ -212,6 +218,7 @@ def test_what_cannot_be_sent_is_one_line() -> None:
         answers(executor, times, [1], {"factor": (number for number in range(3))})
 
 
+@pytest.mark.slow
 def test_what_a_worker_cannot_read_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with LocalProcesses(1) as executor:
         answers(executor, times, [1])  # it runs, and will not see the module
@@ -267,6 +274,7 @@ def test_few_contexts_are_kept() -> None:
     assert unpickled(found)[0] == 1
 
 
+@pytest.mark.slow
 def test_processes_are_begun_only_where_that_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     with WhereItPays(2) as executor:
         found = answers(executor, where, list(range(6)))

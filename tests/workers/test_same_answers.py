@@ -27,7 +27,7 @@ EPSILON = [5e-4, 1e-3, 2e-3]
 Task = tuple[nn.Module, Tensor, Tensor]
 
 
-@pytest.fixture(scope="module", params=["cnn", pytest.param("lsnn", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["cnn", pytest.param("lsnn", marks=pytest.mark.long)])
 def task(request: pytest.FixtureRequest) -> Task:
     made: Task = getattr(networks, request.param)()
     return made
@@ -55,6 +55,7 @@ def test_certificates(task: Task, alone: tb.Certificate, two: LocalProcesses) ->
     assert all(done <= total for done, total in told)
 
 
+@pytest.mark.slow
 def test_certificates_of_one_worker_and_of_threads(task: Task, alone: tb.Certificate) -> None:
     with LocalProcesses(1) as one:
         assert same(tb.certify(*task, EPSILON, baseline=True, executor=one), alone)
@@ -83,6 +84,7 @@ def test_radii(task: Task, two: LocalProcesses) -> None:
     )
 
 
+@pytest.mark.slow
 def test_proven_yields(task: Task, two: LocalProcesses) -> None:
     few = task[0], task[1][:10], task[2][:10]
     sigma = [1e-4, 1e-3] if isinstance(task[0], tb.models.LSNN) else [0.01, 0.03]
@@ -192,6 +194,7 @@ def test_settings_of_the_program_that_asks_change_nothing(
         torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_the_middle(task: Task, alone: tb.Certificate, monkeypatch: pytest.MonkeyPatch) -> None:
     killed: list[int] = []
 

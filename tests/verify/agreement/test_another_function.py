@@ -25,6 +25,7 @@ CALLS: dict[str, Callable[[nn.Module, Tensor], object]] = {
 }
 
 
+@pytest.mark.thin(quick=5)
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 @pytest.mark.parametrize("change", BURNED_IN.values(), ids=BURNED_IN)
 def test_refused(change: networks.Change, call: Callable[[nn.Module, Tensor], object]) -> None:
@@ -151,6 +152,7 @@ STALE = {
 }
 
 
+@pytest.mark.thin(quick=5)
 @pytest.mark.parametrize("change", STALE.values(), ids=STALE)
 def test_what_changed_since_the_last_call_is_seen(change: Callable[[Settings], None]) -> None:
     net, x = Settings(), samples()
@@ -413,8 +415,9 @@ LARGE: dict[str, Callable[[Tensor], bool]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [n if n in ("of a module", "slice") else pytest.param(n, marks=pytest.mark.slow) for n in LARGE]
+    "name", [n if n in ("of a module", "slice") else pytest.param(n, marks=pytest.mark.long) for n in LARGE]
 )
 def test_a_limit_that_changed_since(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What code does with a large batch shows in no run of a small one, so no trace is kept from call to call."""
@@ -492,8 +495,9 @@ CELLS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CELLS)
-@pytest.mark.parametrize("limit", [7, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("limit", [7, pytest.param(300, marks=pytest.mark.long)])
 def test_a_branch_behind_a_recurrent_layer(kind: str, limit: int) -> None:
     """What torch took for granted answers none of the code's questions."""
     net = BehindACell(CELLS[kind](), lambda h: not torch.compiler.is_compiling() and h.shape[0] == limit)
@@ -544,6 +548,7 @@ def test_a_batch_that_is_cut_into_single_samples(apart: Callable[[Tensor], Seque
         tb.certify(BehindACell(CELLS["cell"](), branch), torch.rand(6, 2, 3), [0] * 6, 1e-6)
 
 
+@pytest.mark.slow
 def test_a_branch_of_code_without_a_file() -> None:
     """Torch holds such code for its own."""
     source = "lambda h: not torch.compiler.is_compiling() and 300 < h.shape[0] < 340"

@@ -77,7 +77,8 @@ def test_another_tensor_in_another_mode() -> None:
         tb.certify(Chosen(), x, [0] * 12, 1e-6)
 
 
-@pytest.mark.parametrize("least", [64, pytest.param(1024, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("least", [64, pytest.param(1024, marks=pytest.mark.long)])
 def test_a_way_for_each_power_of_two(least: int) -> None:
     class Buckets(Amplified):
         def forward(self, x: Any) -> Tensor:
@@ -90,7 +91,7 @@ def test_a_way_for_each_power_of_two(least: int) -> None:
         tb.certify(Buckets(lambda x: False), samples(), [0] * 12, 1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ways_without_end() -> None:
     class Steps(Amplified):
         def forward(self, x: Any) -> Tensor:

@@ -138,6 +138,7 @@ def test_answers_that_are_not_logits(answer: object) -> None:
         _one_line_at_most(call)
 
 
+@pytest.mark.slow
 def test_two_threads_certify_at_once() -> None:
     torch.manual_seed(0)
     nets = [Keeps(), nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), Plain()]

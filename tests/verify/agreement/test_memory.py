@@ -169,6 +169,7 @@ def test_two_parameters_on_one_memory_are_one(box: tb.Box) -> None:
     assert torch.equal(tied.upper, one.upper)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("domain", ["interval", "histories"])
 def test_tied_memory_of_spiking_networks(domain: str) -> None:
     torch.manual_seed(0)

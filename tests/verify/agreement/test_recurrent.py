@@ -50,6 +50,7 @@ class Short(LSNN):
         return super().outputs(x[:, :-3])
 
 
+@pytest.mark.thin(quick=11)
 @pytest.mark.parametrize("kind", [Reversed, Turned, Scaled, ScaledOutputs, ScaledAnswer, Short])
 @pytest.mark.parametrize("domain", ["interval", "histories", "auto"])
 def test_other_forwards_are_refused(kind: type[LSNN], domain: str) -> None:
@@ -102,6 +103,7 @@ def test_a_step_that_counts_time_is_refused() -> None:
         tb.certify(Timed(), x, [0] * len(x), 1e-3)
 
 
+@pytest.mark.slow
 def test_honest_networks_pass() -> None:
     torch.manual_seed(0)
     for net in (LSNN(4, 12, 3), LSNN(4, 12, 3, recurrent=False), LSNN(4, 12, 3, refractory=0)):
@@ -149,6 +151,7 @@ def test_a_forward_of_its_own_is_compared_where_samples_are_loud(silent: int) ->
         tb.certify(Copied(), x, [1] * 6, [0.0, 0.1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("domain", ["histories", "interval", "auto"])
 def test_a_gate_beyond_its_own_weights(domain: str) -> None:
     torch.manual_seed(0)
@@ -220,6 +223,7 @@ def _instance_forward(net: LSNN) -> None:
     net.forward = lambda x: torch.where(((x @ net.W_in).amax((1, 2)) > net.cap)[:, None], -plain(x), plain(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["outputs", "instance", "hook"])
 def test_other_ways_around_the_steps_are_as_a_forward_of_its_own(way: str) -> None:
     """A third sample is the one that shows it; the same trace served another sample before."""

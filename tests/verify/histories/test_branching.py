@@ -44,6 +44,7 @@ def of(model: nn.Module, x: Tensor) -> Branching:
     return branching(Histories(Problem(model, settings, x)).engine, 100)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("onward", "ratio"), [(0.0, 0.0), (0.5, 0.0), (1.5, 3.0)])
 def test_a_flip_changes_all_cells_that_hang_on_it_and_no_others(onward: float, ratio: float) -> None:
     # The first cell is nearest to its threshold in each step; the others are far from theirs.

@@ -98,6 +98,7 @@ def check(
     assert exact(margin[0, 0]) <= truth.margin
 
 
+@pytest.mark.slow
 @pytest.mark.thin(5)
 @pytest.mark.parametrize("options", [{"histories": 1}, {"histories": 2}, {"histories": 4, "splits": 16}])
 @pytest.mark.parametrize("epsilon", SWEEP)
@@ -107,6 +108,7 @@ def test_vertices_inside(seed: int, epsilon: float, options: dict[str, int]) -> 
     check(model, values, seed, epsilon, precision="float64" if seed else "float32", **options)
 
 
+@pytest.mark.slow
 @pytest.mark.thin(3)
 @pytest.mark.parametrize("options", [{"histories": 1}, {"histories": 3, "splits": 8}])
 @pytest.mark.parametrize(
@@ -128,6 +130,7 @@ def test_every_member_of_the_family(more: dict[str, Any], options: dict[str, int
         check(model, values, seed, epsilon, steps=7, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["relative", "absolute", "range"])
 @pytest.mark.parametrize("options", [{"histories": 2}, {"histories": 4, "splits": 8}])
 def test_every_kind_of_box(kind: str, options: dict[str, int]) -> None:
@@ -154,6 +157,7 @@ def test_neuron_parameters_in_the_box(epsilon: float) -> None:
         )
 
 
+@pytest.mark.thin(quick=5)
 @pytest.mark.parametrize("options", [{"histories": 1}, {"histories": 4}, {"histories": 2, "splits": 8}])
 @pytest.mark.parametrize("name", ["threshold", "beta", "tau_adapt"])
 def test_one_neuron_parameter_alone_in_the_box(name: str, options: dict[str, int]) -> None:
@@ -179,6 +183,7 @@ def test_one_neuron_parameter_alone_in_the_box(name: str, options: dict[str, int
     assert differs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refractory", [0, 1, 2, 3, 5])
 def test_driven_as_fast_as_refractoriness_allows(refractory: int) -> None:
     """Cells that would spike at every step if they could: with certain spikes, and with open ones before them."""
@@ -203,6 +208,7 @@ def test_driven_as_fast_as_refractoriness_allows(refractory: int) -> None:
             assert (bounds.upper >= answer - 1e-12).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [2, 3, 8])
 def test_reachable_trains_inside(seed: int) -> None:
     """All spike trains of the box, not its vertices alone."""
@@ -265,6 +271,7 @@ def test_slow_cells_close_to_their_threshold(precision: str, tau: float, off: fl
 INTERIOR = 100_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [4, 5])
 def test_interior_points_inside(seed: int) -> None:
     """Parameters drawn evenly from the box, at its least ε first."""
@@ -299,6 +306,7 @@ def larger(seed: int = 0, **more: Any) -> tuple[LSNN, Tensor, Tensor]:
     return model, x, model.double()(x.double()).argmax(1)
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @given(
     seed=st.integers(0, 1000),
@@ -329,6 +337,7 @@ def test_sampled_networks_inside(seed: int, epsilon: float, k: int, splits: int,
         assert (margin <= own[:, 0] - others + 1e-12).all()
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("refractory", [0, 2, 3, 5])
 def test_neurons_of_one_weight(refractory: int) -> None:
@@ -367,6 +376,7 @@ def test_nothing_is_lost_where_nothing_is_uncertain(precision: str) -> None:
         torch.testing.assert_close(margin, truth.detach(), rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_more_histories_and_splits_prove_more() -> None:
     model, x, y = larger(3)
     rows = sweep_of([1e-4, 5e-4, 2e-3, 5e-3], 6)
@@ -478,6 +488,7 @@ def test_a_state_that_does_not_begin_at_zero_is_refused() -> None:
         domain(Charged(), torch.randn(4, 30, 3))
 
 
+@pytest.mark.slow
 def test_refusals() -> None:
     x = torch.randn(2, 6, 2)
     with pytest.raises(InputError, match="interval"):
@@ -504,6 +515,7 @@ STRANGE: dict[str, dict[str, Sequence[float]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("options", [{"histories": 1}, {"histories": 3, "splits": 8}])
 @pytest.mark.parametrize("name", list(STRANGE))

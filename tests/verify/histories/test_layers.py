@@ -102,6 +102,7 @@ def inputs(samples: int = 5, steps: int = 25) -> Tensor:
     return torch.randn(samples, steps, INPUTS, generator=torch.Generator().manual_seed(4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(NETWORKS))
 def test_nothing_is_lost_where_nothing_is_uncertain(name: str) -> None:
     """At ε = 0 counts and margins are the network's own, although layers run behind one another."""
@@ -159,6 +160,7 @@ BOXES = {
 OPTIONS: list[dict[str, Any]] = [{"histories": 1, "precision": "float32"}, {"histories": 3, "splits": 20}]
 
 
+@pytest.mark.thin(quick=11)
 @pytest.mark.parametrize("kind", list(BOXES))
 @pytest.mark.parametrize("name", list(NETWORKS)[1:])
 def test_sampled_networks_inside(name: str, kind: str) -> None:
@@ -186,6 +188,7 @@ def test_sampled_networks_inside(name: str, kind: str) -> None:
                 assert (margin <= truth + 1e-12).all()
 
 
+@pytest.mark.slow
 def test_tighter_than_intervals_and_taken_by_auto() -> None:
     model, x = NETWORKS["two"](2), inputs(20)
     y = tb.models.logits(model, x).argmax(1)
@@ -205,6 +208,7 @@ class Confused(Deep):
         return [replace(layer, **self.says.get(d, {})) for d, layer in enumerate(super().leaky_cells())]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("says", "message"),
     [

@@ -28,6 +28,8 @@ from thetabox.verify.histories.recognition.constants import Tensor as Boxed
 from thetabox.verify.histories.recognition.describe import lines, summary
 from thetabox.verify.histories.spiking import SpikingPlan
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 SIZE = 5
 
 
@@ -152,6 +154,7 @@ def inputs(samples: int, seed: int = 2) -> Tensor:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.thin(9)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_what_is_read_runs_as_the_network(name: str) -> None:
@@ -165,6 +168,7 @@ def test_what_is_read_runs_as_the_network(name: str) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.thin(7)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_bounds_hold_what_the_network_answers(name: str) -> None:
@@ -179,6 +183,7 @@ def test_methods_of_a_step_are_read_too(name: str) -> None:
     assert torch.allclose(run(found.net, found.inputs(x)).logits, model(x), atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("name", ["batch norm and max", "batch norm of spikes", "max of currents, zero"])
 def test_bounds_hold_what_methods_of_a_step_answer(name: str) -> None:
@@ -266,6 +271,7 @@ def counted(model: Tiny, x: Tensor, signs: tuple[int, ...], epsilon: Fraction, *
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.thin(5)
 @pytest.mark.parametrize("reset", ["subtract", "zero", "zero twice", "subtract twice", "input lost"])
 @pytest.mark.parametrize("pool", ["currents", "spikes"])
@@ -287,6 +293,7 @@ def test_every_vertex_of_a_tiny_network(pool: str, reset: str) -> None:
     assert open_ends < 8, "of 12: bounds say something"
 
 
+@pytest.mark.slow
 def test_products_of_two_tensors_of_the_box_have_a_largest_error() -> None:
     model, x = made("batch norm"), inputs(2)
     assert recognised(problem(model, x)).net.largest == MOST_EPSILON
@@ -296,6 +303,7 @@ def test_products_of_two_tensors_of_the_box_have_a_largest_error() -> None:
     assert torch.equal(beyond.lower, plain.lower), "plain intervals alone are left"
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("name", ["batch norm", "two batch norms"])
 def test_radii_of_products_hold_every_vertex(name: str) -> None:
@@ -383,7 +391,7 @@ def test_windows_of_pools_are_those_of_torch(length: int) -> None:
         assert torch.allclose(mean[0, 0], torch.stack([at(places).mean() for places in axis.places]), atol=1e-12)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_gain_that_may_turn_the_order_around_is_not_read() -> None:
     """The largest times a number below 0 is the least, which is no largest."""
     torch.manual_seed(4)
@@ -448,6 +456,7 @@ def test_branching_follows_flips_through_the_largest_of_currents() -> None:
     assert measured.smallest > 0.0
 
 
+@pytest.mark.slow
 def test_relative_boxes_of_all_epsilons_in_one_run() -> None:
     """Rows of several ε are followed side by side, each as if it were alone."""
     model, x = made("max of currents, zero"), inputs(3)
@@ -458,6 +467,7 @@ def test_relative_boxes_of_all_epsilons_in_one_run() -> None:
     assert answers(model, x, 0.0, torch.Generator().manual_seed(0)).shape[1:] == (3, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("synapse", [0.0, 0.5])
 @pytest.mark.parametrize("share", [Fraction(15, 16), Fraction(17, 16)])

@@ -160,6 +160,7 @@ def assert_holds(spiking: Spiking, x: Tensor, epsilon: float, seed: int, limit: 
 OPTIONS: list[dict[str, Any]] = [{"histories": 1}, {"histories": 2}, {"histories": 4, "splits": 12}]
 
 
+@pytest.mark.slow
 @pytest.mark.thin(11)
 @pytest.mark.parametrize("kind", list(CELLS))
 def test_every_cell_alone(kind: str) -> None:
@@ -175,6 +176,7 @@ def test_every_cell_alone(kind: str) -> None:
             assert_holds(Spiking((layer,), readout), x, epsilon, seed, limit=64, **OPTIONS[seed % 3])
 
 
+@pytest.mark.thin(quick=13)
 @pytest.mark.parametrize("kind", list(CELLS))
 def test_when_a_cell_spikes(kind: str) -> None:
     """Counts hardly tell which of a neuron's spikes was late; what its last spikes leave in a leaky readout does."""
@@ -187,6 +189,7 @@ def test_when_a_cell_spikes(kind: str) -> None:
             assert_holds(Spiking((layer, leaky), readout), x, epsilon, seed)
 
 
+@pytest.mark.slow
 @pytest.mark.thin(11)
 @pytest.mark.parametrize("kind", list(CELLS))
 def test_every_cell_in_company(kind: str) -> None:
@@ -267,6 +270,7 @@ def _any_weights(rng: random.Random, sources: int, units: int) -> Any:
     return weights(values, rng.choice((1.0, 0.5, 0.0)), absolute=rng.random() < 0.3, error=rng.choice((0.0, 0.0, 0.01)))
 
 
+@pytest.mark.slow
 @settings(max_examples=48, deadline=None)
 @given(mixtures())
 def test_mixtures(case: tuple[Spiking, Tensor, float, dict[str, Any], int]) -> None:
@@ -293,6 +297,7 @@ def scaled(kind: str, rng: random.Random, size: int, gain: int) -> tuple[Spiking
     return Spiking((layer,), readout), quarters(rng, 5, 2).abs() * 2.0**gain
 
 
+@pytest.mark.slow
 @pytest.mark.thin(3)
 @pytest.mark.parametrize(("size", "gain"), [(-1066, -20), (-1000, 10), (-60, 900), (10, 10), (900, -60), (500, 500)])
 def test_any_size(size: int, gain: int) -> None:
@@ -304,6 +309,7 @@ def test_any_size(size: int, gain: int) -> None:
             assert_holds(spiking, x, epsilon, seed, limit=12, **OPTIONS[seed % 2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["norse IAF", "spikingjelly IF, soft", "a synapse that keeps all"])
 def test_long_runs_of_cells_that_forget_nothing(kind: str) -> None:
     rng = random.Random(5)
@@ -338,6 +344,7 @@ def test_what_overflows_proves_nothing(kind: str, size: float) -> None:
             assert (margin < torch.inf).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epsilon", [0.0, 0.05])
 @pytest.mark.parametrize("kind", ["snntorch Leaky", "norse LIF", "sinabs LIF"])
 def test_errors_of_the_weights_between_cells_are_in_the_bounds(kind: str, epsilon: float) -> None:

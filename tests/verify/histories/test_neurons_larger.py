@@ -73,6 +73,7 @@ def at(epsilon: float, samples: int = 4) -> Tensor:
     return torch.full((1, samples), epsilon, dtype=torch.float64)
 
 
+@pytest.mark.slow
 @settings(max_examples=36, deadline=None)
 @given(
     kind=st.sampled_from(list(CELLS)),
@@ -203,7 +204,8 @@ def plain(spiking: Spiking, x: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
 REMEMBERING = [kind for kind in CELLS if not kind.startswith("no memory")]
 
 
-@pytest.mark.thin(13)
+@pytest.mark.slow
+@pytest.mark.thin(25)
 @pytest.mark.parametrize("kind", REMEMBERING)
 def test_tighter_than_plain_intervals(kind: str) -> None:
     """In total over seeds, and more histories are no looser."""
@@ -222,6 +224,7 @@ def test_tighter_than_plain_intervals(kind: str) -> None:
     assert width[8] <= width[4] <= width[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "epsilon"),
     [("snntorch Leaky", 0.01), ("norse LIF", 0.01), ("rockpool LIFTorch", 1e-3), ("norse IAF", 1e-3)],

@@ -48,7 +48,7 @@ def test_what_is_read_runs_as_the_network(kind: str, strict: bool, recurrent: bo
     assert (0 in net.layers[0].before) == recurrent
 
 
-@pytest.mark.thin(4)
+@pytest.mark.thin(7, quick=7)
 @pytest.mark.parametrize(("kind", "recurrent"), EITHER)
 def test_a_loop_over_time_is_read_as_its_step_is(kind: str, recurrent: bool) -> None:
     torch.manual_seed(3)
@@ -105,6 +105,7 @@ class _Learned(TwoLayers):
         return [v1, i1, z1, v2, i2, z2]
 
 
+@pytest.mark.slow
 @pytest.mark.thin(3)
 @pytest.mark.parametrize("box", [tb.Box(), tb.Box(kind="absolute"), tb.Box(scale={"*bias": 3.0}), tb.Box(kind="range")])
 @pytest.mark.parametrize("make", [lambda: Stepwise(TwoLayers("norse")), lambda: Stepwise(_Learned()), Convolutional])

@@ -45,6 +45,7 @@ def assert_contained(model: nn.Module, x: Tensor) -> int:
     return known
 
 
+@pytest.mark.slow
 @pytest.mark.thin(11)
 @pytest.mark.parametrize(("kind", "recurrent"), EITHER)
 def test_bounds_hold_what_the_network_answers(kind: str, recurrent: bool) -> None:
@@ -53,6 +54,7 @@ def test_bounds_hold_what_the_network_answers(kind: str, recurrent: bool) -> Non
     assert assert_contained(model, torch.randn(6, 12, 5, dtype=torch.float64)) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("answer", ["spikes", "mean potential", "last potential", "dense"])
 def test_convolutional_networks(answer: str) -> None:
@@ -61,6 +63,7 @@ def test_convolutional_networks(answer: str) -> None:
     assert assert_contained(model, torch.rand(4, 6, 36, dtype=torch.float64)) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("make", [ChargeFireReset, DirectCoding])
 def test_loops_are_certified_without_a_word(make: type[nn.Module]) -> None:
@@ -77,6 +80,7 @@ def test_loops_are_certified_without_a_word(make: type[nn.Module]) -> None:
     assert own.model_info["cells"].startswith("recognised")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "why"), [(Dictionary, "'beta'"), (ResetFromMembrane, "a cell that spikes")])
 def test_what_is_not_recognised_is_said_in_every_certificate(make: type[nn.Module], why: str) -> None:
     torch.manual_seed(8)

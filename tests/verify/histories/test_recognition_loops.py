@@ -62,6 +62,7 @@ def assert_runs_alike(model: nn.Module, x: Tensor, box: tb.Box | None = None) ->
     return [layer.units for layer in found.net.layers]
 
 
+@pytest.mark.slow
 @pytest.mark.thin(3)
 @pytest.mark.parametrize("style", READ)
 def test_loops_are_read(style: type[nn.Module]) -> None:
@@ -69,6 +70,7 @@ def test_loops_are_read(style: type[nn.Module]) -> None:
     assert assert_runs_alike(style(), inputs(style)) == READ[style]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", NOT_READ)
 def test_what_is_not_read_is_said_in_a_line(style: type[nn.Module]) -> None:
     with pytest.raises(NotRecognised) as error:
@@ -89,6 +91,7 @@ def test_loops_that_change_are_not_read(change: str) -> None:
         recognised(problem(unrolled.Changed(change), torch.randn(2, 9, unrolled.INPUTS)))
 
 
+@pytest.mark.slow
 def test_long_loops_and_networks_without_spikes() -> None:
     torch.manual_seed(0)
     assert assert_runs_alike(TwoLayers("subtract at once"), torch.randn(6, 60, 5)) == [7, 3]

@@ -155,6 +155,7 @@ def test_a_matrix_that_is_no_parameter_is_numbers() -> None:
     assert torch.allclose(run(found.net, found.inputs(x)).logits, model(x).double(), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["huge", "deep", "empty"])
 def test_what_is_not_read_is_no_traceback(how: str) -> None:
     with pytest.raises(NotRecognised) as told:
@@ -294,6 +295,7 @@ class WithMemory(nn.Module):
         return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "why"),
     [

@@ -394,12 +394,13 @@ HONEST: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(3, quick=5)
 @pytest.mark.parametrize("name", list(HONEST))
 def test_written_in_another_way(name: str) -> None:
     prove(HONEST[name]())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["relative", "absolute", "range"])
 def test_whatever_moves(kind: str) -> None:
     prove(Base(), tb.Box(kind=kind))
@@ -631,7 +632,7 @@ NEAR: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@pytest.mark.thin(2)
+@pytest.mark.thin(2, quick=11)
 @pytest.mark.parametrize("name", list(NEAR))
 def test_nearly_as_described(name: str) -> None:
     """Runs see no difference; the graph shows one, and it is named."""

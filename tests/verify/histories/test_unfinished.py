@@ -19,6 +19,7 @@ def paid(samples: int, passes: float) -> Meter:
     return Meter(torch.full((samples,), passes, dtype=torch.float64))
 
 
+@pytest.mark.slow
 def test_company_proves_more_and_never_less() -> None:
     model, x, y = larger(3)
     options = {"effort": 110.0}
@@ -32,6 +33,7 @@ def test_company_proves_more_and_never_less() -> None:
     assert gained > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epsilon", [4e-3, 8e-3])
 def test_a_search_that_went_on_ends_as_one_that_never_stopped(epsilon: float) -> None:
     model, x, y = larger(3)

@@ -60,7 +60,7 @@ def check(name: str, box: Box, noise_of: object, sweep: list[float] = SWEEP) -> 
             assert (high[place] >= truth.amax(0) - room).all(), (intermediate, value)
 
 
-@pytest.mark.parametrize("points", [1000, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("points", [1000, pytest.param(100_000, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", MAKERS)
 def test_random_points(name: str, points: int) -> None:
     model, _, _ = network(name)
@@ -219,6 +219,7 @@ def test_overflow_proves_nothing() -> None:
         assert (logits.upper[:, 0] == torch.inf).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dense", "pooled", "strided", "averaged", "residual", "deep", "scaled"])
 def test_float32_networks(name: str) -> None:
     """The claim for binary32 covers what torch computes in it, batch by batch and in one."""

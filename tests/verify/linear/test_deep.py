@@ -149,8 +149,9 @@ def shaken(model: nn.Module, epsilon: float, seed: int) -> nn.Module:
     return moved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arithmetic", ["real", "float32"])
-@pytest.mark.parametrize("pool", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("pool", [pytest.param(False, marks=pytest.mark.long), True])
 def test_every_value_stays_inside(pool: bool, arithmetic: str) -> None:
     """All values of the network at corners of the box, computed with bounds of their own at ε = 0."""
     model = residual(6, pool=pool)
@@ -179,6 +180,7 @@ def test_every_value_stays_inside(pool: bool, arithmetic: str) -> None:
         assert ((wide.upper - wide.lower) > 1.5 * (narrow.upper - narrow.lower)).all()
 
 
+@pytest.mark.slow
 def test_rounding_alone_does_not_lose_a_deep_network() -> None:
     """Sixty convolutions, of which intervals know nothing at ε = 0: all that is right is verified."""
     model = residual(30)
@@ -195,6 +197,7 @@ def test_rounding_alone_does_not_lose_a_deep_network() -> None:
     torch.testing.assert_close(found.margin[0, 1:], margins[1:], rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_windows_larger_than_the_image_are_whole_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same bounds at a fraction of the work."""
     model = residual(8)
@@ -229,6 +232,7 @@ def spent(model: nn.Module, x: Tensor, y: Tensor, epsilon: float, left: float) -
     return charged, walked[0] * bound.tighten.passes - final, margins[0]
 
 
+@pytest.mark.long
 def test_the_effort_is_kept_inside_a_stage() -> None:
     """Whatever is left when a stage begins: no more is charged, and no more is walked but for a fifth."""
     model = residual(10)
@@ -248,7 +252,7 @@ def test_the_effort_is_kept_inside_a_stage() -> None:
     assert (proven[2] <= best).all()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_is_verified_is_not_flipped_and_depends_on_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     model = residual(8, pool=True)
     x, y = task(model, 6)

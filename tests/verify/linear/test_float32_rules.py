@@ -61,6 +61,7 @@ CASES = {operator: cases.CASES[name] for operator, name in cases.OPERATORS.items
 CASES |= {operator: structure.CASES[name] for operator, name in structure.OPERATORS.items() if operator not in CASES}
 
 
+@pytest.mark.thin(quick=13)
 @pytest.mark.parametrize("operator", [name for name in CASES if not any(exact in name for exact in EXACT)])
 def test_a_rule_takes_off_what_the_network_rounds(operator: str, taken_off: dict[str, float]) -> None:
     lost = {}

@@ -654,8 +654,9 @@ def written(problem: Problem, operator: str) -> None:
     problem.network.main = replace(graph, operations=operations, last_use={}, readers=Counter())
 
 
-@pytest.mark.parametrize("name", [n if n in ONE_EACH else pytest.param(n, marks=pytest.mark.slow) for n in CASES])
-@pytest.mark.parametrize("bent", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["bent", "straight"])
+@pytest.mark.thin(quick=23)
+@pytest.mark.parametrize("name", [n if n in ONE_EACH else pytest.param(n, marks=pytest.mark.long) for n in CASES])
+@pytest.mark.parametrize("bent", [True, pytest.param(False, marks=pytest.mark.long)], ids=["bent", "straight"])
 def test_contained_or_left_to_intervals(name: str, bent: bool) -> None:
     case = CASES[name]
     module, x = made(case, bent)

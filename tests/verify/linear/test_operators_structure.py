@@ -190,6 +190,7 @@ SAME = {
 } | {"aten.native_channel_shuffle.default", "aten._pad_circular.default", "aten._unsafe_index.Tensor"}
 
 
+@pytest.mark.thin(quick=23)
 @pytest.mark.parametrize("name", CASES)
 def test_contained(name: str) -> None:
     case = CASES[name]
@@ -228,7 +229,7 @@ class Around(nn.Module):
 BENT = ("nearest", "nearest exact", "bilinear", "reflect", "circular", "pixel_shuffle", "channel_shuffle", "cat")
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(3, quick=11)
 @pytest.mark.parametrize(("name", "bent"), [*((n, False) for n in FIXED), *((n, True) for n in BENT)])
 def test_as_tight_as_its_matrix(name: str, bent: bool) -> None:
     """One product with an exact matrix is passed exactly: the operator must be too, in both directions.
@@ -271,6 +272,7 @@ class Lifted(nn.Module):
         return self.last(out.flatten(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stride", "padding", "groups"), [(1, 0, 1), (2, 1, 2), (3, 2, 1)])
 def test_volumes_are_passed_like_images(stride: int, padding: int, groups: int) -> None:
     x = torch.randn(2, 3, generator=torch.Generator().manual_seed(1))
@@ -306,6 +308,7 @@ class Turned(nn.Module):
         return self.last(out.flatten(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stride", "padding"), [(1, 0), (2, 1), (3, 2)])
 def test_transposed_as_tight_as_a_convolution(stride: int, padding: int) -> None:
     x = torch.randn(2, 3, generator=torch.Generator().manual_seed(1))
@@ -321,6 +324,7 @@ def test_transposed_as_tight_as_a_convolution(stride: int, padding: int) -> None
 TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
     rank=st.integers(1, 3),

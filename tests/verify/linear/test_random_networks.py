@@ -14,6 +14,8 @@ from torch.func import functional_call
 import thetabox as tb
 from tests.verify.contract import assert_inside
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 # How much of a step to a corner is taken: float32 may round its end out of the box.
 WITHIN = {"real": 1 - 1e-12, "float32": 1 - 1e-3}
 # Roundoff of the evaluations, in real arithmetic.
@@ -107,7 +109,8 @@ def corners(model: nn.Module, x: Tensor, reach: float) -> list[dict[str, Tensor]
     return points
 
 
-@pytest.mark.parametrize("seed", [*range(8), *(pytest.param(s, marks=pytest.mark.slow) for s in range(8, 120))])
+@pytest.mark.thin(30, quick=4)
+@pytest.mark.parametrize("seed", range(120))
 def test_corners_are_inside(seed: int) -> None:
     draw = random.Random(seed)
     torch.manual_seed(seed)

@@ -17,6 +17,8 @@ from thetabox.verify.yields.certify import certify_yield
 from thetabox.verify.yields.chips import accuracy_of_chips
 from thetabox.verify.yields.largest import proven_sigma
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 
 def two_classes(bias: bool = True) -> tuple[nn.Linear, Tensor, Tensor]:
     torch.manual_seed(0)
@@ -116,6 +118,7 @@ def test_common_factors_cost_and_are_not_contradicted(correlated: dict[str, floa
     assert bool((wrong <= found + 5.0 * (found * (1 - found) / draws).sqrt() + 1e-3).all())
 
 
+@pytest.mark.slow
 def test_answers_have_the_shapes_and_the_order_of_the_contract() -> None:
     model, x = network("convolutions")
     y = model(x).argmax(1)
@@ -137,6 +140,7 @@ def test_answers_have_the_shapes_and_the_order_of_the_contract() -> None:
     assert set(found.proven_by[1][1:]) == {"martingale"}
 
 
+@pytest.mark.slow
 def test_more_is_proven_of_less_certain_claims() -> None:
     model, x = network("max-pools")
     y = model(x).argmax(1)
@@ -164,6 +168,7 @@ def test_a_time_limit_keeps_what_was_proven() -> None:
     assert found.to_json()["finished"] is False
 
 
+@pytest.mark.slow
 def test_the_ledger_spends_no_more_than_the_claim() -> None:
     model, x = network("four layers")
     found = certify_yield(model, x, model(x).argmax(1), [0.02, 0.05])
@@ -206,6 +211,7 @@ def test_a_share_of_chips_lies_between_none_and_all(share: object) -> None:
         accuracy_of_chips(torch.zeros(1, 3, dtype=torch.float64), share)  # type: ignore[arg-type]  # on purpose
 
 
+@pytest.mark.slow
 def test_images_that_a_network_flattens_are_numbers_to_every_proof() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 3)).double().eval()
@@ -218,6 +224,7 @@ def test_images_that_a_network_flattens_are_numbers_to_every_proof() -> None:
         assert torch.equal(found, certify_yield(flat, x.flatten(1), y, 0.05, method=method).delta)
 
 
+@pytest.mark.slow
 def test_a_part_whose_search_was_cut_is_searched_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)), torch.randn(5, 4)

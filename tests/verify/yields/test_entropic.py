@@ -128,7 +128,7 @@ CASES = [
 ]  # networks, one to a line  # fmt: skip
 
 
-@pytest.mark.thin(2)
+@pytest.mark.thin(2, quick=5)
 @pytest.mark.parametrize("case", CASES, ids=[name for name, _ in CASES])
 @pytest.mark.parametrize("sigma", [0.05, 0.1, 0.2, 0.35])
 def test_draws_never_contradict_a_probability(case: tuple[str, tuple[Chain, Tensor, Tensor]], sigma: float) -> None:

@@ -66,6 +66,7 @@ def draw(seed: int, *, variance: bool, reach: bool, extreme: bool) -> Drawn:
     return a[:, None], None if v is None else v[:, None], rate, neurons, centre
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extreme", [False, True])
 @pytest.mark.parametrize(("variance", "reach"), [(False, False), (True, False), (True, True)])
 def test_no_line_is_above_the_entropic_value_anywhere_in_its_box(variance: bool, reach: bool, extreme: bool) -> None:

@@ -44,7 +44,7 @@ def check(model: nn.Module, x: Tensor, y: Tensor, sigmas: tuple[float, ...], lea
     assert claims >= least
 
 
-@pytest.mark.thin(4)
+@pytest.mark.thin(7, quick=5)
 @pytest.mark.parametrize("name", networks.NETWORKS)
 def test_draws_do_not_contradict_a_proof(name: str) -> None:
     model, x = networks.network(name, seed=1)
@@ -53,6 +53,7 @@ def test_draws_do_not_contradict_a_proof(name: str) -> None:
     check(model, x, model(x).argmax(1), (0.01, 0.1), 3 if name == "attention" else 20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dense", "convolution"])
 def test_draws_do_not_contradict_a_proof_of_a_trained_network(kind: str) -> None:
     torch.manual_seed(0)

@@ -35,6 +35,7 @@ def exact(model: nn.Sequential, x: Tensor, y: Tensor, sigma: float) -> Tensor:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 2.0])
 def test_one_hidden_layer_by_quadrature(seed: int, sigma: float) -> None:
@@ -51,6 +52,7 @@ def test_one_hidden_layer_by_quadrature(seed: int, sigma: float) -> None:
     assert bool((found < 1.0).any())
 
 
+@pytest.mark.thin(quick=7)
 @pytest.mark.parametrize("noise", [networks.uniform, networks.two_points, networks.truncated])
 @pytest.mark.parametrize("name", ["one layer", "two layers", "convolutions"])
 def test_draws_of_other_errors_do_not_contradict_a_claim_of_all_of_them(name: str, noise: networks.Draw) -> None:

@@ -193,6 +193,7 @@ def test_shared_errors_and_drift_are_closed_forms() -> None:
 # Chips that are drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recurrent", [True, False])
 def test_no_spike_differs_more_often_than_proven_and_hardly_less_often(recurrent: bool) -> None:
     """Up to the union of neighbouring steps, the bound is what draws show."""
@@ -227,6 +228,7 @@ NETWORKS = {
 KINDS: dict[str, networks.Draw] = {"gaussian": networks.gaussian, "subgaussian": networks.two_points}
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("kind", list(KINDS))
 @pytest.mark.parametrize("name", list(NETWORKS))
@@ -246,6 +248,7 @@ def test_draws_do_not_contradict_a_proof(name: str, kind: str) -> None:
     assert claims["histories"] >= 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", list(PROOFS))
 def test_draws_do_not_contradict_a_proof_with_shared_errors_and_drift(which: str) -> None:
     model, x, y = lsnn(7)

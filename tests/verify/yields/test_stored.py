@@ -86,6 +86,7 @@ def test_a_second_writing_is_the_same_files(written: Path, tmp_path: Path) -> No
         assert (tmp_path / name).read_bytes() == (written / name).read_bytes(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "noise",
     [tb.Noise("subgaussian"), tb.Noise(correlated={"chip": 0.3, "layer": 0.1}), tb.Noise(drift_bound={"*": 0.01})],
@@ -98,6 +99,7 @@ def test_every_noise_reads_back(tmp_path: Path, noise: tb.Noise) -> None:
     assert found.proven.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["max-pools", "scaled"])
 def test_networks_of_every_kind_and_no_errors_at_all(tmp_path: Path, name: str) -> None:
     model, x = network(name)
@@ -305,6 +307,7 @@ def test_files_that_are_missing_or_damaged(folder: Path) -> None:
         refused(folder, "yield.json")
 
 
+@pytest.mark.slow
 def test_a_certificate_of_a_box_is_none_of_yield(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, x = nn.Linear(4, 3), torch.randn(5, 4)

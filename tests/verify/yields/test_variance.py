@@ -143,6 +143,7 @@ def test_derivatives_by_what_is_read_more_than_once_cover_every_operand(name: st
                         assert bool((off <= found.radius[n, r] * (1 + 1e-9) + 1e-12).all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TIED)
 def test_noise_that_meets_itself_lowers_the_mean_of_rows(name: str) -> None:
     model, x = network(name)

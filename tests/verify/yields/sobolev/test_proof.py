@@ -17,8 +17,9 @@ DRAWS = 10_000
 CHANCE = 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", chains.NAMES)
-@pytest.mark.parametrize("seeds", [(0,), pytest.param((1, 2, 3), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seeds", [(0,), pytest.param((1, 2, 3), marks=pytest.mark.long)])
 def test_draws_do_not_contradict_a_proof(name: str, seeds: tuple[int, ...]) -> None:
     claims = 0
     for seed in seeds:
@@ -107,6 +108,7 @@ def silent(layer: ChainConvolution | Dense, *, but: bool = False) -> ChainConvol
     return replace(layer, weight_size=layer.weight_size * factor, bias_size=layer.bias_size * factor)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noisy", [0, 1, 2, 3, 4])
 def test_the_noise_of_every_single_layer_counts(noisy: int) -> None:
     chain, x, y = chains.samples("two", 1, seed=2)

@@ -53,6 +53,7 @@ class _Asked:
         return variance
 
 
+@pytest.mark.thin(quick=3)
 @pytest.mark.parametrize("reach", [0.3, 0.9, 1.9])
 @pytest.mark.parametrize("name", ["plain", "two", "strides"])
 def test_gradients_under_the_tilt_are_no_larger_than_the_variance_says(name: str, reach: float) -> None:
