@@ -25,16 +25,15 @@ RESTS: dict[str, Callable[[Tensor], Tensor]] = {
     "much": lambda spent: 0.5 + 0.0 * spent,
     "all": lambda spent: 1.0 + 0.0 * spent,
     "all of what is small": lambda spent: torch.where(spent < 0.01, 1.0, 1e-3),
+    "steeply less": lambda spent: 1e-5 * (0.04 / spent).pow(9.0),
 }
 
 
 class Known:
     """A proof of which the rest is known; it counts its runs."""
 
-    name = "log-sobolev"
-
     def __init__(self, rest: Callable[[Tensor], Tensor], *, dear: bool) -> None:
-        self.rest, self.dear = rest, dear
+        self.rest, self.dear, self.name = rest, dear, "log-sobolev" if dear else "martingale"
         self.runs: list[float] = []
 
     def failure(self, x: Tensor, y: Tensor, sigma: Tensor, spent: Tensor) -> Failure:
@@ -42,9 +41,9 @@ class Known:
         return Failure((spent + self.rest(spent)).clamp(max=1.0), {"any": (torch.ones_like(spent), spent)})
 
 
-def found(proof: Known, samples: int = 1) -> SampleGroup:
-    question = SimpleNamespace(x=torch.zeros(samples, 1), y=torch.zeros(samples).long(), proofs=[proof])
-    job = FailureJob(0.1, torch.arange(samples), ASKED, Deadline(None))
+def found(*proofs: Known) -> SampleGroup:
+    question = SimpleNamespace(x=torch.zeros(1, 1), y=torch.zeros(1).long(), proofs=list(proofs))
+    job = FailureJob(0.1, torch.arange(1), ASKED, Deadline(None))
     return search_group(cast(YieldQuestion, cast(Any, question)), job)[0]
 
 
@@ -72,6 +71,26 @@ def test_a_long_run_that_spent_too_little_is_followed_by_one_between() -> None:
     delta = float(found(proof).delta)
     assert proof.runs[0] > proof.runs[2] > proof.runs[1]
     assert delta < 0.1 * proof.runs[0]
+
+
+def test_no_long_run_spends_what_was_spent_in_vain() -> None:
+    proof = Known(RESTS["steeply less"], dear=True)
+    delta = float(found(proof).delta)
+    assert proof.runs[0] < proof.runs[2] < proof.runs[1]
+    assert delta < 0.7 * proof.runs[1]
+
+
+@pytest.mark.parametrize("rest", RESTS)
+@pytest.mark.parametrize("behind", RESTS)
+def test_a_run_in_vain_is_followed_by_others_only_where_long_runs_show_nothing(rest: str, behind: str) -> None:
+    cheap, long = Known(RESTS[rest], dear=False), Known(RESTS[behind], dear=True)
+    both, alone = found(cheap, long), found(Known(RESTS[rest], dear=False))
+    if cheap.runs[0] + float(RESTS[rest](torch.tensor(cheap.runs[0]))) >= 1.0 and float(found(long).delta) < 1.0:
+        assert len(cheap.runs) == 1
+    else:
+        assert float(both.delta) <= float(alone.delta)
+    assert float(both.delta) <= max(float(found(Known(RESTS[behind], dear=True)).delta), 1e-4 * ASKED)
+    assert len(set(cheap.runs)) == len(cheap.runs)
 
 
 def test_samples_are_searched_each_by_itself() -> None:

@@ -25,6 +25,8 @@ FIRST, MORE, MOST = 0.5, 8.0, 0.5
 AIM = 0.05
 # Another amount is tried where it differs by this factor, and the last one lowered the bound to this share of it.
 CLOSE, GAIN = 1.5, 0.95
+# How near to an amount that has shown something, on the way from one that was spent in vain, the next one lies.
+NEAR = 0.75
 # Failures below this share of what was asked for are all the same to a user.
 ENOUGH = 1e-4
 # Runs of a proof, of one whose runs are long; samples of one run, and of one with long runs.
@@ -94,10 +96,13 @@ class FailureJob:
 def search_group(question: YieldQuestion, job: FailureJob) -> tuple[SampleGroup, bool]:
     """What the proofs that fit find of a group, and whether no time was lacking."""
     search = _GroupSearch(question, job)
+    # In front of long runs, a cheap proof goes on only where its first run has shown something: of a large network its
+    # runs are as long. It goes on with what the long ones leave open.
+    first = [proof for proof in question.proofs if not proof.dear and any(other.dear for other in question.proofs)]
     for proof in question.proofs:
-        if job.deadline.passed:
-            break
-        search.by_proof(proof)
+        search.by_proof(proof, once_in_vain=proof in first)
+    for proof in first:
+        search.by_proof(proof, again=True)
     hardest = search.part.hardest
     search.part.ledger = {} if hardest is None else search.spent[hardest]
     return search.part, not job.deadline.passed
@@ -113,19 +118,27 @@ class _GroupSearch:
         self.part = SampleGroup(job.members, one, none, {}, job.asked)
         self.spent: dict[int, Groups] = {}
 
-    def by_proof(self, proof: Proof) -> None:
-        """Lower failure probabilities to what a proof gives, spending less or more while that helps."""
+    def by_proof(self, proof: Proof, *, once_in_vain: bool = False, again: bool = False) -> None:
+        """Lower failure probabilities to what a proof gives, spending less or more while that helps.
+
+        Args:
+            proof: which.
+            once_in_vain: whether a sample is left of which the first run has shown nothing.
+            again: whether only samples of which nothing is proven are looked at, behind such a run.
+        """
         question, part, kind = self.question, self.part, METHODS.index(proof.name)
         members, sigma, asked = part.members, self.job.sigma, part.asked
         open_ = torch.arange(len(members))
-        if proof.dear:
-            open_ = open_[part.delta > ENOUGH * asked]
+        if proof.dear or again:
+            open_ = open_[part.delta >= 1.0 if again else part.delta > ENOUGH * asked]
         least = FIRST * ENOUGH * asked
-        # The lowest so far of each by this proof, and what was spent for it.
+        # The lowest so far of each by this proof, what was spent for it, and the most that was spent in vain.
         own, at = torch.ones(2, len(members), dtype=torch.float64)
-        spent = torch.full((len(open_),), FIRST * asked if sigma > 0 else 0.0, dtype=torch.float64)
+        start = (FIRST * asked if sigma > 0 else 0.0) * (MORE if again else 1.0)
+        vain = torch.full_like(own, start / MORE if again else 0.0)
+        spent = torch.full((len(open_),), min(start, MOST), dtype=torch.float64)
         for _ in range(TRIES_OF_DEAR if proof.dear else TRIES):
-            if not len(open_):
+            if not len(open_) or self.job.deadline.passed:
                 break
             which = members[open_]
             failure = proof.failure(question.x[which], question.y[which], torch.full_like(spent, sigma), spent)
@@ -137,15 +150,19 @@ class _GroupSearch:
             for row in improved.nonzero().squeeze(1).tolist():
                 n = int(open_[row])
                 part.by[n], self.spent[n] = kind, failure.groups(row)
-            again, useful = _next_amount(failure.probability, spent, before, best, least, dear=proof.dear)
+            nothing = failure.probability >= 1.0
+            vain[open_] = torch.where(nothing, torch.maximum(vain[open_], spent), vain[open_])
+            amount, useful = _next_amount(failure.probability, spent, before, best, vain[open_], least, dear=proof.dear)
             useful &= own[open_] > ENOUGH * asked
-            open_, spent = open_[useful], again[useful]
-            if sigma == 0.0 or self.job.deadline.passed:
+            if once_in_vain:
+                useful &= own[open_] < 1.0
+            open_, spent = open_[useful], amount[useful]
+            if sigma == 0.0:
                 break
 
 
 def _next_amount(
-    probability: Tensor, spent: Tensor, before: Tensor, best: Tensor, least: float, *, dear: bool
+    probability: Tensor, spent: Tensor, before: Tensor, best: Tensor, vain: Tensor, least: float, *, dear: bool
 ) -> tuple[Tensor, Tensor]:
     """What the next run of a proof is let spend, and whether that is worth a run.
 
@@ -154,6 +171,7 @@ def _next_amount(
         spent: by that run.
         before: the lowest bound of the runs in front of it; 1 where there is none.
         best: what was spent for that.
+        vain: the most that was spent by a run that has shown nothing; 0 where there is none.
         least: less makes no difference.
         dear: whether runs are long, so that few must do.
     """
@@ -161,6 +179,8 @@ def _next_amount(
     balanced = (spent * AIM * rest.clamp(min=least)).sqrt()
     if dear:  # where nearly all is what was spent, as little as matters at once
         balanced = torch.where(rest <= least, least, balanced)
+    # The rest falls steeply behind an amount that was spent in vain.
+    balanced = torch.maximum(balanced, vain.pow(1.0 - NEAR) * spent.pow(NEAR))
     again = torch.where(probability < 1.0, balanced, spent * MORE).clamp(min=least)
     gained = (probability >= 1.0) | (probability < GAIN * before)
     if dear:  # a run that spent too little: the better amount lies between the two
