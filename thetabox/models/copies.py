@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from thetabox import checks
 from thetabox.errors import InputError
+from thetabox.models.compiled import nothing_compiled
 from thetabox.models.memory import identity, named_tensors, storage_key
 from thetabox.models.precision import computing_in
 from thetabox.models.reach import reachable
@@ -39,6 +40,7 @@ class Logits(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with ExitStack() as stack:
+            stack.enter_context(nothing_compiled())
             stack.enter_context(computing_in(self.dtype))
             detours = self._ways()
             if not self._straight.get(detours.replaced, False):

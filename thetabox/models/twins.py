@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from thetabox.errors import InputError
+from thetabox.models.compiled import nothing_compiled
 from thetabox.models.interrupts import interrupts_wait
 from thetabox.models.memory import storage_key, whole
 from thetabox.models.outside import plain_parametrizations
@@ -237,7 +238,7 @@ def untouched(model: nn.Module, *, numbers: bool = False) -> Iterator[Snapshot]:
         model: the network.
         numbers: also of tensors that it merely reaches, for what runs without twins.
     """
-    with RUNNING, plain_parametrizations():
+    with RUNNING, nothing_compiled(), plain_parametrizations():
         changed = [(m, m.training) for m in model.modules() if getattr(m, "training", False)]
         # A change of mode that a network defines by itself may do anything.
         before = Snapshot(model, numbers=numbers) if any(_overrides_mode(m) for m, _ in changed) else None
