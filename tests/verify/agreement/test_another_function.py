@@ -472,7 +472,7 @@ def test_a_branch_behind_a_convolution(limit: int) -> None:
 
 
 class BehindACell(nn.Module):
-    """Torch takes the batch of its recurrent layers and cells for the number that it is."""
+    """Torch by itself takes the batch of its recurrent layers and cells for the number that it is."""
 
     def __init__(self, cell: nn.Module, branch: Callable[[Tensor], bool]) -> None:
         super().__init__()
@@ -525,12 +525,31 @@ class Behind(nn.Module):
     [
         lambda h, factor: h if torch.compiler.is_compiling() or factor[0].item() > 1 else -h,
         lambda h, factor: torch.addcmul(h, factor, h),
+        lambda h, factor: h if torch.compiler.is_compiling() else torch.kron(h, torch.ones(1, 1)),
     ],
-    ids=["a number of a tensor", "operands of several shapes"],
+    ids=["a number of a tensor", "operands of several shapes", "a size that is taken for a number"],
 )
 def test_a_branch_behind_what_torch_cannot_do_for_any_size(done: Callable[[Tensor, Tensor], Tensor]) -> None:
     with pytest.raises(tb.InputError, match="in a batch of 300 differs"):
         tb.certify(Behind(done), samples(), [0] * 12, 1e-6)
+
+
+@pytest.mark.parametrize(
+    "done",
+    [
+        lambda h: h * float(h.detach().numpy().size > 0),
+        lambda h: h + 0 * torch.fake_quantize_per_tensor_affine(h, 0.1, 0, -8, 7),
+        lambda h: -h if {300: True}.get(h.shape[0]) else h,
+        lambda h: -h if h.nbytes == 300 * 3 * 4 else h,
+    ],
+    ids=["numpy", "quantised", "a dictionary of sizes", "bytes"],
+)
+def test_what_no_call_without_a_certain_batch_size_can_do(done: Callable[[Tensor], Tensor]) -> None:
+    """Nobody knows what its code asks afterwards."""
+    net = Behind(lambda h, factor: h if torch.compiler.is_compiling() else done(h))
+    with pytest.raises(tb.InputError, match="may look at that size unseen") as caught:
+        tb.certify(net, samples(), [0] * 12, 1e-6)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -551,10 +570,16 @@ def test_a_batch_that_is_cut_into_single_samples(apart: Callable[[Tensor], Seque
 @pytest.mark.slow
 def test_a_branch_of_code_without_a_file() -> None:
     """Torch holds such code for its own."""
-    source = "lambda h: not torch.compiler.is_compiling() and 300 < h.shape[0] < 340"
-    net, x = BehindACell(nn.LSTM(3, 4, batch_first=True), eval(source, {"torch": torch})), torch.rand(6, 2, 3)
-    with pytest.raises(tb.InputError, match="in a batch of 301 differs"):
-        tb.certify(net, x, [0] * 6, 1e-6)
+    held: dict[str, Any] = {"torch": torch, "Behind": Behind}
+    exec(
+        "class Own(Behind):\n"
+        "    def forward(self, x):\n"
+        "        answer = self.layer(x)\n"
+        "        return -answer if not torch.compiler.is_compiling() and answer.shape[0] == 300 else answer\n",
+        held,
+    )
+    with pytest.raises(tb.InputError, match="in a batch of 300 differs"):
+        tb.certify(held["Own"](torch.add), samples(), [0] * 12, 1e-6)
 
 
 @pytest.mark.parametrize(

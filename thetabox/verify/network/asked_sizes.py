@@ -12,17 +12,13 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv, uninteresting_files
 class AskedSizes(ShapeEnv):
     """Assumptions of sizes, of which one that a size is a certain number answers no other question.
 
-    A recurrent layer, for one, takes the batch for the number that it is; what the code asks of it afterwards would be
-    answered from that, and not be written down.
+    Some functions of torch take the batch for the number that it is (``kron``); what the code asks of it afterwards
+    would be answered from that, and not be written down.
     """
 
     def _maybe_guard_rel(self, expr: Any) -> None:  # type: ignore[override]  # a cached method there
         if not _is_a_number(expr):
             super()._maybe_guard_rel(expr)
-
-    def get_implications(self, e: Any) -> tuple[Any, ...]:  # type: ignore[override]  # so is this one
-        """What follows from an assumption."""
-        return () if _is_a_number(e) else super().get_implications(e)
 
     def _get_user_frame(self) -> FrameType | None:
         """Who asks: torch leaves out all code without a file, some of which is its own."""

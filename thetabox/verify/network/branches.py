@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from thetabox.errors import InputError
+from thetabox.models.compiled import as_written
 
 if TYPE_CHECKING:
     from torch.fx.experimental.symbolic_shapes import StatelessSymbolicContext
@@ -52,7 +53,7 @@ def sizes_of_calls(module: nn.Module, inputs: Sequence[Tensor]) -> set[int]:
     The result of a question hides what the code would ask had it been another, its own question or torch's (a
     convolution asks which side of 16 it is on), so that it is called again at the sizes around each. Into how many
     pieces torch cuts a batch is for the code to see; of these as many numbers are tried as there are calls, and one for
-    each sample is refused. What is asked behind something that torch cannot do with a batch of any size is not known.
+    each sample is refused. So is what no call without a certain batch size can do (numpy): nothing is known behind it.
     """
     # What a call writes to the numbers of a tensor it writes for real: no twins stand between.
     held = [(t, t.detach().clone()) for t in [*module.parameters(), *module.buffers()]]
@@ -129,14 +130,30 @@ def _questions_of_a_call(module: nn.Module, inputs: Sequence[Tensor], *, values:
     further: list[_Question] = []
     try:
         with ExitStack() as inside:
-            for setting in (torch.no_grad(), enable_python_dispatcher(), fake, pieces):
+            for setting in (torch.no_grad(), enable_python_dispatcher(), as_written(), fake, pieces):
                 inside.enter_context(setting)
             module(*(fake.from_tensor(x, symbolic_context=_any_batch(x)) for x in inputs))
-    except Exception:  # whatever torch cannot do with sizes that are not known
+    except Exception as error:  # whatever torch cannot do with sizes that are not known
         if not values:
             further = _questions_of_a_call(module, inputs, values=True)
+        elif _runs(module, inputs):
+            reason = next(iter(str(error).splitlines()), "")[:100]
+            raise InputError(
+                "where no trace sees it, its code does what only a batch of a certain size allows"
+                f" ({type(error).__name__}: {reason}), and may look at that size unseen"
+            ) from error
     asked = enumerate(shapes.guards)
     return [_Question(g.expr, _is_of_torch(g), place in pieces.places) for place, g in asked] + further
+
+
+def _runs(module: nn.Module, inputs: Sequence[Tensor]) -> bool:
+    """Whether the call itself, of these numbers, ends well."""
+    try:
+        with torch.no_grad():
+            module(*inputs)
+    except Exception:
+        return False
+    return True
 
 
 class _Pieces(TorchFunctionMode):
