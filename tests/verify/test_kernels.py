@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 import thetabox as tb
-from thetabox.verify.kernels import Shared, plain_precision, sound_kernels
+from thetabox.models.shared_setting import Shared
+from thetabox.verify.kernels import plain_precision, sound_kernels
 
 FLUSHING = """
 import sys, torch, thetabox as tb

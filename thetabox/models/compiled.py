@@ -5,37 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from threading import Lock
-from typing import Any, cast
+from typing import cast
 
 import torch
 
-
-class _OfTheProcess:
-    """How compiled code runs, which torch knows for the whole process: until the last of those who asked has left."""
-
-    def __init__(self, stance: str) -> None:
-        self._stance, self._lock, self._inside = stance, Lock(), 0
-        self._setting: AbstractContextManager[Any] | None = None
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        with self._lock:
-            if not self._inside:
-                self._setting = cast("AbstractContextManager[Any]", torch.compiler.set_stance(self._stance))
-                self._setting.__enter__()
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._inside -= 1
-                if not self._inside:
-                    assert self._setting is not None
-                    self._setting.__exit__(None, None, None)
+from thetabox.models.shared_setting import Shared
 
 
-_cached = _OfTheProcess("eager_on_recompile")
+def _setting(stance: str) -> AbstractContextManager[None]:
+    """How compiled code runs, which torch knows for the whole process."""
+    return cast("AbstractContextManager[None]", torch.compiler.set_stance(stance))
+
+
+_what_is_compiled = Shared(lambda: _setting("eager_on_recompile"))
 
 
 @contextmanager
@@ -48,10 +30,10 @@ def nothing_compiled() -> Iterator[None]:
     if "torch._dynamo" not in sys.modules:  # so nothing is to be compiled; the import takes a second
         yield
         return
-    with _cached():
+    with _what_is_compiled():
         yield
 
 
-def as_written() -> AbstractContextManager[Any]:
+def as_written() -> AbstractContextManager[None]:
     """Inside, nothing that is compiled is used; for what runs alone in the process."""
-    return cast("AbstractContextManager[Any]", torch.compiler.set_stance("force_eager"))
+    return _setting("force_eager")

@@ -3,41 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from thetabox.models.shared_setting import Shared
+
 # Numbers that torch gives to one thread at least (``at::internal::GRAIN_SIZE``), and how far apart those lie that show
 # whether it flushes: each takes a hundred times as long as an ordinary product.
 _GRAIN, _APART = 32768, 4096
-
-
-class Shared:
-    """A setting of the whole process that several threads may want at once.
-
-    The first that enters makes it, the last that leaves restores what was there before.
-    """
-
-    def __init__(self, setting: Callable[[], AbstractContextManager[None]]) -> None:
-        self._setting, self._lock = setting, threading.Lock()
-        self._inside, self._made = 0, ExitStack()
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        """Inside, the setting holds."""
-        with self._lock:
-            if self._inside == 0:
-                self._made.enter_context(self._setting())
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._inside -= 1
-                if self._inside == 0:
-                    self._made.close()
 
 
 @contextmanager
