@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import cast
 
 import torch
+from torch import nn
 
 from thetabox.models.shared_setting import Shared
 
@@ -15,6 +16,15 @@ from thetabox.models.shared_setting import Shared
 def _setting(stance: str) -> AbstractContextManager[None]:
     """How compiled code runs, which torch knows for the whole process."""
     return cast("AbstractContextManager[None]", torch.compiler.set_stance(stance))
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether a user has given the network, or a part of it that is a module, to ``torch.compile``."""
+    if "torch._dynamo" not in sys.modules:  # so nothing is; the import takes a second
+        return False
+    from torch._dynamo.eval_frame import OptimizedModule  # here, for that reason
+
+    return any(isinstance(m, OptimizedModule) or m._compiled_call_impl is not None for m in model.modules())
 
 
 _what_is_compiled = Shared(lambda: _setting("eager_on_recompile"))
@@ -27,7 +37,7 @@ def nothing_compiled() -> Iterator[None]:
     The runs here have more shapes and modes than ``torch.compile`` compiles a function for; behind that it gives the
     function up for the rest of the process, also for other networks with the same layers.
     """
-    if "torch._dynamo" not in sys.modules:  # so nothing is to be compiled; the import takes a second
+    if "torch._dynamo" not in sys.modules:  # as above
         yield
         return
     with _what_is_compiled():

@@ -126,6 +126,24 @@ class Running:
         """
         return _logits(self.raw(x, mode), len(x)).detach().cpu()
 
+    def untwinned(self, x: Tensor, mode: str) -> Float[Tensor, "samples classes"]:
+        """Logits of the module without twins, as its user runs it; what it writes to is written to.
+
+        Raises:
+            InputError: as a call.
+        """
+        self._ran = True
+        with torch.inference_mode(x.is_inference()):
+            own = copied(x)
+        try:
+            with MODES[mode]():
+                output = copy_context().run(called, self.model, own)
+        except (InputError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # a network raises whatever it likes
+            raise failure(self.model, x.shape, error) from None
+        return _logits(output, len(x)).detach().cpu()
+
     def raw(self, x: Any, mode: str = "no_grad") -> Any:
         """Whatever the module returns to the very object ``x``.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
 import threading
 import types
 from collections import deque
@@ -98,29 +97,6 @@ def test_nothing_of_the_module_changes() -> None:
 def test_wrapped_modules(net: nn.Module) -> None:
     x = samples()
     assert tb.certify(net, x, net(x).argmax(1), [0.0, 1e-7]).verified.all()
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile writes C++, for which there is no compiler here")
-def test_a_network_that_is_compiled_to_machine_code() -> None:
-    x, net = samples(), torch.compile(nn.Linear(6, 3))
-    assert tb.certify(net, x, net(x).argmax(1), [0.0, 1e-7]).verified.all()
-
-
-def test_nothing_is_compiled_here_and_everything_afterwards() -> None:
-    """Torch compiles a layer's code for eight shapes and modes, and then gives it up in the whole process."""
-    compiled = []
-    x, net = samples(), torch.compile(nn.Linear(6, 3), backend=lambda graph, _: compiled.append(1) or graph.forward)
-    torch.compiler.reset()
-    y = net(x).argmax(1)
-    assert compiled == [1]
-    tb.certify(net, x, y, 1e-3)
-    tb.attack(net, x, y, 1e-2, steps=2, restarts=1)
-    tb.mismatch(net, x, y)
-    tb.certified_radius(net, x, y)
-    assert compiled == [1]
-    net(x.double().repeat(2, 1).float().requires_grad_())
-    assert compiled == [1, 1]
 
 
 @pytest.mark.thin(3)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,7 @@ from thetabox.models.running import running
 from thetabox.models.twins import RUNNING, untouched
 from thetabox.verify.agreement.batches import LARGE, at_once
 from thetabox.verify.agreement.claims import Observed
+from thetabox.verify.agreement.compiled import compare_compiled
 from thetabox.verify.agreement.folding import compare_folded
 from thetabox.verify.agreement.given import as_given, ordinary, takes
 from thetabox.verify.agreement.nearness import ANY_ORDER, nearness
@@ -93,6 +94,9 @@ def checked_problem(
             problem.x_as_given = unchanged
         agreed = check(problem, epsilon, x)
         compare_cast(problem)
+        logits = compare_compiled(problem, agreed.logits)
+        other = agreed.reclassified | (logits != agreed.logits).any(1)
+        agreed = replace(agreed, logits=logits, reclassified=other)
         if problem.model is not model:
             compare_folded(problem, model)
         return problem, agreed

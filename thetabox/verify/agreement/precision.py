@@ -50,23 +50,39 @@ def compare_precision(
     run.move({})
     narrow = all_logits(problem, run)
     calls = run.calls
+    name = str(run.dtype).removeprefix("torch.")
+    return calls, within_rounding(problem, run, narrow, wide, f"its forward of sample {{}} in {name} lies"), narrow
+
+
+def within_rounding(problem: Problem, run: Running, narrow: Tensor, wide: Tensor, what: str) -> Tensor:
+    """Logits in double precision, and in that of a run where those give another class, beyond what rounding a sum does.
+
+    Args:
+        problem: of the network.
+        run: at the network's own weights, in its own precision.
+        narrow: what it returns for every sample in that, float64.
+        wide: the logits in double precision.
+        what: lies outside if it does, with a place for the number of the sample.
+
+    Raises:
+        InputError: they are further apart than rounding takes them.
+    """
     # What overflowed is compared with nothing: `real` speaks of real numbers, and in float32 nothing is known of it.
     samples = apart(narrow, wide, NEAR_OWN)
     bounds = around(problem, samples, run) if len(samples) else None
     if bounds is None:
-        return calls, wide, narrow
+        return wide
     # Of what overflowed nothing is known, neither of the number nor of its bounds, which know no half precision.
     exact = torch.finfo(run.dtype).eps < NEAR_OWN**2
     comparable = bounds.upper.isfinite() & (narrow[samples].isfinite() | exact)
     beyond = outside(bounds, torch.where(comparable, narrow[samples], bounds.lower.nan_to_num(0.0, 0.0, 0.0)), NEAR_OWN)
     if len(beyond):
-        name = str(run.dtype).removeprefix("torch.")
-        refuse(problem, f"its forward of sample {int(samples[beyond[0]])} in {name} lies outside the bounds at ε = 0")
+        refuse(problem, f"{what.format(int(samples[beyond[0]]))} outside the bounds at ε = 0")
     of_class = narrow[samples].gather(1, wide[samples].argmax(1, keepdim=True)).squeeze(1)
     others = samples[narrow[samples].isfinite().all(1) & (of_class < narrow[samples].amax(1))]
     logits = wide.clone()
     logits[others] = narrow[others]
-    return calls, logits, narrow
+    return logits
 
 
 def compare_cast(problem: Problem) -> None:
