@@ -67,6 +67,7 @@ FORMS: dict[str, Any] = {
 }
 
 
+@pytest.mark.thin(quick=5)
 @pytest.mark.parametrize("name", DOORS)
 @pytest.mark.parametrize("form", FORMS)
 def test_inputs_in_any_form(name: str, form: str) -> None:

@@ -374,6 +374,7 @@ def test_a_reader_that_goes_away(start):
     assert "Traceback" not in process.stderr.read()
 
 
+@pytest.mark.slow
 def test_models_of_other_names(tmp_path, run, out):
     """A state_dict beside its network's name, with and without settings, is as good as a checkpoint."""
     torch.save(MLP([64, 16, 10]).state_dict(), tmp_path / "mlp.pt")

@@ -64,6 +64,7 @@ def test_all_pass(run, stored, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_one_fails(run, stored, tmp_path):
     files = ("--junit", tmp_path / "gate.xml", "--summary", tmp_path / "gate.md")
     result = run("gate", "bad/box", "good/box", *HERE, *files)

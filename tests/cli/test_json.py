@@ -77,6 +77,7 @@ def test_every_command_is_here():
     assert KEYS.keys() == COMMANDS.keys()
 
 
+@pytest.mark.thin(quick=5)
 @pytest.mark.parametrize("name", LONG)
 def test_one_document(run, lines, name):
     result = run(*lines[name], "--json")
@@ -85,6 +86,7 @@ def test_one_document(run, lines, name):
     assert KEYS[name] in document
 
 
+@pytest.mark.thin(quick=5)
 @pytest.mark.parametrize("name", [name for name in KEYS if name not in ("demo", "compare", "train")])
 def test_quiet_prints_nothing(run, lines, name):
     result = run(*lines[name], "--quiet")

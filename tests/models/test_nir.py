@@ -40,6 +40,7 @@ def test_there_is_a_file_for_every_preset() -> None:
     assert len(NAMES) >= 29
 
 
+@pytest.mark.thin(quick=5)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_spike_is_that_of_the_framework(name: str) -> None:
     network, x, held = fixture(name)

@@ -132,6 +132,7 @@ FITTING = {
 }
 
 
+@pytest.mark.thin(quick=5)
 @pytest.mark.parametrize(
     ("dynamics", "key", "value", "line"),
     [

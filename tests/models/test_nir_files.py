@@ -111,6 +111,7 @@ def reference(file: Any) -> None:
     file.create_dataset("node/metadata/r", data=file["node"].ref, dtype=h5py.ref_dtype)
 
 
+@pytest.mark.thin(quick=5)
 @pytest.mark.parametrize(
     ("change", "line"),
     [

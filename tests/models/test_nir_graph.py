@@ -319,6 +319,7 @@ def test_graphs_that_mean_nothing(write: Write) -> None:
     assert "values of shapes [2] and [3] come to node 'output'" in refused(narrow)
 
 
+@pytest.mark.thin(quick=5)
 @pytest.mark.parametrize(
     ("node", "line"),
     [

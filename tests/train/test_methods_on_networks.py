@@ -140,6 +140,7 @@ def test_methods_differ() -> None:
         assert all(not torch.equal(first[name], first[other]) for other in names[:i]), name
 
 
+@pytest.mark.thin(quick=7)
 @pytest.mark.parametrize("name", [*METHODS, *COMBINED])
 def test_cost_is_the_number_of_passes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     passes = 0

@@ -133,13 +133,15 @@ class RuleContract:
     @classmethod
     def pytest_generate_tests(cls, metafunc: Any) -> None:
         if "case" in metafunc.fixturenames:
-            metafunc.parametrize("case", metafunc.cls.cases.values(), ids=metafunc.cls.cases.keys())
+            cases = enumerate(metafunc.cls.cases.items())
+            # One case in five is quick, in all tests, so that it is traced for them once.
+            marked = [pytest.param(case, id=name, marks=[pytest.mark.slow] * (n % 5 > 0)) for n, (name, case) in cases]
+            metafunc.parametrize("case", marked)
 
     @staticmethod
     def sweep(case: Case) -> list[float]:
         return [e for e in SWEEP if e < case.largest]
 
-    @pytest.mark.thin(quick=5)
     @pytest.mark.parametrize(("arithmetic", "precision"), SETTINGS)
     def test_holds_vertices_and_samples(self, case: Case, arithmetic: str, precision: str) -> None:
         module, x = probe(case)
@@ -190,7 +192,6 @@ class RuleContract:
         assert (bounds.lower[1:] <= bounds.lower[:-1] + room).all()
         assert (bounds.upper[1:] >= bounds.upper[:-1] - room).all()
 
-    @pytest.mark.thin(quick=5)
     def test_many_epsilon_equal_one_at_a_time(self, case: Case) -> None:
         module, x = probe(case)
         sweep = self.sweep(case)

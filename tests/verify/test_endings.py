@@ -40,6 +40,7 @@ SAME = {
 }
 
 
+@pytest.mark.thin(quick=5)
 @pytest.mark.parametrize("ending", SAME.values(), ids=SAME.keys())
 @pytest.mark.parametrize("domain", ["interval", "linear"])
 def test_as_if_it_were_not_there(ending: Any, domain: str) -> None:

@@ -137,6 +137,7 @@ def magnitude(module: Any, epsilon: float, high: Any) -> tuple[Any, Any]:
     return layers.conv_hull(*pairs, module.stride, module.padding, module.dilation, module.groups)
 
 
+@pytest.mark.thin(quick=7)
 @pytest.mark.parametrize("kind", WEIGHTS)
 @pytest.mark.parametrize("name", LAYERS)
 def test_layer_on_known_input(name: str, kind: str) -> None:
@@ -153,6 +154,7 @@ def test_layer_on_known_input(name: str, kind: str) -> None:
             assert_equal_to_rounding(got, *flat, 1e-13)
 
 
+@pytest.mark.thin(quick=7)
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("kind", WEIGHTS)
 @pytest.mark.parametrize("name", ["dense", "conv2d stride padding", "conv2d dilation groups", "conv1d same dilation"])

@@ -31,6 +31,7 @@ class Wrapped(nn.Module):
 X = torch.linspace(-1, 1, 12).view(3, 4)
 
 
+@pytest.mark.thin(quick=5)
 @pytest.mark.parametrize(
     "function",
     [
@@ -179,6 +180,7 @@ class Attributes(nn.Module):
         return -h if self.flag else h
 
 
+@pytest.mark.thin(quick=5)
 @pytest.mark.parametrize(
     "change",
     [
@@ -312,6 +314,7 @@ class Reader(nn.Module):
         return torch.cat([first, other, second, h if self.kind in ("clone", "view") else other * 2], 1)
 
 
+@pytest.mark.thin(quick=7)
 @pytest.mark.parametrize(
     "kind", ["view", "clone", "dropout", "once", "nothing", "cast", "chunk", "select", "transpose", "slice"]
 )

@@ -134,6 +134,7 @@ def evaluated(graph: Graph, tensors: dict[str, Tensor]) -> list[Tensor]:
     return evaluation.outputs()
 
 
+@pytest.mark.thin(quick=5)
 @pytest.mark.parametrize("style", STYLES, ids=lambda style: style.__name__)
 def test_graphs_can_be_evaluated_on_polynomials(style):
     model, graph = traced(style, 4)

@@ -145,7 +145,7 @@ PRODUCTS: dict[str, tuple[tuple[int, ...], tuple[int, ...], Callable[..., Tensor
 }
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(3, quick=7)
 @pytest.mark.parametrize(
     ("front", "kind"),
     [("none", "relative"), ("relu", "relative"), ("spikes", "relative"), ("none", "absolute"), ("relu", "range")],

@@ -176,6 +176,7 @@ def test_each_rule_is_measured_here() -> None:
 EXPONENTS = (1.5, 2.7, 1.1, 0.3, 1e-3, -0.5, -1.3, -2, -7.3, 20, 0)
 
 
+@pytest.mark.thin(quick=5)
 @pytest.mark.parametrize("exponent", EXPONENTS)
 def test_real_powers(exponent: float) -> None:
     """Of exponents that float32 does not hold, too, which a vectorised loop rounds and a scalar one does not."""

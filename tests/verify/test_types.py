@@ -185,7 +185,7 @@ REFUSED: dict[str, Callable[[Any, Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(3, quick=5)
 @pytest.mark.parametrize("name", HELD)
 def test_torch_answers_inside(name: str) -> None:
     model = Typed(HELD[name])

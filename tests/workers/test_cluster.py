@@ -92,6 +92,7 @@ def test_a_cluster_answers_the_same(cluster: Cluster, task: Task, alone: tb.Cert
         assert torch.equal(tb.certified_radius(*few, executor=executor), tb.certified_radius(*few))
 
 
+@pytest.mark.slow
 def test_the_executor_of_the_users_own_client(cluster: Cluster) -> None:
     task = networks.cnn()
     with distributed.Client(cluster.address, set_as_default=False) as client:

@@ -552,6 +552,7 @@ def test_what_no_call_without_a_certain_batch_size_can_do(done: Callable[[Tensor
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "apart",
     [torch.unbind, list, lambda h: h.split(1), lambda h: h.split([1, h.shape[0] - 1]), lambda h: h.unsafe_split(1)],

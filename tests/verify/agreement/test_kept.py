@@ -187,6 +187,7 @@ KEEPING = [
 ]
 
 
+@pytest.mark.thin(quick=5)
 @pytest.mark.parametrize("kind", KEEPING)
 def test_what_was_kept_before_is_refused(kind: type[Keeps]) -> None:
     net, x = kind().eval(), samples()

@@ -101,6 +101,7 @@ OUTSIDE = nn.Linear(6, 3)
 LOOSE = nn.Parameter(torch.randn(6, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("whole_heap")
 @pytest.mark.parametrize("thing", [lambda x: OUTSIDE(x), lambda x: x @ LOOSE])
 def test_trainable_tensors_of_nobody_are_named(thing: object) -> None:

@@ -338,6 +338,7 @@ def test_tables_of_constants(table: Callable[[], Tensor]) -> None:
     assert type(net(x)) is Tensor
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("whole_heap")
 def test_nothing_of_a_trace_stays_where_it_cannot_be_found() -> None:
     net, x = Tabled(of_queue), samples()
@@ -347,6 +348,7 @@ def test_nothing_of_a_trace_stays_where_it_cannot_be_found() -> None:
     assert type(net(x)) is Tensor
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("whole_heap")
 def test_the_callers_own_trace_stays_where_an_error_ends_the_call() -> None:
     QUEUE.queue.clear()

@@ -591,6 +591,7 @@ def test_the_number_of_pieces_of_a_batch(answer: Callable[[nn.Module, Tensor], T
         tb.certify(model, x, model(x).argmax(1), [0.0], domain="interval")
 
 
+@pytest.mark.slow
 def test_a_batch_may_be_computed_in_pieces() -> None:
     torch.manual_seed(0)
     model, x = Pieces(lambda layer, x: torch.cat([layer(piece) for piece in x.split(64)])), torch.randn(40, 4)

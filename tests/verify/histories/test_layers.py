@@ -119,6 +119,7 @@ def test_nothing_is_lost_where_nothing_is_uncertain(name: str) -> None:
     assert not share.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refractory", [2, 3, 5])
 def test_a_cell_is_silent_after_a_spike_that_it_may_have(refractory: int) -> None:
     """One cell that may spike in the second step, or else in the third, and once more if it was not silent for long:

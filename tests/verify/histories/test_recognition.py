@@ -32,7 +32,7 @@ def read(model: nn.Module, x: Tensor, box: tb.Box | None = None) -> Spiking:
     return spiking(of_protocol(asked, asked.network))
 
 
-@pytest.mark.thin(5)
+@pytest.mark.thin(5, quick=5)
 @pytest.mark.parametrize("recurrent", [False, True])
 @pytest.mark.parametrize("strict", [True, False])
 @pytest.mark.parametrize("kind", CELLS)
@@ -63,6 +63,7 @@ def test_a_loop_over_time_is_read_as_its_step_is(kind: str, recurrent: bool) -> 
     assert torch.equal(found.inputs(x), x)
 
 
+@pytest.mark.thin(quick=5)
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("answer", ["spikes", "dense", "mean potential", "last potential"])
 def test_convolutions_and_readouts(answer: str, stride: int) -> None:

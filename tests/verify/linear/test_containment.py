@@ -60,6 +60,7 @@ def check(name: str, box: Box, noise_of: object, sweep: list[float] = SWEEP) -> 
             assert (high[place] >= truth.amax(0) - room).all(), (intermediate, value)
 
 
+@pytest.mark.thin(quick=5)
 @pytest.mark.parametrize("points", [1000, pytest.param(100_000, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", MAKERS)
 def test_random_points(name: str, points: int) -> None:
@@ -68,7 +69,7 @@ def test_random_points(name: str, points: int) -> None:
     check(name, Box(), lambda value: noise)
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(3, quick=5)
 @pytest.mark.parametrize("box", BOXES.values(), ids=BOXES.keys())
 @pytest.mark.parametrize("name", MAKERS)
 def test_points_found_by_descent(name: str, box: Box) -> None:

@@ -32,6 +32,7 @@ OTHERS = {
 CURVES = {**{name: (name, ()) for name in SIMPLE}, **OTHERS}
 
 
+@pytest.mark.thin(quick=5)
 @pytest.mark.parametrize("name", CURVES)
 @settings(max_examples=60, deadline=None)
 @given(place=st.floats(-12, 12), width=st.sampled_from([1e-9, 1e-4, 0.1, 1.0, 4.0, 20.0]))

@@ -122,7 +122,7 @@ class Last(nn.Module):
         return answer
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(3, quick=5)
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize(("size", "shift"), [(1e-3, 0.0), (1e-2, 1.0), (1.0, -4.0)])
 def test_what_torch_computes_lies_inside(name: str, size: float, shift: float) -> None:

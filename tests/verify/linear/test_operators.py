@@ -669,6 +669,7 @@ def test_contained_or_left_to_intervals(name: str, bent: bool) -> None:
         assert {o for o, where in OPERATORS.items() if where == name} <= met
 
 
+@pytest.mark.thin(quick=5)
 @pytest.mark.parametrize("operator", WRITTEN_OUT)
 def test_operators_that_a_trace_writes_out(operator: str) -> None:
     module, x = made(CASES[WRITTEN_OUT[operator][0]], True)

@@ -21,6 +21,7 @@ from thetabox.verify.search import bounds
 pytestmark = pytest.mark.usefixtures("traced_once")
 
 
+@pytest.mark.thin(quick=5)
 @needs.auto_lirpa
 @pytest.mark.parametrize("epsilon", [0.0, 1e-4, 1e-3, 1e-2, 0.1, 0.5])
 @pytest.mark.parametrize("sizes", [(6, 9, 3), (6, 9, 8, 3), (20, 32, 32, 16, 10)])
@@ -109,6 +110,7 @@ def test_margin_in_the_head() -> None:
     assert found.flatten().tolist() == pytest.approx([4.0, 2.0, 0.0, -4.0, -8.0], abs=1e-12)
 
 
+@pytest.mark.thin(quick=5)
 @pytest.mark.parametrize("name", MAKERS)
 def test_backward_no_looser_than_interval_and_logits_no_looser_than_intervals(name: str) -> None:
     model, x, y = network(name)

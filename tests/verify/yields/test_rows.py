@@ -34,7 +34,7 @@ def margins_of_draws(model: torch.nn.Module, x: Tensor, rows: Tensor, sigma: flo
     return torch.einsum("nrk,dnk->dnr", rows, logits)
 
 
-@pytest.mark.thin(2)
+@pytest.mark.thin(2, quick=7)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_margins_of_draws_fall_below_a_row_no_more_often_than_its_tail(name: str) -> None:
     # So little noise that hardly a sign is open: the variance is then about that of the draws.
@@ -57,6 +57,7 @@ def test_margins_of_draws_fall_below_a_row_no_more_often_than_its_tail(name: str
         assert bool((torch.as_tensor(binom.sf(below - 1, DRAWS, min(1.0, sides * norm.sf(z)))) > CHANCE).all()), z
 
 
+@pytest.mark.thin(quick=5)
 @pytest.mark.parametrize("noise", [uniform, two_points, truncated])
 @pytest.mark.parametrize("name", ["one layer", "four layers", "max-pools", "residual"])
 def test_sub_gaussian_noise_keeps_the_tail_that_holds_for_all_of_it(name: str, noise: Draw) -> None:
@@ -75,7 +76,7 @@ def test_sub_gaussian_noise_keeps_the_tail_that_holds_for_all_of_it(name: str, n
         assert bool((torch.as_tensor(binom.sf(below - 1, DRAWS, tail)) > CHANCE).all()), z
 
 
-@pytest.mark.thin(2)
+@pytest.mark.thin(2, quick=7)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_all_ends_hold_together_as_often_as_the_ledger_says(name: str) -> None:
     model, x = network(name)

@@ -417,6 +417,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.thin(quick=5)
 @pytest.mark.parametrize("name", list(REFUSED))
 @pytest.mark.parametrize("which", list(PROOFS))
 def test_other_networks_are_refused(name: str, which: str) -> None:

@@ -71,7 +71,7 @@ def exact(samples: NoisySamples, operation: Operation, a: Tensor, at: dict[int, 
     return found
 
 
-@pytest.mark.thin(3)
+@pytest.mark.thin(3, quick=7)
 @pytest.mark.parametrize("correlated", [{}, {"layer": 0.7}], ids=["independent", "with a factor of each tensor"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_variance_of_rows_covers_every_operand_and_is_exact_for_a_known_one(
