@@ -39,12 +39,13 @@ $(BIN)/python:
 	@"$(PYTHON)" -m venv "$(VENV)" || { rm -rf "$(VENV)"; \
 	  echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu install python3-venv" >&2; exit 1; }
 
+# Not compiled, which takes longer than all the rest: Python does that for what it imports, a part of it.
 # auto_LiRPA 0.3 asks for torch < 1.13 in its metadata though it runs with newer ones, so it goes in by itself.
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing thetabox and what it needs into $(VENV) (once, a few minutes)"
-	@$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[audio,check,docs,ecg,nir,onnx,test]"
-	@$(BIN)/python -m pip install --quiet -c constraints.txt appdirs tqdm packaging ninja pyyaml
-	@$(BIN)/python -m pip install --quiet --no-deps auto_LiRPA==0.3
+	@$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e ".[audio,check,docs,ecg,nir,onnx,test]"
+	@$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt appdirs tqdm packaging ninja pyyaml
+	@$(BIN)/python -m pip install --quiet --no-compile --no-deps auto_LiRPA==0.3
 	@touch $@
 
 demo: $(STAMP)
