@@ -84,7 +84,7 @@ def test_no_answer_stands_in_the_summary(act, stored, tmp_path, options):
     assert "⚠️ no answer" in summary(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_options_are_words_and_no_commands(act, stored, tmp_path):
     nasty = "$(touch hacked); touch hacked; `touch hacked`"
     for inputs in (

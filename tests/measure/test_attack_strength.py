@@ -63,6 +63,7 @@ def plain_gradient(model: nn.Module, x: Tensor, y: Tensor, epsilon: float, steps
     return correct
 
 
+@pytest.mark.thin(3)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(CASES))
 def test_no_weaker_than_plain_gradient_or_chance(name: str) -> None:

@@ -100,7 +100,7 @@ class Keeps(ReadsCache):
         return TABLE["last"] + kept().detach()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_nothing_of_a_trace_stays_in_a_frozen_table(frozen: None) -> None:
     net, x = Keeps().eval(), torch.randn(4, 6)
     kept()

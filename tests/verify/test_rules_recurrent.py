@@ -112,7 +112,7 @@ class TestLayers(RuleContract):
 
 
 @pytest.mark.slow
-@pytest.mark.thin(7)
+@pytest.mark.thin(13)
 @pytest.mark.parametrize("state", ["none", "zeros", "parameters", "sample"])
 @pytest.mark.parametrize("options", [{"batch_first": True}, {"num_layers": 2, "bidirectional": True}, {"bias": False}])
 @pytest.mark.parametrize("kind", KINDS)

@@ -114,6 +114,7 @@ def corners(model: nn.Module, x: Tensor, y: Tensor, epsilon: float, count: int =
     return least
 
 
+@pytest.mark.thin(3)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_certified(name: str) -> None:
@@ -134,6 +135,7 @@ def test_certified(name: str) -> None:
         assert not (cert.verified & ~attacked.correct).any()
 
 
+@pytest.mark.thin(3)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_float32(name: str) -> None:

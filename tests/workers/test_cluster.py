@@ -115,7 +115,7 @@ def test_a_worker_of_a_cluster_killed_in_the_middle(cluster: Cluster, task: Task
     assert killed
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_worker_that_holds_the_only_copy_of_the_network_is_killed(
     task: Task, alone: tb.Certificate, tmp_path: Path
 ) -> None:

@@ -46,7 +46,7 @@ def assert_contained(model: nn.Module, x: Tensor) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.thin(11)
+@pytest.mark.thin(23)
 @pytest.mark.parametrize(("kind", "recurrent"), EITHER)
 def test_bounds_hold_what_the_network_answers(kind: str, recurrent: bool) -> None:
     torch.manual_seed(5)

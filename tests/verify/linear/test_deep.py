@@ -197,7 +197,7 @@ def test_rounding_alone_does_not_lose_a_deep_network() -> None:
     torch.testing.assert_close(found.margin[0, 1:], margins[1:], rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_windows_larger_than_the_image_are_whole_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same bounds at a fraction of the work."""
     model = residual(8)

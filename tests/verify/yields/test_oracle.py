@@ -35,6 +35,7 @@ def exact(model: nn.Sequential, x: Tensor, y: Tensor, sigma: float) -> Tensor:
     return found
 
 
+@pytest.mark.thin(5)
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 2.0])
