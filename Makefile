@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help:
 	@echo "make demo    train four small networks on real data, certify them, write $(DEMO_OUT)/report.html"
-	@echo "make test    run the test suite in some ten minutes (TESTS='not long' as CI, TESTS= all of it, PYTEST_ARGS=… for more)"
+	@echo "make test    run the test suite within 15 minutes (TESTS='not long' as CI, TESTS= all of it, PYTEST_ARGS=… for more)"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  ruff format and safe fixes"
 	@echo "make site    the pages of docs/ as a site, in site/"
