@@ -552,6 +552,19 @@ def test_what_no_call_without_a_certain_batch_size_can_do(done: Callable[[Tensor
     assert "\n" not in str(caught.value)
 
 
+def test_a_refusal_leaves_what_calls_have_written_to() -> None:
+    def counted(h: Tensor, factor: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling():
+            factor.add_(1.0)
+            h.detach().numpy()
+        return h
+
+    net = Behind(counted)
+    with pytest.raises(tb.InputError, match="may look at that size unseen"):
+        tb.certify(net, samples(), [0] * 12, 1e-6)
+    assert net.factor.tolist() == [2.0, 2.0, 2.0]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "apart",

@@ -31,6 +31,7 @@ def compare_compiled(problem: Problem, logits: Float[Tensor, "samples classes"])
     if not is_compiled(problem.model):
         return logits
     count, most = len(problem.x), at_once(problem.network)
+    what = "what torch.compile made of it returns for sample {} what lies"
     # No twins: what was compiled fits none of these runs. Nothing that it writes to stays.
     with untouched(problem.model, numbers=True), running(problem.model, problem.x, wide=False) as run:
         x = run.inputs(problem.x) if problem.x_as_given is None else problem.x_as_given.to(run.device)
@@ -38,7 +39,6 @@ def compare_compiled(problem: Problem, logits: Float[Tensor, "samples classes"])
             made_there = x.clone()
         for mode, given in (*((mode, x) for mode in MODES), ("inference", made_there)):
             parts = [run.untwinned(given[n : n + most], mode) for n in range(0, count, most)]
-            what = "what torch.compile made of it returns for sample {} what lies"
             with torch.no_grad(), sound_kernels():
                 logits = within_rounding(problem, run, torch.cat(parts).double(), logits, what)
     return logits

@@ -57,8 +57,18 @@ def sizes_of_calls(module: nn.Module, inputs: Sequence[Tensor]) -> set[int]:
     """
     # What a call writes to the numbers of a tensor it writes for real: no twins stand between.
     held = [(t, t.detach().clone()) for t in [*module.parameters(), *module.buffers()]]
+    try:
+        return _followed(module, inputs)
+    finally:
+        for t, value in held:
+            if not torch.equal(t, value):
+                t.data.copy_(value)
+
+
+def _followed(module: nn.Module, inputs: Sequence[Tensor]) -> set[int]:
+    """See :func:`sizes_of_calls`; what the calls write is written."""
     ways: list[list[Any]] = []
-    waiting, tried, sizes, cut, single = [len(inputs[0])], set[int](), set[int](), set[int](), False
+    waiting, tried, sizes, cut = [len(inputs[0])], set[int](), set[int](), set[int]()
     while waiting and len(ways) < MOST_CALLS:
         batch = waiting.pop(0)
         if batch in tried or _covered(batch, ways):
@@ -66,9 +76,8 @@ def sizes_of_calls(module: nn.Module, inputs: Sequence[Tensor]) -> set[int]:
         tried.add(batch)
         questions = _questions_of_a_call(module, [x.new_zeros(batch, *x.shape[1:]) for x in inputs])
         ways.append([question.guard for question in questions])
-        single = any(question.tells_samples for question in questions)
-        if single:
-            break
+        if any(question.tells_samples for question in questions):
+            raise InputError("its code cuts the batch into single samples, whose number it may look at unseen")
         for question in questions:
             around = question.turns()
             waiting += sorted(around - {1})
@@ -76,11 +85,6 @@ def sizes_of_calls(module: nn.Module, inputs: Sequence[Tensor]) -> set[int]:
                 cut |= around
             elif not question.of_torch:
                 sizes |= around
-    for t, value in held:
-        if not torch.equal(t, value):
-            t.data.copy_(value)
-    if single:
-        raise InputError("its code cuts the batch into single samples, whose number it may look at unseen")
     if any(size in sizes and size not in tried and not _covered(size, ways) for size in waiting):
         raise InputError(f"its code takes more than {MOST_CALLS} ways by the size of the batch, too many to follow")
     return (sizes | cut) - {1}
