@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +40,8 @@ def run() -> Callable[..., Result]:
 def start() -> Callable[..., subprocess.Popen[str]]:
     """The command line in a process of its own."""
 
-    def call(*args: object, **options: object) -> subprocess.Popen[str]:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    def call(*args: object, env: Mapping[str, str] | None = None, **options: object) -> subprocess.Popen[str]:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(env or {})}
         command = [sys.executable, "-m", "thetabox", *(str(a) for a in args)]
         return subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options

@@ -301,6 +301,8 @@ def test_a_full_disk_half_way(tmp_path, cnn, start):
         *("--out", tmp_path / "out"),
         preexec_fn=limit,
         cwd=tmp_path,
+        # Compiled under the limit, modules would be left cut off for every process after this one.
+        env={"PYTHONDONTWRITEBYTECODE": "1"},
     )
     _, complaint = process.communicate(timeout=300)
     assert process.returncode == 2, complaint

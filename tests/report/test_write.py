@@ -228,7 +228,9 @@ def test_a_file_size_limit_of_the_system_leaves_nothing(tmp_path):
         "except InputError as error:\n"
         "    print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "out")], capture_output=True, text=True)
+    # -B: what Python would compile under the limit, it would leave cut off for every process after it.
+    command = [sys.executable, "-B", "-c", script, str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "cannot write" in done.stdout
     assert list(tmp_path.iterdir()) == []

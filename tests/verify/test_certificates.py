@@ -138,7 +138,8 @@ def test_a_disk_that_fills_up_costs_one_chunk(task: Any, tmp_path: Path, counted
     model, x, y = task
     torch.save(task, tmp_path / "task.pt")
     folder = tmp_path / "chunks"
-    command = [sys.executable, "-W", "ignore", "-c", FULL_DISK, str(tmp_path / "task.pt"), str(folder)]
+    # -B: what Python would compile under the limit, it would leave cut off for every process after it.
+    command = [sys.executable, "-B", "-W", "ignore", "-c", FULL_DISK, str(tmp_path / "task.pt"), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("cannot write")
