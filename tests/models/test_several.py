@@ -164,10 +164,22 @@ def test_inputs_beyond_those_by_place() -> None:
 def test_what_asks_for_more_than_numbers_is_found() -> None:
     class Asks(Three):
         def forward(self, x: Tensor, image: Tensor) -> Tensor:
-            return super().forward(x, image) * (2.0 if image.storage_offset() else 1.0)
+            return super().forward(x, image) * (2.0 if self._forward_pre_hooks else 1.0)
 
     with pytest.raises(tb.InputError, match="something else once its inputs have gone through one tensor"):
         tb.certify(Asks(), (X, IMAGE), torch.zeros(6).long(), 0.1)
+
+
+def test_parts_are_in_memory_of_their_own_and_in_rows() -> None:
+    """As inputs are that never went through one tensor."""
+
+    class Views(Three):
+        def forward(self, x: Tensor, image: Tensor) -> Tensor:
+            pixels = image.view(-1, 4).mul(2.0).view_as(image)
+            return super().forward(x, pixels) + float(image.storage_offset())
+
+    net = Views().eval()
+    assert tb.certify(net, (X, IMAGE), net(X, IMAGE).argmax(1), 0.0).verified.all()
 
 
 def test_the_network_beside_has_its_own_hooks() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch
 from torch import nn
 
 from thetabox.errors import InputError
+from thetabox.models.compiled import call_of
 
 HOOKS = (
     "_forward_hooks",
@@ -44,6 +47,9 @@ def beside(model: nn.Module) -> nn.Module:
         for name in _slots(kind):
             if hasattr(model, name):
                 object.__setattr__(other, name, getattr(model, name))
+    in_place = model._compiled_call_impl is not None
     for hooks in HOOKS:
-        vars(other)[hooks] = vars(model)[hooks].copy()
+        vars(other)[hooks] = OrderedDict() if in_place else vars(model)[hooks].copy()
+    if in_place:
+        vars(other).update(_compiled_call_impl=None, forward=call_of(model))
     return other

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -24,7 +25,25 @@ def is_compiled(model: nn.Module) -> bool:
         return False
     from torch._dynamo.eval_frame import OptimizedModule  # here, for that reason
 
-    return any(isinstance(m, OptimizedModule) or m._compiled_call_impl is not None for m in model.modules())
+    return any(isinstance(m, OptimizedModule) or _is_in_place(m) for m in model.modules())
+
+
+def _is_in_place(module: nn.Module) -> bool:
+    forward = vars(module).get("forward")
+    return module._compiled_call_impl is not None or (isinstance(forward, partial) and forward.func is _call_of)
+
+
+def call_of(module: nn.Module) -> Callable[..., Any]:
+    """The call of a module that was compiled in place (``module.compile()``), hooks and all, as a forward of another.
+
+    What was compiled is the call of that very module: from another with the same attributes torch would make the same
+    call, and pass over the other's own hooks.
+    """
+    return partial(_call_of, module)
+
+
+def _call_of(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+    return module(*args, **kwargs)
 
 
 _what_is_compiled = Shared(lambda: _setting("eager_on_recompile"))

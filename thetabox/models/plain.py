@@ -22,7 +22,7 @@ from thetabox.models.fakes import forget_fakes
 from thetabox.models.input_type import input_type
 from thetabox.models.outputs import OutputToLogits, read_as, reading
 from thetabox.models.running import running
-from thetabox.models.several import Several, are_several, packed, unpacking
+from thetabox.models.several import Separate, Several, are_several, packed, unpacking
 from thetabox.models.twins import untouched
 
 # Whole numbers below this are what they are in every type of numbers with 64 digits.
@@ -38,7 +38,7 @@ class Plain:
     Attributes:
         model: the network that was given where it is one.
         x: inputs ``[samples, ...]``, finite.
-        x_as_given: the same as the user has them, or ``x`` where they are several.
+        x_as_given: the same as the user has them, each by itself where they are several.
         facts: for the certificate: ``answer``, ``inputs``, where something was read in another way than it stands.
     """
 
@@ -73,11 +73,12 @@ def plain(
     """
     checks.check_weights(model)
     facts: dict[str, Any] = {}
-    several = are_several(model, x)
-    if several:
+    given = x
+    if are_several(model, x):
         together, parts = packed(x)
         beside = unpacking(model, parts)
         _check_same(model, beside, x, checks.inputs(together))
+        given = Separate(tuple(x.values()) if isinstance(x, Mapping) else tuple(x))
         model, x = beside, together
         facts["inputs"] = [list(part.shape) for part in parts]
     # A network that was made in inference mode is run in it.
@@ -94,7 +95,7 @@ def plain(
         other = read_as(model, to_logits)
         _check_read(model, other, to_logits, inputs)
         model = other
-    return Plain(model, inputs, inputs if several else x, facts)
+    return Plain(model, inputs, given, facts)
 
 
 def _read(model: nn.Module, x: Any, keep_indices: bool, as_classes: bool) -> tuple[Tensor, OutputToLogits | None]:

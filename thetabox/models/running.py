@@ -20,6 +20,7 @@ from thetabox.models.input_type import input_type
 from thetabox.models.memory import copied, named_tensors, storage_key, write
 from thetabox.models.reach import reachable
 from thetabox.models.recurrent import called
+from thetabox.models.several import Separate, each_of, for_each
 from thetabox.models.snapshot import Snapshot
 from thetabox.models.twins import Twins, untouched
 
@@ -104,19 +105,21 @@ class Running:
         return (held if exact else x.double()).to(self.device).clone(memory_format=torch.contiguous_format)
 
     def __call__(
-        self, x: Shaped[Tensor, "samples ..."], *, mode: str = "no_grad", as_given: bool = False
+        self, x: Shaped[Tensor, "samples ..."] | Separate, *, mode: str = "no_grad", as_given: bool = False
     ) -> Float[Tensor, "samples classes"]:
         """Logits of the module's own forward, in the precision of the run, on the CPU.
 
         Args:
             x: inputs.
             mode: of torch: ``no_grad``, ``grad`` or ``inference``.
-            as_given: in the type and memory layout that they have; else as :meth:`inputs`.
+            as_given: in the type and memory layout that they have, as several always are; else as :meth:`inputs`.
 
         Raises:
             InputError: the module fails, or does not return logits.
         """
-        return self.logits(copied(x).to(self.device) if as_given else self.inputs(x), mode)
+        if isinstance(x, Separate) or as_given:
+            return self.logits(for_each(x, lambda t: copied(t).to(self.device)), mode)
+        return self.logits(self.inputs(x), mode)
 
     def logits(self, x: Any, mode: str = "no_grad") -> Float[Tensor, "samples classes"]:
         """Logits of the very object ``x``, which torch writes to no more than to the weights.
@@ -126,15 +129,13 @@ class Running:
         """
         return _logits(self.raw(x, mode), len(x)).detach().cpu()
 
-    def untwinned(self, x: Tensor, mode: str) -> Float[Tensor, "samples classes"]:
+    def untwinned(self, x: Tensor | Separate, mode: str) -> Float[Tensor, "samples classes"]:
         """Logits of the module without twins, as its user runs it; what it writes to is written to.
 
         Raises:
             InputError: as a call.
         """
-        self._ran = True
-        with torch.inference_mode(x.is_inference()):
-            own = copied(x)
+        self._ran, own = True, for_each(x, _in_its_mode)
         try:
             with MODES[mode]():
                 output = copy_context().run(called, self.model, own)
@@ -164,14 +165,21 @@ class Running:
                 raise failure(self.model, x.shape, error) from None
             failed = True
         finally:
-            if isinstance(x, Tensor) and storage_key(x) not in self._storage_keys:
-                self.twins.let_go(x)  # it is what it was, whatever this run has written to its twin
+            for one in each_of(x):
+                if isinstance(one, Tensor) and storage_key(one) not in self._storage_keys:
+                    self.twins.let_go(one)  # it is what it was, whatever this run has written to its twin
         self._watched |= calls.made_again or failed
         if failed:
             self.forget()
             return self.raw(x, mode)
         self.calls = calls.made
         return output
+
+
+def _in_its_mode(x: Tensor) -> Tensor:
+    """A copy, made in inference mode if that was."""
+    with torch.inference_mode(x.is_inference()):
+        return copied(x)
 
 
 def _logits(output: object, samples: int) -> Tensor:

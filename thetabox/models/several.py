@@ -7,7 +7,7 @@ and, where they are whole numbers or truth values, in the types that they had.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import Parameter, signature
 from math import prod
@@ -47,6 +47,42 @@ class InputPart:
     def size(self) -> int:
         """Numbers of one sample."""
         return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Separate:
+    """Inputs that are several, each by itself: what a network that takes them apart hands on as they are.
+
+    Attributes:
+        values: tensors or arrays ``[samples, ...]``, in the order of the parts.
+    """
+
+    values: tuple[Any, ...]
+
+    def __len__(self) -> int:
+        return len(self.values[0])
+
+    def __getitem__(self, which: Any) -> Separate:
+        return self.each(lambda value: value[which])
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """How many samples, and the shape of one in each."""
+        return (len(self), *(list(value.shape[1:]) for value in self.values))
+
+    def each(self, change: Callable[[Any], Any]) -> Separate:
+        """What a function makes of each of them."""
+        return Separate(tuple(change(value) for value in self.values))
+
+
+def each_of(x: Any) -> tuple[Any, ...]:
+    """Inputs one by one, of which there may be one."""
+    return x.values if isinstance(x, Separate) else (x,)
+
+
+def for_each(x: Any, change: Callable[[Any], Any]) -> Any:
+    """What a function makes of an input, or of each of several."""
+    return x.each(change) if isinstance(x, Separate) else change(x)
 
 
 def are_several(model: nn.Module, x: Any) -> bool:
@@ -107,10 +143,14 @@ def packed(x: Several, what: str = "x") -> tuple[Float[Tensor, "samples numbers"
 
 
 def apart(together: Float[Tensor, "samples numbers"], parts: Sequence[InputPart]) -> list[Tensor]:
-    """The inputs that were laid side by side, in their shapes; whole numbers and truth values in their types."""
+    """The inputs that were laid side by side, in their shapes; whole numbers and truth values in their types.
+
+    In rows of their own, as inputs are that were never laid so: code may view samples and positions as one dimension.
+    """
     values, first = [], 0
     for part in parts:
-        value = together[:, first : first + part.size].reshape(-1, *part.shape)
+        laid = together[:, first : first + part.size].reshape(-1, *part.shape)
+        value = laid.clone(memory_format=torch.contiguous_format)
         first += part.size
         if part.dtype is torch.bool:
             value = value > 0.5
@@ -129,7 +169,8 @@ class Unpack:
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Arguments of the network's own forward."""
         (together,) = args
-        held = list(zip(self.parts, apart(together, self.parts), strict=True))
+        values = together.values if isinstance(together, Separate) else apart(together, self.parts)
+        held = list(zip(self.parts, values, strict=True))
         names = {part.name: value for part, value in held if part.name is not None}
         return tuple(value for part, value in held if part.name is None), {**kwargs, **names}
 

@@ -18,6 +18,7 @@ from thetabox.errors import InputError
 from thetabox.models.fold import folded
 from thetabox.models.nir import NirNetwork
 from thetabox.models.program import Program
+from thetabox.models.several import Separate
 from thetabox.models.twins import RUNNING
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.arithmetic.rounding import Rounding
@@ -65,7 +66,7 @@ class Problem:
     model: nn.Module
     settings: Settings
     x: Tensor
-    x_as_given: Tensor | None = None
+    x_as_given: Tensor | Separate | None = None
     traced: InitVar[Network | None] = None
 
     def __post_init__(self, traced: Network | None) -> None:

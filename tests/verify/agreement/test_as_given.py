@@ -59,6 +59,38 @@ def test_refused(name: str, call: Callable[[nn.Module, object], object]) -> None
     assert x.stride() == OTHERWISE[name][1].stride()
 
 
+class Beside(Before):
+    """The same beside a second input."""
+
+    def forward(self, x: Tensor, more: Tensor) -> Tensor:
+        return super().forward(x) + more
+
+
+MORE = torch.randn(12, 3, generator=torch.Generator().manual_seed(1))
+# Of several inputs, each is a copy of a part of one tensor where the network is bounded.
+# Whole numbers and truth values are such there.
+AS_THEY_ARE = ("bytes are scaled", "truth values are no numbers")
+SEVERAL = {
+    **{name: how for name, how in OTHERWISE.items() if name not in AS_THEY_ARE},
+    "a view": (lambda x: -x if x._base is not None else x, torch.rand(12, 8)[:]),
+}
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("name", SEVERAL)
+def test_one_of_several_refused(name: str, named: bool) -> None:
+    function, x = SEVERAL[name]
+    several = {"x": x, "more": MORE} if named else (x, MORE)
+    with pytest.raises(tb.InputError):
+        tb.certify(Beside(function), several, [0] * 12, 1e-3)
+
+
+def test_gradients_that_one_of_several_asks_for() -> None:
+    net = Beside(lambda x: -x if x.requires_grad else x)
+    with pytest.raises(tb.InputError, match="for x as it is given"):
+        tb.certify(net, (torch.rand(12, 8, requires_grad=True), MORE), [0] * 12, 1e-3)
+
+
 @pytest.mark.parametrize("name", ["bytes that wrap", "bytes are scaled", "truth values are no numbers"])
 def test_arrays_are_asked_as_they_are(name: str) -> None:
     function, x = OTHERWISE[name]
@@ -106,6 +138,15 @@ def test_certified(name: str) -> None:
     assert tb.certify(net, x, y, 1e-6).verified.all()
     assert tb.certify(net, np.asarray(x), y, 1e-6).verified.all()
     assert torch.equal(tb.certify(net, x, y, 1e-3).margin, tb.certify(net, floats.double(), y, 1e-3).margin)
+
+
+@pytest.mark.parametrize("name", [name for name in [*HONEST, *AS_THEY_ARE] if name != "bytes that no layer takes"])
+def test_one_of_several_certified(name: str) -> None:
+    function, x = {**HONEST, **OTHERWISE}[name]
+    net = Beside(function)
+    y = net(x if name in AS_THEY_ARE else x.float().contiguous(), MORE).argmax(1)
+    for several in ((x, MORE), (np.asarray(x), MORE), {"more": MORE.double(), "x": x}):
+        assert tb.certify(net, several, y, 1e-6).verified.all()
 
 
 @pytest.mark.filterwarnings("error")  # none may be raised by looking at what is given

@@ -96,6 +96,56 @@ def test_a_compiler_that_sums_in_another_order(way: str) -> None:
     assert tb.certify(net, samples(), y, 1e-6).verified.any()
 
 
+class Two(Own):
+    """Of two inputs."""
+
+    def forward(self, x: Tensor, more: Tensor) -> Tensor:
+        return super().forward(x) + more
+
+
+class Shares(Own):
+    """Of which the answer is read."""
+
+    def forward(self, x: Tensor) -> Any:
+        return {"p": super().forward(x).softmax(1)}
+
+
+IN_OTHER_FORMS: dict[str, tuple[type[Own], Any]] = {
+    "several inputs": (Two, (samples(), samples()[:, :3])),
+    "several by name": (Two, {"x": samples(), "more": samples()[:, :3].clone()}),
+    "another answer": (Shares, samples()),
+}
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("form", IN_OTHER_FORMS)
+def test_what_stands_beside_the_network_is_what_was_compiled(form: str, way: str, wrong: bool) -> None:
+    torch.manual_seed(0)
+    kind, x = IN_OTHER_FORMS[form]
+    net, backend = kind().eval(), Backend(lambda out: 1.01 * out if wrong else out)
+    arguments: Any = x if isinstance(x, tuple) else () if isinstance(x, dict) else (x,)
+    names: Any = x if isinstance(x, dict) else {}
+    whole = net(*arguments, **names)
+    y = (whole["p"] if isinstance(whole, dict) else whole).argmax(1)
+    if way == "in place":
+        net.compile(backend=backend)
+    elif way == "a network":
+        net = torch.compile(net, backend=backend)
+    else:
+        net.layer = torch.compile(net.layer, backend=backend)
+    with torch.no_grad():
+        net(*arguments, **names)
+    compiled_before = backend.compiled
+    assert compiled_before
+    if wrong:
+        with pytest.raises(tb.InputError, match=r"torch\.compile made of it returns for sample \d+ what lies outside"):
+            tb.certify(net, x, y, 1e-6)
+    else:
+        assert tb.certify(net, x, y, 1e-6).verified.any()
+    assert backend.compiled == compiled_before
+
+
 def test_what_was_not_compiled_yet_is_not_compiled_here() -> None:
     backend = Backend(torch.neg)
     net = torch.compile(Own(), backend=backend)

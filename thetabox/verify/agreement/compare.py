@@ -36,12 +36,13 @@ from thetabox.models.memory import storage_key
 from thetabox.models.plain import same_draws
 from thetabox.models.recurrent import called
 from thetabox.models.running import running
+from thetabox.models.several import Separate
 from thetabox.models.twins import RUNNING, untouched
 from thetabox.verify.agreement.batches import LARGE, at_once
 from thetabox.verify.agreement.claims import Observed
 from thetabox.verify.agreement.compiled import compare_compiled
 from thetabox.verify.agreement.folding import compare_folded
-from thetabox.verify.agreement.given import as_given, ordinary, takes
+from thetabox.verify.agreement.given import as_given, ordinary
 from thetabox.verify.agreement.nearness import ANY_ORDER, nearness
 from thetabox.verify.agreement.numbers_read import check_numbers_read, may_read
 from thetabox.verify.agreement.own import OwnForward
@@ -89,9 +90,7 @@ def checked_problem(
         problem = Problem(model, settings, held)
         settings.box.check(problem.model)
         problem.tensors.check_reach(epsilon)
-        unchanged = as_given(x)
-        if unchanged is not None and takes(problem, unchanged):
-            problem.x_as_given = unchanged
+        problem.x_as_given = as_given(problem, x)
         agreed = check(problem, epsilon, x)
         compare_cast(problem)
         logits = compare_compiled(problem, agreed.logits)
@@ -137,7 +136,9 @@ def check(problem: Problem, epsilon: Float[Tensor, " levels"], x: Any = None) ->
         record, in_box = _compared(own, epsilon, unread)
         own.run.forget()
         logits = narrow_logits = own.logits
-        verbatim = isinstance(x, Tensor | np.ndarray) and (len(problem.x) <= LARGE or not ordinary(problem, x))
+        verbatim = isinstance(x, Tensor | np.ndarray | Separate) and (
+            len(problem.x) <= LARGE or not ordinary(problem, x)
+        )
         # One call for two comparisons, where that with a copy of the inputs is the same.
         recorded = run_as_given(problem, narrow, x) if verbatim and ordinary(problem, x) else None
         if own.run.wide and holds_narrow(problem):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from thetabox.models.compiled import is_compiled
 from thetabox.models.running import MODES, running
+from thetabox.models.several import for_each
 from thetabox.models.twins import untouched
 from thetabox.verify.agreement.batches import at_once
 from thetabox.verify.agreement.precision import within_rounding
@@ -34,9 +35,10 @@ def compare_compiled(problem: Problem, logits: Float[Tensor, "samples classes"])
     what = "what torch.compile made of it returns for sample {} what lies"
     # No twins: what was compiled fits none of these runs. Nothing that it writes to stays.
     with untouched(problem.model, numbers=True), running(problem.model, problem.x, wide=False) as run:
-        x = run.inputs(problem.x) if problem.x_as_given is None else problem.x_as_given.to(run.device)
+        given = problem.x_as_given
+        x = run.inputs(problem.x) if given is None else for_each(given, lambda t: t.to(run.device))
         with torch.inference_mode():
-            made_there = x.clone()
+            made_there = for_each(x, torch.clone)
         for mode, given in (*((mode, x) for mode in MODES), ("inference", made_there)):
             parts = [run.untwinned(given[n : n + most], mode) for n in range(0, count, most)]
             with torch.no_grad(), sound_kernels():

@@ -15,6 +15,7 @@ from thetabox.models.calls import Call
 from thetabox.models.input_type import input_type
 from thetabox.models.memory import copied
 from thetabox.models.running import Running, running
+from thetabox.models.several import Separate, each_of, for_each
 from thetabox.verify.agreement.batches import at_once
 from thetabox.verify.problem import Problem, Which
 
@@ -22,11 +23,30 @@ RecordedRun = tuple[Tensor, Sequence[Call]]
 """Logits, float64, and the calls of torch by which the code computed them."""
 
 
-def as_given(x: Any) -> Tensor | None:
-    """Inputs in the type and memory layout in which a call of a network would be handed them, in memory of our own.
+def as_given(problem: Problem, x: Any) -> Tensor | Separate | None:
+    """Inputs in the type and memory layout in which a call of the network would be handed them, in memory of our own.
 
-    ``None`` where no call could be: lists, or arrays that torch does not take as they are.
+    Args:
+        problem: of the network.
+        x: as the user has them.
+
+    Returns:
+        ``None`` where no such call can be made (of lists, of arrays that torch does not take as they are, or for a
+        network that does not take them), or it is the call that is made anyway.
     """
+    dtype = input_type(problem.model, problem.x)[0]
+    held = for_each(x, _own)
+    if any(one is None for one in each_of(held)):
+        return None
+    ways = [held]
+    if isinstance(held, Separate):  # also cast, as one input is in the call that is made anyway
+        ways.append(held.each(lambda t: t.to(dtype) if t.is_floating_point() else t))
+    elif held.dtype == dtype and _in_rows(held):
+        return None
+    return next((way for way in ways if _takes(problem, way)), None)
+
+
+def _own(x: Any) -> Tensor | None:
     try:
         tensor = torch.from_numpy(np.array(x, order="K")) if isinstance(x, np.ndarray) else x
     except (TypeError, ValueError):
@@ -35,10 +55,8 @@ def as_given(x: Any) -> Tensor | None:
     return copied(tensor.detach().cpu().resolve_neg()) if plain else None
 
 
-def takes(problem: Problem, x: Tensor) -> bool:
-    """Whether a module can be called with inputs as they were given, and that is not the call that is made anyway."""
-    if x.dtype == input_type(problem.model, problem.x)[0] and _in_rows(x):
-        return False
+def _takes(problem: Problem, x: Tensor | Separate) -> bool:
+    """Whether the module can be called with inputs as they were given."""
     with torch.no_grad(), running(problem.model, problem.x, wide=False) as run:
         try:
             run(x[: at_once(problem.network)], as_given=True)
@@ -54,6 +72,8 @@ def _in_rows(x: Tensor) -> bool:
 
 def ordinary(problem: Problem, x: Any) -> bool:
     """Whether a call with ``x`` itself is the call that is made anyway, or none that could be made."""
+    if isinstance(x, Separate):
+        return all(ordinary(problem, one) for one in x.values)
     if not isinstance(x, Tensor):
         return not isinstance(x, np.ndarray)
     plain = type(x) is Tensor and x.layout == torch.strided and _in_rows(x) and x.dtype == problem.x.dtype

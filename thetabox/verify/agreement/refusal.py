@@ -10,6 +10,7 @@ from torch import Tensor
 from thetabox.errors import InputError
 from thetabox.models.recurrent import run_steps
 from thetabox.models.running import Running, running
+from thetabox.models.several import Separate, each_of
 from thetabox.verify.agreement.batches import at_once, sizes
 from thetabox.verify.agreement.given import all_logits
 from thetabox.verify.agreement.nearness import NEAR_OWN, near, nearness
@@ -31,11 +32,10 @@ def _reason(problem: Problem) -> str:
     x = problem.x[:1]
     try:
         with running(problem.model, problem.x) as run:
-            if problem.x_as_given is not None and not _same_as_floats(problem, run):
-                return (
-                    f"its answer depends on the type or memory layout of x ({_layout(problem.x_as_given)}); give x as "
-                    "the floats that it computes with, contiguous"
-                )
+            given = problem.x_as_given
+            if given is not None and not _same_as_floats(problem, run):
+                layouts = ", ".join(_layout(one) for one in each_of(given))
+                return f"its answer depends on the type or memory layout of x ({layouts}); {_advice(given)}"
             first = run(x).double()
 
             def same(logits: Tensor) -> bool:
@@ -73,6 +73,12 @@ def _same_as_floats(problem: Problem, run: Running) -> bool:
     with suppress(InputError):
         return near(all_logits(problem, run), run(problem.x).double(), NEAR_OWN)
     return False
+
+
+def _advice(x: Tensor | Separate) -> str:
+    if isinstance(x, Separate):
+        return "let its code ask for no more than numbers and shapes of its inputs, which go through one tensor here"
+    return "give x as the floats that it computes with, contiguous"
 
 
 def _layout(x: Tensor) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from thetabox.errors import InputError
 from thetabox.models.calls import alike, widened
 from thetabox.models.outside import put_back
 from thetabox.models.running import Running
+from thetabox.models.several import each_of, for_each
 from thetabox.verify.agreement.batches import at_once
 from thetabox.verify.agreement.given import RecordedRun, all_logits
 from thetabox.verify.agreement.nearness import NEAR_OWN, around, near, nearness, outside
@@ -29,8 +30,10 @@ def recorded_run(run: Running, x: Any, mode: str = "no_grad") -> RecordedRun:
         InputError: the network does not take it.
     """
     # Code writes to an array itself, and to a tensor by way of torch.
-    held = x.copy(order="K") if isinstance(x, np.ndarray) else x
-    with _as_it_was(held):
+    held = for_each(x, lambda one: one.copy(order="K") if isinstance(one, np.ndarray) else one)
+    with ExitStack() as stack:
+        for one in each_of(held):
+            stack.enter_context(_as_it_was(one))
         return run.logits(held, mode).double(), run.calls
 
 
@@ -84,7 +87,8 @@ def compare_verbatim(
     if len(problem.x) > at_once(problem.network):
         return
     run.recording = True
-    count, modes = len(own.logits), ("grad",) if isinstance(x, Tensor) and x.requires_grad else ()
+    recorded_grad = any(isinstance(one, Tensor) and one.requires_grad for one in each_of(x))
+    count, modes = len(own.logits), ("grad",) if recorded_grad else ()
     for moved in (False, True):
         run.move(BoxPoints(problem, run, problem.tensors.boxed).at(FAR, "corner") if moved else {})
         expected = None if moved else own.logits
@@ -100,9 +104,10 @@ def compare_verbatim(
             if expected is None or not logits.isfinite().all():
                 expected = all_logits(problem, run)
             if not _same(problem, run, logits, expected):
+                kinds = ", ".join(f"{type(one).__module__}.{type(one).__qualname__}" for one in each_of(x))
                 raise InputError(
                     "the network is not the function that would be bounded: for x as it is given "
-                    f"({type(x).__module__}.{type(x).__qualname__}) it returns something else than for a plain tensor "
+                    f"({kinds}) it returns something else than for a plain tensor "
                     "of the same numbers; give it as that"
                 )
         if not differs:
