@@ -13,6 +13,7 @@ import thetabox as tb
 from tests.verify.yields.networks import NETWORKS, network
 from thetabox.verify import agreement, arguments
 from thetabox.verify.yields.chain import Chain, Dense
+from thetabox.verify.yields.proofs import proofs
 from thetabox.verify.yields.read_chain import read
 from thetabox.verify.yields.sizes import sizes
 
@@ -144,3 +145,31 @@ def test_another_network_is_no_chain(name: str) -> None:
         torch.manual_seed(0)
         model, x = make().eval(), torch.randn(4, *shape)
     assert read_of(model, x) is None
+
+
+def test_products_of_a_pass() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.dense = nn.Conv2d(1, 3, 4, stride=2, padding=1), nn.Linear(12, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.dense(F.max_pool2d(self.conv(x).relu(), 2).flatten(1))
+
+    chain = read_of(Two().eval(), torch.rand(1, 1, 8, 9))
+    # 4 x 4 places of 3 kernels of 16 weights, pooled to 2 x 2.
+    assert chain is not None
+    assert chain.products((8, 9)) == 16 * 48 + 60
+
+
+@pytest.mark.parametrize(("width", "order"), [(2, ["martingale", "log-sobolev"]), (64, ["log-sobolev", "martingale"])])
+def test_in_large_networks_log_sobolev_comes_first(width: int, order: list[str]) -> None:
+    net = nn.Sequential(
+        *(nn.Conv2d(1, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(64 * width, 2)),
+    )
+    settings = arguments.settings("interval", None, "real", "float64", "cpu", None)
+    problem = agreement.checked_problem(net, settings, torch.rand(2, 1, 8, 8), torch.tensor([0.1]), None)[0]
+    noise = tb.Noise().on(problem.model, settings.box.factors(problem.model))
+    held = sizes(problem.model, settings.box, noise)
+    assert [proof.name for proof in proofs(problem, held, noise)] == order

@@ -54,30 +54,46 @@ def test_nothing_that_a_run_has_shown_is_lost(rest: str, dear: bool) -> None:
     group = found(proof)
     spent = torch.tensor(proof.runs, dtype=torch.float64)
     assert float(group.delta) == float((spent + RESTS[rest](spent)).clamp(max=1.0).min())
-    assert len(proof.runs) <= (3 if dear else 8)
+    assert len(proof.runs) <= ((3 if float(group.delta) <= ASKED else 4) if dear else 8)
     assert (int(group.by) >= 0) == (float(group.delta) < 1.0)
     if group.hardest is not None:
         assert group.ledger["any"]["probability"] == proof.runs[int((spent + RESTS[rest](spent)).argmin())]
 
 
-def test_a_long_run_that_loses_nothing_is_followed_by_one_of_the_least() -> None:
+def test_one_long_run_that_spends_the_least_is_enough_where_it_loses_nothing() -> None:
     proof = Known(RESTS["nothing"], dear=True)
     assert float(found(proof).delta) <= 1e-4 * ASKED
-    assert len(proof.runs) == 2
+    assert len(proof.runs) == 1
 
 
 def test_a_long_run_that_spent_too_little_is_followed_by_one_between() -> None:
     proof = Known(RESTS["soon everything"], dear=True)
     delta = float(found(proof).delta)
-    assert proof.runs[0] > proof.runs[2] > proof.runs[1]
-    assert delta < 0.1 * proof.runs[0]
+    assert proof.runs[1] == 0.5 * ASKED
+    assert proof.runs[0] < proof.runs[2] < proof.runs[1]
+    assert delta < 0.11 * proof.runs[1]
 
 
 def test_no_long_run_spends_what_was_spent_in_vain() -> None:
     proof = Known(RESTS["steeply less"], dear=True)
     delta = float(found(proof).delta)
-    assert proof.runs[0] < proof.runs[2] < proof.runs[1]
-    assert delta < 0.7 * proof.runs[1]
+    assert proof.runs[0] < proof.runs[1] < proof.runs[3] < proof.runs[2]
+    assert delta < 0.7 * proof.runs[2]
+
+
+def test_long_runs_that_show_nothing_end_soon() -> None:
+    proof = Known(RESTS["all"], dear=True)
+    assert float(found(proof).delta) == 1.0
+    assert len(proof.runs) == 3
+
+
+@pytest.mark.parametrize("rest", RESTS)
+@pytest.mark.parametrize("behind", RESTS)
+def test_behind_a_long_run_a_cheap_proof_is_tried_where_what_is_asked_for_is_not_proven(rest: str, behind: str) -> None:
+    long, cheap = Known(RESTS[behind], dear=True), Known(RESTS[rest], dear=False)
+    alone = float(found(Known(RESTS[behind], dear=True)).delta)
+    assert float(found(long, cheap).delta) <= alone
+    assert bool(cheap.runs) == (ASKED < alone < 1.0)
 
 
 @pytest.mark.parametrize("rest", RESTS)

@@ -89,6 +89,21 @@ class Chain:
 
     stages: tuple[ChainStage, ...]
 
+    def products(self, places: Pair) -> int:
+        """Products of weights and numbers in a pass of one sample, for an image of so many rows and columns."""
+        total = 0
+        for stage in self.stages:
+            layer, across = stage.layer, 1
+            if isinstance(layer, ChainConvolution):
+                left, right, above, below = layer.padding
+                padded = (places[0] + above + below, places[1] + left + right)
+                places = _along(padded, (layer.weight.shape[2], layer.weight.shape[3]), layer.stride)
+                across = places[0] * places[1]
+                for pool in (stage.average, stage.largest):
+                    places = places if pool is None else _along(places, pool.kernel, pool.stride)
+            total += layer.weight.numel() * across
+        return total
+
     def largest(self, x: Float[Tensor, "samples ..."], sigma: float) -> Float[Tensor, " samples"]:
         """About the largest number that a proof may meet: by absolute sums of weights and their errors; at least 1."""
         total = x.flatten(1).abs().amax(1).clamp(min=1.0)
@@ -96,3 +111,9 @@ class Chain:
             sums = (layer.weight.abs() + FAR * sigma * layer.weight_size).flatten(1).sum(1)
             total = total * (sums + layer.bias.abs() + FAR * sigma * layer.bias_size).amax().clamp(min=1.0)
         return total.nan_to_num(torch.inf)
+
+
+def _along(places: Pair, kernel: Pair, stride: Pair) -> Pair:
+    """How many places a kernel has among others."""
+    rows, columns = ((n - k) // step + 1 for n, k, step in zip(places, kernel, stride, strict=True))
+    return rows, columns

@@ -13,7 +13,7 @@ from thetabox.errors import InputError
 from thetabox.noise import Noise
 from thetabox.verify.network import RecurrentNetwork
 from thetabox.verify.problem import Problem
-from thetabox.verify.yields.chained import chained
+from thetabox.verify.yields.chained import Chained, chained
 from thetabox.verify.yields.common import CommonFactor
 from thetabox.verify.yields.martingale import Failure, Martingale
 from thetabox.verify.yields.spikes import Spikes
@@ -66,7 +66,7 @@ IN_TIME = ("spikes", "histories")
 
 
 def proofs(problem: Problem, sizes: Mapping[str, Tensor], noise: Noise, method: str = AUTO) -> list[Proof]:
-    """The proofs that a method names, the cheap ones first: of ``auto``, all that fit.
+    """The proofs that a method names: of ``auto``, all that fit, in the order in which they are tried.
 
     Raises:
         InputError: an unknown method, or one that does not fit.
@@ -83,7 +83,8 @@ def proofs(problem: Problem, sizes: Mapping[str, Tensor], noise: Noise, method: 
         if name == "log-sobolev" and any(proof.name == "entropic" for proof in chosen):
             continue  # dense layers alone: as much is proven, at a tenth of the cost
         try:
-            chosen.append(MAKERS[name](problem, sizes, noise))
+            proof = MAKERS[name](problem, sizes, noise)
         except InputError:
             continue
+        chosen.insert(0 if isinstance(proof, Chained) and proof.large else len(chosen), proof)
     return chosen

@@ -19,8 +19,9 @@ from thetabox.verify.yields.question import YieldQuestion
 from thetabox.workers import Pool
 
 # Share of the failure probability asked for that goes to intermediate bounds first, and what more by where that proves
-# nothing; no more than MOST.
-FIRST, MORE, MOST = 0.5, 8.0, 0.5
+# nothing; no more than MOST, or MOST_OF_DEAR of a proof whose runs are long. Such a proof begins with as little as
+# matters: one run is enough for an easy sample.
+FIRST, MORE, MOST, MOST_OF_DEAR = 0.5, 8.0, 0.5, 0.1
 # The rest of a failure probability hardly falls as more is spent: least is about where this share of it is spent.
 AIM = 0.05
 # Another amount is tried where it differs by this factor, and the last one lowered the bound to this share of it.
@@ -29,7 +30,8 @@ CLOSE, GAIN = 1.5, 0.95
 NEAR = 0.75
 # Failures below this share of what was asked for are all the same to a user.
 ENOUGH = 1e-4
-# Runs of a proof, of one whose runs are long; samples of one run, and of one with long runs.
+# Runs of a proof, of one whose runs are long, of which there is another where what is asked for is not proven yet;
+# samples of one run, and of one with long runs.
 TRIES, TRIES_OF_DEAR = 8, 3
 PART, PART_OF_DEAR = 64, 8
 
@@ -95,14 +97,18 @@ class FailureJob:
 
 def search_group(question: YieldQuestion, job: FailureJob) -> tuple[SampleGroup, bool]:
     """What the proofs that fit find of a group, and whether no time was lacking."""
-    search = _GroupSearch(question, job)
-    # In front of long runs, a cheap proof goes on only where its first run has shown something: of a large network its
-    # runs are as long. It goes on with what the long ones leave open.
-    first = [proof for proof in question.proofs if not proof.dear and any(other.dear for other in question.proofs)]
-    for proof in question.proofs:
-        search.by_proof(proof, once_in_vain=proof in first)
-    for proof in first:
-        search.by_proof(proof, again=True)
+    search, proofs = _GroupSearch(question, job), question.proofs
+    cheap = [proof for proof in proofs if not proof.dear and len(proofs) > 1 and any(other.dear for other in proofs)]
+    if proofs[0].dear:  # in whose network no other proof is cheaper, or as good
+        for proof in proofs:
+            search.by_proof(proof, once_in_vain=proof in cheap, shown=proof in cheap)
+    else:
+        # In front of long runs, a cheap proof goes on only where its first run has shown something. It goes on with
+        # what the long ones leave open.
+        for proof in proofs:
+            search.by_proof(proof, once_in_vain=proof in cheap)
+        for proof in cheap:
+            search.by_proof(proof, again=True)
     hardest = search.part.hardest
     search.part.ledger = {} if hardest is None else search.spent[hardest]
     return search.part, not job.deadline.passed
@@ -118,26 +124,29 @@ class _GroupSearch:
         self.part = SampleGroup(job.members, one, none, {}, job.asked)
         self.spent: dict[int, Groups] = {}
 
-    def by_proof(self, proof: Proof, *, once_in_vain: bool = False, again: bool = False) -> None:
+    def by_proof(self, proof: Proof, *, once_in_vain: bool = False, again: bool = False, shown: bool = False) -> None:
         """Lower failure probabilities to what a proof gives, spending less or more while that helps.
 
         Args:
             proof: which.
             once_in_vain: whether a sample is left of which the first run has shown nothing.
             again: whether only samples of which nothing is proven are looked at, behind such a run.
+            shown: whether only samples are looked at of which something is proven, but not what is asked for.
         """
         question, part, kind = self.question, self.part, METHODS.index(proof.name)
         members, sigma, asked = part.members, self.job.sigma, part.asked
         open_ = torch.arange(len(members))
-        if proof.dear or again:
+        if shown:
+            open_ = open_[(part.delta > asked) & (part.delta < 1.0)]
+        elif proof.dear or again:
             open_ = open_[part.delta >= 1.0 if again else part.delta > ENOUGH * asked]
-        least = FIRST * ENOUGH * asked
+        least, first = FIRST * ENOUGH * asked, FIRST * asked
         # The lowest so far of each by this proof, what was spent for it, and the most that was spent in vain.
         own, at = torch.ones(2, len(members), dtype=torch.float64)
-        start = (FIRST * asked if sigma > 0 else 0.0) * (MORE if again else 1.0)
+        start = (0.0 if sigma == 0 else least if proof.dear else first) * (MORE if again else 1.0)
         vain = torch.full_like(own, start / MORE if again else 0.0)
         spent = torch.full((len(open_),), min(start, MOST), dtype=torch.float64)
-        for _ in range(TRIES_OF_DEAR if proof.dear else TRIES):
+        for run in range(TRIES_OF_DEAR + 1 if proof.dear else TRIES):
             if not len(open_) or self.job.deadline.passed:
                 break
             which = members[open_]
@@ -153,6 +162,9 @@ class _GroupSearch:
             nothing = failure.probability >= 1.0
             vain[open_] = torch.where(nothing, torch.maximum(vain[open_], spent), vain[open_])
             amount, useful = _next_amount(failure.probability, spent, before, best, vain[open_], least, dear=proof.dear)
+            if proof.dear:  # behind the least in vain, what others begin with
+                amount = torch.where(nothing & (spent < first), first, amount)
+                useful &= (own[open_] > asked) | (run + 1 < TRIES_OF_DEAR)
             useful &= own[open_] > ENOUGH * asked
             if once_in_vain:
                 useful &= own[open_] < 1.0
@@ -184,10 +196,10 @@ def _next_amount(
     again = torch.where(probability < 1.0, balanced, spent * MORE).clamp(min=least)
     gained = (probability >= 1.0) | (probability < GAIN * before)
     if dear:  # a run that spent too little: the better amount lies between the two
-        missed = (probability >= before) & (before < 1.0)
+        missed = (probability >= before) & (before < 1.0) & (spent < best)
         again, gained = torch.where(missed, (best * spent).sqrt(), again), gained | missed
     apart = torch.maximum(again / spent, spent / again) >= CLOSE
-    return again, gained & apart & (again <= MOST)
+    return again, gained & apart & (again <= (MOST_OF_DEAR if dear else MOST))
 
 
 class FailureSearch:
