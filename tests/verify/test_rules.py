@@ -215,6 +215,12 @@ class TestReduction(RuleContract):
         "mean": Case(lambda h, g: h.mean(-1, keepdim=True), IMAGE),
         "mean of nonnegative": Case(lambda h, g: h.relu().mean((2, 3)), IMAGE),
         "amax": Case(lambda h, g: h.amax(1) - g.amin((1,)), SIGNAL),
+        "all": Case(lambda h, g: (h > 0).all(1) * g[:, 0], SIGNAL, smooth=False),
+        "any": Case(
+            lambda h, g: h.gt(0).any(-1, keepdim=True) * g + g.lt(0).any(1).to(g.dtype)[:, None], SIGNAL, smooth=False
+        ),
+        "all of several": Case(lambda h, g: (h > -1).all((1, -1))[:, None] * g.flatten(1), SIGNAL, smooth=False),
+        "how many": Case(lambda h, g: torch.count_nonzero(h.relu(), -1) * g[:, :, 0], SIGNAL, smooth=False),
         "max": Case(lambda h, g: h.max(1).values - g.min(-1)[0].sum(1, keepdim=True), SIGNAL),
         "max pool": Case(nn.MaxPool2d(2), IMAGE, tight=False),
         "max pool with padding": Case(nn.MaxPool2d(3, stride=(2, 1), padding=1, dilation=1, ceil_mode=True), IMAGE),

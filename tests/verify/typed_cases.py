@@ -610,6 +610,22 @@ def _extremes(operator: str) -> Iterator[Call]:
     yield from moved(operator, (2, 3), ([1],), ([-1], True), ([1, 2],), plain=(([0],), (), ([0, 1], True)))
 
 
+@cases("aten.all.dim", "aten.any.dim")
+def _truths(operator: str) -> Iterator[Call]:
+    yield from moved(operator, (2, 3), (1,), (-1, True), plain=((0,), (-1, True)))
+
+
+@cases("aten.all.dims", "aten.any.dims", "aten.count_nonzero.dim_IntList")
+def _truths_over_several(operator: str) -> Iterator[Call]:
+    yield from moved(operator, (2, 3), ([1],), ([-1, 2],), plain=(([0],), ([0, 1],)))
+
+
+@cases("aten.all.default", "aten.any.default", "aten.count_nonzero.default")
+def _truths_over_all(operator: str) -> Iterator[Call]:
+    for operand in singles():
+        yield Call(operator, (operand,), {}, networks(operand)[0])
+
+
 @cases("aten.max.dim", "aten.min.dim")
 def _extreme(operator: str) -> Iterator[Call]:
     yield from moved(operator, (2, 3), (1,), (-1, True), plain=((0,), (-1, True)))

@@ -123,7 +123,7 @@ def _ends(context: Context, v: Operand) -> tuple[Any, Any, float]:
     return value, value, literal_error(context, value)
 
 
-def _operands(context: Context, *operands: Operand) -> list[Interval]:
+def truth_values(context: Context, *operands: Operand) -> list[Interval]:
     """Truth values of the operands: whether they are other than 0.
 
     Raises:
@@ -151,20 +151,20 @@ def nonzero(context: Context, v: Operand) -> Interval:
 @rule("aten.logical_and.default", "aten.bitwise_and.Tensor", "aten.__and__.Tensor", elementwise=True, types="whole")
 def logical_and(context: Context, a: Interval, b: Interval) -> Interval:
     """Both."""
-    a, b = _operands(context, a, b)
+    a, b = truth_values(context, a, b)
     return Interval(torch.minimum(a.lower, b.lower), torch.minimum(a.upper, b.upper), bound=1.0, nonnegative=True)
 
 
 @rule("aten.logical_or.default", "aten.bitwise_or.Tensor", "aten.__or__.Tensor", elementwise=True, types="whole")
 def logical_or(context: Context, a: Interval, b: Interval) -> Interval:
     """Either."""
-    return either(*_operands(context, a, b))
+    return either(*truth_values(context, a, b))
 
 
 @rule("aten.logical_not.default", "aten.bitwise_not.default", types="whole")
 def logical_not(context: Context, a: Interval) -> Interval:
     """Neither."""
-    (a,) = _operands(context, a)
+    (a,) = truth_values(context, a)
     lower = 1.0 - a.upper
     upper = lower if a.is_point else 1.0 - a.lower
     return replace(a, lower=lower, upper=upper, bound=1.0, nonnegative=True, owned=False)

@@ -1,4 +1,4 @@
-"""Sums, means and extremes over dimensions."""
+"""Sums, means, extremes and counts over dimensions, and whether all or any are true."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from thetabox.verify.arithmetic.parameter import Parameter
 from thetabox.verify.arithmetic.rounding import SAFETY
 from thetabox.verify.interpreter.context import Context
 from thetabox.verify.interpreter.rules.casts import in_type
+from thetabox.verify.interpreter.rules.compare import nonzero, truth_values
 from thetabox.verify.interpreter.rules.table import rule
 
 
@@ -141,6 +142,26 @@ def largest_with_place(context: Context, x: Interval, dim: int, keepdim: bool = 
 def smallest_with_place(context: Context, x: Interval, dim: int, keepdim: bool = False) -> tuple[Interval, None]:
     """Minimum; the place of it has no rule."""
     return smallest(context, x, [dim], keepdim), None
+
+
+@rule("aten.all.dim", "aten.all.dims", "aten.all.default", types="whole")
+def every(context: Context, x: Interval, dim: Any = None, keepdim: bool = False) -> Interval:
+    """Whether all are other than 0."""
+    (x,) = truth_values(context, x)
+    return smallest(context, x, dimensions(context, x, dim), keepdim)
+
+
+@rule("aten.any.dim", "aten.any.dims", "aten.any.default", types="whole")
+def some(context: Context, x: Interval, dim: Any = None, keepdim: bool = False) -> Interval:
+    """Whether one is other than 0."""
+    (x,) = truth_values(context, x)
+    return largest(context, x, dimensions(context, x, dim), keepdim)
+
+
+@rule("aten.count_nonzero.default", "aten.count_nonzero.dim_IntList", types="whole")
+def count(context: Context, x: Interval, dim: Any = None) -> Interval:
+    """How many are other than 0."""
+    return total(context, nonzero(context, x), dim)
 
 
 def _ends(x: Interval, function: Any) -> tuple[Tensor, Tensor]:
