@@ -1,11 +1,14 @@
 """Proven yield: which samples at least 99 % of all chips classify right, by proof, beside draws; and what it costs.
 
     python benchmarks/proven_yield.py digits --out results/ [--samples N] [--networks NAMES] [--models FOLDER]
-    python benchmarks/proven_yield.py fashion --data-dir DATA --out results/ [--samples 200] [--minutes M]
+    python benchmarks/proven_yield.py fashion --models FOLDER --data-dir DATA --out results/ [--samples 200]
+        [--sigmas 0.02,0.05,0.1] [--minutes M] [--resume FOLDER]
     python benchmarks/proven_yield.py spiking --models FOLDER --data-dir DATA --out results/ [--proofs 32]
     python benchmarks/proven_yield.py cost
 
-``digits`` trains its networks (a minute or so each) or reads them from ``--models``; ``fashion`` is the paper's CNN.
+``digits`` trains its networks (a minute or so each) or reads them from ``--models``; ``fashion`` is the paper's CNN, of
+files of ``thetabox train --task fashion-mnist`` (``--epochs 6 --seed 0`` on the page), and keeps what it has finished
+in the folder of ``--resume``.
 One thread, processor time. Draws: 1,000 chips a σ, the same for all networks.
 """
 
@@ -158,7 +161,9 @@ def fashion(args: argparse.Namespace) -> list[dict[str, Any]]:
     for path in sorted(args.models.glob("*.safetensors")):
         if args.networks is None or path.stem in args.networks.split(","):
             limit = None if args.minutes is None else 60.0 * args.minutes
-            rows += measured(path.stem, tb.load(path), test.x, test.y, (0.02, 0.05, 0.1), timeout=limit)
+            kept = None if args.resume is None else args.resume / path.stem
+            sigmas = tuple(float(sigma) for sigma in args.sigmas.split(","))
+            rows += measured(path.stem, tb.load(path), test.x, test.y, sigmas, timeout=limit, resume=kept)
     return rows
 
 
@@ -229,6 +234,8 @@ def main() -> None:
     parser.add_argument("--models", type=Path)
     parser.add_argument("--data-dir")
     parser.add_argument("--minutes", type=float)
+    parser.add_argument("--sigmas", default="0.02,0.05,0.1")
+    parser.add_argument("--resume", type=Path)
     parser.add_argument("--proofs", type=int, default=0, help="samples of spiking networks whose largest σ is searched")
     args = parser.parse_args()
     torch.set_num_threads(1)
