@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
 import shutil
 import subprocess
@@ -45,19 +47,19 @@ def screenshot(page: Path, folder: Path, *more: str) -> tuple[str, Any]:
     return dumped.stdout, imread(picture)[..., :3]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no chromium on PATH")
 def test_report_in_a_browser(tmp_path, make_certificate, attack):
     entries = [("CNN", make_certificate(), attack), ("LSNN", make_certificate(data_info={"name": "vowels"}), None)]
     dom, pixels = screenshot(write_comparison(tmp_path / "out", entries, title="Two networks"), tmp_path)
-    assert dom.count("<svg") == 1 + 3 * 2
+    assert dom.count("<svg") == 2 + 3 * 2
     assert "Two networks" in dom
     assert pixels[:400].std() > 0.05, "the top of the page is blank"
     blue = (abs(pixels - [0.0, 0x72 / 255, 0xB2 / 255]).max(-1) < 0.02).sum()
     assert blue > 2000, "the verified curve and the bars are not drawn"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no chromium on PATH")
 def test_report_in_the_dark(tmp_path, make_certificate, attack):
     page = write_comparison(tmp_path / "out", [("CNN", make_certificate(), attack)], title="A network")
@@ -66,3 +68,34 @@ def test_report_in_the_dark(tmp_path, make_certificate, attack):
     # Neither page nor figures keep a white ground: bright are letters, lines and marks alone.
     assert (pixels.min(-1) > 0.8).mean() < 0.05
     assert (pixels.min(-1) > 0.8).sum() > 2000, "there is nothing to read"
+
+
+MEASURE = """
+<script>
+const boxes = selector => [...document.querySelectorAll(selector)];
+document.title = JSON.stringify({
+  scrolls: boxes(".scroll").filter(box => box.scrollWidth > box.clientWidth).length,
+  panels: boxes(".panels svg").map(svg => Math.round(svg.getBoundingClientRect().top)),
+  beyond: document.documentElement.scrollWidth - innerWidth,
+});
+</script>
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no chromium on PATH")
+def test_a_page_has_room_at_a_desk_and_one_column_on_a_phone(tmp_path, make_certificate, attack):
+    names = ("CNN, weight attack + noise", "LSNN, weight attack + noise")
+    entries = [(names[0], make_certificate(), attack), (names[1], make_certificate(data_info={"name": "vowels"}), None)]
+    page = write_comparison(tmp_path / "out", entries, title="Two networks")
+    page.write_text(page.read_text().replace("</body>", MEASURE + "</body>"))
+
+    def measured(width: int) -> dict[str, Any]:
+        dom, _ = screenshot(page, tmp_path, f"--window-size={width},1000")
+        return json.loads(html.unescape(re.search("<title>(.*?)</title>", dom)[1]))
+
+    desk, phone = measured(1280), measured(500)
+    assert desk["scrolls"] == 0
+    assert len(set(desk["panels"])) == 1
+    assert len(set(phone["panels"])) == 2
+    assert max(desk["beyond"], phone["beyond"]) <= 0

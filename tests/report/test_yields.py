@@ -318,7 +318,7 @@ def test_tables_of_the_terminal() -> None:
     )
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no chromium on PATH")
 def test_in_a_browser(tmp_path: Path) -> None:
     found = certificate()

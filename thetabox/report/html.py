@@ -50,7 +50,7 @@ def comparison_page(entries: Sequence[Entry], title: str) -> str:
 
     groups = grouped(entries)
     summary = {
-        "figure": Markup(to_svg(comparison_figure(groups), "summary")),
+        "figures": [Markup(to_svg(comparison_figure([part]), f"summary-{n}")) for n, part in enumerate(groups)],
         "tables": [_summary_table(data, curves) for data, curves in groups],
     }
     sections = [_section(name, cert, attack, i) for i, (name, cert, attack) in enumerate(entries)]
