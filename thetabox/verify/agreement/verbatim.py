@@ -87,8 +87,8 @@ def compare_verbatim(
     if len(problem.x) > at_once(problem.network):
         return
     run.recording = True
-    recorded_grad = any(isinstance(one, Tensor) and one.requires_grad for one in each_of(x))
-    count, modes = len(own.logits), ("grad",) if recorded_grad else ()
+    asks_gradient = any(isinstance(one, Tensor) and one.requires_grad for one in each_of(x))
+    count, modes = len(own.logits), ("grad",) if asks_gradient else ()
     for moved in (False, True):
         run.move(BoxPoints(problem, run, problem.tensors.boxed).at(FAR, "corner") if moved else {})
         expected = None if moved else own.logits
@@ -107,8 +107,7 @@ def compare_verbatim(
                 kinds = ", ".join(f"{type(one).__module__}.{type(one).__qualname__}" for one in each_of(x))
                 raise InputError(
                     "the network is not the function that would be bounded: for x as it is given "
-                    f"({kinds}) it returns something else than for a plain tensor "
-                    "of the same numbers; give it as that"
+                    f"({kinds}) it returns something else than for a plain tensor of the same numbers; give it as that"
                 )
         if not differs:
             return

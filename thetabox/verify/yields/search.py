@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from thetabox.json_text import parse
@@ -97,18 +97,24 @@ class FailureJob:
 
 def search_group(question: YieldQuestion, job: FailureJob) -> tuple[SampleGroup, bool]:
     """What the proofs that fit find of a group, and whether no time was lacking."""
-    search, proofs = _GroupSearch(question, job), question.proofs
-    cheap = [proof for proof in proofs if not proof.dear and len(proofs) > 1 and any(other.dear for other in proofs)]
+    search, proofs, asked = _GroupSearch(question, job), question.proofs, job.asked
+    delta = search.part.delta
+    dear = [proof for proof in proofs if proof.dear]
+    cheap = [proof for proof in proofs if not proof.dear]
     if proofs[0].dear:  # in whose network no other proof is cheaper, or as good
-        for proof in proofs:
-            search.by_proof(proof, once_in_vain=proof in cheap, shown=proof in cheap)
+        for proof in dear:
+            search.by_proof(proof, delta > ENOUGH * asked)
+        for proof in cheap:
+            search.by_proof(proof, (delta > asked) & (delta < 1.0), once_in_vain=True)
     else:
         # In front of long runs, a cheap proof goes on only where its first run has shown something. It goes on with
         # what the long ones leave open.
-        for proof in proofs:
-            search.by_proof(proof, once_in_vain=proof in cheap)
         for proof in cheap:
-            search.by_proof(proof, again=True)
+            search.by_proof(proof, delta > 0.0, once_in_vain=bool(dear))
+        for proof in dear:
+            search.by_proof(proof, delta > ENOUGH * asked)
+        for proof in cheap if dear else ():
+            search.by_proof(proof, delta >= 1.0, again=True)
     hardest = search.part.hardest
     search.part.ledger = {} if hardest is None else search.spent[hardest]
     return search.part, not job.deadline.passed
@@ -124,22 +130,20 @@ class _GroupSearch:
         self.part = SampleGroup(job.members, one, none, {}, job.asked)
         self.spent: dict[int, Groups] = {}
 
-    def by_proof(self, proof: Proof, *, once_in_vain: bool = False, again: bool = False, shown: bool = False) -> None:
+    def by_proof(
+        self, proof: Proof, among: Bool[Tensor, " part"], *, once_in_vain: bool = False, again: bool = False
+    ) -> None:
         """Lower failure probabilities to what a proof gives, spending less or more while that helps.
 
         Args:
             proof: which.
+            among: samples that are looked at.
             once_in_vain: whether a sample is left of which the first run has shown nothing.
-            again: whether only samples of which nothing is proven are looked at, behind such a run.
-            shown: whether only samples are looked at of which something is proven, but not what is asked for.
+            again: whether such a run has been made before.
         """
         question, part, kind = self.question, self.part, METHODS.index(proof.name)
         members, sigma, asked = part.members, self.job.sigma, part.asked
-        open_ = torch.arange(len(members))
-        if shown:
-            open_ = open_[(part.delta > asked) & (part.delta < 1.0)]
-        elif proof.dear or again:
-            open_ = open_[part.delta >= 1.0 if again else part.delta > ENOUGH * asked]
+        open_ = among.nonzero().squeeze(1)
         least, first = FIRST * ENOUGH * asked, FIRST * asked
         # The lowest so far of each by this proof, what was spent for it, and the most that was spent in vain.
         own, at = torch.ones(2, len(members), dtype=torch.float64)
