@@ -33,6 +33,7 @@ def violin_figure(accuracy: Mapping[str, np.ndarray], level: Sequence[float]) ->
         for i, (axes, value) in enumerate(zip(panels, level, strict=True)):
             for x, draws, color in zip(at, accuracy.values(), series_colors(len(accuracy)), strict=True):
                 _violin(axes, float(x), draws[i], color)
+            axes.set_xlim(-0.5, len(at) - 0.5)  # also of methods of which all draws are alike
             axes.set_title(f"mismatch {number(value)}", fontsize=10)
             axes.set_xticks(at, list(accuracy), rotation=90, fontsize=8)
             axes.grid(axis="x", visible=False)
