@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from thetabox.verify.effort import Deadline
-from thetabox.verify.yields.martingale import Failure
+from thetabox.verify.yields.failure import Failure
 from thetabox.verify.yields.question import YieldQuestion
 from thetabox.verify.yields.search import FailureJob, SampleGroup, search_group
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -15,7 +14,7 @@ from thetabox.noise import Noise
 from thetabox.verify.problem import Problem
 from thetabox.verify.yields import entropic, sobolev
 from thetabox.verify.yields.chain import LARGEST, Chain, ChainConvolution, Dense
-from thetabox.verify.yields.martingale import Failure
+from thetabox.verify.yields.failure import MARGINS, Failure
 from thetabox.verify.yields.read_chain import read
 
 # Products of a pass from which on many samples at once gain T1 nothing over one after the other: the digits' networks
@@ -23,7 +22,7 @@ from thetabox.verify.yields.read_chain import read
 # and it takes one and a half.
 MANY = 1 << 20
 
-Proved = Callable[[Chain, Tensor, Tensor, float, float], Tensor]
+Proved = Callable[[Chain, Tensor, Tensor, float, float], Failure]
 
 
 class Chained:
@@ -32,8 +31,7 @@ class Chained:
     Args:
         name: of the proof.
         chain: the layers.
-        prove: chain, samples, labels, σ and what may be spent → failure probabilities.
-        events: group → number of its events, and its share of what is spent.
+        prove: chain, samples, labels, σ and what may be spent → failure probabilities and the events behind them.
         rank: of the samples as the proof takes them: 2 for numbers in a row, 4 for images.
         images: whether the network takes samples as images; other numbers are as many channels of one place.
         dear: whether a run takes long.
@@ -45,14 +43,13 @@ class Chained:
         name: str,
         chain: Chain,
         prove: Proved,
-        events: Callable[[Tensor], Mapping[str, tuple[int, float]]],
         *,
         rank: int,
         images: bool,
         dear: bool,
         large: bool = False,
     ) -> None:
-        self.name, self.chain, self.prove, self.events = name, chain, prove, events
+        self.name, self.chain, self.prove = name, chain, prove
         self.rank, self.images, self.dear, self.large = rank, images, dear, large
 
     def failure(
@@ -66,21 +63,30 @@ class Chained:
         x = x.double()
         x = x if self.images else x.flatten(1).reshape(len(x), -1, *[1] * (self.rank - 2))
         probability = torch.ones_like(sigma)
+        events: dict[str, tuple[Tensor, Tensor]] = {}
         keys = torch.stack([sigma, spent], 1)
         for key in keys.unique(dim=0):
             members = (keys == key).all(1).nonzero().squeeze(1)
             members = members[self.chain.largest(x[members], float(key[0])) <= LARGEST]
-            probability[members] = self.prove(self.chain, x[members], y[members], float(key[0]), float(key[1]))
-        groups = {
-            name: (torch.full_like(sigma, float(count)), spent * share)
-            for name, (count, share) in self.events(x).items()
-        }
-        left = (probability - sum(share for _, share in groups.values())).clamp(min=0.0)
-        return Failure(probability, {**groups, "margins": (torch.full_like(sigma, len(self.rows()) - 1.0), left)})
+            found = self.prove(self.chain, x[members], y[members], float(key[0]), float(key[1]))
+            probability[members] = found.probability
+            for group, parts in found.events.items():
+                whole = events.setdefault(group, (torch.zeros_like(sigma), torch.zeros_like(sigma)))
+                for all_, part in zip(whole, parts, strict=True):
+                    all_[members] = part
+        return Failure(probability, events)
 
-    def rows(self) -> Any:
-        """Biases of the last layer, one for each class."""
-        return self.chain.stages[-1].layer.bias
+
+def _entropic(chain: Chain, x: Tensor, y: Tensor, sigma: float, spent: float) -> Failure:
+    """The proof ``entropic``, whose events are all built on."""
+    probability = entropic.failure(chain, x, y, sigma, spent)
+    groups = {
+        group: (torch.full_like(probability, float(count)), torch.full_like(probability, spent * share))
+        for group, (count, share) in entropic.events(chain).items()
+    }
+    left = (probability - sum(share for _, share in groups.values())).clamp(min=0.0)
+    others = torch.full_like(probability, len(chain.stages[-1].layer.bias) - 1.0)
+    return Failure(probability, {**groups, MARGINS: (others, left)})
 
 
 def chained(problem: Problem, sizes: Mapping[str, Tensor], noise: Noise, name: str) -> Chained:
@@ -100,9 +106,7 @@ def chained(problem: Problem, sizes: Mapping[str, Tensor], noise: Noise, name: s
     if name == "entropic":
         if not entropic.fits(chain):
             raise InputError("entropic is for dense layers with ReLU between them; use martingale")
-        return Chained(
-            name, chain, entropic.failure, lambda x: entropic.events(chain), rank=2, images=False, dear=False
-        )
+        return Chained(name, chain, _entropic, rank=2, images=False, dear=False)
     images = isinstance(chain.stages[0].layer, ChainConvolution)
     seen = chain if images else _as_images(chain)
     if not sobolev.fits(seen):
@@ -111,7 +115,6 @@ def chained(problem: Problem, sizes: Mapping[str, Tensor], noise: Noise, name: s
         name,
         seen,
         sobolev.failure,
-        lambda x: sobolev.events(seen, (x.shape[1], x.shape[2], x.shape[3])),
         rank=4,
         images=images,
         dear=True,

@@ -18,7 +18,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from thetabox.verify.linear.constant import gamma_sum
-from thetabox.verify.yields.martingale import Common, Failure, Martingale
+from thetabox.verify.yields.failure import Failure
+from thetabox.verify.yields.martingale import Common, Martingale
 from thetabox.verify.yields.tails import quantile
 
 # Cells of a chip's common factor.

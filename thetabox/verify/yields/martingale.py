@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -26,6 +26,7 @@ from thetabox.verify.network import RecurrentNetwork
 from thetabox.verify.network.graph import Graph
 from thetabox.verify.network.samples_first import samples_first
 from thetabox.verify.problem import Problem, input_interval
+from thetabox.verify.yields.failure import MARGINS, Failure
 from thetabox.verify.yields.ledger import Ledger
 from thetabox.verify.yields.noisy_walk import NoisyWalk
 from thetabox.verify.yields.operators import followed, reads, refusal
@@ -41,35 +42,11 @@ MOST_SAMPLES = 64
 SHIFT_ERROR = 2.0**-47
 
 
-Groups = dict[str, dict[str, float]]
-
-
 class Common(NamedTuple):
     """An error that all parameters share, in units of their sizes: known but for ``around``."""
 
     middle: float = 0.0
     around: float = 0.0
-
-
-@dataclass(frozen=True)
-class Failure:
-    """What a proof leaves.
-
-    Attributes:
-        probability: that a chip misclassifies each sample, at most, ``[samples]``; 1 where nothing is proven.
-        events: group → (events, probability that any fails), ``[samples]`` each.
-    """
-
-    probability: Float[Tensor, " samples"]
-    events: Mapping[str, tuple[Tensor, Tensor]]
-
-    def groups(self, sample: int) -> Groups:
-        """Of one sample: group → number of events, and the probability that any of them fails."""
-        return {
-            group: {"events": float(count[sample]), "probability": float(probability[sample])}
-            for group, (count, probability) in self.events.items()
-            if count[sample] > 0
-        }
 
 
 class Martingale:
@@ -171,7 +148,7 @@ class Martingale:
         z = torch.where(deviation > 0, constant / deviation, torch.where(constant > 0, torch.inf, -torch.inf))
         each = tail("exact" if exact else self.noise.kind, z)
         events = {g: (count, share) for g, count, share in ledger.entries()}
-        events["margins"] = (torch.full_like(sigma, self.classes - 1.0), each.sum(1))
+        events[MARGINS] = (torch.full_like(sigma, self.classes - 1.0), each.sum(1))
         total = torch.stack([share for _, share in events.values()]).sum(0) * (1.0 + gamma_sum(self.classes + 64))
         hopeless = ~samples.finite | ~total.isfinite() | (constant.amin(1) <= 0)
         return Failure(total.masked_fill(hopeless, 1.0).clamp(max=1.0), events)

@@ -15,7 +15,8 @@ from thetabox.verify.network import RecurrentNetwork
 from thetabox.verify.problem import Problem
 from thetabox.verify.yields.chained import Chained, chained
 from thetabox.verify.yields.common import CommonFactor
-from thetabox.verify.yields.martingale import Failure, Martingale
+from thetabox.verify.yields.failure import Failure
+from thetabox.verify.yields.martingale import Martingale
 from thetabox.verify.yields.spikes import Spikes
 from thetabox.verify.yields.spikes_histories import SpikeHistories
 

@@ -13,7 +13,7 @@ from thetabox.json_text import parse
 from thetabox.verify.effort import Deadline
 from thetabox.verify.problem import Progress
 from thetabox.verify.search.chunkstore import ChunkStore
-from thetabox.verify.yields.martingale import Groups
+from thetabox.verify.yields.failure import Failure, Groups
 from thetabox.verify.yields.proofs import METHODS, Proof
 from thetabox.verify.yields.question import YieldQuestion
 from thetabox.workers import Pool
@@ -165,7 +165,7 @@ class _GroupSearch:
                 part.by[n], self.spent[n] = kind, failure.groups(row)
             nothing = failure.probability >= 1.0
             vain[open_] = torch.where(nothing, torch.maximum(vain[open_], spent), vain[open_])
-            amount, useful = _next_amount(failure.probability, spent, before, best, vain[open_], least, dear=proof.dear)
+            amount, useful = _next_amount(failure, spent, before, best, vain[open_], least, dear=proof.dear)
             if proof.dear:  # behind the least in vain, what others begin with
                 amount = torch.where(nothing & (spent < first), first, amount)
                 useful &= (own[open_] > asked) | (run + 1 < TRIES_OF_DEAR)
@@ -178,20 +178,20 @@ class _GroupSearch:
 
 
 def _next_amount(
-    probability: Tensor, spent: Tensor, before: Tensor, best: Tensor, vain: Tensor, least: float, *, dear: bool
+    failure: Failure, spent: Tensor, before: Tensor, best: Tensor, vain: Tensor, least: float, *, dear: bool
 ) -> tuple[Tensor, Tensor]:
     """What the next run of a proof is let spend, and whether that is worth a run.
 
     Args:
-        probability: that the last run bounds failure by.
-        spent: by that run.
+        failure: what the last run left.
+        spent: what that run was let spend.
         before: the lowest bound of the runs in front of it; 1 where there is none.
         best: what was spent for that.
         vain: the most that was spent by a run that has shown nothing; 0 where there is none.
         least: less makes no difference.
         dear: whether runs are long, so that few must do.
     """
-    rest = probability - spent
+    probability, rest = failure.probability, failure.probability - failure.spent
     balanced = (spent * AIM * rest.clamp(min=least)).sqrt()
     if dear:  # where nearly all is what was spent, as little as matters at once
         balanced = torch.where(rest <= least, least, balanced)

@@ -34,7 +34,7 @@ from thetabox.noise import Noise
 from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.problem import Problem
-from thetabox.verify.yields.martingale import Failure
+from thetabox.verify.yields.failure import MARGINS, Failure
 from thetabox.verify.yields.spikes_history import History, history
 from thetabox.verify.yields.spikes_matrix import margins
 from thetabox.verify.yields.spikes_network import SpikingNetwork
@@ -93,7 +93,7 @@ class Spikes:
                 parts.append(self._of(inputs.double(), labels, errors).cpu())
         count, crossings, margin, total = torch.cat(parts).unbind(1)
         classes = torch.full_like(margin, self.network.readout.theta.shape[1] - 1.0)
-        return Failure(total, {"spikes": (count, crossings), "margins": (classes, margin)})
+        return Failure(total, {"spikes": (count, crossings), MARGINS: (classes, margin)})
 
     def _of(self, x: Tensor, y: Tensor, sigma: Tensor) -> Float[Tensor, "samples 4"]:
         """Number of spikes that may differ, probabilities that one does and that a margin fails, and that of both."""

@@ -35,8 +35,8 @@ from thetabox.verify.histories.state import LayerState
 from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.problem import Problem
+from thetabox.verify.yields.failure import MARGINS, Failure
 from thetabox.verify.yields.ledger import Ledger
-from thetabox.verify.yields.martingale import Failure
 from thetabox.verify.yields.spikes_history import trace_errors
 from thetabox.verify.yields.spikes_matrix import NoisyMatrix, NoisySums, margins
 from thetabox.verify.yields.spikes_network import SpikingNetwork
@@ -113,7 +113,7 @@ class SpikeHistories:
         wrong = tail(network.tail, low / (length * sigma[:, None])).scatter(1, y[:, None], 0.0)
         events = {group: (count, share) for group, count, share in ledger.entries()}
         margin = (wrong.sum(1) * (1.0 + gamma_sum(wrong.shape[1]))).clamp(max=1.0)
-        return {**events, "margins": (ones * (wrong.shape[1] - 1.0), margin)}
+        return {**events, MARGINS: (ones * (wrong.shape[1] - 1.0), margin)}
 
 
 @dataclass(frozen=True)

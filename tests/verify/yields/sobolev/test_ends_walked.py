@@ -24,7 +24,7 @@ COUNT = 3000
 def test_each_end_fails_no_more_often_than_it_may(name: str, which: int) -> None:
     sigma, probability = 0.03, 0.2
     chain, x, _ = chains.samples(name, 1, seed=9)
-    passed, output = passed_stages(Chain(chain.stages[:which]), x[0], sigma, (1e-7, 1e-7))
+    passed, output, _ = passed_stages(Chain(chain.stages[:which]), x[0], sigma, (1e-7, 1e-7))
     g = torch.Generator().manual_seed(3)
     before = chains.draws(Chain(chain.stages[:which]), x, sigma, COUNT, g)[-1][:, 0]
     shape = (before.shape[1], before.shape[2], before.shape[3])
@@ -69,6 +69,17 @@ def test_ends_of_the_first_stage_fail_as_often_as_they_may() -> None:
         share = failed.double().mean(0)
         assert float(share.max()) <= probability + 6.0 * (probability / COUNT) ** 0.5
         assert float(share.max()) >= probability - 6.0 * (probability / COUNT) ** 0.5
+    # What is below 0 by more than its end asks for fails as seldom as that.
+    for failed, chance, end in (
+        (value > 0.0, ends.positive, ends.most),
+        (value - reference[..., None] > 1e-9, ends.above, ends.beyond),
+    ):
+        decided = (end <= 0.0) & (read.reference == 0)
+        assert bool(decided.any())
+        assert bool((chance[decided] <= probability * (1.0 + 1e-6)).all())
+        share = failed.double().mean(0)[decided]
+        torch.testing.assert_close(share, chance[decided], rtol=0.0, atol=6.0 * (probability / COUNT) ** 0.5)
+        assert float(share.max()) > 0.02
 
 
 @pytest.mark.parametrize("sigma", [0.01, 0.05, 0.2])
@@ -77,7 +88,7 @@ def test_a_first_look_changes_nothing_that_matters(
     name: str, which: int, sigma: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chain, x, _ = chains.samples(name, 1, seed=4)
-    passed, output = passed_stages(Chain(chain.stages[:which]), x[0], sigma, (1e-4, 1e-4))
+    passed, output, _ = passed_stages(Chain(chain.stages[:which]), x[0], sigma, (1e-4, 1e-4))
     before = chains.forward(chain, x)[which - 1]
     shape = (before.shape[1], before.shape[2], before.shape[3])
     read = StageInputs.of(Convolved.of(chain.stages[which], shape, sigma), *(t.view(shape) for t in output))
@@ -92,6 +103,16 @@ def test_a_first_look_changes_nothing_that_matters(
 
             monkeypatch.setattr(ends_walked._Place, "ends", nothing)
         ends = walked(read, passed, 1e-4)
+        # By which look an end is known is what it may fail with; the first one's fail less often.
+        first = ends_walked.FIRST_LOOK * 1e-4
+        assert all(bool(((t == 1e-4) | (t == first)).all()) for t in (ends.positive, ends.above))
+        dear = (ends.mean[1] < read.term_sizes) & (ends.most < torch.inf)
+        assert bool((ends.positive[dear] == 1e-4).all())
+        dear = (ends.distance[1] < ends.beyond) & (ends.beyond < torch.inf) & (read.reference == 0)
+        assert bool((ends.above[dear] == 1e-4).all())
+        if blind:
+            assert bool((ends.positive == 1e-4).any())
+            assert not bool((ends.positive[ends.most < torch.inf] == first).any())
         pattern = Pattern.of(read, ends)
         found.append((*pattern, *upper(read, ends, pattern)))
         # Ends that were not looked for hold always.

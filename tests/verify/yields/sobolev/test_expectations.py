@@ -39,7 +39,8 @@ class Case:
         mean, apart_ends = (middle - reach, middle + reach), (apart - between, apart + between)
         least = read.of_reference(mean[0] - z * own)
         beyond = torch.where(read.reference > 0, 0.0, apart_ends[1] + z * distance)
-        self.ends = Ends(mean, apart_ends, least, mean[1] + z * own, beyond)
+        none = torch.zeros_like(beyond)
+        self.ends = Ends(mean, apart_ends, least, mean[1] + z * own, beyond, 0.0, 0.0, none, none)
         self.pattern = Pattern.of(read, self.ends)
 
     def _patches(self, h: Tensor) -> Tensor:

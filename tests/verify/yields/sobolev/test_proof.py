@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 from scipy.stats import binom
-from torch import Tensor
 
 from tests.verify.yields.sobolev import chains
 from thetabox.verify.yields import sobolev
 from thetabox.verify.yields.chain import Chain, ChainConvolution, ChainPool, ChainStage, Dense
 from thetabox.verify.yields.sobolev import proof
+from thetabox.verify.yields.sobolev.patterns import Used
 
 DRAWS = 10_000
 CHANCE = 1e-9
@@ -29,24 +29,29 @@ def test_draws_do_not_contradict_a_proof(name: str, seeds: tuple[int, ...]) -> N
             own = logits.gather(2, y[None, :, None].expand(DRAWS, -1, 1))
             wrong = (logits.scatter(2, y[None, :, None].expand(DRAWS, -1, 1), -torch.inf) >= own).any(2).sum(0)
             for spent in (0.4, 0.02):
-                found = sobolev.failure(chain, x, y, sigma, spent)
+                failure = sobolev.failure(chain, x, y, sigma, spent)
+                found = failure.probability
                 tail = torch.as_tensor(binom.sf(wrong.numpy() - 1, DRAWS, found.numpy()))
                 assert not bool((tail < CHANCE).any()), (sigma, spent, wrong / DRAWS, found)
-                assert bool((found >= spent).all())
+                # The sum of what all groups fail with.
+                whole = sum(part for _, part in failure.events.values())
+                assert bool(((found == 1.0) | (found >= whole) & (found <= whole * (1.0 + 1e-8))).all())
+                groups = {*sobolev.events(chain, (x.shape[1], x.shape[2], x.shape[3])), "margins"}
+                assert all(bool((failure.events[g][1][found < 1.0] > 0.0).all()) for g in groups)
                 claims += int((found < 1.0).sum())
     assert claims >= 7 * len(seeds)
 
 
 def test_less_noise_and_a_larger_margin_fail_less_often() -> None:
     chain, x, y = chains.samples("two", 4)
-    small, large = (sobolev.failure(chain, x, y, sigma, 0.01) for sigma in (0.01, 0.05))
+    small, large = (sobolev.failure(chain, x, y, sigma, 0.01).probability for sigma in (0.01, 0.05))
     assert bool((small <= large + 1e-12).all())
     assert bool((small < 0.011).all())
 
 
 def test_a_wrong_label_is_never_proven() -> None:
     chain, x, y = chains.samples("plain", 6)
-    assert sobolev.failure(chain, x, (y + 1) % 3, 0.02, 0.01).tolist() == [1.0] * 6
+    assert sobolev.failure(chain, x, (y + 1) % 3, 0.02, 0.01).probability.tolist() == [1.0] * 6
 
 
 def test_samples_that_are_wrong_without_noise_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,21 +61,22 @@ def test_samples_that_are_wrong_without_noise_cost_nothing(monkeypatch: pytest.M
         torch.testing.assert_close(proof._without_noise(chain, x), logits, rtol=1e-12, atol=1e-12)
         looked: list[int] = []
 
-        def one(*args: Any, looked: list[int] = looked) -> Tensor:
+        def one(*args: Any, looked: list[int] = looked) -> tuple[float, dict[str, Used]]:
             looked.append(args[3])
-            return torch.tensor(0.5, dtype=torch.float64)
+            return 0.5, {"later places": Used(3, 0.25)}
 
         monkeypatch.setattr(proof, "_one", one)
         labels = torch.where(torch.tensor([True, False, True, False]), y, (y + 1) % 3)
-        assert sobolev.failure(chain, x, labels, 0.1, 0.01).tolist() == [0.5, 1.0, 0.5, 1.0]
-        assert looked == labels[::2].tolist()
+        assert sobolev.failure(chain, x, labels, 0.1, 0.01).probability.tolist() == [0.5, 1.0, 0.5, 1.0]
+        assert sobolev.failure(chain, x, labels, 0.1, 0.01).spent.tolist() == [0.25, 0.0, 0.25, 0.0]
+        assert looked == 2 * labels[::2].tolist()
 
 
 def test_nothing_is_proven_where_nothing_is_spent() -> None:
     chain, x, y = chains.samples("plain", 2)
     for sigma, spent in ((0.0, 0.1), (0.1, 0.0), (0.1, 1.0), (float("nan"), 0.1)):
-        assert sobolev.failure(chain, x, y, sigma, spent).tolist() == [1.0, 1.0]
-    assert sobolev.failure(chain, x[:0], y[:0], 0.1, 0.1).shape == (0,)
+        assert sobolev.failure(chain, x, y, sigma, spent).probability.tolist() == [1.0, 1.0]
+    assert sobolev.failure(chain, x[:0], y[:0], 0.1, 0.1).probability.shape == (0,)
 
 
 def test_events_are_counted() -> None:
@@ -118,7 +124,7 @@ def test_the_noise_of_every_single_layer_counts(noisy: int) -> None:
     for sigma in (0.05, 0.1, 0.2, 0.4, 0.8, 1.6):
         logits = chains.draws(chain, x, sigma, DRAWS, torch.Generator().manual_seed(0))[-1]
         wrong = int((logits.argmax(2) != y).any(1).sum())
-        bound = float(sobolev.failure(chain, x, y, sigma, 1e-3))
+        bound = float(sobolev.failure(chain, x, y, sigma, 1e-3).probability)
         assert binom.sf(wrong - 1, DRAWS, bound) > CHANCE
         found.append((wrong / DRAWS, bound))
     # Errors that flip the answer often are never called harmless.
@@ -139,7 +145,7 @@ def test_the_last_layer_alone_is_gaussian(name: str) -> None:
         variances = last.weight_size.square() @ h[n].square() + last.bias_size.square()
         spread = sigma * (variances[label] + variances[others]).sqrt()
         exact = torch.special.ndtr(-margin / spread)
-        bound = float(sobolev.failure(chain, x[n : n + 1], y[n : n + 1], sigma, spent))
+        bound = float(sobolev.failure(chain, x[n : n + 1], y[n : n + 1], sigma, spent).probability)
         assert bound >= float(exact.max())
         # Markov at λ that are spaced for tails of some 1e-9.
         assert bound <= 3.0 * float((-0.25 * (margin / spread).square()).exp().sum()) + 1e-8

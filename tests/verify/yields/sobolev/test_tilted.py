@@ -59,7 +59,7 @@ class _Asked:
 def test_gradients_under_the_tilt_are_no_larger_than_the_variance_says(name: str, reach: float) -> None:
     sigma, count = 0.25, 20_000
     chain, x, _ = chains.samples(name, 1, seed=8)
-    passed, _ = passed_stages(Chain(chain.stages[:1]), x[0], sigma, (1e-7, 1e-7))
+    passed, _, _ = passed_stages(Chain(chain.stages[:1]), x[0], sigma, (1e-7, 1e-7))
     stage, layer = passed[0], chain.stages[0].layer
     assert stage.tilted is not None
     channels, places, taps = len(layer.bias), stage.windows.count, stage.tilted.variance.shape[1]

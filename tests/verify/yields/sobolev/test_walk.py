@@ -41,7 +41,7 @@ def on_draws(rows: LinearForms, out: Tensor) -> Tensor:
 def test_entropic_values_are_at_least_the_bounds(name: str, sigma: float) -> None:
     chain, x, _ = chains.samples(name, 1, seed=5)
     chain = convolutions(chain)
-    passed, _ = passed_stages(chain, x[0], sigma, (SURE, SURE))
+    passed, _, _ = passed_stages(chain, x[0], sigma, (SURE, SURE))
     g = torch.Generator().manual_seed(1)
     out = chains.draws(chain, x, sigma, 6000, g)[-1][:, 0]
     rows = rows_on(chains.forward(chain, x)[-1][0], 6)
@@ -61,7 +61,7 @@ def test_entropic_values_are_at_least_the_bounds(name: str, sigma: float) -> Non
 def test_rows_fail_no_more_often_than_they_may(name: str, probability: float) -> None:
     chain, x, _ = chains.samples(name, 1, seed=6)
     chain, sigma = convolutions(chain), 0.03
-    passed, _ = passed_stages(chain, x[0], sigma, (SURE, SURE))
+    passed, _, _ = passed_stages(chain, x[0], sigma, (SURE, SURE))
     out = chains.draws(chain, x, sigma, 4000, torch.Generator().manual_seed(2))[-1][:, 0]
     rows = rows_on(chains.forward(chain, x)[-1][0], 6)
     rule = Quantile(probability)
@@ -90,7 +90,7 @@ def always_on(sigma: float) -> tuple[Chain, Tensor, Tensor, Tensor]:
 def test_a_linear_stage_is_exact() -> None:
     sigma = 0.2
     chain, x, a, exact = always_on(sigma)
-    passed, _ = passed_stages(chain, x[0], sigma, (1e-4, 1e-4))
+    passed, _, _ = passed_stages(chain, x[0], sigma, (1e-4, 1e-4))
     rows = LinearForms(a, torch.zeros(1, 2, dtype=torch.int64), (3, 3))
     rate = torch.full((1, 4), 0.7, dtype=torch.float64)
     found = lower_bounds(passed, rows, torch.full((1, 1, 4), 0.3, dtype=torch.float64), Rate(rate))[0, 0]
@@ -107,7 +107,7 @@ def test_a_linear_stage_is_exact() -> None:
 def test_parts_of_many_rows_are_those_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     chain, x, _ = chains.samples("two", 1)
     chain = convolutions(chain)
-    passed, _ = passed_stages(chain, x[0], 0.05, (1e-4, 1e-4))
+    passed, _, _ = passed_stages(chain, x[0], 0.05, (1e-4, 1e-4))
     rows = rows_on(chains.forward(chain, x)[-1][0], 7)
     own, rate = torch.rand(2, 1, 7, dtype=torch.float64), torch.rand(1, 7, dtype=torch.float64) + 1.0
     whole = lower_bounds(passed, rows, own, Rate(rate))

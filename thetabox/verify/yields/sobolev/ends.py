@@ -14,7 +14,7 @@ from torch import Tensor
 
 from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.yields.sobolev.convolved import FEW, StageInputs
-from thetabox.verify.yields.tails import quantile
+from thetabox.verify.yields.tails import quantile, tail
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,9 @@ class Ends:
         least: of the reference's value, lower, ``[channels, places]``.
         most: of each candidate's value, upper.
         beyond: of each candidate's value minus the reference's, upper; 0 for the reference.
+        each, each_mean: probability that one of these ends fails, of a value and of a mean.
+        positive: that a candidate's value exceeds 0, at most, where its upper end does not.
+        above: the same of its value minus the reference's.
     """
 
     mean: tuple[Tensor, Tensor]
@@ -34,6 +37,10 @@ class Ends:
     least: Tensor
     most: Tensor
     beyond: Tensor
+    each: float
+    each_mean: float
+    positive: Tensor
+    above: Tensor
 
 
 def count(candidates: int, *, first: bool) -> int:
@@ -49,7 +56,9 @@ def known(read: StageInputs, probability: float) -> Ends:
     apart = read.means - read.of_reference(read.means)[..., None]
     lost_apart = torch.where(read.reference > 0, 0.0, lost + read.of_reference(lost)[..., None])
     own, between = read.spreads
-    own, between = z * own * (1.0 + FEW), torch.where(read.reference > 0, 0.0, z * between * (1.0 + FEW))
+    far, far_between = z * own * (1.0 + FEW), torch.where(read.reference > 0, 0.0, z * between * (1.0 + FEW))
     mean = (read.means - lost, read.means + lost)
     distance = (apart - lost_apart, apart + lost_apart)
-    return Ends(mean, distance, read.of_reference(mean[0] - own), mean[1] + own, distance[1] + between)
+    least, most, beyond = read.of_reference(mean[0] - far), mean[1] + far, distance[1] + far_between
+    positive, above = tail("exact", -mean[1] / own), tail("exact", -distance[1] / between)
+    return Ends(mean, distance, least, most, beyond, probability, 0.0, positive, above)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.yields.sobolev.convolved import StageInputs
 from thetabox.verify.yields.sobolev.ends import Ends
 
@@ -57,6 +58,38 @@ class Pattern(NamedTuple):
         # A candidate that is not open is at most the reference, or at most 0.
         off = (most <= 0.0) & ~on
         return cls(on, off, open_, ends.least.clamp(min=0.0), most.clamp(min=0.0))
+
+
+class Used(NamedTuple):
+    """The events of a stage on which something was built.
+
+    Attributes:
+        events: how many.
+        probability: that any of them fails, at most.
+    """
+
+    events: int
+    probability: float
+
+
+def used(read: StageInputs, ends: Ends, pattern: Pattern) -> Used:
+    """The events behind a pattern, and behind the means of which the upper bounds of the outputs are made.
+
+    Those are: that a candidate which is not open is at most 0, or at most the reference, whichever is likelier; that
+    the reference is at most 0 where the place is off, and above its lower end where it is on; the upper ends of what
+    may be the output elsewhere; and two ends of each mean behind a chord: the reference's where the ReLU may be off,
+    another open candidate's, or its distance's.
+    """
+    closed = torch.minimum(
+        torch.where(ends.most <= 0.0, ends.positive, torch.inf), torch.where(ends.beyond <= 0.0, ends.above, torch.inf)
+    )
+    off = pattern.off[..., None] & (read.reference > 0)
+    shut = torch.where(~pattern.open, closed, torch.where(off, ends.positive, 0.0))
+    live = pattern.open & ~pattern.off[..., None]
+    values = int(pattern.on.sum() + live.sum())
+    means = 2 * int((live & ~(pattern.on[..., None] & (read.reference > 0))).sum()) if ends.each_mean else 0
+    total = shut.sum() * (1.0 + gamma_sum(shut.numel())) + values * ends.each + means * ends.each_mean
+    return Used(int((shut > 0).sum()) + values + means, float(total) * (1.0 + 1e-12))
 
 
 def of_reference(read: StageInputs) -> DerivativeRange:

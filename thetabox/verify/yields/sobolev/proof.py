@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -11,20 +12,23 @@ from torch.nn import functional as F
 
 from thetabox.verify.kernels import sound_kernels
 from thetabox.verify.yields.chain import Chain, ChainConvolution, Dense
-from thetabox.verify.yields.ledger import ROUNDED_DOWN
+from thetabox.verify.yields.failure import MARGINS, Failure
 from thetabox.verify.yields.sobolev.convolved import Convolved, StageInputs
 from thetabox.verify.yields.sobolev.ends import count as count_of
 from thetabox.verify.yields.sobolev.ends import known
 from thetabox.verify.yields.sobolev.ends_walked import walked
 from thetabox.verify.yields.sobolev.expectations import lower, upper
 from thetabox.verify.yields.sobolev.head import DenseHead
-from thetabox.verify.yields.sobolev.patterns import Pattern, of_all
+from thetabox.verify.yields.sobolev.patterns import Pattern, Used, of_all, used
 from thetabox.verify.yields.sobolev.tilted import Tilted
 from thetabox.verify.yields.sobolev.walk import Passed
 from thetabox.verify.yields.sobolev.windows import Windows
 
 # How what is spent is shared among groups of events, before it is shared out among those that there are.
 SHARES = {"first places": 0.16, "later places": 0.4, "dense means": 0.4, "dense values": 0.04}
+# About the part of a group's events on which something is built (see :func:`.patterns.used`); a choice, for what is
+# counted in the end are those.
+BUILT_ON = {"first places": 0.3, "later places": 0.2, "dense means": 1.0, "dense values": 1.0}
 
 
 def fits(chain: Chain) -> bool:
@@ -39,7 +43,7 @@ def fits(chain: Chain) -> bool:
 
 
 def events(chain: Chain, inputs: tuple[int, int, int]) -> dict[str, tuple[int, float]]:
-    """Group → its events, and its share of what is spent; shares add up to at most 1.
+    """Group → all of its events, and about its share of what is spent; shares add up to at most 1.
 
     Args:
         chain: that :func:`fits`.
@@ -67,7 +71,7 @@ def failure(
     y: Int[Tensor, " samples"],
     sigma: float,
     spent: float,
-) -> Float[Tensor, " samples"]:
+) -> Failure:
     """Upper bounds of the probability that a chip misclassifies each sample, a tie counted as wrong; at most 1.
 
     That is 1, without any work, of a sample that is wrong without noise.
@@ -78,21 +82,27 @@ def failure(
             :data:`~thetabox.verify.yields.chain.LARGEST`.
         y: labels.
         sigma: of the noise.
-        spent: what all intermediate events may fail with together; the rows of the margins come on top.
+        spent: about what all intermediate events may fail with together; the rows of the margins come on top. What
+            those fail with on which something was built is what the result says.
     """
+    groups = dict.fromkeys((*SHARES, MARGINS))
+    counts, parts = ({group: torch.zeros(len(x), dtype=torch.float64) for group in groups} for _ in range(2))
+    probability = torch.ones(len(x), dtype=torch.float64)
+    failure = Failure(probability, {group: (counts[group], parts[group]) for group in groups})
     if not (sigma > 0.0 and 0.0 < spent < 1.0):
-        return torch.ones(len(x), dtype=torch.float64)
+        return failure
     inputs = (x.shape[1], x.shape[2], x.shape[3])
-    each = {group: spent * share * ROUNDED_DOWN / count for group, (count, share) in events(chain, inputs).items()}
+    each = {g: spent * share / (count * BUILT_ON[g]) for g, (count, share) in events(chain, inputs).items()}
     stages = _convolved(chain, inputs, sigma)
     dense = [s.layer for s in chain.stages if isinstance(s.layer, Dense)]
     with torch.no_grad(), sound_kernels():
         logits = _without_noise(chain, x)
         margins = logits.gather(1, y.long()[:, None]) - logits.scatter(1, y.long()[:, None], -torch.inf)
-        probability = torch.ones(len(x), dtype=torch.float64)
         for n in (margins.amin(1) > 0.0).nonzero()[:, 0].tolist():
-            probability[n] = _one(stages, dense, x[n], int(y[n]), sigma, each, spent)
-    return probability
+            probability[n], built_on = _one(stages, dense, x[n], int(y[n]), sigma, each, spent)
+            for group, (count, part) in built_on.items():
+                counts[group][n], parts[group][n] = count, part
+    return failure
 
 
 def _without_noise(chain: Chain, x: Float[Tensor, "samples channels height width"]) -> Float[Tensor, "samples classes"]:
@@ -120,13 +130,22 @@ def _one(
     sigma: float,
     each: dict[str, float],
     spent: float,
-) -> Float[Tensor, ""]:
-    passed, output = _passed(stages, x, (each["first places"], each.get("later places", 0.5)))
+) -> tuple[float, dict[str, Used]]:
+    """Upper bound for one sample, and the events that it is built on."""
+    passed, output, events = _passed(stages, x, (each["first places"], each.get("later places", 0.5)))
     # Of groups without events, in networks without hidden dense layers.
     means, values = each.get("dense means", 0.5), each.get("dense values", 0.5)
     head = DenseHead(dense, passed, (output.least, output.most), output.centre, sigma, means, values)
-    total = (spent + head.failures(label, spent).sum()) * (1.0 + 1e-9)
-    return torch.where(total.isfinite(), total, 1.0).clamp(max=1.0)
+    neurons = 2 * sum(len(layer.bias) for layer in dense[:-1])
+    groups = {
+        "first places": events[0],
+        "later places": Used(sum(e.events for e in events[1:]), sum(e.probability for e in events[1:])),
+        "dense means": Used(neurons, neurons * means),
+        "dense values": Used(neurons, neurons * values),
+        MARGINS: Used(len(dense[-1].bias) - 1, float(head.failures(label, spent).sum())),
+    }
+    total = sum(group.probability for group in groups.values()) * (1.0 + 1e-9)
+    return (min(total, 1.0) if math.isfinite(total) else 1.0), groups
 
 
 class StageOutput(NamedTuple):
@@ -139,26 +158,28 @@ class StageOutput(NamedTuple):
 
 def _passed(
     stages: list[Convolved], x: Float[Tensor, "channels height width"], each: tuple[float, float]
-) -> tuple[list[Passed], StageOutput]:
-    """The convolution stages of one sample, whose events fail with at most these probabilities (first, later)."""
+) -> tuple[list[Passed], StageOutput, list[Used]]:
+    """The convolution stages of one sample, whose ends fail with at most these probabilities (first, later)."""
     passed: list[Passed] = []
+    events: list[Used] = []
     least = most = centre = x
     for stage in stages:
         read = StageInputs.of(stage, least, most, centre)
         ends = walked(read, passed, each[1]) if passed else known(read, each[0])
         pattern = Pattern.of(read, ends)
+        events.append(used(read, ends, pattern))
         above, below = upper(read, ends, pattern), lower(read, ends, pattern)
         tilted = None if passed else Tilted(read, ends, pattern)
         passed.append(Passed(read, above, of_all(read, pattern), below, tilted))
         shape = stage.outputs
         centre = ((above.at(read) + below[0].form.at(read)) / 2.0).clamp(min=0.0).view(shape)
         least, most = pattern.least.view(shape), pattern.most.view(shape)
-    return passed, StageOutput(least.flatten(), most.flatten(), centre.flatten())
+    return passed, StageOutput(least.flatten(), most.flatten(), centre.flatten()), events
 
 
 def passed_stages(
     chain: Chain, x: Float[Tensor, "channels height width"], sigma: float, each: tuple[float, float]
-) -> tuple[list[Passed], StageOutput]:
+) -> tuple[list[Passed], StageOutput, list[Used]]:
     """The convolution stages of a chain for one sample; see :func:`_passed`."""
     return _passed(_convolved(chain, (x.shape[0], x.shape[1], x.shape[2]), sigma), x, each)
 
