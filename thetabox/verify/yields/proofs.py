@@ -44,7 +44,10 @@ class Proof(Protocol):
         sigma: Float[Tensor, " samples"],
         spent: Float[Tensor, " samples"],
     ) -> Failure:
-        """Upper bounds, of which ``spent`` is what all intermediate bounds may fail with together."""
+        """Upper bounds, where ``spent`` is about what all intermediate bounds may fail with together.
+
+        What they do fail with is in the result (:attr:`~thetabox.verify.yields.failure.Failure.spent`).
+        """
         ...
 
 

@@ -74,7 +74,7 @@ def test_samples_that_are_wrong_without_noise_cost_nothing(monkeypatch: pytest.M
 
 def test_nothing_is_proven_where_nothing_is_spent() -> None:
     chain, x, y = chains.samples("plain", 2)
-    for sigma, spent in ((0.0, 0.1), (0.1, 0.0), (0.1, 1.0), (float("nan"), 0.1)):
+    for sigma, spent in ((0.0, 0.1), (0.1, 0.0), (0.1, 1.0), (float("nan"), 0.1), (0.1, 5e-324)):
         assert sobolev.failure(chain, x, y, sigma, spent).probability.tolist() == [1.0, 1.0]
     assert sobolev.failure(chain, x[:0], y[:0], 0.1, 0.1).probability.shape == (0,)
 

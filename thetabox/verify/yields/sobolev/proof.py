@@ -93,6 +93,8 @@ def failure(
         return failure
     inputs = (x.shape[1], x.shape[2], x.shape[3])
     each = {g: spent * share / (count * BUILT_ON[g]) for g, (count, share) in events(chain, inputs).items()}
+    if min(each.values()) == 0.0:  # too little to be shared out
+        return failure
     stages = _convolved(chain, inputs, sigma)
     dense = [s.layer for s in chain.stages if isinstance(s.layer, Dense)]
     with torch.no_grad(), sound_kernels():

@@ -42,7 +42,8 @@ class Tilted:
 
     Args:
         read: what it reads: the sample itself.
-        ends: of its values.
+        ends: of its values. All candidates' means are read, which are known here; in a later stage they would be events
+            (:func:`~thetabox.verify.yields.sobolev.patterns.used`).
         pattern: what they leave open.
     """
 
