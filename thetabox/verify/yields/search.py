@@ -166,8 +166,9 @@ class _GroupSearch:
             nothing = failure.probability >= 1.0
             vain[open_] = torch.where(nothing, torch.maximum(vain[open_], spent), vain[open_])
             amount, useful = _next_amount(failure, spent, before, best, vain[open_], least, dear=proof.dear)
-            if proof.dear:  # behind the least in vain, what others begin with
-                amount = torch.where(nothing & (spent < first), first, amount)
+            if proof.dear:  # behind the least, where that does not prove what is asked for, what others begin with
+                short = (failure.probability > asked) & (spent < first)
+                amount = torch.where(short, amount.clamp(min=first), amount)
                 useful &= (own[open_] > asked) | (run + 1 < TRIES_OF_DEAR)
             useful &= own[open_] > ENOUGH * asked
             if once_in_vain:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.yields.chain import Dense
+from thetabox.verify.yields.last_noise import beyond_chernoff
 from thetabox.verify.yields.neuron import NoisyNeurons, relax
 from thetabox.verify.yields.sobolev.convolved import FEW, TINY
 from thetabox.verify.yields.sobolev.rules import Quantile, Rate, Rule
@@ -24,7 +25,12 @@ from thetabox.verify.yields.sobolev.windows import LinearForms
 from thetabox.verify.yields.tails import quantile
 
 # λ of entropic bounds, in units of the one that suits a guessed variance.
-MEANS, MARGINS = (0.6, 0.85), (0.3, 0.6, 1.0, 1.5)
+ENDS, MARGINS = (0.6, 0.85), (0.3, 0.6, 1.0, 1.5)
+# What rows are on: what enters a layer's noise, what comes out of it, or what the layer reads.
+MEANS, VALUES, OUTPUTS = "means", "values", "outputs"
+# A margin's own spread is bounded where the margin fails with so many times what that costs; around this part of where
+# what it reads is without noise.
+WORTH, AROUND = 4.0, 0.8
 # How far below the first and above the last of these another λ is looked for; where nothing is known, below.
 BELOW, ABOVE = 0.25, 1.5
 LITTLE = 1e-2
@@ -35,6 +41,18 @@ class Hidden(NamedTuple):
 
     neurons: NoisyNeurons
     centre: Tensor
+
+
+class MarginFailures(NamedTuple):
+    """Of one sample.
+
+    Attributes:
+        probability: that all events hold and another class has at least the label's logit, at most, ``[others]``.
+        spreads: how many margins' own spreads were bounded by an event.
+    """
+
+    probability: Tensor
+    spreads: int
 
 
 class DenseHead:
@@ -67,12 +85,14 @@ class DenseHead:
         least, most = ends
         for layer in layers[:-1]:
             least, most = self._add(layer, least, most)
+        # Of what the last layer reads: its lower ends, and about where its mean is.
+        self.read = least, (self.hidden[-1].centre.clamp(min=0.0) if self.hidden else centre)
 
     def _add(self, layer: Dense, least: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
         """Ends of the next hidden layer, and of its output."""
         both = torch.cat([torch.eye(len(layer.bias)), -torch.eye(len(layer.bias))]).to(layer.bias.dtype)
         if self.hidden:
-            low = self._best(both, len(self.hidden), -math.log(self.means) * (1.0 + FEW) + FEW)
+            low = self._best(both, len(self.hidden), -math.log(self.means) * (1.0 + FEW) + FEW, MEANS)
         else:
             rows = torch.cat([layer.weight, -layer.weight])
             low = self._through(rows, torch.zeros_like(rows[:, 0]), Quantile(self.means))
@@ -93,19 +113,20 @@ class DenseHead:
     def _spread(self, layer: Dense, h: Tensor) -> Tensor:
         return ((self.sigma * layer.weight_size).square() @ h.square() + (self.sigma * layer.bias_size).square()).sqrt()
 
-    def failures(self, label: int, probability: float) -> Float[Tensor, " others"]:
+    def failures(self, label: int, probability: float, spreads: float) -> MarginFailures:
         """Upper bounds of the probability that all events hold and another class has at least the label's logit.
 
         Args:
             label: the right class.
             probability: about what will be small enough: λ is chosen for it.
+            spreads: probability that the lower end of a margin's own spread may fail with.
         """
         classes = len(self.layers[-1].bias)
         rows = torch.eye(classes, dtype=torch.float64)
         rows = rows[label] - rows[torch.arange(classes) != label]
         k, q = len(self.layers) - 1, -math.log(probability)
-        rates = self._rates(rows, k, q, MARGINS, own=True)
-        tried = self._tried(rows, k, rates, own=True)
+        rates = self._rates(rows, k, q, MARGINS, VALUES)
+        tried = self._tried(rows, k, rates, VALUES)
         # λ C - λ² V / 2 is largest at C / V; both from the best λ so far and the one before it.
         exponents = (rates * tried).nan_to_num(-torch.inf, neginf=-torch.inf)
         best = exponents.argmax(0, keepdim=True).clamp(min=1)
@@ -113,44 +134,60 @@ class DenseHead:
         variance = 2.0 * (pair[2] - pair[3]) / (pair[1] - pair[0])
         vertex = (pair[2] + 0.5 * variance * pair[0]) / variance
         more = _within(vertex, rates)
-        rates, tried = torch.cat([rates, more]), torch.cat([tried, self._tried(rows, k, more, own=True)])
+        rates, tried = torch.cat([rates, more]), torch.cat([tried, self._tried(rows, k, more, VALUES)])
         # Markov: a margin of at most 0 is no rarer than exp(-λ value).
-        exponent = (rates * tried * (1.0 - FEW)).nan_to_num(0.0, posinf=0.0, neginf=0.0).clamp(min=0.0)
-        return ((-exponent).exp() * (1.0 + 1e-9)).amin(0)
+        exponents = (rates * tried * (1.0 - FEW)).nan_to_num(0.0, posinf=0.0, neginf=0.0)
+        # Its own noise comes last and is normal: that is worth more, the more the larger its spread is for certain.
+        layer, (least, centre) = self.layers[-1], self.read
+        squares = [(self.sigma * t).square() for t in (layer.weight_size, layer.bias_size)]
+        v, own = (rows.abs() @ t * (1.0 - gamma_sum(16)) for t in squares)
+        few = v @ least.square()
+        found = _failing(exponents, rates, few + own)
+        worth = (found < 1.0) & (found > WORTH * spreads)
+        if bool(worth.any()):
+            # h² ≥ 2 h₀ h - h₀² for any number h₀.
+            at, some = AROUND * centre, v[worth]
+            lost = some @ at.square() * (1.0 + FEW)
+            low = self._best(2.0 * some * at * (1.0 - FEW), k, -math.log(spreads) * (1.0 + FEW) + FEW, OUTPUTS)
+            few[worth] = torch.maximum(few[worth], low - lost - FEW * (low.abs() + lost))
+            found = _failing(exponents, rates, few + own)
+        return MarginFailures(found, int(worth.sum()))
 
-    def _best(self, rows: Tensor, k: int, q: float) -> Tensor:
-        """Lower ends of rows on the means of a layer, each of which fails with at most ``exp(-q)``."""
-        rates = self._rates(rows, k, q, MEANS, own=False)
-        tried = self._tried(rows, k, rates, own=False)
+    def _best(self, rows: Tensor, k: int, q: float, of: str) -> Tensor:
+        """Lower ends of rows on a layer, each of which fails with at most ``exp(-q)``."""
+        rates = self._rates(rows, k, q, ENDS, of)
+        tried = self._tried(rows, k, rates, of)
         # C - λ V / 2 - q / λ is largest at √(2q / V).
         variance = 2.0 * (tried[:1] - tried[1:]) / (rates[1:] - rates[:1])
         more = _within((2.0 * q / variance).sqrt(), rates)
-        rates, values = torch.cat([rates, more]), torch.cat([tried, self._tried(rows, k, more, own=False)])
+        rates, values = torch.cat([rates, more]), torch.cat([tried, self._tried(rows, k, more, of)])
         lost = q / rates
         return (values - lost - FEW * (values.abs() + lost)).nan_to_num(-torch.inf).amax(0)
 
-    def _rates(self, rows: Tensor, k: int, q: float, steps: tuple[float, ...], *, own: bool) -> Tensor:
+    def _rates(self, rows: Tensor, k: int, q: float, steps: tuple[float, ...], of: str) -> Tensor:
         """λ to begin with, ``[steps, rows]``."""
-        spread = (self._guess(rows, k, own) + TINY).sqrt()
+        spread = (self._guess(rows, k, of) + TINY).sqrt()
         spread = torch.maximum(spread, 0.3 * spread.mean())
         return torch.tensor(steps, dtype=rows.dtype)[:, None] * math.sqrt(2.0 * q) / spread
 
-    def _tried(self, rows: Tensor, k: int, rates: Float[Tensor, "steps rows"], *, own: bool) -> Tensor:
-        """Entropic values, at least, of rows on a layer's values (``own``) or means, ``[steps, rows]``."""
-        return self._walk(rows.repeat(len(rates), 1), k, rates.flatten(), own).view_as(rates)
+    def _tried(self, rows: Tensor, k: int, rates: Float[Tensor, "steps rows"], of: str) -> Tensor:
+        """Entropic values, at least, of rows on a layer, ``[steps, rows]``."""
+        return self._walk(rows.repeat(len(rates), 1), k, rates.flatten(), of).view_as(rates)
 
-    def _walk(self, rows: Tensor, k: int, rates: Tensor, own: bool) -> Tensor:
+    def _walk(self, rows: Tensor, k: int, rates: Tensor, of: str) -> Tensor:
         """Lower bounds of entropic values, ``[rows]``."""
-        layer, variance = self.layers[k], None
+        layer, variance, a = self.layers[k], None, rows
         total, size = torch.zeros_like(rates), torch.zeros_like(rates)
-        if own:
+        if of == VALUES:
             lost = 0.5 * rates * (rows.square() @ (self.sigma * layer.bias_size).square())
             total, size = total - lost, size + lost
             variance = rows.square() @ (self.sigma * layer.weight_size).square()
             variance = variance * (1.0 + gamma_sum(len(layer.bias))) + TINY
-        a, slack = rows, 0.0
+        slack = gamma_sum(len(layer.bias))
+        if of != OUTPUTS:
+            a, constant, constant_size = _back(rows, layer)
+            total, size = total + constant, size + constant_size
         for j in range(k - 1, -1, -1):
-            a, constant, constant_size = _back(a, self.layers[j + 1])
             neurons, centre = self.hidden[j]
             lines = relax(
                 a[None],
@@ -159,13 +196,10 @@ class DenseHead:
                 centre[None, None],
                 neurons,
             )
-            variance = None
-            a = lines.slope[0]
-            offset = lines.constant[0]
+            variance, offset = None, lines.constant[0]
+            a, constant, constant_size = _back(lines.slope[0], self.layers[j])
             total, size = total + constant + offset.sum(1), size + constant_size + offset.abs().sum(1)
-            slack += gamma_sum(len(layer.bias) + offset.shape[1])
-        a, constant, constant_size = _back(a, self.layers[0])
-        total, size = total + constant, size + constant_size
+            slack += gamma_sum(2 * len(self.layers[j].bias))
         # Without a hidden layer, the noise of the logits' weights meets the convolutions' output.
         extra = torch.zeros_like(rates) if variance is None else variance @ self.most.square() * (1.0 + 1e-9)
         total = total + self._through(a, extra, Rate(rates[None]))
@@ -180,19 +214,29 @@ class DenseHead:
         forms = rows.view(len(rows), channels, -1).transpose(0, 1)[None]
         return LinearForms(forms, torch.zeros(1, 2, dtype=torch.int64), (height, width))
 
-    def _guess(self, rows: Tensor, k: int, own: bool) -> Tensor:
+    def _guess(self, rows: Tensor, k: int, of: str) -> Tensor:
         """About the variance of rows."""
         variance, a = torch.zeros_like(rows[:, 0]), rows
         for j in range(k, -1, -1):
             layer = self.layers[j]
-            h = self.hidden[j - 1].centre.clamp(min=0.0) if j else self.centre
-            # Something of a mean's own noise too, lest neurons that are off leave nothing.
-            part = 1.0 if j < k or own else LITTLE
-            variance = variance + part * (a.square() @ self._spread(layer, h).square())
-            a = a @ layer.weight
+            if j < k or of != OUTPUTS:
+                h = self.hidden[j - 1].centre.clamp(min=0.0) if j else self.centre
+                # Something of a mean's own noise too, lest neurons that are off leave nothing.
+                part = 1.0 if j < k or of == VALUES else LITTLE
+                variance = variance + part * (a.square() @ self._spread(layer, h).square())
+                a = a @ layer.weight
             if j:
                 a = a * (self.hidden[j - 1].centre > 0)
         return variance + self.passed[-1].guess(self.passed[:-1], self._on_output(a))[0]
+
+
+def _failing(
+    exponents: Float[Tensor, "steps others"], rates: Float[Tensor, "steps others"], squares: Float[Tensor, " others"]
+) -> Float[Tensor, " others"]:
+    """Upper bounds of the probability that margins are at most 0, whose own noise has at least these variances."""
+    spread = squares.sqrt() * (1.0 - 1e-9)
+    exponents = (exponents + beyond_chernoff(rates * spread)).clamp(min=0.0)
+    return ((-exponents).exp() * (1.0 + 1e-9)).amin(0)
 
 
 def _within(rate: Tensor, tried: Float[Tensor, "steps rows"]) -> Float[Tensor, "one rows"]:

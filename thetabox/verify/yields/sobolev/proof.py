@@ -25,10 +25,22 @@ from thetabox.verify.yields.sobolev.walk import Passed
 from thetabox.verify.yields.sobolev.windows import Windows
 
 # How what is spent is shared among groups of events, before it is shared out among those that there are.
-SHARES = {"first places": 0.16, "later places": 0.4, "dense means": 0.4, "dense values": 0.04}
+SHARES = {
+    "first places": 0.16,
+    "later places": 0.4,
+    "dense means": 0.4,
+    "dense values": 0.04,
+    "margin spreads": 0.04,
+}
 # About the part of a group's events on which something is built (see :func:`.patterns.used`); a choice, for what is
 # counted in the end are those.
-BUILT_ON = {"first places": 0.3, "later places": 0.2, "dense means": 1.0, "dense values": 1.0}
+BUILT_ON = {
+    "first places": 0.3,
+    "later places": 0.2,
+    "dense means": 1.0,
+    "dense values": 1.0,
+    "margin spreads": 1.0,
+}
 
 
 def fits(chain: Chain) -> bool:
@@ -61,6 +73,7 @@ def events(chain: Chain, inputs: tuple[int, int, int]) -> dict[str, tuple[int, f
         else:
             counts["dense means"] += 2 * len(layer.bias)
             counts["dense values"] += 2 * len(layer.bias)
+    counts["margin spreads"] = len(chain.stages[-1].layer.bias) - 1
     whole = sum(SHARES[group] for group, count in counts.items() if count)
     return {group: (count, SHARES[group] / whole) for group, count in counts.items() if count}
 
@@ -139,12 +152,14 @@ def _one(
     means, values = each.get("dense means", 0.5), each.get("dense values", 0.5)
     head = DenseHead(dense, passed, (output.least, output.most), output.centre, sigma, means, values)
     neurons = 2 * sum(len(layer.bias) for layer in dense[:-1])
+    margins = head.failures(label, spent, each["margin spreads"])
     groups = {
         "first places": events[0],
         "later places": Used(sum(e.events for e in events[1:]), sum(e.probability for e in events[1:])),
         "dense means": Used(neurons, neurons * means),
         "dense values": Used(neurons, neurons * values),
-        MARGINS: Used(len(dense[-1].bias) - 1, float(head.failures(label, spent).sum())),
+        "margin spreads": Used(margins.spreads, margins.spreads * each["margin spreads"]),
+        MARGINS: Used(len(dense[-1].bias) - 1, float(margins.probability.sum())),
     }
     total = sum(group.probability for group in groups.values()) * (1.0 + 1e-9)
     return (min(total, 1.0) if math.isfinite(total) else 1.0), groups
