@@ -147,7 +147,7 @@ class DenseHead:
         if bool(worth.any()):
             # h² ≥ 2 h₀ h - h₀² for any number h₀.
             at, some = AROUND * centre, v[worth]
-            lost = some @ at.square() * (1.0 + FEW)
+            lost = some @ at.square() * (1.0 + gamma_sum(len(at) + 16))
             low = self._best(2.0 * some * at * (1.0 - FEW), k, -math.log(spreads) * (1.0 + FEW) + FEW, OUTPUTS)
             few[worth] = torch.maximum(few[worth], low - lost - FEW * (low.abs() + lost))
             found = _failing(exponents, rates, few + own)
