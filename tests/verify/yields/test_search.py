@@ -66,10 +66,13 @@ def test_one_long_run_that_spends_the_least_is_enough_where_it_loses_nothing() -
     assert len(proof.runs) == 1
 
 
-def test_a_least_run_that_does_not_prove_what_is_asked_for_is_followed_by_what_others_begin_with() -> None:
-    proof = Known(lambda spent: (3.0 * ASKED * (1e-5 / spent).pow(0.5)).clamp(max=1.0), dear=True)
-    assert float(found(proof).delta) < ASKED
-    assert proof.runs[1] == 0.5 * ASKED
+def test_a_least_run_that_shows_too_little_is_followed_by_more() -> None:
+    easy = Known(lambda spent: (3.0 * ASKED * (1e-5 / spent).pow(0.5)).clamp(max=1.0), dear=True)
+    assert float(found(easy).delta) < 0.5 * ASKED
+    assert easy.runs[1] == pytest.approx(0.2 * ASKED)
+    hard = Known(lambda spent: (5.0 * ASKED * (1e-3 / spent)).clamp(max=0.5), dear=True)
+    found(hard)
+    assert hard.runs[1:3] == pytest.approx([0.2 * ASKED, 0.5 * ASKED])
 
 
 def test_a_long_run_that_spent_too_little_is_followed_by_one_between() -> None:

@@ -22,6 +22,8 @@ from thetabox.workers import Pool
 # nothing; no more than MOST, or MOST_OF_DEAR of a proof whose runs are long. Such a proof begins with as little as
 # matters: one run is enough for an easy sample.
 FIRST, MORE, MOST, MOST_OF_DEAR = 0.5, 8.0, 0.5, 0.1
+# Share of it that a proof with long runs goes on with where the least has shown something, but too little.
+SECOND = 0.2
 # The rest of a failure probability hardly falls as more is spent: least is about where this share of it is spent.
 AIM = 0.05
 # Another amount is tried where it differs by this factor, and the last one lowered the bound to this share of it.
@@ -167,8 +169,10 @@ class _GroupSearch:
             vain[open_] = torch.where(nothing, torch.maximum(vain[open_], spent), vain[open_])
             amount, useful = _next_amount(failure, spent, before, best, vain[open_], least, dear=proof.dear)
             if proof.dear:  # behind the least, where that does not prove what is asked for, what others begin with
-                short = (failure.probability > asked) & (spent < first)
-                amount = torch.where(short, amount.clamp(min=first), amount)
+                short = (own[open_] > asked) & (spent < first)
+                soon = ~nothing & (spent < SECOND * asked)
+                then = torch.full_like(spent, first).masked_fill(soon, SECOND * asked)
+                amount, useful = torch.where(short, torch.maximum(amount, then), amount), useful | short
                 useful &= (own[open_] > asked) | (run + 1 < TRIES_OF_DEAR)
             useful &= own[open_] > ENOUGH * asked
             if once_in_vain:
