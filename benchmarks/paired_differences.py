@@ -36,12 +36,19 @@ def main() -> None:
     args = parser.parse_args()
     levels, found = accuracies(args.folder)
     left_out = {tuple(name.split(":")) for name in args.without.split(",") if name}
+    networks = {(name, str(seed)) for name, values in found.items() for seed in range(len(values))}
+    if args.base not in found or not left_out <= networks:
+        parser.error(
+            f"no such network; there are seeds 0 to {len(next(iter(found.values()))) - 1} of {', '.join(found)}"
+        )
     print("| methods | seeds | " + " | ".join(f"mismatch {level:g}" for level in levels) + " |")
     print("| --- " * (2 + len(levels)) + "|")
     for name, values in found.items():
         if name == args.base:
             continue
         seeds = [s for s in range(len(values)) if not {(name, str(s)), (args.base, str(s))} & left_out]
+        if len(seeds) < 2:
+            parser.error(f"an interval needs two seeds of {name} and {args.base} or more")
         apart = values[seeds] - found[args.base][seeds]
         half = t.ppf(0.975, len(seeds) - 1) * apart.std(0) / len(seeds) ** 0.5
         cells = [f"{a:+.1f} ± {h:.1f}" for a, h in zip(apart.mean(0).tolist(), half.tolist(), strict=True)]

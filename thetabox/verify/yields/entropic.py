@@ -39,7 +39,7 @@ from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.yields.chain import Chain, Dense
 from thetabox.verify.yields.last_noise import beyond_chernoff
 from thetabox.verify.yields.neuron import FEW, SLACK, TINY, NoisyNeurons, relax
-from thetabox.verify.yields.tails import tail
+from thetabox.verify.yields.tails import probability, tail
 
 # Shares of what intermediate events may fail with; of those groups that a chain has.
 SHARES = {"means": 0.67, "spreads": 0.25, "margin spreads": 0.08}
@@ -207,7 +207,7 @@ class EntropicWalk:
             size = value.abs() + 2.0 * bias.abs() + 2.0 * rate * own
             log = SLACK * rate * size - rate * value - beyond_chernoff(rate * least * (1.0 - FEW))
             best = torch.fmin(best, log + SLACK * log.abs())
-        return (best.exp() * (1.0 + SLACK)).clamp(max=1.0)
+        return probability(best)
 
     def _known(self, weight: Tensor, v: Tensor, bias: Tensor, own: Tensor) -> Tensor:
         """A single layer: margins are Gaussian."""

@@ -24,6 +24,8 @@ from torch import Tensor
 SLACK = 1e-9
 # The tail here stands for all smaller ones: it is below 1e-290.
 MOST = 37.0
+# And so does this probability, for those of which a logarithm is known: no errors are as good as none.
+LEAST = 1e-300
 
 
 def log_exact(z: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
@@ -50,10 +52,15 @@ LOG_TAILS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def probability(log: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+    """Upper bound of a probability, above 0 and at most 1, by one of its logarithm."""
+    return (log.exp() * (1.0 + SLACK)).clamp(LEAST, 1.0)
+
+
 def tail(kind: str, z: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     """Upper bound of the probability to fail by ``z`` standard deviations; 1 where ``z`` is no number or below 0."""
     z = torch.where(z > 0, z.clamp(max=MOST), -torch.inf if kind == "exact" else 0.0)
-    return (LOG_TAILS[kind](z).exp() * (1.0 + SLACK)).clamp(max=1.0)
+    return probability(LOG_TAILS[kind](z))
 
 
 def quantile(kind: str, probability: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:

@@ -22,7 +22,7 @@ from thetabox.verify.yields.sobolev.convolved import FEW, TINY
 from thetabox.verify.yields.sobolev.rules import Quantile, Rate, Rule
 from thetabox.verify.yields.sobolev.walk import Passed, lower_bounds
 from thetabox.verify.yields.sobolev.windows import LinearForms
-from thetabox.verify.yields.tails import quantile
+from thetabox.verify.yields.tails import probability, quantile
 
 # λ of entropic bounds, in units of the one that suits a guessed variance.
 ENDS, MARGINS = (0.6, 0.85), (0.3, 0.6, 1.0, 1.5)
@@ -235,8 +235,7 @@ def _failing(
 ) -> Float[Tensor, " others"]:
     """Upper bounds of the probability that margins are at most 0, whose own noise has at least these variances."""
     spread = squares.sqrt() * (1.0 - 1e-9)
-    exponents = (exponents + beyond_chernoff(rates * spread)).clamp(min=0.0)
-    return ((-exponents).exp() * (1.0 + 1e-9)).amin(0)
+    return probability(-(exponents + beyond_chernoff(rates * spread))).amin(0)
 
 
 def _within(rate: Tensor, tried: Float[Tensor, "steps rows"]) -> Float[Tensor, "one rows"]:

@@ -32,15 +32,9 @@ SHARES = {
     "dense values": 0.04,
     "margin spreads": 0.04,
 }
-# About the part of a group's events on which something is built (see :func:`.patterns.used`); a choice, for what is
-# counted in the end are those.
-BUILT_ON = {
-    "first places": 0.3,
-    "later places": 0.2,
-    "dense means": 1.0,
-    "dense values": 1.0,
-    "margin spreads": 1.0,
-}
+# About the part of a group's events on which something is built (see :func:`.patterns.used`), of groups that are not
+# built on whole; a choice, for what is counted in the end are those.
+BUILT_ON = {"first places": 0.3, "later places": 0.2}
 
 
 def fits(chain: Chain) -> bool:
@@ -105,7 +99,7 @@ def failure(
     if not (sigma > 0.0 and 0.0 < spent < 1.0):
         return failure
     inputs = (x.shape[1], x.shape[2], x.shape[3])
-    each = {g: spent * share / (count * BUILT_ON[g]) for g, (count, share) in events(chain, inputs).items()}
+    each = {g: spent * share / (count * BUILT_ON.get(g, 1.0)) for g, (count, share) in events(chain, inputs).items()}
     if min(each.values()) == 0.0:  # too little to be shared out
         return failure
     stages = _convolved(chain, inputs, sigma)
