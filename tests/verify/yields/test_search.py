@@ -75,6 +75,19 @@ def test_a_least_run_that_shows_too_little_is_followed_by_more() -> None:
     assert hard.runs[1:3] == pytest.approx([0.2 * ASKED, 0.5 * ASKED])
 
 
+@pytest.mark.parametrize("asked", [1e-12, 1e-8, 0.01, 0.3, 0.9])
+@pytest.mark.parametrize("rest", RESTS)
+def test_no_long_run_spends_more_than_it_may(rest: str, asked: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    proof = Known(RESTS[rest], dear=True)
+    monkeypatch.setitem(globals(), "ASKED", asked)
+    found(proof)
+    assert len(proof.runs) <= 4
+    assert all(run <= max(0.1, proof.runs[0]) for run in proof.runs)
+    # Behind one that did not prove what was asked for, no more than half of that.
+    if len(proof.runs) > 1 and proof.runs[0] + float(RESTS[rest](torch.tensor(proof.runs[0]))) > asked:
+        assert proof.runs[1] <= 0.5 * asked * (1.0 + 1e-12)
+
+
 def test_a_long_run_that_spent_too_little_is_followed_by_one_between() -> None:
     proof = Known(RESTS["soon everything"], dear=True)
     delta = float(found(proof).delta)

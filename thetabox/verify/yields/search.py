@@ -168,11 +168,14 @@ class _GroupSearch:
             nothing = failure.probability >= 1.0
             vain[open_] = torch.where(nothing, torch.maximum(vain[open_], spent), vain[open_])
             amount, useful = _next_amount(failure, spent, before, best, vain[open_], least, dear=proof.dear)
-            if proof.dear:  # behind the least, where that does not prove what is asked for, what others begin with
-                short = (own[open_] > asked) & (spent < first)
+            if proof.dear:
+                # Behind the least, where that does not prove what is asked for: up to what others begin with.
+                most = min(first, MOST_OF_DEAR)
                 soon = ~nothing & (spent < SECOND * asked)
-                then = torch.full_like(spent, first).masked_fill(soon, SECOND * asked)
-                amount, useful = torch.where(short, torch.maximum(amount, then), amount), useful | short
+                then = torch.full_like(spent, most).masked_fill(soon, SECOND * asked)
+                then = torch.maximum(amount, then).clamp(max=most)
+                short = (own[open_] > asked) & (spent < then)
+                amount, useful = torch.where(short, then, amount), useful | short
                 useful &= (own[open_] > asked) | (run + 1 < TRIES_OF_DEAR)
             useful &= own[open_] > ENOUGH * asked
             if once_in_vain:

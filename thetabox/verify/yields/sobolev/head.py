@@ -136,22 +136,24 @@ class DenseHead:
         more = _within(vertex, rates)
         rates, tried = torch.cat([rates, more]), torch.cat([tried, self._tried(rows, k, more, VALUES)])
         # Markov: a margin of at most 0 is no rarer than exp(-λ value).
-        exponents = (rates * tried * (1.0 - FEW)).nan_to_num(0.0, posinf=0.0, neginf=0.0)
+        exponents = rates * tried * (1.0 - FEW)
         # Its own noise comes last and is normal: that is worth more, the more the larger its spread is for certain.
         layer, (least, centre) = self.layers[-1], self.read
         squares = [(self.sigma * t).square() for t in (layer.weight_size, layer.bias_size)]
         v, own = (rows.abs() @ t * (1.0 - gamma_sum(16)) for t in squares)
         few = v @ least.square()
         found = _failing(exponents, rates, few + own)
-        worth = (found < 1.0) & (found > WORTH * spreads)
+        worth, events = (found < 1.0) & (found > WORTH * spreads), 0
         if bool(worth.any()):
             # h² ≥ 2 h₀ h - h₀² for any number h₀.
             at, some = AROUND * centre, v[worth]
             lost = some @ at.square() * (1.0 + gamma_sum(len(at) + 16))
             low = self._best(2.0 * some * at * (1.0 - FEW), k, -math.log(spreads) * (1.0 + FEW) + FEW, OUTPUTS)
-            few[worth] = torch.maximum(few[worth], low - lost - FEW * (low.abs() + lost))
-            found = _failing(exponents, rates, few + own)
-        return MarginFailures(found, int(worth.sum()))
+            low = low - lost - FEW * (low.abs() + lost)
+            rising = low > few[worth]
+            few[worth] = torch.where(rising, low, few[worth])
+            found, events = _failing(exponents, rates, few + own), int(rising.sum())
+        return MarginFailures(found, events)
 
     def _best(self, rows: Tensor, k: int, q: float, of: str) -> Tensor:
         """Lower ends of rows on a layer, each of which fails with at most ``exp(-q)``."""
@@ -235,6 +237,8 @@ def _failing(
 ) -> Float[Tensor, " others"]:
     """Upper bounds of the probability that margins are at most 0, whose own noise has at least these variances."""
     spread = squares.sqrt() * (1.0 - 1e-9)
+    # What is no number proves nothing, whatever is added to it.
+    exponents = exponents.nan_to_num(-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
     return probability(-(exponents + beyond_chernoff(rates * spread))).amin(0)
 
 
