@@ -77,7 +77,7 @@ def test_counts_are_those_of_the_certificate(results):
 def test_what_draws_say_is_no_proof(results):
     found = results["sampled"]
     first, *rows = repr(found).splitlines()
-    how = "21 chips a σ, gaussian errors; statistical, 0.99 confidence, no proof"
+    how = "21 chips a σ, Gaussian errors; statistical, 0.99 confidence, no proof"
     assert first == f"SampledYield: 5 samples, clean accuracy 0.800; {how}"
     worst = found.accuracies.amin(1).tolist()
     assert rows == [

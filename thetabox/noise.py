@@ -17,6 +17,7 @@ from thetabox.models.names import some, tensor_names
 
 KINDS = ("gaussian", "subgaussian")
 SHARED = ("chip", "layer")
+NAMES = {"gaussian": "Gaussian", "subgaussian": "sub-Gaussian"}
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,26 @@ class Noise:
     def drawable(self) -> bool:
         """Whether it is one distribution, which can be drawn, and no family of them."""
         return self.kind == "gaussian" and not any(self.drift_bound.values())
+
+    @property
+    def parts(self) -> dict[str, Mapping[str, float]]:
+        """What is said of some parameters alone or of several together, by its name in words."""
+        return {
+            "factors on σ": self.scale,
+            "errors in common": self.correlated,
+            "known drift": self.drift,
+            "unknown drift, at most": self.drift_bound,
+        }
+
+    @property
+    def errors(self) -> str:
+        """The errors in words, as a claim names them: ``Gaussian errors``, and whatever else they are said to be."""
+        named = [
+            f"{what} {', '.join(f'{key}: {number:g}' for key, number in numbers.items())}"
+            for what, numbers in self.parts.items()
+            if numbers
+        ]
+        return f"{NAMES[self.kind]} errors" + (f" ({'; '.join(named)})" if named else "")
 
     def factor(self, name: str) -> float:
         """Factor on σ of a parameter."""

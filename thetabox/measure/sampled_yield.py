@@ -69,7 +69,7 @@ class SampledYield(Headed):
 
     def headline(self) -> str:
         known = f"{self.probability.shape[1]} samples, clean accuracy {self.clean_accuracy:.3f}"
-        how = f"{self.draws} chips a σ, {self.noise.kind} errors"
+        how = f"{self.draws} chips a σ, {self.noise.errors}"
         return f"{known}; {how}; statistical, {self.confidence:g} confidence, no proof"
 
     def summary(self) -> tuple[list[str], list[list[str]]]:

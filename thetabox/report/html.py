@@ -22,6 +22,7 @@ from thetabox.report.results import (
     RadiusSummary,
     UncertainUnits,
     curve_of,
+    duration,
     failure_of,
     number,
     percent,
@@ -223,7 +224,7 @@ def _facts(certificate: Certificate) -> list[tuple[str, str | Markup]]:
         ("sound", "yes, rounding outward throughout" if certificate.sound else "no: a second opinion, not a proof"),
         ("arithmetic covered", _arithmetic(certificate.arithmetic)),
         ("precision of the bounds", certificate.precision),
-        ("time", f"{certificate.seconds:.1f} s"),
+        ("time", duration(certificate.seconds)),
     ]
     if not certificate.finished:
         rows.append(("finished", "no: the time that was given was over; what is proven stands, more may be"))

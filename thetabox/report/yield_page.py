@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from thetabox.report.facts import Rows, count_text, interface, origin, patterns, source
 from thetabox.report.html import render
-from thetabox.report.results import number, percent
+from thetabox.report.results import duration, number, percent
 from thetabox.report.yield_curve import SHARE, SHARES, STATISTICAL, YieldCurve, at_least, complement, share_of
 
 if TYPE_CHECKING:
@@ -124,9 +124,9 @@ def _assumed(noise: Noise, box: Box) -> list[tuple[str, str]]:
             f"{''.join(f'; {one}' for one in (*factors, *drift))}.",
         ),
         (
-            "Every parameter is read once",
-            "by one operation (a kernel slides over its positions, which is counted); networks that read one twice "
-            "are refused.",
+            "A parameter has one error",
+            "wherever it is read (a kernel at all of its positions, a cell's weight at every step), and all of its "
+            "readings are counted together; a network of which that is not known is refused.",
         ),
         (
             "Real arithmetic",
@@ -137,23 +137,21 @@ def _assumed(noise: Noise, box: Box) -> list[tuple[str, str]]:
 
 def _facts(certificate: YieldCertificate) -> Rows:
     box, noise = certificate.box.describe(), certificate.noise
-    named = {
-        "factors on σ": noise.scale,
-        "errors in common": noise.correlated,
-        "known drift": noise.drift,
-        "unknown drift, at most": noise.drift_bound,
-    }
     rows: Rows = [
         *origin(certificate),
         ("errors", noise.kind),
-        *((what, ", ".join(f"{k}: {number(v)}" for k, v in held.items())) for what, held in named.items() if held),
+        *(
+            (what, ", ".join(f"{k}: {number(v)}" for k, v in held.items()))
+            for what, held in noise.parts.items()
+            if held
+        ),
         ("unit of σ", f"{UNITS[box['kind']]} ({box['kind']}); {patterns(box, 'σ')}"),
         ("δ asked for", number(certificate.asked)),
         ("method", certificate.method),
         *_proofs(certificate),
         *interface(certificate.model_info),
         ("arithmetic covered", "real numbers: parameters, inputs and σ as stored, everything computed from them exact"),
-        ("time", f"{certificate.seconds:.1f} s"),
+        ("time", duration(certificate.seconds)),
     ]
     if not certificate.finished:
         rows.append(("finished", "no: the time that was given was over; what is proven stands, more may be"))

@@ -107,8 +107,8 @@ class YieldCertificate(Shown):
         return (
             f"At σ = {sigma!r}, for each of {count} of these {total} samples, all but a share of {self.asked!r} of all "
             f"chips classify it right; and at least 0.99 of all chips classify at least {reached} of the {total} "
-            f"right: for {self.noise.kind} errors of the parameters that are independent of each other"
-            f"{'' if self.noise.independent else ' but for the common ones that the noise names'}."
+            f"right: for {self.noise.errors} of the parameters that are independent of each other"
+            f"{'' if self.noise.independent else ' but for those in common'}."
         )
 
     def proofs(self, index: int) -> dict[str, int]:
@@ -178,7 +178,7 @@ class YieldCertificate(Shown):
 
     def headline(self) -> str:
         known = about(self.data_info, len(self), self.clean_accuracy)
-        how = f"{self.noise.kind} errors, failures of {self.asked:g}"
+        how = f"{self.noise.errors}, failures of {self.asked:g}"
         return "; ".join([known, how, *(["not finished"] if not self.finished else [])])
 
     def summary(self) -> tuple[list[str], list[list[str]]]:
