@@ -16,7 +16,7 @@ ROOT = Path(thetabox.__file__).parent
 # Rooms of one floor do not import each other; `docs/architecture.md` draws them.
 FLOORS = (
     ("version", "errors", "json_text"),
-    ("checks", "processes", "shown", "user_code"),
+    ("checks", "deep_copy", "processes", "shown", "user_code"),
     ("workers",),
     ("models", "device"),
     ("box", "noise", "data"),

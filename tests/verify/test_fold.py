@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,28 @@ def test_folded_network_computes_the_same() -> None:
     with torch.no_grad():
         torch.testing.assert_close(folded(model)(x), model(x), rtol=1e-4, atol=1e-5)
     assert isinstance(model[1], nn.BatchNorm2d)
+
+
+def parts_compiled(model: nn.Sequential) -> nn.Module:
+    return nn.Sequential(torch.compile(model[:3]), nn.DataParallel(model[3:]))
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel, parts_compiled])
+def test_wrappers_of_torch_are_seen_through(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    model, x = normalised(), torch.randn(8, 1, 4, 4)
+    wrapped = wrap(model).eval()
+    y, modules = model(x).argmax(1), dict(wrapped.named_modules())
+    expected = tb.certified_radius(model, x, y, box=tb.Box(fold=True))
+    assert tb.certified_radius(wrapped, x, y, box=tb.Box(fold=True)).equal(expected)
+    assert dict(wrapped.named_modules()) == modules
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
+def test_hooks_of_wrappers_are_not_lost(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    wrapped = wrap(normalised())
+    wrapped.register_forward_hook(lambda module, inputs, output: -output)
+    with pytest.raises(tb.InputError, match="with hooks"):
+        tb.sampled_yield(wrapped, torch.randn(8, 1, 4, 4), [0] * 8, 0.1, box=tb.Box(fold=True))
 
 
 def test_fold_is_another_box_and_the_certificate_says_which() -> None:

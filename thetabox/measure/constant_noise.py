@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from thetabox.box import Box
+from thetabox.deep_copy import deep_copy
 from thetabox.errors import InputError
 from thetabox.measure.inputs import boxed, checked, working_copy
 from thetabox.measure.mismatch import MismatchResult, mismatch
@@ -126,7 +126,7 @@ def grown(model: nn.Module, factor: float) -> nn.Module:
     In layers in a row the bias of layer l grows by factor to the power of l. In an LSNN potentials, thresholds and
     adaptation (β) grow with the weights, so that every spike stays.
     """
-    larger = copy.deepcopy(model)
+    larger = deep_copy(model)
     with torch.no_grad():
         if isinstance(larger, LSNN):
             for value in (*larger.parameters(), larger.threshold, larger.beta):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from thetabox.deep_copy import deep_copy
 from thetabox.errors import InputError
 from thetabox.models.lsnn import LSNN, LSNNState
 from thetabox.models.recurrent import check_sequence
@@ -103,7 +103,7 @@ def membrane(
     distances = torch.as_tensor(within, dtype=torch.float64).reshape(-1)
     if not (distances >= 0).all():
         raise InputError("distances in within must be at least 0")
-    precise = copy.deepcopy(model).cpu().double().eval()
+    precise = deep_copy(model).cpu().double().eval()
     counts = torch.zeros(len(bins) - 1, dtype=torch.int64)
     near = torch.zeros(len(distances), dtype=torch.int64)
     below = above = total = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from thetabox.box import Box
+from thetabox.deep_copy import deep_copy
 from thetabox.device import choose_device
 from thetabox.errors import InputError
 from thetabox.measure.accuracy import accuracy
@@ -104,7 +104,7 @@ def quantised(model: nn.Module, bits: int, *, box: Box | None = None) -> nn.Modu
         InputError: another bit width, or nothing to quantise.
     """
     checked_bits(bits)
-    twin = folded(model) if box is not None and box.fold else copy.deepcopy(model)
+    twin = folded(model) if box is not None and box.fold else deep_copy(model)
     tensors = {**dict(twin.named_parameters()), **dict(twin.named_buffers())}
     for name in stored(twin, box):
         weight = tensors[name]

@@ -28,6 +28,27 @@ def is_compiled(model: nn.Module) -> bool:
     return any(isinstance(m, OptimizedModule) or _is_in_place(m) for m in model.modules())
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside of ``torch.compile``'s and ``DataParallel``'s wrappers; its parts lose theirs in place."""
+    while (inner := _inside(model)) is not None:
+        model = inner
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if _inside(child) is not None:
+                setattr(module, name, unwrapped(child))
+    return model
+
+
+def _inside(module: nn.Module) -> nn.Module | None:
+    if isinstance(module, nn.DataParallel):
+        return cast("nn.Module", module.module)
+    if "torch._dynamo" not in sys.modules:
+        return None
+    from torch._dynamo.eval_frame import OptimizedModule  # as above
+
+    return module._orig_mod if isinstance(module, OptimizedModule) else None
+
+
 def _is_in_place(module: nn.Module) -> bool:
     forward = vars(module).get("forward")
     return module._compiled_call_impl is not None or (isinstance(forward, partial) and forward.func is _call_of)

@@ -17,6 +17,7 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from thetabox import checks
+from thetabox.deep_copy import deep_copy
 from thetabox.errors import InputError
 from thetabox.models.compiled import nothing_compiled
 from thetabox.models.memory import identity, named_tensors, storage_key
@@ -183,7 +184,7 @@ def _copied(model: nn.Module) -> nn.Module:
         elif not t.is_leaf:
             memo[id(t)] = t.detach().clone()
     try:
-        return copy.deepcopy(model, memo)
+        return deep_copy(model, memo)
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"the network cannot be copied ({reason}); take what is not part of it out of it") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections import Counter
 
@@ -11,7 +10,9 @@ from torch.fx import Graph, GraphModule, Node, symbolic_trace
 from torch.fx.experimental.optimization import fuse
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from thetabox.deep_copy import deep_copy
 from thetabox.errors import InputError
+from thetabox.models.compiled import unwrapped
 from thetabox.models.outputs import OutputToLogits
 from thetabox.models.program import Program
 from thetabox.models.program_fold import folded_program
@@ -27,7 +28,7 @@ def folded(model: nn.Module) -> nn.Module:
         InputError: the model cannot be traced by ``torch.fx``, a batch norm follows no convolution, the two or their
             weights are used elsewhere too, or the model has hooks, which folding would drop.
     """
-    copied = copy.deepcopy(model).eval()
+    copied = deep_copy(model).eval()
     if not isinstance(copied, Program) and not any(isinstance(m, _BatchNorm) for m in copied.modules()):
         return copied
     unpacks, hooks = _own_hooks(copied)
@@ -69,6 +70,7 @@ def _folded(copied: nn.Module) -> nn.Module:
         raise InputError(
             f"cannot fold the batch norms of a network with hooks (on {type(hooked).__name__}); remove them"
         )
+    copied = unwrapped(copied)
     if isinstance(copied, Program):
         return folded_program(copied)
     logger = logging.getLogger("torch.fx")

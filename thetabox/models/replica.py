@@ -6,7 +6,6 @@ Python makes of the numbers or another thread computes lies outside of it; here 
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
+from thetabox.deep_copy import deep_copy
 from thetabox.models.forgetting import forget
 from thetabox.models.interrupts import interrupts_wait
 from thetabox.models.memory import named_tensors, storage_key, whole, write
@@ -52,7 +52,7 @@ class Replica:
             if type(attribute) in (dict, OrderedDict) and not attribute:
                 memo[id(attribute)] = type(attribute)()
         try:
-            self.copy: nn.Module = copy.deepcopy(model, memo)
+            self.copy = deep_copy(model, memo)
         except Exception as error:  # whatever cannot be copied says so in its own way
             raise Unfaithful from error
         if not isinstance(self.copy, nn.Module):

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from thetabox.deep_copy import add_extras, extras_of
+
 
 def pickled(thing: Any) -> bytes:
     """As bytes; tensors that share memory share it on the other side too.
@@ -46,6 +48,11 @@ class Pickler(cloudpickle.Pickler):
         if isinstance(thing, nn.Module) and parametrize.is_parametrized(thing):
             kind = parametrize.type_before_parametrizations(thing)
             return kind.__new__, (kind,), thing.__dict__, None, None, _parametrise
+        # Wrappers of torch.compile and graphs of torch.fx say how they are made anew, and leave hooks out.
+        if isinstance(thing, nn.Module) and (extras := extras_of(thing)):
+            made = thing.__reduce_ex__(self.proto)
+            if isinstance(made, tuple) and len(made) == 2:
+                return *made, extras, None, None, add_extras
         return super().reducer_override(thing)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from thetabox.box import Box
+from thetabox.deep_copy import deep_copy
 from thetabox.errors import InputError, OneEpsilonAtATime
 from thetabox.models.twins import RUNNING
 from thetabox.verify.arithmetic.interval import Interval
@@ -53,7 +53,7 @@ class Lirpa(Domain):
         box = problem.settings.box
         self.box = Box(box.kind, box.include, box.exclude, box.scale)
         with RUNNING:
-            self.model = copy.deepcopy(problem.model).to(problem.settings.rounding.dtype)
+            self.model = deep_copy(problem.model).to(problem.settings.rounding.dtype)
         try:
             self._bounds(slice(0, 1), 0.0, None, "IBP")
         except InputError as error:

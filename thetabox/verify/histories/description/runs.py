@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from thetabox.deep_copy import deep_copy
 from thetabox.models.leaky import LeakyCells
 from thetabox.models.memory import named_tensors
 from thetabox.models.precision import default_dtype
@@ -34,7 +34,7 @@ def differs(problem: Problem, described: Sequence[LeakyCells]) -> bool:
     generator = torch.Generator().manual_seed(0)
     device = problem.settings.device
     with RUNNING:
-        model = copy.deepcopy(problem.model).double().to(device).eval()
+        model = deep_copy(problem.model).double().to(device).eval()
     moved = problem.tensors.boxed
     stored = named_tensors(model)
     own = {name: stored[name].detach().clone() for name in moved}

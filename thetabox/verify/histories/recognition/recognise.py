@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -11,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from thetabox.deep_copy import deep_copy
 from thetabox.models.precision import default_dtype
 from thetabox.models.recurrent import called
 from thetabox.models.twins import RUNNING
@@ -118,7 +118,7 @@ def _differs(problem: Problem, cells: Recognised) -> bool:
     x = problem.x[:SAMPLES].double().to(problem.settings.device)
     ran = run(cells.net, cells.inputs(x))
     with RUNNING:
-        model = copy.deepcopy(problem.model).double().to(x.device).eval()
+        model = deep_copy(problem.model).double().to(x.device).eval()
     try:
         with default_dtype(torch.float64):
             logits = called(model, x)
