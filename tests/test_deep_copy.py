@@ -103,6 +103,19 @@ def test_measurements_are_those_of_the_network_with_its_hooks(name: str) -> None
         assert measure(model).double().mean() == pytest.approx(float(measure(expected).double().mean()), rel=0.1)
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_is_certified_is_the_network_with_its_hooks(name: str) -> None:
+    model = with_hooks(name, after)
+    with torch.no_grad():
+        y = model(X).argmax(1)
+    expected = plain().append(Times(-3.0))
+    radii = tb.certified_radius(model, X, y)
+    torch.testing.assert_close(radii, tb.certified_radius(expected, X, y))
+    assert bool((radii > 0.0).all())
+    proven = tb.certify_yield(model, X, y, [0.01]).delta
+    torch.testing.assert_close(proven, tb.certify_yield(expected, X, y, [0.01]).delta, rtol=1e-6, atol=0.0)
+
+
 class Times(nn.Module):
     def __init__(self, factor: float) -> None:
         super().__init__()

@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 
 from torch import nn
-from torch.fx import Graph, GraphModule, Node, symbolic_trace
+from torch.fx import Graph, Node, symbolic_trace
 from torch.fx.experimental.optimization import fuse
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -33,8 +33,6 @@ def folded(model: nn.Module) -> nn.Module:
         return copied
     unpacks, hooks = _own_hooks(copied)
     fused = _folded(copied)
-    if (unpacks or hooks) and isinstance(fused, GraphModule):
-        fused = _ordinary(fused)
     for unpack in unpacks:
         fused.register_forward_pre_hook(unpack, with_kwargs=True)
     for hook in hooks:
@@ -52,15 +50,6 @@ def _own_hooks(model: nn.Module) -> tuple[list[Unpack], list[OutputToLogits]]:
     for key in hooks:
         del after[key]
     return list(unpacks.values()), list(hooks.values())
-
-
-def _ordinary(fused: GraphModule) -> nn.Module:
-    """A graph as a module like any other: ``torch.export`` passes over the hooks of a graph."""
-    kind = type("Folded", (nn.Module,), {"forward": type(fused).forward})
-    module: nn.Module = kind()
-    for held in ("_modules", "_parameters", "_buffers"):
-        vars(module)[held] = vars(fused)[held]
-    return module.eval()
 
 
 def _folded(copied: nn.Module) -> nn.Module:

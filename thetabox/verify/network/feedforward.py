@@ -7,7 +7,9 @@ from inspect import signature
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
+from thetabox.deep_copy import extras_of
 from thetabox.models.input_type import input_type
 from thetabox.verify.network.ending import without_ending
 from thetabox.verify.network.graph import Graph, Operation
@@ -35,9 +37,11 @@ class Network:
 
     def __init__(self, model: nn.Module, x: Tensor, *, training: bool = False) -> None:
         self.model = model
-        # TorchScript that was made by tracing can be called in a trace, but is none of torch.export's modules, and a
-        # network whose hooks make several inputs of one has a forward that torch.export would not call with one.
-        whole = _Call(model) if isinstance(model, torch.jit.ScriptModule) or not _takes_one(model) else model
+        # TorchScript that was made by tracing can be called in a trace, but is none of torch.export's modules; a
+        # network whose hooks make several inputs of one has a forward that torch.export would not call with one; and
+        # torch.export passes over the hooks of a graph, unless it is a part of something else.
+        inside = isinstance(model, torch.jit.ScriptModule) or (isinstance(model, GraphModule) and extras_of(model))
+        whole = _Call(model) if inside or not _takes_one(model) else model
         self._whole = trace(model, whole, "forward", [example_of(model, x)], training=training)
         self.main, self.ending = without_ending(self._whole)
 
