@@ -7,16 +7,9 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
+from thetabox.deep_copy import HOOKS
 from thetabox.errors import InputError
 from thetabox.models.compiled import call_of
-
-HOOKS = (
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-)
 
 
 def _slots(kind: type) -> tuple[str, ...]:

@@ -185,6 +185,8 @@ def _copied(model: nn.Module) -> nn.Module:
             memo[id(t)] = t.detach().clone()
     try:
         return deep_copy(model, memo)
+    except InputError:
+        raise
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"the network cannot be copied ({reason}); take what is not part of it out of it") from error
