@@ -115,6 +115,33 @@ class Tied(nn.Module):
         return self.head(h) + self.extra + self.extra
 
 
+class Subtracted(nn.Module):
+    """A parameter that is added, taken off and multiplied by, and one that is scale and shift of a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.head = nn.Linear(6, 5), nn.LayerNorm(5), nn.Linear(5, 3)
+        self.extra, self.both = nn.Parameter(torch.randn(5)), nn.Parameter(torch.rand(5) + 0.5)
+        self.norm.bias = self.norm.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = (self.first(x) + self.extra).relu()
+        h = nn.functional.layer_norm(h * self.extra - self.extra, (5,), self.both, self.both)
+        return self.head(self.norm(h).relu() - self.extra)
+
+
+class Summed(nn.Module):
+    """Products written out that sum entries of the value, or of the parameter, alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Parameter(torch.randn(4, 2)), nn.Parameter(torch.randn(3, 4, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.einsum("npi,oi->no", x.view(-1, 3, 2), self.table).relu()
+        return torch.einsum("no,koj->nk", h, self.head)
+
+
 class TiedImages(nn.Module):
     """A convolution and a batch norm that are called twice."""
 
@@ -229,6 +256,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "attention": (Attention, (6,)),
     "tied": (Tied, (6,)),
     "tied images": (TiedImages, (1, 6, 6)),
+    "subtracted": (Subtracted, (6,)),
+    "summed": (Summed, (6,)),
     "unrolled": (Unrolled, (6,)),
     "residual": (Residual, (1, 5, 5)),
     "branches": (Branches, (6,)),

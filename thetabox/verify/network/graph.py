@@ -69,11 +69,16 @@ class Operation:
     call: str = ""
 
     @cached_property
-    def flat(self) -> bool:
-        """Whether every operand is an argument by itself, none in a list or by keyword."""
+    def operands(self) -> tuple[int, ...]:
+        """Positions of the values that it reads, each as often as it stands among the arguments."""
         refs: list[Ref] = []
         map_arg_refs((self.args, self.kwargs), refs.append)
-        return len(refs) == sum(isinstance(a, Ref) for a in self.args)
+        return tuple(ref.index for ref in refs)
+
+    @cached_property
+    def flat(self) -> bool:
+        """Whether every operand is an argument by itself, none in a list or by keyword."""
+        return len(self.operands) == sum(isinstance(a, Ref) for a in self.args)
 
     def describe(self) -> str:
         """For messages: the operator and where it stands."""

@@ -97,6 +97,15 @@ class Martingale:
         layer = noise.correlated.get("layer", 0.0)
         shared = {name: gain * (layer * (1.0 + SHIFT_ERROR)) for name, gain in self.gains.items()} if layer else {}
         self.shared = followed(self.graph, at_places(self.graph, problem.model, shared))
+        for name, gain in shared.items():
+            # Each reading would get a common error of its own.
+            positions = followed(self.graph, at_places(self.graph, problem.model, {name: gain}))
+            readers = [o for o in self.graph.operations if reads(o, positions)]
+            if sum(i in positions for o in readers for i in o.operands) > 1:
+                raise NoProof(
+                    f"parts of {name} are read apart, and its errors have a factor in common; proven yield covers that "
+                    "for tensors that are read as a whole: use sampled_yield, or leave it out of the box"
+                )
         noisy = {o.index for o in self.graph.operations if reads(o, self.sizes)}
         self.plan = plan(self.graph, noisy)
         self.largest = problem.network.largest()

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.linear.own_rows import WALK_NUMBERS, walk_rows
 from thetabox.verify.linear.region import Frame
 from thetabox.verify.linear.rules import pooling
@@ -31,6 +32,13 @@ class RowBounds(Tighten):
     def __init__(self, graph: Graph, plan: NoisePlan) -> None:
         super().__init__(graph)
         self.plan, self.targets = plan, set(plan.rows)
+
+    def __call__(self, samples: Samples, operation: Operation) -> tuple[Tensor, Tensor] | None:
+        # A single number a sample keeps the ends that it has.
+        value = samples.values[operation.index]
+        if isinstance(value, Interval) and value.lower.dim() < 2:
+            return None
+        return super().__call__(samples, operation)
 
     def _needed(self, samples: Samples, operation: Operation) -> Tensor:
         """Where a value may be above 0, if only a ReLU reads it, and may be a window's largest, if only a pool does."""

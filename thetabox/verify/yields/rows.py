@@ -8,6 +8,7 @@ probability is the tail at z. Intervals of all values are those ends, each in th
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from thetabox.verify.yields.differences import MOST_PLACES, Differences
 from thetabox.verify.yields.gains import with_gains
 from thetabox.verify.yields.ledger import Ledger
 from thetabox.verify.yields.noisy_walk import FLOOR, Noisy
-from thetabox.verify.yields.operators import variance
+from thetabox.verify.yields.operators import refusal, variance
 from thetabox.verify.yields.plan import COARSE, NoisePlan
 from thetabox.verify.yields.row_bounds import RowBounds
 from thetabox.verify.yields.tied import mean_of_ends, readers
@@ -73,7 +74,12 @@ class NoisySamples(Noisy):
         """Widen a result by the noise of the operation's own parameters."""
         if operation.index not in self.plan.noisy:
             return
+        if not self._of_samples(operation):
+            raise refusal(operation)
         noise = with_gains(variance(self, operation, self.sizes), self, operation, self.gains)
+        # (Σ_k a_k)² ≤ k Σ a_k² where one parameter stands at k places of an operation: scale and shift of a norm.
+        places = Counter(self.tied[i] for i in operation.operands if i in self.tied)
+        outputs = noise.outputs * max(places.values(), default=1)
         once = {i: size for i, size in self.sizes.items() if i not in self.tied}
         if operation.index not in self.reads_tied:
             self.noise[operation.index] = noise
@@ -85,9 +91,9 @@ class NoisySamples(Noisy):
         if operation.index in self.plan.unread:
             z = torch.full_like(self.sigma, torch.inf)
         elif operation.index in self.plan.first:
-            count = torch.full_like(self.sigma, 2.0 * noise.outputs[0].numel())
+            count = torch.full_like(self.sigma, 2.0 * outputs[0].numel())
             z = self.ledger.deviations(self.plan.group(operation), count, exact=True)
-        wide = self._deviation_bound(noise.outputs.sqrt(), z.view(-1, *[1] * (noise.outputs.dim() - 1)))
+        wide = self._deviation_bound(outputs.sqrt(), z.view(-1, *[1] * (outputs.dim() - 1)))
         if operation.index in self.reads_tied and operation.index not in self.plan.first:
             lost = mean_of_ends(self, operation, {i: self.sizes[i] for i in self.tied})
             wide = wide + lost * self.sigma.view(-1, *[1] * (lost.dim() - 1)) * (1.0 + gamma_sum(4))
@@ -95,6 +101,11 @@ class NoisySamples(Noisy):
         wide = wide + torch.where(error.isfinite(), error, torch.inf)
         ends = Interval(first.lower - wide, first.upper + wide, batch=0)
         self.values[operation.index] = (ends, *result[1:]) if isinstance(result, tuple) else ends
+
+    def _of_samples(self, operation: Operation) -> bool:
+        """Whether result and operands hold the samples in their first dimension alone, and more behind it."""
+        mine = [operation.index, *(i for i in operation.inputs if self.depends(i))]
+        return all(self.plain(i) and self.interval(i).lower.dim() > 1 for i in mine)
 
     def settle(self, index: int, value: Any) -> None:
         """As before, but for ends that nobody asks for."""

@@ -88,19 +88,23 @@ def _by_place(walk: Walk, operation: Operation, index: int, a: Tensor, entries: 
     samples = walk.samples
     theta: Tensor = samples.values[index].theta  # type: ignore[union-attr]  # a parameter
     weight, bias = factors(samples, with_values(samples, {index: torch.ones_like(theta)}), operation)
-    # Of the other of the two, there are zeros.
+    # Zeros where it does not stand; one parameter may be both.
     multiplies = weight is not None and bool(weight.any())
     like = weight if multiplies else bias
     if like is None:
         raise Stop
-    inner, around = a, torch.zeros_like(a)
+    middle, size, radius = torch.zeros_like(like), torch.zeros_like(like), torch.zeros_like(like)
     if multiplies:
-        centre, radius = (t[walk.frame.samples] for t in multiplicand(samples, operation))
-        inner, around = a * centre[:, None], a.abs() * radius[:, None]
-    around = rounded_up(around + gamma_sum(entries) * inner.abs(), 4)
+        centre, radius = (t[walk.frame.samples][:, None] for t in multiplicand(samples, operation))
+        middle, size = centre, centre.abs()
+    if bias is not None:
+        middle, size = middle + bias, size + bias.abs()
+    inner = a * middle
+    around = rounded_up(a.abs() * radius + gamma_sum(entries + 4) * a.abs() * size, 8)
     rank = a.dim() - 2
     summed = (*a.shape[:2], *[1] * (rank - like.dim()), *like.shape)
-    parts = (t.sum_to_size(summed).reshape(*a.shape[:2], *theta.shape) for t in (inner, rounded_up(around, entries)))
+    sums = (t.sum_to_size(summed) for t in (inner, rounded_up(around, entries)))
+    parts = (t.reshape(*a.shape[:2], *theta.shape) for t in sums)
     return Derivative(*parts)
 
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import vjp, vmap
 
 from thetabox.verify.arithmetic.parameter import Parameter
+from thetabox.verify.interpreter.rules.einsum import read
 from thetabox.verify.linear.constant import gamma_sum
 from thetabox.verify.linear.region import Region
 from thetabox.verify.linear.samples import Samples
@@ -86,7 +89,8 @@ def bilinear(samples: Samples, sized: Samples, operation: Operation) -> Variance
     centre, radius = centred(samples, function.x)
     outputs = call((centre.abs() + radius).square(), [t.square() for t in held]).clamp(min=0.0)
     terms = sum(t.numel() for t in held)
-    outputs = rounded_up(outputs, terms + 8)
+    # (Σ_s h_s)² ≤ S Σ_s h_s² of the S entries that one of a parameter meets in one result.
+    outputs = rounded_up(outputs * _met_together(samples, operation, function), terms + 8)
 
     def rows(walk: Walk, a: Tensor, region: Region | None) -> Tensor:
         if region is not None and not (walk.frame.whole or region.fixed):
@@ -106,6 +110,22 @@ def bilinear(samples: Samples, sized: Samples, operation: Operation) -> Variance
         return rounded_up(total, terms + 8)
 
     return Variance(outputs, rows)
+
+
+def _met_together(samples: Samples, operation: Operation, function: Bilinear) -> int:
+    """How many entries of the operand one of a parameter meets in one result: several where an einsum sums them."""
+    if operation.operator != "aten.einsum.default":
+        return 1
+    operands = [ref.index for ref in operation.args[1]]
+    held: list[Any] = [samples.values[i] for i in operands]
+    shapes = [tuple((v.theta if isinstance(v, Parameter) else v.lower).shape) for v in held]
+    terms, result = read(operation.args[0], [len(shape) for shape in shapes], operation.describe())
+    place = operands.index(function.x)
+    if len(operands) != 2:
+        raise Stop
+    met = dict(zip(terms[1 - place], shapes[1 - place], strict=True))
+    mine = dict(zip(terms[place], shapes[place], strict=True))
+    return prod(size for c, size in mine.items() if c not in result and met.get(c, 1) == 1)
 
 
 def gradients(

@@ -52,7 +52,7 @@ def by_place(samples: Samples, sized: Samples, operation: Operation) -> Variance
 
 
 def factors(samples: Samples, held: Samples, operation: Operation) -> tuple[Tensor | None, Tensor | None]:
-    """What ``held`` holds for weight and bias, shaped as it meets the values of one sample."""
+    """What ``held`` holds for weight and bias, shaped as it meets one sample's values; negative where subtracted."""
     name, rank = operation.operator, len(samples.shape(operation.index))
     channels = (-1, *[1] * (rank - 1))
     if name in BATCH_NORMS:
@@ -77,7 +77,9 @@ def factors(samples: Samples, held: Samples, operation: Operation) -> tuple[Tens
         if tau.dim() > rank + 1 or tau.shape[0] != 1:
             raise Stop
         tau = tau[0]
-    return (tau, None) if name in PRODUCTS else (None, tau)
+    if name in PRODUCTS:
+        return tau, None
+    return None, -tau if name == "aten.sub.Tensor" and place == 1 else tau
 
 
 def _shaped(parameter: Parameter | None, shape: tuple[int, ...] | None) -> Tensor | None:
