@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -87,13 +88,16 @@ def test_copies_call_the_hooks(name: str, hook: Callable[..., Any]) -> None:
         torch.testing.assert_close(model(X), expected)
 
 
+def turned_round(name: str) -> tuple[nn.Module, nn.Module, Tensor]:
+    """A network whose hook turns its logits round, one that is written so, and the labels of both."""
+    expected = plain().append(Times(-3.0))
+    return with_hooks(name, after), expected, expected(X).argmax(1)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_measurements_are_those_of_the_network_with_its_hooks(name: str) -> None:
-    """The hook turns the logits round, so that a copy without it gets nearly everything wrong."""
-    model = with_hooks(name, after)
-    with torch.no_grad():
-        y = model(X).argmax(1)
-    expected = plain().append(Times(-3.0))
+    """A copy without the hook gets nearly everything wrong."""
+    model, expected, y = turned_round(name)
     for measure in (
         lambda one: tb.attack(one, X, y, [0.05], seed=0).accuracy,
         lambda one: tb.mismatch(one, X, y, [0.01], samples=4, seed=0).accuracy,
@@ -105,10 +109,7 @@ def test_measurements_are_those_of_the_network_with_its_hooks(name: str) -> None
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_what_is_certified_is_the_network_with_its_hooks(name: str) -> None:
-    model = with_hooks(name, after)
-    with torch.no_grad():
-        y = model(X).argmax(1)
-    expected = plain().append(Times(-3.0))
+    model, expected, y = turned_round(name)
     radii = tb.certified_radius(model, X, y)
     torch.testing.assert_close(radii, tb.certified_radius(expected, X, y))
     assert bool((radii > 0.0).all())
@@ -123,6 +124,78 @@ class Times(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.factor
+
+
+class Deep(nn.Sequential):
+    """Its copies are of another class."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+        return nn.Sequential(*(copy.deepcopy(one, memo) for one in self))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -super().forward(x)
+
+
+class Pickled(nn.Sequential):
+    """Its pickles forget the sign, and its copies do not."""
+
+    sign = 1.0
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+        copied = type(self)(*(copy.deepcopy(one, memo) for one in self))
+        copied.sign = self.sign
+        return copied
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "sign"}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.sign * super().forward(x)
+
+
+def forward_of_its_own(make: Callable[[], nn.Module]) -> nn.Module:
+    model = make()
+    forward = model.forward
+    model.forward = lambda x: -forward(x)
+    return model
+
+
+def measurements(model: nn.Module, y: Tensor, executor: Any = None) -> Iterator[Callable[[], Any]]:
+    yield lambda: tb.mismatch(model, X, y, [0.01], samples=2, executor=executor)
+    yield lambda: tb.sampled_yield(model, X, y, [0.01], executor=executor)
+    yield lambda: tb.pcm(model, X, y, samples=2, executor=executor)
+    yield lambda: tb.attack(model, X, y, [0.05], executor=executor)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Deep(*plain()),
+        lambda: forward_of_its_own(NETWORKS["graph"]),
+        lambda: forward_of_its_own(NETWORKS["compiled"]),
+        lambda: forward_of_its_own(NETWORKS["exported"]),
+    ],
+)
+def test_what_copies_do_not_compute_is_not_measured(make: Callable[[], nn.Module]) -> None:
+    model = make()
+    for measure in measurements(model, plain()(X).argmin(1)):
+        with pytest.raises(tb.InputError, match="returns other logits than the network itself"):
+            measure()
+
+
+def test_what_pickles_do_not_compute_is_not_measured_by_workers() -> None:
+    model = Pickled(*plain()).eval()
+    model.sign = -1.0
+    y = plain()(X).argmin(1)
+    assert float(tb.mismatch(model, X, y, [0.01], samples=2).accuracy.mean()) > 0.8
+    for measure in measurements(model, y, ThreadPoolExecutor(1)):
+        with pytest.raises(tb.InputError, match="returns other logits than the network itself"):
+            measure()
+
+
+def test_a_forward_of_a_plain_object_is_measured() -> None:
+    model = forward_of_its_own(plain)
+    assert float(tb.mismatch(model, X, plain()(X).argmin(1), [0.01], samples=2).accuracy.mean()) > 0.8
 
 
 def test_a_copy_that_lacks_what_has_hooks_is_refused() -> None:

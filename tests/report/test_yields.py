@@ -162,8 +162,8 @@ def test_the_page_says_what_is_claimed_and_what_is_assumed(tmp_path: Path) -> No
         "θ + σ τ n, τ = 1; every n is standard normal",
         "A parameter has one error",
         "for Gaussian errors (factors on σ dense2.*: 0.5; errors in common chip: 0.25; known drift conv*: -0.05; "
-        "unknown drift, at most *bias: 0.02) of the parameters that are independent of each other but for those "
-        "in common",
+        "unknown drift, at most *bias: 0.02) of size σ τ, τ = 1, of every weight and bias but norm*, independent of "
+        "each other but for those in common",
         "without rounding",
         "proven by martingale 103",
         "every weight and bias but norm*",

@@ -86,7 +86,7 @@ def test_radii(task: Task, two: LocalProcesses) -> None:
 
 @pytest.mark.slow
 def test_proven_yields(task: Task, two: LocalProcesses) -> None:
-    few = task[0], task[1][:10], task[2][:10]
+    few = task[0], task[1][-10:], task[2][-10:]  # of the first vowel the LSNN gets none right
     sigma = [1e-4, 1e-3] if isinstance(task[0], tb.models.LSNN) else [0.01, 0.03]
     here, there = tb.certify_yield(*few, sigma), tb.certify_yield(*few, sigma, executor=two)
     assert torch.equal(here.delta, there.delta)

@@ -20,15 +20,8 @@ from thetabox.errors import InputError
 from thetabox.measure.box_points import Weights
 from thetabox.measure.correctness import Correctness
 from thetabox.measure.descent import Descent, Runs
-from thetabox.measure.inputs import (
-    Levels,
-    checked,
-    class_count,
-    levels,
-    numbers_for,
-)
+from thetabox.measure.inputs import Levels, checked, class_count, levels, numbers_for, of_box
 from thetabox.measure.own_weights import OwnWeights
-from thetabox.models.fold import folded
 from thetabox.shown import Columns, Shown
 from thetabox.workers import OnlyFields, Pool, check_executor
 
@@ -180,7 +173,7 @@ def attack(
     model, inputs, labels = checked(model, x, y)
     where = choose_device(device)
     box = box or Box()
-    model = folded(model) if box.fold else model
+    model = of_box(model, box, inputs, executor)
     runs = Runs.of(steps, restarts, give_up)
     search = _Search(model, box, where, runs, inputs, labels, sorted(epsilons), seed, keep_weights)
     class_count(search.network.precise, numbers_for(inputs[:1], where, torch.float64), labels)

@@ -18,9 +18,8 @@ from thetabox.box import Box
 from thetabox.device import choose_device
 from thetabox.errors import InputError
 from thetabox.measure.batched_draws import loss_sum
-from thetabox.measure.inputs import boxed, checked, class_count, numbers_for
+from thetabox.measure.inputs import boxed, checked, class_count, numbers_for, of_box
 from thetabox.measure.stretches import OnSamples, stretches
-from thetabox.models.fold import folded
 from thetabox.workers import Pool, check_executor
 
 WINDOW = 5
@@ -132,7 +131,7 @@ def landscape(
         raise InputError(f"zeta is {zeta}; it must be finite and at least 0")
     model, inputs, labels = checked(model, x, y)
     where, chosen = choose_device(device), box or Box()
-    model = folded(model) if chosen.fold else model
+    model = of_box(model, chosen, inputs, executor)
     points = _Points(model, inputs, labels, where, chunk, batch, chosen, zeta, seed, steps)
     class_count(points.many.network, numbers_for(inputs[:1], where, points.many.dtype), labels)
     total = directions * len(steps)

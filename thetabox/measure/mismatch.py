@@ -19,16 +19,9 @@ from thetabox.device import choose_device
 from thetabox.errors import InputError
 from thetabox.measure.batched_draws import correct_count
 from thetabox.measure.drawn_chips import DrawnChips
-from thetabox.measure.inputs import (
-    Levels,
-    checked,
-    levels,
-    numbers_for,
-    precise_copy,
-)
+from thetabox.measure.inputs import Levels, checked, levels, numbers_for, of_box, precise_copy
 from thetabox.measure.spread import Spread
 from thetabox.measure.stretches import OnSamples, stretches
-from thetabox.models.fold import folded
 from thetabox.noise import Noise
 from thetabox.workers import Pool, check_executor
 
@@ -150,7 +143,7 @@ def mismatch(
         raise InputError(f"batch is {batch}; it must be at least 1")
     model, inputs, labels = checked(model, x, y)
     where, chosen = choose_device(device), box or Box()
-    model = folded(model) if chosen.fold else model
+    model = of_box(model, chosen, inputs, executor)
     precise = precise_copy(model, inputs, labels, where)
     draws = _Draws(model, inputs, labels, where, chunk, batch, chosen, seed, sigmas)
     total = samples * len(sigmas)

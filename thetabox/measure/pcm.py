@@ -27,13 +27,13 @@ from thetabox.measure.inputs import (
     checked,
     levels,
     numbers_for,
+    of_box,
     own_precision,
     precise_copy,
     working_copy,
 )
 from thetabox.measure.quantise import checked_bits
 from thetabox.measure.spread import Spread
-from thetabox.models.fold import folded
 from thetabox.models.precision import computing_in
 from thetabox.models.recurrent import is_recurrent, run_steps
 from thetabox.workers import OnlyFields, Pool, check_executor
@@ -154,7 +154,7 @@ def pcm(
             checked_bits(bits)
     model, inputs, labels = checked(model, x, y)
     where, chosen = choose_device(device), box or Box()
-    model = folded(model) if chosen.fold else model
+    model = of_box(model, chosen, inputs, executor)
     precise = precise_copy(model, inputs, labels, where)
     bench = _Bench(model, inputs, labels, moments, seed, compensation, adc_bits, dac_bits, tile, chosen, where, chunk)
     shares = torch.empty(len(moments), samples, dtype=torch.float64)

@@ -18,7 +18,7 @@ from thetabox.device import choose_device
 from thetabox.errors import InputError
 from thetabox.measure.accuracy import accuracy
 from thetabox.measure.crossbar import stored
-from thetabox.measure.inputs import Levels, checked, own_precision, precise_copy, working_copy
+from thetabox.measure.inputs import Levels, checked, of_box, own_precision, precise_copy, working_copy
 from thetabox.measure.mismatch import MismatchResult, mismatch
 from thetabox.models.fold import folded
 
@@ -154,6 +154,7 @@ def quantisation(
         raise InputError(f"chunk is {chunk}; it must be at least 1")
     model, inputs, labels = checked(model, x, y)
     where, chosen = choose_device(device), box or Box()
+    of_box(model, chosen, inputs)  # :func:`quantised` folds
     precise = precise_copy(model, inputs, labels, where)
     dtype = own_precision(model)
     shares, after = [], []

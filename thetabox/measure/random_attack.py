@@ -19,8 +19,7 @@ from thetabox.errors import InputError
 from thetabox.measure.batched_draws import ManyWeights
 from thetabox.measure.box_points import inward_ends, placed
 from thetabox.measure.correctness import Correctness
-from thetabox.measure.inputs import Levels, boxed, checked, levels, numbers_for, precise_copy
-from thetabox.models.fold import folded
+from thetabox.measure.inputs import Levels, boxed, checked, levels, numbers_for, of_box, precise_copy
 
 KINDS = ("uniform", "corner")
 
@@ -123,7 +122,7 @@ def random_attack(
         raise InputError(f"unknown kind {kind!r} of random weights; choose {' or '.join(KINDS)}")
     model, inputs, labels = checked(model, x, y)
     where, chosen = choose_device(device), box or Box()
-    model = folded(model) if chosen.fold else model
+    model = of_box(model, chosen, inputs)
     precise = precise_copy(model, inputs, labels, where)
     predicted = torch.cat([precise(numbers_for(p, where, torch.float64)).argmax(1).cpu() for p in inputs.split(chunk)])
     many = ManyWeights(model, inputs, labels, where, chunk, batch, torch.float64)

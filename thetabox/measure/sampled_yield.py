@@ -20,9 +20,8 @@ from thetabox.device import choose_device
 from thetabox.errors import InputError
 from thetabox.measure.binomial import draws_needed, probability_at_least, worst_that_counts
 from thetabox.measure.drawn_chips import DrawnChips
-from thetabox.measure.inputs import Levels, checked, levels, numbers_for, precise_copy
+from thetabox.measure.inputs import Levels, checked, levels, numbers_for, of_box, precise_copy
 from thetabox.measure.stretches import OnSamples, stretches
-from thetabox.models.fold import folded
 from thetabox.noise import Noise
 from thetabox.shown import Headed
 from thetabox.workers import Pool, check_executor
@@ -177,7 +176,7 @@ def sampled_yield(
         raise InputError(f"box must be a thetabox.Box, not {type(box).__name__}")
     model, inputs, labels = checked(model, x, y)
     where, chosen, errors = choose_device(device), box or Box(), noise or Noise()
-    model = folded(model) if chosen.fold else model
+    model = of_box(model, chosen, inputs, executor)
     precise = precise_copy(model, inputs, labels, where)
     chips = _Chips(model, inputs, labels, where, chunk, batch, chosen, errors, seed, sigmas)
     number = chips.drawn.seed  # What is wrong with noise, box or seed is said here, before any work.

@@ -18,16 +18,8 @@ from thetabox.device import choose_device
 from thetabox.errors import InputError
 from thetabox.measure.box_points import BoxEnds, Weights, inward_ends, placed
 from thetabox.measure.correctness import Correctness
-from thetabox.measure.inputs import (
-    Levels,
-    Logits,
-    checked,
-    class_count,
-    levels,
-    numbers_for,
-)
+from thetabox.measure.inputs import Levels, Logits, checked, class_count, levels, numbers_for, of_box
 from thetabox.measure.two_precisions import TwoPrecisions, margins
-from thetabox.models.fold import folded
 
 LOSSES = ("cross-entropy", "kl", "margin")
 MOMENTUM = 0.75
@@ -139,7 +131,7 @@ def shared_attack(
     model, inputs, labels = checked(model, x, y)
     where = choose_device(device)
     chosen = box or Box()
-    climb = _Climb(folded(model) if chosen.fold else model, chosen, inputs, labels, where, chunk, loss, steps)
+    climb = _Climb(of_box(model, chosen, inputs), chosen, inputs, labels, where, chunk, loss, steps)
     clean = climb.judge({})
     points = _worst(climb, clean, epsilons, restarts, seed, progress)
     exact = {name: theta for name, (theta, _) in climb.tensors.items()}

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 Rows = list[tuple[str, str | Markup]]
 
+# What a box's ε, or a noise's σ, is a multiple of.
+UNITS = {"relative": "|θ|", "absolute": "1", "range": "max θ − min θ of its tensor"}
+
 
 def origin(certificate: Certificate | YieldCertificate) -> Rows:
     """Which model and which samples, with their hashes."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from thetabox.report.facts import Rows, count_text, interface, origin, patterns, source
+from thetabox.report.facts import UNITS, Rows, count_text, interface, origin, patterns, source
 from thetabox.report.html import render
 from thetabox.report.results import duration, number, percent
 from thetabox.report.yield_curve import SHARE, SHARES, STATISTICAL, YieldCurve, at_least, complement, share_of
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from thetabox.noise import Noise
     from thetabox.verify.yields.certificate import YieldCertificate
 
-UNITS = {"relative": "|θ|", "absolute": "1", "range": "max θ − min θ of its tensor"}
 KINDS = {
     "gaussian": "every n is standard normal",
     "subgaussian": "every n has mean zero and variance proxy at most 1, E exp(t n) ≤ exp(t²/2) for every t; each may "

@@ -146,7 +146,7 @@ def _case(
     chips, required = written(least_share), written(least)
     text = (
         f"proven yield at σ = {number(sigma)}: at least {chips} of all chips reach {count}/{total} = "
-        f"{count / total:.4f}, required {required} ({certificate.noise.errors})"
+        f"{count / total:.4f}, required {required} ({certificate.errors})"
     )
     name = f"at least {chips} of all chips reach accuracy {required} at sigma {number(sigma)}"
     if not certificate.finished:

@@ -107,9 +107,17 @@ class YieldCertificate(Shown):
         return (
             f"At σ = {sigma!r}, for each of {count} of these {total} samples, all but a share of {self.asked!r} of all "
             f"chips classify it right; and at least 0.99 of all chips classify at least {reached} of the {total} "
-            f"right: for {self.noise.errors} of the parameters that are independent of each other"
+            f"right: for {self.errors}, independent of each other"
             f"{'' if self.noise.independent else ' but for those in common'}."
         )
+
+    @property
+    def errors(self) -> str:
+        """In words: which errors, of what size, of which parameters."""
+        # Late, as in save.
+        from thetabox.report.facts import UNITS, patterns
+
+        return f"{self.noise.errors} of size σ τ, τ = {UNITS[self.box.kind]}, of {patterns(self.box.describe(), 'σ')}"
 
     def proofs(self, index: int) -> dict[str, int]:
         """How many of the samples proven at ``sigma[index]`` each proof gave; empty where that is not known."""

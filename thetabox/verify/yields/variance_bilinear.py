@@ -117,12 +117,12 @@ def _met_together(samples: Samples, operation: Operation, function: Bilinear) ->
     if operation.operator != "aten.einsum.default":
         return 1
     operands = [ref.index for ref in operation.args[1]]
+    if len(operands) != 2:  # a parameter that stands there twice
+        raise Stop
     held: list[Any] = [samples.values[i] for i in operands]
     shapes = [tuple((v.theta if isinstance(v, Parameter) else v.lower).shape) for v in held]
     terms, result = read(operation.args[0], [len(shape) for shape in shapes], operation.describe())
     place = operands.index(function.x)
-    if len(operands) != 2:
-        raise Stop
     met = dict(zip(terms[1 - place], shapes[1 - place], strict=True))
     mine = dict(zip(terms[place], shapes[place], strict=True))
     return prod(size for c, size in mine.items() if c not in result and met.get(c, 1) == 1)
