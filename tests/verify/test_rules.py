@@ -145,6 +145,16 @@ class TestElementwise(RuleContract):
         "maximum": Case(lambda h, g: torch.maximum(h, g), tight=True),
         "minimum": Case(lambda h, g: torch.minimum(h, g), tight=True),
         "sign": Case(lambda h, g: torch.sign(h), smooth=False, tight=True),
+        "sgn": Case(lambda h, g: torch.sgn(h), smooth=False, tight=True),
+        "heaviside": Case(lambda h, g: torch.heaviside(h, torch.tensor(0.0).to(h)), smooth=False, tight=True),
+        "heaviside of 1": Case(lambda h, g: torch.heaviside(h.round(), torch.ones(1).to(h)), smooth=False, tight=True),
+        "heaviside of a value": Case(lambda h, g: torch.heaviside(h.round(), g), smooth=False),
+        "finite": Case(lambda h, g: torch.nan_to_num(h) + torch.nan_to_num(g, 1.0, 2.0, 3.0), smooth=False),
+        "is a number": Case(lambda h, g: torch.where(h.isnan() | g.isinf(), h, h + g), smooth=False),
+        "is finite": Case(lambda h, g: h * torch.isfinite(g), smooth=False),
+        "exclusive or": Case(
+            lambda h, g: ((h > 0) ^ (g > 0)).to(h.dtype) + torch.logical_xor(h > 0.1, g > 0.1), smooth=False
+        ),
         "greater": Case(lambda h, g: (h > g).to(h.dtype), smooth=False),
         "greater number": Case(lambda h, g: (h > 0.1).to(h.dtype), smooth=False, tight=True),
         "greater equal": Case(lambda h, g: (h >= g).to(h.dtype) - (h >= 0.1).to(h.dtype), smooth=False),

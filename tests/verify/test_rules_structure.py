@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -110,7 +110,27 @@ class TestRearrangement(RuleContract):
         "stacked in rows": Case(
             lambda h, g: torch.cat([torch.hstack([h, g]), torch.dstack([h, g])[..., :5]], 1), SIGNAL),
         "write a part": Case(lambda h, g: torch.slice_scatter(h, g[:, :, :2], 2, 1, 3), SIGNAL, tight=True),
-        "write in place": Case(lambda h, g: overwritten(h, g), SIGNAL, tight=True),
+        "write in place": Case(lambda h, g: overwritten(h, g[:, 1], slice(None), 0), SIGNAL, tight=True),
+        "write by a mask": Case(lambda h, g: overwritten(h, 0.25, h > 0.1), SIGNAL, smooth=False),
+        "write rows by a mask": Case(
+            lambda h, g: overwritten(h, torch.arange(5).to(h), h.sum(-1) > 0.1), SIGNAL, smooth=False),
+        "write at places": Case(
+            lambda h, g: overwritten(h, 0.5, slice(None), slice(None), [1, -1]), SIGNAL, tight=True),
+        "write rows at places": Case(
+            lambda h, g: overwritten(h, torch.arange(5).to(h), slice(None), torch.tensor([-1])), SIGNAL, tight=True),
+        "write along a mask": Case(
+            lambda h, g: overwritten(h, -0.5, slice(None), torch.tensor([True, False])), SIGNAL, tight=True),
+        "fill places": Case(lambda h, g: h.index_fill(-1, torch.tensor([0, -2]), 0.7), SIGNAL, tight=True),
+        "repeat as there are samples": Case(
+            Held(lambda h, v, w: h + v.repeat(h.shape[0], 1, 1) + w.repeat(h.shape[0], 1, 5)
+                 + w.tile(h.shape[0], 1, 1), (2, 5), (2, 1)), SIGNAL),
+        "repeat two for each sample": Case(
+            Held(lambda h, w: h + w.repeat(h.shape[0], 1).reshape(h.shape[0], 2, 5), (2, 5)), SIGNAL),
+        "repeat each as there are samples": Case(
+            Held(lambda h, w: h + w[None].repeat_interleave(h.shape[0], 0), (2, 5)), SIGNAL),
+        "ones on a diagonal": Case(
+            Held(lambda h, w: h * (w * (1 - torch.eye(2, 5).to(w)))[:, :5] + torch.eye(5).to(w)[:2], (2, 5)), SIGNAL),
+        "without its diagonal": Case(Held(lambda h, w: h[..., :2] * (w - torch.diag(torch.diag(w))), (2, 2)), SIGNAL),
         "sorted": Case(lambda h, g: h.sort(-1).values, SIGNAL, smooth=False),
         "largest three": Case(
             lambda h, g: h.topk(3, -1).values + h.median(-1, keepdim=True).values, SIGNAL, smooth=False),
@@ -118,10 +138,10 @@ class TestRearrangement(RuleContract):
     }  # one case a line  # fmt: skip
 
 
-def overwritten(h: Tensor, g: Tensor) -> Tensor:
+def overwritten(h: Tensor, value: Tensor | float, *places: Any) -> Tensor:
     """A part written over, as user code does it."""
     out = h.clone()
-    out[:, 0] = g[:, 1]
+    out[places if len(places) > 1 else places[0]] = value
     return out
 
 

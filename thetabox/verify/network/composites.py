@@ -10,6 +10,7 @@ import torch
 from torch._ops import OpOverload
 from torch.fx.node import Node
 
+from thetabox.verify.network.in_part import IN_PART, MEETS
 from thetabox.verify.network.operators import COMPOSITE, DIRECT, REFUSED, RULED, TIGHTER
 
 # Each either has one kernel that calls the operators it is written out as, or computes what they do in their order (and
@@ -59,10 +60,10 @@ def _without_rule(name: str) -> bool:
 
 
 def decompositions(program: Any) -> dict[Any, Callable[..., Any]]:
-    """How to write out what a program holds of :data:`WRITTEN_OUT`, and whatever has no rule and only calls others."""
+    """How to write out what a program holds of the two tables, and whatever has no rule and only calls others."""
     met = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
     # One may be written as another of them.
-    table: dict[Any, Callable[..., Any]] = {}
+    table: dict[Any, Callable[..., Any]] = {} if met.isdisjoint(MEETS) else dict(IN_PART)
     if not met.isdisjoint(WRITTEN_OUT):
         table |= dict(_known()[name] for name in WRITTEN_OUT if name in _known())
     if any(name in _composites() and _without_rule(name) for name in met - WRITTEN_OUT):

@@ -9,6 +9,7 @@ import torch
 from torch._ops import OpOverload
 from torch.fx.node import Node
 
+from thetabox.verify.network.in_part import is_written_in_part
 from thetabox.verify.network.operators import COMPOSITE, DIRECT, RULED, TIGHTER
 
 
@@ -33,6 +34,8 @@ def _is_direct(node: Node) -> bool:
     name = str(node.target)
     if name == "aten.batch_norm.default":
         return node.args[5] is False  # in training it writes to its statistics
+    if is_written_in_part(node):
+        return False
     known = name in DIRECT or name in COMPOSITE or name in TIGHTER
     return known or is_core(node.target) or node.target is operator.getitem or is_cast(node) or is_same(node)
 

@@ -75,6 +75,13 @@ def unequal(context: Context, a: Operand, b: Operand) -> Interval:
     return _truth(1.0 - same.upper, same.lower.clone())
 
 
+@rule("aten.isnan.default", "aten.isinf.default", types="whole")
+def not_finite(context: Context, x: Interval) -> Interval:
+    """Whether it is no finite number, which nothing between finite ends is."""
+    finite = x.lower.isfinite() & x.upper.isfinite()
+    return _truth(torch.zeros_like(x.lower), finite.to(x.lower.dtype))
+
+
 def _compare(context: Context, a: Operand, b: Operand, *, strict: bool) -> Interval:
     """``a > b`` (strict) or ``a >= b``."""
     decided = _compared(context, a, b, strict=strict)

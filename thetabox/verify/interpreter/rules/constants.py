@@ -57,6 +57,15 @@ def arange(context: Context, *args: Any, **kwargs: Any) -> Interval:
     return out
 
 
+@rule("aten.eye.default", "aten.eye.m", slack=True, types="moves", honours=("dtype",))
+def eye(context: Context, n: int, m: int | None = None) -> Interval:
+    """Ones on the diagonal of a matrix, zeros elsewhere."""
+    if context.layout.batch is not None:
+        raise InputError(f"{context.where} counts samples")
+    device = context.row_epsilon.values.device
+    return Interval.point(torch.eye(n, n if m is None else m, dtype=context.dtype, device=device), nonnegative=True)
+
+
 def _constant(context: Context, value: Any) -> Interval:
     sizes = context.layout.sizes(context.row_epsilon.samples)
     return literal(context, in_result(context, value), sizes, context.row_epsilon.values.device)

@@ -59,6 +59,7 @@ ONCE: dict[str, Along] = {
     "aten.tril.default": last(2),
     "aten.triu.default": last(2),
     "aten.diagonal.default": lambda rank, named: [named["dim1"], named["dim2"]],
+    "aten.diagonal_copy.default": lambda rank, named: [named["dim1"], named["dim2"]],
     "aten.diag_embed.default": lambda rank, named: [],
     "aten.pixel_shuffle.default": last(3),
     "aten.pixel_unshuffle.default": last(3),
