@@ -133,6 +133,52 @@ class DirectCoding(Layers):
         return torch.stack(out).mean(0)
 
 
+class RepeatedInput(Layers):
+    """As SpikingJelly: one input, repeated in front of the samples; spikes set the potential by a mask."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        sequence = x[:, 0].unsqueeze(0).repeat(5, 1, 1)
+        mem1, mem2, total = self.zeros(x), self.zeros(x, CLASSES), 0.0
+        for x_t in sequence:
+            mem1 = mem1 + (self.fc1(x_t) - mem1) / 2.0
+            fired = mem1 >= 0.1
+            mem1[fired] = 0.0
+            mem2 = mem2 + (self.fc2(fired.to(x.dtype)) - mem2) / 2.0
+            spikes = torch.heaviside(mem2 - 0.1, torch.ones(1, dtype=x.dtype))
+            mem2 = torch.where(spikes > 0, 0.0, mem2)
+            total = total + spikes
+        return total / 5
+
+
+class WithoutItself(Layers):
+    """The sequence backwards; recurrence between different cells alone; a start that each sample has a copy of."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, between = x.flip(1), self.recurrent.weight * (1 - torch.eye(HIDDEN, dtype=x.dtype))
+        mem = torch.full((HIDDEN,), 0.05, dtype=x.dtype).repeat(x.shape[0], 1)
+        spikes, counts = torch.zeros_like(mem), torch.zeros_like(mem)
+        for t in range(x.shape[1]):
+            mem = 0.9 * mem + self.fc1(x[:, t]) + spikes @ between.T - 0.3 * spikes
+            spikes = torch.heaviside(mem - 0.3, torch.tensor(0.0, dtype=x.dtype))
+            counts = counts + spikes
+        return self.fc2(counts)
+
+
+class LargestOverTime(Layers):
+    """As Norse's tutorials: the largest voltage of a leaky readout over time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mem, voltage, voltages = x.new_zeros(x.shape[0], HIDDEN), 0.0, []
+        for t in range(x.shape[1]):
+            mem = 0.9 * mem + self.fc1(x[:, t])
+            spikes = fires(mem - 0.3)
+            mem = mem - 0.3 * spikes
+            voltage = 0.8 * voltage + self.fc2(spikes)
+            voltages.append(voltage)
+        largest, _ = torch.max(torch.stack(voltages), 0)
+        return largest
+
+
 class DirectOnce(Layers):
     """The current of all steps is computed in front of the loop."""
 

@@ -110,6 +110,7 @@ def run(
     debt, last, counts = ([zeros(layer.units) for layer in layers] for _ in range(3))
     total = zeros(layers[says.layer].units)
     above = [zeros(layer.units) for layer in layers]
+    largest: Any = None
     for x_t in x:
         now: list[Any] = []
         for n, layer in enumerate(layers):
@@ -137,10 +138,17 @@ def run(
             counts[n] = counts[n] + z
         last = now
         total = total + v[says.layer]
+        if says.over == "largest":
+            logits = v[says.layer] @ says.weights + says.bias
+            largest = logits if largest is None else _larger(largest, logits)
     top = layers[says.layer]
     read = counts[says.layer] if top.most else total if says.over == "sum" else v[says.layer]
     kept = [c for c, layer in zip(counts, layers, strict=True) if layer.most]
-    return Ran(kept, read @ says.weights + says.bias)
+    return Ran(kept, read @ says.weights + says.bias if largest is None else largest)
+
+
+def _larger(one: Any, other: Any) -> Any:
+    return torch.maximum(one, other) if isinstance(one, Tensor) else np.maximum(one, other)
 
 
 def exact_spikes(p: Any, level: Any, most: int, strict: bool) -> Any:

@@ -222,7 +222,7 @@ def mixtures(draw: Draw) -> tuple[Spiking, Tensor, float, dict[str, Any], int]:
     rng = random.Random(seed)
     sizes = [rng.randint(1, 2) for _ in range(rng.randint(1, 3))]
     leaky = rng.random() < 0.4
-    over = rng.choice(("sum", "last")) if leaky else "sum"
+    over = rng.choice(("sum", "last", "largest")) if leaky else "sum"
     layers = []
     for n, units in enumerate(sizes):
         entering: dict[str, Any] = {"below": {}, "before": {}}

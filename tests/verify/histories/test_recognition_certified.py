@@ -10,7 +10,16 @@ from torch import Tensor, nn
 
 import thetabox as tb
 from tests.verify.histories.spiking_cells import EITHER, Convolutional, Stepwise, TwoLayers
-from tests.verify.unrolled import INPUTS, ChargeFireReset, Dictionary, DirectCoding, ResetFromMembrane
+from tests.verify.unrolled import (
+    INPUTS,
+    ChargeFireReset,
+    Dictionary,
+    DirectCoding,
+    LargestOverTime,
+    RepeatedInput,
+    ResetFromMembrane,
+    WithoutItself,
+)
 from thetabox.errors import InputError
 
 EPSILON = (1e-4, 3e-3, 3e-2, 0.2)
@@ -61,6 +70,13 @@ def test_convolutional_networks(answer: str) -> None:
     torch.manual_seed(6)
     model = Convolutional(answer).double()
     assert assert_contained(model, torch.rand(4, 6, 36, dtype=torch.float64)) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [LargestOverTime, RepeatedInput, WithoutItself])
+def test_bounds_of_loops_hold_what_the_network_answers(make: type[nn.Module]) -> None:
+    torch.manual_seed(8)
+    assert assert_contained(make().double(), torch.randn(6, 7, INPUTS, dtype=torch.float64)) > 0
 
 
 @pytest.mark.slow

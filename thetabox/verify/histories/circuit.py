@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -148,14 +149,33 @@ class Loss:
         return Loss(self.read, self.weight[rows])
 
 
+class Following(Protocol):
+    """Bounds of some rows that are put together from what is read behind each step."""
+
+    def step(self, time: int, low: Tensor, high: Tensor) -> None:
+        """Ends of the quantities behind a step, ``[rows, features]``."""
+
+    def margins(self) -> Tensor:
+        """As :meth:`CircuitReadout.margins`, of all steps."""
+
+    def logits(self) -> Interval:
+        """As :meth:`CircuitReadout.logits`, of all steps."""
+
+
 class CircuitReadout(ABC):
     """From what was read at the end of a walk to logits.
 
     Attributes:
         reads: the quantities, one behind the other.
+        every_step: whether they are read behind each step, by what :meth:`following` returns, and not at the end.
     """
 
     reads: tuple[ReadoutQuantity, ...]
+    every_step = False
+
+    def following(self, context: Context, drive: Drive | None, labels: Tensor) -> Following | None:
+        """What reads every step of a walk, where the end alone does not say it."""
+        return None
 
     @abstractmethod
     def margins(self, context: Context, read: Interval, drive: Drive | None, labels: Tensor) -> Tensor:

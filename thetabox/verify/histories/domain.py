@@ -71,11 +71,11 @@ class Histories(Domain):
 
     def passes(self, criterion: str) -> float:
         """All steps of the first row, and those without any box where it is split; further rows are paid as they go."""
-        splits = self.options["splits"] and criterion == "margin"
+        splits = self.resumes(criterion)
         return step_passes(self.options["histories"]) + (step_passes(1) if splits else 0.0)
 
     def resumes(self, criterion: str) -> bool:
-        return bool(self.options["splits"]) and criterion == "margin"
+        return bool(self.options["splits"]) and criterion == "margin" and not self._plan.readout.every_step
 
     @cached_property
     def engine(self) -> Engine:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from thetabox.verify.arithmetic.interval import Interval
 from thetabox.verify.effort import Meter
-from thetabox.verify.histories.circuit import Circuit, CircuitPlan, Drive
+from thetabox.verify.histories.circuit import Circuit, CircuitPlan, Drive, Following
 from thetabox.verify.histories.errors import Errors, errors
 from thetabox.verify.histories.records import GivenSpikes, State
 from thetabox.verify.histories.splits import Tree, grow, split
@@ -108,7 +108,7 @@ class Engine:
 
     def _of_part(self, rows: Rows, meter: Meter, names: list[Pair]) -> Tensor:
         """Margins of rows that are walked together; where it is asked for, each split until it is proven."""
-        if not self.splits:
+        if not self.splits or self.plan.readout.every_step:
             return self._walk(rows)[1]
         rows = replace(rows, prune=self._prune_rule(rows))
         trees = self._trees(rows, meter, names)
@@ -146,8 +146,13 @@ class Engine:
         lower, upper = [], []
         for rows in self.unlabelled(which, epsilon):
             circuit = self.circuit(rows.values)
-            walked = self.run(circuit, rows)
-            ends = self.plan.readout.logits(circuit.context, self._read(walked), rows.behind(circuit))
+            context, behind = circuit.context, rows.behind(circuit)
+            following = self.plan.readout.following(context, behind, rows.labels)
+            walked = self.run(circuit, rows, following=following)
+            if following is None:
+                ends = self.plan.readout.logits(context, self._read(walked), behind)
+            else:
+                ends = following.logits()
             unknown = walked.given_up[:, None]
             lower.append(torch.where(unknown, -torch.inf, ends.lower).double().cpu())
             upper.append(torch.where(unknown, torch.inf, ends.upper).double().cpu())
@@ -171,7 +176,9 @@ class Engine:
         """The network at the ε of rows."""
         return self.plan.circuit(Context(RowEpsilons(values[None].to(self.settings.device)), self.settings.rounding))
 
-    def run(self, circuit: Circuit, rows: Rows, since: Since | None = None) -> Walked:
+    def run(
+        self, circuit: Circuit, rows: Rows, since: Since | None = None, following: Following | None = None
+    ) -> Walked:
         """Walk rows through time."""
         first, start, given = (None, None, None) if since is None else since
         drives = rows.drives[: len(circuit.layers)]
@@ -187,6 +194,7 @@ class Engine:
             given=given,
             prune=rows.prune,
             before_step=self.before_step,
+            following=following,
         )
 
     def _errors(self, circuit: Circuit, rows: Rows) -> list[list[Errors]]:
@@ -200,9 +208,13 @@ class Engine:
     def _walk(self, rows: Rows, since: Since | None = None) -> tuple[Walked, Tensor]:
         """Where rows end, and their margins; where they may be given up also their first forks."""
         circuit = self.circuit(rows.values)
-        walked = self.run(circuit, rows, since)
-        read = self._read(walked)
-        margin = self.plan.readout.margins(circuit.context, read, rows.behind(circuit), rows.labels)
+        context, behind = circuit.context, rows.behind(circuit)
+        following = self.plan.readout.following(context, behind, rows.labels)
+        walked = self.run(circuit, rows, since, following)
+        if following is None:
+            margin = self.plan.readout.margins(context, self._read(walked), behind, rows.labels)
+        else:
+            margin = following.margins()
         return walked, torch.where(walked.given_up, -torch.inf, known(margin.double())).cpu()
 
     def _prune_rule(self, rows: Rows) -> PruneRule:

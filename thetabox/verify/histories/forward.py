@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thetabox.verify.histories.neurons import Neurons, Spiking, Weights
+from thetabox.verify.histories.neurons import Neurons, Readout, Spiking, Weights
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,21 @@ class Ran:
 def run(net: Spiking, x: Float[Tensor, "samples time inputs"]) -> Ran:
     """All steps of a network in double precision."""
     layers = [_Layer(says, x) for says in net.layers]
+    says = net.readout
+    read, largest = layers[says.layer], None
     for x_t in x.double().unbind(1):
         before = [layer.z for layer in layers]
         for layer in layers:
             layer.step(x_t, [other.z for other in layers], before)
-    read = layers[net.readout.layer]
-    value = read.sum if net.readout.over == "sum" else read.p
-    logits = value @ net.readout.weights.centre + net.readout.bias.centre
+        if says.over == "largest":
+            now = _logits(says, read.p)
+            largest = now if largest is None else torch.maximum(largest, now)
+    logits = _logits(says, read.sum if says.over == "sum" else read.p) if largest is None else largest
     return Ran(logits, [layer.count for layer in layers], torch.stack([layer.nearest for layer in layers]).amin(0))
+
+
+def _logits(says: Readout, value: Tensor) -> Tensor:
+    return value @ says.weights.centre + says.bias.centre
 
 
 def _read(says: Neurons, x_t: Tensor, now: list[Tensor], before: list[Tensor]) -> list[tuple[Tensor, Weights]]:

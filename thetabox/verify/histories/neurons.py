@@ -128,12 +128,13 @@ class Largest:
 
 @dataclass(frozen=True)
 class Readout:
-    """Logits: what is read of one layer, times W, plus b.
+    """Logits: what is read of one layer, times W, plus b, or the largest of these over time.
 
     Attributes:
         layer: which.
         over: ``sum`` over all steps of the spikes of a layer, or of the potentials v of one that never spikes; ``last``
-            is its potential v behind the last step.
+            is its potential v behind the last step, ``largest`` that behind every step, of which each logit is the
+            largest v W + b.
         weights: W, a mean's 1/T in it.
         bias: b.
     """

@@ -122,10 +122,11 @@ class SpikingReadout(CircuitReadout):
         return value @ weight.theta, apart + box * (1.0 + 8.0 * relative)
 
     def margins(self, context: Context, read: Interval, drive: Drive | None, labels: Tensor) -> Tensor:
-        margin = self._margins(context, read, drive, labels)
+        margin = self.each_margin(context, read, drive, labels)
         return margin.scatter(1, labels[:, None], torch.inf).amin(1)
 
-    def _margins(self, context: Context, read: Interval, drive: Drive | None, labels: Tensor) -> Tensor:
+    def each_margin(self, context: Context, read: Interval, drive: Drive | None, labels: Tensor) -> Tensor:
+        """Proven lower bounds of the margins against every class, ``[rows, classes]``."""
         hidden = self._hidden(read)
         margins, _ = class_margins(context, hidden, self.weight, None, labels)
         centre, radius = self._rest(context, hidden, drive)

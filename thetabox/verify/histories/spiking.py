@@ -26,6 +26,7 @@ from thetabox.verify.histories.description.check import INSTEAD
 from thetabox.verify.histories.errors import Followed
 from thetabox.verify.histories.inputs import Driver
 from thetabox.verify.histories.neurons import Boxed, Largest, Neurons, Spiking
+from thetabox.verify.histories.over_time import LargestOverTime
 from thetabox.verify.histories.readout import Source, SpikingReadout
 from thetabox.verify.histories.wiring import DecayGroup, Filters, Held, Pole, groups, sources, upward
 from thetabox.verify.interpreter.context import Context
@@ -127,7 +128,7 @@ class SpikingPlan(CircuitPlan):
                 )
             source = Source(ReadoutQuantity(self.walked[says.layer], None), 0.0, weights)
             return SpikingReadout(self.rounding, [source], None, says.bias, kept=True)
-        total = says.over == "sum"
+        total, largest = says.over == "sum", says.over == "largest"
         more = (Pole(1.0, 0.0),) if total else ()
         behind, by_decay = self.spiking.layers[says.layer], self.groups[says.layer]
         if behind.largest is not None:
@@ -146,7 +147,8 @@ class SpikingPlan(CircuitPlan):
         if not spike_sources:
             raise InputError(f"no spike reaches what is read; {INSTEAD}")
         itself = _is_identity(weights)
-        return SpikingReadout(self.rounding, spike_sources, None if itself else weights, says.bias, kept=total)
+        kind = LargestOverTime if largest else SpikingReadout
+        return kind(self.rounding, spike_sources, None if itself else weights, says.bias, kept=total)
 
     def _trace_error(self, index: int, trace: int) -> float:
         """How far a trace may be off at the end."""
@@ -225,8 +227,9 @@ class SpikingPlan(CircuitPlan):
         for number, several in self.largest.items():
             drives[self.walked[number]].largest = several.driver.drive(x)
         if self.behind is not None:
-            last = self.behind.drive(x)
-            drives.append(Drive(last.centre[:, -1:], last.spread[:, -1:], last.size[:, -1:]))
+            behind = self.behind.drive(x)
+            read = slice(None) if self.readout.every_step else slice(-1, None)
+            drives.append(Drive(behind.centre[:, read], behind.spread[:, read], behind.size[:, read]))
         return drives
 
 

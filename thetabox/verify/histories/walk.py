@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from thetabox.verify.histories.circuit import Circuit, Drive, Loss, ReadoutQuantity
+from thetabox.verify.histories.circuit import Circuit, Drive, Following, Loss, ReadoutQuantity
 from thetabox.verify.histories.errors import Errors
 from thetabox.verify.histories.potential import Bounds, largest, potential, with_largest
 from thetabox.verify.histories.records import Exact, Fork, GivenSpikes, State, taken
@@ -84,6 +84,7 @@ def walk(
     given: GivenSpikes | None = None,
     prune: PruneRule | None = None,
     before_step: Callable[[], None] | None = None,
+    following: Following | None = None,
 ) -> Walked:
     """All time steps of some rows.
 
@@ -99,6 +100,7 @@ def walk(
         given: spikes of the first step of each row that are given.
         prune: when rows are given up; the first fork of each is then remembered, to split it there.
         before_step: called before every step; may raise.
+        following: is told what ``reads`` are behind every step; of rows that all begin with the first.
     """
     rows, steps = len(sample), len(errors)
     device = sample.device
@@ -118,6 +120,8 @@ def walk(
             now = given.take(slice(0, running)).where(begins)
         moving.step(drives, time, sample[:running], errors[time], now, fork)
         shares[:, time] = moving.open_share()
+        if following is not None:
+            following.step(time, *moving.read(reads))
         if prune is not None and time % PRUNE_EVERY == PRUNE_EVERY - 1:
             moving.give_up(prune)
     counts = [layer.counts() for layer in moving.layers]

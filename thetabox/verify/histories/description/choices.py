@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thetabox.verify.histories.description.atoms import FLOOR, ONE
+from thetabox.verify.histories.description.atoms import FLOOR, LARGEST, ONE
 from thetabox.verify.histories.description.operands import (
     FLOATING,
     WHOLES,
     check_operands,
     check_real,
+    dims_of,
     is_number,
     truth,
 )
@@ -126,6 +127,22 @@ def clamp_max(s: Symbolic, o: Operation, a: Tensor, high: Any) -> Tensor:
 def hardtanh(s: Symbolic, o: Operation, a: Tensor, low: Any = -1.0, high: Any = 1.0) -> Tensor:
     """As ``clamp``, between -1 and 1 by default."""
     return clamp(s, o, a, low, high)
+
+
+def largest_along(s: Symbolic, o: Operation, x: Tensor, dims: Any = (), keepdim: bool = False) -> Any:
+    """The largest along some dimensions, or of all; places, which torch returns too along one, are lost."""
+    if "max.other" in o.operator:
+        return largest(s, o, x, dims)
+    check_operands(s, o)
+    if o.dtype is not None:  # that of one result; of values and places it is the operand's
+        check_real(o)
+    along = [d % x.dim() for d in dims_of(x, list(dims) if isinstance(dims, (list, tuple)) else dims)]
+    kept = [d for d in range(x.dim()) if d not in along]
+    rows = x.permute(kept + along).reshape([x.shape[d] for d in kept] + [-1])
+    flat = [s.algebra.function(LARGEST, row) for row in rows.reshape(-1, rows.shape[-1]).tolist()]
+    out = torch.tensor(flat, dtype=torch.int64).reshape(rows.shape[:-1])
+    out = out.reshape([1 if d in along else n for d, n in enumerate(x.shape)]) if keepdim else out
+    return (out, None) if "max.dim" in o.operator else out
 
 
 def relu(s: Symbolic, o: Operation, a: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from thetabox.verify.histories.description.operands import FLOATING, WHOLES, check_unrounded, plain_sizes
 from thetabox.verify.histories.description.symbolic import SampleCount, Symbolic, Unknown
-from thetabox.verify.network.graph import Operation
+from thetabox.verify.interpreter.rules.rearrangement import OFTEN, ONCE
+from thetabox.verify.network.graph import Operation, arguments
 
 
 def cast(s: Symbolic, o: Operation, a: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -43,6 +44,16 @@ def moved(s: Symbolic, o: Operation, *args: Any, **kwargs: Any) -> Any:
     if any(isinstance(v, torch.dtype) for v in (*args, *kwargs.values())):
         raise Unknown
     return o.target(*plain_sizes(args), **plain_sizes(kwargs))
+
+
+def rearranged(s: Symbolic, o: Operation, a: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """As ``moved``, along other dimensions than that of the samples; zeros in between are the polynomial 0."""
+    layout = s.graph.layouts.get(o.inputs[0])
+    along = {**ONCE, **OFTEN}[o.operator](a.dim(), arguments(o))
+    if layout is not None and layout.batch is not None and layout.batch in {d % a.dim() for d in along}:
+        raise Unknown
+    out: Tensor = moved(s, o, a, *args, **kwargs)
+    return out
 
 
 def indexed(s: Symbolic, o: Operation, a: Tensor, *args: Any) -> Any:
@@ -94,6 +105,13 @@ def arange(s: Symbolic, o: Operation, *args: Any, **kwargs: Any) -> Tensor:
     if any(not isinstance(a, int) or isinstance(a, SampleCount) for a in args):
         raise Unknown
     return s.literals(torch.arange(*args))
+
+
+def eye(s: Symbolic, o: Operation, *args: Any, **kwargs: Any) -> Tensor:
+    """Ones on a diagonal."""
+    if o.dtype not in (*FLOATING, *WHOLES, torch.bool) or any(isinstance(a, SampleCount) for a in args):
+        raise Unknown
+    return s.literals(torch.eye(*args))
 
 
 def split(s: Symbolic, o: Operation, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:

@@ -15,8 +15,8 @@ def summary(net: Spiking) -> str:
     pools = ", max pools between" if len(cells) < len(net.layers) or any(layer.largest for layer in cells) else ""
     read = net.layers[net.readout.layer]
     what = "spikes" if read.most else "potentials"
-    how = f"the last {what}" if net.readout.over == "last" else f"the sum of {what} over time"
-    return f"{layers} of leaky cells ({sizes}){pools}, read by {how}"
+    over = {"sum": "the sum of {} over time", "last": "the last {}", "largest": "the largest {} over time"}
+    return f"{layers} of leaky cells ({sizes}){pools}, read by {over[net.readout.over].format(what)}"
 
 
 def lines(net: Spiking) -> list[str]:

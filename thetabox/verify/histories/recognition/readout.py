@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from thetabox.verify.histories.description.atoms import ZERO
+from thetabox.verify.histories.description.atoms import LARGEST, ONE, ZERO, Function
 from thetabox.verify.histories.neurons import Readout
 from thetabox.verify.histories.recognition.cells import CellReader
 from thetabox.verify.histories.recognition.equations import Equations
@@ -13,7 +13,7 @@ from thetabox.verify.histories.recognition.failure import NotRecognised
 from thetabox.verify.histories.recognition.matrices import Matrix, boxed
 from thetabox.verify.histories.recognition.sums import NOW, READ, Entering, Source, SumReader
 
-SUM, LAST = "sum", "last"
+SUM, LAST, MOST = "sum", "last", "largest"
 POTENTIAL = "potential"
 
 
@@ -23,7 +23,7 @@ class Term:
 
     Attributes:
         source: a spike of this step, or the potential of a silent cell.
-        over: all steps or the last.
+        over: all steps, the last, or whichever step it is largest in.
         weight: entry of a weight, or ``None``.
         factor: the polynomial of numbers that both are multiplied by.
     """
@@ -62,6 +62,9 @@ class LogitReader:
         return [self._logit(p) for p in self.equations.logits]
 
     def _logit(self, p: int) -> Logit:
+        node = self.algebra.node(-1 - p) if p < 0 else None
+        if isinstance(node, Function) and node.name == LARGEST:
+            return self._largest(node)
         entering = self._read.entering(p)
         out = Logit(rest=entering.rest)
         steps: dict[tuple[int, int | None], dict[int, int]] = {}
@@ -82,6 +85,21 @@ class LogitReader:
                     "its answer reads neither the outputs of all steps alike nor those of the last alone"
                 )
         return out
+
+    def _largest(self, node: Function) -> Logit:
+        """The largest potential of a silent cell over all steps.
+
+        Raises:
+            NotRecognised: it is the largest of something else.
+        """
+        read = [self.equations.read.get(-1 - q, (None, None)) for q in node.arguments]
+        outputs = {output for _, output in read}
+        one = next(iter(outputs)) if len(outputs) == 1 else None
+        inner = Logit() if one is None else self._output(one)
+        potential = len(inner.terms) == 1 and inner.terms[0].source[0] == POTENTIAL and inner.rest == ZERO
+        if not potential or {step for step, _ in read} != set(range(self.equations.steps)):
+            raise NotRecognised("its answer is the largest of something else than potentials of a leaky readout")
+        return Logit([Term(inner.terms[0].source, MOST, None, ONE)])
 
     def _output(self, output: int) -> Logit:
         """An output of a step, as sources of that step."""
