@@ -109,6 +109,63 @@ def test_one_logit_of_zero_is_no_proof() -> None:
     assert tb.certify(network, x, torch.tensor([0, 1]), 0.5).verified[0, 1]
 
 
+class Spiking(nn.Module):
+    """As snnTorch's tutorials: spikes and potentials of every step, stacked."""
+
+    def __init__(self, answer: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.answer = answer
+
+    def forward(self, x: Tensor) -> Any:
+        mem1, mem2, spikes, potentials = x.new_zeros(x.shape[0], 8), x.new_zeros(x.shape[0], 3), [], []
+        for _ in range(5):
+            mem1 = 0.9 * mem1 + self.first(x)
+            spk1 = (mem1 > 0.5).to(x.dtype)
+            mem1 = mem1 - 0.5 * spk1
+            mem2 = 0.9 * mem2 + self.second(spk1)
+            spk2 = (mem2 > 0.1).to(x.dtype)
+            mem2 = mem2 - 0.1 * spk2
+            spikes.append(spk2)
+            potentials.append(mem2)
+        return self.answer(torch.stack(spikes), torch.stack(potentials))
+
+
+@pytest.mark.parametrize("samples", [1, 5, 7])
+def test_spikes_of_every_step_are_added_up(samples: int) -> None:
+    """Five samples and five steps are told apart too."""
+    tutorial, summed, x = Spiking(lambda s, p: (s, p)), Spiking(lambda s, p: s.sum(0)), X[:samples]
+    y = summed(x).argmax(1)
+    mine, plain = (tb.certify(network, x, y, [0.0, 1e-3, 1e-2]) for network in (tutorial, summed))
+    assert torch.equal(mine.margin, plain.margin)
+    assert "left_out" not in mine.options  # its cells are recognised
+    assert mine.model_info["answer"] == (
+        "output[0] of 2: spikes [time, samples, classes], their sums over time as logits"
+    )
+    assert torch.equal(tb.attack(tutorial, x, y, [0.1]).correct, tb.attack(summed, x, y, [0.1]).correct)
+
+
+class Late(Spiking):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x[0])
+
+
+@pytest.mark.parametrize(
+    ("network", "x", "message"),
+    [
+        (Spiking(lambda s, p: p), X, r"a record of 5 time steps \[time, samples, classes\]"),
+        (Spiking(lambda s, p: s.transpose(0, 1)), X, "must return logits"),
+        (Late(lambda s, p: s.sum(0)), X[:, None].repeat(1, 6, 1), "takes time in front of the samples"),
+        (Late(lambda s, p: s), X[:, None].repeat(1, 6, 1), "takes time in front of the samples"),
+    ],
+)
+def test_other_records_are_refused_in_a_line(network: nn.Module, x: Tensor, message: str) -> None:
+    with pytest.raises(tb.InputError, match=message) as caught:
+        tb.certify(network, x, torch.zeros(len(x)).long(), 1e-3)
+    assert "\n" not in str(caught.value)
+
+
 REFUSED = {
     "two tensors in a dictionary": (lambda m, h: {"a": m.three(h), "b": h}, "which of these are the logits is open"),
     "no tensor in a dictionary": (lambda m, h: {}, "a dictionary of nothing"),

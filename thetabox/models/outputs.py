@@ -1,8 +1,8 @@
-"""What networks return beside logits:  one of several results, probabilities, one number for two classes.
+"""What networks return beside logits: one of several results, probabilities, one number for two classes, spikes.
 
 A network that returns something else than logits ``[samples, classes]`` is called through a copy that shares all its
 tensors and parts and has one more forward hook, which makes logits of the output. The order of the classes is that of
-the network in every case: what is done to the output is strictly increasing.
+the network in every case: what is done to the output is strictly increasing, or the sum of a record of spikes.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class OutputToLogits:
             ``logit``, of which class 1 is above 0 and class 0 below; the ``probability`` of class 1 of two.
         shaped: the classes stand in one dimension of several, the others of size 1.
         least: a probability below this is taken for this, which keeps logarithms finite.
+        record: the tensor holds spikes ``[time, samples, classes]``, whose sums over time are the logits.
     """
 
     path: Path
@@ -64,12 +65,12 @@ class OutputToLogits:
     kind: Kind
     shaped: bool
     least: float
+    record: bool = False
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Float[Tensor, "samples classes"]:
         """Logits of an output."""
-        for step in self.path:
-            output = _taken(output, step)
-        held: Tensor = output
+        output = _at(output, self.path)
+        held: Tensor = output.sum(0) if self.record else output
         if self.shaped or self.kind in ("logit", "probability"):
             held = held.flatten(1) if held.dim() > 1 else held.unsqueeze(1)
         if self.kind == "probabilities":
@@ -91,6 +92,7 @@ class OutputToLogits:
             "logit": "one logit for two classes: class 1 above 0, class 0 below",
             "probability": "the probability of class 1 of two: class 1 above 0.5, class 0 below",
         }[self.kind]
+        what = "spikes [time, samples, classes], their sums over time as logits" if self.record else what
         return f"{which}: {what}" if which else what
 
 
@@ -126,7 +128,7 @@ def reading(model: nn.Module, x: Shaped[Tensor, "samples ..."], *, as_classes: b
             output = run.raw(run.inputs(some))
         if any(isinstance(t, FakeTensor) for t in pytree.tree_leaves(output)):
             raise InputError(HIDDEN)
-        return _reading(output, len(some), run, makers if as_classes else None)
+        return _reading(output, some, run, makers if as_classes else None)
 
 
 def _own(model: nn.Module) -> list[Tensor]:
@@ -161,27 +163,64 @@ def _is_plain(model: nn.Module, x: Tensor, as_classes: bool) -> bool:
     return False
 
 
-def _reading(output: Any, samples: int, run: Running, makers: Makers | None) -> OutputToLogits | None:
+def _reading(output: Any, some: Tensor, run: Running, makers: Makers | None) -> OutputToLogits | None:
     path, results = _path(output)
-    held = output
-    for step in path:
-        held = _taken(held, step)
+    held, samples = _at(output, path), len(some)
     check_plain(held)
+    record = makers is not None and _is_record(held, path, some, run)
+    if record:
+        held = held.sum(0)
     shape = list(held.shape)
     sizes = [size for size in shape[1:] if size != 1]
     if not shape or shape[0] != samples or len(sizes) > 1 or 0 in shape:
-        raise InputError(f"the network must return logits [samples, classes], not {shape}")
+        raise InputError(f"the network must return logits [samples, classes], not {shape}{_in_time(shape, some)}")
     if not held.is_floating_point():
         raise InputError(
             f"the network returns {str(held.dtype).removeprefix('torch.')}, whole numbers or truth values as classes "
             "are; let it return the logits that it compares"
         )
-    kind = LOGITS if makers is None else _kind(held.double().reshape(samples, -1), makers.maker(held))
+    kind = LOGITS if makers is None or record else _kind(held.double().reshape(samples, -1), makers.maker(held))
     shaped = len(shape) > 2 or (makers is None and len(shape) < 2)
-    if not path and kind == LOGITS and not shaped:
+    if not path and kind == LOGITS and not shaped and not record:
         return None
     least = max(torch.finfo(t.dtype).tiny for t in (held, torch.empty(0, dtype=run.dtype)))
-    return OutputToLogits(path, results, kind, shaped, least)
+    return OutputToLogits(path, results, kind, shaped, least, record)
+
+
+def _in_time(shape: list[int], some: Tensor) -> str:
+    """What else to do where the shape may be one of time steps."""
+    if some.dim() > 2 and (len(shape) == 3 or shape[:1] == [some.shape[1]]):
+        return (
+            "; of a record [samples, time, classes] return its sum, its mean or its largest over time, and around a "
+            "network that takes time in front of the samples write one with forward(x): network(x.transpose(0, 1))"
+        )
+    return ""
+
+
+def _at(output: Any, path: Path) -> Any:
+    for step in path:
+        output = _taken(output, step)
+    return output
+
+
+def _is_record(held: Tensor, path: Path, some: Tensor, run: Running) -> bool:
+    """Whether the output is ``[time, samples, classes]``, as a list of every step's spikes that is stacked.
+
+    Raises:
+        InputError: it is, but of other numbers than spikes.
+    """
+    if held.dim() != 3 or held.shape[0] < 2 or not held.is_floating_point():
+        return False
+    other = _at(run.raw(run.inputs(some[:-1] if len(some) > 1 else torch.cat([some, some]))), path)
+    sizes = [(n, m) for n, m in zip(held.shape, other.shape, strict=False) if n != m]
+    if other.dim() != 3 or sizes != [(len(some), other.shape[1])] or other.shape[1] == held.shape[1]:
+        return False
+    if not bool(((held >= 0) & (held == held.round())).all()):
+        raise InputError(
+            f"the network returns {list(held.shape)}, a record of {len(held)} time steps [time, samples, classes]; let "
+            "it return logits [samples, classes], as the sum, the mean or the largest over time is"
+        )
+    return True
 
 
 def _path(output: Any) -> tuple[Path, int]:
