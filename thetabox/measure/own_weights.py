@@ -15,6 +15,7 @@ from thetabox.measure.box_points import Weights, inward_ends, placed
 from thetabox.measure.inputs import Logits, numbers_for
 from thetabox.measure.two_precisions import TwoPrecisions
 from thetabox.models.copies import not_followed
+from thetabox.models.failure import needs_gradient
 
 MEMORY = 512 * 2**20
 LARGEST_CHUNK = 64
@@ -52,7 +53,7 @@ class OwnWeights(TwoPrecisions):
             if self.batched:
                 gradient, (_, margin) = grad_and_value(lambda v: _margins(self.fast, v, a, b, k), has_aux=True)(w)
                 return gradient, margin
-            with torch.enable_grad():
+            with torch.enable_grad(), needs_gradient():
                 leaves = {name: value.detach().requires_grad_() for name, value in w.items()}
                 aimed, margin = _margins(self.fast, leaves, a, b, k)
                 derivatives = torch.autograd.grad(

@@ -20,6 +20,7 @@ from thetabox.measure.box_points import BoxEnds, Weights, inward_ends, placed
 from thetabox.measure.correctness import Correctness
 from thetabox.measure.inputs import Levels, Logits, checked, class_count, levels, numbers_for, of_box
 from thetabox.measure.two_precisions import TwoPrecisions, margins
+from thetabox.models.failure import needs_gradient
 
 LOSSES = ("cross-entropy", "kl", "margin")
 MOMENTUM = 0.75
@@ -260,7 +261,7 @@ class _Climb(TwoPrecisions):
         gradient = {name: torch.zeros_like(value) for name, value in weights.items()}
         for (part, labels), clean in zip(self.parts, self.clean, strict=True):
             y = labels.to(self.device)
-            with torch.enable_grad():
+            with torch.enable_grad(), needs_gradient():
                 leaves = {name: value.detach().requires_grad_() for name, value in weights.items()}
                 logits = self._logits(self.fast, leaves, part)
                 harm = self._harm(logits, y, clean)

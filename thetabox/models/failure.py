@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -21,6 +22,8 @@ TYPES = ("same dtype", "scalar type", "expected m1 and m2", "dtype", "should be 
 LONGEST = 200
 # What torch reports of its own control flow (cond, while_loop, scan) where a mode looks on.
 HIGHER = re.compile(r"HigherOrderOperator (\w+)")
+# What torch reports of an operator, or a network, without derivatives.
+FLAT = ("derivative for", "does not require grad", "not differentiable")
 HIDDEN = (
     "the network reads what an earlier call of it has kept, in a place where it cannot be found and put back; keep it "
     "in an attribute of the module, or compute it in every call"
@@ -49,6 +52,25 @@ def failure(model: nn.Module, shape: Sequence[int], error: Exception) -> InputEr
         f"the network does not take inputs of shape {list(shape[1:])}{where}: {reason[:LONGEST]}"
         f"{_mend(str(error), model)}"
     )
+
+
+@contextmanager
+def needs_gradient() -> Iterator[None]:
+    """A gradient by the weights is taken inside.
+
+    Raises:
+        InputError: the network has none.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        if not any(words in reason for words in FLAT):
+            raise
+        raise InputError(
+            f"the network has no gradient by its weights, which attacks and training need ({reason[:LONGEST]}); write "
+            "what has none as a torch.autograd.Function with a surrogate gradient"
+        ) from None
 
 
 def _where(model: nn.Module, error: Exception) -> str:

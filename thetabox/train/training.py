@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from thetabox.errors import InputError
 from thetabox.models import logits
+from thetabox.models.failure import needs_gradient
 from thetabox.train.given import check_fits
 from thetabox.train.history import Best, Epoch, copied
 from thetabox.train.methods import Method, Step, run_step
@@ -135,7 +136,8 @@ class Training:
         done = index / self.batches / self.settings.epochs
         step = Step(self.model, x, self.y[rows], theta, self.noise, done, self.penalty, index, self._descend)
         try:
-            loss = run_step(self.method, step)
+            with needs_gradient():
+                loss = run_step(self.method, step)
         except ValueError as error:
             if ALONE not in str(error):
                 raise
