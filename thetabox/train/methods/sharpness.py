@@ -118,6 +118,8 @@ class Samson(Sam):
     def scale(self, name: str, theta: Tensor) -> Tensor:
         if _named(name, self.unscaled):
             return torch.ones_like(theta)
+        if not theta.numel():  # which has no largest weight
+            return theta
         size = torch.linalg.vector_norm(theta, ord=self.p)
         return theta.abs() / torch.where(size > 0, size, 1)
 

@@ -56,7 +56,7 @@ def first_order_radius(
             slopes, values = [], []
             for part, label in zip(x.double().split(at_once), y.split(at_once), strict=True):
                 gradient = vmap(grad(margin), in_dims=(None, 0, 0))(moving, part, label)
-                slopes.append(sum((g.abs() * units[n]).flatten(1).sum(1) for n, g in gradient.items()))
+                slopes.append(sum((g.abs() * units[n]).reshape(len(g), -1).sum(1) for n, g in gradient.items()))
                 with torch.no_grad():
                     logits = exact(part)
                 others = logits.scatter(1, label[:, None], -torch.inf).amax(1)
