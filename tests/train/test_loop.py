@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -295,6 +297,31 @@ def test_bad_data() -> None:
         fit(model, good, (x[:0], y[:0]), progress=False, device="cpu")
     with pytest.raises(InputError, match="different shapes"):
         fit(model, good, (x[:, :1], y), progress=False, device="cpu")
+
+
+class Answering(nn.Module):
+    def __init__(self, answer: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.dense, self.answer = mlp(), answer
+
+    def forward(self, x: Tensor) -> Any:
+        return self.answer(self.dense(x))
+
+
+@pytest.mark.parametrize(
+    ("model", "word"),
+    [
+        (Answering(lambda o: (o, o)), "returns a tuple"),
+        (Answering(lambda o: o[:, None].repeat(1, 3, 1)), r"returns \[1, 3, 3\] for one sample"),
+        (Answering(lambda o: o.sum()), r"returns \[\] for one sample"),
+        (mlp().requires_grad_(False), "no parameter that is trained"),
+    ],
+)
+def test_networks_that_cannot_be_trained(model: nn.Module, word: str) -> None:
+    data = blobs(30, 0)
+    with pytest.raises(InputError, match=word) as caught:
+        fit(model, data, data, progress=False, device="cpu")
+    assert "\n" not in str(caught.value)
 
 
 def test_progress_goes_to_the_error_stream(capsys: pytest.CaptureFixture[str]) -> None:

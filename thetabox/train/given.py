@@ -60,7 +60,7 @@ def check_fits(model: nn.Module, x: Tensor, y: Tensor, held_out: tuple[Tensor, T
     model.eval()
     try:
         with torch.no_grad():
-            classes = logits(model, x[:1]).shape[1]
+            output: Any = logits(model, x[:1])
     except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
@@ -68,6 +68,12 @@ def check_fits(model: nn.Module, x: Tensor, y: Tensor, held_out: tuple[Tensor, T
         raise InputError(f"the network does not take inputs of shape {list(x.shape[1:])}: {detail}") from None
     finally:
         model.train(mode)
+    if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != 1:
+        held = f"{list(output.shape)} for one sample" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+        raise InputError(f"training takes networks that return logits [samples, classes], and this one returns {held}")
+    classes = output.shape[1]
+    if not any(p.requires_grad for p in model.parameters()):
+        raise InputError("the network has no parameter that is trained (requires_grad), so there is nothing to train")
     if held_out[0].shape[1:] != x.shape[1:]:
         shapes = f"{list(x.shape[1:])} and {list(held_out[0].shape[1:])}"
         raise InputError(f"training and validation inputs have different shapes: {shapes}")
