@@ -152,6 +152,9 @@ class TestElementwise(RuleContract):
         "finite": Case(lambda h, g: torch.nan_to_num(h) + torch.nan_to_num(g, 1.0, 2.0, 3.0), smooth=False),
         "is a number": Case(lambda h, g: torch.where(h.isnan() | g.isinf(), h, h + g), smooth=False),
         "is finite": Case(lambda h, g: h * torch.isfinite(g), smooth=False),
+        "equal distances": Case(
+            lambda h, g: h * torch.linspace(-0.3, 1.7, 4, dtype=h.dtype) + torch.linspace(3, 1, 4, dtype=h.dtype)
+        ),
         "exclusive or": Case(
             lambda h, g: ((h > 0) ^ (g > 0)).to(h.dtype) + torch.logical_xor(h > 0.1, g > 0.1), smooth=False
         ),

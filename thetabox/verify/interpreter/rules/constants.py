@@ -57,6 +57,19 @@ def arange(context: Context, *args: Any, **kwargs: Any) -> Interval:
     return out
 
 
+@rule("aten.linspace.default", slack=True, honours=("dtype",))
+def linspace(context: Context, start: float, end: float, steps: int) -> Interval:
+    """Numbers at equal distances, known as well as their ends are: a rounded step is taken several times."""
+    if context.layout.batch is not None:
+        raise InputError(f"{context.where} counts samples")
+    out = Interval.point(
+        torch.linspace(start, end, steps, dtype=context.dtype, device=context.row_epsilon.values.device)
+    )
+    size = abs(float(start)) + abs(float(end))
+    out.slack = 8.0 * context.rounding.of_operation() * size + 4.0 * context.rounding.subnormal * steps
+    return out
+
+
 @rule("aten.eye.default", "aten.eye.m", slack=True, types="moves", honours=("dtype",))
 def eye(context: Context, n: int, m: int | None = None) -> Interval:
     """Ones on the diagonal of a matrix, zeros elsewhere."""
