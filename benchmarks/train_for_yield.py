@@ -120,6 +120,7 @@ RUNS: dict[str, Run | Fit] = {
     "deep": Run(DEEP, 0, options(0.13, 0.5, 0.4, "--epochs 120 --batch-size 128 --lr 4e-3"), (0.1,)),
     "deep-warped": Run(DEEP, 15, options(0.13, 0.5, 0.4, "--epochs 40 --batch-size 128 --lr 4e-3"), (0.1, 0.2)),
     "cnn": Fit(7, 30, 3e-3, "forward-noise+yield", CNN_SETTINGS, (0.05, 0.1, 0.15)),
+    "cnn-longer": Fit(15, 90, 4e-3, "forward-noise+yield", {**CNN_SETTINGS, "yield.sigma": 0.115}, (0.05, 0.1, 0.15)),
 }
 
 

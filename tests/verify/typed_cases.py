@@ -282,7 +282,7 @@ def _numbers(operator: str) -> Iterator[Call]:
        "aten.logical_not.default", "aten.bitwise_not.default", "aten.clone.default", "aten.alias.default",
        "aten.detach.default", "aten.contiguous.default", "aten.lift_fresh_copy.default",
        "aten.reciprocal.default", "aten.asin.default", "aten.acos.default", "aten.tan.default", "aten.sinh.default",
-       "aten.cosh.default", "aten.exp2.default", "aten.expm1.default",
+       "aten.cosh.default", "aten.exp2.default", "aten.expm1.default", "aten.isnan.default", "aten.isinf.default",
        "aten.erfc.default")  # a list of operators  # fmt: skip
 def _functions(operator: str) -> Iterator[Call]:
     yield from unary(operator)
@@ -584,6 +584,21 @@ def _arange_start(operator: str) -> Iterator[Call]:
 @cases("aten.arange.start_step")
 def _arange_step(operator: str) -> Iterator[Call]:
     yield from created(operator, (0, 8, 3), (0.5, 3.0, 0.7), (5, 0, -2), (0, 1.0, 0.1))
+
+
+@cases("aten.eye.default")
+def _eye(operator: str) -> Iterator[Call]:
+    yield from created(operator, (3,), (0,))
+
+
+@cases("aten.eye.m")
+def _eye_of_two_sizes(operator: str) -> Iterator[Call]:
+    yield from created(operator, (2, 3), (3, 2))
+
+
+@cases("aten.linspace.default")
+def _linspace(operator: str) -> Iterator[Call]:
+    yield from created(operator, (0, 1, 4), (-0.5, 2.5, 3), (3, 1, 1), (0.1, 0.7, 5))
 
 
 @cases("aten.sum.dim_IntList", "aten.mean.dim")

@@ -19,6 +19,7 @@ MOVED: dict[str, Ways] = {
     "aten.tril.default": ((3, 3), ((), (1,), (-1,)), ((),)),
     "aten.triu.default": ((3, 3), ((), (1,), (-1,)), ((),)),
     "aten.diagonal.default": ((3, 4), ((0, 1, 2), (1, -2, -1), (0, 0, 1)), ((), (1,))),
+    "aten.diagonal_copy.default": ((3, 4), ((0, 1, 2), (-1, -2, -1), (0, 0, 1)), ((), (1,))),
     "aten.diag_embed.default": ((3,), ((), (1,), (0, 1, 2)), ((), (-1,))),
     "aten.pixel_shuffle.default": ((4, 1, 2), ((2,),), ((2,),)),
     "aten.pixel_unshuffle.default": ((1, 2, 4), ((2,),), ((2,),)),
