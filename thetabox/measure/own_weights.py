@@ -56,9 +56,12 @@ class OwnWeights(TwoPrecisions):
             with torch.enable_grad(), needs_gradient():
                 leaves = {name: value.detach().requires_grad_() for name, value in w.items()}
                 aimed, margin = _margins(self.fast, leaves, a, b, k)
-                derivatives = torch.autograd.grad(
-                    aimed, list(leaves.values()), allow_unused=True, materialize_grads=True
-                )
+                # Of comparisons alone there is none: as in a batch, every direction is as good.
+                derivatives = tuple(torch.zeros_like(leaf) for leaf in leaves.values())
+                if aimed.requires_grad:
+                    derivatives = torch.autograd.grad(
+                        aimed, list(leaves.values()), allow_unused=True, materialize_grads=True
+                    )
             return dict(zip(leaves, derivatives, strict=True)), margin.detach()
 
         gradients, margins = self._each(one, weights, x, y, target)
